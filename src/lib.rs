@@ -17,5 +17,6 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
+pub mod api;
 pub mod raft;
 pub mod store;

@@ -10,7 +10,7 @@ pub use message::{
     AppendEntriesReply, AppendEntriesRequest, AppendOutcome, RequestVoteReply, RequestVoteRequest,
 };
 pub use types::{
-    ClusterId, Found, HardState, Index, Member, MemberId, Membership, Position, Settings, SnapshotMeta, Stamp, Term,
-    Time,
+    ClusterId, Found, HardState, Index, Member, MemberId, Membership, Position, Settings, SnapshotMeta,
+    Stamp, Term, Time,
 };
 pub use write::{AfterSync, QueuedWrite, WriteBatch, WriteOp, WriteSeq};

@@ -1,0 +1,503 @@
+//! The client API's JSON types, header names and error codes, version 1. Server and client share this file, so that
+//! each code exists once, with its status and with what it says about the request.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Response header: the leader's client address, when one is known. On every answer.
+pub const LEADER_HEADER: &str = "Dkv-Leader";
+/// Response header: the name of the node that answered. On every answer.
+pub const NODE_HEADER: &str = "Dkv-Node";
+/// Response header: the log index of a write, or the applied index a read was served at.
+pub const INDEX_HEADER: &str = "Dkv-Index";
+/// Response header, `true`: this is the stored outcome of an earlier request with the same idempotency key.
+pub const REPLAYED_HEADER: &str = "Dkv-Replayed";
+/// Response header of a read: the store's revision it was served at.
+pub const REVISION_HEADER: &str = "Dkv-Revision";
+/// Response header of a single-key read: the revision that created the key.
+pub const CREATE_REVISION_HEADER: &str = "Dkv-Create-Revision";
+/// Response header of a single-key read: how often the key was written since it was created.
+pub const VERSION_HEADER: &str = "Dkv-Version";
+/// Request header of a write: the name under which its outcome is remembered.
+pub const IDEMPOTENCY_KEY_HEADER: &str = "Idempotency-Key";
+
+/// Longest idempotency key, in characters.
+pub const MAX_IDEMPOTENCY_KEY: usize = 64;
+
+/// Whether `text` may be an idempotency key: 1 to 64 of `A-Z a-z 0-9 . _ ~ -`.
+pub fn is_idempotency_key(text: &str) -> bool {
+    (1..=MAX_IDEMPOTENCY_KEY).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'~' | b'-'))
+}
+
+/// What an error says about the write it answers. There is no third kind: a write that is done is not an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorOutcome {
+    /// It did not happen and never will.
+    NotDone,
+    /// It may have happened, or may still happen: only a retry with the same idempotency key can tell.
+    Unknown,
+}
+
+/// Why a request was not served. In JSON the name in snake case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The request is malformed: 400; 408 when its body stalled, 411 without a length, 505 for another HTTP version.
+    InvalidRequest,
+    /// The revision asked for has not been reached.
+    FutureRevision,
+    /// No such route.
+    UnknownRoute,
+    /// No such key.
+    NotFound,
+    /// The route exists, but not with this method.
+    MethodNotAllowed,
+    /// The revision asked for is below the compaction floor.
+    Compacted,
+    /// The condition does not hold; the body says the current `mod_revision`.
+    PreconditionFailed,
+    /// Key, value or body above its limit: 413; 431 for the head.
+    TooLarge,
+    /// The idempotency key was used before for another request.
+    IdempotencyMismatch,
+    /// Too much is waiting: come back after `Retry-After` seconds.
+    Overloaded,
+    /// No leader or no quorum.
+    Unavailable,
+    /// A read met its deadline.
+    Timeout,
+    /// A write met its deadline, or its leader stepped down, after it was proposed.
+    OutcomeUnknown,
+    /// A fault of the server.
+    Internal,
+}
+
+impl ErrorCode {
+    /// Every code, in the order of the table in the API's documentation.
+    pub const ALL: [ErrorCode; 14] = [
+        ErrorCode::InvalidRequest,
+        ErrorCode::FutureRevision,
+        ErrorCode::UnknownRoute,
+        ErrorCode::NotFound,
+        ErrorCode::MethodNotAllowed,
+        ErrorCode::Compacted,
+        ErrorCode::PreconditionFailed,
+        ErrorCode::TooLarge,
+        ErrorCode::IdempotencyMismatch,
+        ErrorCode::Overloaded,
+        ErrorCode::Unavailable,
+        ErrorCode::Timeout,
+        ErrorCode::OutcomeUnknown,
+        ErrorCode::Internal,
+    ];
+
+    /// The HTTP statuses it is sent with; the first is the usual one.
+    pub const fn statuses(self) -> &'static [u16] {
+        match self {
+            ErrorCode::InvalidRequest => &[400, 408, 411, 505],
+            ErrorCode::FutureRevision => &[400],
+            ErrorCode::UnknownRoute | ErrorCode::NotFound => &[404],
+            ErrorCode::MethodNotAllowed => &[405],
+            ErrorCode::Compacted => &[410],
+            ErrorCode::PreconditionFailed => &[412],
+            ErrorCode::TooLarge => &[413, 431],
+            ErrorCode::IdempotencyMismatch => &[422],
+            ErrorCode::Overloaded | ErrorCode::Unavailable => &[503],
+            ErrorCode::Timeout | ErrorCode::OutcomeUnknown => &[504],
+            ErrorCode::Internal => &[500],
+        }
+    }
+
+    /// The usual HTTP status.
+    pub const fn status(self) -> u16 {
+        self.statuses()[0]
+    }
+
+    /// What it says about a write unless the server knows better. 503 means not done; 504 on a write means unknown.
+    pub const fn outcome(self) -> ErrorOutcome {
+        match self {
+            ErrorCode::OutcomeUnknown | ErrorCode::Internal => ErrorOutcome::Unknown,
+            _ => ErrorOutcome::NotDone,
+        }
+    }
+
+    /// The name in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ErrorCode::InvalidRequest => "invalid_request",
+            ErrorCode::FutureRevision => "future_revision",
+            ErrorCode::UnknownRoute => "unknown_route",
+            ErrorCode::NotFound => "not_found",
+            ErrorCode::MethodNotAllowed => "method_not_allowed",
+            ErrorCode::Compacted => "compacted",
+            ErrorCode::PreconditionFailed => "precondition_failed",
+            ErrorCode::TooLarge => "too_large",
+            ErrorCode::IdempotencyMismatch => "idempotency_mismatch",
+            ErrorCode::Overloaded => "overloaded",
+            ErrorCode::Unavailable => "unavailable",
+            ErrorCode::Timeout => "timeout",
+            ErrorCode::OutcomeUnknown => "outcome_unknown",
+            ErrorCode::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The body of every error answer: `{"error":{"code","message","outcome"}}`, with a few more fields where they help.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// The error.
+    pub error: ErrorDetail,
+}
+
+/// What went wrong, for programs (`code`, `outcome`) and for people (`message`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDetail {
+    /// Why the request was not served.
+    pub code: ErrorCode,
+    /// One sentence for people, saying what to do where that is possible.
+    pub message: String,
+    /// Whether the write is surely not done.
+    pub outcome: ErrorOutcome,
+    /// `precondition_failed`: the key's current modification revision, 0 when the key is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mod_revision: Option<u64>,
+    /// `future_revision` and `precondition_failed`: the store's revision; `compacted`: the oldest one still readable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// The leader, when one is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<LeaderRef>,
+}
+
+impl ErrorBody {
+    /// An error with its code's usual outcome.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> ErrorBody {
+        let message = message.into();
+        let error = ErrorDetail {
+            code,
+            message,
+            outcome: code.outcome(),
+            mod_revision: None,
+            revision: None,
+            leader: None,
+        };
+        ErrorBody { error }
+    }
+
+    /// The same error with another outcome: a read that met an internal fault, for instance, is `not_done`.
+    pub fn with_outcome(mut self, outcome: ErrorOutcome) -> ErrorBody {
+        self.error.outcome = outcome;
+        self
+    }
+
+    /// The same error with the key's current modification revision, 0 when the key is absent.
+    pub fn with_mod_revision(mut self, mod_revision: u64) -> ErrorBody {
+        self.error.mod_revision = Some(mod_revision);
+        self
+    }
+
+    /// The same error with the revision that explains it.
+    pub fn with_revision(mut self, revision: u64) -> ErrorBody {
+        self.error.revision = Some(revision);
+        self
+    }
+
+    /// The same error with the leader.
+    pub fn with_leader(mut self, leader: Option<LeaderRef>) -> ErrorBody {
+        self.error.leader = leader;
+        self
+    }
+}
+
+/// Answer of `PUT /v1/kv/{key}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutReply {
+    /// The store's revision after this write; also the key's modification revision.
+    pub revision: u64,
+    /// The revision that created the key.
+    pub create_revision: u64,
+    /// 1 for the write that created the key, then one more for each.
+    pub version: u64,
+}
+
+/// Answer of `DELETE /v1/kv/{key}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteReply {
+    /// The store's revision after the request.
+    pub revision: u64,
+    /// How many keys it removed: 0 when the key was absent, which changes nothing.
+    pub deleted: u64,
+}
+
+/// Where the leader is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderRef {
+    /// Its name.
+    pub node_id: String,
+    /// Its client address, `host:port`.
+    pub http_addr: String,
+}
+
+/// Answer of `GET /v1/cluster`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterReply {
+    /// 16 hexadecimal digits; null until the cluster is founded.
+    pub cluster_id: Option<String>,
+    /// The answering node's term.
+    pub term: u64,
+    /// The leader it knows of.
+    pub leader: Option<LeaderRef>,
+    /// The members, sorted by name. Before founding, those of the configuration file.
+    pub members: Vec<MemberInfo>,
+}
+
+/// One member of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberInfo {
+    /// Its name.
+    pub node_id: String,
+    /// Its Raft identity, 16 hexadecimal digits; null while it is not known.
+    pub member_id: Option<String>,
+    /// Where the other members reach it, `host:port`.
+    pub raft_addr: String,
+    /// Where clients reach it, `host:port`.
+    pub http_addr: String,
+    /// Whether it votes.
+    pub voter: bool,
+}
+
+/// What a node is at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoleName {
+    /// It has no log yet: the cluster is being founded.
+    Unborn,
+    /// It follows a leader, or waits for one.
+    Follower,
+    /// It asks whether an election could succeed.
+    PreCandidate,
+    /// It stands for election.
+    Candidate,
+    /// It leads.
+    Leader,
+}
+
+impl fmt::Display for RoleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RoleName::Unborn => "unborn",
+            RoleName::Follower => "follower",
+            RoleName::PreCandidate => "pre_candidate",
+            RoleName::Candidate => "candidate",
+            RoleName::Leader => "leader",
+        })
+    }
+}
+
+/// Answer of `GET /v1/status`: the answering node as it sees itself. All indexes are log indexes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReply {
+    /// Its name.
+    pub node_id: String,
+    /// Its Raft identity, 16 hexadecimal digits.
+    pub member_id: String,
+    /// 16 hexadecimal digits; null until the cluster is founded.
+    pub cluster_id: Option<String>,
+    /// What it is at the moment.
+    pub role: RoleName,
+    /// Its term.
+    pub term: u64,
+    /// The leader it knows of.
+    pub leader: Option<LeaderRef>,
+    /// Greatest index it knows to be committed.
+    pub commit: u64,
+    /// Last index fed to its map.
+    pub applied: u64,
+    /// Last index that is durable on its own disk.
+    pub persisted: u64,
+    /// Last index of its log.
+    pub last: u64,
+    /// Revision of its map.
+    pub revision: u64,
+    /// Oldest revision it can still read.
+    pub floor: u64,
+    /// Hash of the logical state at `applied`, hexadecimal: equal on every node with equal `applied`.
+    pub state_hash: String,
+    /// How long the process runs, in milliseconds.
+    pub uptime_ms: u64,
+    /// Version of the program.
+    pub version: String,
+    /// The other members as a leader sees them; on other roles `match_index`, `lag` and `reachable` are null.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// One other member, as the answering node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its name.
+    pub node_id: String,
+    /// Its Raft identity, 16 hexadecimal digits.
+    pub member_id: String,
+    /// Greatest index known to be durable there.
+    pub match_index: Option<u64>,
+    /// How many entries it is behind the end of the leader's log.
+    pub lag: Option<u64>,
+    /// Whether it answered within the last election timeout.
+    pub reachable: Option<bool>,
+}
+
+/// One key with its value. In JSON key and value are text where they are UTF-8, else `key_base64` / `value_base64`;
+/// exactly one of each pair is present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The key.
+    pub key: Vec<u8>,
+    /// The value.
+    pub value: Vec<u8>,
+    /// The revision that created the key.
+    pub create_revision: u64,
+    /// The revision of the last write to it.
+    pub mod_revision: u64,
+    /// 1 for the write that created the key, then one more for each.
+    pub version: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RecordJson<'a> {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key_base64: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    value: Option<Cow<'a, str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    value_base64: Option<Cow<'a, str>>,
+    create_revision: u64,
+    mod_revision: u64,
+    version: u64,
+}
+
+/// The text form of `bytes`: plain when they are UTF-8, else base64.
+fn text_or_base64(bytes: &[u8]) -> (Option<Cow<'_, str>>, Option<Cow<'_, str>>) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (Some(Cow::Borrowed(text)), None),
+        Err(_) => (None, Some(Cow::Owned(BASE64.encode(bytes)))),
+    }
+}
+
+fn bytes_of(name: &str, text: Option<Cow<'_, str>>, base64: Option<Cow<'_, str>>) -> Result<Vec<u8>, String> {
+    match (text, base64) {
+        (Some(text), None) => Ok(text.into_owned().into_bytes()),
+        (None, Some(base64)) => {
+            BASE64.decode(base64.as_bytes()).map_err(|e| format!("{name}_base64 is not base64: {e}"))
+        }
+        _ => Err(format!("exactly one of {name} and {name}_base64 is needed")),
+    }
+}
+
+impl Serialize for Record {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (key, key_base64) = text_or_base64(&self.key);
+        let (value, value_base64) = text_or_base64(&self.value);
+        let Record { create_revision, mod_revision, version, .. } = *self;
+        RecordJson { key, key_base64, value, value_base64, create_revision, mod_revision, version }
+            .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Record {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Record, D::Error> {
+        let json = RecordJson::deserialize(deserializer)?;
+        Ok(Record {
+            key: bytes_of("key", json.key, json.key_base64).map_err(D::Error::custom)?,
+            value: bytes_of("value", json.value, json.value_base64).map_err(D::Error::custom)?,
+            create_revision: json.create_revision,
+            mod_revision: json.mod_revision,
+            version: json.version,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_names_agree_with_their_json() {
+        for code in ErrorCode::ALL {
+            assert_eq!(serde_json::to_string(&code).unwrap(), format!("\"{code}\""));
+            assert_eq!(serde_json::from_str::<ErrorCode>(&format!("\"{code}\"")).unwrap(), code);
+        }
+    }
+
+    #[test]
+    fn code_outcome_of_503_is_not_done_and_of_a_writes_504_unknown() {
+        for code in ErrorCode::ALL {
+            if code.status() == 503 {
+                assert_eq!(code.outcome(), ErrorOutcome::NotDone, "{code}");
+            }
+            if code.status() < 500 {
+                assert_eq!(code.outcome(), ErrorOutcome::NotDone, "{code}");
+            }
+        }
+        assert_eq!(ErrorCode::OutcomeUnknown.status(), 504);
+        assert_eq!(ErrorCode::OutcomeUnknown.outcome(), ErrorOutcome::Unknown);
+        assert_eq!(ErrorCode::Timeout.status(), 504);
+    }
+
+    #[test]
+    fn error_body_is_as_short_as_it_can_be() {
+        let body = ErrorBody::new(ErrorCode::NotFound, "no such key");
+        let text = r#"{"error":{"code":"not_found","message":"no such key","outcome":"not_done"}}"#;
+        assert_eq!(serde_json::to_string(&body).unwrap(), text);
+        assert_eq!(serde_json::from_str::<ErrorBody>(text).unwrap(), body);
+        let body = ErrorBody::new(ErrorCode::PreconditionFailed, "x").with_mod_revision(7);
+        assert!(serde_json::to_string(&body).unwrap().ends_with(r#""not_done","mod_revision":7}}"#));
+    }
+
+    #[test]
+    fn record_uses_base64_only_where_it_must() {
+        let record = Record {
+            key: b"k/1".to_vec(),
+            value: vec![0xff, 0],
+            create_revision: 1,
+            mod_revision: 2,
+            version: 2,
+        };
+        let text = r#"{"key":"k/1","value_base64":"/wA=","create_revision":1,"mod_revision":2,"version":2}"#;
+        assert_eq!(serde_json::to_string(&record).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Record>(text).unwrap(), record);
+    }
+
+    #[test]
+    fn record_refuses_both_forms_and_neither() {
+        for fields in
+            [r#""key":"a","key_base64":"YQ==","value":"#, r#""value":"#, r#""key_base64":"!","value":"#]
+        {
+            let text = format!(r#"{{{fields}"v","create_revision":1,"mod_revision":1,"version":1}}"#);
+            assert!(serde_json::from_str::<Record>(&text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn idempotency_key_alphabet_and_length() {
+        assert!(is_idempotency_key("aZ09._~-"));
+        assert!(is_idempotency_key(&"x".repeat(64)));
+        for bad in ["", &"x".repeat(65), "a b", "a/b", "ä", "a\n"] {
+            assert!(!is_idempotency_key(bad), "{bad:?}");
+        }
+    }
+}
