@@ -18,5 +18,6 @@
 #![deny(missing_docs)]
 
 pub mod api;
+pub mod node;
 pub mod raft;
 pub mod store;

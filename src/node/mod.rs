@@ -1,0 +1,10 @@
+//! One running member: the mutex around the core, the named threads that drive it, the requests that wait.
+
+mod request;
+mod transport;
+
+pub use request::{Completion, Consistency, Failure, FailureKind, Origin};
+pub use transport::{
+    Decided, ForwardedResult, ForwardedWrite, Lane, PeerError, PeerReply, PeerRequest, PeerTransport,
+    ReadIndexResult, Target,
+};

@@ -1,0 +1,75 @@
+//! What callers ask of a node, and what they are told.
+
+use serde::{Deserialize, Serialize};
+
+/// Receives a result: called exactly once, with no lock held. Must not block: it pushes into a channel or a queue.
+pub type Completion<T> = Box<dyn FnOnce(T) + Send>;
+
+/// Where a write comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A client of this node: a follower forwards it to the leader.
+    Client,
+    /// A peer forwarded it: it is never forwarded again (one hop at most).
+    Forwarded,
+}
+
+/// What a read may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// Everything acknowledged before the read began (thesis §6.4).
+    Linearizable,
+    /// Whatever this node has applied.
+    Stale,
+}
+
+/// Why no decision can be given. Each kind is one error code of the client API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// No leader or no quorum. Not done.
+    Unavailable,
+    /// Too much under way. Not done; worth a retry.
+    Overloaded,
+    /// The request can never fit. Not done.
+    TooLarge,
+    /// A read's deadline passed. Nothing to undo.
+    Timeout,
+    /// A write that may or may not take effect.
+    OutcomeUnknown,
+}
+
+impl FailureKind {
+    /// Whether the request surely has and will have no effect.
+    pub fn is_not_done(self) -> bool {
+        self != FailureKind::OutcomeUnknown
+    }
+}
+
+/// Why no decision can be given, for an operator to read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{message}")]
+#[serde(deny_unknown_fields)]
+pub struct Failure {
+    /// The error code.
+    pub kind: FailureKind,
+    /// What happened and what to do.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with its text.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Failure {
+        Failure { kind, message: message.into() }
+    }
+
+    /// No leader or no quorum.
+    pub fn unavailable(message: impl Into<String>) -> Failure {
+        Failure::new(FailureKind::Unavailable, message)
+    }
+
+    /// Nobody can say whether the write takes effect.
+    pub fn unknown(message: impl Into<String>) -> Failure {
+        Failure::new(FailureKind::OutcomeUnknown, message)
+    }
+}

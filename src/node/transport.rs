@@ -1,0 +1,130 @@
+//! How a node reaches its peers: the one trait between the node and the network. `server/peer_client.rs` implements
+//! it over HTTP; tests implement it with direct calls.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::request::Failure;
+use crate::raft::{
+    AppendEntriesReply, AppendEntriesRequest, Index, MemberId, RequestVoteReply, RequestVoteRequest,
+};
+
+/// Whom an RPC is meant for. The receiver refuses it when `member_id` is not its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The member.
+    pub member_id: MemberId,
+    /// Where it listens for peers, `host:port`.
+    pub raft_addr: String,
+}
+
+/// Which connections an RPC uses: votes and appends never queue behind bulk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Votes and appends.
+    Core,
+    /// All else.
+    Bulk,
+}
+
+/// A write on its way to the leader: one hop and no further.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardedWrite {
+    /// `Command::encode` of the write, with its idempotency key.
+    pub command: Vec<u8>,
+    /// How long its client still waits, in milliseconds, counted from when the RPC was sent.
+    pub remaining_ms: u64,
+}
+
+/// The leader's answer to one [`ForwardedWrite`], passed through to the client as it is.
+pub type ForwardedResult = Result<Decided, Failure>;
+
+/// What the state machine decided about a forwarded write, as it travels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decided {
+    /// Log index of the write.
+    pub index: Index,
+    /// Whether an idempotency row answered instead of a second execution.
+    pub replayed: bool,
+}
+
+/// What a node asks of a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerRequest {
+    /// Paper §5.2.
+    RequestVote(RequestVoteRequest),
+    /// Paper §5.3.
+    AppendEntries(AppendEntriesRequest),
+    /// Thesis §6.4: an index that covers everything acknowledged before the request was sent. One answer serves all
+    /// reads that wait at the asker.
+    ReadIndex {
+        /// How long the most patient of these reads still waits, in milliseconds.
+        remaining_ms: u64,
+    },
+    /// Writes for the leader to propose. The answer has one result per write, in order.
+    Forward(Vec<ForwardedWrite>),
+}
+
+/// The answer to a [`PeerRequest`], of the same variant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerReply {
+    /// To `RequestVote`.
+    RequestVote(RequestVoteReply),
+    /// To `AppendEntries`.
+    AppendEntries(AppendEntriesReply),
+    /// To `ReadIndex`.
+    ReadIndex(ReadIndexResult),
+    /// To `Forward`.
+    Forward(Vec<ForwardedResult>),
+}
+
+/// A confirmed index, or why there is none: then the reads are surely not served and may ask elsewhere.
+pub type ReadIndexResult = Result<Index, Failure>;
+
+/// Why there is no answer. Decides whether a forwarded write is surely not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum PeerError {
+    /// The connection was refused or not made in time: surely not executed.
+    #[error("not sent: {0}")]
+    NotSent(String),
+    /// Anything later, a cancelled call included: executed or not, nobody knows.
+    #[error("no answer: {0}")]
+    Unknown(String),
+    /// The receiver has no log yet and takes part in nothing.
+    #[error("{node_id} (member {member_id}) is not born yet")]
+    Unborn {
+        /// Its name.
+        node_id: String,
+        /// Its identity, born with its data directory.
+        member_id: MemberId,
+    },
+    /// The receiver refused the request before it reached its core: wrong cluster, wrong target, bad form. Surely
+    /// not executed.
+    #[error("refused: {0}")]
+    Refused(String),
+}
+
+impl PeerError {
+    /// Whether the request surely had and will have no effect.
+    pub fn is_surely_not_executed(&self) -> bool {
+        !matches!(self, PeerError::Unknown(_))
+    }
+}
+
+/// Calls peers. Blocking; every call is bounded by its timeout as a whole (resolve, connect, send, receive).
+pub trait PeerTransport: Send + Sync + 'static {
+    /// One RPC to one peer. `Ok` holds the variant that belongs to the request.
+    fn call(
+        &self,
+        to: &Target,
+        lane: Lane,
+        request: PeerRequest,
+        timeout: Duration,
+    ) -> Result<PeerReply, PeerError>;
+
+    /// Interrupts the `Forward` and `ReadIndex` calls under way to `to`: they return [`PeerError::Unknown`] at once.
+    /// Calls that begin later are not touched; votes and appends never.
+    fn cancel(&self, to: MemberId);
+}
