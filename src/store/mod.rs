@@ -1,3 +1,10 @@
 //! Everything durable, and the state machine: the log on disk, the revisioned map and the idempotency table.
 
 pub mod identity;
+
+mod command;
+mod dedup;
+mod kv;
+
+pub use command::{Applied, Command, CommandError, Condition, Idempotency, Op, Outcome, request_hash};
+pub use kv::{Kv, ReadError, Record, VERSION_OVERHEAD_BYTES};

@@ -1,0 +1,385 @@
+//! The revisioned map: a pure function of the entries applied to it.
+//!
+//! The store has one revision, raised by one by every command that changes something. Each key has the versions it
+//! went through, the latest in the map itself, superseded ones in a queue behind it until the
+//! compaction floor passes them. So a read at any revision between the floor and now has an answer.
+//!
+//! **The floor** follows from the settings in the log and the applied commands alone: it trails the revision by at
+//! most `retention_revisions`, and by less when the superseded versions above it exceed `retention_bytes`. Nothing
+//! local, neither memory nor time nor a reader, moves it, or members would disagree about what is readable.
+//!
+//! **The state hash** is a sum of one fingerprint per row, kept up to date by every apply, so that asking
+//! for it costs nothing: members with the same applied index must have the same hash.
+
+use std::collections::btree_map::Entry as MapEntry;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::command::{Applied, Command, Condition, Domain, Fingerprint, Op, Outcome};
+use super::dedup::{Dedup, Lookup};
+use crate::raft::{ClusterId, Entry, EntryKind, Position, Settings, Stamp};
+
+/// What a superseded version counts for `retention_bytes` besides its key and its value: about what it takes in
+/// memory. Part of the state machine's definition: members that differ here compact differently.
+pub const VERSION_OVERHEAD_BYTES: u64 = 64;
+
+/// A key with its value at some revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// The value.
+    pub value: &'a [u8],
+    /// The revision at which the key came to exist.
+    pub create_revision: u64,
+    /// The revision at which it got this value.
+    pub mod_revision: u64,
+    /// How many times it was put since it came to exist.
+    pub version: u64,
+}
+
+/// Why a read at a revision has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The revision lies below the compaction floor.
+    #[error("revision {wanted} is compacted: the oldest one still readable is {floor}")]
+    Compacted {
+        /// The revision asked for.
+        wanted: u64,
+        /// The smallest revision that can be read.
+        floor: u64,
+    },
+    /// The revision does not exist yet.
+    #[error("revision {wanted} lies in the future: this member has applied up to revision {revision}")]
+    Future {
+        /// The revision asked for.
+        wanted: u64,
+        /// The store's revision.
+        revision: u64,
+    },
+}
+
+/// One version of a key. Deleting makes a version without a value.
+#[derive(Debug)]
+struct Version {
+    mod_revision: u64,
+    create_revision: u64,
+    version: u64,
+    value: Option<Box<[u8]>>,
+    /// Kept, because hashing a large value again when it leaves costs more than sixteen bytes.
+    fingerprint: u128,
+}
+
+impl Version {
+    fn new(
+        key: &[u8],
+        mod_revision: u64,
+        create_revision: u64,
+        version: u64,
+        value: Option<Vec<u8>>,
+    ) -> Version {
+        let mut hash = Fingerprint::new(Domain::Version);
+        hash.number(mod_revision).number(create_revision).number(version).sized(key);
+        match &value {
+            Some(value) => hash.bytes(&[1]).sized(value),
+            None => hash.bytes(&[0]),
+        };
+        let fingerprint = hash.finish();
+        Version {
+            mod_revision,
+            create_revision,
+            version,
+            value: value.map(Vec::into_boxed_slice),
+            fingerprint,
+        }
+    }
+
+    fn record<'a>(&'a self, key: &'a [u8]) -> Option<Record<'a>> {
+        let value = self.value.as_deref()?;
+        let Version { create_revision, mod_revision, version, .. } = *self;
+        Some(Record { key, value, create_revision, mod_revision, version })
+    }
+}
+
+/// The versions of one key.
+#[derive(Debug)]
+struct Versions {
+    latest: Version,
+    /// Superseded ones that the floor has not passed, oldest first. Empty, and without memory, for most keys.
+    older: VecDeque<Version>,
+}
+
+impl Versions {
+    /// The version that was the latest at `revision`.
+    fn at(&self, revision: u64) -> Option<&Version> {
+        if self.latest.mod_revision <= revision {
+            return Some(&self.latest);
+        }
+        let newer = self.older.partition_point(|v| v.mod_revision <= revision);
+        self.older.get(newer.checked_sub(1)?)
+    }
+
+    /// Drops what no read at `floor` or above can see; returns the sum of its fingerprints. A deletion that has
+    /// nothing before it says nothing.
+    fn trim(&mut self, floor: u64) -> u128 {
+        let mut dropped = 0u128;
+        while let Some(oldest) = self.older.front() {
+            let next = self.older.get(1).unwrap_or(&self.latest);
+            if next.mod_revision > floor && (oldest.value.is_some() || oldest.mod_revision > floor) {
+                break;
+            }
+            dropped = dropped.wrapping_add(oldest.fingerprint);
+            self.older.pop_front();
+        }
+        if self.older.is_empty() {
+            self.older = VecDeque::new();
+        }
+        dropped
+    }
+}
+
+/// A version that was replaced or deleted.
+#[derive(Debug)]
+struct Superseded {
+    /// The revision that did it: when the floor reaches it, the version goes.
+    at: u64,
+    key: Arc<[u8]>,
+    bytes: u64,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Kv {
+    settings: Settings,
+    cluster_id: Option<ClusterId>,
+    applied: Position,
+    stamp: Stamp,
+    revision: u64,
+    floor: u64,
+    /// Ordered by key, so that a range is a walk.
+    keys: BTreeMap<Arc<[u8]>, Versions>,
+    /// Every superseded version above the floor, in the order of `at`.
+    superseded: VecDeque<Superseded>,
+    superseded_bytes: u64,
+    /// Sum of the fingerprints of all versions there are.
+    versions_hash: u128,
+    dedup: Dedup,
+}
+
+impl Kv {
+    /// An empty store at revision 0. The found entry, the first of every log, replaces `settings`.
+    pub fn new(settings: Settings) -> Kv {
+        Kv {
+            settings,
+            cluster_id: None,
+            applied: Position::ZERO,
+            stamp: 0,
+            revision: 0,
+            floor: 0,
+            keys: BTreeMap::new(),
+            superseded: VecDeque::new(),
+            superseded_bytes: 0,
+            versions_hash: 0,
+            dedup: Dedup::default(),
+        }
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The cluster, once its found entry is applied.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
+        self.cluster_id
+    }
+
+    /// The last entry applied.
+    pub fn applied(&self) -> Position {
+        self.applied
+    }
+
+    /// The cluster time of the state: the greatest stamp of an applied entry.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
+    }
+
+    /// How many commands have changed something.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The smallest revision that can be read.
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// A fingerprint of the logical state: every readable version, revision, floor, idempotency rows, cluster time,
+    /// cluster and settings. Equal on all members that applied the same entries. Costs the same at any size.
+    pub fn state_hash(&self) -> u128 {
+        let Settings { retention_revisions, retention_bytes, idempotency_window_s, idempotency_rows } =
+            self.settings;
+        let mut header = Fingerprint::new(Domain::Header);
+        header.number(self.revision).number(self.floor).number(self.stamp);
+        header.number(u64::from(self.cluster_id.is_some())).number(self.cluster_id.map_or(0, |id| id.0));
+        header.number(retention_revisions).number(retention_bytes);
+        header.number(idempotency_window_s).number(idempotency_rows);
+        header.finish().wrapping_add(self.versions_hash).wrapping_add(self.dedup.hash())
+    }
+
+    /// The record of `key` at `revision`, by default the latest; `None` when the key is absent there.
+    pub fn get(&self, key: &[u8], revision: Option<u64>) -> Result<Option<Record<'_>>, ReadError> {
+        let revision = revision.unwrap_or(self.revision);
+        self.check_readable(revision)?;
+        let Some((key, versions)) = self.keys.get_key_value(key) else { return Ok(None) };
+        Ok(versions.at(revision).and_then(|version| version.record(key)))
+    }
+
+    /// Whether a write with this idempotency key, were it applied next at `stamp`, would be
+    /// [`Outcome::Overloaded`]. For the leader, to refuse it before it takes a place in the log.
+    pub fn would_refuse_keyed(&self, key: &str, stamp: Stamp) -> bool {
+        self.dedup.would_refuse(key, self.stamp.max(stamp), &self.settings)
+    }
+
+    /// Applies the next entry of the log; the outcome when it is a command. A pure function of the entries applied
+    /// so far: no clock, no chance, no configuration.
+    ///
+    /// Panics when `entry` is not the one behind [`Kv::applied`], or holds a command that this build cannot read:
+    /// going on would make this member's state differ from the others'.
+    pub fn apply(&mut self, entry: &Entry) -> Option<Applied> {
+        let position = entry.position();
+        assert!(
+            position.index == self.applied.index + 1 && position.term >= self.applied.term,
+            "entry {position} does not follow {}, the last one applied",
+            self.applied
+        );
+        self.applied = position;
+        self.stamp = self.stamp.max(entry.stamp());
+        match entry.kind() {
+            EntryKind::Noop | EntryKind::Membership => None,
+            EntryKind::Found => {
+                assert_eq!(position.index, 1, "a found entry at {position}: a cluster is born once");
+                let found = entry.found().expect("a found entry holds a found record");
+                self.cluster_id = Some(found.cluster_id);
+                self.settings = found.settings;
+                None
+            }
+            EntryKind::Command => {
+                let command = Command::decode(entry.payload()).unwrap_or_else(|e| {
+                    panic!(
+                        "the committed entry {position} cannot be applied: {e}; run the version that wrote it"
+                    )
+                });
+                let (outcome, replayed) = self.decide(command);
+                Some(Applied { index: position.index, outcome, replayed })
+            }
+        }
+    }
+
+    /// The outcome, and whether it was decided earlier.
+    fn decide(&mut self, command: Command) -> (Outcome, bool) {
+        self.dedup.expire(self.stamp, &self.settings);
+        let Command { op, condition, idempotency, .. } = command;
+        let Some(idempotency) = idempotency else {
+            return (self.execute(op, condition), false);
+        };
+        match self.dedup.lookup(&idempotency) {
+            Lookup::Decided(outcome) => (outcome, true),
+            Lookup::Mismatch => (Outcome::IdempotencyMismatch, false),
+            Lookup::New if self.dedup.is_full(&self.settings) => (Outcome::Overloaded, false),
+            Lookup::New => {
+                let outcome = self.execute(op, condition);
+                self.dedup.store(idempotency, outcome.clone(), self.stamp);
+                (outcome, false)
+            }
+        }
+    }
+
+    fn execute(&mut self, op: Op, condition: Option<Condition>) -> Outcome {
+        let current = self.keys.get(op.key()).map(|versions| &versions.latest).filter(|v| v.value.is_some());
+        let mod_revision = current.map_or(0, |version| version.mod_revision);
+        if condition.is_some_and(|condition| !condition.holds(mod_revision)) {
+            return Outcome::PreconditionFailed { revision: self.revision, mod_revision };
+        }
+        let revision = self.revision + 1;
+        match op {
+            Op::Put { key, value } => {
+                let (create_revision, version) =
+                    current.map_or((revision, 1), |version| (version.create_revision, version.version + 1));
+                let new = Version::new(&key, revision, create_revision, version, Some(value));
+                self.supersede(key, new);
+                Outcome::Put { revision, create_revision, version }
+            }
+            Op::Delete { .. } if current.is_none() => {
+                Outcome::Deleted { revision: self.revision, deleted: 0 }
+            }
+            Op::Delete { key } => {
+                let new = Version::new(&key, revision, 0, 0, None);
+                self.supersede(key, new);
+                Outcome::Deleted { revision, deleted: 1 }
+            }
+        }
+    }
+
+    /// Makes `new` the latest version of `key` and the store's revision, and lets the floor follow.
+    fn supersede(&mut self, key: Vec<u8>, new: Version) {
+        self.revision = new.mod_revision;
+        self.versions_hash = self.versions_hash.wrapping_add(new.fingerprint);
+        match self.keys.entry(key.into()) {
+            MapEntry::Vacant(vacant) => {
+                vacant.insert(Versions { latest: new, older: VecDeque::new() });
+            }
+            MapEntry::Occupied(mut occupied) => {
+                let key = Arc::clone(occupied.key());
+                let versions = occupied.get_mut();
+                let old = std::mem::replace(&mut versions.latest, new);
+                if let Some(value) = &old.value {
+                    let bytes = key.len() as u64 + value.len() as u64 + VERSION_OVERHEAD_BYTES;
+                    self.superseded_bytes += bytes;
+                    self.superseded.push_back(Superseded { at: self.revision, key, bytes });
+                }
+                versions.older.push_back(old);
+            }
+        }
+        self.advance_floor();
+    }
+
+    /// Raises the floor as far as retention asks and drops what it passes: every key with something to drop has a
+    /// superseded version at or below the new floor.
+    fn advance_floor(&mut self) {
+        self.floor = self.floor.max(self.revision.saturating_sub(self.settings.retention_revisions));
+        while let Some(oldest) = self.superseded.front()
+            && (oldest.at <= self.floor || self.superseded_bytes > self.settings.retention_bytes)
+        {
+            let oldest = self.superseded.pop_front().expect("looked at just now");
+            self.superseded_bytes -= oldest.bytes;
+            self.floor = self.floor.max(oldest.at);
+            self.trim(&oldest.key);
+        }
+    }
+
+    fn trim(&mut self, key: &[u8]) {
+        // Several superseded versions of one key may go together; the first of them may take the key along.
+        let Some(versions) = self.keys.get_mut(key) else { return };
+        let mut dropped = versions.trim(self.floor);
+        let latest = &versions.latest;
+        if versions.older.is_empty() && latest.value.is_none() && latest.mod_revision <= self.floor {
+            dropped = dropped.wrapping_add(latest.fingerprint);
+            self.keys.remove(key);
+        }
+        self.versions_hash = self.versions_hash.wrapping_sub(dropped);
+    }
+
+    fn check_readable(&self, revision: u64) -> Result<(), ReadError> {
+        if revision > self.revision {
+            return Err(ReadError::Future { wanted: revision, revision: self.revision });
+        }
+        if revision < self.floor {
+            return Err(ReadError::Compacted { wanted: revision, floor: self.floor });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

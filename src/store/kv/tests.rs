@@ -1,0 +1,508 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::raft::{Found, Membership, Payload};
+use crate::store::{Idempotency, request_hash};
+
+const SECOND: Stamp = 1_000_000;
+
+fn put(key: &str, value: &str) -> Op {
+    Op::Put { key: key.into(), value: value.into() }
+}
+
+fn delete(key: &str) -> Op {
+    Op::Delete { key: key.into() }
+}
+
+fn command(op: Op, condition: Option<Condition>, idempotency: Option<&str>) -> Command {
+    let idempotency =
+        idempotency.map(|key| Idempotency { key: key.into(), request_hash: request_hash(&op, condition) });
+    Command { op, condition, idempotency, wall_ms: 0, actor: String::new() }
+}
+
+fn settings() -> Settings {
+    Settings {
+        retention_revisions: 100,
+        retention_bytes: 1 << 20,
+        idempotency_window_s: 10,
+        idempotency_rows: 3,
+    }
+}
+
+/// Applies `payload` as the next entry.
+fn next(kv: &mut Kv, stamp: Stamp, payload: &Payload) -> Option<Applied> {
+    let position = Position::new(kv.applied().index + 1, 1);
+    let applied = kv.apply(&Entry::new(position, stamp, payload));
+    check_sums(kv);
+    applied
+}
+
+fn run(kv: &mut Kv, stamp: Stamp, command: &Command) -> (Outcome, bool) {
+    let applied = next(kv, stamp, &Payload::Command(command.encode())).expect("a command has an outcome");
+    assert_eq!(applied.index, kv.applied().index);
+    (applied.outcome, applied.replayed)
+}
+
+/// Applies a plain write at stamp 0.
+fn write(kv: &mut Kv, op: Op) -> Outcome {
+    run(kv, 0, &command(op, None, None)).0
+}
+
+fn value(kv: &Kv, key: &str, revision: u64) -> Option<String> {
+    let record = kv.get(key.as_bytes(), Some(revision)).expect("the revision is readable");
+    record.map(|r| String::from_utf8(r.value.to_vec()).unwrap())
+}
+
+/// What is kept in passing must equal what counting again gives.
+fn check_sums(kv: &Kv) {
+    let mut hash = 0u128;
+    let mut rows = 0;
+    let mut bytes = 0;
+    for (key, versions) in &kv.keys {
+        let all: Vec<&Version> = versions.older.iter().chain([&versions.latest]).collect();
+        for (i, version) in all.iter().enumerate() {
+            hash = hash.wrapping_add(version.fingerprint);
+            let superseded_at = all.get(i + 1).map(|next| next.mod_revision);
+            assert!(superseded_at.is_none_or(|at| at > kv.floor), "a version below the floor was kept");
+            if let (Some(value), Some(_)) = (&version.value, superseded_at) {
+                rows += 1;
+                bytes += key.len() as u64 + value.len() as u64 + VERSION_OVERHEAD_BYTES;
+            }
+        }
+        assert!(
+            all[0].value.is_some() || all[0].mod_revision > kv.floor,
+            "a deletion below the floor was kept"
+        );
+    }
+    assert_eq!((hash, rows, bytes), (kv.versions_hash, kv.superseded.len(), kv.superseded_bytes));
+}
+
+#[test]
+fn apply_put_counts_revisions_and_versions() {
+    let mut kv = Kv::new(settings());
+    assert_eq!((kv.revision(), kv.floor(), kv.get(b"a", None)), (0, 0, Ok(None)));
+    assert_eq!(write(&mut kv, put("a", "1")), Outcome::Put { revision: 1, create_revision: 1, version: 1 });
+    assert_eq!(write(&mut kv, put("b", "")), Outcome::Put { revision: 2, create_revision: 2, version: 1 });
+    assert_eq!(write(&mut kv, put("a", "1")), Outcome::Put { revision: 3, create_revision: 1, version: 2 });
+    let record = kv.get(b"a", None).unwrap().unwrap();
+    let want = Record { key: b"a", value: b"1", create_revision: 1, mod_revision: 3, version: 2 };
+    assert_eq!(record, want);
+    assert_eq!(value(&kv, "b", 3), Some(String::new()), "an empty value is a value");
+}
+
+#[test]
+fn apply_delete_of_an_absent_key_changes_nothing() {
+    let mut kv = Kv::new(settings());
+    assert_eq!(write(&mut kv, delete("a")), Outcome::Deleted { revision: 0, deleted: 0 });
+    write(&mut kv, put("a", "1"));
+    assert_eq!(write(&mut kv, delete("a")), Outcome::Deleted { revision: 2, deleted: 1 });
+    let before = kv.state_hash();
+    assert_eq!(write(&mut kv, delete("a")), Outcome::Deleted { revision: 2, deleted: 0 });
+    assert_eq!((kv.state_hash(), kv.revision()), (before, 2));
+    assert_eq!(write(&mut kv, put("a", "2")), Outcome::Put { revision: 3, create_revision: 3, version: 1 });
+}
+
+#[test]
+fn get_at_a_revision_reads_history() {
+    let mut kv = Kv::new(settings());
+    write(&mut kv, put("a", "1"));
+    write(&mut kv, put("b", "x"));
+    write(&mut kv, put("a", "3"));
+    write(&mut kv, delete("a"));
+    write(&mut kv, put("a", "5"));
+    let seen: Vec<_> = (0..=5).map(|revision| value(&kv, "a", revision)).collect();
+    let want = [None, Some("1"), Some("1"), Some("3"), None, Some("5")].map(|v| v.map(str::to_owned));
+    assert_eq!(seen, want);
+    assert_eq!(kv.get(b"a", Some(6)), Err(ReadError::Future { wanted: 6, revision: 5 }));
+}
+
+#[test]
+fn floor_trails_by_the_retained_revisions() {
+    let mut kv = Kv::new(Settings { retention_revisions: 2, ..settings() });
+    write(&mut kv, put("a", "1"));
+    write(&mut kv, put("gone", "x"));
+    write(&mut kv, delete("gone"));
+    write(&mut kv, put("a", "4"));
+    assert_eq!(kv.floor(), 2);
+    assert_eq!(kv.get(b"a", Some(1)), Err(ReadError::Compacted { wanted: 1, floor: 2 }));
+    assert_eq!((value(&kv, "a", 2), value(&kv, "a", 4)), (Some("1".into()), Some("4".into())));
+    assert_eq!((value(&kv, "gone", 2), value(&kv, "gone", 3)), (Some("x".into()), None));
+    write(&mut kv, put("b", "5"));
+    assert!(!kv.keys.contains_key(&b"gone"[..]), "nothing readable is left of it");
+    assert_eq!(value(&kv, "a", 3), Some("1".into()), "still the latest at the floor");
+    write(&mut kv, put("b", "6"));
+    assert!(kv.keys[&b"a"[..]].older.is_empty());
+}
+
+#[test]
+fn floor_trails_by_the_retained_bytes() {
+    let one = 1 + 10 + VERSION_OVERHEAD_BYTES;
+    let mut kv = Kv::new(Settings { retention_bytes: 2 * one, ..settings() });
+    for _ in 0..3 {
+        write(&mut kv, put("a", "0123456789"));
+    }
+    assert_eq!(kv.floor(), 0, "two superseded versions are exactly what may be kept");
+    write(&mut kv, put("a", "0123456789"));
+    assert_eq!(kv.floor(), 2, "the version superseded at revision 2 had to go");
+    assert_eq!(
+        write(&mut kv, put("b", "0123456789")),
+        Outcome::Put { revision: 5, create_revision: 5, version: 1 }
+    );
+    assert_eq!(kv.floor(), 2, "nothing was superseded");
+}
+
+#[test]
+fn floor_with_no_retention_is_the_revision() {
+    let mut kv = Kv::new(Settings { retention_revisions: 0, ..settings() });
+    write(&mut kv, put("a", "1"));
+    write(&mut kv, put("a", "2"));
+    assert_eq!((kv.floor(), value(&kv, "a", 2)), (2, Some("2".into())));
+    write(&mut kv, delete("a"));
+    assert!(kv.keys.is_empty() && kv.superseded.is_empty());
+}
+
+#[test]
+fn conditions_decide_and_report_the_current_mod_revision() {
+    let failed = |revision, mod_revision| Outcome::PreconditionFailed { revision, mod_revision };
+    let mut kv = Kv::new(settings());
+    let mut try_put = |condition| run(&mut kv, 0, &command(put("a", "v"), Some(condition), None)).0;
+    assert_eq!(try_put(Condition::Exists), failed(0, 0));
+    assert_eq!(try_put(Condition::ModRevision(0)), failed(0, 0), "no key has revision 0");
+    assert_eq!(try_put(Condition::Absent), Outcome::Put { revision: 1, create_revision: 1, version: 1 });
+    assert_eq!(try_put(Condition::Absent), failed(1, 1));
+    assert_eq!(try_put(Condition::Exists), Outcome::Put { revision: 2, create_revision: 1, version: 2 });
+    assert_eq!(try_put(Condition::ModRevision(1)), failed(2, 2));
+    assert_eq!(
+        try_put(Condition::ModRevision(2)),
+        Outcome::Put { revision: 3, create_revision: 1, version: 3 }
+    );
+
+    let mut try_delete = |condition| run(&mut kv, 0, &command(delete("a"), Some(condition), None)).0;
+    assert_eq!(try_delete(Condition::ModRevision(2)), failed(3, 3));
+    assert_eq!(try_delete(Condition::ModRevision(3)), Outcome::Deleted { revision: 4, deleted: 1 });
+    assert_eq!(try_delete(Condition::Exists), failed(4, 0), "a deleted key is absent");
+    assert_eq!(try_delete(Condition::Absent), Outcome::Deleted { revision: 4, deleted: 0 });
+}
+
+#[test]
+fn keyed_write_takes_effect_once_within_the_window() {
+    let mut kv = Kv::new(settings());
+    let first = command(put("a", "1"), None, Some("id"));
+    let done = Outcome::Put { revision: 1, create_revision: 1, version: 1 };
+    assert_eq!(run(&mut kv, 5, &first), (done.clone(), false));
+    write(&mut kv, put("a", "2"));
+    assert_eq!(run(&mut kv, 10 * SECOND + 5, &first), (done, true));
+    assert_eq!(value(&kv, "a", 2), Some("2".into()));
+    let again = Outcome::Put { revision: 3, create_revision: 1, version: 3 };
+    assert_eq!(run(&mut kv, 10 * SECOND + 6, &first), (again, false), "older than the window");
+}
+
+#[test]
+fn keyed_failures_are_remembered_too() {
+    let mut kv = Kv::new(settings());
+    let guarded = command(put("a", "1"), Some(Condition::Exists), Some("id"));
+    let failed = Outcome::PreconditionFailed { revision: 0, mod_revision: 0 };
+    assert_eq!(run(&mut kv, 0, &guarded), (failed.clone(), false));
+    write(&mut kv, put("a", "2"));
+    assert_eq!(run(&mut kv, 0, &guarded), (failed, true));
+}
+
+#[test]
+fn the_same_key_with_another_request_is_refused_and_the_row_stays() {
+    let mut kv = Kv::new(settings());
+    let first = command(put("a", "1"), None, Some("id"));
+    let (done, _) = run(&mut kv, 0, &first);
+    let hash = kv.state_hash();
+    for other in [
+        command(put("a", "2"), None, Some("id")),
+        command(delete("a"), None, Some("id")),
+        command(put("a", "1"), Some(Condition::Exists), Some("id")),
+    ] {
+        assert_eq!(run(&mut kv, 0, &other), (Outcome::IdempotencyMismatch, false));
+    }
+    assert_eq!(kv.state_hash(), hash);
+    assert_eq!(run(&mut kv, 0, &first), (done, true));
+}
+
+#[test]
+fn a_full_table_refuses_new_keys_and_remembers_nothing_of_it() {
+    let mut kv = Kv::new(settings());
+    for id in ["1", "2", "3"] {
+        assert!(!kv.would_refuse_keyed(id, 0));
+        run(&mut kv, 0, &command(put("a", id), None, Some(id)));
+    }
+    let fourth = command(put("a", "4"), None, Some("4"));
+    assert!(kv.would_refuse_keyed("4", 0) && !kv.would_refuse_keyed("3", 0));
+    assert_eq!(run(&mut kv, 0, &fourth), (Outcome::Overloaded, false));
+    assert_eq!(kv.revision(), 3);
+    assert!(run(&mut kv, 0, &command(put("a", "1"), None, Some("1"))).1, "known keys are still answered");
+    assert_eq!(write(&mut kv, put("b", "")), Outcome::Put { revision: 4, create_revision: 4, version: 1 });
+    assert!(!kv.would_refuse_keyed("4", 10 * SECOND + 1));
+    let done = Outcome::Put { revision: 5, create_revision: 1, version: 4 };
+    assert_eq!(run(&mut kv, 10 * SECOND + 1, &fourth), (done, false));
+}
+
+#[test]
+fn cluster_time_never_runs_backwards() {
+    let mut kv = Kv::new(settings());
+    let keyed = command(put("a", "1"), None, Some("id"));
+    run(&mut kv, 5 * SECOND, &keyed);
+    next(&mut kv, SECOND, &Payload::Noop);
+    assert_eq!(kv.stamp(), 5 * SECOND);
+    let other = command(put("a", "2"), None, Some("other"));
+    run(&mut kv, 2 * SECOND, &other);
+    assert!(run(&mut kv, 15 * SECOND, &other).1, "its row is as old as the state was, not as its stamp");
+}
+
+#[test]
+fn apply_found_sets_cluster_and_settings() {
+    let mut kv = Kv::new(Settings::default());
+    let found = Found { cluster_id: ClusterId(7), settings: settings(), members: Membership::default() };
+    let empty = kv.state_hash();
+    assert_eq!(next(&mut kv, 0, &Payload::Found(found)), None);
+    assert_eq!((kv.cluster_id(), kv.settings()), (Some(ClusterId(7)), &settings()));
+    assert_ne!(kv.state_hash(), empty);
+    assert_eq!(next(&mut kv, 3, &Payload::Noop), None);
+    assert_eq!(next(&mut kv, 4, &Payload::Membership(Membership::default())), None);
+    assert_eq!((kv.applied(), kv.stamp(), kv.revision()), (Position::new(3, 1), 4, 0));
+}
+
+#[test]
+#[should_panic(expected = "entry 3@1 does not follow 1@1")]
+fn apply_refuses_a_gap() {
+    let mut kv = Kv::new(settings());
+    kv.apply(&Entry::new(Position::new(1, 1), 0, &Payload::Noop));
+    kv.apply(&Entry::new(Position::new(3, 1), 0, &Payload::Noop));
+}
+
+#[test]
+#[should_panic(expected = "entry 1@1 does not follow 1@1")]
+fn apply_refuses_an_entry_twice() {
+    let mut kv = Kv::new(settings());
+    kv.apply(&Entry::new(Position::new(1, 1), 0, &Payload::Noop));
+    kv.apply(&Entry::new(Position::new(1, 1), 0, &Payload::Noop));
+}
+
+#[test]
+#[should_panic(expected = "committed entry 1@1 cannot be applied")]
+fn apply_stops_at_a_command_it_cannot_read() {
+    let entry = Entry::new(Position::new(1, 1), 0, &Payload::Command(vec![99]));
+    Kv::new(settings()).apply(&entry);
+}
+
+#[test]
+fn state_hash_ignores_what_left_and_how_it_got_there() {
+    let build = |first: &[&str]| {
+        let mut kv = Kv::new(Settings { retention_revisions: 3, ..settings() });
+        for key in first {
+            write(&mut kv, put(key, "old"));
+        }
+        for key in ["a", "b", "c", "a", "b", "c"] {
+            write(&mut kv, put(key, "new"));
+        }
+        for key in first {
+            write(&mut kv, delete(key));
+        }
+        write(&mut kv, put("z", ""));
+        for _ in 0..3 {
+            write(&mut kv, put("z", ""));
+        }
+        kv
+    };
+    let (left, right) = (build(&["x", "y"]), build(&["y", "x"]));
+    assert_eq!(left.state_hash(), right.state_hash());
+    assert_eq!(left.keys.len(), 4);
+    let mut other = build(&["x", "y"]);
+    write(&mut other, put("z", "1"));
+    let mut another = build(&["x", "y"]);
+    write(&mut another, put("z", "2"));
+    assert_ne!(other.state_hash(), another.state_hash());
+}
+
+/// The store as plainly as it can be said: one whole map per revision, one list of outcomes, everything counted
+/// anew each time.
+struct Model {
+    settings: Settings,
+    now: Stamp,
+    /// Index = revision.
+    snapshots: Vec<BTreeMap<Vec<u8>, ModelRecord>>,
+    /// (superseded at, bytes), for ever.
+    superseded: Vec<(u64, u64)>,
+    /// (stamp, key, request hash, outcome), for ever.
+    decided: Vec<(Stamp, String, u128, Outcome)>,
+    floor: u64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct ModelRecord {
+    value: Vec<u8>,
+    create_revision: u64,
+    mod_revision: u64,
+    version: u64,
+}
+
+impl Model {
+    fn new(settings: Settings) -> Model {
+        let snapshots = vec![BTreeMap::new()];
+        Model { settings, now: 0, snapshots, superseded: Vec::new(), decided: Vec::new(), floor: 0 }
+    }
+
+    fn revision(&self) -> u64 {
+        self.snapshots.len() as u64 - 1
+    }
+
+    fn remembered(&self) -> impl Iterator<Item = &(Stamp, String, u128, Outcome)> {
+        let window = self.settings.idempotency_window_s * SECOND;
+        self.decided.iter().filter(move |(stamp, ..)| self.now - stamp <= window)
+    }
+
+    fn apply(&mut self, stamp: Stamp, command: &Command) -> (Outcome, bool) {
+        self.now = self.now.max(stamp);
+        let Some(id) = &command.idempotency else { return (self.execute(command), false) };
+        if let Some((.., hash, outcome)) = self.remembered().find(|(_, key, ..)| *key == id.key) {
+            let is_same = *hash == id.request_hash;
+            return if is_same { (outcome.clone(), true) } else { (Outcome::IdempotencyMismatch, false) };
+        }
+        if self.remembered().count() as u64 >= self.settings.idempotency_rows {
+            return (Outcome::Overloaded, false);
+        }
+        let outcome = self.execute(command);
+        self.decided.push((self.now, id.key.clone(), id.request_hash, outcome.clone()));
+        (outcome, false)
+    }
+
+    fn execute(&mut self, command: &Command) -> Outcome {
+        let mut map = self.snapshots.last().unwrap().clone();
+        let key = command.op.key().to_vec();
+        let old = map.get(&key).cloned();
+        let mod_revision = old.as_ref().map_or(0, |r| r.mod_revision);
+        let holds = match command.condition {
+            None => true,
+            Some(Condition::ModRevision(n)) => old.is_some() && n == mod_revision,
+            Some(Condition::Exists) => old.is_some(),
+            Some(Condition::Absent) => old.is_none(),
+        };
+        if !holds {
+            return Outcome::PreconditionFailed { revision: self.revision(), mod_revision };
+        }
+        let revision = self.revision() + 1;
+        let outcome = match &command.op {
+            Op::Put { value, .. } => {
+                let create_revision = old.as_ref().map_or(revision, |r| r.create_revision);
+                let version = old.as_ref().map_or(1, |r| r.version + 1);
+                let record =
+                    ModelRecord { value: value.clone(), create_revision, mod_revision: revision, version };
+                map.insert(key.clone(), record);
+                Outcome::Put { revision, create_revision, version }
+            }
+            Op::Delete { .. } if old.is_none() => {
+                return Outcome::Deleted { revision: revision - 1, deleted: 0 };
+            }
+            Op::Delete { .. } => {
+                map.remove(&key);
+                Outcome::Deleted { revision, deleted: 1 }
+            }
+        };
+        if let Some(old) = old {
+            let bytes = (key.len() + old.value.len()) as u64 + VERSION_OVERHEAD_BYTES;
+            self.superseded.push((revision, bytes));
+        }
+        self.snapshots.push(map);
+        self.advance_floor();
+        outcome
+    }
+
+    fn advance_floor(&mut self) {
+        let by_revisions = self.revision().saturating_sub(self.settings.retention_revisions);
+        let kept_above = |floor| -> u64 {
+            self.superseded.iter().filter(|(at, _)| *at > floor).map(|(_, bytes)| bytes).sum()
+        };
+        let by_bytes = (0..).find(|floor| kept_above(*floor) <= self.settings.retention_bytes).unwrap();
+        self.floor = self.floor.max(by_revisions).max(by_bytes);
+    }
+
+    fn get(&self, key: &[u8], wanted: u64) -> Result<Option<ModelRecord>, ReadError> {
+        if wanted > self.revision() {
+            return Err(ReadError::Future { wanted, revision: self.revision() });
+        }
+        if wanted < self.floor {
+            return Err(ReadError::Compacted { wanted, floor: self.floor });
+        }
+        Ok(self.snapshots[wanted as usize].get(key).cloned())
+    }
+}
+
+const KEYS: [&str; 3] = ["a", "b", "long key"];
+
+/// (stamp step, command). Few keys, values and idempotency keys, so that everything collides.
+fn any_step() -> impl Strategy<Value = (Stamp, Command)> {
+    let op = prop_oneof![
+        3 => (0..KEYS.len(), "[a-c]{0,30}").prop_map(|(key, value)| put(KEYS[key], &value)),
+        1 => (0..KEYS.len()).prop_map(|key| delete(KEYS[key])),
+    ];
+    let condition = prop_oneof![
+        6 => Just(None),
+        1 => (0..40u64).prop_map(|n| Some(Condition::ModRevision(n))),
+        1 => Just(Some(Condition::Exists)),
+        1 => Just(Some(Condition::Absent)),
+    ];
+    let id = proptest::option::of("[p-t]");
+    let step = prop_oneof![3 => Just(0), 1 => 0..12 * SECOND];
+    (step, op, condition, id)
+        .prop_map(|(step, op, condition, id)| (step, command(op, condition, id.as_deref())))
+}
+
+fn any_settings() -> impl Strategy<Value = Settings> {
+    let revisions = prop_oneof![0..20u64, Just(1000)];
+    let bytes = prop_oneof![0..2000u64, Just(1 << 20)];
+    (revisions, bytes, 0..20u64, 0..6u64).prop_map(|(retention_revisions, retention_bytes, window, rows)| {
+        Settings {
+            retention_revisions,
+            retention_bytes,
+            idempotency_window_s: window,
+            idempotency_rows: rows,
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn kv_agrees_with_the_model(
+        settings in any_settings(),
+        steps in proptest::collection::vec((any_step(), any::<proptest::sample::Index>(), any::<bool>()), 1..80),
+    ) {
+        let mut kv = Kv::new(settings.clone());
+        let mut twin = Kv::new(settings.clone());
+        let mut model = Model::new(settings);
+        let mut sent: Vec<Command> = Vec::new();
+        let mut now = 0;
+        for ((step, fresh), earlier, is_retry) in steps {
+            let command = if is_retry && !sent.is_empty() { earlier.get(&sent).clone() } else { fresh };
+            now += step;
+            let id = command.idempotency.as_ref();
+            let is_refused_early = id.is_some_and(|id| kv.would_refuse_keyed(&id.key, now));
+            let outcome = run(&mut kv, now, &command);
+            prop_assert_eq!(is_refused_early, outcome.0 == Outcome::Overloaded);
+            prop_assert_eq!(&outcome, &model.apply(now, &command));
+            prop_assert_eq!(&outcome, &run(&mut twin, now, &command));
+            prop_assert_eq!(kv.state_hash(), twin.state_hash());
+            prop_assert_eq!((kv.revision(), kv.floor()), (model.revision(), model.floor));
+            sent.push(command);
+            for key in KEYS {
+                for revision in 0..=model.revision() + 1 {
+                    let got = kv.get(key.as_bytes(), Some(revision)).map(|record| {
+                        record.map(|r| ModelRecord {
+                            value: r.value.to_vec(),
+                            create_revision: r.create_revision,
+                            mod_revision: r.mod_revision,
+                            version: r.version,
+                        })
+                    });
+                    prop_assert_eq!(got, model.get(key.as_bytes(), revision));
+                }
+            }
+        }
+    }
+}
