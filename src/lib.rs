@@ -12,12 +12,15 @@
 //! | [`store`] | the log on disk and the revisioned map | `raft` data types |
 //! | `node` | one running member: the mutex, the named threads, the waiters | `raft`, `store` |
 //! | `server` | the two HTTP ports and the outbound HTTP | `node`, `api` and what they import |
-//! | `api`, `config` | JSON types and error codes; the YAML configuration | serde only |
+//! | [`api`], [`config`] | JSON types and error codes; the YAML configuration | serde only |
+//! | [`logging`] | the log of the process | `config` |
 //! | `client` | the blocking client that `dkv-cli` and the tests use | `api` |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
 pub mod api;
+pub mod config;
+pub mod logging;
 pub mod node;
 pub mod raft;
 pub mod store;

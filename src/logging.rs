@@ -1,0 +1,252 @@
+//! Logging that never stops a node: simplelog formats the lines, a bounded queue and one thread write them. When the
+//! terminal or the file does not take them, lines are dropped and counted.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use log::LevelFilter;
+use simplelog::{ConfigBuilder, ThreadLogMode, WriteLogger};
+
+use crate::config::{LogConfig, LogLevel};
+
+/// Lines that may wait for the writer; the next one is dropped.
+const QUEUE_LINES: usize = 4_096;
+
+/// Bytes of one line; the rest is cut.
+const MAX_LINE_BYTES: usize = 8 << 10;
+
+static LINES: OnceLock<Sender<Item>> = OnceLock::new();
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Why logging could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The log file cannot be opened.
+    #[error(
+        "log.file: {file}: cannot be opened: {source}; name a file in a directory this user may write to"
+    )]
+    File {
+        /// The file.
+        file: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The writer's thread cannot be started.
+    #[error("cannot start the log writer: {0}")]
+    Thread(io::Error),
+    /// Logging runs already.
+    #[error("logging was started twice in one process")]
+    Twice,
+}
+
+enum Item {
+    Line(Vec<u8>),
+    /// Answered when everything before it is written.
+    Flush(Sender<()>),
+}
+
+/// Starts logging for the whole process: one line per record, with RFC 3339 time in UTC, level and thread name, to
+/// `config.file` or standard error. Call once.
+pub fn start(config: &LogConfig) -> Result<(), LogError> {
+    let sink: Box<dyn Write + Send> = match &config.file {
+        None => Box::new(io::stderr()),
+        Some(path) => Box::new(
+            OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(path)
+                .map_err(|source| LogError::File { file: path.display().to_string(), source })?,
+        ),
+    };
+    let (lines, queue) = bounded(QUEUE_LINES);
+    if LINES.set(lines.clone()).is_err() {
+        return Err(LogError::Twice);
+    }
+    thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || write_lines(&queue, sink, &DROPPED))
+        .map_err(LogError::Thread)?;
+    // The format is built for every level: the level in force is log::max_level, which may change at run time.
+    let format = ConfigBuilder::new()
+        .set_time_format_rfc3339()
+        .set_thread_level(LevelFilter::Error)
+        .set_thread_mode(ThreadLogMode::Names)
+        .set_target_level(LevelFilter::Off)
+        .set_location_level(LevelFilter::Off)
+        .add_filter_ignore_str("ureq")
+        .add_filter_ignore_str("tiny_http")
+        .build();
+    let logger = WriteLogger::new(LevelFilter::Trace, format, LineQueue::new(lines, &DROPPED));
+    log::set_boxed_logger(logger).map_err(|_| LogError::Twice)?;
+    set_level(config.level);
+    Ok(())
+}
+
+/// Changes the level from now on.
+pub fn set_level(level: LogLevel) {
+    log::set_max_level(match level {
+        LogLevel::Off => LevelFilter::Off,
+        LogLevel::Error => LevelFilter::Error,
+        LogLevel::Warn => LevelFilter::Warn,
+        LogLevel::Info => LevelFilter::Info,
+        LogLevel::Debug => LevelFilter::Debug,
+        LogLevel::Trace => LevelFilter::Trace,
+    });
+}
+
+/// How many lines were dropped since the start because nobody took them.
+pub fn dropped_lines() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
+/// Waits until every line logged so far is written, at most `patience`; for the moment before the process ends.
+/// Returns whether they are. Without [`start`] there is nothing to write.
+pub fn flush(patience: Duration) -> bool {
+    let Some(lines) = LINES.get() else { return true };
+    let (done, written) = bounded(1);
+    lines.send_timeout(Item::Flush(done), patience).is_ok() && written.recv_timeout(patience).is_ok()
+}
+
+/// Collects the fragments that simplelog writes into lines, and queues each without ever waiting.
+struct LineQueue {
+    line: Vec<u8>,
+    lines: Sender<Item>,
+    dropped: &'static AtomicU64,
+}
+
+impl LineQueue {
+    fn new(lines: Sender<Item>, dropped: &'static AtomicU64) -> LineQueue {
+        LineQueue { line: Vec::new(), lines, dropped }
+    }
+}
+
+impl Write for LineQueue {
+    fn write(&mut self, fragment: &[u8]) -> io::Result<usize> {
+        let room = (MAX_LINE_BYTES - 1).saturating_sub(self.line.len());
+        self.line.extend_from_slice(&fragment[..fragment.len().min(room)]);
+        if fragment.ends_with(b"\n") {
+            if !self.line.ends_with(b"\n") {
+                self.line.push(b'\n');
+            }
+            if self.lines.try_send(Item::Line(std::mem::take(&mut self.line))).is_err() {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(fragment.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The writer thread: the only one that may wait for the terminal or the file.
+fn write_lines(queue: &Receiver<Item>, mut sink: impl Write, dropped: &AtomicU64) {
+    let mut reported = 0;
+    for item in queue {
+        match item {
+            Item::Line(line) => {
+                if sink.write_all(&line).is_err() {
+                    dropped.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+            }
+            Item::Flush(done) => {
+                // Nobody waits any more when this fails.
+                let _ = done.try_send(());
+            }
+        }
+        let now = dropped.load(Ordering::Relaxed);
+        if now > reported
+            && writeln!(
+                sink,
+                "dkv: {} log lines were dropped: the log is not read fast enough",
+                now - reported
+            )
+            .is_ok()
+        {
+            reported = now;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+    use std::time::Instant;
+
+    /// A sink that takes nothing until it is opened.
+    #[derive(Clone)]
+    struct Stopped {
+        open: Receiver<()>,
+        taken: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Stopped {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.open.recv_timeout(Duration::from_secs(30));
+            self.taken.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn counter() -> &'static AtomicU64 {
+        Box::leak(Box::default())
+    }
+
+    #[test]
+    fn lines_are_dropped_and_counted_while_the_terminal_is_stopped() {
+        let (lines, queue) = bounded(8);
+        let (opener, open) = bounded(0);
+        let sink = Stopped { open, taken: Arc::default() };
+        let taken = sink.taken.clone();
+        let dropped = counter();
+        let writer = thread::spawn(move || write_lines(&queue, sink, dropped));
+
+        let mut log = LineQueue::new(lines.clone(), dropped);
+        let start = Instant::now();
+        for i in 0..100 {
+            writeln!(log, "line {i}").unwrap();
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "logging waited for the terminal");
+        let lost = dropped.load(Ordering::Relaxed);
+        assert!((91..=92).contains(&lost), "8 queued and perhaps one being written, but {lost} lost");
+
+        drop(opener);
+        let (done, written) = bounded(1);
+        lines.send_timeout(Item::Flush(done), Duration::from_secs(30)).unwrap();
+        written.recv_timeout(Duration::from_secs(30)).unwrap();
+        drop((log, lines));
+        writer.join().unwrap();
+        let text = String::from_utf8(taken.lock().unwrap().clone()).unwrap();
+        assert!(text.starts_with("line 0\n"), "{text}");
+        assert!(text.contains(&format!("dkv: {lost} log lines were dropped")), "{text}");
+    }
+
+    #[test]
+    fn write_joins_fragments_and_cuts_a_long_line() {
+        let (lines, queue) = bounded(8);
+        let mut log = LineQueue::new(lines, counter());
+        for fragment in ["2026 ", "[INFO] ", "hello", "\n"] {
+            log.write_all(fragment.as_bytes()).unwrap();
+        }
+        log.write_all(&vec![b'x'; 3 * MAX_LINE_BYTES]).unwrap();
+        log.write_all(b"\n").unwrap();
+        let line = |item| match item {
+            Item::Line(line) => line,
+            Item::Flush(_) => panic!("nobody flushed"),
+        };
+        assert_eq!(line(queue.try_recv().unwrap()), b"2026 [INFO] hello\n");
+        let long = line(queue.try_recv().unwrap());
+        assert_eq!((long.len(), long.last()), (MAX_LINE_BYTES, Some(&b'\n')));
+    }
+}
