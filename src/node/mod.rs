@@ -3,8 +3,8 @@
 mod request;
 mod transport;
 
-pub use request::{Completion, Consistency, Failure, FailureKind, Origin};
+pub use request::{Completion, Consistency, Failure, FailureKind, Origin, WriteResult};
 pub use transport::{
-    Decided, ForwardedResult, ForwardedWrite, Lane, PeerError, PeerReply, PeerRequest, PeerTransport,
-    ReadIndexResult, Target,
+    ForwardedResult, ForwardedWrite, Lane, PeerError, PeerReply, PeerRequest, PeerTransport, ReadIndexResult,
+    Target,
 };

@@ -2,8 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::store::Applied;
+
 /// Receives a result: called exactly once, with no lock held. Must not block: it pushes into a channel or a queue.
 pub type Completion<T> = Box<dyn FnOnce(T) + Send>;
+
+/// What became of a write: what the state machine decided, or why nothing can be said.
+pub type WriteResult = Result<Applied, Failure>;
 
 /// Where a write comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::request::Failure;
+use super::request::{Failure, WriteResult};
 use crate::raft::{
     AppendEntriesReply, AppendEntriesRequest, Index, MemberId, RequestVoteReply, RequestVoteRequest,
 };
@@ -38,17 +38,7 @@ pub struct ForwardedWrite {
 }
 
 /// The leader's answer to one [`ForwardedWrite`], passed through to the client as it is.
-pub type ForwardedResult = Result<Decided, Failure>;
-
-/// What the state machine decided about a forwarded write, as it travels.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Decided {
-    /// Log index of the write.
-    pub index: Index,
-    /// Whether an idempotency row answered instead of a second execution.
-    pub replayed: bool,
-}
+pub type ForwardedResult = WriteResult;
 
 /// What a node asks of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
