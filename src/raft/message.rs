@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::entry::Entry;
-use super::types::{Index, MemberId, Position, Term};
+use super::types::{Index, MemberId, Position, Term, Time};
 
 /// Asks for a vote (paper §5.2), or, with `pre_vote`, whether one would be given (thesis §9.6).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +52,32 @@ impl AppendEntriesRequest {
     pub fn last_index(&self) -> Index {
         self.prev.index + self.entries.len() as u64
     }
+
+    /// What no leader ever sends: entries that do not follow `prev` one by one, or terms that fall or exceed the
+    /// leader's. The peer port refuses such a request before the core sees it.
+    pub fn validate(&self) -> Result<(), String> {
+        let mut last = self.prev;
+        if last.term > self.term {
+            return Err(format!(
+                "the entry before the first, {last}, has a higher term than its leader's {}",
+                self.term
+            ));
+        }
+        for entry in &self.entries {
+            if last.index.checked_add(1) != Some(entry.index()) {
+                return Err(format!("entry {} does not follow {last}", entry.position()));
+            }
+            if entry.term() < last.term || entry.term() > self.term {
+                return Err(format!(
+                    "entry {} after {last} in term {}: terms only rise",
+                    entry.position(),
+                    self.term
+                ));
+            }
+            last = entry.position();
+        }
+        Ok(())
+    }
 }
 
 /// The answer to [`AppendEntriesRequest`].
@@ -85,4 +111,89 @@ pub enum AppendOutcome {
     },
     /// Nothing but the term: the sender's is old, or the receiver's changed while the answer waited for the disk.
     TermOnly,
+}
+
+/// An RPC that the core wants sent to a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RpcRequest {
+    /// A vote or a pre-vote.
+    RequestVote(RequestVoteRequest),
+    /// Entries or a heartbeat.
+    AppendEntries(AppendEntriesRequest),
+}
+
+/// The answer to an [`RpcRequest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RpcReply {
+    /// To a vote or a pre-vote.
+    RequestVote(RequestVoteReply),
+    /// To entries or a heartbeat.
+    AppendEntries(AppendEntriesReply),
+}
+
+/// The RPC brought no answer: refused, timed out, broken off or not understood. Nothing follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RpcFailed;
+
+/// Stays here while its RPC is under way and comes back with the result, so that an answer is only ever taken for what
+/// was asked. Nothing of it goes over the wire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "a ticket that never comes back blocks the lane to its peer"]
+pub struct Ticket {
+    pub(super) id: u64,
+    pub(super) peer: MemberId,
+    pub(super) term: Term,
+    pub(super) sent_at: Time,
+    pub(super) asked: Asked,
+}
+
+impl Ticket {
+    /// Whom the RPC goes to.
+    pub fn peer(&self) -> MemberId {
+        self.peer
+    }
+}
+
+/// What a ticket's RPC asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// A vote or pre-vote for this ballot.
+    Vote { ballot: u64, pre_vote: bool },
+    /// To append what lies between `prev` and `last`, in this read round.
+    Append { prev: Index, last: Index, round: u64 },
+}
+
+/// What a replicator does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PollRpc {
+    /// Send this; bring the ticket back with the result.
+    Send(RpcRequest, Ticket),
+    /// Nothing to do before this time, unless something changes.
+    WaitUntil(Time),
+    /// This peer is no longer a member.
+    Stop,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::entry::Payload;
+
+    #[test]
+    fn validate_refuses_gaps_and_terms_that_fall_or_exceed_the_leaders() {
+        let entry = |index, term| Entry::new(Position::new(index, term), 0, &Payload::Noop);
+        let request =
+            |prev, entries| AppendEntriesRequest { term: 3, leader: MemberId(1), prev, commit: 0, entries };
+        let good = request(Position::new(4, 2), vec![entry(5, 2), entry(6, 3)]);
+        assert_eq!((good.validate(), good.last_index()), (Ok(()), 6));
+        for bad in [
+            request(Position::new(4, 4), vec![]),
+            request(Position::new(4, 2), vec![entry(6, 3)]),
+            request(Position::new(4, 2), vec![entry(5, 1)]),
+            request(Position::new(4, 2), vec![entry(5, 4)]),
+            request(Position::new(u64::MAX, 2), vec![entry(0, 2)]),
+        ] {
+            assert!(bad.validate().is_err(), "{bad:?}");
+        }
+    }
 }

@@ -1,16 +1,103 @@
-//! The rules of consensus, pure: same inputs, same outputs, byte for byte.
+//! The rules of consensus, pure: no clock, no thread, no lock, no file, no socket. Same inputs, same outputs, byte for
+//! byte.
+//!
+//! # How to read it
+//!
+//! [`Raft`] is a plain struct. Whoever owns it (a node behind its one mutex; the simulator; a unit test) drives it with
+//! four families of methods, and there is nothing else:
+//!
+//! 1. **getters** show what it knows;
+//! 2. **commands** ask it for something: [`Raft::propose`], [`Raft::read_index`];
+//! 3. **inbound** `handle_*` tell it what happened: an RPC arrived, an RPC brought a result, the disk or the state machine
+//!    has come so far, time has passed;
+//! 4. **outbound** `poll_*` ask it what is to be done: send to this peer, write, apply, answer these reads, wait until then.
+//!
+//! `now` is always a parameter, and the jitter of the election timeouts is seeded.
+//!
+//! # The chapters
+//!
+//! | file | chapter |
+//! |---|---|
+//! | `types.rs`, `entry.rs`, `message.rs` | the data: positions, entries and their frame, RPCs, tickets |
+//! | `log.rs`, `progress.rs`, `membership.rs`, `quorum.rs` | the log in memory, a leader's view of a peer, who votes, majorities |
+//! | `core.rs` | the state of Figure 2, the roles, the term rule, what all chapters share |
+//! | `election.rs` | votes, pre-votes, stickiness, check-quorum (paper §5.2, §5.4.1; thesis §9.6, §4.2.3, §6.2) |
+//! | `replication.rs` | AppendEntries on both sides, back-tracking, commit (paper §5.3, §5.4.2) |
+//! | `read.rs` | ReadIndex (thesis §6.4) |
+//! | `write.rs` | what must reach the disk, and the replies that wait for it |
+//! | `invariants.rs` | what must hold at every moment |
+//! | `note.rs` | what was decided and why, for the node to log |
+//!
+//! # Figure 2, found in a minute
+//!
+//! | rule of Figure 2 | where |
+//! |---|---|
+//! | persistent state before replies | [`AfterSync`], [`Raft::settle`] |
+//! | all servers: higher term makes a follower | `Raft::observe_term`, at the top of every `handle_*` |
+//! | all servers: apply through `commit_index` | [`Raft::poll_apply`] |
+//! | followers: no leader, campaign | `Raft::handle_election_timeout` |
+//! | candidates: term, own vote, timer, RequestVote | `Raft::become_candidate`, `Raft::count_own_vote`, `Raft::poll_vote` |
+//! | leaders: heartbeats, entries from `next_index` | [`Raft::poll_rpc`] |
+//! | leaders: `next_index`, `match_index` | `Raft::handle_append_reply`, `Raft::backtrack` |
+//! | leaders: commit by counting the own term | `Raft::advance_leader_commit` |
+//! | RequestVote 1-2 | [`Raft::handle_request_vote`] |
+//! | AppendEntries 1-5 | [`Raft::handle_append_entries`] |
+//!
+//! # Time and the disk
+//!
+//! The core never waits for its disk. Every change of term, vote or log is queued in memory order and becomes durable in
+//! that order; a reply that vouches for something is an [`AfterSync`], which only [`Raft::settle`] opens. A leader writes
+//! and sends at the same time and counts itself like any other member: by what its disk holds (thesis §10.2.1).
+//!
+//! # Where we leave the paper
+//!
+//! - **Pre-vote, stickiness and check-quorum** are always on, as one package: any one of them alone can leave a cluster
+//!   without a leader for ever. A refused pre-vote carries the refuser's term, and a candidate that lags adopts it.
+//! - **Terms are not burnt on a slow disk**: a candidate's timer starts when its own vote is durable.
+//! - **A slow disk does not block the wire**: a follower answers an append after a short hold with two numbers, what its
+//!   memory has received and what its disk holds; only the second counts for commit.
+//! - **A disk that does not answer** for a bounded time ends a leadership and forbids a campaign.
+//! - **A peer that rejects what it acknowledged** as durable has lost data; it is not counted on again.
+//! - **One RPC at a time to each peer.** What was appended meanwhile is the next one. A ticket stays here and comes back
+//!   with the result, so no answer is taken for another question's.
+//! - **Two leaders in one term, or a committed entry replaced**, end the process with a text that says what to check.
 
+mod core;
+mod election;
 mod entry;
+mod invariants;
+mod log;
+mod membership;
 mod message;
+mod note;
+mod progress;
+mod quorum;
+mod read;
+mod replication;
 mod types;
 mod write;
 
-pub use entry::{Entry, EntryKind, FRAME_HEADER_BYTES, FrameError, MAX_PAYLOAD_BYTES, Payload};
-pub use message::{
-    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, RequestVoteReply, RequestVoteRequest,
+#[cfg(test)]
+mod tests;
+
+pub use self::core::{
+    Apply, Ballot, Leader, MAX_TERM_JUMP, ProposeError, Raft, RaftConfig, Reply, Restored, Role, RoleKind,
+    Settled, Watermarks,
 };
+pub use entry::{Entry, EntryKind, FRAME_HEADER_BYTES, FrameError, MAX_PAYLOAD_BYTES, Payload};
+pub use invariants::{check, check_step};
+pub use log::Log;
+pub use membership::Memberships;
+pub use message::{
+    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, PollRpc, RequestVoteReply, RequestVoteRequest,
+    RpcFailed, RpcReply, RpcRequest, Ticket,
+};
+pub use note::{Decision, Note, NoteLevel, StepDownReason, VoteRefusal};
+pub use progress::{Lane, Mode, Progress};
+pub use quorum::{majority, majority_value};
+pub use read::{NotLeader, ReadDone, ReadToken, Reads};
 pub use types::{
     ClusterId, Found, HardState, Index, Member, MemberId, Membership, Position, Settings, SnapshotMeta,
     Stamp, Term, Time,
 };
-pub use write::{AfterSync, QueuedWrite, WriteBatch, WriteOp, WriteSeq};
+pub use write::{AfterSync, QueuedWrite, WriteBatch, WriteOp, WriteQueue, WriteSeq};

@@ -1,0 +1,233 @@
+//! Elections (paper §5.2, §5.4.1) with pre-vote, leader stickiness and check-quorum as one package (thesis §9.6,
+//! §4.2.3, §6.2).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::core::{Ballot, Leader, Raft, Role};
+use super::entry::{Entry, Payload};
+use super::message::{Asked, PollRpc, RequestVoteReply, RequestVoteRequest, RpcRequest, Ticket};
+use super::note::{Decision, VoteRefusal};
+use super::progress::Progress;
+use super::quorum::{majority, majority_value};
+use super::read::Reads;
+use super::types::{HardState, MemberId, Position, Time};
+use super::write::AfterSync;
+
+impl Raft {
+    /// Answers a RequestVote (Figure 2) or a pre-vote. The answer leaves when term and vote are durable.
+    pub fn handle_request_vote(
+        &mut self,
+        request: RequestVoteRequest,
+        now: Time,
+    ) -> AfterSync<RequestVoteReply> {
+        self.steps += 1;
+        if self.is_absurd(request.term) {
+            self.note(Decision::RefusedTerm(request.candidate, request.term));
+            return self.vote_reply(false);
+        }
+        if request.pre_vote {
+            return self.handle_pre_vote(&request, now);
+        }
+        // Before the term rule: a candidate cut off from the leader must not depose it (thesis §4.2.3).
+        if !request.transfer && self.hears_leader(now) {
+            return self.refuse_vote(request.candidate, VoteRefusal::LeaderIsAlive);
+        }
+        self.observe_term(request.candidate, request.term, now);
+        if request.term < self.term() {
+            return self.refuse_vote(request.candidate, VoteRefusal::OldTerm);
+        }
+        if let Some(other) = self.hard_state.voted_for.filter(|&v| v != request.candidate) {
+            return self.refuse_vote(request.candidate, VoteRefusal::VotedFor(other));
+        }
+        if !request.last.is_up_to_date_with(self.last()) {
+            return self.refuse_vote(request.candidate, VoteRefusal::LogBehind(self.last()));
+        }
+        if self.hard_state.voted_for.is_none() {
+            self.set_hard_state(HardState { voted_for: Some(request.candidate), ..self.hard_state }, now);
+            self.note(Decision::Voted(request.candidate, request.last));
+        }
+        self.arm_election_timer(now);
+        self.vote_reply(true)
+    }
+
+    /// Would this member vote so (thesis §9.6)? Changes nothing here: no term, no vote, no timer.
+    fn handle_pre_vote(&mut self, request: &RequestVoteRequest, now: Time) -> AfterSync<RequestVoteReply> {
+        if self.hears_leader(now) {
+            return self.refuse_vote(request.candidate, VoteRefusal::LeaderIsAlive);
+        }
+        if request.term <= self.term() {
+            return self.refuse_vote(request.candidate, VoteRefusal::OldTerm);
+        }
+        if !request.last.is_up_to_date_with(self.last()) {
+            return self.refuse_vote(request.candidate, VoteRefusal::LogBehind(self.last()));
+        }
+        self.after_hard_state(RequestVoteReply { term: request.term, granted: true }, None)
+    }
+
+    fn refuse_vote(&mut self, candidate: MemberId, why: VoteRefusal) -> AfterSync<RequestVoteReply> {
+        self.note(Decision::RefusedVote(candidate, why));
+        self.vote_reply(false)
+    }
+
+    fn vote_reply(&self, granted: bool) -> AfterSync<RequestVoteReply> {
+        self.after_hard_state(RequestVoteReply { term: self.term(), granted }, None)
+    }
+
+    /// Whether a leader was heard within the minimum election timeout; a leader hears itself while a quorum answers.
+    fn hears_leader(&self, now: Time) -> bool {
+        match self.role {
+            Role::Follower { leader: Some(_) } => now < self.leader_heard_at + self.config.election_timeout,
+            Role::Leader(_) => now < self.quorum_deadline(),
+            _ => false,
+        }
+    }
+
+    /// A whole election timeout without a leader.
+    pub(super) fn handle_election_timeout(&mut self, now: Time) {
+        self.arm_election_timer(now);
+        // A disk that does not answer could not keep a vote, and a term on top of an unwritten one gains nothing.
+        if self.disk_stalled || self.writes.is_hard_state_pending() || !self.may_campaign() {
+            return;
+        }
+        self.become_pre_candidate(now);
+    }
+
+    /// Voters campaign, and so does a member that only an uncommitted membership has left out (thesis §4.2.2): nobody else
+    /// may hold the entries that commit it.
+    fn may_campaign(&self) -> bool {
+        self.memberships.latest().is_voter(self.me()) || self.memberships.committed().is_voter(self.me())
+    }
+
+    fn become_pre_candidate(&mut self, now: Time) {
+        self.note(Decision::PreCampaign);
+        let ballot = self.open_ballot(true);
+        self.role = Role::PreCandidate(ballot);
+        self.try_win(now);
+    }
+
+    fn become_candidate(&mut self, now: Time) {
+        let ballot = self.open_ballot(false);
+        self.role = Role::Candidate(ballot);
+        let vote = HardState { term: self.term() + 1, voted_for: Some(self.me()) };
+        self.set_hard_state(vote, now);
+        // Armed again when the vote is durable: a slow disk must not burn terms.
+        self.election_deadline = Time::NEVER;
+        self.note(Decision::Campaign);
+    }
+
+    /// A pre-vote of one's own is given at once; a vote of one's own only when it is durable.
+    fn open_ballot(&mut self, own_vote: bool) -> Ballot {
+        self.last_ballot += 1;
+        let granted = if own_vote { BTreeSet::from([self.me()]) } else { BTreeSet::new() };
+        Ballot { number: self.last_ballot, granted, answered: BTreeSet::new() }
+    }
+
+    /// Counts the candidate's vote for itself once it is durable, and starts its timer.
+    pub(super) fn count_own_vote(&mut self, now: Time) {
+        let me = self.me();
+        let is_durable = !self.writes.is_hard_state_pending();
+        if let Role::Candidate(ballot) = &mut self.role
+            && is_durable
+            && ballot.granted.insert(me)
+        {
+            self.arm_election_timer(now);
+            self.try_win(now);
+        }
+    }
+
+    /// What a campaign sends to this peer: one request each, again only when it failed.
+    pub(super) fn poll_vote(&mut self, peer: MemberId, now: Time) -> PollRpc {
+        let (ballot, pre_vote) = match &self.role {
+            Role::PreCandidate(ballot) => (ballot, true),
+            // The own vote is durable before anybody is asked for theirs.
+            Role::Candidate(ballot) if ballot.granted.contains(&self.config.me) => (ballot, false),
+            _ => return PollRpc::WaitUntil(Time::NEVER),
+        };
+        if ballot.answered.contains(&peer) || !self.memberships.latest().is_voter(peer) {
+            return PollRpc::WaitUntil(Time::NEVER);
+        }
+        let asked = Asked::Vote { ballot: ballot.number, pre_vote };
+        let request = RequestVoteRequest {
+            term: self.term() + u64::from(pre_vote),
+            candidate: self.me(),
+            last: self.last(),
+            pre_vote,
+            transfer: false,
+        };
+        PollRpc::Send(RpcRequest::RequestVote(request), self.ticket(peer, asked, now))
+    }
+
+    /// An answer to this member's own question. Answers of an earlier campaign or term are dropped.
+    pub(super) fn handle_vote_reply(&mut self, ticket: &Ticket, reply: RequestVoteReply, now: Time) {
+        let Asked::Vote { ballot: number, pre_vote } = ticket.asked else { return };
+        // A granted pre-vote repeats the term that was asked about; every other answer carries the peer's own.
+        if !(pre_vote && reply.granted) {
+            if self.is_absurd(reply.term) {
+                return self.note(Decision::RefusedTerm(ticket.peer, reply.term));
+            }
+            self.observe_term(ticket.peer, reply.term, now);
+        }
+        let ballot = match &mut self.role {
+            Role::PreCandidate(ballot) if pre_vote => ballot,
+            Role::Candidate(ballot) if !pre_vote => ballot,
+            _ => return,
+        };
+        if ballot.number != number {
+            return;
+        }
+        ballot.answered.insert(ticket.peer);
+        if reply.granted {
+            ballot.granted.insert(ticket.peer);
+            self.try_win(now);
+        }
+    }
+
+    /// A majority of the voters decides; a member that is none does not count itself.
+    fn try_win(&mut self, now: Time) {
+        let voters: Vec<MemberId> = self.memberships.latest().voters().collect();
+        let needed = majority(voters.len());
+        let votes = |ballot: &Ballot| voters.iter().filter(|v| ballot.granted.contains(v)).count();
+        match &self.role {
+            Role::PreCandidate(ballot) if votes(ballot) >= needed && !self.writes.is_hard_state_pending() => {
+                self.become_candidate(now);
+            }
+            Role::Candidate(ballot) if votes(ballot) >= needed => {
+                let votes = votes(ballot);
+                self.become_leader(votes, voters.len(), now);
+            }
+            _ => {}
+        }
+    }
+
+    /// Leads, and opens the term with a no-op: until an entry of the own term is committed, nothing is known of what is
+    /// (paper §8, thesis §6.4).
+    fn become_leader(&mut self, votes: usize, voters: usize, now: Time) {
+        let last = self.last();
+        let peers = self.membership().members.iter().map(|m| m.member_id).filter(|&id| id != self.me());
+        let peers: BTreeMap<_, _> = peers.map(|id| (id, Progress::new(last.index + 1, now))).collect();
+        let stamp_base = self.log.iter().next_back().map_or(0, Entry::stamp);
+        let reads = Reads::default();
+        let leader = Leader { peers, term_start: last.index + 1, stamp_base, elected_at: now, reads };
+        self.role = Role::Leader(Box::new(leader));
+        self.election_deadline = Time::NEVER;
+        self.note(Decision::Elected(votes, voters));
+        let noop = Entry::new(Position::new(last.index + 1, self.term()), stamp_base, &Payload::Noop);
+        self.append(vec![noop], now);
+        self.advance_leader_commit();
+    }
+
+    /// Check-quorum (thesis §6.2): when the leader must step down unless more answers arrive. The answer to an RPC counts
+    /// from when the RPC was sent.
+    pub(super) fn quorum_deadline(&self) -> Time {
+        let Role::Leader(leader) = &self.role else { return Time::NEVER };
+        let contact = |id| {
+            if id == self.me() {
+                Time::NEVER
+            } else {
+                leader.peers.get(&id).map_or(Time(0), |p| p.last_contact)
+            }
+        };
+        let contacts: Vec<Time> = self.memberships.latest().voters().map(contact).collect();
+        majority_value(contacts).map_or(Time::NEVER, |heard| heard + self.config.election_timeout)
+    }
+}

@@ -1,0 +1,175 @@
+//! The log in memory: entries behind a snapshot. What of it is on disk is told by `write.rs`.
+
+use std::collections::VecDeque;
+
+use super::entry::Entry;
+use super::types::{Index, Position, SnapshotMeta, Term};
+
+/// Consecutive entries from `snapshot.last.index + 1` on.
+#[derive(Clone, Debug)]
+pub struct Log {
+    snapshot: SnapshotMeta,
+    entries: VecDeque<Entry>,
+}
+
+impl Log {
+    /// The log that recovery found. Panics unless the entries follow the snapshot without a gap: recovery has
+    /// checked that.
+    pub fn new(snapshot: SnapshotMeta, entries: Vec<Entry>) -> Log {
+        let mut log = Log { snapshot, entries: VecDeque::new() };
+        for entry in entries {
+            log.push(entry);
+        }
+        log
+    }
+
+    /// Where the snapshot ends; `0@0` without one.
+    pub fn snapshot(&self) -> &SnapshotMeta {
+        &self.snapshot
+    }
+
+    /// Index of the first entry there is, or would be.
+    pub fn first_index(&self) -> Index {
+        self.snapshot.last.index + 1
+    }
+
+    /// Index and term of the last entry, or where the snapshot ends.
+    pub fn last(&self) -> Position {
+        self.entries.back().map_or(self.snapshot.last, Entry::position)
+    }
+
+    /// Index of the last entry.
+    pub fn last_index(&self) -> Index {
+        self.last().index
+    }
+
+    /// The entry at `index`.
+    pub fn get(&self, index: Index) -> Option<&Entry> {
+        let at = index.checked_sub(self.first_index())?;
+        self.entries.get(usize::try_from(at).ok()?)
+    }
+
+    /// The term at `index`. Known for every entry and for the end of the snapshot (paper §7: the consistency check of
+    /// the first entry behind it needs that term); `Some(0)` at index 0 of an empty log.
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        if index == self.snapshot.last.index {
+            return Some(self.snapshot.last.term);
+        }
+        self.get(index).map(Entry::term)
+    }
+
+    /// Entries from `from` on, at least one if there is any, then as many as fit into `max_bytes` of frames.
+    pub fn slice(&self, from: Index, to: Index, max_bytes: usize) -> Vec<Entry> {
+        let mut bytes = 0;
+        let mut slice = Vec::new();
+        let mut index = from;
+        while index <= to {
+            let Some(entry) = self.get(index) else { break };
+            bytes += entry.frame().len();
+            if bytes > max_bytes && !slice.is_empty() {
+                break;
+            }
+            slice.push(entry.clone());
+            index += 1;
+        }
+        slice
+    }
+
+    /// The first index of the run of entries that share the term at `index` (paper §5.3, back-tracking by terms).
+    pub fn first_index_of_term_at(&self, index: Index) -> Index {
+        let term = self.term_at(index).unwrap_or(0);
+        let below = self.entries.partition_point(|e| e.term() < term) as u64;
+        (self.first_index() + below).min(index)
+    }
+
+    /// The last index at or before `from` whose term is at most `term`; where the snapshot ends when there is none.
+    pub fn last_index_with_term_at_most(&self, term: Term, from: Index) -> Index {
+        let through = self.entries.partition_point(|e| e.term() <= term) as u64;
+        (self.snapshot.last.index + through).min(from)
+    }
+
+    /// Adds the entry right behind the last one.
+    pub fn push(&mut self, entry: Entry) {
+        let last = self.last();
+        assert_eq!(entry.index(), last.index + 1, "entry {} does not follow {last}", entry.position());
+        assert!(
+            entry.term() >= last.term,
+            "entry {} has a lower term than {last} before it",
+            entry.position()
+        );
+        self.entries.push_back(entry);
+    }
+
+    /// Drops every entry from `from` on (paper §5.3: conflicting entries only). The caller has checked that none of
+    /// them is committed.
+    pub fn truncate_suffix(&mut self, from: Index) {
+        let keep = from.saturating_sub(self.first_index());
+        self.entries.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
+    }
+
+    /// The entries, in order.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Entry> {
+        self.entries.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::entry::Payload;
+
+    fn log(terms: &[Term]) -> Log {
+        let entries = terms
+            .iter()
+            .enumerate()
+            .map(|(i, &term)| Entry::new(Position::new(i as u64 + 1, term), 0, &Payload::Noop))
+            .collect();
+        Log::new(SnapshotMeta::default(), entries)
+    }
+
+    #[test]
+    fn term_at_knows_the_end_of_the_snapshot() {
+        let snapshot = SnapshotMeta { last: Position::new(10, 4), ..SnapshotMeta::default() };
+        let entry = Entry::new(Position::new(11, 5), 0, &Payload::Noop);
+        let log = Log::new(snapshot, vec![entry]);
+        assert_eq!(
+            (log.term_at(9), log.term_at(10), log.term_at(11), log.term_at(12)),
+            (None, Some(4), Some(5), None)
+        );
+        assert_eq!((log.first_index(), log.last()), (11, Position::new(11, 5)));
+    }
+
+    #[test]
+    fn slice_returns_at_least_one_entry() {
+        let log = log(&[1, 1, 1]);
+        assert_eq!(log.slice(2, 3, 0).len(), 1);
+        assert_eq!(log.slice(1, 3, usize::MAX).len(), 3);
+        assert_eq!(log.slice(1, 2, usize::MAX).len(), 2);
+        assert_eq!(log.slice(4, 3, usize::MAX).len(), 0);
+    }
+
+    #[test]
+    fn truncate_suffix_drops_from_the_index_on() {
+        let mut log = log(&[1, 1, 2, 2]);
+        log.truncate_suffix(3);
+        assert_eq!(log.last(), Position::new(2, 1));
+        log.truncate_suffix(9);
+        assert_eq!(log.last(), Position::new(2, 1));
+    }
+
+    #[test]
+    fn first_index_of_term_at_walks_to_the_start_of_the_run() {
+        let log = log(&[1, 1, 2, 2, 2, 4]);
+        assert_eq!([2, 3, 5, 6].map(|i| log.first_index_of_term_at(i)), [1, 3, 3, 6]);
+        assert_eq!(log.last_index_with_term_at_most(2, 6), 5);
+        assert_eq!(log.last_index_with_term_at_most(3, 99), 5);
+        assert_eq!(log.last_index_with_term_at_most(2, 4), 4);
+        assert_eq!(log.last_index_with_term_at_most(0, 6), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "does not follow")]
+    fn push_refuses_a_gap() {
+        log(&[1]).push(Entry::new(Position::new(3, 1), 0, &Payload::Noop));
+    }
+}

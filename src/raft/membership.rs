@@ -1,0 +1,110 @@
+//! Which membership is in force (thesis §4.1): the latest one in the log, as soon as it is appended, and the one before
+//! again when it is cut off.
+
+use std::sync::Arc;
+
+use super::entry::Entry;
+use super::types::{Index, Membership, SnapshotMeta};
+
+/// The memberships that the log still holds. The first is committed; those behind it may be cut off again. A follower
+/// that lags in its commit index can hold more than one behind the first, although a leader has at most one uncommitted.
+#[derive(Clone, Debug)]
+pub struct Memberships {
+    history: Vec<(Index, Arc<Membership>)>,
+}
+
+impl Memberships {
+    /// From the snapshot and the entries behind it. The founding membership counts as committed: it is the same entry in
+    /// every log.
+    pub fn new<'a>(snapshot: &SnapshotMeta, entries: impl Iterator<Item = &'a Entry>) -> Memberships {
+        let mut memberships =
+            Memberships { history: vec![(snapshot.membership_index, snapshot.membership.clone())] };
+        for entry in entries {
+            memberships.append(entry);
+        }
+        if snapshot.last.index == 0 && memberships.history.len() > 1 {
+            memberships.history.remove(0);
+        }
+        memberships
+    }
+
+    /// Puts the membership of a found or membership entry in force.
+    pub fn append(&mut self, entry: &Entry) {
+        if let Some(membership) = entry.membership() {
+            self.history.push((entry.index(), membership.clone()));
+        }
+    }
+
+    /// Takes back what was in force only from `from` on.
+    pub fn truncate_suffix(&mut self, from: Index) {
+        while self.history.len() > 1 && self.latest_index() >= from {
+            self.history.pop();
+        }
+    }
+
+    /// Forgets what a later committed membership has replaced.
+    pub fn commit(&mut self, commit_index: Index) {
+        let superseded = self.history.iter().skip(1).take_while(|(index, _)| *index <= commit_index).count();
+        self.history.drain(..superseded);
+    }
+
+    /// The membership in force.
+    pub fn latest(&self) -> &Arc<Membership> {
+        &self.history.last().expect("there is always a first membership").1
+    }
+
+    /// Index of the entry that put the latest one in force.
+    pub fn latest_index(&self) -> Index {
+        self.history.last().expect("there is always a first membership").0
+    }
+
+    /// The last membership known to be committed.
+    pub fn committed(&self) -> &Arc<Membership> {
+        &self.history[0].1
+    }
+
+    /// How many memberships behind the committed one the log holds.
+    pub fn uncommitted(&self) -> usize {
+        self.history.len() - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::entry::Payload;
+    use crate::raft::types::{Member, MemberId, Position};
+
+    fn entry(index: Index, ids: &[u64]) -> Entry {
+        let members = ids
+            .iter()
+            .map(|&id| Member {
+                node_id: format!("n{id}"),
+                member_id: MemberId(id),
+                raft_addr: String::new(),
+                http_addr: String::new(),
+                voter: true,
+            })
+            .collect();
+        Entry::new(Position::new(index, 1), 0, &Payload::Membership(Membership { members }))
+    }
+
+    #[test]
+    fn a_membership_is_in_force_when_appended_and_gone_when_cut() {
+        let log = [entry(1, &[1]), entry(4, &[1, 2]), entry(6, &[1, 2, 3])];
+        let mut memberships = Memberships::new(&SnapshotMeta::default(), log.iter());
+        assert_eq!(
+            (memberships.latest().members.len(), memberships.latest_index(), memberships.uncommitted()),
+            (3, 6, 2)
+        );
+        assert_eq!(memberships.committed().members.len(), 1);
+        memberships.truncate_suffix(5);
+        assert_eq!((memberships.latest().members.len(), memberships.latest_index()), (2, 4));
+        memberships.commit(3);
+        assert_eq!(memberships.uncommitted(), 1);
+        memberships.commit(4);
+        assert_eq!((memberships.committed().members.len(), memberships.uncommitted()), (2, 0));
+        memberships.truncate_suffix(2);
+        assert_eq!(memberships.latest_index(), 4, "a committed membership is never taken back");
+    }
+}

@@ -1,0 +1,180 @@
+//! What the core decided and why. The core does not log: it leaves notes, and the node logs them after it has unlocked.
+
+use std::fmt;
+
+use super::types::{Index, MemberId, Position, Term};
+
+/// At most this many notes wait to be fetched; beyond, the oldest are dropped and counted.
+pub const MAX_NOTES: usize = 256;
+
+/// How much an operator wants to see a note.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoteLevel {
+    /// Happens all the time in a healthy cluster.
+    Debug,
+    /// Rare: elections, leaders, refusals.
+    Info,
+    /// Something is wrong with a disk or a peer.
+    Warn,
+}
+
+/// One decision with its reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Who decided.
+    pub me: MemberId,
+    /// In which term.
+    pub term: Term,
+    /// In which role, as a word.
+    pub role: &'static str,
+    /// What.
+    pub what: Decision,
+}
+
+/// Why a vote was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VoteRefusal {
+    /// A leader was heard within the minimum election timeout.
+    LeaderIsAlive,
+    /// The candidate's term is older than ours.
+    OldTerm,
+    /// Ours is given to somebody else in this term.
+    VotedFor(MemberId),
+    /// Our log is more up to date.
+    LogBehind(Position),
+}
+
+/// Why a leader stopped leading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepDownReason {
+    /// Somebody has a higher term.
+    HigherTerm(Term),
+    /// No majority answered within the minimum election timeout.
+    NoQuorum,
+    /// The own disk does not answer.
+    DiskStalled,
+}
+
+/// The decisions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// No leader for a whole election timeout: ask whether an election could be won.
+    PreCampaign,
+    /// Start an election.
+    Campaign,
+    /// Our vote went to this candidate, whose log ends there.
+    Voted(MemberId, Position),
+    /// A candidate got no vote, or no pre-vote.
+    RefusedVote(MemberId, VoteRefusal),
+    /// Won with so many votes of so many voters.
+    Elected(usize, usize),
+    /// Somebody else leads this term.
+    Follows(MemberId),
+    /// A higher term was seen.
+    AdoptedTerm(MemberId, Term),
+    /// A term so far ahead that no honest member can have reached it.
+    RefusedTerm(MemberId, Term),
+    /// Stopped leading.
+    SteppedDown(StepDownReason),
+    /// Entries from this index on conflicted with the leader's and were cut.
+    Truncated(Index, MemberId),
+    /// The entry before a leader's append is not ours.
+    RefusedAppend(MemberId, Position),
+    /// A peer's log does not match; it is tried again from that index on.
+    Backtracked(MemberId, Index),
+    /// A peer rejected an entry that it had acknowledged as durable.
+    PeerLostEntries(MemberId, Index, Index),
+    /// Committed through this position.
+    Committed(Position),
+    /// The oldest queued write has waited too long.
+    DiskStalled,
+    /// The disk answers again.
+    DiskRecovered,
+    /// The queue for the disk is full: a leader's entries were not taken.
+    AppendNotTaken(usize),
+    /// So many notes were dropped before this one.
+    NotesDropped(u64),
+}
+
+impl Note {
+    /// How much an operator wants to see it.
+    pub fn level(&self) -> NoteLevel {
+        match self.what {
+            Decision::Committed(_) | Decision::RefusedVote(..) | Decision::Backtracked(..) => {
+                NoteLevel::Debug
+            }
+            Decision::RefusedTerm(..)
+            | Decision::PeerLostEntries(..)
+            | Decision::DiskStalled
+            | Decision::AppendNotTaken(_)
+            | Decision::NotesDropped(_) => NoteLevel::Warn,
+            _ => NoteLevel::Info,
+        }
+    }
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{} {}: {}", self.me, self.term, self.role, self.what)
+    }
+}
+
+impl fmt::Display for VoteRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            VoteRefusal::LeaderIsAlive => f.write_str("the leader was heard just now"),
+            VoteRefusal::OldTerm => f.write_str("its term is old"),
+            VoteRefusal::VotedFor(other) => write!(f, "the vote of this term is {other}'s"),
+            VoteRefusal::LogBehind(ours) => write!(f, "its log is behind ours, which ends at {ours}"),
+        }
+    }
+}
+
+impl fmt::Display for StepDownReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StepDownReason::HigherTerm(term) => write!(f, "term {term} was seen"),
+            StepDownReason::NoQuorum => f.write_str("no majority answered for a whole election timeout"),
+            StepDownReason::DiskStalled => f.write_str("the own disk does not answer"),
+        }
+    }
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Decision::PreCampaign => f.write_str("no leader heard: asks whether an election could be won"),
+            Decision::Campaign => f.write_str("campaigns: a majority would vote for it"),
+            Decision::Voted(candidate, last) => write!(f, "voted for {candidate}: its log ends at {last}"),
+            Decision::RefusedVote(candidate, why) => write!(f, "no vote for {candidate}: {why}"),
+            Decision::Elected(votes, voters) => write!(f, "elected with {votes} of {voters} votes"),
+            Decision::Follows(leader) => write!(f, "follows {leader}"),
+            Decision::AdoptedTerm(from, term) => write!(f, "adopts term {term} seen at {from}"),
+            Decision::RefusedTerm(from, term) => {
+                write!(f, "refuses term {term} of {from}: no honest member is so far ahead")
+            }
+            Decision::SteppedDown(why) => write!(f, "steps down: {why}"),
+            Decision::Truncated(from, leader) => {
+                write!(f, "cut its log from {from} on: conflicts with leader {leader}")
+            }
+            Decision::RefusedAppend(leader, prev) => {
+                write!(f, "append of {leader} refused: {prev} is not in the log")
+            }
+            Decision::Backtracked(peer, next) => write!(f, "log of {peer} differs: tries again from {next}"),
+            Decision::PeerLostEntries(peer, prev, acknowledged) => write!(
+                f,
+                "{peer} rejects entry {prev} although it acknowledged {acknowledged} as durable: it lost data and gets \
+                 nothing more; replace that member"
+            ),
+            Decision::Committed(position) => write!(f, "committed {position}"),
+            Decision::DiskStalled => {
+                f.write_str("the disk does not answer: neither leads nor campaigns until it does")
+            }
+            Decision::DiskRecovered => f.write_str("the disk answers again"),
+            Decision::AppendNotTaken(bytes) => {
+                write!(f, "takes no entries: {bytes} bytes already wait for the disk")
+            }
+            Decision::NotesDropped(count) => write!(f, "{count} notes were dropped"),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What a leader knows of each peer (paper Figure 2, volatile state on leaders), and what every role knows of the
+//! RPC under way to it.
+
+use super::types::{Index, Time};
+
+/// How sure the leader is of where a peer's log stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `next_index` is a guess: appends carry one entry until one is accepted.
+    Probe,
+    /// The last append was accepted: appends carry as much as fits.
+    Replicate,
+    /// The peer rejected what it had acknowledged before: it lost data, so counting on it would be wrong. It gets
+    /// nothing more from this leader, and the state is shown to the operator.
+    Lost,
+}
+
+/// A peer's log as its leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Highest index known to be on the peer's disk. Never decreases within a term.
+    pub match_index: Index,
+    /// The next entry to send; always above `match_index`.
+    pub next_index: Index,
+    /// How sure `next_index` is.
+    pub mode: Mode,
+    /// The peer's queue for its disk is full: appends stay empty until its disk has caught up with `next_index - 1`.
+    pub is_full: bool,
+    /// When the last RPC was sent that the peer answered in this term. Counts for check-quorum.
+    pub last_contact: Time,
+    /// When the next heartbeat is due: one interval after the last RPC was sent, at once in a new term.
+    pub heartbeat_at: Time,
+    /// The read round of the last RPC sent.
+    pub sent_round: u64,
+    /// The highest read round whose RPC was answered in this term.
+    pub acked_round: u64,
+}
+
+impl Progress {
+    /// At the start of a term: nothing known but a guess (paper §5.3: `next_index` is one past the leader's last entry).
+    pub fn new(next_index: Index, now: Time) -> Progress {
+        Progress {
+            match_index: 0,
+            next_index,
+            mode: Mode::Probe,
+            is_full: false,
+            last_contact: now,
+            heartbeat_at: now,
+            sent_round: 0,
+            acked_round: 0,
+        }
+    }
+
+    /// Whether an append should leave at once although no heartbeat is due: entries to send, or entries whose way
+    /// to the peer's disk is still unknown.
+    pub fn wants_append(&self, last_index: Index) -> bool {
+        let has_entries = self.next_index <= last_index && !self.is_full;
+        let awaits_disk = self.mode == Mode::Replicate && self.match_index + 1 < self.next_index;
+        self.mode != Mode::Lost && (has_entries || awaits_disk)
+    }
+}
+
+/// The RPC lane to a peer, in every role: one RPC at a time, a pause after a failed one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lane {
+    /// Number of the ticket under way.
+    pub in_flight: Option<u64>,
+    /// After a failure nothing is sent before this time, so that a refused connection does not spin.
+    pub not_before: Time,
+}

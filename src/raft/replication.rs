@@ -1,0 +1,300 @@
+//! Log replication and commit (paper §5.3, §5.4.2).
+
+use super::core::{Raft, Role};
+use super::message::{
+    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, Asked, PollRpc, RpcFailed, RpcReply, RpcRequest,
+    Ticket,
+};
+use super::note::Decision;
+use super::progress::Mode;
+use super::quorum::majority_value;
+use super::types::{Index, MemberId, Position, Term, Time};
+use super::write::{AfterSync, Hold};
+
+impl Raft {
+    // ---- a follower's side -------------------------------------------------------------------------------------------
+
+    /// Answers an AppendEntries (Figure 2), heartbeats included: they run the same check.
+    ///
+    /// The answer is held until the disk has the entries, but no longer than the append hold; then it tells what memory
+    /// holds and what the disk holds apart.
+    pub fn handle_append_entries(
+        &mut self,
+        request: AppendEntriesRequest,
+        now: Time,
+    ) -> AfterSync<AppendEntriesReply> {
+        self.steps += 1;
+        if self.is_absurd(request.term) {
+            self.note(Decision::RefusedTerm(request.leader, request.term));
+            return self.append_reply(AppendOutcome::TermOnly, None);
+        }
+        self.observe_term(request.leader, request.term, now);
+        if request.term < self.term() {
+            return self.append_reply(AppendOutcome::TermOnly, None);
+        }
+        self.follow(request.leader, now);
+        if let Some(conflict) = self.conflict_at(request.prev) {
+            self.note(Decision::RefusedAppend(request.leader, request.prev));
+            return self.append_reply(conflict, None);
+        }
+        let mut hold =
+            Hold { until: now + self.config.append_hold, or_persisted: Some(request.last_index()) };
+        let mut received = request.last_index();
+        let waiting_bytes = self.unpersisted_bytes();
+        if !request.entries.is_empty() && waiting_bytes >= self.config.max_unpersisted_bytes {
+            self.note(Decision::AppendNotTaken(waiting_bytes));
+            received = request.prev.index;
+            hold.or_persisted = None;
+        } else {
+            self.take_entries(&request, now);
+        }
+        // Never beyond what this RPC has compared: entries behind it may still be another leader's.
+        self.advance_commit(request.commit.min(received));
+        self.append_reply(AppendOutcome::Accepted { received, match_index: received }, Some(hold))
+    }
+
+    /// The sender leads this term: two leaders of one term are impossible, so somebody's disk or code lied.
+    fn follow(&mut self, leader: MemberId, now: Time) {
+        let known = self.leader();
+        assert!(
+            known.is_none() || known == Some(leader),
+            "two leaders in term {}: {:?} and {leader}. A vote was given twice; stop the cluster and check which member \
+             was restored from an old copy of its data directory",
+            self.term(),
+            known
+        );
+        if known.is_none() {
+            self.become_follower(Some(leader), now);
+            self.note(Decision::Follows(leader));
+        }
+        self.leader_heard_at = now;
+        self.arm_election_timer(now);
+    }
+
+    /// The consistency check on the entry before the first (Figure 2, AppendEntries 2). What the snapshot covers matches.
+    fn conflict_at(&self, prev: Position) -> Option<AppendOutcome> {
+        if prev.index < self.log.snapshot().last.index {
+            return None;
+        }
+        match self.log.term_at(prev.index) {
+            Some(term) if term == prev.term => None,
+            Some(term) => Some(AppendOutcome::Conflict {
+                conflict_index: self.log.first_index_of_term_at(prev.index),
+                conflict_term: Some(term),
+            }),
+            None => Some(AppendOutcome::Conflict {
+                conflict_index: self.log.last_index() + 1,
+                conflict_term: None,
+            }),
+        }
+    }
+
+    /// Skips what is there, cuts at the first real conflict, appends the rest (Figure 2, AppendEntries 3-4). An RPC that
+    /// is shorter or older than the log cuts nothing.
+    fn take_entries(&mut self, request: &AppendEntriesRequest, now: Time) {
+        let snapshot_index = self.log.snapshot().last.index;
+        let is_known =
+            |index: Index, term: Term| index <= snapshot_index || self.log.term_at(index) == Some(term);
+        let Some(first_new) = request.entries.iter().position(|e| !is_known(e.index(), e.term())) else {
+            return;
+        };
+        let new = &request.entries[first_new..];
+        let from = new[0].index();
+        if from <= self.log.last_index() {
+            self.truncate_suffix(from, request.leader);
+        }
+        self.append(new.to_vec(), now);
+    }
+
+    fn truncate_suffix(&mut self, from: Index, leader: MemberId) {
+        assert!(
+            from > self.commit_index,
+            "leader {leader} of term {} replaces entry {from}, but {} is committed: a member lost acknowledged data",
+            self.term(),
+            self.commit_index
+        );
+        self.note(Decision::Truncated(from, leader));
+        self.log.truncate_suffix(from);
+        self.writes.truncate_suffix(from);
+        self.memberships.truncate_suffix(from);
+    }
+
+    fn append_reply(&self, outcome: AppendOutcome, hold: Option<Hold>) -> AfterSync<AppendEntriesReply> {
+        self.after_hard_state(AppendEntriesReply { term: self.term(), outcome }, hold)
+    }
+
+    // ---- a leader's side ---------------------------------------------------------------------------------------------
+
+    /// What to send to this peer now. One RPC at a time: what was appended meanwhile is the next one.
+    pub fn poll_rpc(&mut self, peer: MemberId, now: Time) -> PollRpc {
+        if self.membership().get(peer).is_none() || peer == self.me() {
+            return PollRpc::Stop;
+        }
+        let lane = self.lanes.entry(peer).or_default();
+        if lane.in_flight.is_some() {
+            return PollRpc::WaitUntil(Time::NEVER);
+        }
+        if now < lane.not_before {
+            return PollRpc::WaitUntil(lane.not_before);
+        }
+        if self.is_leader() { self.poll_append(peer, now) } else { self.poll_vote(peer, now) }
+    }
+
+    fn poll_append(&mut self, peer: MemberId, now: Time) -> PollRpc {
+        let last_index = self.log.last_index();
+        let Role::Leader(leader) = &mut self.role else { return PollRpc::WaitUntil(Time::NEVER) };
+        let Some(progress) = leader.peers.get_mut(&peer) else { return PollRpc::Stop };
+        if progress.mode == Mode::Lost {
+            return PollRpc::WaitUntil(Time::NEVER);
+        }
+        let wants_round = progress.sent_round < leader.reads.wanted_round();
+        if !progress.wants_append(last_index) && !wants_round && now < progress.heartbeat_at {
+            return PollRpc::WaitUntil(progress.heartbeat_at);
+        }
+        progress.heartbeat_at = now + self.config.heartbeat;
+        progress.sent_round = leader.reads.open_round();
+        let round = progress.sent_round;
+        let prev = Position::new(
+            progress.next_index - 1,
+            self.log.term_at(progress.next_index - 1).expect("the log holds every entry since its snapshot"),
+        );
+        let to = if progress.is_full { prev.index } else { last_index };
+        let max_bytes = if progress.mode == Mode::Probe { 0 } else { self.config.max_append_bytes };
+        let entries = self.log.slice(progress.next_index, to, max_bytes);
+        let request = AppendEntriesRequest {
+            term: self.term(),
+            leader: self.me(),
+            prev,
+            commit: self.commit_index,
+            entries,
+        };
+        let asked = Asked::Append { prev: prev.index, last: request.last_index(), round };
+        PollRpc::Send(RpcRequest::AppendEntries(request), self.ticket(peer, asked, now))
+    }
+
+    /// The result of an RPC, with the ticket it was sent under. Every ticket must come back, once.
+    pub fn handle_rpc_result(&mut self, ticket: Ticket, result: Result<RpcReply, RpcFailed>, now: Time) {
+        self.steps += 1;
+        let pause_until = ticket.sent_at + self.config.heartbeat;
+        let lane = self.lanes.entry(ticket.peer).or_default();
+        assert_eq!(
+            lane.in_flight,
+            Some(ticket.id),
+            "ticket {} of {} came back twice",
+            ticket.id,
+            ticket.peer
+        );
+        lane.in_flight = None;
+        lane.not_before = if result.is_err() { pause_until } else { Time(0) };
+        match (result, &ticket.asked) {
+            (Ok(RpcReply::RequestVote(reply)), Asked::Vote { .. }) => {
+                self.handle_vote_reply(&ticket, reply, now)
+            }
+            (Ok(RpcReply::AppendEntries(reply)), &Asked::Append { prev, last, round }) => {
+                self.handle_append_reply(&ticket, (prev, last, round), reply, now);
+            }
+            _ => self.handle_rpc_failed(&ticket),
+        }
+    }
+
+    /// Nothing is known of what the peer took: the next append asks carefully.
+    fn handle_rpc_failed(&mut self, ticket: &Ticket) {
+        let (term, last_index) = (self.term(), self.log.last_index());
+        if let Role::Leader(leader) = &mut self.role
+            && ticket.term == term
+            && let Some(progress) = leader.peers.get_mut(&ticket.peer)
+            && progress.mode == Mode::Replicate
+        {
+            progress.mode = Mode::Probe;
+            progress.next_index = (progress.match_index + 1).min(last_index + 1);
+            progress.is_full = false;
+        }
+    }
+
+    fn handle_append_reply(
+        &mut self,
+        ticket: &Ticket,
+        (prev, last, round): (Index, Index, u64),
+        reply: AppendEntriesReply,
+        now: Time,
+    ) {
+        if self.is_absurd(reply.term) {
+            return self.note(Decision::RefusedTerm(ticket.peer, reply.term));
+        }
+        self.observe_term(ticket.peer, reply.term, now);
+        if ticket.term != self.term() || reply.term != self.term() {
+            return;
+        }
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(progress) = leader.peers.get_mut(&ticket.peer) else { return };
+        progress.last_contact = progress.last_contact.max(ticket.sent_at);
+        progress.acked_round = progress.acked_round.max(round);
+        match reply.outcome {
+            AppendOutcome::Accepted { received, match_index } => {
+                // A reply can vouch for no more than its RPC carried.
+                let received = received.clamp(prev, last);
+                progress.match_index = progress.match_index.max(match_index.min(last));
+                progress.next_index = progress.match_index.max(received) + 1;
+                progress.mode = Mode::Replicate;
+                progress.is_full =
+                    (progress.is_full || received < last) && progress.match_index + 1 < progress.next_index;
+            }
+            AppendOutcome::Conflict { conflict_index, conflict_term } if progress.mode != Mode::Lost => {
+                if prev <= progress.match_index {
+                    progress.mode = Mode::Lost;
+                    let acknowledged = progress.match_index;
+                    self.note(Decision::PeerLostEntries(ticket.peer, prev, acknowledged));
+                } else {
+                    self.backtrack(ticket.peer, prev, conflict_index, conflict_term);
+                }
+            }
+            AppendOutcome::Conflict { .. } | AppendOutcome::TermOnly => {}
+        }
+        self.advance_leader_commit();
+        self.confirm_reads();
+    }
+
+    /// Skips a whole conflicting term at once (paper §5.3): to the end of that term here, or, when it is unknown here, to
+    /// where it begins there. Never to or below what the peer's disk is known to hold.
+    fn backtrack(&mut self, peer: MemberId, prev: Index, conflict_index: Index, conflict_term: Option<Term>) {
+        let here = conflict_term.and_then(|term| {
+            let index = self.log.last_index_with_term_at_most(term, prev - 1);
+            (self.log.term_at(index) == Some(term)).then_some(index + 1)
+        });
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(progress) = leader.peers.get_mut(&peer) else { return };
+        let next = here.unwrap_or(conflict_index).clamp(progress.match_index + 1, prev);
+        progress.next_index = next;
+        progress.mode = Mode::Probe;
+        progress.is_full = false;
+        self.note(Decision::Backtracked(peer, next));
+    }
+
+    // ---- commit --------------------------------------------------------------------------------------------------------
+
+    /// Commits what a majority of the voters holds on disk, by counting entries of the current term only (paper §5.4.2:
+    /// earlier ones are committed with them). The own disk counts like any other: by what it holds, not by what was sent.
+    pub(super) fn advance_leader_commit(&mut self) {
+        let Role::Leader(leader) = &self.role else { return };
+        let me = self.config.me;
+        let matched = |id| {
+            if id == me { self.persisted_index() } else { leader.peers.get(&id).map_or(0, |p| p.match_index) }
+        };
+        let on_quorum =
+            majority_value(self.memberships.latest().voters().map(matched).collect()).unwrap_or(0);
+        if on_quorum > self.commit_index && self.log.term_at(on_quorum) == Some(self.term()) {
+            self.advance_commit(on_quorum);
+            self.confirm_reads();
+        }
+    }
+
+    fn advance_commit(&mut self, to: Index) {
+        if to <= self.commit_index {
+            return;
+        }
+        let term = self.log.term_at(to).expect("only what the log holds is committed");
+        self.commit_index = to;
+        self.memberships.commit(to);
+        self.note(Decision::Committed(Position::new(to, term)));
+    }
+}
