@@ -11,7 +11,7 @@
 //! | [`raft`] | the rules of consensus, pure: no clock, thread, lock, file or socket | nothing of ours |
 //! | [`store`] | the log on disk and the revisioned map | `raft` data types |
 //! | `node` | one running member: the mutex, the named threads, the waiters | `raft`, `store` |
-//! | `server` | the two HTTP ports and the outbound HTTP | `node`, `api` and what they import |
+//! | [`server`] | the two HTTP ports and the outbound HTTP | `node`, `api` and what they import |
 //! | [`api`], [`config`] | JSON types and error codes; the YAML configuration | serde only |
 //! | [`logging`] | the log of the process | `config` |
 //! | `client` | the blocking client that `dkv-cli` and the tests use | `api` |
@@ -23,4 +23,5 @@ pub mod config;
 pub mod logging;
 pub mod node;
 pub mod raft;
+pub mod server;
 pub mod store;

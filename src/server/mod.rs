@@ -1,0 +1,3 @@
+//! The two HTTP ports and the outbound HTTP.
+
+pub mod peer_codec;

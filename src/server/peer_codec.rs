@@ -1,0 +1,523 @@
+//! The bodies of the peer port: one line of JSON, and behind it the bytes that are not text: entry frames, encoded
+//! commands.
+//!
+//! | route | line | behind it |
+//! |---|---|---|
+//! | `/raft/request_vote` | envelope, the RPC | |
+//! | `/raft/append_entries` | envelope, term, prev, commit, number of entries | that many frames |
+//! | `/raft/read_index` | envelope, remaining time | |
+//! | `/raft/forward` | envelope, length and CRC-32C of each write | the encoded commands |
+//! | `/raft/found` | ask, or store with its target | for a store one frame |
+//!
+//! Every count and length is compared with the bytes that are there before anything is allocated for it, every frame
+//! and command is checked by its CRC, and what the core takes for granted is checked here: consecutive entries, terms
+//! that do not fall. A body that fails is answered 400 and nothing of it reaches the core.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::node::{ForwardedWrite, FoundReply, FoundRequest, PeerReply, PeerRequest, StoreFound, Unborn};
+use crate::raft::{
+    AppendEntriesRequest, ClusterId, Entry, FRAME_HEADER_BYTES, Index, MAX_PAYLOAD_BYTES, MemberId, Position,
+    RequestVoteRequest, Term,
+};
+
+/// The greatest body of the peer port, either way. An append carries at most 1 MiB of entries, or a single one.
+pub const MAX_PEER_BODY_BYTES: usize = 2 * MAX_PAYLOAD_BYTES;
+
+/// Terms and indexes above this are no ones: arithmetic on what is accepted never overflows.
+const MAX_NUMBER: u64 = 1 << 62;
+
+/// The route of votes.
+pub const REQUEST_VOTE: &str = "/raft/request_vote";
+/// The route of appends.
+pub const APPEND_ENTRIES: &str = "/raft/append_entries";
+/// The route of read indexes.
+pub const READ_INDEX: &str = "/raft/read_index";
+/// The route of forwarded writes.
+pub const FORWARD: &str = "/raft/forward";
+/// The route of founding, the only one without an envelope.
+pub const FOUND: &str = "/raft/found";
+
+/// Why a body is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// The line is not the JSON it should be.
+    #[error("the first line does not parse: {0}")]
+    Line(String),
+    /// The bytes behind the line are not what the line announces.
+    #[error("{0}")]
+    Body(String),
+    /// No route of the peer port.
+    #[error("no route of the peer port: {0}")]
+    Route(String),
+}
+
+/// Identity in every request but `/raft/found`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Envelope {
+    /// The sender's cluster.
+    pub cluster_id: ClusterId,
+    /// The sender.
+    pub from: MemberId,
+    /// Whom it is meant for.
+    pub to: MemberId,
+}
+
+/// The line of every request with an envelope.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line<T> {
+    envelope: Envelope,
+    request: T,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AppendLine {
+    term: Term,
+    prev: Position,
+    commit: Index,
+    entries: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReadIndexLine {
+    remaining_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WriteLine {
+    bytes: usize,
+    crc32c: u32,
+    remaining_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum FoundLine {
+    Ask(Unborn),
+    Store { target: MemberId },
+}
+
+/// The body of an answer that is none: with status 409 the receiver is unborn, with 400, 403 and 503 it refused
+/// before its core saw the request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum NoReply {
+    /// No log here.
+    Unborn(Unborn),
+    /// Why not.
+    Refused(String),
+}
+
+/// The route of a request.
+pub fn route(request: &PeerRequest) -> &'static str {
+    match request {
+        PeerRequest::RequestVote(_) => REQUEST_VOTE,
+        PeerRequest::AppendEntries(_) => APPEND_ENTRIES,
+        PeerRequest::ReadIndex { .. } => READ_INDEX,
+        PeerRequest::Forward(_) => FORWARD,
+    }
+}
+
+/// The body of a request.
+pub fn encode_request(envelope: Envelope, request: &PeerRequest) -> Vec<u8> {
+    match request {
+        PeerRequest::RequestVote(vote) => line(&Line { envelope, request: vote }, 0),
+        PeerRequest::AppendEntries(append) => {
+            let head = AppendLine {
+                term: append.term,
+                prev: append.prev,
+                commit: append.commit,
+                entries: append.entries.len(),
+            };
+            let bytes = append.entries.iter().map(|e| e.frame().len()).sum();
+            let mut body = line(&Line { envelope, request: head }, bytes);
+            append.entries.iter().for_each(|e| body.extend_from_slice(e.frame()));
+            body
+        }
+        PeerRequest::ReadIndex { remaining_ms } => {
+            line(&Line { envelope, request: ReadIndexLine { remaining_ms: *remaining_ms } }, 0)
+        }
+        PeerRequest::Forward(writes) => {
+            let head: Vec<WriteLine> = writes
+                .iter()
+                .map(|w| WriteLine {
+                    bytes: w.command.len(),
+                    crc32c: crc32c::crc32c(&w.command),
+                    remaining_ms: w.remaining_ms,
+                })
+                .collect();
+            let bytes = writes.iter().map(|w| w.command.len()).sum();
+            let mut body = line(&Line { envelope, request: head }, bytes);
+            writes.iter().for_each(|w| body.extend_from_slice(&w.command));
+            body
+        }
+    }
+}
+
+/// Reads a request from its route and body.
+pub fn decode_request(route: &str, body: &[u8]) -> Result<(Envelope, PeerRequest), CodecError> {
+    let (head, rest) = split(body);
+    match route {
+        REQUEST_VOTE => {
+            let Line::<RequestVoteRequest> { envelope, request } = parse(head)?;
+            nothing_behind(rest)?;
+            bounded([request.term, request.last.index, request.last.term])?;
+            if request.candidate != envelope.from {
+                return Err(CodecError::Body(format!("candidate {} is not the sender", request.candidate)));
+            }
+            Ok((envelope, PeerRequest::RequestVote(request)))
+        }
+        APPEND_ENTRIES => {
+            let Line::<AppendLine> { envelope, request: head } = parse(head)?;
+            let entries = decode_entries(&head, rest)?;
+            let append = AppendEntriesRequest {
+                term: head.term,
+                leader: envelope.from,
+                prev: head.prev,
+                commit: head.commit,
+                entries,
+            };
+            Ok((envelope, PeerRequest::AppendEntries(append)))
+        }
+        READ_INDEX => {
+            let Line::<ReadIndexLine> { envelope, request } = parse(head)?;
+            nothing_behind(rest)?;
+            Ok((envelope, PeerRequest::ReadIndex { remaining_ms: request.remaining_ms }))
+        }
+        FORWARD => {
+            let Line::<Vec<WriteLine>> { envelope, request } = parse(head)?;
+            Ok((envelope, PeerRequest::Forward(decode_writes(&request, rest)?)))
+        }
+        other => Err(CodecError::Route(other.to_owned())),
+    }
+}
+
+fn decode_entries(head: &AppendLine, mut rest: &[u8]) -> Result<Vec<Entry>, CodecError> {
+    bounded([head.term, head.prev.index, head.prev.term, head.commit])?;
+    if head.prev.term > head.term {
+        return Err(CodecError::Body(format!(
+            "a leader of term {} with {} in its log",
+            head.term, head.prev
+        )));
+    }
+    if head.entries > rest.len() / FRAME_HEADER_BYTES {
+        return Err(CodecError::Body(format!(
+            "{} entries do not fit into {} bytes",
+            head.entries,
+            rest.len()
+        )));
+    }
+    let mut entries = Vec::with_capacity(head.entries);
+    let mut before = head.prev;
+    for _ in 0..head.entries {
+        let (entry, used) =
+            Entry::decode(rest).map_err(|e| CodecError::Body(format!("frame behind {before}: {e}")))?;
+        let here = entry.position();
+        if here.index != before.index + 1 || here.term < before.term || here.term > head.term {
+            return Err(CodecError::Body(format!("entry {here} behind {before} in term {}", head.term)));
+        }
+        before = here;
+        entries.push(entry);
+        rest = &rest[used..];
+    }
+    nothing_behind(rest)?;
+    Ok(entries)
+}
+
+fn decode_writes(head: &[WriteLine], mut rest: &[u8]) -> Result<Vec<ForwardedWrite>, CodecError> {
+    let mut writes = Vec::with_capacity(head.len());
+    for write in head {
+        let command = rest.get(..write.bytes).ok_or_else(|| {
+            CodecError::Body(format!("a write of {} bytes, {} are there", write.bytes, rest.len()))
+        })?;
+        if crc32c::crc32c(command) != write.crc32c {
+            return Err(CodecError::Body("a write's checksum does not match".into()));
+        }
+        writes.push(ForwardedWrite { command: command.to_vec(), remaining_ms: write.remaining_ms });
+        rest = &rest[write.bytes..];
+    }
+    nothing_behind(rest)?;
+    Ok(writes)
+}
+
+/// The body of a reply.
+pub fn encode_reply(reply: &PeerReply) -> Vec<u8> {
+    match reply {
+        PeerReply::RequestVote(reply) => line(reply, 0),
+        PeerReply::AppendEntries(reply) => line(reply, 0),
+        PeerReply::ReadIndex(reply) => line(reply, 0),
+        PeerReply::Forward(results) => line(results, 0),
+    }
+}
+
+/// Reads the reply to a request of `route`; `writes` is how many writes that request forwarded.
+pub fn decode_reply(route: &str, writes: usize, body: &[u8]) -> Result<PeerReply, CodecError> {
+    let (head, rest) = split(body);
+    nothing_behind(rest)?;
+    match route {
+        REQUEST_VOTE => Ok(PeerReply::RequestVote(parse(head)?)),
+        APPEND_ENTRIES => Ok(PeerReply::AppendEntries(parse(head)?)),
+        READ_INDEX => Ok(PeerReply::ReadIndex(parse(head)?)),
+        FORWARD => {
+            let results: Vec<_> = parse(head)?;
+            if results.len() != writes {
+                return Err(CodecError::Body(format!("{} results for {writes} writes", results.len())));
+            }
+            Ok(PeerReply::Forward(results))
+        }
+        other => Err(CodecError::Route(other.to_owned())),
+    }
+}
+
+/// The body of a founding request.
+pub fn encode_found(request: &FoundRequest) -> Vec<u8> {
+    match request {
+        FoundRequest::Ask(unborn) => line(&FoundLine::Ask(unborn.clone()), 0),
+        FoundRequest::Store(store) => {
+            let mut body = line(&FoundLine::Store { target: store.target }, store.entry.frame().len());
+            body.extend_from_slice(store.entry.frame());
+            body
+        }
+    }
+}
+
+/// Reads a founding request.
+pub fn decode_found(body: &[u8]) -> Result<FoundRequest, CodecError> {
+    let (head, rest) = split(body);
+    match parse(head)? {
+        FoundLine::Ask(unborn) => nothing_behind(rest).map(|()| FoundRequest::Ask(unborn)),
+        FoundLine::Store { target } => {
+            let (entry, used) =
+                Entry::decode(rest).map_err(|e| CodecError::Body(format!("the found frame: {e}")))?;
+            nothing_behind(&rest[used..])?;
+            Ok(FoundRequest::Store(StoreFound { target, entry }))
+        }
+    }
+}
+
+/// The body of an answer to a founding request.
+pub fn encode_found_reply(reply: &FoundReply) -> Vec<u8> {
+    line(reply, 0)
+}
+
+/// Reads the answer to a founding request.
+pub fn decode_found_reply(body: &[u8]) -> Result<FoundReply, CodecError> {
+    let (head, rest) = split(body);
+    nothing_behind(rest)?;
+    parse(head)
+}
+
+/// The body of an answer that is none.
+pub fn encode_no_reply(answer: &NoReply) -> Vec<u8> {
+    line(answer, 0)
+}
+
+/// Reads the body of an answer that is none.
+pub fn decode_no_reply(body: &[u8]) -> Result<NoReply, CodecError> {
+    let (head, rest) = split(body);
+    nothing_behind(rest)?;
+    parse(head)
+}
+
+/// `value` as one line of JSON, with room for `more` bytes behind it.
+fn line<T: Serialize>(value: &T, more: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(256 + more);
+    serde_json::to_writer(&mut bytes, value).expect("plain data serialises into memory");
+    bytes.push(b'\n');
+    bytes
+}
+
+/// The line, without its end, and what is behind it.
+fn split(body: &[u8]) -> (&[u8], &[u8]) {
+    match body.iter().position(|&b| b == b'\n') {
+        Some(end) => (&body[..end], &body[end + 1..]),
+        None => (body, &[]),
+    }
+}
+
+fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<T, CodecError> {
+    serde_json::from_slice(line).map_err(|e| CodecError::Line(e.to_string()))
+}
+
+fn nothing_behind(rest: &[u8]) -> Result<(), CodecError> {
+    if rest.is_empty() {
+        return Ok(());
+    }
+    Err(CodecError::Body(format!("{} bytes more than announced", rest.len())))
+}
+
+fn bounded<const N: usize>(numbers: [u64; N]) -> Result<(), CodecError> {
+    match numbers.into_iter().find(|&n| n > MAX_NUMBER) {
+        None => Ok(()),
+        Some(n) => Err(CodecError::Body(format!("{n} is no term and no index"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::{Failure, FailureKind, PeerList};
+    use crate::raft::{Found, Membership, Payload, Settings};
+    use proptest::prelude::*;
+
+    const ENVELOPE: Envelope = Envelope { cluster_id: ClusterId(1), from: MemberId(2), to: MemberId(3) };
+
+    fn append(prev: Position, commands: &[Vec<u8>]) -> AppendEntriesRequest {
+        let entry = |(n, command): (usize, &Vec<u8>)| {
+            let position = Position::new(prev.index + 1 + n as u64, prev.term + 1);
+            Entry::new(position, 7, &Payload::Command(command.clone()))
+        };
+        AppendEntriesRequest {
+            term: prev.term + 1,
+            leader: ENVELOPE.from,
+            prev,
+            commit: prev.index,
+            entries: commands.iter().enumerate().map(entry).collect(),
+        }
+    }
+
+    fn roundtrip(request: PeerRequest) {
+        let body = encode_request(ENVELOPE, &request);
+        assert_eq!(decode_request(route(&request), &body), Ok((ENVELOPE, request)));
+    }
+
+    fn vote(term: Term) -> RequestVoteRequest {
+        RequestVoteRequest {
+            term,
+            candidate: ENVELOPE.from,
+            last: Position::new(4, 3),
+            pre_vote: true,
+            transfer: false,
+        }
+    }
+
+    fn refused(route: &str, body: &[u8]) -> String {
+        decode_request(route, body).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn decode_request_gives_back_every_kind() {
+        roundtrip(PeerRequest::RequestVote(vote(5)));
+        roundtrip(PeerRequest::AppendEntries(append(Position::ZERO, &[])));
+        roundtrip(PeerRequest::ReadIndex { remaining_ms: 17 });
+        roundtrip(PeerRequest::Forward(vec![]));
+    }
+
+    #[test]
+    fn decode_request_refuses_a_body_of_another_route() {
+        let body = encode_request(ENVELOPE, &PeerRequest::RequestVote(vote(5)));
+        for other in [APPEND_ENTRIES, READ_INDEX, FORWARD, FOUND, "/raft/none"] {
+            assert!(decode_request(other, &body).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn decode_request_refuses_numbers_on_which_arithmetic_would_overflow() {
+        let body = encode_request(ENVELOPE, &PeerRequest::RequestVote(vote(u64::MAX)));
+        assert!(refused(REQUEST_VOTE, &body).contains("no term"));
+        let body = line(
+            &Line {
+                envelope: ENVELOPE,
+                request: AppendLine { term: 1, prev: Position::new(u64::MAX, 1), commit: 0, entries: 0 },
+            },
+            0,
+        );
+        assert!(refused(APPEND_ENTRIES, &body).contains("no index"));
+    }
+
+    #[test]
+    fn decode_request_refuses_a_vote_in_another_name() {
+        let other = RequestVoteRequest { candidate: MemberId(9), ..vote(5) };
+        let body = encode_request(ENVELOPE, &PeerRequest::RequestVote(other));
+        assert!(refused(REQUEST_VOTE, &body).contains("not the sender"));
+    }
+
+    #[test]
+    fn decode_request_refuses_a_count_before_it_allocates() {
+        let head = AppendLine { term: 1, prev: Position::ZERO, commit: 0, entries: usize::MAX };
+        let body = line(&Line { envelope: ENVELOPE, request: head }, 0);
+        assert!(refused(APPEND_ENTRIES, &body).contains("do not fit"));
+        let head = vec![WriteLine { bytes: usize::MAX, crc32c: 0, remaining_ms: 0 }];
+        let body = line(&Line { envelope: ENVELOPE, request: head }, 0);
+        assert!(refused(FORWARD, &body).contains("0 are there"));
+    }
+
+    #[test]
+    fn decode_request_refuses_entries_with_a_gap_or_a_falling_term() {
+        let good = append(Position::new(5, 2), &[b"a".to_vec(), b"b".to_vec()]);
+        let gap = AppendEntriesRequest { entries: vec![good.entries[1].clone()], ..good.clone() };
+        let falling = AppendEntriesRequest { prev: Position::new(5, 4), term: 4, ..good.clone() };
+        let newer = AppendEntriesRequest { prev: Position::new(5, 4), entries: vec![], ..good.clone() };
+        let body = encode_request(ENVELOPE, &PeerRequest::AppendEntries(newer));
+        assert!(refused(APPEND_ENTRIES, &body).contains("5@4 in its log"));
+        let future = AppendEntriesRequest { term: 2, ..good };
+        for bad in [gap, falling, future] {
+            let body = encode_request(ENVELOPE, &PeerRequest::AppendEntries(bad));
+            assert!(refused(APPEND_ENTRIES, &body).contains("behind 5@"));
+        }
+    }
+
+    #[test]
+    fn decode_found_gives_back_both_forms() {
+        let found =
+            Found { cluster_id: ClusterId(5), settings: Settings::default(), members: Membership::default() };
+        let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
+        let unborn =
+            Unborn { node_id: "node1".into(), member_id: MemberId(4), peers: PeerList::from(vec![]) };
+        for request in
+            [FoundRequest::Ask(unborn), FoundRequest::Store(StoreFound { target: MemberId(8), entry })]
+        {
+            let body = encode_found(&request);
+            assert_eq!(decode_found(&body), Ok(request));
+            assert!(decode_found(&[&body[..], b"x"].concat()).is_err());
+        }
+    }
+
+    #[test]
+    fn decode_reply_refuses_another_number_of_results_than_writes() {
+        let reply = PeerReply::Forward(vec![Err(Failure::new(FailureKind::Overloaded, "full"))]);
+        let body = encode_reply(&reply);
+        assert_eq!(decode_reply(FORWARD, 1, &body), Ok(reply));
+        assert!(decode_reply(FORWARD, 2, &body).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn decode_request_is_the_inverse_of_encode(
+            index in 0u64..1 << 40, term in 0u64..1 << 40, commands: Vec<Vec<u8>>, remaining_ms: u64,
+        ) {
+            roundtrip(PeerRequest::AppendEntries(append(Position::new(index, term), &commands)));
+            let write = |command| ForwardedWrite { command, remaining_ms };
+            roundtrip(PeerRequest::Forward(commands.into_iter().map(write).collect()));
+        }
+
+        #[test]
+        fn decode_request_refuses_every_flipped_bit_and_cut_behind_the_line(
+            commands in prop::collection::vec(any::<Vec<u8>>(), 1..4), at: usize, bit in 0u8..8,
+        ) {
+            let request = PeerRequest::AppendEntries(append(Position::new(3, 2), &commands));
+            let body = encode_request(ENVELOPE, &request);
+            let behind = body.iter().position(|&b| b == b'\n').unwrap() + 1;
+            let at = behind + at % (body.len() - behind);
+            prop_assert!(decode_request(APPEND_ENTRIES, &body[..at]).is_err());
+            let mut flipped = body;
+            flipped[at] ^= 1 << bit;
+            prop_assert!(decode_request(APPEND_ENTRIES, &flipped).is_err());
+        }
+
+        #[test]
+        fn decoders_survive_any_bytes(body: Vec<u8>) {
+            for route in [REQUEST_VOTE, APPEND_ENTRIES, READ_INDEX, FORWARD] {
+                prop_assert!(decode_request(route, &body).is_err());
+                prop_assert!(decode_reply(route, 0, &body).is_err() || body.first() == Some(&b'['));
+            }
+            prop_assert!(decode_found(&body).is_err());
+        }
+    }
+}
