@@ -14,11 +14,12 @@
 //! | [`server`] | the two HTTP ports and the outbound HTTP | `node`, `api` and what they import |
 //! | [`api`], [`config`] | JSON types and error codes; the YAML configuration | serde only |
 //! | [`logging`] | the log of the process | `config` |
-//! | `client` | the blocking client that `dkv-cli` and the tests use | `api` |
+//! | [`client`] | the blocking client that `dkv-cli` and the tests use | `api` |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
 pub mod api;
+pub mod client;
 pub mod config;
 pub mod logging;
 pub mod node;

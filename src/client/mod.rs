@@ -1,0 +1,400 @@
+//! A blocking client: finds the leader, tries other nodes, retries a write only under its idempotency key, and says
+//! of every request whether it is done, surely not done, or unknown.
+//!
+//! One call is one tour after another through the known nodes, the leader first, until there is a final answer or the
+//! total timeout is over. Once an attempt of a write ended unknown, the whole call is unknown unless a later attempt
+//! under the same key brings the outcome: done, or the condition that did not hold.
+
+mod exchange;
+mod tour;
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use serde::de::DeserializeOwned;
+
+use crate::api::{
+    CREATE_REVISION_HEADER, ClusterReply, DeleteReply, ErrorBody, ErrorCode, ErrorDetail, ErrorOutcome,
+    IDEMPOTENCY_KEY_HEADER, INDEX_HEADER, LEADER_HEADER, PutReply, REPLAYED_HEADER, Record, StatusReply,
+    VERSION_HEADER, is_idempotency_key,
+};
+
+use exchange::{Answer, Broken, Exchanger, Request};
+use tour::{Known, Tour};
+
+/// For how long a write is repeated after its first attempt that ended unknown: well below the shortest idempotency
+/// window a server can be configured with (60 s), so that a repetition can never be executed as a new write.
+const REPEAT_WINDOW: Duration = Duration::from_secs(30);
+
+/// Longest key the client sends, in bytes; servers refuse shorter ones already.
+const MAX_KEY_BYTES: usize = 8 << 10;
+
+/// What stays as it is in a path: everything that has no meaning in one, and the slash, which belongs to the key.
+const KEY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+
+/// A condition on the key's present state; when it does not hold nothing changes (412).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Its modification revision is this one.
+    ModRevision(u64),
+    /// It exists.
+    Exists,
+    /// It does not exist.
+    Absent,
+}
+
+/// How a write is made.
+#[derive(Clone, Debug, Default)]
+pub struct WriteOptions {
+    /// Write only if this holds.
+    pub condition: Option<Condition>,
+    /// The name under which the outcome is remembered; None = a fresh random one. Giving the key of an earlier call
+    /// repeats that call.
+    pub idempotency_key: Option<String>,
+}
+
+/// How a read is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReadOptions {
+    /// Answer at once from whatever the asked node has; otherwise linearizable.
+    pub stale: bool,
+    /// Read the state at this revision.
+    pub revision: Option<u64>,
+    /// Answer with a state at least as new as this revision.
+    pub min_revision: Option<u64>,
+}
+
+/// A write that is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written<T> {
+    /// The server's answer.
+    pub reply: T,
+    /// Log index of the write, where the server said it.
+    pub index: Option<u64>,
+    /// Whether an earlier request under the same key did it and this answer is the remembered one.
+    pub replayed: bool,
+    /// The key it was sent under.
+    pub idempotency_key: String,
+}
+
+/// Why a request is not done, or not known to be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// Never sent: the input is bad. Not done.
+    #[error("{0}")]
+    Invalid(String),
+    /// A node refused it for good. Not done.
+    #[error("refused: {} ({})", .0.message, .0.code)]
+    Refused(Box<ErrorDetail>),
+    /// No node could serve it in time. Surely not done; the text is the last reason.
+    #[error("not done: no node could serve the request in time; last reason: {0}")]
+    Unavailable(String),
+    /// It may be done. The same call with the same key finds out.
+    #[error("outcome unknown: the write may or may not be done; last reason: {reason}")]
+    Unknown {
+        /// What the last attempt met.
+        reason: String,
+        /// The key to repeat the write under.
+        idempotency_key: String,
+    },
+}
+
+impl ClientError {
+    /// Whether the request is surely not done.
+    pub fn outcome(&self) -> ErrorOutcome {
+        match self {
+            ClientError::Unknown { .. } => ErrorOutcome::Unknown,
+            _ => ErrorOutcome::NotDone,
+        }
+    }
+}
+
+/// The client. May be shared between threads; each call blocks its caller for at most the timeout.
+pub struct Client {
+    exchanger: Exchanger,
+    known: Mutex<Known>,
+    timeout: Duration,
+}
+
+/// What one answer, or the lack of one, means for the call.
+enum Verdict<T> {
+    Done(T),
+    /// No other attempt would fare better.
+    Refused(Box<ErrorDetail>),
+    /// Surely not done by this attempt; another may succeed.
+    Later(String),
+    /// This attempt may have done it.
+    Unknown(String),
+}
+
+/// How a call's answers are judged.
+#[derive(Clone, Copy)]
+enum Kind<'a> {
+    /// Nothing it does can be unknown.
+    Read,
+    /// A write under this idempotency key.
+    Write(&'a str),
+}
+
+impl Client {
+    /// A client of the cluster that these nodes (`host:port`, or `http://host:port`) belong to; one suffices, the
+    /// others are found. `timeout` is for a whole call with all its attempts.
+    pub fn new<S: AsRef<str>>(endpoints: &[S], timeout: Duration) -> Result<Client, ClientError> {
+        let known = Known::new(endpoints).map_err(ClientError::Invalid)?;
+        Ok(Client { exchanger: Exchanger::new(), known: Mutex::new(known), timeout })
+    }
+
+    /// The nodes it knows of, the leader first where it knows it.
+    pub fn endpoints(&self) -> Vec<String> {
+        self.known().in_order()
+    }
+
+    /// Stores `value` under `key`.
+    pub fn put(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        options: &WriteOptions,
+    ) -> Result<Written<PutReply>, ClientError> {
+        self.write("PUT", key, Some(value), options)
+    }
+
+    /// Removes `key`; an absent key is not an error (`deleted` is 0).
+    pub fn delete(&self, key: &[u8], options: &WriteOptions) -> Result<Written<DeleteReply>, ClientError> {
+        self.write("DELETE", key, None, options)
+    }
+
+    /// The record of `key`; None when there is no such key.
+    pub fn get(&self, key: &[u8], options: &ReadOptions) -> Result<Option<Record>, ClientError> {
+        let mut target = key_target(key)?;
+        let mut separator = '?';
+        let mut add = |name: &str, value: String| {
+            target.push_str(&format!("{separator}{name}={value}"));
+            separator = '&';
+        };
+        if options.stale {
+            add("consistency", "stale".to_owned());
+        }
+        if let Some(revision) = options.revision {
+            add("revision", revision.to_string());
+        }
+        if let Some(revision) = options.min_revision {
+            add("min_revision", revision.to_string());
+        }
+        let request = Request { method: "GET", target, headers: Vec::new(), body: None };
+        let read = |answer: &Answer| {
+            let mod_revision = answer.header("ETag")?.strip_prefix('"')?.strip_suffix('"')?.parse().ok()?;
+            Some(Record {
+                key: key.to_vec(),
+                value: answer.body.clone(),
+                create_revision: answer.number(CREATE_REVISION_HEADER)?,
+                mod_revision,
+                version: answer.number(VERSION_HEADER)?,
+            })
+        };
+        match self.call(&request, Kind::Read, read) {
+            Ok(record) => Ok(Some(record)),
+            Err(ClientError::Refused(detail)) if detail.code == ErrorCode::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The cluster as some reachable node sees it. The members become known to the client.
+    pub fn cluster(&self) -> Result<ClusterReply, ClientError> {
+        let cluster: ClusterReply = self.call(&get("/v1/cluster"), Kind::Read, json)?;
+        self.known().learn_cluster(&cluster);
+        Ok(cluster)
+    }
+
+    /// The status of the one node at `addr`, asked once for at most `patience`; the error says why there
+    /// is none.
+    pub fn status(&self, addr: &str, patience: Duration) -> Result<StatusReply, String> {
+        let answer = self.exchanger.exchange(addr, &get("/v1/status"), patience).map_err(|e| match e {
+            Broken::Malformed(text) | Broken::NotSent(text) | Broken::Unknown(text) => text,
+        })?;
+        match judge(&answer, Kind::Read, json) {
+            Verdict::Done(status) => Ok(status),
+            Verdict::Refused(detail) => Err(detail.message),
+            Verdict::Later(text) | Verdict::Unknown(text) => Err(text),
+        }
+    }
+
+    fn write<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        key: &[u8],
+        body: Option<&[u8]>,
+        options: &WriteOptions,
+    ) -> Result<Written<T>, ClientError> {
+        let target = key_target(key)?;
+        let idempotency_key = match &options.idempotency_key {
+            None => random_key(),
+            Some(key) if is_idempotency_key(key) => key.clone(),
+            Some(key) => {
+                let text = format!("{key:?} is not an idempotency key: 1 to 64 of A-Z a-z 0-9 . _ ~ -");
+                return Err(ClientError::Invalid(text));
+            }
+        };
+        let mut headers = vec![(IDEMPOTENCY_KEY_HEADER, idempotency_key.clone())];
+        match options.condition {
+            Some(Condition::ModRevision(revision)) => headers.push(("If-Match", format!("\"{revision}\""))),
+            Some(Condition::Exists) => headers.push(("If-Match", "*".to_owned())),
+            Some(Condition::Absent) => headers.push(("If-None-Match", "*".to_owned())),
+            None => {}
+        }
+        let request = Request { method, target, headers, body };
+        let read = |answer: &Answer| {
+            Some(Written {
+                reply: json(answer)?,
+                index: answer.number(INDEX_HEADER),
+                replayed: answer.header(REPLAYED_HEADER) == Some("true"),
+                idempotency_key: idempotency_key.clone(),
+            })
+        };
+        self.call(&request, Kind::Write(&idempotency_key), read)
+    }
+
+    /// Attempts until there is a final answer or the time is over. `read` takes a 2xx answer apart; None = it is not
+    /// one of dkv's.
+    fn call<T>(
+        &self,
+        request: &Request<'_>,
+        kind: Kind<'_>,
+        read: impl Fn(&Answer) -> Option<T>,
+    ) -> Result<T, ClientError> {
+        let mut deadline = Instant::now() + self.timeout;
+        // The reason of the first attempt that ended unknown: from then on the call is unknown, too.
+        let mut in_doubt: Option<String> = None;
+        let mut reason = "the timeout is too short for a single attempt".to_owned();
+        let mut tour = Tour::new(self.timeout);
+        while let Some(attempt) = tour.next(&self.known, deadline) {
+            let started = Instant::now();
+            let verdict = match self.exchanger.exchange(&attempt.addr, request, attempt.timeout) {
+                Ok(answer) => {
+                    tour.answered(&self.known, &attempt.addr, answer.header(LEADER_HEADER));
+                    judge(&answer, kind, &read)
+                }
+                Err(broken) => {
+                    self.known().failed(&attempt.addr);
+                    match (broken, kind) {
+                        (Broken::Malformed(text), _) if in_doubt.is_none() => {
+                            return Err(ClientError::Invalid(text));
+                        }
+                        (Broken::Unknown(text), Kind::Write(_)) => Verdict::Unknown(text),
+                        (Broken::Malformed(text) | Broken::NotSent(text) | Broken::Unknown(text), _) => {
+                            Verdict::Later(text)
+                        }
+                    }
+                }
+            };
+            match verdict {
+                Verdict::Done(done) => return Ok(done),
+                Verdict::Refused(detail) if in_doubt.is_none() || is_remembered(detail.code) => {
+                    return Err(ClientError::Refused(detail));
+                }
+                // The attempt in doubt may have been executed all the same: this refusal is not about it.
+                Verdict::Refused(detail) => reason = format!("{}: {}", attempt.addr, detail.message),
+                Verdict::Later(text) => reason = text,
+                Verdict::Unknown(text) => {
+                    reason = text;
+                    if in_doubt.is_none() {
+                        in_doubt = Some(reason.clone());
+                        deadline = deadline.min(started + REPEAT_WINDOW);
+                    }
+                }
+            }
+            if let Some(guide) = tour.wants_members() {
+                self.learn_members(&guide, deadline);
+            }
+        }
+        match (kind, in_doubt) {
+            (Kind::Write(key), Some(first)) => {
+                let reason = if first == reason { first } else { format!("{reason}; before: {first}") };
+                Err(ClientError::Unknown { reason, idempotency_key: key.to_owned() })
+            }
+            _ => Err(ClientError::Unavailable(reason)),
+        }
+    }
+
+    /// Asks a node that answers, but cannot serve, for the other members.
+    fn learn_members(&self, addr: &str, deadline: Instant) {
+        let patience = deadline.saturating_duration_since(Instant::now()).min(tour::LEARN_TIMEOUT);
+        if patience.is_zero() {
+            return;
+        }
+        // Nothing is lost when it fails: the tour goes on with the nodes it knows.
+        if let Ok(answer) = self.exchanger.exchange(addr, &get("/v1/cluster"), patience)
+            && answer.status == 200
+            && let Some(cluster) = json(&answer)
+        {
+            self.known().learn_cluster(&cluster);
+        }
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().expect("nothing panics under this lock")
+    }
+}
+
+/// Whether a repetition under the same key gets this answer from the remembered outcome: only then it speaks of the
+/// earlier attempts too. The other refusals are made before, or without, a look at what the key did.
+fn is_remembered(code: ErrorCode) -> bool {
+    code == ErrorCode::PreconditionFailed
+}
+
+fn judge<T>(answer: &Answer, kind: Kind<'_>, read: impl Fn(&Answer) -> Option<T>) -> Verdict<T> {
+    let unclear = |text: String| match kind {
+        Kind::Read => Verdict::Later(text),
+        Kind::Write(_) => Verdict::Unknown(text),
+    };
+    if (200..300).contains(&answer.status) {
+        return match read(answer) {
+            Some(done) => Verdict::Done(done),
+            None => unclear(format!("an answer {} that is not dkv's", answer.status)),
+        };
+    }
+    let Some(ErrorBody { error }) = json(answer) else {
+        return unclear(format!("an answer {} that is not dkv's", answer.status));
+    };
+    if error.outcome == ErrorOutcome::Unknown {
+        return unclear(error.message);
+    }
+    match error.code {
+        ErrorCode::Overloaded
+        | ErrorCode::Unavailable
+        | ErrorCode::Timeout
+        | ErrorCode::OutcomeUnknown
+        | ErrorCode::Internal => Verdict::Later(error.message),
+        _ => Verdict::Refused(Box::new(error)),
+    }
+}
+
+fn json<T: DeserializeOwned>(answer: &Answer) -> Option<T> {
+    serde_json::from_slice(&answer.body).ok()
+}
+
+fn get(target: &str) -> Request<'static> {
+    Request { method: "GET", target: target.to_owned(), headers: Vec::new(), body: None }
+}
+
+fn key_target(key: &[u8]) -> Result<String, ClientError> {
+    if key.is_empty() {
+        return Err(ClientError::Invalid("the key is empty; a key has at least one byte".to_owned()));
+    }
+    if key.len() > MAX_KEY_BYTES {
+        let text = format!("the key has {} bytes; no server takes more than {MAX_KEY_BYTES}", key.len());
+        return Err(ClientError::Invalid(text));
+    }
+    Ok(format!("/v1/kv/{}", percent_encode(key, KEY)))
+}
+
+/// 128 random bits in hexadecimal.
+fn random_key() -> String {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the system gives random bytes");
+    format!("{:032x}", u128::from_le_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests;

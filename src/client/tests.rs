@@ -1,0 +1,404 @@
+//! The client against nodes that do exactly what a test tells them.
+
+use super::*;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+/// What a fake node does with one request.
+enum Step {
+    /// Answers with this status, these header lines (each ended by CRLF) and this body.
+    Answer(u16, String, String),
+    /// Reads the request and closes the connection.
+    Drop,
+    /// Sends these bytes as they are, and closes.
+    Raw(&'static str),
+    /// Never answers.
+    Hang,
+}
+
+fn answer(status: u16, body: &str) -> Step {
+    Step::Answer(status, String::new(), body.to_owned())
+}
+
+fn error(code: ErrorCode) -> Step {
+    answer(code.status(), &serde_json::to_string(&ErrorBody::new(code, "as told")).unwrap())
+}
+
+fn done() -> Step {
+    answer(200, r#"{"revision":3,"create_revision":2,"version":2}"#)
+}
+
+/// A node that takes one connection per step and then stops listening.
+struct Fake {
+    addr: String,
+    seen: Arc<Mutex<Vec<String>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Fake {
+    fn start(steps: Vec<Step>) -> Fake {
+        Fake::on(TcpListener::bind("127.0.71.1:0").unwrap(), steps)
+    }
+
+    fn on(listener: TcpListener, steps: Vec<Step>) -> Fake {
+        let addr = listener.local_addr().unwrap().to_string();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (log, stopped) = (seen.clone(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            let mut held = Vec::new();
+            for step in steps {
+                let (mut stream, _) = listener.accept().unwrap();
+                if stopped.load(Ordering::SeqCst) {
+                    return;
+                }
+                log.lock().unwrap().push(read_request(&mut stream));
+                match step {
+                    Step::Drop => {}
+                    Step::Hang => held.push(stream),
+                    Step::Raw(bytes) => stream.write_all(bytes.as_bytes()).unwrap(),
+                    Step::Answer(status, headers, body) => {
+                        let length = body.len();
+                        let head = format!("HTTP/1.1 {status} X\r\nConnection: close\r\n{headers}");
+                        write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}").unwrap();
+                    }
+                }
+            }
+            drop(listener);
+            while !held.is_empty() && !stopped.load(Ordering::SeqCst) {
+                std::thread::park_timeout(Duration::from_secs(30));
+            }
+        });
+        Fake { addr, seen, stop, thread: Some(thread) }
+    }
+
+    fn seen(&self) -> Vec<String> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        // Wakes an accept; refused when the node has stopped listening.
+        let _ = TcpStream::connect(&self.addr);
+        let thread = self.thread.take().unwrap();
+        thread.thread().unpark();
+        let ended = thread.join();
+        if !std::thread::panicking() {
+            ended.unwrap();
+        }
+    }
+}
+
+fn read_request(stream: &mut TcpStream) -> String {
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let head = head.to_ascii_lowercase();
+            let length = head
+                .split("content-length: ")
+                .nth(1)
+                .map_or(0, |l| l.lines().next().unwrap().parse::<usize>().unwrap());
+            if body.len() >= length {
+                return text;
+            }
+        }
+        let read = stream.read(&mut chunk).unwrap();
+        assert!(read > 0, "the client closed within a request: {text}");
+        bytes.extend_from_slice(&chunk[..read]);
+    }
+}
+
+fn client_of(nodes: &[&Fake]) -> Client {
+    let addrs: Vec<&str> = nodes.iter().map(|n| n.addr.as_str()).collect();
+    Client::new(&addrs, Duration::from_secs(30)).unwrap()
+}
+
+/// A client whose calls end soon when nobody serves them.
+fn hasty_client_of(nodes: &[&Fake]) -> Client {
+    Client { timeout: Duration::from_millis(700), ..client_of(nodes) }
+}
+
+fn put(client: &Client) -> Result<Written<PutReply>, ClientError> {
+    client.put(b"k", b"v", &WriteOptions::default())
+}
+
+fn key_of(request: &str) -> String {
+    let lower = request.to_ascii_lowercase();
+    lower.split("idempotency-key: ").nth(1).unwrap().lines().next().unwrap().to_owned()
+}
+
+fn assert_unknown(result: Result<Written<PutReply>, ClientError>) {
+    match result {
+        Err(e @ ClientError::Unknown { .. }) => assert_eq!(e.outcome(), ErrorOutcome::Unknown),
+        other => panic!("not unknown: {other:?}"),
+    }
+}
+
+#[test]
+fn put_sends_the_escaped_key_the_condition_and_the_value() {
+    let node = Fake::start(vec![Step::Answer(
+        200,
+        "Dkv-Index: 9\r\n".to_owned(),
+        r#"{"revision":3,"create_revision":2,"version":2}"#.to_owned(),
+    )]);
+    let options = WriteOptions {
+        condition: Some(Condition::ModRevision(7)),
+        idempotency_key: Some("my-key".to_owned()),
+    };
+    let written = client_of(&[&node]).put(b"a/b +%?\xff", b"value", &options).unwrap();
+    assert_eq!(written.reply, PutReply { revision: 3, create_revision: 2, version: 2 });
+    assert_eq!(
+        (written.index, written.replayed, written.idempotency_key.as_str()),
+        (Some(9), false, "my-key")
+    );
+    let request = &node.seen()[0];
+    assert!(request.starts_with("PUT /v1/kv/a/b%20%2B%25%3F%FF HTTP/1.1\r\n"), "{request}");
+    let lower = request.to_ascii_lowercase();
+    for line in ["if-match: \"7\"", "idempotency-key: my-key", "content-length: 5"] {
+        assert!(lower.contains(&format!("\r\n{line}\r\n")), "{line} is missing in {request}");
+    }
+    assert!(!lower.contains("user-agent") && !lower.contains("accept"), "{request}");
+    assert!(request.ends_with("\r\n\r\nvalue"), "{request}");
+}
+
+#[test]
+fn put_of_an_empty_value_says_its_length() {
+    let node = Fake::start(vec![done()]);
+    client_of(&[&node]).put(b"k", b"", &WriteOptions::default()).unwrap();
+    assert!(node.seen()[0].to_ascii_lowercase().contains("\r\ncontent-length: 0\r\n"), "{}", node.seen()[0]);
+}
+
+#[test]
+fn delete_sends_no_body() {
+    let node = Fake::start(vec![answer(200, r#"{"revision":3,"deleted":0}"#)]);
+    let options = WriteOptions { condition: Some(Condition::Absent), idempotency_key: None };
+    let written = client_of(&[&node]).delete(b"k", &options).unwrap();
+    assert_eq!(written.reply, DeleteReply { revision: 3, deleted: 0 });
+    let request = &node.seen()[0];
+    assert!(
+        request.starts_with("DELETE /v1/kv/k HTTP/1.1\r\n") && request.ends_with("\r\n\r\n"),
+        "{request}"
+    );
+    assert!(request.to_ascii_lowercase().contains("\r\nif-none-match: *\r\n"), "{request}");
+    assert_eq!(key_of(request).len(), 32);
+}
+
+#[test]
+fn put_refused_connection_is_not_done() {
+    let node = Fake::start(vec![]);
+    let error = put(&hasty_client_of(&[&node])).unwrap_err();
+    assert!(matches!(&error, ClientError::Unavailable(text) if text.contains("refused")), "{error}");
+    assert_eq!(error.outcome(), ErrorOutcome::NotDone);
+}
+
+#[test]
+fn put_dropped_connection_is_repeated_under_the_same_key() {
+    let replayed = Step::Answer(
+        200,
+        "Dkv-Replayed: true\r\n".to_owned(),
+        r#"{"revision":3,"create_revision":2,"version":2}"#.to_owned(),
+    );
+    let node = Fake::start(vec![Step::Drop, replayed]);
+    let written = put(&client_of(&[&node])).unwrap();
+    assert!(written.replayed);
+    // Between the two the client may have asked for the members.
+    let puts: Vec<String> = node.seen().into_iter().filter(|r| r.starts_with("PUT")).collect();
+    assert_eq!(puts.len(), 2);
+    assert_eq!(puts[0], puts[1]);
+    assert_eq!(key_of(&puts[0]), written.idempotency_key);
+}
+
+#[test]
+fn put_that_broke_late_stays_unknown() {
+    let cases = [
+        Step::Drop,
+        Step::Raw("HTTP/1.1 200 OK\r\nContent-Length: 46\r\n\r\n{\"revision\":3,"),
+        Step::Raw("HTTP/1.1 20"),
+        Step::Raw("SSH-2.0-OpenSSH\r\n"),
+        answer(200, "<html>hello</html>"),
+        answer(502, "bad gateway"),
+        answer(404, "not here"),
+        answer(302, ""),
+        error(ErrorCode::OutcomeUnknown),
+        error(ErrorCode::Internal),
+        Step::Hang,
+    ];
+    for step in cases {
+        let node = Fake::start(vec![step]);
+        assert_unknown(put(&hasty_client_of(&[&node])));
+        assert_eq!(node.seen().len(), 1);
+    }
+}
+
+#[test]
+fn put_unknown_is_not_settled_by_a_later_refusal() {
+    let codes = [
+        ErrorCode::Unavailable,
+        ErrorCode::Overloaded,
+        ErrorCode::InvalidRequest,
+        ErrorCode::TooLarge,
+        ErrorCode::IdempotencyMismatch,
+        ErrorCode::NotFound,
+    ];
+    for code in codes {
+        let first = Fake::start(vec![error(ErrorCode::OutcomeUnknown)]);
+        let second = Fake::start(vec![error(code)]);
+        assert_unknown(put(&hasty_client_of(&[&first, &second])));
+        assert_eq!(second.seen().len(), 1, "{code}");
+    }
+}
+
+#[test]
+fn put_unknown_is_settled_by_the_remembered_refusal() {
+    let first = Fake::start(vec![error(ErrorCode::OutcomeUnknown)]);
+    let second = Fake::start(vec![error(ErrorCode::PreconditionFailed)]);
+    match put(&client_of(&[&first, &second])) {
+        Err(ClientError::Refused(detail)) => assert_eq!(detail.code, ErrorCode::PreconditionFailed),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn put_refused_for_good_is_not_repeated() {
+    let node = Fake::start(vec![error(ErrorCode::TooLarge), done()]);
+    let error = put(&client_of(&[&node])).unwrap_err();
+    assert!(matches!(&error, ClientError::Refused(detail) if detail.code == ErrorCode::TooLarge), "{error}");
+    assert_eq!(error.outcome(), ErrorOutcome::NotDone);
+    assert_eq!(node.seen().len(), 1);
+}
+
+#[test]
+fn put_without_a_leader_is_repeated_until_there_is_one() {
+    let mut steps = vec![error(ErrorCode::Unavailable)];
+    steps.push(answer(404, "")); // the question for the members
+    steps.extend([error(ErrorCode::Unavailable), done()]);
+    let node = Fake::start(steps);
+    put(&client_of(&[&node])).unwrap();
+    assert_eq!(node.seen().len(), 4);
+}
+
+#[test]
+fn put_goes_to_the_leader_an_answer_names_and_stays_there() {
+    let leader = Fake::start(vec![done(), done()]);
+    let follower = Fake::start(vec![
+        Step::Answer(
+            503,
+            format!("Dkv-Leader: {}\r\n", leader.addr),
+            serde_json::to_string(&ErrorBody::new(ErrorCode::Unavailable, "no")).unwrap(),
+        ),
+        answer(500, ""),
+    ]);
+    let client = client_of(&[&follower]);
+    put(&client).unwrap();
+    put(&client).unwrap();
+    assert_eq!(leader.seen().len(), 2);
+    assert_eq!(client.endpoints(), [leader.addr.clone(), follower.addr.clone()]);
+}
+
+#[test]
+fn put_ignores_a_leader_header_that_is_no_address() {
+    let headers = "Dkv-Leader: evil/path?x=127.0.0.1:80\r\n".to_owned();
+    let node = Fake::start(vec![Step::Answer(
+        200,
+        headers,
+        r#"{"revision":1,"create_revision":1,"version":1}"#.to_owned(),
+    )]);
+    let client = client_of(&[&node]);
+    put(&client).unwrap();
+    assert_eq!(client.endpoints(), [node.addr.as_str()]);
+}
+
+#[test]
+fn put_learns_the_other_members_from_a_node_that_cannot_serve() {
+    let other = Fake::start(vec![done()]);
+    let members = format!(
+        r#"{{"cluster_id":null,"term":1,"leader":null,"members":[{{"node_id":"b","member_id":null,"raft_addr":"h:1","http_addr":"{}","voter":true}}]}}"#,
+        other.addr
+    );
+    let node = Fake::start(vec![error(ErrorCode::Unavailable), answer(200, &members)]);
+    put(&client_of(&[&node])).unwrap();
+    assert_eq!(other.seen().len(), 1);
+    assert!(node.seen()[1].starts_with("GET /v1/cluster "));
+}
+
+#[test]
+fn put_to_a_node_that_hangs_leaves_time_for_another() {
+    let hanging = Fake::start(vec![Step::Hang]);
+    let good = Fake::start(vec![done()]);
+    let client = Client { timeout: Duration::from_secs(3), ..client_of(&[&hanging, &good]) };
+    put(&client).unwrap();
+    assert_eq!(key_of(&hanging.seen()[0]), key_of(&good.seen()[0]));
+}
+
+#[test]
+fn get_takes_value_and_revisions_from_body_and_headers() {
+    let headers = "ETag: \"7\"\r\nDkv-Create-Revision: 5\r\nDkv-Version: 2\r\nDkv-Revision: 9\r\n".to_owned();
+    let node = Fake::start(vec![Step::Answer(200, headers, "value".to_owned())]);
+    let options = ReadOptions { stale: true, revision: Some(8), min_revision: None };
+    let record = client_of(&[&node]).get(b"k", &options).unwrap().unwrap();
+    let expected = Record {
+        key: b"k".to_vec(),
+        value: b"value".to_vec(),
+        create_revision: 5,
+        mod_revision: 7,
+        version: 2,
+    };
+    assert_eq!(record, expected);
+    let request = &node.seen()[0];
+    assert!(request.starts_with("GET /v1/kv/k?consistency=stale&revision=8 HTTP/1.1"), "{request}");
+}
+
+#[test]
+fn get_tells_an_absent_key_from_an_unknown_route() {
+    let node = Fake::start(vec![error(ErrorCode::NotFound), error(ErrorCode::UnknownRoute)]);
+    let client = client_of(&[&node]);
+    assert_eq!(client.get(b"k", &ReadOptions::default()), Ok(None));
+    let error = client.get(b"k", &ReadOptions::default()).unwrap_err();
+    assert!(matches!(&error, ClientError::Refused(d) if d.code == ErrorCode::UnknownRoute), "{error}");
+}
+
+#[test]
+fn get_that_broke_is_repeated_and_never_unknown() {
+    let node = Fake::start(vec![Step::Drop, error(ErrorCode::Internal), answer(404, "")]);
+    let error = hasty_client_of(&[&node]).get(b"k", &ReadOptions::default()).unwrap_err();
+    assert_eq!(error.outcome(), ErrorOutcome::NotDone);
+    assert!(matches!(error, ClientError::Unavailable(_)), "{error}");
+    assert_eq!(node.seen().len(), 3);
+}
+
+#[test]
+fn bad_input_is_refused_before_anything_is_sent() {
+    let node = Fake::start(vec![done()]);
+    let client = client_of(&[&node]);
+    let keyed = |key: &str| WriteOptions { condition: None, idempotency_key: Some(key.to_owned()) };
+    for error in [
+        client.put(b"", b"v", &WriteOptions::default()).unwrap_err(),
+        client.put(&[b'x'; 9000], b"v", &WriteOptions::default()).unwrap_err(),
+        client.put(b"k", b"v", &keyed("a b")).unwrap_err(),
+        client.put(b"k", b"v", &keyed("")).unwrap_err(),
+    ] {
+        assert!(matches!(error, ClientError::Invalid(_)), "{error}");
+    }
+    assert_eq!(node.seen().len(), 0);
+}
+
+#[test]
+fn new_takes_endpoints_and_says_which_one_is_bad() {
+    let client = Client::new(&["http://h:1/", " h:1 ", "[::1]:2"], Duration::from_secs(1)).unwrap();
+    assert_eq!(client.endpoints(), ["h:1", "[::1]:2"]);
+    for bad in ["", "h", "h:", "h:0", "h:99999", "https://h:1", "h:1/x", "a@h:1", "h h:1", "::1:2", "h:+1"] {
+        let error = Client::new(&["good:1", bad], Duration::from_secs(1)).err().unwrap();
+        assert!(error.to_string().contains(&format!("{:?}", bad.trim())), "{bad}: {error}");
+    }
+    assert!(Client::new::<&str>(&[], Duration::from_secs(1)).is_err());
+}

@@ -1,0 +1,228 @@
+//! `dkv-cli` as a process, against fake nodes: what it prints, and its exit codes.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+/// A node that gives every request the same answer; returns its address and the bodies it gets.
+fn node(answer: Vec<u8>) -> (String, Receiver<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.72.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let (bodies, seen) = channel();
+    // Lives until the test's process ends: it has nothing to stop.
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let body = read_body(&stream);
+            let _ = bodies.send(body);
+            // The client may be gone, as in the test of the closed pipe.
+            let _ = stream.write_all(&answer);
+        }
+    });
+    (addr, seen)
+}
+
+fn read_body(stream: &TcpStream) -> Vec<u8> {
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        if line.trim().is_empty() {
+            break;
+        }
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
+            length = value.trim().parse().unwrap();
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    body
+}
+
+fn answer(status: u16, headers: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "HTTP/1.1 {status} X\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+fn error(status: u16, code: &str, outcome: &str) -> Vec<u8> {
+    let json = format!(
+        r#"{{"error":{{"code":"{code}","message":"as told","outcome":"{outcome}","mod_revision":7}}}}"#
+    );
+    answer(status, "", json.as_bytes())
+}
+
+fn command(addr: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dkv-cli"));
+    command.env("DKV_ENDPOINTS", addr).args(args);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(addr: &str, args: &[&str]) -> Output {
+    command(addr, args).output().unwrap()
+}
+
+/// For nodes that never serve: the command gives up soon.
+fn run_hasty(addr: &str, args: &[&str]) -> Output {
+    command(addr, &[&["--timeout", "0.5"], args].concat()).output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+const PUT_DONE: &[u8] = br#"{"revision":3,"create_revision":2,"version":2}"#;
+const GET_HEADERS: &str = "ETag: \"7\"\r\nDkv-Create-Revision: 5\r\nDkv-Version: 2\r\n";
+
+#[test]
+fn set_prints_ok_and_sends_any_bytes_of_standard_input() {
+    let (addr, seen) = node(answer(200, "", PUT_DONE));
+    let output = run(&addr, &["set", "k", "v"]);
+    assert_eq!((code(&output), &output.stdout[..]), (0, &b"OK\n"[..]), "{}", said(&output));
+    assert_eq!(seen.recv_timeout(Duration::from_secs(30)).unwrap(), b"v");
+
+    let bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    for args in [&["set", "k", "-"][..], &["set", "k"]] {
+        let mut child = command(&addr, args).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(&bytes).unwrap();
+        assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
+        assert_eq!(seen.recv_timeout(Duration::from_secs(30)).unwrap(), bytes);
+    }
+    let output = run(&addr, &["set", "k", "v", "-o", "json"]);
+    assert_eq!(output.stdout, [PUT_DONE, b"\n"].concat());
+}
+
+#[test]
+fn get_prints_the_bytes_alone() {
+    let (addr, _) = node(answer(200, GET_HEADERS, b"\xff\0x"));
+    let output = run(&addr, &["get", "k"]);
+    assert_eq!((code(&output), &output.stdout[..]), (0, &b"\xff\0x"[..]), "{}", said(&output));
+    let output = run(&addr, &["-o", "json", "get", "k"]);
+    let text = r#"{"key":"k","value_base64":"/wB4","create_revision":5,"mod_revision":7,"version":2}"#;
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{text}\n"));
+}
+
+#[test]
+fn get_ends_quietly_when_the_pipe_is_closed() {
+    let (addr, _) = node(answer(200, GET_HEADERS, &vec![b'x'; 1 << 20]));
+    let mut child = command(&addr, &["get", "k"]).spawn().unwrap();
+    let mut first = [0; 1];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((code(&output), said(&output)), (0, String::new()));
+}
+
+#[test]
+fn exit_code_1_says_that_the_key_or_the_condition_is_missing() {
+    let (addr, _) = node(error(404, "not_found", "not_done"));
+    let output = run(&addr, &["get", "a\nb"]);
+    assert_eq!((code(&output), said(&output).as_str()), (1, "dkv-cli: no such key: a\\nb\n"));
+    let (addr, _) = node(answer(200, "", br#"{"revision":3,"deleted":0}"#));
+    let output = run(&addr, &["delete", "k"]);
+    assert_eq!((code(&output), &output.stdout[..]), (1, &b""[..]));
+    assert!(said(&output).contains("no such key: k"));
+    let (addr, _) = node(error(412, "precondition_failed", "not_done"));
+    let output = run(&addr, &["set", "k", "v", "--if-revision", "3"]);
+    assert_eq!(code(&output), 1);
+    assert!(said(&output).contains("modification revision is 7"), "{}", said(&output));
+}
+
+#[test]
+fn exit_code_2_is_for_bad_usage_and_refused_input() {
+    let (addr, seen) = node(error(413, "too_large", "not_done"));
+    for args in [
+        &["set"][..],
+        &["set", "", "v"],
+        &["get", "k", "--endpoints", "nonsense"],
+        &["set", "k", "v", "--idempotency-key", "a b"],
+        &["set", "k", "v", "--if-absent", "--if-revision", "1"],
+        &["get", "k", "--revision", "-1"],
+    ] {
+        let output = run(&addr, args);
+        assert_eq!(code(&output), 2, "{args:?}: {}", said(&output));
+        assert!(!said(&output).is_empty());
+    }
+    assert!(seen.try_recv().is_err(), "something was sent");
+    let output = run(&addr, &["set", "k", "v"]);
+    assert_eq!(code(&output), 2);
+    assert!(said(&output).contains("as told"), "{}", said(&output));
+}
+
+#[test]
+fn exit_code_3_is_surely_not_done() {
+    // Bound and closed again: nobody listens there.
+    let addr = TcpListener::bind("127.0.72.2:0").unwrap().local_addr().unwrap().to_string();
+    for args in [&["set", "k", "v"][..], &["get", "k"], &["status"]] {
+        let output = run_hasty(&addr, args);
+        assert_eq!(code(&output), 3, "{args:?}: {}", said(&output));
+        assert!(said(&output).contains("Check that the nodes run"), "{}", said(&output));
+    }
+}
+
+#[test]
+fn exit_code_4_names_the_key_to_repeat_with() {
+    let (addr, _) = node(error(504, "outcome_unknown", "unknown"));
+    let output = run_hasty(&addr, &["set", "k", "v", "--idempotency-key", "mine"]);
+    assert_eq!(code(&output), 4, "{}", said(&output));
+    assert!(
+        said(&output).contains("repeat the same command with --idempotency-key mine"),
+        "{}",
+        said(&output)
+    );
+    let output = run_hasty(&addr, &["-o", "json", "delete", "k", "--idempotency-key", "mine"]);
+    assert_eq!(code(&output), 4);
+    let json: serde_json::Value = serde_json::from_str(&said(&output)).unwrap();
+    assert_eq!(
+        (&json["error"]["outcome"], &json["error"]["idempotency_key"]),
+        (&"unknown".into(), &"mine".into())
+    );
+}
+
+#[test]
+fn status_shows_reachable_and_unreachable_nodes() {
+    // One answer serves both routes: each reads the fields it knows.
+    let gone = TcpListener::bind("127.0.72.3:0").unwrap().local_addr().unwrap().to_string();
+    let listener = TcpListener::bind("127.0.72.4:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let members = format!(
+        r#""members":[{{"node_id":"n1","member_id":"aa","raft_addr":"h:1","http_addr":"{addr}","voter":true}},
+           {{"node_id":"n2","member_id":"bb","raft_addr":"h:2","http_addr":"{gone}","voter":true}}]"#
+    );
+    let json = format!(
+        r#"{{"cluster_id":"cc","term":7,"leader":{{"node_id":"n1","http_addr":"{addr}"}},{members},
+           "node_id":"n1","member_id":"aa","role":"leader","commit":120,"applied":118,"persisted":120,"last":120,
+           "revision":9,"floor":0,"state_hash":"00","uptime_ms":5,"version":"0","peers":[]}}"#
+    );
+    let reply = answer(200, "", json.as_bytes());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            read_body(&stream);
+            stream.write_all(&reply).unwrap();
+        }
+    });
+    let output = run(&addr, &["status"]);
+    assert_eq!(code(&output), 0, "{}", said(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let rows: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["NODE", "ROLE", "TERM", "COMMIT", "APPLIED", "LAG", "REACHABLE", "ADDRESS"]);
+    assert_eq!(rows[1], ["n1", "leader", "7", "120", "118", "2", "yes", &addr]);
+    assert_eq!(rows[2], ["n2", "-", "-", "-", "-", "-", "no", &gone]);
+    assert!(text.contains("n2 does not answer: "), "{text}");
+    let output = run(&addr, &["status", "-o", "json"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["nodes"][0]["status"]["commit"], 120);
+    assert!(report["nodes"][1]["error"].as_str().unwrap().contains("refused"), "{report}");
+}
