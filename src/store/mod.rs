@@ -1,6 +1,9 @@
 //! Everything durable, and the state machine: the log on disk, the revisioned map and the idempotency table.
 
+pub mod disk;
 pub mod identity;
+pub mod simdisk;
+pub mod wal;
 
 mod command;
 mod dedup;

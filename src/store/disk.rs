@@ -1,0 +1,206 @@
+//! The seam between the log and the file system: one flat directory of files. [`RealDisk`] is the real one;
+//! [`SimDisk`](super::simdisk::SimDisk) is the one that crashes on command.
+//!
+//! The contract is that of Linux: a write is visible at once and durable only after [`DiskFile::sync`]; creating,
+//! renaming and removing are visible at once and durable only after [`Disk::sync_dir`]; syncing a file says nothing
+//! about its name.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// One flat directory. Shared by threads: the log writer and the housekeeper work in it at the same time, on
+/// different names.
+pub trait Disk: Send + Sync {
+    /// The names of all files, sorted. Subdirectories are not listed.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// A new empty file, open for reading and writing. Replaces a file of this name.
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Opens a file for reading and writing. `NotFound` when there is none.
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Renames atomically, replacing a file of the new name. Open handles stay good.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file. `NotFound` when there is none.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes every create, rename and remove so far durable.
+    fn sync_dir(&self) -> io::Result<()>;
+
+    /// A number nobody can guess, for the nonce of a segment: what a client stores can then never pass for a header.
+    fn nonce(&self) -> io::Result<u64>;
+
+    /// How an error message names this file.
+    fn display(&self, name: &str) -> String;
+}
+
+/// An open file. Reads and writes are positional: a handle has no state of its own.
+pub trait DiskFile: Send + Sync {
+    /// Length in bytes.
+    fn size(&self) -> io::Result<u64>;
+
+    /// Fills `buf` from `offset`. `UnexpectedEof` when the file ends before.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+
+    /// Writes all of `data` at `offset`, growing the file as needed.
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// Grows the file to `size` bytes, reserved where the file system can; the new bytes read as zero.
+    fn allocate(&self, size: u64) -> io::Result<()>;
+
+    /// Makes data and length durable (fdatasync).
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// A directory of the real file system.
+pub struct RealDisk {
+    path: PathBuf,
+    /// Kept open: a sync of the directory then needs no descriptor at the time when there may be none.
+    dir: File,
+}
+
+impl RealDisk {
+    /// Opens the directory at `path`. Creates it, and its missing parents, durably.
+    pub fn open(path: &Path) -> io::Result<RealDisk> {
+        create_dir_durably(path)?;
+        Ok(RealDisk { path: path.to_owned(), dir: File::open(path)? })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        assert!(!name.is_empty() && !name.contains('/'), "{name:?} is not the name of a file");
+        self.path.join(name)
+    }
+}
+
+fn create_dir_durably(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().unwrap_or(Path::new(""));
+    create_dir_durably(parent)?;
+    match fs::create_dir(path) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        result => result?,
+    }
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    File::open(parent)?.sync_all()
+}
+
+impl Disk for RealDisk {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                // A name that is not UTF-8 is none of ours.
+                names.extend(entry.file_name().into_string().ok());
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.at(name))?;
+        Ok(Box::new(RealFile(file)))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(RealFile(OpenOptions::new().read(true).write(true).open(self.at(name))?)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.at(from), self.at(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.at(name))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.dir.sync_all()
+    }
+
+    fn nonce(&self) -> io::Result<u64> {
+        getrandom::u64().map_err(io::Error::from)
+    }
+
+    fn display(&self, name: &str) -> String {
+        self.path.join(name).display().to_string()
+    }
+}
+
+struct RealFile(File);
+
+impl DiskFile for RealFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(buf, offset)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(data, offset)
+    }
+
+    fn allocate(&self, size: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
+        match rustix::io::retry_on_intr(|| fallocate(&self.0, FallocateFlags::empty(), 0, size)) {
+            // Not every file system can reserve; a sparse file reads as zero as well and is only slower to fill.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.0.set_len(size),
+            result => Ok(result?),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn real_disk_does_what_the_trait_says() {
+        let tmp = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(&tmp.path().join("a/b")).unwrap();
+        let file = disk.create("x").unwrap();
+        file.allocate(8192).unwrap();
+        file.write_at(4096, b"hello").unwrap();
+        file.sync().unwrap();
+        fs::create_dir(disk.path().join("run")).unwrap();
+        disk.rename("x", "y").unwrap();
+        disk.sync_dir().unwrap();
+        assert_eq!(disk.list().unwrap(), ["y"]);
+        let mut buf = [1; 6];
+        disk.open("y").unwrap().read_at(4096, &mut buf).unwrap();
+        assert_eq!(&buf, b"hello\0");
+        assert_eq!(file.size().unwrap(), 8192);
+        assert_eq!(file.read_at(8190, &mut buf).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(disk.create("y").unwrap().size().unwrap(), 0, "create replaces");
+        disk.remove("y").unwrap();
+        assert_eq!(disk.open("y").err().unwrap().kind(), io::ErrorKind::NotFound);
+        assert_eq!(disk.remove("y").unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    #[should_panic(expected = "is not the name of a file")]
+    fn real_disk_never_leaves_its_directory() {
+        let tmp = tempfile::tempdir().unwrap();
+        let _ = RealDisk::open(tmp.path()).unwrap().open("../x");
+    }
+}

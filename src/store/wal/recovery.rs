@@ -1,0 +1,316 @@
+//! Reading a log back, and telling what a crash tore from what has rotted since.
+//!
+//! The verdict at the first place where no whole batch stands, block `b` of segment `s`:
+//!
+//! - `s` has a successor: everything in it was synced before the successor got its name. If the rest of `s` is zero
+//!   it simply ends there, and the successor's chain confirms it; anything else is rot.
+//! - a header behind `b` says that more than `b` blocks were synced when it was written: rot.
+//! - otherwise nothing proves that `b` was ever synced, so nothing that depends on it was answered: torn, cut off.
+//!   Whole batches behind it, of the same write, go with it: they were not synced either.
+
+use std::sync::Arc;
+
+use crate::raft::{Entry, HardState, Position};
+use crate::store::disk::Disk;
+
+use super::format::{self, BLOCK_BYTES, BatchHeader, Record, SegmentHeader, SegmentHeaderFound, SegmentName};
+use super::segment;
+use super::writer::Current;
+use super::{LogPlace, WalError, WalIds};
+
+const ZERO_BYTES: usize = 256 << 10;
+
+/// The state of the log after the batches read so far.
+#[derive(Default)]
+pub(super) struct Replay {
+    pub hard_state: HardState,
+    pub base: Position,
+    pub entries: Vec<Entry>,
+    /// Header CRC of the last batch.
+    pub chain: u32,
+    batches: u64,
+    /// Whose log the first segment is.
+    ids: Option<WalIds>,
+}
+
+impl Replay {
+    /// Position of the last entry, or where the log begins.
+    pub fn last(&self) -> Position {
+        self.entries.last().map_or(self.base, Entry::position)
+    }
+
+    fn take(&mut self, record: Record) -> Result<(), String> {
+        match record {
+            Record::Reset(position) => {
+                self.entries.clear();
+                self.base = position;
+            }
+            Record::Entry(entry) => {
+                let last = self.last();
+                if entry.index() <= self.base.index || entry.index() > last.index + 1 {
+                    return Err(format!(
+                        "entry {} does not continue a log from {} to {last}",
+                        entry.position(),
+                        self.base
+                    ));
+                }
+                self.entries.truncate((entry.index() - self.base.index - 1) as usize);
+                let before = self.last();
+                if entry.term() < before.term {
+                    return Err(format!("entry {} follows {before}", entry.position()));
+                }
+                self.entries.push(entry);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All that was read, before anything is changed.
+pub(super) struct Scan {
+    pub replay: Replay,
+    /// The last segment, where writing goes on.
+    pub last: Current,
+    pub synced_mark: LogPlace,
+    pub torn: Option<Torn>,
+}
+
+/// What is to be zeroed in the last segment: from its `next_block` on.
+pub(super) struct Torn {
+    /// The block behind the last one that is not zero.
+    end_block: u64,
+}
+
+/// Where the batches of a segment end.
+struct SegmentEnd {
+    next_block: u64,
+    synced_through: u64,
+    torn: Option<Torn>,
+}
+
+/// Reads the whole log. Changes nothing.
+pub(super) fn scan(disk: &Arc<dyn Disk>, expected: Option<WalIds>) -> Result<Scan, WalError> {
+    let names = segment::list_segments(disk)?;
+    let missing = || WalError::Missing(disk.display(""));
+    let mut replay = Replay::default();
+    for (n, &name) in names.iter().enumerate() {
+        let (file, bytes) = segment::read_segment(disk, name)?;
+        let is_last = n + 1 == names.len();
+        let segment = SegmentBytes { disk, name, shown: name.to_string(), bytes: &bytes, expected };
+        let end = segment.walk(&mut replay, is_last)?;
+        if is_last {
+            if replay.batches == 0 {
+                return Err(missing());
+            }
+            let blocks = (bytes.len() / BLOCK_BYTES) as u64;
+            let synced_blocks = end.synced_through;
+            let next_block = end.next_block;
+            let shown = segment.shown;
+            let last = Current { name, shown, file, blocks, next_block, synced_blocks };
+            let synced_mark = LogPlace { sequence: name.sequence, block: synced_blocks };
+            return Ok(Scan { replay, last, synced_mark, torn: end.torn });
+        }
+    }
+    Err(missing())
+}
+
+/// Whose log this is; `None` when no batch ever became whole.
+pub(super) fn identify(disk: &Arc<dyn Disk>) -> Result<Option<WalIds>, WalError> {
+    let names = segment::list_segments(disk)?;
+    let mut replay = Replay::default();
+    // More than one is read only when the very first write was too great for the first segment.
+    for (n, &name) in names.iter().enumerate() {
+        let (_, bytes) = segment::read_segment(disk, name)?;
+        let segment = SegmentBytes { disk, name, shown: name.to_string(), bytes: &bytes, expected: None };
+        segment.walk(&mut replay, n + 1 == names.len())?;
+        if replay.ids.is_some() {
+            break;
+        }
+    }
+    Ok(replay.ids)
+}
+
+/// Zeroes what is torn, so that nothing of it is ever read again. Returns the warning.
+pub(super) fn cut_off(
+    disk: &Arc<dyn Disk>,
+    last: &Current,
+    torn: &Torn,
+    replay: &Replay,
+) -> Result<String, WalError> {
+    let from = last.next_block * BLOCK_BYTES as u64;
+    let end = torn.end_block * BLOCK_BYTES as u64;
+    let zeroes = vec![0; ZERO_BYTES.min((end - from) as usize)];
+    let mut at = from;
+    while at < end {
+        let piece = zeroes.len().min((end - at) as usize);
+        last.file
+            .write_at(at, &zeroes[..piece])
+            .map_err(|e| WalError::io_at(disk, &last.shown, "zero the torn end of", at, e))?;
+        at += piece as u64;
+    }
+    Ok(format!(
+        "{}: the last write, at byte {from}, was not finished before the crash and nothing depends on it: \
+         cut off {} bytes; the log ends with entry {}",
+        disk.display(&last.shown),
+        end - from,
+        replay.last()
+    ))
+}
+
+/// A segment in memory.
+struct SegmentBytes<'a> {
+    disk: &'a Arc<dyn Disk>,
+    name: SegmentName,
+    /// `name` as text.
+    shown: String,
+    bytes: &'a [u8],
+    expected: Option<WalIds>,
+}
+
+impl SegmentBytes<'_> {
+    /// Takes batch after batch up to the end, and judges what stands there.
+    fn walk(&self, replay: &mut Replay, is_last: bool) -> Result<SegmentEnd, WalError> {
+        let segment_header = self.segment_header()?;
+        let mut block = 0;
+        let mut synced_through = 0;
+        while let Some((header, crc)) = self.whole_batch(block) {
+            if header.prev_crc != replay.chain {
+                return Err(self.corrupt(self.offset(block), self.broken_chain(block)));
+            }
+            if block == 0 {
+                self.check_segment_header(replay, segment_header)?;
+            }
+            self.take_batch(replay, &header)?;
+            replay.chain = crc;
+            replay.batches += 1;
+            synced_through = header.synced_through;
+            block += header.blocks();
+        }
+        let torn = self.judge_end(block, is_last)?;
+        Ok(SegmentEnd { next_block: block, synced_through, torn })
+    }
+
+    /// The segment header, as far as there is one. A foreign or newer one is refused before anything else is judged,
+    /// and so is a file that has lost its end: its synced batches may be gone without another trace.
+    fn segment_header(&self) -> Result<Option<SegmentHeader>, WalError> {
+        let file = || self.disk.display(&self.shown);
+        let blocks = (self.bytes.len() / BLOCK_BYTES) as u64;
+        match SegmentHeader::decode(&self.bytes[..BLOCK_BYTES]) {
+            SegmentHeaderFound::Nothing => Ok(None),
+            SegmentHeaderFound::Newer(version) => Err(WalError::NewerFormat { file: file(), version }),
+            SegmentHeaderFound::Known(found) => match self.expected {
+                Some(expected) if expected != found.ids => {
+                    Err(WalError::Foreign { file: file(), found: found.ids, expected })
+                }
+                _ if blocks != found.blocks => {
+                    let what =
+                        format!("the file has {blocks} blocks, its segment header says {}", found.blocks);
+                    Err(self.corrupt(self.bytes.len() as u64, what))
+                }
+                _ => Ok(Some(found)),
+            },
+        }
+    }
+
+    fn check_segment_header(
+        &self,
+        replay: &mut Replay,
+        found: Option<SegmentHeader>,
+    ) -> Result<(), WalError> {
+        let Some(found) = found else {
+            return Err(self.corrupt(0, "its first batch has no segment header"));
+        };
+        let last = replay.last();
+        let expected = SegmentHeader {
+            ids: *replay.ids.get_or_insert(found.ids),
+            sequence: self.name.sequence,
+            blocks: found.blocks,
+            first_index: last.index + 1,
+            prev_term: last.term,
+        };
+        if found != expected {
+            let what = format!("its segment header should be {expected:?} and is {found:?}");
+            return Err(self.corrupt(0, what));
+        }
+        Ok(())
+    }
+
+    /// The batch at `block`, if header and body are whole.
+    fn whole_batch(&self, block: u64) -> Option<(BatchHeader, u32)> {
+        let (header, crc) = self.header_at(block)?;
+        let start = self.offset(block) as usize;
+        // The length is checked against the file before it is used.
+        let bytes = header.blocks().checked_mul(BLOCK_BYTES as u64)?;
+        let end = start.checked_add(usize::try_from(bytes).ok()?)?;
+        let body = self.bytes.get(start + format::BATCH_HEADER_BYTES..end)?;
+        (crc32c::crc32c(body) == header.body_crc).then_some((header, crc))
+    }
+
+    fn header_at(&self, block: u64) -> Option<(BatchHeader, u32)> {
+        let bytes = self.bytes.get(self.offset(block) as usize..)?;
+        BatchHeader::decode(bytes, self.name.nonce, block)
+    }
+
+    fn take_batch(&self, replay: &mut Replay, header: &BatchHeader) -> Result<(), WalError> {
+        let start = self.offset(header.block);
+        let (old, new) = (replay.hard_state.term, header.hard_state.term);
+        if new < old {
+            return Err(self.corrupt(start, format!("its batch goes back from term {old} to {new}")));
+        }
+        replay.hard_state = header.hard_state;
+        let mut at = start as usize + format::records_at(header.block == 0);
+        let end = start as usize + header.length as usize;
+        for _ in 0..header.records {
+            let bytes = &self.bytes[at..end];
+            let taken = format::decode_record(bytes).and_then(|(record, length)| {
+                replay.take(record)?;
+                Ok(length)
+            });
+            at += taken.map_err(|what| self.corrupt(at as u64, what))?;
+        }
+        if at != end {
+            return Err(self.corrupt(at as u64, "there is more in the batch than its header says"));
+        }
+        Ok(())
+    }
+
+    /// No whole batch stands at `block`: is that the end, a torn write, or rot?
+    fn judge_end(&self, block: u64, is_last: bool) -> Result<Option<Torn>, WalError> {
+        let from = self.offset(block) as usize;
+        let Some(last_byte) = self.bytes[from..].iter().rposition(|&b| b != 0) else { return Ok(None) };
+        let end_block = ((from + last_byte) / BLOCK_BYTES + 1) as u64;
+        if !is_last {
+            let what = "a batch is damaged that was synced before the next segment was begun";
+            return Err(self.corrupt(from as u64, what));
+        }
+        for witness in block + 1..end_block {
+            let header = self.header_at(witness);
+            if header.is_some_and(|(header, _)| header.synced_through > block) {
+                let what = format!(
+                    "a batch is damaged that was synced, as the batch at byte {} proves",
+                    self.offset(witness)
+                );
+                return Err(self.corrupt(from as u64, what));
+            }
+        }
+        Ok(Some(Torn { end_block }))
+    }
+
+    fn broken_chain(&self, block: u64) -> &'static str {
+        if block > 0 {
+            "the batch does not continue the one before it"
+        } else if self.name.sequence > 1 {
+            "its first batch does not continue the segment before it: batches are missing there"
+        } else {
+            "the log's first batch continues another one: batches are missing before it"
+        }
+    }
+
+    fn offset(&self, block: u64) -> u64 {
+        block * BLOCK_BYTES as u64
+    }
+
+    fn corrupt(&self, offset: u64, what: impl Into<String>) -> WalError {
+        WalError::corrupt(self.disk, &self.shown, offset, what)
+    }
+}

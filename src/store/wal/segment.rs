@@ -1,0 +1,93 @@
+//! Segment files: finding them, reading them, making new ones.
+
+use std::sync::Arc;
+
+use crate::store::disk::{Disk, DiskFile};
+
+use super::WalError;
+use super::format::{BLOCK_BYTES, SegmentName};
+
+/// The zeroed segment in the making or ready, the housekeeper's until it is handed over.
+pub(super) const SPARE_NAME: &str = "spare.tmp";
+
+/// A segment that the log writer makes itself. Not the spare's name: both may be under way at once.
+pub(super) const MADE_NAME: &str = "segment.tmp";
+
+/// No segment is greater: checked before memory is taken for one.
+pub(super) const MAX_SEGMENT_BYTES: u64 = 1 << 30;
+
+const READ_BYTES: usize = 256 << 10;
+
+/// The segments in order. They must be 1, 2, 3 ... without a gap.
+pub(super) fn list_segments(disk: &Arc<dyn Disk>) -> Result<Vec<SegmentName>, WalError> {
+    let names = disk.list().map_err(WalError::io(disk, "", "list"))?;
+    let mut segments = Vec::new();
+    for name in names.iter().filter(|name| name.ends_with(".wal")) {
+        let what = "its name is not that of a segment; a log file was renamed, or this one is not dkv's";
+        segments.push(SegmentName::parse(name).ok_or_else(|| WalError::corrupt(disk, name, 0, what))?);
+    }
+    segments.sort();
+    for (segment, expected) in segments.iter().zip(1..) {
+        if segment.sequence != expected {
+            let what = if segment.sequence < expected {
+                format!("there are two segments with sequence number {}", segment.sequence)
+            } else {
+                format!("segment {expected}, which must come before it, is missing")
+            };
+            return Err(WalError::corrupt(disk, &segment.to_string(), 0, what));
+        }
+    }
+    Ok(segments)
+}
+
+/// Opens a segment and reads all of it. Its length is a whole number of blocks.
+pub(super) fn read_segment(
+    disk: &Arc<dyn Disk>,
+    name: SegmentName,
+) -> Result<(Box<dyn DiskFile>, Vec<u8>), WalError> {
+    let shown = name.to_string();
+    let file = disk.open(&shown).map_err(WalError::io(disk, &shown, "open"))?;
+    let size = file.size().map_err(WalError::io(disk, &shown, "measure"))?;
+    if size == 0 || size % BLOCK_BYTES as u64 != 0 || size > MAX_SEGMENT_BYTES {
+        let what = format!("its length of {size} bytes is not one a segment can have");
+        return Err(WalError::corrupt(disk, &shown, size, what));
+    }
+    let mut bytes = vec![0; size as usize];
+    let mut at = 0;
+    for piece in bytes.chunks_mut(READ_BYTES) {
+        file.read_at(at, piece).map_err(|e| WalError::io_at(disk, &shown, "read", at, e))?;
+        at += piece.len() as u64;
+    }
+    Ok((file, bytes))
+}
+
+/// Makes a segment file of `blocks` blocks under [`MADE_NAME`], its length durable.
+pub(super) fn make_segment(disk: &Arc<dyn Disk>, blocks: u64) -> Result<Box<dyn DiskFile>, WalError> {
+    let bytes = blocks * BLOCK_BYTES as u64;
+    assert!(bytes <= MAX_SEGMENT_BYTES, "one write of {bytes} bytes exceeds every limit");
+    let file = disk.create(MADE_NAME).map_err(WalError::io(disk, MADE_NAME, "create"))?;
+    file.allocate(bytes).map_err(WalError::io(disk, MADE_NAME, "allocate"))?;
+    file.sync().map_err(WalError::io(disk, MADE_NAME, "sync"))?;
+    Ok(file)
+}
+
+/// Gives a file its name as a segment, durably. Whoever calls this vouches that everything in the segment before is
+/// synced.
+pub(super) fn name_segment(disk: &Arc<dyn Disk>, from: &str, sequence: u64) -> Result<SegmentName, WalError> {
+    let nonce = disk.nonce().map_err(WalError::io(disk, from, "draw a nonce for"))?;
+    let name = SegmentName { sequence, nonce };
+    let shown = name.to_string();
+    disk.rename(from, &shown).map_err(WalError::io(disk, &shown, "rename a new segment to"))?;
+    disk.sync_dir().map_err(WalError::io(disk, "", "sync"))?;
+    Ok(name)
+}
+
+/// Removes the segments that were never given a number.
+pub(super) fn remove_leftovers(disk: &Arc<dyn Disk>) -> Result<(), WalError> {
+    for name in disk.list().map_err(WalError::io(disk, "", "list"))? {
+        if name == SPARE_NAME || name == MADE_NAME {
+            disk.remove(&name).map_err(WalError::io(disk, &name, "remove"))?;
+        }
+    }
+    Ok(())
+}

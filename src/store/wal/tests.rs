@@ -1,0 +1,404 @@
+use super::*;
+use crate::raft::{FRAME_HEADER_BYTES, Payload, WriteOp};
+use crate::store::simdisk::{Fault, Loss, SimDisk};
+
+const IDS: WalIds = WalIds { cluster_id: ClusterId(0xc), member_id: MemberId(0xa) };
+const SMALL: WalOptions = WalOptions { segment_bytes: 64 << 10 };
+
+fn disk(sim: &SimDisk) -> Arc<dyn Disk> {
+    Arc::new(sim.clone())
+}
+
+fn entry(index: u64, term: u64, bytes: usize) -> Entry {
+    Entry::new(Position::new(index, term), index * 10, &Payload::Command(vec![index as u8; bytes]))
+}
+
+fn entries(range: std::ops::RangeInclusive<u64>, term: u64) -> WriteOp {
+    WriteOp::Entries(range.map(|i| entry(i, term, 100)).collect())
+}
+
+fn vote(term: u64, voted_for: u64) -> WriteOp {
+    WriteOp::HardState(HardState { term, voted_for: (voted_for > 0).then_some(MemberId(voted_for)) })
+}
+
+fn positions(recovered: &Recovered) -> Vec<String> {
+    recovered.entries.iter().map(|e| e.position().to_string()).collect()
+}
+
+fn open(sim: &SimDisk) -> Result<(Wal, Recovered), WalError> {
+    Wal::open(disk(sim), IDS, SMALL)
+}
+
+/// A log of one segment: block 0 segment header, 1 records of the vote and entries 1..=3; 2 entry 4; no seal.
+fn sample() -> (SimDisk, Wal) {
+    let sim = SimDisk::new(7);
+    let mut wal = Wal::create(disk(&sim), IDS, SMALL).unwrap();
+    wal.write(&[vote(1, 0xa), entries(1..=3, 1)]).unwrap();
+    wal.write(&[entries(4..=4, 1)]).unwrap();
+    (sim, wal)
+}
+
+fn only_segment(sim: &SimDisk) -> String {
+    let names: Vec<String> = sim.names().into_iter().filter(|n| n.ends_with(".wal")).collect();
+    assert_eq!(names.len(), 1, "{names:?}");
+    names[0].clone()
+}
+
+#[test]
+fn open_gives_back_what_was_written() {
+    let (sim, _) = sample();
+    let (_, recovered) = open(&sim.restart(Loss::Everything)).unwrap();
+    assert_eq!(recovered.hard_state, HardState { term: 1, voted_for: Some(MemberId(0xa)) });
+    assert_eq!(recovered.base, Position::ZERO);
+    assert_eq!(positions(&recovered), ["1@1", "2@1", "3@1", "4@1"]);
+    assert_eq!(recovered.entries[1], entry(2, 1, 100));
+    assert_eq!(recovered.warnings, [""; 0]);
+    assert_eq!(recovered.synced_mark, LogPlace { sequence: 1, block: 2 });
+}
+
+#[test]
+fn write_costs_one_write_and_one_sync() {
+    let (sim, mut wal) = sample();
+    let before = sim.ops();
+    wal.write(&[entries(5..=6, 1), vote(2, 0), entries(7..=7, 2)]).unwrap();
+    assert_eq!(sim.ops() - before, 2);
+    wal.write(&[]).unwrap();
+    assert_eq!(sim.ops() - before, 2, "nothing to write costs nothing");
+}
+
+#[test]
+fn write_cuts_the_entries_it_replaces() {
+    let (sim, mut wal) = sample();
+    wal.write(&[vote(2, 0), entries(3..=3, 2)]).unwrap();
+    let (mut wal, recovered) = open(&sim.restart(Loss::Everything)).unwrap();
+    assert_eq!(positions(&recovered), ["1@1", "2@1", "3@2"]);
+    wal.write(&[entries(4..=4, 2)]).unwrap();
+}
+
+#[test]
+fn write_of_a_reset_begins_the_log_anew() {
+    let (sim, mut wal) = sample();
+    wal.write(&[vote(5, 0), WriteOp::Reset(Position::new(90, 4)), entries(91..=92, 5)]).unwrap();
+    let (_, recovered) = open(&sim.restart(Loss::Everything)).unwrap();
+    assert_eq!(recovered.base, Position::new(90, 4));
+    assert_eq!(positions(&recovered), ["91@5", "92@5"]);
+}
+
+#[test]
+#[should_panic(expected = "entry 6@1 does not continue a log from 0 to 4@1")]
+fn write_refuses_a_gap() {
+    let _ = sample().1.write(&[entries(6..=6, 1)]);
+}
+
+#[test]
+#[should_panic(expected = "cannot go back from term 1 to 0")]
+fn write_refuses_an_older_term() {
+    let _ = sample().1.write(&[vote(0, 0)]);
+}
+
+#[test]
+fn write_opens_the_next_segment_when_this_one_is_full() {
+    let (sim, mut wal) = sample();
+    let mut preparer = wal.take_preparer().unwrap();
+    assert!(wal.take_preparer().is_none());
+    for index in 5..=60 {
+        wal.write(&[entries(index..=index, 1)]).unwrap();
+        if wal.spare_is_due() {
+            while preparer.step().unwrap() {}
+        }
+    }
+    let stats = wal.stats();
+    assert_eq!((stats.segments, stats.spare_not_ready), (3, 0), "{stats:?}");
+    assert_eq!(stats.syncs, stats.batches);
+    let (_, recovered) = open(&sim.restart(Loss::Everything)).unwrap();
+    assert_eq!(recovered.entries.len(), 60);
+    assert_eq!(recovered.synced_mark.sequence, 4);
+}
+
+#[test]
+fn write_counts_a_spare_that_is_not_ready_and_goes_on() {
+    let (sim, mut wal) = sample();
+    for index in 5..=60 {
+        wal.write(&[entries(index..=index, 1)]).unwrap();
+    }
+    assert_eq!(wal.stats().spare_not_ready, 3);
+    assert_eq!(open(&sim.restart(Loss::Everything)).unwrap().1.entries.len(), 60);
+}
+
+#[test]
+fn write_makes_a_segment_to_measure_for_a_great_batch() {
+    let (sim, mut wal) = sample();
+    wal.write(&[WriteOp::Entries(vec![entry(5, 1, 300_000)]), entries(6..=6, 1)]).unwrap();
+    assert_eq!(wal.stats().spare_not_ready, 1, "for entry 6, not for the great one");
+    wal.write(&[entries(7..=7, 1)]).unwrap();
+    let (_, recovered) = open(&sim.restart(Loss::Everything)).unwrap();
+    assert_eq!(recovered.entries.len(), 7);
+    assert_eq!(recovered.entries[4], entry(5, 1, 300_000));
+}
+
+#[test]
+fn write_that_is_first_and_great_leaves_an_empty_first_segment() {
+    let sim = SimDisk::new(7);
+    let mut wal = Wal::create(disk(&sim), IDS, SMALL).unwrap();
+    wal.write(&[vote(1, 0), WriteOp::Entries(vec![entry(1, 1, 300_000)])]).unwrap();
+    assert_eq!(Wal::identify(&disk(&sim)).unwrap(), Some(IDS));
+    assert_eq!(open(&sim.restart(Loss::Everything)).unwrap().1.entries.len(), 1);
+}
+
+#[test]
+fn write_splits_a_long_queue_into_batches_and_syncs_once() {
+    let sim = SimDisk::new(7);
+    let options = WalOptions { segment_bytes: 4 << 20 };
+    let mut wal = Wal::create(disk(&sim), IDS, options).unwrap();
+    let ops: Vec<WriteOp> = (1..=30).map(|i| WriteOp::Entries(vec![entry(i, 0, 100_000)])).collect();
+    wal.write(&ops).unwrap();
+    assert_eq!((wal.stats().batches, wal.stats().syncs), (3, 1));
+    assert_eq!(Wal::open(disk(&sim), IDS, options).unwrap().1.entries.len(), 30);
+}
+
+#[test]
+fn write_after_a_failure_is_refused_and_nothing_is_tried() {
+    let (sim, mut wal) = sample();
+    sim.plan(sim.ops() + 2, Fault::Eio);
+    let error = wal.write(&[entries(5..=5, 1)]).unwrap_err();
+    assert!(matches!(error, WalError::Io { action: "sync", .. }), "{error}");
+    let ops = sim.ops();
+    assert!(matches!(wal.write(&[entries(5..=5, 1)]), Err(WalError::Unusable)));
+    assert!(matches!(wal.seal(), Err(WalError::Unusable)));
+    assert!(!wal.needs_seal());
+    assert_eq!(sim.ops(), ops);
+    assert_eq!(open(&sim.restart(Loss::Everything)).unwrap().1.entries.len(), 4);
+}
+
+#[test]
+fn write_on_a_full_disk_fails_and_recovery_finds_what_was_acknowledged() {
+    let (sim, mut wal) = sample();
+    sim.set_capacity(Some(64 << 10));
+    let mut acknowledged = 4;
+    while wal.write(&[entries(acknowledged + 1..=acknowledged + 1, 1)]).is_ok() {
+        acknowledged += 1;
+    }
+    assert_eq!(acknowledged, 17);
+    let sim = sim.restart(Loss::Nothing);
+    sim.set_capacity(None);
+    assert_eq!(open(&sim).unwrap().1.entries.len(), 17);
+}
+
+#[test]
+fn seal_writes_once_and_vouches_for_all_before_it() {
+    let (sim, mut wal) = sample();
+    assert!(wal.needs_seal());
+    wal.seal().unwrap();
+    assert!(!wal.needs_seal());
+    let ops = sim.ops();
+    wal.seal().unwrap();
+    assert_eq!(sim.ops(), ops);
+    let (wal, recovered) = open(&sim.restart(Loss::Everything)).unwrap();
+    assert_eq!(recovered.synced_mark, LogPlace { sequence: 1, block: 3 });
+    assert!(!wal.needs_seal(), "recovery seals");
+}
+
+#[test]
+fn open_cuts_a_damaged_last_batch_off_with_a_warning() {
+    let (sim, _) = sample();
+    sim.flip(&only_segment(&sim), 2 * 4096 + 300, 1);
+    let sim = sim.restart(Loss::Everything);
+    let (mut wal, recovered) = open(&sim).unwrap();
+    assert_eq!(positions(&recovered), ["1@1", "2@1", "3@1"]);
+    assert_eq!(recovered.warnings.len(), 1);
+    assert!(recovered.warnings[0].contains("at byte 8192"), "{}", recovered.warnings[0]);
+    wal.write(&[entries(4..=5, 1)]).unwrap();
+    let (_, recovered) = open(&sim.restart(Loss::Everything)).unwrap();
+    assert_eq!((recovered.entries.len(), recovered.warnings.len()), (5, 0));
+}
+
+#[test]
+fn open_refuses_the_same_damage_with_a_seal_behind_it() {
+    let (sim, mut wal) = sample();
+    wal.seal().unwrap();
+    let name = only_segment(&sim);
+    sim.flip(&name, 2 * 4096 + 300, 1);
+    let before = sim.contents(&name).unwrap();
+    let error = open(&sim.restart(Loss::Nothing)).err().unwrap();
+    let text = error.to_string();
+    assert!(matches!(error, WalError::Corrupt { offset: 8192, .. }), "{text}");
+    assert!(text.starts_with(&name) && text.contains("To repair"), "{text}");
+    assert_eq!(sim.contents(&name).unwrap(), before, "a refusal changes nothing");
+}
+
+#[test]
+fn open_drops_a_whole_batch_behind_a_torn_one_of_the_same_write() {
+    let options = WalOptions { segment_bytes: 4 << 20 };
+    let op = |i| WriteOp::Entries(vec![entry(i, 1, 700_000)]);
+    let build = || {
+        let sim = SimDisk::new(7);
+        let mut wal = Wal::create(disk(&sim), IDS, options).unwrap();
+        wal.write(&[vote(1, 0), entries(1..=1, 1)]).unwrap();
+        wal.write(&[op(2), op(3)]).unwrap();
+        assert_eq!((wal.stats().batches, wal.stats().syncs), (3, 2));
+        (sim, wal)
+    };
+    // The disk wrote the second batch before the first and then lost power: nothing proves that either was synced.
+    let (sim, _) = build();
+    sim.flip(&only_segment(&sim), 3 * 4096, 1);
+    let (_, recovered) = Wal::open(disk(&sim), IDS, options).unwrap();
+    assert_eq!((recovered.entries.len(), recovered.warnings.len()), (1, 1));
+    let (_, recovered) = Wal::open(disk(&sim.restart(Loss::Everything)), IDS, options).unwrap();
+    assert_eq!((recovered.entries.len(), recovered.warnings.len()), (1, 0));
+    // With any later write the same damage is rot.
+    let (sim, mut wal) = build();
+    wal.write(&[entries(4..=4, 1)]).unwrap();
+    sim.flip(&only_segment(&sim), 3 * 4096, 1);
+    assert!(matches!(Wal::open(disk(&sim), IDS, options), Err(WalError::Corrupt { offset: 8192, .. })));
+}
+
+#[test]
+fn open_refuses_damage_in_a_segment_with_a_successor() {
+    let (sim, mut wal) = sample();
+    for index in 5..=20 {
+        wal.write(&[entries(index..=index, 1)]).unwrap();
+    }
+    let first = sim.names().into_iter().find(|n| n.starts_with("0000000000000001-")).unwrap();
+    // The last batch of the first segment, and a zero byte of its unused rest would do as well.
+    sim.flip(&first, 15 * 4096 + 90, 0x80);
+    let error = open(&sim.restart(Loss::Nothing)).err().unwrap();
+    assert!(matches!(error, WalError::Corrupt { offset: 61_440, .. }), "{error}");
+}
+
+#[test]
+fn open_refuses_a_missing_or_doubled_or_misnamed_or_short_segment() {
+    let build = || {
+        let (sim, mut wal) = sample();
+        for index in 5..=40 {
+            wal.write(&[entries(index..=index, 1)]).unwrap();
+        }
+        sim
+    };
+    let names: Vec<String> = build().names();
+    assert_eq!(names.len(), 3, "{names:?}");
+    let refused = |sim: &SimDisk| match open(sim) {
+        Err(WalError::Corrupt { what, .. }) => what,
+        other => panic!("{:?}", other.map(|(_, recovered)| recovered)),
+    };
+    for (n, what) in [(0, "segment 1, which"), (1, "segment 2, which")] {
+        let sim = build();
+        sim.remove(&names[n]).unwrap();
+        assert!(refused(&sim).contains(what));
+    }
+    let sim = build();
+    sim.create("0000000000000002-00000000000000ff.wal").unwrap();
+    assert!(refused(&sim).contains("two segments"));
+    let sim = build();
+    sim.rename(&names[2], "0003.wal").unwrap();
+    assert!(refused(&sim).contains("name"));
+    let sim = build();
+    let bytes = sim.contents(&names[2]).unwrap();
+    sim.create(&names[2]).unwrap().write_at(0, &bytes[..4096]).unwrap();
+    assert!(refused(&sim).contains("segment header"));
+    sim.create(&names[2]).unwrap().write_at(0, &bytes[..4095]).unwrap();
+    assert!(refused(&sim).contains("length"));
+}
+
+#[test]
+fn open_refuses_a_batch_from_elsewhere() {
+    // The same file under another nonce: nothing in it is valid, and it is not the last.
+    let (sim, mut wal) = sample();
+    for index in 5..=20 {
+        wal.write(&[entries(index..=index, 1)]).unwrap();
+    }
+    let names = sim.names();
+    sim.rename(&names[0], "0000000000000001-0000000000000001.wal").unwrap();
+    assert!(matches!(open(&sim), Err(WalError::Corrupt { offset: 0, .. })));
+}
+
+#[test]
+fn open_names_file_and_offset_of_a_read_error() {
+    let (sim, _) = sample();
+    let sim = sim.restart(Loss::Nothing);
+    // list, open, size, read
+    sim.plan(sim.ops() + 4, Fault::Eio);
+    let error = open(&sim).err().unwrap();
+    assert!(matches!(error, WalError::Io { action: "read", offset: Some(0), .. }), "{error}");
+    assert!(error.to_string().contains(".wal at byte 0"), "{error}");
+}
+
+#[test]
+fn open_refuses_a_foreign_log() {
+    let (sim, _) = sample();
+    for ids in [WalIds { member_id: MemberId(1), ..IDS }, WalIds { cluster_id: ClusterId(1), ..IDS }] {
+        assert!(matches!(Wal::open(disk(&sim), ids, SMALL), Err(WalError::Foreign { found: IDS, .. })));
+    }
+    assert_eq!(Wal::identify(&disk(&sim)).unwrap(), Some(IDS));
+}
+
+#[test]
+fn open_refuses_a_newer_format() {
+    let (sim, _) = sample();
+    let name = only_segment(&sim);
+    let mut bytes = sim.contents(&name).unwrap().to_vec();
+    bytes[136] = 2;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes[128..140]), &bytes[144..192]);
+    bytes[140..144].copy_from_slice(&crc.to_le_bytes());
+    Disk::open(&sim, &name).unwrap().write_at(0, &bytes).unwrap();
+    assert!(matches!(open(&sim), Err(WalError::NewerFormat { version: 2, .. })));
+}
+
+#[test]
+fn exists_only_once_a_batch_is_whole() {
+    let sim = SimDisk::new(7);
+    assert!(!Wal::exists(&disk(&sim)).unwrap());
+    assert!(matches!(open(&sim), Err(WalError::Missing(_))));
+    let mut wal = Wal::create(disk(&sim), IDS, SMALL).unwrap();
+    assert!(!Wal::exists(&disk(&sim)).unwrap());
+    sim.plan(sim.ops() + 1, Fault::Die { bytes: 4300 });
+    assert!(wal.write(&[vote(1, 0), entries(1..=3, 1)]).is_err());
+    let sim = sim.restart(Loss::Nothing);
+    assert!(!Wal::exists(&disk(&sim)).unwrap());
+    let mut wal = Wal::create(disk(&sim), IDS, SMALL).unwrap();
+    wal.write(&[vote(1, 0), entries(1..=3, 1)]).unwrap();
+    assert!(Wal::exists(&disk(&sim)).unwrap());
+    assert!(matches!(Wal::create(disk(&sim), IDS, SMALL), Err(WalError::Exists(_))));
+    assert_eq!(open(&sim.restart(Loss::Everything)).unwrap().1.entries.len(), 3);
+}
+
+#[test]
+fn open_syncs_what_a_killed_process_left_in_the_page_cache() {
+    let (sim, mut wal) = sample();
+    sim.plan(sim.ops() + 2, Fault::Die { bytes: 0 });
+    assert!(wal.write(&[entries(5..=5, 1)]).is_err());
+    let sim = sim.restart(Loss::Nothing);
+    assert_eq!(open(&sim).unwrap().1.entries.len(), 5, "still in the page cache");
+    assert_eq!(open(&sim.restart(Loss::Everything)).unwrap().1.entries.len(), 5, "and vouched for");
+}
+
+#[test]
+fn a_client_that_stores_a_header_does_not_make_one() {
+    // The bytes of a batch, stored as a value at a block boundary of a later torn batch, lack its place and nonce.
+    let (sim, mut wal) = sample();
+    wal.seal().unwrap();
+    let forged = sim.contents(&only_segment(&sim)).unwrap()[3 * 4096..4 * 4096].to_vec();
+    let fill = 4096 - 80 - 1 - FRAME_HEADER_BYTES;
+    let value = [vec![1; fill], forged.clone(), forged].concat();
+    let last = Entry::new(Position::new(5, 1), 0, &Payload::Command(value));
+    wal.write(&[WriteOp::Entries(vec![last])]).unwrap();
+    sim.flip(&only_segment(&sim), 4 * 4096, 1);
+    assert_eq!(open(&sim).unwrap().1.entries.len(), 4);
+}
+
+#[test]
+fn real_files_hold_a_log() {
+    let tmp = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(crate::store::disk::RealDisk::open(tmp.path()).unwrap());
+    let mut wal = Wal::create(Arc::clone(&disk), IDS, SMALL).unwrap();
+    let mut preparer = wal.take_preparer().unwrap();
+    for index in 1..=50 {
+        wal.write(&[entries(index..=index, 0)]).unwrap();
+        while preparer.step().unwrap() {}
+    }
+    assert_eq!(wal.stats().spare_not_ready, 0);
+    drop(wal);
+    assert!(tmp.path().join("spare.tmp").exists());
+    let (_, recovered) = Wal::open(Arc::clone(&disk), IDS, SMALL).unwrap();
+    assert_eq!(recovered.entries.len(), 50);
+    assert!(!tmp.path().join("spare.tmp").exists(), "a new one is begun");
+}

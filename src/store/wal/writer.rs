@@ -1,0 +1,339 @@
+//! Writing: batches into the current segment, one sync at the end, the next segment when this one is full.
+
+use std::sync::Arc;
+
+use crate::raft::{HardState, Index, Position, WriteOp};
+use crate::store::disk::{Disk, DiskFile};
+
+use super::format::{self, BLOCK_BYTES, BatchHeader, SegmentHeader, SegmentName};
+use super::recovery::{self, Scan};
+use super::segment::{self, SPARE_NAME};
+use super::spare::Slot;
+use super::{Recovered, SparePreparer, WalError, WalIds, WalOptions, WalStats};
+
+/// Ops are gathered into one batch up to this size; a single greater one is a batch of its own.
+const MAX_BATCH_BYTES: usize = 1 << 20;
+
+/// The segment that is being filled.
+pub(super) struct Current {
+    pub name: SegmentName,
+    /// `name` as text.
+    pub shown: String,
+    pub file: Box<dyn DiskFile>,
+    /// Its length in blocks.
+    pub blocks: u64,
+    /// Where the next batch goes.
+    pub next_block: u64,
+    /// Blocks that are synced: at most `next_block`.
+    pub synced_blocks: u64,
+}
+
+impl Current {
+    fn new(name: SegmentName, file: Box<dyn DiskFile>, blocks: u64) -> Current {
+        Current { name, shown: name.to_string(), file, blocks, next_block: 0, synced_blocks: 0 }
+    }
+}
+
+/// An open log. Belongs to one thread, the log writer; the housekeeper holds its [`SparePreparer`].
+pub struct Wal {
+    disk: Arc<dyn Disk>,
+    ids: WalIds,
+    options: WalOptions,
+    current: Current,
+    /// What the next batch's `prev_crc` must be.
+    chain: u32,
+    hard_state: HardState,
+    /// The position before the first entry: nothing at or before it may be written again.
+    base_index: Index,
+    last: Position,
+    /// The batch under construction; kept for its capacity.
+    buf: Vec<u8>,
+    /// Whether something was written that no later batch vouches for.
+    unsealed: bool,
+    /// Whether a write or sync failed.
+    failed: bool,
+    slot: Arc<Slot>,
+    preparer: Option<SparePreparer>,
+    stats: WalStats,
+}
+
+impl Wal {
+    /// Begins a log: an empty first segment, its name durable. [`WalError::Exists`] when there is a log already.
+    ///
+    /// Until the first [`Wal::write`] has returned, a crash leaves no log: [`Wal::exists`] says so, and `create` works
+    /// again.
+    pub fn create(disk: Arc<dyn Disk>, ids: WalIds, options: WalOptions) -> Result<Wal, WalError> {
+        let segment_blocks = segment_blocks(&options);
+        if Wal::exists(&disk)? {
+            return Err(WalError::Exists(disk.display("")));
+        }
+        segment::remove_leftovers(&disk)?;
+        for name in segment::list_segments(&disk)? {
+            let name = name.to_string();
+            disk.remove(&name).map_err(WalError::io(&disk, &name, "remove"))?;
+        }
+        // Else a power loss could bring the removed segment back beside the new one of the same number.
+        disk.sync_dir().map_err(WalError::io(&disk, "", "sync"))?;
+        let file = segment::make_segment(&disk, segment_blocks)?;
+        let name = segment::name_segment(&disk, segment::MADE_NAME, 1)?;
+        Ok(Wal::assemble(disk, ids, options, Current::new(name, file, segment_blocks)))
+    }
+
+    /// Opens the log and recovers what it holds: reads everything, cuts off a torn end, makes what is left durable and
+    /// seals it. Errors: [`WalError::Missing`] when [`Wal::exists`] says no; [`WalError::Corrupt`] when something that
+    /// was synced is damaged, and nothing is changed then.
+    pub fn open(disk: Arc<dyn Disk>, ids: WalIds, options: WalOptions) -> Result<(Wal, Recovered), WalError> {
+        segment_blocks(&options);
+        let Scan { replay, last, synced_mark, torn } = recovery::scan(&disk, Some(ids))?;
+        let mut warnings = Vec::new();
+        if let Some(torn) = torn {
+            warnings.push(recovery::cut_off(&disk, &last, &torn, &replay)?);
+        }
+        segment::remove_leftovers(&disk)?;
+        // What was read may be in the page cache only: a killed process leaves it there. It is vouched for from here
+        // on, so it must be on the disk first.
+        last.file.sync().map_err(WalError::io(&disk, &last.shown, "sync"))?;
+        disk.sync_dir().map_err(WalError::io(&disk, "", "sync"))?;
+        let mut wal = Wal::assemble(disk, ids, options, last);
+        wal.current.synced_blocks = wal.current.next_block;
+        wal.chain = replay.chain;
+        wal.hard_state = replay.hard_state;
+        wal.base_index = replay.base.index;
+        wal.last = replay.last();
+        wal.unsealed = true;
+        wal.seal()?;
+        let recovery::Replay { hard_state, base, entries, .. } = replay;
+        Ok((wal, Recovered { hard_state, base, entries, synced_mark, warnings }))
+    }
+
+    /// Whether there is a log: a segment that holds at least one whole batch, or several segments. A first segment
+    /// whose first write never became whole is no log.
+    pub fn exists(disk: &Arc<dyn Disk>) -> Result<bool, WalError> {
+        Ok(Wal::identify(disk)?.is_some())
+    }
+
+    /// Whose log this is; `None` when there is no log. Reads the first segment only.
+    pub fn identify(disk: &Arc<dyn Disk>) -> Result<Option<WalIds>, WalError> {
+        recovery::identify(disk)
+    }
+
+    fn assemble(disk: Arc<dyn Disk>, ids: WalIds, options: WalOptions, current: Current) -> Wal {
+        let slot = Slot::new(options.segment_bytes);
+        slot.set_filled(current.next_block * BLOCK_BYTES as u64);
+        Wal {
+            preparer: Some(SparePreparer::new(Arc::clone(&disk), Arc::clone(&slot))),
+            disk,
+            ids,
+            options,
+            current,
+            chain: 0,
+            hard_state: HardState::default(),
+            base_index: 0,
+            last: Position::ZERO,
+            buf: Vec::new(),
+            unsealed: false,
+            failed: false,
+            slot,
+            stats: WalStats::default(),
+        }
+    }
+
+    /// The housekeeper's end of this log. `Some` the first time, `None` afterwards: there is one.
+    pub fn take_preparer(&mut self) -> Option<SparePreparer> {
+        self.preparer.take()
+    }
+
+    /// Whether the housekeeper should be woken for a [`SparePreparer::step`]. Cheap.
+    pub fn spare_is_due(&self) -> bool {
+        self.slot.is_due()
+    }
+
+    /// Counters since the log was opened.
+    pub fn stats(&self) -> WalStats {
+        self.stats
+    }
+
+    /// Makes the ops durable, in order: when this returns `Ok`, all of them are. One batch and one sync as long as
+    /// they have at most 1 MiB and fit into the segment; no ops, no work.
+    ///
+    /// After an error any prefix of the ops may be on the disk, and the log takes no more: the caller ends the process
+    /// and lets recovery find out. Panics when the ops contradict the log, such as an entry that leaves a gap: writing
+    /// that down would make the log unreadable.
+    pub fn write<'a>(&mut self, ops: impl IntoIterator<Item = &'a WriteOp>) -> Result<(), WalError> {
+        let ops: Vec<&WriteOp> = ops.into_iter().collect();
+        self.guard(|wal| {
+            let mut rest = &ops[..];
+            while !rest.is_empty() {
+                let count = wal.batch_of(rest);
+                wal.write_batch(&rest[..count])?;
+                wal.unsealed = true;
+                rest = &rest[count..];
+            }
+            wal.sync_current()
+        })
+    }
+
+    /// Whether the last batches have no witness behind them yet. The log writer calls [`Wal::seal`] when this is so
+    /// and nothing was queued for 100 ms after the last sync, and at a graceful stop.
+    pub fn needs_seal(&self) -> bool {
+        self.unsealed && !self.failed
+    }
+
+    /// Writes and syncs an empty batch that vouches for everything before it: from then on damage to any of that is
+    /// recognised. Does nothing when there is nothing to vouch for.
+    pub fn seal(&mut self) -> Result<(), WalError> {
+        if !self.unsealed {
+            return Ok(());
+        }
+        self.guard(|wal| {
+            wal.write_batch(&[])?;
+            wal.sync_current()?;
+            wal.unsealed = false;
+            wal.stats.seals += 1;
+            Ok(())
+        })
+    }
+
+    /// Runs a step after which, if it fails, nothing more is tried.
+    fn guard(&mut self, step: impl FnOnce(&mut Wal) -> Result<(), WalError>) -> Result<(), WalError> {
+        if self.failed {
+            return Err(WalError::Unusable);
+        }
+        // Set beforehand, so that a panic on the way counts as well.
+        self.failed = true;
+        step(self)?;
+        self.failed = false;
+        Ok(())
+    }
+
+    /// How many of the ops make the next batch: as many as fit, at least one.
+    fn batch_of(&self, ops: &[&WriteOp]) -> usize {
+        let room = self.options.segment_bytes as usize - BLOCK_BYTES;
+        let limit = MAX_BATCH_BYTES.min(room);
+        let mut bytes = 0;
+        let fits = ops.iter().take_while(|op| {
+            bytes += format::record_bytes(op);
+            bytes <= limit
+        });
+        fits.count().max(1)
+    }
+
+    fn write_batch(&mut self, ops: &[&WriteOp]) -> Result<(), WalError> {
+        let record_bytes = ops.iter().map(|op| format::record_bytes(op)).sum();
+        let left = (self.current.blocks - self.current.next_block) * BLOCK_BYTES as u64;
+        if format::batch_bytes(self.current.next_block == 0, record_bytes) > left {
+            self.next_segment(format::batch_bytes(true, record_bytes))?;
+        }
+        let current = &self.current;
+        let segment = (current.next_block == 0).then(|| SegmentHeader {
+            ids: self.ids,
+            sequence: current.name.sequence,
+            blocks: current.blocks,
+            first_index: self.last.index + 1,
+            prev_term: self.last.term,
+        });
+        ops.iter().for_each(|op| self.advance(op));
+        let current = &self.current;
+        let header = BatchHeader {
+            nonce: current.name.nonce,
+            block: current.next_block,
+            synced_through: current.synced_blocks,
+            hard_state: self.hard_state,
+            records: 0,
+            length: 0,
+            prev_crc: self.chain,
+            body_crc: 0,
+        };
+        self.chain = format::encode_batch(&mut self.buf, &header, segment.as_ref(), ops);
+        let at = current.next_block * BLOCK_BYTES as u64;
+        current
+            .file
+            .write_at(at, &self.buf)
+            .map_err(|e| WalError::io_at(&self.disk, &current.shown, "write", at, e))?;
+        self.current.next_block += (self.buf.len() / BLOCK_BYTES) as u64;
+        self.slot.set_filled(self.current.next_block * BLOCK_BYTES as u64);
+        self.stats.batches += 1;
+        self.stats.bytes += self.buf.len() as u64;
+        // One great batch must not hold its memory for ever.
+        if self.buf.capacity() > 4 * MAX_BATCH_BYTES {
+            self.buf = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// Follows what the op does to the log.
+    fn advance(&mut self, op: &WriteOp) {
+        match op {
+            WriteOp::HardState(hard_state) => {
+                let (old, new) = (self.hard_state.term, hard_state.term);
+                assert!(new >= old, "the log cannot go back from term {old} to {new}");
+                self.hard_state = *hard_state;
+            }
+            WriteOp::Entries(entries) => {
+                for entry in entries {
+                    let index = entry.index();
+                    let (base, last) = (self.base_index, self.last);
+                    assert!(
+                        base < index && index <= last.index + 1,
+                        "entry {} does not continue a log from {base} to {last}",
+                        entry.position()
+                    );
+                    self.last = entry.position();
+                }
+            }
+            WriteOp::Reset(position) => {
+                self.base_index = position.index;
+                self.last = *position;
+            }
+        }
+    }
+
+    fn sync_current(&mut self) -> Result<(), WalError> {
+        let current = &mut self.current;
+        if current.synced_blocks < current.next_block {
+            current.file.sync().map_err(WalError::io(&self.disk, &current.shown, "sync"))?;
+            current.synced_blocks = current.next_block;
+            self.stats.syncs += 1;
+        }
+        Ok(())
+    }
+
+    /// Opens the next segment, one that holds a first batch of `batch_bytes`.
+    fn next_segment(&mut self, batch_bytes: u64) -> Result<(), WalError> {
+        // A segment's name is the promise that the one before it is synced.
+        self.sync_current()?;
+        let sequence = self.current.name.sequence + 1;
+        let spare = if batch_bytes <= self.options.segment_bytes {
+            let spare = self.slot.take();
+            self.stats.spare_not_ready += u64::from(spare.is_none());
+            spare
+        } else {
+            None
+        };
+        self.current = match spare {
+            Some(file) => {
+                let name = segment::name_segment(&self.disk, SPARE_NAME, sequence)?;
+                self.slot.give_back_name();
+                Current::new(name, file, segment_blocks(&self.options))
+            }
+            None => {
+                let blocks = segment_blocks(&self.options).max(batch_bytes / BLOCK_BYTES as u64);
+                let file = segment::make_segment(&self.disk, blocks)?;
+                let name = segment::name_segment(&self.disk, segment::MADE_NAME, sequence)?;
+                Current::new(name, file, blocks)
+            }
+        };
+        self.stats.segments += 1;
+        Ok(())
+    }
+}
+
+fn segment_blocks(options: &WalOptions) -> u64 {
+    let bytes = options.segment_bytes;
+    let blocks = bytes / BLOCK_BYTES as u64;
+    assert!(
+        bytes.is_multiple_of(BLOCK_BYTES as u64) && blocks >= 2 && bytes <= segment::MAX_SEGMENT_BYTES,
+        "a segment of {bytes} bytes: must be a multiple of 4096 from 8192 on"
+    );
+    blocks
+}
