@@ -90,10 +90,11 @@ impl Dedup {
 
     /// Whether [`Dedup::is_full`] would say so for `key`, were it new, after expiry at `now`.
     pub(super) fn would_refuse(&self, key: &str, now: Stamp, settings: &Settings) -> bool {
-        let oldest = oldest_kept(now, settings);
-        if self.rows.get(key).is_some_and(|row| row.stamp >= oldest) {
+        // A key that would have expired by then has made room for itself.
+        if self.rows.contains_key(key) {
             return false;
         }
+        let oldest = oldest_kept(now, settings);
         let expired = self.by_age.partition_point(|(stamp, _)| *stamp < oldest);
         (self.by_age.len() - expired) as u64 >= settings.idempotency_rows
     }

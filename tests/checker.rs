@@ -1,0 +1,410 @@
+//! The linearizability checker of the other suites, tested itself: histories judged by hand, and thousands of small
+//! random ones judged by trying every order.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use fastrand::Rng;
+use support::checker::{
+    Answer, Condition, Event, Fault, MAX_STEPS, Op, check, check_linearizable, check_revisions,
+};
+
+fn event(times: (u64, u64), op: Op, result: Answer) -> Event {
+    Event { client: 1, key: "k".into(), call_us: times.0, return_us: times.1, op, result }
+}
+
+fn put(times: (u64, u64), value: u64, revision: u64) -> Event {
+    event(times, Op::Put { value, condition: None }, Answer::Written { revision })
+}
+
+fn cas(times: (u64, u64), value: u64, condition: Condition, result: Answer) -> Event {
+    event(times, Op::Put { value, condition: Some(condition) }, result)
+}
+
+fn unknown_put(call_us: u64, value: u64) -> Event {
+    event((call_us, 0), Op::Put { value, condition: None }, Answer::Unknown)
+}
+
+fn delete(times: (u64, u64), revision: u64, deleted: bool) -> Event {
+    event(times, Op::Delete { condition: None }, Answer::Deleted { revision, deleted })
+}
+
+fn get(times: (u64, u64), value: u64, mod_revision: u64) -> Event {
+    event(times, Op::Get, Answer::Value { value, mod_revision })
+}
+
+fn absent(times: (u64, u64)) -> Event {
+    event(times, Op::Get, Answer::Absent)
+}
+
+#[track_caller]
+fn assert_good(history: &[Event]) {
+    if let Err(fault) = check(history) {
+        panic!("{fault}");
+    }
+}
+
+#[track_caller]
+fn assert_not_linearizable(history: &[Event]) {
+    let verdict = check(history);
+    assert!(matches!(verdict, Err(Fault::NotLinearizable { .. })), "{verdict:?}");
+}
+
+#[track_caller]
+fn assert_bad_revisions(history: &[Event]) {
+    let verdict = check_revisions(history);
+    assert!(matches!(verdict, Err(Fault::Revisions(_))), "{verdict:?}");
+    assert_eq!(check(history), verdict);
+}
+
+#[test]
+fn check_accepts_what_one_map_would_do() {
+    assert_good(&[]);
+    assert_good(&[
+        absent((1, 2)),
+        put((3, 4), 10, 1),
+        get((5, 6), 10, 1),
+        delete((7, 8), 2, true),
+        absent((9, 10)),
+    ]);
+    // Two puts at once, seen in the order that their calls do not have.
+    assert_good(&[put((1, 9), 10, 2), put((2, 8), 20, 1), get((3, 4), 20, 1), get((10, 11), 10, 2)]);
+    // A read at the same time as a put may see it or not, but not see it and then not.
+    assert_good(&[put((5, 20), 10, 1), absent((6, 8)), get((9, 10), 10, 1)]);
+    // Equal times are concurrent.
+    assert_good(&[put((1, 5), 10, 1), absent((5, 6))]);
+}
+
+#[test]
+fn check_finds_a_stale_read() {
+    assert_not_linearizable(&[put((1, 2), 10, 1), absent((3, 4))]);
+    assert_not_linearizable(&[put((1, 2), 10, 1), put((3, 4), 20, 2), get((5, 6), 10, 1)]);
+    assert_not_linearizable(&[put((5, 20), 10, 1), get((6, 8), 10, 1), absent((9, 10))]);
+    assert_not_linearizable(&[put((1, 2), 10, 1), delete((3, 4), 2, true), get((5, 6), 10, 1)]);
+}
+
+#[test]
+fn check_finds_a_value_nobody_wrote_or_that_was_not_done() {
+    assert_not_linearizable(&[get((1, 2), 10, 1)]);
+    let refused = event((1, 2), Op::Put { value: 10, condition: None }, Answer::NotDone);
+    assert_good(&[refused.clone(), absent((3, 4))]);
+    assert_not_linearizable(&[refused, get((3, 4), 10, 1)]);
+    let early = check_linearizable(&[get((1, 2), 10, 1), put((3, 4), 10, 1)], MAX_STEPS);
+    assert!(matches!(early, Err(Fault::NotLinearizable { .. })), "{early:?}");
+}
+
+#[test]
+fn check_lets_an_unknown_write_happen_late_or_never_but_once() {
+    assert_good(&[unknown_put(1, 10), absent((2, 3)), absent((50, 51))]);
+    assert_good(&[unknown_put(1, 10), absent((2, 3)), get((50, 51), 10, 1)]);
+    assert_good(&[unknown_put(1, 10), put((2, 3), 20, 1), get((4, 5), 20, 1), get((50, 51), 10, 2)]);
+    assert_not_linearizable(&[unknown_put(5, 10), get((1, 2), 10, 1)]);
+    let twice = [unknown_put(1, 10), get((2, 3), 10, 1), put((4, 5), 20, 2), get((6, 7), 10, 1)];
+    assert_not_linearizable(&twice);
+
+    let unknown_delete = event((3, 0), Op::Delete { condition: None }, Answer::Unknown);
+    let read = get((4, 5), 10, 1);
+    assert_good(&[put((1, 2), 10, 1), unknown_delete.clone(), read.clone(), absent((6, 7))]);
+    assert_not_linearizable(&[put((1, 2), 10, 1), unknown_delete, absent((4, 5)), get((6, 7), 10, 1)]);
+    assert_good(&[event((1, 0), Op::Get, Answer::Unknown)]);
+}
+
+#[test]
+fn check_follows_conditions() {
+    let at = Condition::ModRevision;
+    let written = |revision| Answer::Written { revision };
+    let failed = |mod_revision| Answer::PreconditionFailed { mod_revision };
+    assert_good(&[
+        cas((1, 2), 10, Condition::Absent, written(1)),
+        cas((3, 4), 20, Condition::Absent, failed(1)),
+        cas((5, 6), 30, at(1), written(2)),
+        cas((7, 8), 40, at(1), failed(2)),
+        cas((9, 10), 50, Condition::Exists, written(3)),
+        event(
+            (11, 12),
+            Op::Delete { condition: Some(at(3)) },
+            Answer::Deleted { revision: 4, deleted: true },
+        ),
+        cas((13, 14), 60, Condition::Exists, failed(0)),
+    ]);
+    let first = put((1, 2), 10, 1);
+    // The lost update: both saw revision 1, both were told that it still held.
+    assert_not_linearizable(&[
+        first.clone(),
+        cas((3, 9), 20, at(1), written(2)),
+        cas((4, 8), 30, at(1), written(3)),
+    ]);
+    assert_not_linearizable(&[first.clone(), cas((3, 4), 20, Condition::Absent, written(2))]);
+    assert_not_linearizable(&[first.clone(), cas((3, 4), 20, at(1), failed(1))]);
+    assert_not_linearizable(&[first.clone(), cas((3, 4), 20, Condition::Exists, failed(0))]);
+    assert_not_linearizable(&[
+        first.clone(),
+        event((3, 4), Op::Put { value: 20, condition: None }, failed(1)),
+    ]);
+    assert_not_linearizable(&[first, delete((3, 4), 1, false)]);
+    // Refused because of a write whose own answer was lost.
+    assert_good(&[
+        put((1, 2), 10, 1),
+        unknown_put(3, 20),
+        cas((4, 5), 30, at(1), failed(2)),
+        get((6, 7), 20, 2),
+    ]);
+    assert_not_linearizable(&[put((1, 2), 10, 1), cas((4, 5), 30, at(1), failed(2)), get((6, 7), 10, 1)]);
+}
+
+#[test]
+fn check_looks_at_each_key_alone() {
+    let mut other = put((1, 2), 10, 1);
+    other.key = "other".into();
+    assert_good(&[other.clone(), absent((3, 4))]);
+    let mut read = get((5, 6), 10, 1);
+    read.key = "other".into();
+    assert_good(&[other, absent((3, 4)), read]);
+}
+
+#[test]
+fn check_revisions_follow_real_time_over_all_keys() {
+    let mut other = put((3, 4), 20, 1);
+    other.key = "other".into();
+    assert_bad_revisions(&[put((1, 2), 10, 2), other.clone()]);
+    assert_bad_revisions(&[put((1, 2), 10, 1), get((3, 4), 10, 1), delete((5, 6), 0, false)]);
+    assert_bad_revisions(&[get((1, 2), 10, 5), other]);
+}
+
+#[test]
+fn check_revisions_name_one_change_each() {
+    assert_bad_revisions(&[put((1, 9), 10, 1), put((1, 9), 20, 1)]);
+    assert_bad_revisions(&[put((1, 9), 10, 1), delete((1, 9), 1, true)]);
+    assert_bad_revisions(&[put((1, 2), 10, 1), get((3, 4), 10, 2)]);
+    assert_bad_revisions(&[get((1, 2), 10, 2), get((3, 4), 10, 3)]);
+    assert_bad_revisions(&[put((1, 2), 10, 1), get((3, 4), 20, 1)]);
+    assert_bad_revisions(&[put((1, 2), 10, 0)]);
+}
+
+#[test]
+fn check_gives_up_loudly() {
+    let history: Vec<Event> = (0..20).map(|i| put((2 * i + 1, 2 * i + 2), i, i + 1)).collect();
+    let verdict = check_linearizable(&history, 10);
+    assert_eq!(verdict, Err(Fault::Undecided { key: "k".into(), steps: 10 }));
+    assert_eq!(check_linearizable(&history, 20), Ok(()));
+}
+
+/// What happens in a random history.
+struct Shape {
+    events: usize,
+    /// How long an operation takes at most; one is called every 100 µs on average.
+    duration_us: u64,
+    unknown_percent: u64,
+}
+
+/// Runs random operations against one map, each at one moment between call and return.
+fn random_history(rng: &mut Rng, shape: &Shape) -> Vec<Event> {
+    let mut moments: Vec<u64> =
+        (0..shape.events).map(|_| 10_000 + rng.u64(0..100 * shape.events as u64)).collect();
+    moments.sort_unstable();
+    let (mut revision, mut current) = (0, None::<(u64, u64)>);
+    let mut history = Vec::new();
+    for (i, moment) in moments.into_iter().enumerate() {
+        let condition = match rng.u8(0..6) {
+            0 => Some(Condition::Exists),
+            1 => Some(Condition::Absent),
+            2 | 3 => {
+                Some(Condition::ModRevision(current.map_or(0, |(_, at)| at).saturating_sub(rng.u64(0..2))))
+            }
+            _ => None,
+        };
+        let op = match rng.u8(0..10) {
+            0..5 => Op::Get,
+            5..9 => Op::Put { value: 100 + i as u64, condition },
+            _ => Op::Delete { condition },
+        };
+        let (call_us, return_us) =
+            (moment - rng.u64(0..shape.duration_us), moment + rng.u64(0..shape.duration_us));
+        let mut event = Event { client: i as u64, ..event((call_us, return_us), op, Answer::NotDone) };
+        let luck = rng.u64(0..100);
+        // A third of the unknown ones never happens; the others may happen long after their call.
+        if luck >= shape.unknown_percent / 3 {
+            event.result = execute(op, &mut revision, &mut current);
+        }
+        if luck < shape.unknown_percent {
+            event.result = Answer::Unknown;
+            event.call_us -= rng.u64(0..3 * shape.duration_us);
+        } else if luck >= 98 && matches!(event.result, Answer::PreconditionFailed { .. }) {
+            event.result = Answer::NotDone;
+        }
+        history.push(event);
+    }
+    rng.shuffle(&mut history);
+    history
+}
+
+fn execute(op: Op, revision: &mut u64, current: &mut Option<(u64, u64)>) -> Answer {
+    let mod_revision = current.map_or(0, |(_, at)| at);
+    let condition = match op {
+        Op::Get => None,
+        Op::Put { condition, .. } | Op::Delete { condition } => condition,
+    };
+    let holds = match condition {
+        None => true,
+        Some(Condition::Exists) => current.is_some(),
+        Some(Condition::Absent) => current.is_none(),
+        Some(Condition::ModRevision(wanted)) => current.is_some() && wanted == mod_revision,
+    };
+    match (op, *current) {
+        _ if !holds => Answer::PreconditionFailed { mod_revision },
+        (Op::Get, None) => Answer::Absent,
+        (Op::Get, Some((value, mod_revision))) => Answer::Value { value, mod_revision },
+        (Op::Put { value, .. }, _) => {
+            *revision += 1;
+            *current = Some((value, *revision));
+            Answer::Written { revision: *revision }
+        }
+        (Op::Delete { .. }, None) => Answer::Deleted { revision: *revision, deleted: false },
+        (Op::Delete { .. }, Some(_)) => {
+            *revision += 1;
+            *current = None;
+            Answer::Deleted { revision: *revision, deleted: true }
+        }
+    }
+}
+
+/// Changes one answer or one pair of times.
+fn damage(rng: &mut Rng, history: &mut [Event]) {
+    let known: Vec<(u64, u64)> = known_revisions(history).into_iter().collect();
+    let at = rng.usize(0..history.len());
+    let other = rng.usize(0..history.len());
+    let (call_us, return_us) = (history[other].call_us, history[other].return_us);
+    let event = &mut history[at];
+    let unused = 1_000 + at as u64;
+    if rng.u8(0..3) == 0 {
+        (event.call_us, event.return_us) = (call_us, return_us);
+        return;
+    }
+    event.result = match event.result {
+        Answer::Value { .. } | Answer::Absent => match rng.choice(&known) {
+            Some(&(value, mod_revision)) if rng.u8(0..4) > 0 => Answer::Value { value, mod_revision },
+            _ => Answer::Absent,
+        },
+        Answer::Deleted { deleted, .. } => Answer::Deleted { revision: unused, deleted: !deleted },
+        Answer::PreconditionFailed { .. } => {
+            let mod_revision = rng.choice(&known).map_or(0, |(_, revision)| *revision);
+            Answer::PreconditionFailed { mod_revision }
+        }
+        Answer::Written { .. } => Answer::NotDone,
+        unchanged => unchanged,
+    };
+}
+
+/// The revision of every value that some answer tells.
+fn known_revisions(history: &[Event]) -> BTreeMap<u64, u64> {
+    let told = history.iter().filter_map(|event| match (event.op, event.result) {
+        (Op::Put { value, .. }, Answer::Written { revision }) => Some((value, revision)),
+        (_, Answer::Value { value, mod_revision }) => Some((value, mod_revision)),
+        _ => None,
+    });
+    told.collect()
+}
+
+/// Tries every order of every choice of the unknown operations.
+fn has_an_order(history: &[Event], placed: u32, now: Option<u64>, known: &BTreeMap<u64, u64>) -> bool {
+    let is_open = |i: usize| placed & 1 << i == 0;
+    let must_be_placed = |event: &Event| !matches!(event.result, Answer::Unknown | Answer::NotDone);
+    if !history.iter().enumerate().any(|(i, e)| is_open(i) && must_be_placed(e)) {
+        return true;
+    }
+    history.iter().enumerate().any(|(i, event)| {
+        let is_too_early = history
+            .iter()
+            .enumerate()
+            .any(|(j, e)| is_open(j) && must_be_placed(e) && e.return_us < event.call_us);
+        is_open(i)
+            && !is_too_early
+            && explain(event, now, known)
+                .is_some_and(|next| has_an_order(history, placed | 1 << i, next, known))
+    })
+}
+
+/// The value that `event` leaves, if its answer can be given at the value `now`.
+fn explain(event: &Event, now: Option<u64>, known: &BTreeMap<u64, u64>) -> Option<Option<u64>> {
+    // The revisions that the value now may have.
+    let may_be_at = |revision: u64| match now.map(|value| known.get(&value)) {
+        None => revision == 0,
+        Some(Some(at)) => *at == revision,
+        Some(None) => revision != 0 && known.values().all(|at| *at != revision),
+    };
+    let may_hold = |condition| match condition {
+        None => true,
+        Some(Condition::Exists) => !may_be_at(0),
+        Some(Condition::Absent) => may_be_at(0),
+        Some(Condition::ModRevision(0)) => false,
+        Some(Condition::ModRevision(wanted)) => may_be_at(wanted),
+    };
+    let may_fail_at = |condition, revision| match condition {
+        None => false,
+        Some(Condition::Exists) => revision == 0,
+        Some(Condition::Absent) => revision != 0,
+        Some(Condition::ModRevision(wanted)) => revision == 0 || wanted != revision,
+    };
+    match (event.op, event.result) {
+        (_, Answer::NotDone) | (Op::Get, Answer::Unknown) => None,
+        (Op::Get, Answer::Value { value, .. }) => (now == Some(value)).then_some(now),
+        (Op::Get, _) => now.is_none().then_some(now),
+        (
+            Op::Put { condition, .. } | Op::Delete { condition },
+            Answer::PreconditionFailed { mod_revision },
+        ) => (may_be_at(mod_revision) && may_fail_at(condition, mod_revision)).then_some(now),
+        (Op::Put { value, condition }, _) => may_hold(condition).then_some(Some(value)),
+        (Op::Delete { condition }, Answer::Deleted { deleted, .. }) => {
+            (may_hold(condition) && deleted == now.is_some()).then_some(None)
+        }
+        (Op::Delete { condition }, _) => may_hold(condition).then_some(None),
+    }
+}
+
+#[test]
+fn check_agrees_with_trying_every_order() {
+    let (mut good, mut bad) = (0, 0);
+    for seed in 0..40_000 {
+        let mut rng = Rng::with_seed(seed);
+        let unknown_percent = *rng.choice(&[0, 20, 50]).unwrap();
+        let shape = Shape { events: rng.usize(3..=7), duration_us: rng.u64(1..200), unknown_percent };
+        let mut history = random_history(&mut rng, &shape);
+        let is_damaged = rng.u8(0..4) > 0;
+        if is_damaged {
+            (0..rng.u8(1..4)).for_each(|_| damage(&mut rng, &mut history));
+        }
+        let verdict = check_linearizable(&history, MAX_STEPS);
+        if let Err(Fault::Revisions(_)) = verdict {
+            assert!(is_damaged, "seed {seed}: {verdict:?}");
+            continue;
+        }
+        let has_order = has_an_order(&history, 0, None, &known_revisions(&history));
+        assert_eq!(verdict.is_ok(), has_order, "seed {seed}: {verdict:?}\n{history:#?}");
+        assert!(has_order || is_damaged, "seed {seed}: what one map did was refused");
+        *(if has_order { &mut good } else { &mut bad }) += 1;
+    }
+    assert!(good > 5_000 && bad > 5_000, "both kinds must occur: {good} good, {bad} bad");
+}
+
+#[test]
+fn check_decides_long_histories_and_finds_one_flipped_read() {
+    for seed in 0..20 {
+        let mut rng = Rng::with_seed(seed);
+        let (duration_us, unknown_percent) = (rng.u64(100..2_500), rng.u64(0..15));
+        let shape = Shape { events: 2_000, duration_us, unknown_percent };
+        let mut history = random_history(&mut rng, &shape);
+        assert_good(&history);
+        history.sort_by_key(|event| event.call_us);
+        // A value that was overwritten, and the overwriting answered, long before the read.
+        let old = history[..500].iter().find_map(|event| match (event.op, event.result) {
+            (Op::Put { value, .. }, Answer::Written { revision }) => Some((value, revision)),
+            _ => None,
+        });
+        let (value, mod_revision) = old.expect("most puts are answered");
+        let mut reads: Vec<&mut Event> = history[1_000..].iter_mut().filter(|e| e.op == Op::Get).collect();
+        let at = rng.usize(0..reads.len());
+        reads[at].result = Answer::Value { value, mod_revision };
+        assert_not_linearizable(&history);
+    }
+}
