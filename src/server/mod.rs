@@ -1,3 +1,10 @@
 //! The two HTTP ports and the outbound HTTP.
+//!
+//! A request passes four stages, each with threads of its own: the [`gate`] reads and checks it, the pool
+//! ([`upstream`]) carries it to tiny_http, a worker ([`http`]) parses and parks it, a responder writes the answer.
 
+pub mod fdlimit;
+pub mod gate;
+pub mod http;
 pub mod peer_codec;
+pub mod upstream;
