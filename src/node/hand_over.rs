@@ -163,7 +163,7 @@ impl HandOver {
     /// For the member `own` of the cluster that `entry` founded. Panics when `entry` is not a found entry: recovery
     /// checked it.
     pub fn new(own: MemberId, entry: Entry) -> HandOver {
-        let found = Arc::new(found_of(&entry).expect("recovery checked the first entry"));
+        let found = Arc::new(check_found(&entry).expect("recovery checked the first entry"));
         HandOver { own, entry, found }
     }
 
@@ -219,7 +219,7 @@ impl HandOver {
 }
 
 /// The found record of entry `1@1`; anything else is refused by its text.
-pub(super) fn found_of(entry: &Entry) -> Result<Found, String> {
+pub(super) fn check_found(entry: &Entry) -> Result<Found, String> {
     if entry.kind() != EntryKind::Found || entry.position() != Position::new(1, 1) {
         return Err(format!("{entry:?} is not the found entry 1@1"));
     }

@@ -1,5 +1,7 @@
 //! One running member: the mutex around the core, the named threads that drive it, the requests that wait.
 
+pub mod birth;
+pub mod founding;
 mod hand_over;
 mod request;
 mod transport;

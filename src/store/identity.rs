@@ -8,16 +8,20 @@
 //! crc32c 1f2e3d4c
 //! ```
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::disk::{Disk, RealDisk};
 use crate::raft::{ClusterId, MemberId};
 
 /// Name of the identity file in the data directory.
 pub const IDENTITY_FILE: &str = "identity";
+
+/// What becomes the identity file.
+const TEMPORARY_FILE: &str = "identity.tmp";
 
 /// Name of the lock file in the data directory.
 const LOCK_FILE: &str = "LOCK";
@@ -54,10 +58,12 @@ pub enum IdentityError {
     },
     /// The identity file is there and is not one.
     #[error(
-        "file {IDENTITY_FILE}: {what}; this node cannot prove who it is: restore the file from a copy of this very \
-         data directory, or replace the member (empty data_dir, new node)"
+        "{file} is corrupt: {what}; this node cannot prove who it is: bring the file back, or replace the member \
+         (empty data_dir, new node)"
     )]
     Corrupt {
+        /// The file.
+        file: String,
         /// What is wrong with it.
         what: String,
     },
@@ -72,9 +78,19 @@ pub enum IdentityError {
         /// Name in the identity file.
         stored: String,
     },
+    /// The identity file cannot be read or written.
+    #[error("cannot {action} {file}: {source}")]
+    Io {
+        /// The file.
+        file: String,
+        /// A verb.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The system has no randomness to draw an identity from.
     #[error("cannot draw a random identity: {0}")]
-    Random(getrandom::Error),
+    Random(io::Error),
 }
 
 impl IdentityError {
@@ -85,7 +101,7 @@ impl IdentityError {
             IdentityError::Unwritable { .. } | IdentityError::Locked { .. } => 2,
             IdentityError::Corrupt { .. } => 3,
             IdentityError::OtherName { .. } => 4,
-            IdentityError::Random(_) => 1,
+            IdentityError::Io { .. } | IdentityError::Random(_) => 1,
         }
     }
 }
@@ -122,24 +138,55 @@ impl Identity {
         bytes
     }
 
-    /// Reads the bytes of the file. Anything but what [`Identity::encode`] makes is corruption.
-    pub fn decode(bytes: &[u8]) -> Result<Identity, IdentityError> {
-        let corrupt = |what: String| IdentityError::Corrupt { what };
+    /// Reads the bytes of the file. Anything but what [`Identity::encode`] makes is corruption; the
+    /// error says what is wrong.
+    pub fn decode(bytes: &[u8]) -> Result<Identity, String> {
         if bytes.len() > MAX_IDENTITY_BYTES {
-            return Err(corrupt(format!("{} bytes are more than an identity has", bytes.len())));
+            return Err(format!("{} bytes are more than an identity has", bytes.len()));
         }
-        let end = bytes.iter().position(|&b| b == b'\n').ok_or_else(|| corrupt("it is cut short".into()))?;
+        let end = bytes.iter().position(|&b| b == b'\n').ok_or("it is cut short")?;
         let (line, guard) = bytes.split_at(end);
         if guard != format!("\ncrc32c {:08x}\n", crc32c::crc32c(line)).as_bytes() {
-            return Err(corrupt("its checksum does not match".into()));
+            return Err("its checksum does not match".into());
         }
         let format =
             serde_json::from_slice::<serde_json::Value>(line).ok().and_then(|v| v["format"].as_u64());
         if format != Some(u64::from(FORMAT)) {
             let found = format.map_or("none".to_owned(), |f| f.to_string());
-            return Err(corrupt(format!("its format is {found}, this version reads format {FORMAT} only")));
+            return Err(format!("its format is {found}, this version reads format {FORMAT} only"));
         }
-        serde_json::from_slice(line).map_err(|e| corrupt(e.to_string()))
+        serde_json::from_slice(line).map_err(|e| e.to_string())
+    }
+
+    /// Reads the identity file; `None` when there is none. What it returns is durable: a file that a killed process
+    /// left in the page cache is synced first, for others will be told what it says.
+    pub fn load(disk: &dyn Disk) -> Result<Option<Identity>, IdentityError> {
+        let failed =
+            |action| move |source| IdentityError::Io { file: disk.display(IDENTITY_FILE), action, source };
+        let file = match disk.open(IDENTITY_FILE) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(failed("open"))?,
+        };
+        let size = file.size().map_err(failed("read"))?;
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX).min(MAX_IDENTITY_BYTES + 1)];
+        file.read_at(0, &mut bytes).map_err(failed("read"))?;
+        let identity = Identity::decode(&bytes)
+            .map_err(|what| IdentityError::Corrupt { file: disk.display(IDENTITY_FILE), what })?;
+        file.sync().map_err(failed("sync"))?;
+        disk.sync_dir().map_err(failed("sync the directory of"))?;
+        Ok(Some(identity))
+    }
+
+    /// Writes the identity file: beside it, synced, renamed over it, the directory synced. Durable when this returns;
+    /// a crash before leaves the old file or the new one, whole.
+    pub fn store(&self, disk: &dyn Disk) -> Result<(), IdentityError> {
+        let failed =
+            |action| move |source| IdentityError::Io { file: disk.display(IDENTITY_FILE), action, source };
+        let file = disk.create(TEMPORARY_FILE).map_err(failed("create the successor of"))?;
+        file.write_at(0, &self.encode()).map_err(failed("write the successor of"))?;
+        file.sync().map_err(failed("sync the successor of"))?;
+        disk.rename(TEMPORARY_FILE, IDENTITY_FILE).map_err(failed("replace"))?;
+        disk.sync_dir().map_err(failed("sync the directory of"))
     }
 
     /// Refuses another node's name: two nodes must never share an identity.
@@ -149,11 +196,6 @@ impl Identity {
         }
         Err(IdentityError::OtherName { configured: configured.to_owned(), stored: self.node_id.clone() })
     }
-}
-
-/// A random id for a new member or cluster.
-pub fn random_id() -> Result<u64, IdentityError> {
-    getrandom::u64().map_err(IdentityError::Random)
 }
 
 /// The exclusive hold on a data directory. The kernel lets go of it when the process ends, however it ends.
@@ -174,7 +216,7 @@ impl DataDirLock {
                 source,
             }
         };
-        create_durably(dir).map_err(unwritable("create it"))?;
+        RealDisk::open(dir).map_err(unwritable("create it"))?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -213,23 +255,6 @@ fn holder(file: &mut File) -> Option<u32> {
     text.trim().parse().ok()
 }
 
-/// `create_dir_all` that syncs the parent of every directory it makes.
-fn create_durably(dir: &Path) -> io::Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    let parent = match dir.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    create_durably(parent)?;
-    match fs::create_dir(dir) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
-        other => other?,
-    }
-    File::open(parent)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,8 +275,7 @@ mod tests {
     fn decode_refuses_a_newer_format_and_says_so() {
         let newer = Identity { format: 2, ..identity() };
         let error = Identity::decode(&newer.encode()).unwrap_err();
-        assert_eq!(error.exit_code(), 3);
-        assert!(error.to_string().contains("its format is 2"), "{error}");
+        assert!(error.contains("its format is 2"), "{error}");
     }
 
     #[test]
@@ -280,7 +304,7 @@ mod tests {
     fn take_refuses_a_path_that_is_a_file() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("file");
-        fs::write(&path, b"").unwrap();
+        std::fs::write(&path, b"").unwrap();
         assert_eq!(DataDirLock::take(&path).unwrap_err().exit_code(), 2);
     }
 

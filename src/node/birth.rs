@@ -1,0 +1,264 @@
+//! The disk's side of a node's identity: what a start finds in the data directory, and how a birth gets there.
+//!
+//! The order of a birth decides what a crash leaves behind: first the found entry is synced in the log, then the
+//! identity file names the cluster, and only then is anything answered or handed over. So a log without a cluster id in
+//! the identity file is a birth that was cut short, and the file is completed; a cluster id without a log means that
+//! the log is gone, and this identity never acts again: it may have voted and acknowledged.
+
+use std::sync::Arc;
+
+use super::founding::Founding;
+use super::hand_over::{HandOver, PeerList, check_found};
+use crate::raft::{ClusterId, Entry, HardState, MemberId, Membership, Position, Settings, WriteOp};
+use crate::store::disk::Disk;
+use crate::store::identity::{Identity, IdentityError};
+use crate::store::wal::{LogPlace, Recovered, Wal, WalError, WalIds, WalOptions};
+
+/// Why the data directory cannot be opened as this node's, or a birth not be finished.
+#[derive(Debug, thiserror::Error)]
+pub enum BirthError {
+    /// The identity file.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The log.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    /// The identity file names a cluster and there is no log.
+    #[error(
+        "this node's log is gone: {dir} belongs to member {member_id} of cluster {cluster_id} and holds no log; a \
+         member that forgot what it acknowledged must never take part again: bring the log back, or replace the \
+         member (empty data_dir, new node)"
+    )]
+    LogGone {
+        /// The data directory.
+        dir: String,
+        /// The member.
+        member_id: MemberId,
+        /// Its cluster.
+        cluster_id: ClusterId,
+    },
+    /// There is a log and no identity file.
+    #[error(
+        "{dir} holds the log of member {} of cluster {} but no identity file: bring the file back, or replace the \
+         member (empty data_dir, new node)", .ids.member_id, .ids.cluster_id
+    )]
+    NoIdentity {
+        /// The data directory.
+        dir: String,
+        /// Whose log it is.
+        ids: WalIds,
+    },
+    /// The log does not begin with the found entry of its cluster.
+    #[error(
+        "the log in {dir} does not begin with the found entry of cluster {cluster_id}: {what}; replace the member \
+         (empty data_dir, new node)"
+    )]
+    NoFound {
+        /// The data directory.
+        dir: String,
+        /// The cluster.
+        cluster_id: ClusterId,
+        /// What is there instead.
+        what: String,
+    },
+    /// The other members would look for this node elsewhere.
+    #[error(
+        "raft_addr of {node_id} is {configured} in the configuration, but the other members reach it at {stored}, as \
+         the stored membership says; set it back to {stored}, or set listen_raft if {stored} is forwarded here"
+    )]
+    OtherAddress {
+        /// This node.
+        node_id: String,
+        /// In the configuration.
+        configured: String,
+        /// In the membership.
+        stored: String,
+    },
+}
+
+impl BirthError {
+    /// Exit code of a server that ends with this error: 1 run-time failure, 2 configuration, 3 data corrupt,
+    /// 4 identity refused.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            BirthError::Identity(error) => error.exit_code(),
+            BirthError::Wal(WalError::Foreign { .. }) | BirthError::OtherAddress { .. } => 4,
+            BirthError::Wal(WalError::Corrupt { .. } | WalError::NewerFormat { .. })
+            | BirthError::LogGone { .. }
+            | BirthError::NoIdentity { .. }
+            | BirthError::NoFound { .. } => 3,
+            BirthError::Wal(_) => 1,
+        }
+    }
+}
+
+/// What the configuration says about who this node is.
+#[derive(Clone, Debug)]
+pub struct IdentityConfig {
+    /// Its name.
+    pub node_id: String,
+    /// The founding members, this one included. Once born, the stored membership wins.
+    pub peers: PeerList,
+    /// Settings of the cluster; they count only if this node founds it.
+    pub settings: Settings,
+    /// Whether `listen_raft` is set: then the own `raft_addr` may differ from the stored one.
+    pub listen_raft: bool,
+}
+
+/// What a start finds.
+pub enum Opened {
+    /// A member of a cluster, its log recovered.
+    Born(Box<Born>),
+    /// No log yet: [`Founding::run`] brings the birth.
+    Unborn(Box<Founding>),
+}
+
+/// Everything a node starts with.
+pub struct Born {
+    /// The open log.
+    pub wal: Wal,
+    /// What it holds.
+    pub recovered: Recovered,
+    /// Whose it is.
+    pub ids: WalIds,
+    /// Entry `1@1`.
+    pub found: Entry,
+    /// For the operator, besides those of `recovered`.
+    pub warnings: Vec<String>,
+}
+
+impl Born {
+    /// The settings every member of the cluster shares.
+    pub fn settings(&self) -> Settings {
+        self.found.found().expect("checked at the birth").settings
+    }
+
+    /// For the peer port and the peer client.
+    pub fn hand_over(&self) -> HandOver {
+        HandOver::new(self.ids.member_id, self.found.clone())
+    }
+
+    /// The latest membership in the log.
+    pub fn membership(&self) -> &Arc<Membership> {
+        let latest = self.recovered.entries.iter().rev().find_map(Entry::membership);
+        latest.or(self.found.membership()).expect("a found entry has a membership")
+    }
+}
+
+/// The data directory of an unborn node, with its identity.
+pub struct Birthplace {
+    disk: Arc<dyn Disk>,
+    options: WalOptions,
+    identity: Identity,
+}
+
+impl Birthplace {
+    /// Who is to be born here.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// A number nobody can guess.
+    pub fn random_id(&self) -> Result<u64, BirthError> {
+        Ok(self.disk.nonce().map_err(IdentityError::Random)?)
+    }
+
+    /// Stores the found entry with term 1 and no vote, then the cluster id. When this returns both are durable; after
+    /// an error the process ends, and the next start finds out how far it came.
+    pub fn birth(&mut self, entry: Entry) -> Result<Born, BirthError> {
+        let found = check_found(&entry).expect("founding hands over found entries only");
+        let ids = WalIds { cluster_id: found.cluster_id, member_id: self.identity.member_id };
+        let hard_state = HardState { term: 1, voted_for: None };
+        let mut wal = Wal::create(self.disk.clone(), ids, self.options)?;
+        wal.write(&[WriteOp::HardState(hard_state), WriteOp::Entries(vec![entry.clone()])])?;
+        self.identity = self.identity.with_cluster(ids.cluster_id);
+        self.identity.store(&*self.disk)?;
+        let recovered = Recovered {
+            hard_state,
+            base: Position::ZERO,
+            entries: vec![entry.clone()],
+            synced_mark: LogPlace { sequence: 1, block: 0 },
+            warnings: Vec::new(),
+        };
+        Ok(Born { wal, recovered, ids, found: entry, warnings: Vec::new() })
+    }
+}
+
+/// Opens the data directory: draws an identity for an empty one, recovers the log of a member, completes a birth that
+/// was cut short, and refuses what is not this node's.
+pub fn open(disk: Arc<dyn Disk>, options: WalOptions, config: &IdentityConfig) -> Result<Opened, BirthError> {
+    let log = Wal::identify(&disk);
+    let Some(identity) = Identity::load(&*disk)? else {
+        if let Some(ids) = log? {
+            return Err(BirthError::NoIdentity { dir: disk.display(""), ids });
+        }
+        let member_id = MemberId(disk.nonce().map_err(IdentityError::Random)?);
+        let identity = Identity::new(&config.node_id, member_id);
+        identity.store(&*disk)?;
+        return Ok(unborn(disk, options, identity, config));
+    };
+    identity.check_name(&config.node_id)?;
+    let cluster_id = match (identity.cluster_id, log?) {
+        (None, None) => return Ok(unborn(disk, options, identity, config)),
+        (Some(cluster_id), None) => {
+            let (dir, member_id) = (disk.display(""), identity.member_id);
+            return Err(BirthError::LogGone { dir, member_id, cluster_id });
+        }
+        (stored, Some(log)) => stored.unwrap_or(log.cluster_id),
+    };
+    let ids = WalIds { cluster_id, member_id: identity.member_id };
+    let (wal, recovered) = Wal::open(disk.clone(), ids, options)?;
+    let found = first_entry(&recovered, cluster_id).map_err(|what| BirthError::NoFound {
+        dir: disk.display(""),
+        cluster_id,
+        what,
+    })?;
+    let mut born = Born { wal, recovered, ids, found, warnings: Vec::new() };
+    check_configuration(&mut born, config)?;
+    if identity.cluster_id.is_none() {
+        identity.with_cluster(cluster_id).store(&*disk)?;
+    }
+    Ok(Opened::Born(Box::new(born)))
+}
+
+fn unborn(disk: Arc<dyn Disk>, options: WalOptions, identity: Identity, config: &IdentityConfig) -> Opened {
+    let place = Birthplace { disk, options, identity };
+    Opened::Unborn(Box::new(Founding::new(place, config.peers.clone(), config.settings.clone())))
+}
+
+/// The found entry of `cluster_id`, which every log begins with.
+fn first_entry(recovered: &Recovered, cluster_id: ClusterId) -> Result<Entry, String> {
+    if recovered.base != Position::ZERO {
+        return Err(format!("it begins behind {}", recovered.base));
+    }
+    let first = recovered.entries.first().ok_or("it is empty")?;
+    let found = check_found(first)?;
+    if found.cluster_id != cluster_id {
+        return Err(format!("entry 1@1 founded cluster {}", found.cluster_id));
+    }
+    Ok(first.clone())
+}
+
+/// Compares the configuration with the stored membership, which wins.
+fn check_configuration(born: &mut Born, config: &IdentityConfig) -> Result<(), BirthError> {
+    let membership = born.membership().clone();
+    let own = (membership.get(born.ids.member_id), config.peers.by_name(&config.node_id));
+    if let (Some(stored), Some(configured)) = own
+        && stored.raft_addr != configured.raft_addr
+        && !config.listen_raft
+    {
+        return Err(BirthError::OtherAddress {
+            node_id: config.node_id.clone(),
+            configured: configured.raft_addr.clone(),
+            stored: stored.raft_addr.clone(),
+        });
+    }
+    let stored = PeerList::from(&*membership);
+    if stored != config.peers {
+        born.warnings.push(format!(
+            "`peers` in the configuration differ from the stored membership, which wins: configured {}, stored {stored}",
+            config.peers
+        ));
+    }
+    Ok(())
+}

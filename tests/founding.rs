@@ -1,0 +1,647 @@
+//! Founding and identity on simulated disks: every place in which a birth can be cut short, every refusal.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dkv::node::birth::{BirthError, Born, IdentityConfig, Opened, open};
+use dkv::node::founding::{Founding, FoundingError, Received};
+use dkv::node::{
+    FoundReply, FoundRequest, FoundTransport, HandOver, Peer, PeerError, PeerList, StoreFound, Target,
+    Unborn, UnbornStep,
+};
+use dkv::raft::{ClusterId, HardState, MemberId, Settings, WriteOp};
+use dkv::store::identity::Identity;
+use dkv::store::simdisk::{Fault, Loss, SimDisk};
+use dkv::store::wal::{Wal, WalIds, WalOptions};
+
+const OPTIONS: WalOptions = WalOptions { segment_bytes: 64 << 10 };
+
+fn peer(n: usize) -> Peer {
+    Peer {
+        node_id: format!("node{n}"),
+        raft_addr: format!("127.0.0.1:1808{n}"),
+        http_addr: format!("127.0.0.1:808{n}"),
+    }
+}
+
+fn peers(count: usize) -> PeerList {
+    // Backwards: the order in the file does not matter.
+    (1..=count).rev().map(peer).collect::<Vec<_>>().into()
+}
+
+fn config(n: usize, peers: PeerList) -> IdentityConfig {
+    IdentityConfig { node_id: format!("node{n}"), peers, settings: Settings::default(), listen_raft: false }
+}
+
+enum State {
+    Down,
+    Unborn(Box<Founding>),
+    Born(Box<Born>),
+    /// Ended by itself: exit code and text.
+    Ended(u8, String),
+}
+
+struct Node {
+    disk: SimDisk,
+    config: IdentityConfig,
+    state: State,
+}
+
+impl Node {
+    fn found(&mut self, request: &FoundRequest) -> Result<FoundReply, PeerError> {
+        match &mut self.state {
+            State::Down | State::Ended(..) => Err(PeerError::NotSent("connection refused".into())),
+            State::Born(born) => Ok(born.hand_over().handle_found(request, born.membership())),
+            State::Unborn(founding) => match request {
+                FoundRequest::Ask(_) => Ok(FoundReply::Unborn(founding.unborn())),
+                FoundRequest::Store(store) => match founding.handle_store(store.clone()) {
+                    Received::Born(born) => {
+                        self.state = State::Born(born);
+                        Ok(FoundReply::Stored)
+                    }
+                    Received::Refused(text) => Ok(FoundReply::Refused(text)),
+                    Received::End(error) => {
+                        self.state = State::Ended(error.exit_code(), error.to_string());
+                        Err(PeerError::Unknown("connection lost".into()))
+                    }
+                },
+            },
+        }
+    }
+}
+
+/// Nodes node1, node2 ... that reach each other at once.
+struct Cluster {
+    nodes: Vec<RefCell<Node>>,
+}
+
+impl FoundTransport for Cluster {
+    fn found(&self, raft_addr: &str, request: &FoundRequest) -> Result<FoundReply, PeerError> {
+        let at = |n: &&RefCell<Node>| {
+            n.try_borrow().is_ok_and(|n| {
+                n.config.peers.by_name(&n.config.node_id).is_some_and(|p| p.raft_addr == raft_addr)
+            })
+        };
+        let node = self.nodes.iter().find(at).ok_or(PeerError::NotSent("nobody there".into()))?;
+        node.borrow_mut().found(request)
+    }
+}
+
+impl Cluster {
+    fn new(count: usize, seed: u64) -> Cluster {
+        let node = |n| Node {
+            disk: SimDisk::new(seed * 100 + n as u64),
+            config: config(n, peers(count)),
+            state: State::Down,
+        };
+        Cluster { nodes: (1..=count).map(|n| RefCell::new(node(n))).collect() }
+    }
+
+    fn started(count: usize, seed: u64) -> Cluster {
+        let cluster = Cluster::new(count, seed);
+        (1..=count).for_each(|n| cluster.start(n));
+        cluster
+    }
+
+    fn node(&self, n: usize) -> std::cell::RefMut<'_, Node> {
+        self.nodes[n - 1].borrow_mut()
+    }
+
+    fn start(&self, n: usize) {
+        let node = &mut *self.node(n);
+        node.state = match open(Arc::new(node.disk.clone()), OPTIONS, &node.config) {
+            Ok(Opened::Born(born)) => State::Born(born),
+            Ok(Opened::Unborn(founding)) => State::Unborn(founding),
+            Err(error) => State::Ended(error.exit_code(), error.to_string()),
+        };
+    }
+
+    fn crash(&self, n: usize, loss: Loss) {
+        let node = &mut *self.node(n);
+        node.state = State::Down;
+        node.disk = node.disk.restart(loss);
+    }
+
+    /// One round of the founder's questions.
+    fn ask_round(&self, n: usize) {
+        let node = &mut *self.node(n);
+        let State::Unborn(founding) = &mut node.state else { return };
+        let ask = FoundRequest::Ask(founding.unborn());
+        let answers: Vec<_> = founding
+            .to_ask()
+            .into_iter()
+            .map(|peer| {
+                let answer = self.found(&peer.raft_addr, &ask);
+                (peer, answer)
+            })
+            .collect();
+        if !founding.is_founder() {
+            return;
+        }
+        match founding.handle_answers(answers) {
+            Ok(None) => {}
+            Ok(Some(born)) => node.state = State::Born(Box::new(born)),
+            Err(error) => node.state = State::Ended(error.exit_code(), error.to_string()),
+        }
+    }
+
+    /// What a born `n` does when an RPC to `to` is answered `unborn`.
+    fn call(&self, n: usize, to: usize) -> Option<UnbornStep> {
+        let (hand_over, target) = {
+            let node = self.node(n);
+            let State::Born(born) = &node.state else { return None };
+            let member = born.membership().by_name(&format!("node{to}")).unwrap().clone();
+            (born.hand_over(), Target { member_id: member.member_id, raft_addr: member.raft_addr })
+        };
+        let unborn = match &self.node(to).state {
+            State::Unborn(founding) => founding.unborn(),
+            _ => return None,
+        };
+        let step = hand_over.handle_unborn(&target, &unborn);
+        let (UnbornStep::Store(store) | UnbornStep::Replaced { store, .. }) = &step;
+        let _ = self.found(&target.raft_addr, &FoundRequest::Store(store.clone()));
+        Some(step)
+    }
+
+    /// Rounds until nothing is unborn that can be born.
+    fn settle(&self) {
+        let count = self.nodes.len();
+        for _ in 0..3 {
+            (1..=count).for_each(|n| self.ask_round(n));
+            for n in 1..=count {
+                (1..=count).filter(|&to| to != n).for_each(|to| drop(self.call(n, to)));
+            }
+        }
+    }
+
+    fn cluster_id(&self, n: usize) -> Option<ClusterId> {
+        match &self.node(n).state {
+            State::Born(born) => Some(born.ids.cluster_id),
+            _ => None,
+        }
+    }
+
+    fn ended(&self, n: usize) -> (u8, String) {
+        match &self.node(n).state {
+            State::Ended(code, text) => (*code, text.clone()),
+            State::Down => panic!("node{n} is down"),
+            State::Unborn(founding) => panic!("node{n} waits for {}", founding.waiting_for()),
+            State::Born(_) => panic!("node{n} is born"),
+        }
+    }
+
+    /// All of them are born, of one cluster, with the same first entry.
+    fn check_one_cluster(&self) -> ClusterId {
+        let mut entries = BTreeMap::new();
+        for n in 1..=self.nodes.len() {
+            let node = self.node(n);
+            match &node.state {
+                State::Born(born) => entries.insert(born.found.frame().to_vec(), born.ids.cluster_id),
+                State::Ended(code, text) => panic!("node{n} ended with {code}: {text}"),
+                State::Unborn(founding) => panic!("node{n} waits for {}", founding.waiting_for()),
+                State::Down => panic!("node{n} is down"),
+            };
+        }
+        assert_eq!(entries.len(), 1, "one found entry");
+        *entries.values().next().unwrap()
+    }
+}
+
+fn assert_has(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "{word:?} is missing in: {text}");
+    }
+}
+
+#[test]
+fn founding_makes_one_cluster_that_survives_a_restart_of_all() {
+    let cluster = Cluster::started(5, 1);
+    cluster.settle();
+    let id = cluster.check_one_cluster();
+    for n in 1..=5 {
+        cluster.crash(n, Loss::Everything);
+        cluster.start(n);
+        let node = cluster.node(n);
+        let State::Born(born) = &node.state else { panic!("node{n} forgot its birth") };
+        assert_eq!(born.recovered.hard_state, HardState { term: 1, voted_for: None });
+        assert_eq!(born.recovered.entries, std::slice::from_ref(&born.found));
+        assert!(born.warnings.is_empty(), "{:?}", born.warnings);
+        assert!(born.membership().members.iter().all(|m| m.voter));
+    }
+    assert_eq!(cluster.check_one_cluster(), id);
+}
+
+#[test]
+fn founding_of_one_node_asks_nobody() {
+    let cluster = Cluster::started(1, 2);
+    cluster.ask_round(1);
+    cluster.check_one_cluster();
+}
+
+#[test]
+fn founder_waits_until_all_answer_in_one_round_and_says_for_whom() {
+    let cluster = Cluster::new(3, 3);
+    cluster.start(1);
+    cluster.start(2);
+    cluster.ask_round(1);
+    {
+        let node = cluster.node(1);
+        let State::Unborn(founding) = &node.state else { panic!("founded without node3") };
+        assert_has(&founding.waiting_for(), &["node3", "127.0.0.1:18083", "refused"]);
+        assert!(!founding.waiting_for().contains("node2"));
+    }
+    // Node 2 answered once; that is not enough when it is gone in the round in which node 3 answers.
+    cluster.crash(2, Loss::Nothing);
+    cluster.start(3);
+    cluster.ask_round(1);
+    assert_eq!(cluster.cluster_id(1), None);
+    cluster.start(2);
+    cluster.settle();
+    cluster.check_one_cluster();
+}
+
+#[test]
+fn waiting_for_names_the_founder() {
+    let cluster = Cluster::started(3, 4);
+    let node = cluster.node(2);
+    let State::Unborn(founding) = &node.state else { panic!() };
+    assert!(!founding.is_founder() && founding.to_ask().is_empty());
+    assert_has(&founding.waiting_for(), &["founder", "node1"]);
+}
+
+/// The founder dies in every single operation of its birth, under every kind of loss.
+#[test]
+fn founder_dies_in_every_operation_and_the_founding_completes() {
+    let mut remembered = 0;
+    let mut anew = 0;
+    for op in 1..200 {
+        for (n, loss) in losses().into_iter().enumerate() {
+            let cluster = Cluster::started(3, 5);
+            let disk = cluster.node(1).disk.clone();
+            let before = disk.ops();
+            disk.plan(before + op, Fault::Die { bytes: 3000 * (op as usize % 2) });
+            cluster.ask_round(1);
+            if matches!(cluster.node(1).state, State::Born(_)) {
+                assert!(disk.ops() < before + op);
+                assert!(remembered > 0 && anew > 0, "both sides of the sync were met");
+                return;
+            }
+            cluster.crash(1, loss);
+            cluster.start(1);
+            match &cluster.node(1).state {
+                State::Born(_) => remembered += 1,
+                State::Unborn(_) => anew += 1,
+                _ => panic!("operation {op}, loss {n}: {:?}", cluster.ended(1)),
+            }
+            let id = cluster.cluster_id(1);
+            cluster.settle();
+            let whole = cluster.check_one_cluster();
+            assert!(id.is_none_or(|id| id == whole));
+            cluster.crash(1, Loss::Everything);
+            cluster.start(1);
+            assert_eq!(cluster.cluster_id(1), Some(whole), "operation {op}, loss {n}");
+        }
+    }
+    panic!("the birth never ended");
+}
+
+/// A receiver dies in every operation of its birth: it is handed the same entry again, or has it.
+#[test]
+fn receiver_dies_in_every_operation_and_the_founding_completes() {
+    for op in 1..200 {
+        for loss in losses() {
+            let cluster = Cluster::started(3, 6);
+            cluster.ask_round(1);
+            let id = cluster.cluster_id(1).expect("founded");
+            let disk = cluster.node(2).disk.clone();
+            let before = disk.ops();
+            disk.plan(before + op, Fault::Die { bytes: 3000 * (op as usize % 2) });
+            cluster.call(1, 2);
+            if matches!(cluster.node(2).state, State::Born(_)) {
+                assert!(op > 10, "a birth takes more than {op} operations");
+                return;
+            }
+            cluster.crash(2, loss);
+            cluster.start(2);
+            cluster.settle();
+            assert_eq!(cluster.check_one_cluster(), id, "operation {op}");
+        }
+    }
+    panic!("the birth never ended");
+}
+
+/// A node dies in every operation of its very first start: whatever identity it then has, it is one that lasts.
+#[test]
+fn first_start_dies_in_every_operation_and_the_identity_lasts() {
+    for op in 1..50 {
+        for loss in losses() {
+            let cluster = Cluster::new(1, 7);
+            cluster.node(1).disk.plan(op, Fault::Die { bytes: 20 });
+            cluster.start(1);
+            if matches!(cluster.node(1).state, State::Unborn(_)) {
+                assert!(op > 3);
+                return;
+            }
+            cluster.crash(1, loss);
+            cluster.start(1);
+            let told = match &cluster.node(1).state {
+                State::Unborn(founding) => founding.unborn().member_id,
+                _ => panic!("operation {op}: {:?}", cluster.ended(1)),
+            };
+            cluster.crash(1, Loss::Everything);
+            cluster.start(1);
+            let node = cluster.node(1);
+            let State::Unborn(founding) = &node.state else { panic!("operation {op}") };
+            assert_eq!(founding.unborn().member_id, told, "operation {op}: told others and forgot");
+        }
+    }
+    panic!("the start never ended");
+}
+
+fn losses() -> Vec<Loss> {
+    let mut losses = vec![Loss::Nothing, Loss::Everything, Loss::KeepsEverything];
+    losses.extend((0..3).map(|seed| Loss::Random { seed }));
+    losses
+}
+
+#[test]
+fn founding_completes_after_one_or_two_hand_overs_when_the_founder_comes_back() {
+    for hand_overs in 1..=2 {
+        let cluster = Cluster::started(5, 8);
+        cluster.ask_round(1);
+        let id = cluster.cluster_id(1).unwrap();
+        (2..2 + hand_overs).for_each(|to| drop(cluster.call(1, to)));
+        cluster.crash(1, Loss::Everything);
+        cluster.start(1);
+        cluster.settle();
+        assert_eq!(cluster.check_one_cluster(), id);
+    }
+}
+
+#[test]
+fn founding_completes_without_the_founder_after_one_hand_over() {
+    let cluster = Cluster::started(5, 9);
+    cluster.ask_round(1);
+    let id = cluster.cluster_id(1).unwrap();
+    cluster.call(1, 4);
+    cluster.crash(1, Loss::Everything);
+    cluster.settle();
+    for n in 2..=5 {
+        assert_eq!(cluster.cluster_id(n), Some(id), "node{n}");
+    }
+}
+
+#[test]
+fn founder_with_another_list_ends_with_4_and_names_peer_and_both_lists() {
+    let cluster = Cluster::new(3, 10);
+    cluster.node(3).config.peers = peers(4);
+    (1..=3).for_each(|n| cluster.start(n));
+    cluster.ask_round(1);
+    let (code, text) = cluster.ended(1);
+    assert_eq!(code, 4);
+    assert_has(&text, &["node3", &peers(3).to_string(), &peers(4).to_string()]);
+    assert_eq!(cluster.cluster_id(2), None);
+}
+
+#[test]
+fn founder_with_a_born_peer_ends_with_4_and_names_peer_and_both_lists() {
+    let cluster = Cluster::started(3, 11);
+    cluster.settle();
+    let id = cluster.check_one_cluster();
+    // The founder's disk is lost, and it starts again under its old name.
+    cluster.node(1).disk = SimDisk::new(4711);
+    cluster.start(1);
+    cluster.ask_round(1);
+    let (code, text) = cluster.ended(1);
+    assert_eq!(code, 4);
+    assert_has(&text, &["node2", &id.to_string(), &peers(3).to_string(), "replace the member"]);
+}
+
+#[test]
+fn founder_with_another_node_at_a_peers_address_ends_with_4() {
+    let cluster = Cluster::started(3, 12);
+    let State::Unborn(founding) = &mut cluster.node(1).state else { panic!() };
+    let other = |name: &str| Unborn { node_id: name.into(), member_id: MemberId(9), peers: peers(3) };
+    let answers = vec![
+        (peer(2), Ok(FoundReply::Unborn(other("node3")))),
+        (peer(3), Ok(FoundReply::Unborn(other("node3")))),
+    ];
+    let error = founding.handle_answers(answers).err().expect("refused");
+    assert_eq!(error.exit_code(), 4);
+    assert_has(&error.to_string(), &["127.0.0.1:18082", "node3", "node2"]);
+}
+
+#[test]
+fn founder_with_two_peers_of_one_identity_ends_with_4() {
+    let cluster = Cluster::started(3, 13);
+    let State::Unborn(founding) = &mut cluster.node(1).state else { panic!() };
+    let other = |n| {
+        (
+            peer(n),
+            Ok(FoundReply::Unborn(Unborn {
+                node_id: peer(n).node_id,
+                member_id: MemberId(9),
+                peers: peers(3),
+            })),
+        )
+    };
+    let error = founding.handle_answers(vec![other(2), other(3)]).err().expect("refused");
+    assert!(matches!(error, FoundingError::SharedIdentity { .. }));
+    assert_has(&error.to_string(), &["node2", "node3", "copy"]);
+}
+
+#[test]
+fn wiped_node_under_its_old_name_ends_with_4_and_the_others_say_the_repair() {
+    let cluster = Cluster::started(3, 14);
+    cluster.settle();
+    cluster.node(2).disk = SimDisk::new(4712);
+    cluster.start(2);
+    let Some(UnbornStep::Replaced { repair, .. }) = cluster.call(3, 2) else {
+        panic!("handed over to a stranger")
+    };
+    assert_has(&repair, &["127.0.0.1:18082", "node2", "replace the member"]);
+    let (code, text) = cluster.ended(2);
+    assert_eq!(code, 4);
+    assert_has(&text, &["node2", "replace the member", "remove"]);
+    // It was never born, so every further start says the same.
+    cluster.start(2);
+    assert!(matches!(cluster.node(2).state, State::Unborn(_)));
+}
+
+#[test]
+fn store_with_another_peers_list_is_refused_and_both_are_named() {
+    let cluster = Cluster::started(3, 15);
+    cluster.ask_round(1);
+    // Node 2 is stopped and its file changed between the question and the hand-over.
+    cluster.crash(2, Loss::Nothing);
+    cluster.node(2).config.peers = peers(4);
+    cluster.start(2);
+    cluster.call(1, 2);
+    {
+        let node = cluster.node(2);
+        let State::Unborn(founding) = &node.state else { panic!("took another list") };
+        assert_has(&founding.waiting_for(), &["node2", &peers(3).to_string(), &peers(4).to_string()]);
+    }
+    cluster.crash(2, Loss::Nothing);
+    cluster.node(2).config.peers = peers(3);
+    cluster.start(2);
+    cluster.settle();
+    cluster.check_one_cluster();
+}
+
+#[test]
+fn store_of_the_same_entry_again_is_done_and_of_another_refused() {
+    let first = Cluster::started(1, 16);
+    first.settle();
+    let other = Cluster::started(1, 17);
+    other.settle();
+    let entry = |cluster: &Cluster| match &cluster.node(1).state {
+        State::Born(born) => (born.found.clone(), born.ids.member_id),
+        _ => panic!(),
+    };
+    let (own, target) = entry(&first);
+    let store =
+        |entry, target| first.node(1).found(&FoundRequest::Store(StoreFound { target, entry })).unwrap();
+    assert_eq!(store(own.clone(), target), FoundReply::Stored);
+    let FoundReply::Refused(text) = store(entry(&other).0, target) else { panic!("took a second birth") };
+    assert_has(&text, &["belongs to cluster"]);
+    let FoundReply::Refused(text) = store(own, MemberId(1)) else { panic!("took another's entry") };
+    assert_has(&text, &["meant for member"]);
+}
+
+#[test]
+fn hand_over_to_an_unborn_node_of_another_target_is_refused() {
+    let cluster = Cluster::started(3, 18);
+    cluster.ask_round(1);
+    let State::Born(born) = &cluster.node(1).state else { panic!() };
+    let store = StoreFound { target: MemberId(1), entry: born.found.clone() };
+    let State::Unborn(founding) = &mut cluster.node(2).state else { panic!() };
+    let Received::Refused(text) = founding.handle_store(store) else { panic!("took another's entry") };
+    assert_has(&text, &["meant for member"]);
+}
+
+fn reopened(cluster: &Cluster, n: usize, config: &IdentityConfig) -> Result<Opened, BirthError> {
+    let disk = cluster.node(n).disk.restart(Loss::Nothing);
+    cluster.node(n).disk = disk.clone();
+    open(Arc::new(disk), OPTIONS, config)
+}
+
+fn refusal(cluster: &Cluster, n: usize, config: &IdentityConfig) -> (u8, String) {
+    match reopened(cluster, n, config) {
+        Err(error) => (error.exit_code(), error.to_string()),
+        Ok(_) => panic!("opened"),
+    }
+}
+
+#[test]
+fn open_under_another_name_ends_with_4() {
+    for born in [false, true] {
+        let cluster = Cluster::started(3, 19);
+        if born {
+            cluster.settle();
+        }
+        let (code, text) = refusal(&cluster, 2, &config(3, peers(3)));
+        assert_eq!(code, 4);
+        assert_has(&text, &["\"node2\"", "\"node3\"", "data_dir"]);
+    }
+}
+
+#[test]
+fn open_without_the_log_ends_with_3_and_never_is_unborn_again() {
+    let cluster = Cluster::started(3, 20);
+    cluster.settle();
+    let disk = cluster.node(2).disk.clone();
+    for name in disk.names().into_iter().filter(|name| name.ends_with(".wal")) {
+        dkv::store::disk::Disk::remove(&disk, &name).unwrap();
+    }
+    let (code, text) = refusal(&cluster, 2, &config(2, peers(3)));
+    assert_eq!(code, 3);
+    assert_has(&text, &["log is gone", "replace the member"]);
+}
+
+#[test]
+fn open_of_a_damaged_identity_ends_with_3_and_names_the_file() {
+    let cluster = Cluster::started(3, 21);
+    cluster.settle();
+    cluster.node(2).disk.flip("identity", 20, 1);
+    let (code, text) = refusal(&cluster, 2, &config(2, peers(3)));
+    assert_eq!(code, 3);
+    assert_has(&text, &["identity", "corrupt", "replace the member"]);
+}
+
+#[test]
+fn open_of_a_log_without_an_identity_file_ends_with_3() {
+    let cluster = Cluster::started(3, 22);
+    cluster.settle();
+    let disk = cluster.node(2).disk.clone();
+    dkv::store::disk::Disk::remove(&disk, "identity").unwrap();
+    let (code, text) = refusal(&cluster, 2, &config(2, peers(3)));
+    assert_eq!(code, 3);
+    assert_has(&text, &["no identity file", "replace the member"]);
+}
+
+#[test]
+fn open_of_a_foreign_clusters_log_ends_with_4() {
+    let cluster = Cluster::started(3, 23);
+    cluster.settle();
+    let disk = cluster.node(2).disk.clone();
+    let own = Identity::load(&disk).unwrap().unwrap();
+    own.with_cluster(ClusterId(1)).store(&disk).unwrap();
+    let (code, text) = refusal(&cluster, 2, &config(2, peers(3)));
+    assert_eq!(code, 4);
+    assert_has(&text, &["cluster", &ClusterId(1).to_string()]);
+}
+
+#[test]
+fn open_of_a_log_without_the_found_entry_ends_with_3() {
+    let disk = SimDisk::new(24);
+    let ids = WalIds { cluster_id: ClusterId(5), member_id: MemberId(6) };
+    Identity::new("node1", ids.member_id).with_cluster(ids.cluster_id).store(&disk).unwrap();
+    let mut wal = Wal::create(Arc::new(disk.clone()), ids, OPTIONS).unwrap();
+    wal.write(&[WriteOp::HardState(HardState { term: 3, voted_for: None })]).unwrap();
+    let error = open(Arc::new(disk.restart(Loss::Nothing)), OPTIONS, &config(1, peers(1))).err().unwrap();
+    assert_eq!(error.exit_code(), 3);
+    assert_has(&error.to_string(), &["found entry", "replace the member"]);
+}
+
+#[test]
+fn open_with_another_own_raft_addr_ends_with_4_unless_listen_raft_is_set() {
+    let cluster = Cluster::started(3, 25);
+    cluster.settle();
+    let mut moved: Vec<Peer> = peers(3).peers().to_vec();
+    moved[1].raft_addr = "127.0.0.9:18082".into();
+    let mut config = config(2, moved.into());
+    let (code, text) = refusal(&cluster, 2, &config);
+    assert_eq!(code, 4);
+    assert_has(&text, &["node2", "127.0.0.9:18082", "127.0.0.1:18082", "listen_raft"]);
+    config.listen_raft = true;
+    assert!(matches!(reopened(&cluster, 2, &config), Ok(Opened::Born(_))));
+}
+
+#[test]
+fn open_with_other_peers_warns_once_with_both_lists_and_the_stored_one_wins() {
+    let cluster = Cluster::started(3, 26);
+    cluster.settle();
+    let Ok(Opened::Born(born)) = reopened(&cluster, 2, &config(2, peers(4))) else { panic!("refused") };
+    assert_eq!(born.warnings.len(), 1);
+    assert_has(&born.warnings[0], &[&peers(3).to_string(), &peers(4).to_string()]);
+    assert_eq!(PeerList::from(&**born.membership()), peers(3));
+}
+
+#[test]
+fn hand_over_answers_an_ask_with_its_cluster() {
+    let cluster = Cluster::started(3, 27);
+    cluster.settle();
+    let State::Born(born) = &cluster.node(2).state else { panic!() };
+    let hand_over: HandOver = born.hand_over();
+    let ask = Unborn { node_id: "x".into(), member_id: MemberId(1), peers: peers(3) };
+    let reply = hand_over.handle_found(&FoundRequest::Ask(ask), born.membership());
+    let expected = FoundReply::Born {
+        node_id: "node2".into(),
+        member_id: born.ids.member_id,
+        cluster_id: born.ids.cluster_id,
+        peers: peers(3),
+    };
+    assert_eq!(reply, expected);
+}
