@@ -1,0 +1,72 @@
+//! The replicators: one thread per peer, one RPC at a time. What was appended during one RPC is the next one, so
+//! batching needs no tuning.
+
+use std::sync::Arc;
+
+use super::transport::{Lane, PeerError, PeerReply, PeerRequest, Target};
+use super::{Next, Node, UnbornPeer};
+use crate::raft::{MemberId, PollRpc, RpcFailed, RpcReply, RpcRequest, Ticket};
+
+struct Rpc {
+    request: RpcRequest,
+    ticket: Ticket,
+    to: Target,
+    node_id: String,
+}
+
+/// The thread for `peer`.
+pub(super) fn run(node: &Arc<Node>, peer: MemberId) {
+    let mut trouble: Option<String> = None;
+    loop {
+        let rpc = node.wait(&node.bells.replicators[&peer], |core, now| {
+            if core.is_stopping {
+                return Next::Do(None);
+            }
+            match core.raft.poll_rpc(peer, now) {
+                PollRpc::Send(request, ticket) => {
+                    let member = core.raft.membership().get(peer).expect("RPCs go to members only");
+                    let to = Target { member_id: peer, raft_addr: member.raft_addr.clone() };
+                    let node_id = member.node_id.clone();
+                    Next::Do(Some(Rpc { request, ticket, to, node_id }))
+                }
+                PollRpc::WaitUntil(at) => Next::SleepUntil(at),
+                PollRpc::Stop => Next::Do(None),
+            }
+        });
+        let Some(Rpc { request, ticket, to, node_id }) = rpc else { return };
+        let result = call(node, &to, request);
+        let outcome = result.as_ref().copied().map_err(|_| RpcFailed);
+        node.step(|core, now| core.raft.handle_rpc_result(ticket, outcome, now));
+        report(&node_id, &to, &mut trouble, result.as_ref().err());
+        if let Err(PeerError::Unborn { node_id, member_id }) = result {
+            (node.on_unborn)(UnbornPeer { to, node_id, member_id });
+        }
+    }
+}
+
+/// One RPC, bounded as a whole by the minimum election timeout: a later answer would be worth nothing.
+fn call(node: &Node, to: &Target, request: RpcRequest) -> Result<RpcReply, PeerError> {
+    let request = match request {
+        RpcRequest::RequestVote(request) => PeerRequest::RequestVote(request),
+        RpcRequest::AppendEntries(request) => PeerRequest::AppendEntries(request),
+    };
+    let is_vote = matches!(request, PeerRequest::RequestVote(_));
+    match node.transport.call(to, Lane::Core, request, node.options.election_timeout)? {
+        PeerReply::RequestVote(reply) if is_vote => Ok(RpcReply::RequestVote(reply)),
+        PeerReply::AppendEntries(reply) if !is_vote => Ok(RpcReply::AppendEntries(reply)),
+        _ => Err(PeerError::Unknown("the answer belongs to another question".to_owned())),
+    }
+}
+
+/// Says once that a peer cannot be reached and why, and once that it can again.
+fn report(node_id: &str, to: &Target, trouble: &mut Option<String>, error: Option<&PeerError>) {
+    let error = error.map(PeerError::to_string);
+    if error.is_some() == trouble.is_some() {
+        return;
+    }
+    match &error {
+        Some(e) => log::warn!("{node_id} at {} does not answer: {e}", to.raft_addr),
+        None => log::info!("{node_id} at {} answers again", to.raft_addr),
+    }
+    *trouble = error;
+}

@@ -1,0 +1,87 @@
+//! How a step wakes exactly the threads that have something to do.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::raft::MemberId;
+
+/// One thread's own condition variable, on the core's mutex. Ringing it costs a system call only when its thread
+/// sleeps.
+#[derive(Default)]
+pub(super) struct Bell {
+    condvar: Condvar,
+    /// Set under the core's lock before sleeping. A ringer changed the state under the same lock, so either it sees
+    /// this flag or the sleeper sees the change.
+    is_asleep: AtomicBool,
+}
+
+impl Bell {
+    /// Wakes the thread that sleeps on it. Called without the lock.
+    pub(super) fn ring(&self) {
+        if self.is_asleep.swap(false, Ordering::AcqRel) {
+            self.condvar.notify_all();
+        }
+    }
+
+    /// Sleeps until it rings or `timeout` is over; may also return for no reason.
+    pub(super) fn sleep<'a, T>(&self, guard: MutexGuard<'a, T>, timeout: Duration) -> MutexGuard<'a, T> {
+        self.is_asleep.store(true, Ordering::Release);
+        let (guard, _) = self.condvar.wait_timeout(guard, timeout).unwrap_or_else(PoisonError::into_inner);
+        self.is_asleep.store(false, Ordering::Release);
+        guard
+    }
+}
+
+/// The bells of a node's threads.
+#[derive(Default)]
+pub(super) struct Bells {
+    pub timer: Bell,
+    pub log_writer: Bell,
+    pub applier: Bell,
+    pub forwarder: Bell,
+    pub read_asker: Bell,
+    pub replicators: BTreeMap<MemberId, Bell>,
+}
+
+/// Which bells one step has to ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rings {
+    pub timer: bool,
+    pub log_writer: bool,
+    pub applier: bool,
+    pub forwarder: bool,
+    pub read_asker: bool,
+    pub replicators: bool,
+}
+
+impl Rings {
+    /// All of them: the node stops.
+    pub(super) const ALL: Rings = Rings {
+        timer: true,
+        log_writer: true,
+        applier: true,
+        forwarder: true,
+        read_asker: true,
+        replicators: true,
+    };
+}
+
+impl Bells {
+    pub(super) fn ring(&self, rings: Rings) {
+        let one = [
+            (rings.log_writer, &self.log_writer),
+            (rings.applier, &self.applier),
+            (rings.timer, &self.timer),
+            (rings.forwarder, &self.forwarder),
+            (rings.read_asker, &self.read_asker),
+        ];
+        for (_, bell) in one.into_iter().filter(|(due, _)| *due) {
+            bell.ring();
+        }
+        if rings.replicators {
+            self.replicators.values().for_each(Bell::ring);
+        }
+    }
+}

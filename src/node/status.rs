@@ -1,0 +1,136 @@
+//! What a node tells of itself.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Node;
+use crate::raft::{ClusterId, Index, Member, MemberId, Mode, RoleKind, Term};
+
+/// The state of a node, for `/v1/status`, `/metrics` and operators. All of the core's part is from one moment, all of the
+/// store's part from a slightly earlier one.
+#[derive(Clone, Debug)]
+pub struct NodeStatus {
+    /// The cluster.
+    pub cluster_id: ClusterId,
+    /// This member's name.
+    pub node_id: String,
+    /// This member.
+    pub member_id: MemberId,
+    /// Its role.
+    pub role: RoleKind,
+    /// Its term.
+    pub term: Term,
+    /// Who leads, as far as it knows.
+    pub leader: Option<Member>,
+    /// Last index known to be committed.
+    pub commit_index: Index,
+    /// Last index applied.
+    pub applied_index: Index,
+    /// Last index durable here.
+    pub persisted_index: Index,
+    /// Last index of the log.
+    pub last_index: Index,
+    /// Bytes of entries that wait for the disk.
+    pub unpersisted_bytes: usize,
+    /// Whether the disk has not answered for longer than it may.
+    pub is_disk_stalled: bool,
+    /// Requests that wait at this node.
+    pub waiting_requests: usize,
+    /// Batches made durable since the start of the process.
+    pub syncs: u64,
+    /// The store's revision.
+    pub revision: u64,
+    /// Index the store's part of this status is from.
+    pub store_index: Index,
+    /// Fingerprint of the state at `store_index`: equal on all members that applied the same entries.
+    pub state_hash: u128,
+    /// The other members as a leader sees them; empty on every other role.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// A peer as its leader sees it.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    /// Its name.
+    pub node_id: String,
+    /// Its identity.
+    pub member_id: MemberId,
+    /// Last index known to be on its disk.
+    pub match_index: Index,
+    /// Entries of the leader's log that are not known to be on its disk.
+    pub lag: u64,
+    /// How long ago the last RPC was sent that it answered.
+    pub last_contact: Duration,
+    /// It rejected what it had acknowledged: it lost data and gets nothing more. Replace that member.
+    pub has_lost_entries: bool,
+}
+
+impl Node {
+    /// Everything an operator asks for.
+    pub fn status(&self) -> NodeStatus {
+        let (revision, store_index, state_hash) =
+            self.with_kv(|kv| (kv.revision(), kv.applied().index, kv.state_hash()));
+        self.look(|core, now| {
+            let raft = &core.raft;
+            let membership = raft.membership();
+            let last_index = raft.last().index;
+            let peer = |(id, progress): (MemberId, &crate::raft::Progress)| PeerStatus {
+                node_id: membership.get(id).map(|m| m.node_id.clone()).unwrap_or_default(),
+                member_id: id,
+                match_index: progress.match_index,
+                lag: last_index - progress.match_index,
+                last_contact: now.since(progress.last_contact),
+                has_lost_entries: progress.mode == Mode::Lost,
+            };
+            NodeStatus {
+                cluster_id: self.options.cluster_id,
+                node_id: self.options.node_id.clone(),
+                member_id: raft.me(),
+                role: raft.role_kind(),
+                term: raft.term(),
+                leader: raft.leader().and_then(|id| membership.get(id).cloned()),
+                commit_index: raft.commit_index(),
+                applied_index: raft.last_applied(),
+                persisted_index: raft.persisted_index(),
+                last_index,
+                unpersisted_bytes: raft.unpersisted_bytes(),
+                is_disk_stalled: raft.is_disk_stalled(),
+                waiting_requests: core.waiters.len(),
+                syncs: self.syncs.load(Ordering::Relaxed),
+                revision,
+                store_index,
+                state_hash,
+                peers: raft.peers_progress().map(peer).collect(),
+            }
+        })
+    }
+
+    /// Whether this node can serve: a leader was heard within two election timeouts, everything that was committed when a
+    /// leader was first heard is applied, and the disk answers. Otherwise why not.
+    pub fn ready(&self) -> Result<(), String> {
+        let patience = 2 * self.options.election_timeout;
+        self.look(|core, now| {
+            let raft = &core.raft;
+            if core.is_stopping {
+                return Err("the node is stopping".to_owned());
+            }
+            if raft.is_disk_stalled() {
+                return Err("the disk under the log does not answer".to_owned());
+            }
+            match raft.leader_heard_at(now) {
+                Some(at) if now.since(at) <= patience => {}
+                _ => return Err(format!("no leader was heard within {} ms", patience.as_millis())),
+            }
+            match core.ready_index {
+                Some(index) if raft.last_applied() >= index => Ok(()),
+                Some(index) => Err(format!("applied {} of {index} entries", raft.last_applied())),
+                None => Err("not yet told what is committed".to_owned()),
+            }
+        })
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> Option<Member> {
+        self.look(|core, _| core.raft.leader().and_then(|id| core.raft.membership().get(id).cloned()))
+    }
+}

@@ -1,0 +1,400 @@
+//! What happens under the lock: the core and the requests that wait for it are one state, changed in one step. Nothing
+//! here touches a file, a socket, the log or a clock; what is to be done outside comes back as [`Effects`].
+
+use std::mem;
+use std::time::Duration;
+
+use super::request::{Failure, FailureKind, Origin};
+use super::signals::Rings;
+use super::transport::{ForwardedWrite, Lane, PeerError, PeerReply, PeerRequest, Target};
+use super::waiters::{Finished, MAX_REQUESTS, RequestId, Stage, Waiters, Work};
+use crate::raft::{
+    self, Index, MemberId, Note, Payload, Position, ProposeError, Raft, ReadDone, RoleKind, Term, Time,
+    Watermarks,
+};
+use crate::store::Applied;
+
+/// How long a request waits for a leader to be known: about one election, so that a patient client sees no failover.
+const LEADER_WAIT: Duration = Duration::from_secs(1);
+
+/// Commands in one forward, in bytes; at least one is sent.
+const MAX_FORWARD_BYTES: usize = 1 << 20;
+
+/// Writes in one forward.
+const MAX_FORWARD_WRITES: usize = 256;
+
+/// A write that the disk has not finished for so long never will: the process ends.
+pub(super) const DISK_DEAD_AFTER: Duration = Duration::from_secs(30);
+
+/// Who leads when.
+type Leadership = (Term, MemberId);
+
+/// The state behind the one mutex.
+pub(super) struct Core {
+    pub raft: Raft,
+    pub waiters: Waiters,
+    pub is_stopping: bool,
+    /// What had been committed when a leader was first heard: applied so far, this node is ready.
+    pub ready_index: Option<Index>,
+    /// Until when the timer sleeps: a step that needs it earlier rings.
+    timer_sleeps_until: Time,
+    /// The forwarder's call under way.
+    forward_call: Option<Leadership>,
+    /// The read-asker's call under way.
+    ask_call: Option<Leadership>,
+    /// A call to a former leader is cancelled again at this time, in case that the first time it had not begun.
+    cancel_at: Time,
+    cancels: Vec<MemberId>,
+    heartbeat: Duration,
+    election_timeout: Duration,
+    check_invariants: bool,
+}
+
+/// What a step leaves to be done after unlocking.
+#[must_use = "effects are carried out after unlocking"]
+pub(super) struct Effects {
+    pub rings: Rings,
+    pub notes: Vec<Note>,
+    pub finished: Vec<Finished>,
+    pub cancels: Vec<MemberId>,
+}
+
+/// A batch for the leader, taken by the forwarder or the read-asker.
+pub(super) struct Outgoing {
+    pub ids: Vec<RequestId>,
+    pub to: Target,
+    pub lane: Lane,
+    pub request: PeerRequest,
+    pub timeout: Duration,
+}
+
+/// Timings and switches of the core.
+pub(super) struct CoreOptions {
+    pub heartbeat: Duration,
+    pub election_timeout: Duration,
+    pub check_invariants: bool,
+}
+
+impl Core {
+    pub(super) fn new(raft: Raft, options: CoreOptions) -> Core {
+        Core {
+            raft,
+            waiters: Waiters::new(),
+            is_stopping: false,
+            ready_index: None,
+            timer_sleeps_until: Time::NEVER,
+            forward_call: None,
+            ask_call: None,
+            cancel_at: Time::NEVER,
+            cancels: Vec::new(),
+            heartbeat: options.heartbeat,
+            election_timeout: options.election_timeout,
+            check_invariants: options.check_invariants,
+        }
+    }
+
+    /// Takes a request in and sends it on its way.
+    pub(super) fn submit(&mut self, work: Work, origin: Origin, deadline: Time, now: Time) {
+        let is_full = self.waiters.len() >= MAX_REQUESTS;
+        let id = self.waiters.add(work, origin, deadline);
+        if is_full {
+            let why = format!("{MAX_REQUESTS} requests already wait at this node: try again later");
+            self.waiters.fail(id, Failure::new(FailureKind::Overloaded, why));
+        } else if deadline <= now {
+            self.waiters.fail(id, Failure::unavailable("the deadline had passed before anything was done"));
+        } else {
+            self.dispatch(id, now);
+        }
+    }
+
+    /// Sends a request where it belongs now: into the core when this node leads, to the leader when it knows one.
+    fn dispatch(&mut self, id: RequestId, now: Time) {
+        let Some(request) = self.waiters.get_mut(id) else { return };
+        if self.is_stopping {
+            return self.waiters.fail(id, Failure::unavailable("the node is stopping: ask another one"));
+        }
+        if self.raft.is_leader() {
+            return match &mut request.work {
+                Work::Write { command, .. } => {
+                    let payload = Payload::Command(mem::take(command));
+                    self.propose(id, &payload, now);
+                }
+                Work::Read { .. } => match self.raft.read_index(now) {
+                    Ok(token) => self.waiters.set_stage(id, Stage::Confirming(token)),
+                    Err(e) => self.waiters.fail(id, Failure::unavailable(e.to_string())),
+                },
+            };
+        }
+        if request.origin == Origin::Forwarded {
+            return self.waiters.fail(id, Failure::unavailable("this node does not lead: ask again"));
+        }
+        match self.raft.leader() {
+            Some(_) => self.waiters.set_stage(id, Stage::Queued),
+            None => self.waiters.await_leader(id, now + LEADER_WAIT),
+        }
+    }
+
+    fn propose(&mut self, id: RequestId, payload: &Payload, now: Time) {
+        match self.raft.propose(payload, now) {
+            Ok(at) => self.waiters.set_stage(id, Stage::Proposed(at)),
+            Err(e @ ProposeError::Overloaded { .. }) => {
+                let why = format!("{e}: try again later");
+                self.waiters.fail(id, Failure::new(FailureKind::Overloaded, why));
+            }
+            Err(e @ ProposeError::NotLeader { .. }) => {
+                self.waiters.fail(id, Failure::unavailable(e.to_string()))
+            }
+        }
+    }
+
+    // ---- the timer -------------------------------------------------------------------------------------------------
+
+    /// Does what is due at `now`.
+    pub(super) fn handle_time(&mut self, now: Time) {
+        if now >= self.raft.poll_timeout() {
+            self.raft.handle_timeout(now);
+        }
+        for id in self.waiters.expire(now) {
+            self.dispatch(id, now);
+        }
+        if now >= self.cancel_at {
+            self.cancel_stale_calls(now);
+        }
+    }
+
+    /// When `handle_time` has something to do next.
+    pub(super) fn next_time(&self) -> Time {
+        let disk_dead = self.raft.oldest_write_queued_at().map_or(Time::NEVER, |at| at + DISK_DEAD_AFTER);
+        self.raft.poll_timeout().min(self.waiters.next_wake()).min(self.cancel_at).min(disk_dead)
+    }
+
+    /// The timer goes to sleep until then.
+    pub(super) fn timer_sleeps_until(&mut self, until: Time) {
+        self.timer_sleeps_until = until;
+    }
+
+    /// Whether the disk has been silent for so long that the process had better end.
+    pub(super) fn is_disk_dead(&self, now: Time) -> bool {
+        self.raft.oldest_write_queued_at().is_some_and(|at| now >= at + DISK_DEAD_AFTER)
+    }
+
+    // ---- the applier -----------------------------------------------------------------------------------------------
+
+    /// The state machine has applied these entries, in order.
+    pub(super) fn handle_applied(&mut self, applied: Vec<(Index, Term, Option<Applied>)>) {
+        let Some(&(last, _, _)) = applied.last() else { return };
+        for (index, term, outcome) in applied {
+            self.waiters.handle_applied_entry(Position::new(index, term), outcome);
+        }
+        self.raft.handle_applied(last);
+    }
+
+    // ---- forwarder and read-asker -------------------------------------------------------------------------------------
+
+    fn current_leadership(&self) -> Option<Leadership> {
+        self.raft.leader().map(|leader| (self.raft.term(), leader))
+    }
+
+    /// Where to call the leader, when it is another node whose address is known.
+    fn leader_target(&self) -> Option<Target> {
+        let leader = self.raft.leader().filter(|&leader| leader != self.raft.me())?;
+        let member = self.raft.membership().get(leader)?;
+        Some(Target { member_id: leader, raft_addr: member.raft_addr.clone() })
+    }
+
+    /// The next batch of writes for the leader: the oldest ones that fit.
+    pub(super) fn poll_forward(&mut self, now: Time) -> Option<Outgoing> {
+        let to = self.leader_target()?;
+        let (mut ids, mut writes, mut bytes, mut earliest) = (Vec::new(), Vec::new(), 0, Time::NEVER);
+        for (id, request) in self.waiters.queued_writes().take(MAX_FORWARD_WRITES) {
+            let Work::Write { command, .. } = &request.work else { continue };
+            bytes += command.len();
+            if bytes > MAX_FORWARD_BYTES && !ids.is_empty() {
+                break;
+            }
+            earliest = earliest.min(request.deadline);
+            ids.push(id);
+            writes.push(ForwardedWrite {
+                command: command.clone(),
+                remaining_ms: millis(request.deadline.since(now)),
+            });
+        }
+        if ids.is_empty() {
+            return None;
+        }
+        ids.iter().for_each(|&id| self.waiters.set_stage(id, Stage::Sent));
+        self.forward_call = self.current_leadership();
+        // The leader answers when the earliest deadline passes; the margin lets that answer arrive.
+        let timeout = earliest.since(now) + self.heartbeat;
+        Some(Outgoing { ids, to, lane: Lane::Bulk, request: PeerRequest::Forward(writes), timeout })
+    }
+
+    /// The result of a batch of forwarded writes. What was answered meanwhile (deadline, other leader) stays answered.
+    pub(super) fn handle_forwarded(
+        &mut self,
+        ids: &[RequestId],
+        result: Result<PeerReply, PeerError>,
+        now: Time,
+    ) {
+        self.forward_call = None;
+        let ids = ids.iter().copied();
+        match result {
+            Ok(PeerReply::Forward(results)) if results.len() == ids.len() => {
+                for (id, result) in ids.zip(results) {
+                    match result {
+                        // Surely not done: whoever leads next may be asked as well.
+                        Err(failure) if failure.kind == FailureKind::Unavailable => {
+                            self.retry(id, &failure.message, now);
+                        }
+                        result if self.waiters.is_sent(id) => self.waiters.finish_write(id, result),
+                        _ => {}
+                    }
+                }
+            }
+            Err(e) if e.is_surely_not_executed() => {
+                let trouble = e.to_string();
+                ids.for_each(|id| self.retry(id, &trouble, now));
+            }
+            other => {
+                let why = match other {
+                    Ok(_) => "the leader's answer does not fit".to_owned(),
+                    Err(e) => e.to_string(),
+                };
+                for id in ids.filter(|&id| self.waiters.is_sent(id)).collect::<Vec<_>>() {
+                    let text =
+                        format!("forwarded to the leader, {why}: the write may or may not take effect");
+                    self.waiters.fail(id, Failure::unknown(text));
+                }
+            }
+        }
+    }
+
+    /// One question for all reads that wait for the leader's word. They arrived before it is sent, so its answer covers
+    /// what each of them must see.
+    pub(super) fn poll_ask(&mut self, now: Time) -> Option<Outgoing> {
+        let to = self.leader_target()?;
+        let (ids, deadlines): (Vec<_>, Vec<_>) =
+            self.waiters.queued_reads().map(|(id, request)| (id, request.deadline)).unzip();
+        let most_patient = deadlines.into_iter().max()?.since(now);
+        ids.iter().for_each(|&id| self.waiters.set_stage(id, Stage::Sent));
+        self.ask_call = self.current_leadership();
+        // A leader that cannot answer within two of the longest election timeouts has lost its quorum; asking again is
+        // free, and a lost answer does not hold the reads behind it for long.
+        let timeout = most_patient.min(4 * self.election_timeout);
+        let request = PeerRequest::ReadIndex { remaining_ms: millis(timeout) };
+        Some(Outgoing { ids, to, lane: Lane::Bulk, request, timeout })
+    }
+
+    /// The result of a question of the read-asker. Reads change nothing: every failure may be tried again.
+    pub(super) fn handle_asked(
+        &mut self,
+        ids: &[RequestId],
+        result: Result<PeerReply, PeerError>,
+        now: Time,
+    ) {
+        self.ask_call = None;
+        let last_applied = self.raft.last_applied();
+        let index = match result {
+            Ok(PeerReply::ReadIndex(answer)) => answer.map_err(|failure| failure.message),
+            Ok(_) => Err("the leader's answer belongs to another question".to_owned()),
+            Err(e) => Err(e.to_string()),
+        };
+        for &id in ids {
+            match &index {
+                Ok(index) if self.waiters.is_sent(id) => self.waiters.confirm_read(id, *index, last_applied),
+                Ok(_) => {}
+                Err(trouble) => self.retry(id, trouble, now),
+            }
+        }
+    }
+
+    /// Tries a request that was sent in vain again: when the leader changes, or after a heartbeat.
+    fn retry(&mut self, id: RequestId, trouble: &str, now: Time) {
+        if self.waiters.is_sent(id) {
+            self.waiters.await_retry(id, now + LEADER_WAIT, now + self.heartbeat, trouble.to_owned());
+        }
+    }
+
+    fn cancel_stale_calls(&mut self, now: Time) {
+        let current = self.current_leadership();
+        let stale =
+            [self.forward_call, self.ask_call].into_iter().flatten().filter(|&call| Some(call) != current);
+        let to: Vec<MemberId> = stale.map(|(_, leader)| leader).collect();
+        self.cancel_at = if to.is_empty() { Time::NEVER } else { now + self.heartbeat };
+        self.cancels.extend(to);
+    }
+
+    // ---- the end of every step ---------------------------------------------------------------------------------------
+
+    /// Compares with the state before the step and draws the consequences.
+    pub(super) fn finish_step(&mut self, before: &Watermarks, now: Time) -> Effects {
+        let marks = self.raft.watermarks();
+        if before.ends_leadership(&marks) {
+            self.waiters.fail_proposed(
+                "this node stopped leading before the write was committed: it may or may not take effect",
+            );
+        }
+        if (before.term, before.leader) != (marks.term, marks.leader) {
+            self.cancel_stale_calls(now);
+            for id in self.waiters.take_for_redispatch() {
+                self.dispatch(id, now);
+            }
+        }
+        self.handle_reads_done(now);
+        if before.last_applied != marks.last_applied {
+            self.waiters.handle_applied_index(marks.last_applied);
+        }
+        self.waiters.settle(&self.raft, now);
+        let after = self.raft.watermarks();
+        if after.role == RoleKind::Leader && self.ready_index.is_none() {
+            self.ready_index = Some(after.last.index);
+        }
+        if self.check_invariants {
+            raft::check_step(before, &self.raft);
+            raft::check(&self.raft);
+        }
+        Effects {
+            rings: self.rings(before, &after),
+            notes: self.raft.poll_notes(),
+            finished: self.waiters.take_finished(),
+            cancels: mem::take(&mut self.cancels),
+        }
+    }
+
+    fn handle_reads_done(&mut self, now: Time) {
+        loop {
+            let done = self.raft.poll_reads();
+            if done.is_empty() {
+                return;
+            }
+            let last_applied = self.raft.last_applied();
+            for ReadDone { token, result } in done {
+                let Some(id) = self.waiters.confirming(token) else { continue };
+                match result {
+                    Ok(index) => self.waiters.confirm_read(id, index, last_applied),
+                    Err(_) => self.dispatch(id, now),
+                }
+            }
+        }
+    }
+
+    fn rings(&mut self, before: &Watermarks, after: &Watermarks) -> Rings {
+        let next_time = self.next_time();
+        let timer = next_time < self.timer_sleeps_until;
+        if timer {
+            self.timer_sleeps_until = next_time;
+        }
+        Rings {
+            timer,
+            log_writer: before.wakes_log_writer(after),
+            applier: before.wakes_applier(after),
+            replicators: before.wakes_replicators(after),
+            forwarder: self.forward_call.is_none() && self.waiters.has_queued_writes(),
+            read_asker: self.ask_call.is_none() && self.waiters.has_queued_reads(),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

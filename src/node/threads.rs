@@ -1,0 +1,45 @@
+//! The node's threads: named, and none of them may die alone.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::{self, JoinHandle};
+use std::{io, process};
+
+use crossbeam_channel::Sender;
+
+/// Starts a thread of the node. When it panics the process ends: a member without its timer, log writer, replicator,
+/// applier or housekeeper promises what nobody keeps, and one without its forwarder or read-asker leaves requests
+/// waiting for nothing. `ended` is dropped when the thread ends.
+pub(super) fn spawn(
+    name: String,
+    ended: Sender<()>,
+    body: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.clone()).spawn(move || {
+        if catch_unwind(AssertUnwindSafe(body)).is_err() {
+            die(&format!("thread {name} panicked: this is a defect; the text above says where"));
+        }
+        drop(ended);
+    })
+}
+
+/// Ends the process at once, saying why: no destructor runs and no file is touched any more.
+pub(super) fn die(why: &str) -> ! {
+    log::error!("{why}");
+    log::logger().flush();
+    if log::max_level() == log::LevelFilter::Off {
+        eprintln!("dkv-server: {why}");
+    }
+    process::abort();
+}
+
+/// Stands beside a lock guard: ends the process when the thread that holds the lock panics. The state behind it is half
+/// changed then, and nobody may go on with it.
+pub(super) struct AbortOnPanic(pub(super) &'static str);
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            die(&format!("a thread panicked while it held the {}: this is a defect", self.0));
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The timer: elections, check-quorum, held replies and overdue requests. Never touches the disk, so that a stuck disk
+//! cannot keep a leader in office (thesis §6.2).
+
+use std::sync::Arc;
+
+use super::step::DISK_DEAD_AFTER;
+use super::threads::die;
+use super::{Next, Node};
+
+enum Task {
+    Tick,
+    DiskDead,
+    End,
+}
+
+/// The thread.
+pub(super) fn run(node: &Arc<Node>) {
+    loop {
+        let task = node.wait(&node.bells.timer, |core, now| {
+            if core.is_stopping {
+                return Next::Do(Task::End);
+            }
+            if core.is_disk_dead(now) {
+                return Next::Do(Task::DiskDead);
+            }
+            let next = core.next_time();
+            core.timer_sleeps_until(next);
+            if next <= now { Next::Do(Task::Tick) } else { Next::SleepUntil(next) }
+        });
+        match task {
+            Task::Tick => node.step(|core, now| core.handle_time(now)),
+            Task::DiskDead => die(&format!(
+                "the disk under the log has not finished a write for {} s: check the disk, then start the node again",
+                DISK_DEAD_AFTER.as_secs()
+            )),
+            Task::End => return,
+        }
+    }
+}

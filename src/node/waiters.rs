@@ -1,0 +1,438 @@
+//! Requests that wait: each one from its arrival to its one answer, with what it waits for and until when. Plain data
+//! behind the core's mutex, so that proposing and parking are one step; answers are collected and given after unlocking.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::request::{Completion, Failure, FailureKind, Origin, WriteResult};
+use super::transport::ReadIndexResult;
+use crate::raft::{
+    AfterSync, AppendEntriesReply, Index, Position, Raft, ReadToken, RequestVoteReply, Settled, Term, Time,
+};
+use crate::store::Applied;
+
+/// Requests that wait at one node: beyond, new ones are refused as overloaded. The ports admit far fewer.
+pub(super) const MAX_REQUESTS: usize = 4_096;
+
+/// Names a request, in the order of arrival.
+pub(super) type RequestId = u64;
+
+/// What is asked.
+pub(super) enum Work {
+    /// To put an encoded command into the log. The bytes are gone once they are proposed.
+    Write { command: Vec<u8>, done: Completion<WriteResult> },
+    /// For an index from which a linearizable read can be served.
+    Read { done: Completion<ReadIndexResult> },
+}
+
+/// What a request waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// For a leader to be known, or to be asked again at `retry_at`.
+    AwaitLeader { retry_at: Time },
+    /// For the forwarder or the read-asker to take it.
+    Queued,
+    /// For the leader's answer to an RPC: executed or not, this node cannot tell.
+    Sent,
+    /// For its entry to be committed and applied.
+    Proposed(Position),
+    /// For the core to confirm its read index.
+    Confirming(ReadToken),
+    /// For the state machine to have applied this index.
+    AwaitApplied(Index),
+}
+
+pub(super) struct Request {
+    pub work: Work,
+    pub origin: Origin,
+    pub deadline: Time,
+    /// When it stops waiting for a leader: set when it first has to.
+    leader_by: Option<Time>,
+    /// Why the last attempt at the leader failed.
+    trouble: Option<String>,
+    stage: Stage,
+}
+
+impl Request {
+    fn wake_at(&self) -> Time {
+        match self.stage {
+            Stage::AwaitLeader { retry_at } => {
+                self.deadline.min(retry_at).min(self.leader_by.unwrap_or(Time::NEVER))
+            }
+            _ => self.deadline,
+        }
+    }
+}
+
+/// A reply to a peer that waits for this member's disk.
+pub(super) enum Parked {
+    Vote(AfterSync<RequestVoteReply>, Completion<RequestVoteReply>),
+    Append(AfterSync<AppendEntriesReply>, Completion<AppendEntriesReply>),
+}
+
+/// An answer on its way out: given after unlocking.
+pub(super) enum Finished {
+    Write(Completion<WriteResult>, WriteResult),
+    Read(Completion<ReadIndexResult>, ReadIndexResult),
+    Vote(Completion<RequestVoteReply>, RequestVoteReply),
+    Append(Completion<AppendEntriesReply>, AppendEntriesReply),
+}
+
+impl Finished {
+    pub(super) fn answer(self) {
+        match self {
+            Finished::Write(done, result) => done(result),
+            Finished::Read(done, result) => done(result),
+            Finished::Vote(done, reply) => done(reply),
+            Finished::Append(done, reply) => done(reply),
+        }
+    }
+}
+
+/// Every request that waits, and one index per thing that can be waited for.
+pub(super) struct Waiters {
+    requests: BTreeMap<RequestId, Request>,
+    last_id: RequestId,
+    wakes: BTreeSet<(Time, RequestId)>,
+    leaderless: BTreeSet<RequestId>,
+    queued_writes: BTreeSet<RequestId>,
+    queued_reads: BTreeSet<RequestId>,
+    sent: BTreeSet<RequestId>,
+    proposed: BTreeMap<Index, (Term, RequestId)>,
+    confirming: BTreeMap<ReadToken, RequestId>,
+    applying: BTreeSet<(Index, RequestId)>,
+    parked: Vec<Parked>,
+    /// When the next hold of a parked reply ends. One whose hold is over and that still waits needs the disk, not time.
+    settle_at: Time,
+    finished: Vec<Finished>,
+}
+
+impl Waiters {
+    pub(super) fn new() -> Waiters {
+        Waiters {
+            requests: BTreeMap::new(),
+            last_id: 0,
+            wakes: BTreeSet::new(),
+            leaderless: BTreeSet::new(),
+            queued_writes: BTreeSet::new(),
+            queued_reads: BTreeSet::new(),
+            sent: BTreeSet::new(),
+            proposed: BTreeMap::new(),
+            confirming: BTreeMap::new(),
+            applying: BTreeSet::new(),
+            parked: Vec::new(),
+            settle_at: Time::NEVER,
+            finished: Vec::new(),
+        }
+    }
+
+    /// Takes a request in. It waits for nothing yet: the caller puts it into its stage in the same step.
+    pub(super) fn add(&mut self, work: Work, origin: Origin, deadline: Time) -> RequestId {
+        self.last_id += 1;
+        let stage = Stage::AwaitLeader { retry_at: Time::NEVER };
+        let request = Request { work, origin, deadline, leader_by: None, trouble: None, stage };
+        self.wakes.insert((request.wake_at(), self.last_id));
+        self.leaderless.insert(self.last_id);
+        self.requests.insert(self.last_id, request);
+        self.last_id
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.requests.len()
+    }
+
+    pub(super) fn get_mut(&mut self, id: RequestId) -> Option<&mut Request> {
+        self.requests.get_mut(&id)
+    }
+
+    /// Moves a request on.
+    pub(super) fn set_stage(&mut self, id: RequestId, stage: Stage) {
+        self.unlink(id);
+        let Some(request) = self.requests.get_mut(&id) else { return };
+        request.stage = stage;
+        self.wakes.insert((request.wake_at(), id));
+        match (stage, &request.work) {
+            (Stage::AwaitLeader { .. }, _) => {
+                self.leaderless.insert(id);
+            }
+            (Stage::Queued, Work::Write { .. }) => {
+                self.queued_writes.insert(id);
+            }
+            (Stage::Queued, Work::Read { .. }) => {
+                self.queued_reads.insert(id);
+            }
+            (Stage::Sent, _) => {
+                self.sent.insert(id);
+            }
+            (Stage::Proposed(at), _) => {
+                self.proposed.insert(at.index, (at.term, id));
+            }
+            (Stage::Confirming(token), _) => {
+                self.confirming.insert(token, id);
+            }
+            (Stage::AwaitApplied(index), _) => {
+                self.applying.insert((index, id));
+            }
+        }
+    }
+
+    /// Makes a request wait for a leader until `leader_by`, counted from the first time it had to.
+    pub(super) fn await_leader(&mut self, id: RequestId, leader_by: Time) {
+        self.unlink(id);
+        let Some(request) = self.requests.get_mut(&id) else { return };
+        request.leader_by.get_or_insert(leader_by);
+        self.set_stage(id, Stage::AwaitLeader { retry_at: Time::NEVER });
+    }
+
+    /// Makes a request that was sent in vain wait until `retry_at`, or for another leader, but not beyond `leader_by`,
+    /// counted from the first time it had to wait.
+    pub(super) fn await_retry(&mut self, id: RequestId, leader_by: Time, retry_at: Time, trouble: String) {
+        self.unlink(id);
+        let Some(request) = self.requests.get_mut(&id) else { return };
+        request.leader_by.get_or_insert(leader_by);
+        request.trouble = Some(trouble);
+        self.set_stage(id, Stage::AwaitLeader { retry_at });
+    }
+
+    fn unlink(&mut self, id: RequestId) {
+        let Some(request) = self.requests.get(&id) else { return };
+        self.wakes.remove(&(request.wake_at(), id));
+        match request.stage {
+            Stage::AwaitLeader { .. } => {
+                self.leaderless.remove(&id);
+            }
+            Stage::Queued => {
+                self.queued_writes.remove(&id);
+                self.queued_reads.remove(&id);
+            }
+            Stage::Sent => {
+                self.sent.remove(&id);
+            }
+            Stage::Proposed(at) => {
+                self.proposed.remove(&at.index);
+            }
+            Stage::Confirming(token) => {
+                self.confirming.remove(&token);
+            }
+            Stage::AwaitApplied(index) => {
+                self.applying.remove(&(index, id));
+            }
+        }
+    }
+
+    fn take(&mut self, id: RequestId) -> Option<Request> {
+        self.unlink(id);
+        self.requests.remove(&id)
+    }
+
+    /// Answers a request that has no decision. Nothing happens when it was answered before.
+    pub(super) fn fail(&mut self, id: RequestId, failure: Failure) {
+        let Some(request) = self.take(id) else { return };
+        self.finished.push(match request.work {
+            Work::Write { done, .. } => Finished::Write(done, Err(failure)),
+            Work::Read { done } => Finished::Read(done, Err(failure)),
+        });
+    }
+
+    /// Answers a write with the leader's or the state machine's word.
+    pub(super) fn finish_write(&mut self, id: RequestId, result: WriteResult) {
+        if let Some(Request { work: Work::Write { done, .. }, .. }) = self.take(id) {
+            self.finished.push(Finished::Write(done, result));
+        }
+    }
+
+    /// A read may be served from `index` on: at once when that is applied, or when it was asked for by a peer, which
+    /// waits at its own state machine.
+    pub(super) fn confirm_read(&mut self, id: RequestId, index: Index, last_applied: Index) {
+        let Some(request) = self.requests.get(&id) else { return };
+        if request.origin == Origin::Client && last_applied < index {
+            return self.set_stage(id, Stage::AwaitApplied(index));
+        }
+        if let Some(Request { work: Work::Read { done }, .. }) = self.take(id) {
+            self.finished.push(Finished::Read(done, Ok(index)));
+        }
+    }
+
+    /// The read that waits for this token.
+    pub(super) fn confirming(&self, token: ReadToken) -> Option<RequestId> {
+        self.confirming.get(&token).copied()
+    }
+
+    /// The state machine has come to `last_applied`: serves the reads that waited for it.
+    pub(super) fn handle_applied_index(&mut self, last_applied: Index) {
+        while let Some(&(index, id)) = self.applying.first() {
+            if index > last_applied {
+                break;
+            }
+            self.confirm_read(id, index, last_applied);
+        }
+    }
+
+    /// An entry was applied. The request that was proposed at its index is done, unless another leader's entry took
+    /// that place: then it is surely not done. Merely appended entries never decide an outcome.
+    pub(super) fn handle_applied_entry(&mut self, at: Position, applied: Option<Applied>) {
+        let Some(&(term, id)) = self.proposed.get(&at.index) else { return };
+        let result = match applied {
+            Some(applied) if term == at.term => Ok(applied),
+            _ => Err(Failure::unavailable(format!(
+                "another leader's entry took the place of this write, {}@{term}: send it again",
+                at.index
+            ))),
+        };
+        self.finish_write(id, result);
+    }
+
+    /// The leadership ended: whatever was proposed under it may or may not take effect.
+    pub(super) fn fail_proposed(&mut self, why: &str) {
+        while let Some((_, &(_, id))) = self.proposed.first_key_value() {
+            self.fail(id, Failure::unknown(why));
+        }
+    }
+
+    /// The leader changed: what was sent to the old one is unknown when it is a write. All else is returned, to be
+    /// tried again with the new one.
+    pub(super) fn take_for_redispatch(&mut self) -> Vec<RequestId> {
+        let mut again: Vec<RequestId> = Vec::new();
+        for id in self.sent.clone() {
+            match self.requests[&id].work {
+                Work::Write { .. } => self.fail(
+                    id,
+                    Failure::unknown(
+                        "the leader changed after the write was sent to it: it may or may not take effect",
+                    ),
+                ),
+                Work::Read { .. } => again.push(id),
+            }
+        }
+        again.extend(self.leaderless.iter().chain(&self.queued_writes).chain(&self.queued_reads));
+        again.sort_unstable();
+        again
+    }
+
+    /// The writes for the leader, oldest first.
+    pub(super) fn queued_writes(&self) -> impl Iterator<Item = (RequestId, &Request)> {
+        self.queued_writes.iter().map(|&id| (id, &self.requests[&id]))
+    }
+
+    /// The reads that need the leader's word.
+    pub(super) fn queued_reads(&self) -> impl Iterator<Item = (RequestId, &Request)> {
+        self.queued_reads.iter().map(|&id| (id, &self.requests[&id]))
+    }
+
+    pub(super) fn has_queued_writes(&self) -> bool {
+        !self.queued_writes.is_empty()
+    }
+
+    pub(super) fn has_queued_reads(&self) -> bool {
+        !self.queued_reads.is_empty()
+    }
+
+    pub(super) fn is_sent(&self, id: RequestId) -> bool {
+        self.sent.contains(&id)
+    }
+
+    /// Answers what is overdue; returns what is to be tried again.
+    pub(super) fn expire(&mut self, now: Time) -> Vec<RequestId> {
+        let mut again = Vec::new();
+        while let Some(&(at, id)) = self.wakes.first() {
+            if at > now {
+                break;
+            }
+            let request = &self.requests[&id];
+            let is_over = now >= request.deadline || request.leader_by.is_some_and(|by| now >= by);
+            if is_over {
+                let failure = overdue(request);
+                self.fail(id, failure);
+            } else {
+                self.set_stage(id, Stage::AwaitLeader { retry_at: Time::NEVER });
+                again.push(id);
+            }
+        }
+        again
+    }
+
+    /// When `expire` or `settle` has something to do.
+    pub(super) fn next_wake(&self) -> Time {
+        self.wakes.first().map_or(Time::NEVER, |&(at, _)| at).min(self.settle_at)
+    }
+
+    /// Keeps a reply to a peer until the disk holds what it vouches for.
+    pub(super) fn park(&mut self, parked: Parked) {
+        self.parked.push(parked);
+    }
+
+    /// Opens the replies whose writes are on the disk, and appends whose hold is over.
+    pub(super) fn settle(&mut self, raft: &Raft, now: Time) {
+        for parked in std::mem::take(&mut self.parked) {
+            match parked {
+                Parked::Vote(waiting, done) => match raft.settle(waiting, now) {
+                    Settled::Ready(reply) => self.finished.push(Finished::Vote(done, reply)),
+                    Settled::NotYet(waiting) => self.parked.push(Parked::Vote(waiting, done)),
+                },
+                Parked::Append(waiting, done) => match raft.settle(waiting, now) {
+                    Settled::Ready(reply) => self.finished.push(Finished::Append(done, reply)),
+                    Settled::NotYet(waiting) => self.parked.push(Parked::Append(waiting, done)),
+                },
+            }
+        }
+        let holds = self.parked.iter().filter_map(Parked::hold_until).filter(|&until| until > now);
+        self.settle_at = holds.min().unwrap_or(Time::NEVER);
+    }
+
+    /// The node stops: every request is answered, replies to peers are dropped unsent.
+    pub(super) fn fail_all(&mut self) {
+        self.parked.clear();
+        for id in self.requests.keys().copied().collect::<Vec<_>>() {
+            let request = &self.requests[&id];
+            let is_unknown = matches!(request.work, Work::Write { .. })
+                && matches!(request.stage, Stage::Proposed(_) | Stage::Sent);
+            let failure = match is_unknown {
+                true => Failure::unknown(
+                    "the node stopped before the write was decided: it may or may not take effect",
+                ),
+                false => Failure::unavailable("the node is stopping: ask another one"),
+            };
+            self.fail(id, failure);
+        }
+    }
+
+    /// The answers that are due.
+    pub(super) fn take_finished(&mut self) -> Vec<Finished> {
+        std::mem::take(&mut self.finished)
+    }
+}
+
+impl Parked {
+    fn hold_until(&self) -> Option<Time> {
+        match self {
+            Parked::Vote(waiting, _) => waiting.hold_until(),
+            Parked::Append(waiting, _) => waiting.hold_until(),
+        }
+    }
+}
+
+/// What a request is told whose time is up: a write that was proposed or sent is unknown, everything else surely not
+/// done.
+fn overdue(request: &Request) -> Failure {
+    match (&request.work, request.stage) {
+        (Work::Write { .. }, Stage::Proposed(at)) => Failure::unknown(format!(
+            "the write was not committed in time; as entry {at} it may still take effect"
+        )),
+        (Work::Write { .. }, Stage::Sent) => {
+            Failure::unknown("the leader did not answer in time: the write may or may not take effect")
+        }
+        (_, Stage::AwaitLeader { .. }) => Failure::unavailable(match &request.trouble {
+            Some(trouble) => format!("the leader could not be reached in time: {trouble}"),
+            None => "no leader is known: is a majority of the nodes up?".to_owned(),
+        }),
+        (Work::Write { .. }, _) => {
+            Failure::unavailable("the write could not be sent to the leader in time: it was not made")
+        }
+        (Work::Read { .. }, Stage::AwaitApplied(index)) => Failure::new(
+            FailureKind::Timeout,
+            format!("this node has not applied entry {index} in time: it lags behind the leader"),
+        ),
+        (Work::Read { .. }, _) => {
+            Failure::new(FailureKind::Timeout, "no majority confirmed the leader in time for this read")
+        }
+    }
+}
