@@ -1,0 +1,35 @@
+# cluster: five nodes in the foreground, data in data/. test: everything proven. check: writes nothing. fix: formats.
+
+CARGO ?= cargo
+
+.PHONY: cluster build test check fix mutants clean
+
+cluster: build
+	exec target/release/dkv-server cluster configs/node*.yaml
+
+build:
+	$(CARGO) build --release
+
+# The counts of every suite, added up, are the last line; the exit code is cargo's.
+test:
+	@log=$$(mktemp) && trap 'rm -f "$$log"' EXIT && \
+	{ $(CARGO) test --no-fail-fast 2>&1; echo "exit: $$?"; } | tee "$$log" | grep --line-buffered -v "^exit: " ; \
+	awk '/^test result:/ { passed += $$4; failed += $$6; ignored += $$8 } /^exit: / { code = $$2 } \
+	END { printf "passed %d, failed %d, ignored %d\n", passed, failed, ignored; exit code != 0 || failed > 0 }' "$$log"
+
+check:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+	$(CARGO) test --locked --quiet --test architecture
+
+fix:
+	$(CARGO) clippy --all-targets --fix --allow-dirty --allow-staged
+	$(CARGO) fmt
+
+mutants:
+	$(CARGO) test --test mutants -- --run
+
+clean:
+	$(CARGO) clean
+	rm -rf data
