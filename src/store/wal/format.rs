@@ -303,3 +303,130 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::Payload;
+    use proptest::prelude::*;
+
+    fn op() -> impl Strategy<Value = WriteOp> {
+        let payload = prop_oneof![proptest::collection::vec(any::<u8>(), 0..200), Just(vec![9; 5000])];
+        let entry = (any::<u64>(), any::<u64>(), payload).prop_map(|(index, term, bytes)| {
+            Entry::new(Position::new(index, term), 3, &Payload::Command(bytes))
+        });
+        prop_oneof![
+            (any::<u64>(), proptest::option::of(any::<u64>())).prop_map(|(term, vote)| {
+                WriteOp::HardState(HardState { term, voted_for: vote.map(MemberId) })
+            }),
+            proptest::collection::vec(entry, 1..4).prop_map(WriteOp::Entries),
+            (any::<u64>(), any::<u64>()).prop_map(|(i, t)| WriteOp::Reset(Position::new(i, t))),
+        ]
+    }
+
+    fn header(first: bool, hard_state: HardState) -> BatchHeader {
+        let block = if first { 0 } else { 9 };
+        let (synced_through, prev_crc) = (block, 0x1234);
+        let (records, length, body_crc) = (0, 0, 0);
+        BatchHeader { nonce: 77, block, synced_through, hard_state, records, length, prev_crc, body_crc }
+    }
+
+    const SEGMENT: SegmentHeader = SegmentHeader {
+        ids: WalIds { cluster_id: ClusterId(3), member_id: MemberId(4) },
+        sequence: 5,
+        blocks: 16,
+        first_index: 6,
+        prev_term: 7,
+    };
+
+    fn encode(first: bool, hard_state: HardState, ops: &[WriteOp]) -> (Vec<u8>, u32) {
+        let mut buf = Vec::new();
+        let segment = first.then_some(&SEGMENT);
+        let ops: Vec<&WriteOp> = ops.iter().collect();
+        let crc = encode_batch(&mut buf, &header(first, hard_state), segment, &ops);
+        (buf, crc)
+    }
+
+    /// The records of a batch whose header and body are whole, else `None`.
+    fn decode(bytes: &[u8], first: bool) -> Option<(BatchHeader, Vec<Record>)> {
+        let (header, _) = BatchHeader::decode(bytes, 77, if first { 0 } else { 9 })?;
+        let body = bytes.get(BATCH_HEADER_BYTES..header.blocks() as usize * BLOCK_BYTES)?;
+        if crc32c::crc32c(body) != header.body_crc {
+            return None;
+        }
+        let mut at = records_at(first);
+        let mut records = Vec::new();
+        for _ in 0..header.records {
+            let (record, length) = decode_record(&bytes[at..header.length as usize]).unwrap();
+            records.push(record);
+            at += length;
+        }
+        assert_eq!(at as u64, header.length);
+        Some((header, records))
+    }
+
+    proptest! {
+        #[test]
+        fn decode_is_the_inverse_of_encode(
+            ops in proptest::collection::vec(op(), 0..6),
+            first: bool,
+            term: u64,
+            vote in proptest::option::of(any::<u64>()),
+        ) {
+            let hard_state = HardState { term, voted_for: vote.map(MemberId) };
+            let (bytes, crc) = encode(first, hard_state, &ops);
+            let sizes = ops.iter().map(record_bytes).sum();
+            prop_assert_eq!(bytes.len() as u64, batch_bytes(first, sizes));
+            prop_assert_eq!(BatchHeader::decode(&bytes, 77, if first { 0 } else { 9 }).unwrap().1, crc);
+            let (header, records) = decode(&bytes, first).unwrap();
+            prop_assert_eq!(header.hard_state, hard_state);
+            prop_assert_eq!((header.synced_through, header.prev_crc), (header.block, 0x1234));
+            let mut expected = Vec::new();
+            for op in ops {
+                match op {
+                    WriteOp::HardState(_) => {}
+                    WriteOp::Entries(entries) => expected.extend(entries.into_iter().map(Record::Entry)),
+                    WriteOp::Reset(position) => expected.push(Record::Reset(position)),
+                }
+            }
+            prop_assert_eq!(records, expected);
+            let segment = SegmentHeader::decode(&bytes[..BLOCK_BYTES]);
+            let expected = if first { SegmentHeaderFound::Known(SEGMENT) } else { SegmentHeaderFound::Nothing };
+            prop_assert_eq!(segment, expected);
+        }
+
+        #[test]
+        fn decode_refuses_every_flipped_bit(
+            ops in proptest::collection::vec(op(), 0..3), first: bool, at: usize, bit in 0u8..8,
+        ) {
+            let (mut bytes, _) = encode(first, HardState::default(), &ops);
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            prop_assert!(decode(&bytes, first).is_none(), "the padding is covered too");
+        }
+
+        #[test]
+        fn decode_record_takes_any_bytes(bytes: Vec<u8>, kind in 0u8..4) {
+            let _ = decode_record(&bytes);
+            let _ = decode_record(&[&[kind], &bytes[..]].concat());
+        }
+
+        #[test]
+        fn segment_name_parses_only_what_it_prints(sequence: u64, nonce: u64, text in "[0-9a-fA-F+]{15,17}-[0-9a-f]{16}\\.wal") {
+            let name = SegmentName { sequence, nonce };
+            prop_assert_eq!(SegmentName::parse(&name.to_string()), Some(name));
+            if let Some(name) = SegmentName::parse(&text) {
+                prop_assert_eq!(name.to_string(), text);
+            }
+        }
+    }
+
+    #[test]
+    fn batch_header_decode_refuses_another_place_and_another_segment() {
+        let (bytes, _) = encode(false, HardState::default(), &[]);
+        assert!(BatchHeader::decode(&bytes, 77, 9).is_some());
+        assert!(BatchHeader::decode(&bytes, 77, 10).is_none());
+        assert!(BatchHeader::decode(&bytes, 78, 9).is_none());
+        assert!(BatchHeader::decode(&bytes[..79], 77, 9).is_none());
+    }
+}
