@@ -502,7 +502,6 @@ impl<'a> Search<'a> {
                 frontier.certain.push(i);
             }
         }
-        frontier.certain.retain(|i| self.certain[*i].event.call_us <= frontier.until_us);
         frontier
     }
 

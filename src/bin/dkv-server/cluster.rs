@@ -1,0 +1,345 @@
+//! `dkv-server cluster FILE...`: one child per file, with prefixed lines, until a signal ends them all.
+//!
+//! Children hold the read end of a pipe whose write end only this process has: when it is killed, they see the end of
+//! their standard input and stop. They lead process groups of their own, so that the terminal's Ctrl-C reaches them
+//! once, through here, and not twice.
+
+use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Read, Write};
+use std::net::TcpListener;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use dkv::client::Client;
+use dkv::config::Config;
+use rustix::process::{Pid, Signal, kill_process};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::CONFIG_ERROR;
+
+/// After the first signal the children have this long; then they are killed. Longer than a node's own grace of 5 s.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often the nodes are asked who leads: until somebody does, and afterwards.
+const ASK_EVERY: Duration = Duration::from_millis(200);
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// Longest piece of a child's line that is printed at once.
+const MAX_LINE_BYTES: u64 = 64 << 10;
+
+/// Colours of the prefixes: cyan, yellow, magenta, green, blue.
+const COLOURS: [u8; 5] = [36, 33, 35, 32, 34];
+
+/// One node of the cluster.
+struct Node {
+    file: PathBuf,
+    config: Config,
+}
+
+/// A child that runs.
+struct Running {
+    node_id: String,
+    file: PathBuf,
+    child: Child,
+    readers: Vec<JoinHandle<()>>,
+}
+
+/// Starts one node per file and stays until all have ended.
+pub fn run(program: Option<&Path>, files: &[PathBuf]) -> ExitCode {
+    match start_and_watch(program, files) {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_and_watch(program: Option<&Path>, files: &[PathBuf]) -> anyhow::Result<ExitCode> {
+    let nodes = match load(files).and_then(|nodes| check_ports(&nodes).map(|()| nodes)) {
+        Ok(nodes) => nodes,
+        Err(line) => {
+            complain(&line);
+            return Ok(ExitCode::from(CONFIG_ERROR));
+        }
+    };
+    let program = match program {
+        Some(program) => program.to_owned(),
+        None => std::env::current_exe().context("cannot find the own program")?,
+    };
+    // Before the first child: a signal in between must not be lost.
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD]).context("cannot take signals")?;
+    let handle = signals.handle();
+    let (events, queue) = bounded(64);
+    let listener = thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            // A full queue holds a wake-up already; signals that end the cluster are never that many.
+            let _ = events.try_send(signal);
+        }
+    })?;
+    let mut cluster = Cluster { running: Vec::new(), stopping: None, code: None };
+    let started = cluster.start(&program, &nodes);
+    let (stop_watch, watch_ends) = bounded::<()>(0);
+    let watch =
+        thread::Builder::new().name("watch".to_owned()).spawn(move || watch_leader(&nodes, &watch_ends))?;
+    if started.is_err() {
+        cluster.stop(Signal::TERM);
+    }
+    let code = cluster.supervise(&queue);
+    drop(stop_watch);
+    handle.close();
+    let _ = (watch.join(), listener.join());
+    started.map(|()| code)
+}
+
+/// Reads every file; the error is one line.
+fn load(files: &[PathBuf]) -> Result<Vec<Node>, String> {
+    let mut nodes: Vec<Node> = Vec::new();
+    for file in files {
+        let config = Config::load(file).map_err(|e| e.to_string())?;
+        for other in &nodes {
+            let same = |what: &str, value: &dyn std::fmt::Display| {
+                let other = other.file.display();
+                Err(format!(
+                    "{}: {what}: {value}: the same as in {other}; every node needs its own",
+                    file.display()
+                ))
+            };
+            if other.config.node_id == config.node_id {
+                return same("node_id", &config.node_id);
+            }
+            if other.config.data_dir == config.data_dir {
+                return same("data_dir", &config.data_dir.display());
+            }
+        }
+        nodes.push(Node { file: file.clone(), config });
+    }
+    Ok(nodes)
+}
+
+/// Tries every port before anything is started; the error is one line.
+fn check_ports(nodes: &[Node]) -> Result<(), String> {
+    for Node { file, config } in nodes {
+        for (field, addr) in [("listen_http", config.listen_http()), ("listen_raft", config.listen_raft())] {
+            if let Err(e) = TcpListener::bind(addr) {
+                let fix = match e.kind() {
+                    ErrorKind::AddrInUse => {
+                        "the port is busy; stop what listens there, or change the address".to_owned()
+                    }
+                    _ => format!("cannot listen there: {e}"),
+                };
+                return Err(format!("{}: {field}: {addr}: {fix}", file.display()));
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Cluster {
+    running: Vec<Running>,
+    /// Since the first request to stop: when the patience ends.
+    stopping: Option<Instant>,
+    /// The exit code, where something other than a signal decided it.
+    code: Option<u8>,
+}
+
+impl Cluster {
+    fn start(&mut self, program: &Path, nodes: &[Node]) -> anyhow::Result<()> {
+        let width = nodes.iter().map(|n| n.config.node_id.len()).max().unwrap_or(0);
+        let coloured =
+            io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        for (Node { file, config }, colour) in nodes.iter().zip(COLOURS.iter().cycle()) {
+            let mut child = Command::new(program)
+                .arg("--config")
+                .arg(file)
+                .arg("--exit-with-stdin")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .process_group(0)
+                .spawn()
+                .with_context(|| format!("cannot start {} for {}", program.display(), file.display()))?;
+            let prefix = match coloured {
+                true => format!("\x1b[{colour}m{:width$} |\x1b[0m ", config.node_id),
+                false => format!("{:width$} | ", config.node_id),
+            };
+            let (out, err) = (child.stdout.take(), child.stderr.take());
+            // In the list before anything else can fail: whatever is in it is ended.
+            let (node_id, file) = (config.node_id.clone(), file.clone());
+            self.running.push(Running { node_id, file, child, readers: Vec::new() });
+            let readers = &mut self.running.last_mut().expect("just pushed").readers;
+            let sources = [out.map(|o| Box::new(o) as Box<dyn Read + Send>), err.map(|e| Box::new(e) as _)];
+            for source in sources.into_iter().flatten() {
+                let prefix = prefix.clone();
+                readers.push(
+                    thread::Builder::new().name("lines".to_owned()).spawn(move || relay(source, &prefix))?,
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Reaps children and passes signals on until none is left.
+    fn supervise(&mut self, queue: &Receiver<i32>) -> ExitCode {
+        loop {
+            self.reap();
+            if self.running.is_empty() {
+                break;
+            }
+            let patience = match self.stopping {
+                Some(deadline) => deadline.saturating_duration_since(Instant::now()),
+                None => Duration::from_secs(3600),
+            };
+            match queue.recv_timeout(patience) {
+                Ok(SIGCHLD) | Err(RecvTimeoutError::Timeout) if self.stopping.is_none() => {}
+                Ok(SIGCHLD) => {}
+                Ok(signal) => self.stop(if signal == SIGINT { Signal::INT } else { Signal::TERM }),
+                // Out of patience, or nobody left who could tell of signals.
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    self.stop(Signal::KILL);
+                    self.running.iter_mut().for_each(|r| drop(r.child.wait()));
+                }
+            }
+        }
+        match (self.code, self.stopping) {
+            (Some(code), _) => ExitCode::from(code),
+            (None, Some(_)) => ExitCode::SUCCESS,
+            (None, None) => {
+                complain("all nodes have ended");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    /// Passes a signal on to every child. The first one starts the clock.
+    fn stop(&mut self, signal: Signal) {
+        self.stopping.get_or_insert_with(|| Instant::now() + STOP_TIMEOUT);
+        for Running { child, node_id, .. } in &self.running {
+            // Not reaped yet, so the number is still this child's.
+            if let Err(e) = kill_process(Pid::from_child(child), signal) {
+                complain(&format!("cannot signal {node_id}: {e}"));
+            }
+        }
+    }
+
+    fn reap(&mut self) {
+        let mut at = 0;
+        while at < self.running.len() {
+            match self.running[at].child.try_wait() {
+                Ok(None) => at += 1,
+                Ok(Some(status)) => {
+                    let ended = self.running.remove(at);
+                    // The pipes are closed with the child: what it said last is printed before its end is.
+                    ended.readers.into_iter().for_each(|r| drop(r.join()));
+                    self.say_end(&ended.node_id, &ended.file, status);
+                }
+                Err(e) => {
+                    let lost = self.running.remove(at);
+                    complain(&format!("cannot wait for {}: {e}", lost.node_id));
+                }
+            }
+        }
+    }
+
+    fn say_end(&mut self, node_id: &str, file: &Path, status: ExitStatus) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let how = match (status.code(), status.signal()) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => "an unknown cause".to_owned(),
+        };
+        if status.code() == Some(CONFIG_ERROR.into()) {
+            // It has said what is wrong; the others would wait for it in vain.
+            self.code = Some(CONFIG_ERROR);
+            self.stop(Signal::TERM);
+            return;
+        }
+        let program = std::env::args().next().unwrap_or_else(|| "dkv-server".to_owned());
+        let again = format!("{program} --config {}", file.display());
+        say(&format!("{node_id} ended ({how}); the others go on. To start it again: {again}"));
+    }
+}
+
+/// Prints a child's lines with its prefix, each in one piece. Keeps reading when nobody takes them: a child must not
+/// stand still because of a closed terminal.
+fn relay(source: impl Read, prefix: &str) {
+    let mut source = BufReader::new(source);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        line.extend_from_slice(prefix.as_bytes());
+        match source.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {
+                if line.last() != Some(&b'\n') {
+                    line.push(b'\n');
+                }
+                let _ = io::stdout().lock().write_all(&line);
+            }
+        }
+    }
+}
+
+/// Says who leads, first with what one can do then, and again whenever it changes.
+fn watch_leader(nodes: &[Node], ends: &Receiver<()>) {
+    let addrs: Vec<&str> = nodes.iter().map(|n| n.config.me().http_addr.as_str()).collect();
+    let Ok(client) = Client::new(&addrs, Duration::from_millis(500)) else { return };
+    let mut known: Option<(String, u64)> = None;
+    loop {
+        let pause = if known.is_none() { ASK_EVERY } else { WATCH_EVERY };
+        match ends.recv_timeout(pause) {
+            Err(RecvTimeoutError::Timeout) => {}
+            _ => return,
+        }
+        let Ok(cluster) = client.cluster() else { continue };
+        let Some(leader) = cluster.leader else { continue };
+        let now = (leader.node_id, cluster.term);
+        if known.as_ref().is_some_and(|(_, term)| *term >= now.1) {
+            continue;
+        }
+        say(&format!("{} leads (term {}) of {} nodes", now.0, now.1, cluster.members.len()));
+        if known.is_none() {
+            invite(&addrs);
+        }
+        known = Some(now);
+    }
+}
+
+/// The client's address and three commands to try.
+fn invite(addrs: &[&str]) {
+    let (first, second) = (addrs[0], addrs.get(1).unwrap_or(&addrs[0]));
+    // The client's own default; any other address must be named.
+    let endpoints = if first == "127.0.0.1:8081" { String::new() } else { format!(" --endpoints {first}") };
+    let cli = sibling_cli();
+    say(&format!("the store is at http://{first}; try in another terminal:"));
+    say(&format!("    {cli}{endpoints} set greeting hello"));
+    say(&format!("    curl http://{second}/v1/kv/greeting"));
+    say(&format!("    {cli}{endpoints} status"));
+    say("Ctrl-C stops all nodes; their data stays");
+}
+
+/// How to call the client that lies beside this program.
+fn sibling_cli() -> String {
+    let program = PathBuf::from(std::env::args_os().next().unwrap_or_default());
+    let sibling = program.with_file_name("dkv-cli");
+    if program.components().count() > 1 && sibling.exists() {
+        return sibling.display().to_string();
+    }
+    "dkv-cli".to_owned()
+}
+
+fn say(text: &str) {
+    // A closed terminal must not end the cluster.
+    let _ = writeln!(io::stdout().lock(), "dkv: {text}");
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "dkv-server: {text}");
+}
