@@ -10,6 +10,7 @@ use std::sync::{Arc, Barrier, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dkv::server::fdlimit;
 use dkv::server::gate;
 use dkv::server::http::{Handler, HttpServer, Method, PortOptions, Reply, Request, Response};
 use dkv::server::upstream::RunDir;
@@ -74,6 +75,7 @@ struct Port {
 
 impl Port {
     fn start(connections: usize, change: impl FnOnce(&mut PortOptions)) -> Port {
+        fdlimit::raise().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let run_dir = Arc::new(RunDir::prepare(&dir.path().join("run")).unwrap());
         let mut options = PortOptions::client(run_dir, connections);
@@ -229,7 +231,7 @@ fn keep_alive_256_connections_at_once_all_served_on_ten_fresh_starts() {
         let mut port = Port::start(512, |_| {});
         let barrier = Barrier::new(CLIENTS);
         thread::scope(|scope| {
-            for number in 0..CLIENTS {
+            let serve = |number| {
                 let (address, barrier) = (port.address, &barrier);
                 let client = move || {
                     barrier.wait();
@@ -238,11 +240,14 @@ fn keep_alive_256_connections_at_once_all_served_on_ten_fresh_starts() {
                     assert_eq!(client.put(&path, value.as_bytes()).status, 200);
                     let answer = client.get(&path);
                     assert_eq!((answer.status, answer.text()), (200, value));
-                    // All stay open until all are served: none gets its turn because another one left.
-                    barrier.wait();
+                    client
                 };
-                thread::Builder::new().stack_size(256 * 1024).spawn_scoped(scope, client).unwrap();
-            }
+                thread::Builder::new().stack_size(256 * 1024).spawn_scoped(scope, client).unwrap()
+            };
+            let threads: Vec<_> = (0..CLIENTS).map(serve).collect();
+            // All stay open until all are served: none gets its turn because another one left.
+            let clients: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
+            assert!(clients.iter().all(|client| client.is_ok()), "start {start}: some were not served");
         });
         assert_eq!(port.server().panics(), 0);
         port.shutdown();
