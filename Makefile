@@ -19,6 +19,8 @@ test:
 
 check:
 	$(CARGO) fmt --check
+	# Once without the tests: their dependencies switch on features that the programs must not rely on.
+	$(CARGO) clippy --locked -- -D warnings
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 	$(CARGO) test --locked --quiet --test architecture
