@@ -194,7 +194,9 @@ fn paths(tokens: &[Token]) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let mut i = 0;
     while i < tokens.len() {
-        if tokens[i] == Token::Word("use".to_owned()) {
+        // `use<'a>` in a type says what it captures and imports nothing.
+        let captures = tokens.get(i + 1) == Some(&Token::Other('<'));
+        if tokens[i] == Token::Word("use".to_owned()) && !captures {
             i = open_use(tokens, i + 1, &[], &mut found);
         } else if let Token::Word(first) = &tokens[i] {
             let mut path = vec![first.clone()];
@@ -436,6 +438,7 @@ fn violations_lets_the_rest_pass() {
             "raft/core.rs",
             "fn f() {} #[cfg(test)] mod tests { use std::collections::HashMap; fn g() { println!() } }",
         ),
+        ("raft/core.rs", "fn f(&self) -> impl Iterator<Item = u64> + use<'_> { self.x.iter() }"),
         ("raft/tests.rs", "use std::fs;"),
         ("raft/mod.rs", "mod log; pub use self::log::RaftLog; use std::collections::BTreeMap;"),
         (
