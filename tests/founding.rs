@@ -158,7 +158,7 @@ impl Cluster {
             State::Unborn(founding) => founding.unborn(),
             _ => return None,
         };
-        let step = hand_over.handle_unborn(&target, &unborn);
+        let step = hand_over.handle_unborn(&target, &unborn.node_id, unborn.member_id);
         let (UnbornStep::Store(store) | UnbornStep::Replaced { store, .. }) = &step;
         let _ = self.found(&target.raft_addr, &FoundRequest::Store(store.clone()));
         Some(step)

@@ -14,14 +14,11 @@ use std::time::{Duration, Instant};
 
 use super::birth::{BirthError, Birthplace, Born};
 use super::hand_over::{
-    FoundReply, FoundRequest, FoundTransport, Peer, PeerList, StoreFound, Unborn, check_found,
+    FoundReply, FoundRequest, FoundTransport, Peer, PeerList, SAY_EVERY, StoreFound, Unborn, check_found,
 };
 use super::{Completion, PeerError};
 use crate::raft::{ClusterId, Entry, Found, Member, MemberId, Membership, Payload, Position, Settings};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-
-/// How often a node that waits says for whom.
-const SAY_EVERY: Duration = Duration::from_secs(5);
 
 /// How long the founder pauses before it asks again those that have not all answered.
 const ASK_EVERY: Duration = Duration::from_millis(200);

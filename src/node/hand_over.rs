@@ -1,13 +1,18 @@
 //! What travels between nodes at a founding, and the born member's side of it: it answers `/raft/found` and hands the
 //! found entry over to members that missed it.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{PeerError, Target};
+use super::{OnUnborn, PeerError, Target};
 use crate::raft::{ClusterId, Entry, EntryKind, Found, Member, MemberId, Membership, Position};
+
+/// How often a node that waits, or that meets trouble with a peer, says so.
+pub(super) const SAY_EVERY: Duration = Duration::from_secs(5);
 
 /// A founding member as its configuration file lists it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -177,16 +182,16 @@ impl HandOver {
         self.own
     }
 
-    /// The peer addressed as `to`, a member of the latest membership, answered `unborn`.
-    pub fn handle_unborn(&self, to: &Target, unborn: &Unborn) -> UnbornStep {
+    /// The peer addressed as `to`, a member of the latest membership, answered `unborn` with this name and identity.
+    pub fn handle_unborn(&self, to: &Target, node_id: &str, member_id: MemberId) -> UnbornStep {
         let store = StoreFound { target: to.member_id, entry: self.entry.clone() };
-        if unborn.member_id == to.member_id {
+        if member_id == to.member_id {
             return UnbornStep::Store(store);
         }
         let repair = format!(
             "the node at {} is member {} of this cluster no more: it calls itself {:?}, member {}, and has no log; \
              bring its old data_dir back, or replace the member (remove {}, then add the node under a new name)",
-            to.raft_addr, to.member_id, unborn.node_id, unborn.member_id, to.member_id
+            to.raft_addr, to.member_id, node_id, member_id, to.member_id
         );
         UnbornStep::Replaced { store, repair }
     }
@@ -215,6 +220,64 @@ impl HandOver {
             ));
         }
         FoundReply::Stored
+    }
+}
+
+/// Hands over to whichever peer answers `unborn`, and logs what an operator must know: the same trouble with the same
+/// peer once in 5 s.
+pub struct HandOvers {
+    hand_over: HandOver,
+    transport: Box<dyn FoundTransport + Send + Sync>,
+    said: Mutex<BTreeMap<MemberId, Instant>>,
+}
+
+impl HandOvers {
+    /// For the member that `hand_over` describes.
+    pub fn new(hand_over: HandOver, transport: Box<dyn FoundTransport + Send + Sync>) -> HandOvers {
+        HandOvers { hand_over, transport, said: Mutex::default() }
+    }
+
+    /// This as what [`Node::start`](super::Node::start) takes.
+    pub fn on_unborn(self) -> OnUnborn {
+        Box::new(move |peer| self.handle_unborn(&peer.to, &peer.node_id, peer.member_id))
+    }
+
+    /// An RPC to `to` was answered `unborn` with this name and identity. Makes one call to that peer.
+    pub fn handle_unborn(&self, to: &Target, node_id: &str, member_id: MemberId) {
+        match self.hand_over.handle_unborn(to, node_id, member_id) {
+            UnbornStep::Store(store) => {
+                let name = format!("{node_id} at {} (member {member_id})", to.raft_addr);
+                let trouble = match self.transport.found(&to.raft_addr, &FoundRequest::Store(store)) {
+                    Ok(FoundReply::Stored) => {
+                        log::info!("{name} was unborn: handed cluster {} over", self.hand_over.cluster_id());
+                        return;
+                    }
+                    Ok(FoundReply::Refused(text)) => text,
+                    Ok(other) => format!("it answers {other:?}"),
+                    Err(error) => error.to_string(),
+                };
+                if self.is_due(to.member_id) {
+                    log::warn!("{name} is unborn and cannot be handed the cluster: {trouble}");
+                }
+            }
+            UnbornStep::Replaced { store, repair } => {
+                if self.is_due(to.member_id) {
+                    log::warn!("{repair}");
+                    // So that it learns why it is never heard, and ends; whatever it answers changes nothing here.
+                    let _ = self.transport.found(&to.raft_addr, &FoundRequest::Store(store));
+                }
+            }
+        }
+    }
+
+    fn is_due(&self, peer: MemberId) -> bool {
+        let mut said = self.said.lock().expect("nothing panics under this lock");
+        let now = Instant::now();
+        let is_due = said.get(&peer).is_none_or(|&at| now >= at + SAY_EVERY);
+        if is_due {
+            said.insert(peer, now);
+        }
+        is_due
     }
 }
 

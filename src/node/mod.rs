@@ -44,7 +44,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use applier::Applier;
 pub use hand_over::{
-    FoundReply, FoundRequest, FoundTransport, HandOver, Peer, PeerList, StoreFound, Unborn, UnbornStep,
+    FoundReply, FoundRequest, FoundTransport, HandOver, HandOvers, Peer, PeerList, StoreFound, Unborn,
+    UnbornStep,
 };
 pub use log_writer::LogWriter;
 pub use request::{Completion, Consistency, Failure, FailureKind, Origin, WriteResult};

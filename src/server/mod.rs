@@ -6,5 +6,7 @@
 pub mod fdlimit;
 pub mod gate;
 pub mod http;
+pub mod peer_api;
+pub mod peer_client;
 pub mod peer_codec;
 pub mod upstream;

@@ -1,0 +1,305 @@
+//! Calls to peers over HTTP: [`PeerTransport`] for a member, [`FoundTransport`] for the founding. The only file of the
+//! server that names ureq.
+//!
+//! Each peer has three agents, each with connections of its own: `core` for votes and appends, `bulk` for everything
+//! without haste, and `asks` for forwarded writes and read indexes, which can be cancelled as a whole. A call is
+//! bounded as a whole by its timeout. Whether a failed call was surely not executed is decided by the connector: what
+//! fails before there is a connection was never sent, everything later is unknown.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    ConnectionDetails, Connector, Either, NextTimeout, TcpConnector, Transport,
+};
+use ureq::{Agent, http};
+
+use super::peer_codec::{self as codec, Envelope, MAX_PEER_BODY_BYTES, NoReply};
+use crate::node::{
+    FoundReply, FoundRequest, FoundTransport, HandOver, Lane, PeerError, PeerReply, PeerRequest,
+    PeerTransport, Target, Unborn,
+};
+use crate::raft::{ClusterId, MemberId};
+
+/// A connection idle for longer is not used again. Below the time after which the gate closes an idle one, or a
+/// request could meet that closing and nobody knew whether it was executed.
+const MAX_IDLE_AGE: Duration = Duration::from_secs(10);
+
+/// A connection takes at most this long, and at most half of a call's time.
+const MAX_CONNECT: Duration = Duration::from_secs(1);
+
+/// A founding call takes at most this long: the receiver of a hand-over answers after several syncs.
+const FOUND_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Addresses of a host name that are tried.
+const MAX_ADDRESSES: usize = 2;
+
+/// Heads of answers are small: status, type, length.
+const MAX_HEAD_BYTES: usize = 8 << 10;
+
+/// What a connection's first request says to the gate of the peer port.
+const LANE_HEADER: &str = "Dkv-Lane";
+
+/// Calls the other members on behalf of one.
+pub struct HttpPeers {
+    cluster_id: ClusterId,
+    own: MemberId,
+    agents: Mutex<BTreeMap<MemberId, Arc<PeerAgents>>>,
+}
+
+/// The connections to one peer.
+struct PeerAgents {
+    raft_addr: String,
+    core: Agent,
+    bulk: Agent,
+    /// Replaced when its calls are cancelled: an agent that was shut down stays shut.
+    asks: Mutex<Agent>,
+}
+
+impl PeerAgents {
+    fn new(raft_addr: &str) -> PeerAgents {
+        PeerAgents {
+            raft_addr: raft_addr.to_owned(),
+            core: new_agent(raft_addr),
+            bulk: new_agent(raft_addr),
+            asks: Mutex::new(new_agent(raft_addr)),
+        }
+    }
+
+    fn agent(&self, lane: Lane, request: &PeerRequest) -> Agent {
+        match (request, lane) {
+            (PeerRequest::ReadIndex { .. } | PeerRequest::Forward(_), _) => locked(&self.asks).clone(),
+            (_, Lane::Core) => self.core.clone(),
+            (_, Lane::Bulk) => self.bulk.clone(),
+        }
+    }
+}
+
+impl HttpPeers {
+    /// For the member that `hand_over` describes.
+    pub fn new(hand_over: &HandOver) -> HttpPeers {
+        let (cluster_id, own) = (hand_over.cluster_id(), hand_over.member_id());
+        HttpPeers { cluster_id, own, agents: Mutex::default() }
+    }
+
+    fn agents(&self, to: &Target) -> Arc<PeerAgents> {
+        let mut agents = locked(&self.agents);
+        match agents.get(&to.member_id) {
+            Some(known) if known.raft_addr == to.raft_addr => known.clone(),
+            _ => {
+                let new = Arc::new(PeerAgents::new(&to.raft_addr));
+                agents.insert(to.member_id, new.clone());
+                new
+            }
+        }
+    }
+}
+
+impl PeerTransport for HttpPeers {
+    fn call(
+        &self,
+        to: &Target,
+        lane: Lane,
+        request: PeerRequest,
+        timeout: Duration,
+    ) -> Result<PeerReply, PeerError> {
+        let envelope = Envelope { cluster_id: self.cluster_id, from: self.own, to: to.member_id };
+        let agent = self.agents(to).agent(lane, &request);
+        let route = codec::route(&request);
+        let writes = if let PeerRequest::Forward(writes) = &request { writes.len() } else { 0 };
+        let body = codec::encode_request(envelope, &request);
+        match post(&agent, &to.raft_addr, route, lane, &body, timeout)? {
+            Answer::Reply(body) => codec::decode_reply(route, writes, &body)
+                .map_err(|e| PeerError::Unknown(format!("the answer of {} is malformed: {e}", to.raft_addr))),
+            Answer::Unborn(unborn) => {
+                Err(PeerError::Unborn { node_id: unborn.node_id, member_id: unborn.member_id })
+            }
+        }
+    }
+
+    fn cancel(&self, to: MemberId) {
+        let Some(agents) = locked(&self.agents).get(&to).cloned() else { return };
+        let old = std::mem::replace(&mut *locked(&agents.asks), new_agent(&agents.raft_addr));
+        old.shutdown();
+    }
+}
+
+/// Calls `/raft/found` of any address.
+#[derive(Default)]
+pub struct HttpFounding {
+    agents: Mutex<BTreeMap<String, Agent>>,
+}
+
+impl FoundTransport for HttpFounding {
+    fn found(&self, raft_addr: &str, request: &FoundRequest) -> Result<FoundReply, PeerError> {
+        let agent =
+            locked(&self.agents).entry(raft_addr.to_owned()).or_insert_with(|| new_agent(raft_addr)).clone();
+        let body = codec::encode_found(request);
+        match post(&agent, raft_addr, codec::FOUND, Lane::Bulk, &body, FOUND_TIMEOUT)? {
+            Answer::Reply(body) => codec::decode_found_reply(&body)
+                .map_err(|e| PeerError::Unknown(format!("the answer of {raft_addr} is malformed: {e}"))),
+            Answer::Unborn(unborn) => Ok(FoundReply::Unborn(unborn)),
+        }
+    }
+}
+
+enum Answer {
+    Reply(Vec<u8>),
+    Unborn(Unborn),
+}
+
+/// One POST, from the connection to the last byte of the answer within `timeout`.
+fn post(
+    agent: &Agent,
+    raft_addr: &str,
+    route: &str,
+    lane: Lane,
+    body: &[u8],
+    timeout: Duration,
+) -> Result<Answer, PeerError> {
+    if timeout.is_zero() {
+        return Err(PeerError::NotSent("no time is left for the call".into()));
+    }
+    let mut request = agent
+        .post(format!("http://{raft_addr}{route}"))
+        .config()
+        .timeout_global(Some(timeout))
+        .timeout_connect(Some(MAX_CONNECT.min(timeout / 2)))
+        .build();
+    if lane == Lane::Core {
+        request = request.header(LANE_HEADER, "core");
+    }
+    let mut response = request.send(body).map_err(|e| failed(raft_addr, e))?;
+    let status = response.status();
+    // To its end, or the connection could not be used again.
+    let body = response
+        .body_mut()
+        .with_config()
+        .limit(MAX_PEER_BODY_BYTES as u64)
+        .read_to_vec()
+        .map_err(|e| PeerError::Unknown(format!("{raft_addr}: the answer broke off: {e}")))?;
+    if status == http::StatusCode::OK {
+        return Ok(Answer::Reply(body));
+    }
+    match (status.as_u16(), codec::decode_no_reply(&body)) {
+        (409, Ok(NoReply::Unborn(unborn))) => Ok(Answer::Unborn(unborn)),
+        (400..=499 | 503, Ok(NoReply::Refused(text))) => {
+            Err(PeerError::Refused(format!("{raft_addr}: {text}")))
+        }
+        // The gate's refusals come before anything behind it saw the request.
+        (400..=499 | 503, _) => Err(PeerError::Refused(format!("{raft_addr}: {status}"))),
+        _ => Err(PeerError::Unknown(format!("{raft_addr}: {status}"))),
+    }
+}
+
+fn failed(raft_addr: &str, error: ureq::Error) -> PeerError {
+    match error {
+        ureq::Error::Other(e) if e.is::<NoConnection>() => PeerError::NotSent(format!("{raft_addr}: {e}")),
+        ureq::Error::HostNotFound => PeerError::NotSent(format!("{raft_addr}: no such host")),
+        // Shut down before it connected. The same kind from the system would carry its code.
+        ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::NotConnected && e.raw_os_error().is_none() => {
+            PeerError::NotSent(format!("{raft_addr}: the call was cancelled"))
+        }
+        e => PeerError::Unknown(format!("{raft_addr}: {e}")),
+    }
+}
+
+fn new_agent(raft_addr: &str) -> Agent {
+    let config = Agent::config_builder()
+        // The default would be what the environment says.
+        .proxy(None)
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .user_agent("")
+        .accept("")
+        .accept_encoding("")
+        .max_idle_age(MAX_IDLE_AGE)
+        .max_idle_connections(4)
+        .max_idle_connections_per_host(4)
+        .max_response_header_size(MAX_HEAD_BYTES)
+        .build();
+    let resolver = FixedResolver::new(raft_addr);
+    let connector = ConnectOrSayNotSent { tcp: TcpConnector::default(), resolver: resolver.clone() };
+    Agent::with_parts(config, connector, resolver)
+}
+
+/// Marks every failure to connect, so that it is told from what happens on a connection: the same error kinds occur
+/// on both sides.
+#[derive(Debug)]
+struct ConnectOrSayNotSent {
+    tcp: TcpConnector,
+    resolver: FixedResolver,
+}
+
+impl Connector for ConnectOrSayNotSent {
+    type Out = Either<(), Box<dyn Transport>>;
+
+    fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Self::Out>, ureq::Error> {
+        let not_sent = |text: String| {
+            self.resolver.forget();
+            ureq::Error::Other(Box::new(NoConnection(text)))
+        };
+        match Connector::<()>::connect(&self.tcp, details, None) {
+            Ok(Some(transport)) => Ok(Some(Either::B(Box::new(transport)))),
+            Ok(None) => Err(not_sent("no connection".into())),
+            Err(error) => Err(not_sent(error.to_string())),
+        }
+    }
+}
+
+/// There was no connection to send on.
+#[derive(Debug)]
+struct NoConnection(String);
+
+impl fmt::Display for NoConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NoConnection {}
+
+/// The addresses of one peer. An IP address is never looked up. A host name is looked up by the calling thread when
+/// there is no connection, and again after one failed; not for every request, as a resolver usually is.
+#[derive(Clone, Debug)]
+struct FixedResolver {
+    raft_addr: String,
+    known: Arc<Mutex<Vec<SocketAddr>>>,
+}
+
+impl FixedResolver {
+    fn new(raft_addr: &str) -> FixedResolver {
+        FixedResolver { raft_addr: raft_addr.to_owned(), known: Arc::default() }
+    }
+
+    fn forget(&self) {
+        locked(&self.known).clear();
+    }
+}
+
+impl Resolver for FixedResolver {
+    fn resolve(
+        &self,
+        _: &http::Uri,
+        _: &ureq::config::Config,
+        _: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let mut known = locked(&self.known);
+        if known.is_empty() {
+            let found = self.raft_addr.to_socket_addrs().map_err(|_| ureq::Error::HostNotFound)?;
+            known.extend(found.take(MAX_ADDRESSES));
+        }
+        let mut resolved = self.empty();
+        known.iter().for_each(|&address| resolved.push(address));
+        if resolved.is_empty() { Err(ureq::Error::HostNotFound) } else { Ok(resolved) }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Nothing under these locks can leave half a change behind.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,466 @@
+//! The peer port and its client over real sockets: who is let in, what a failed call may conclude, and a founding.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dkv::node::birth::{Born, IdentityConfig, Opened, open};
+use dkv::node::founding::{Founding, founding_port};
+use dkv::node::{
+    Completion, Failure, ForwardedResult, ForwardedWrite, FoundReply, FoundRequest, FoundTransport, HandOver,
+    HandOvers, Lane, Peer, PeerError, PeerList, PeerReply, PeerRequest, PeerTransport, ReadIndexResult,
+    Target,
+};
+use dkv::raft::{
+    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, Found, Member as Listed,
+    MemberId, Membership, Payload, Position, RequestVoteReply, RequestVoteRequest, Settings,
+};
+use dkv::server::gate;
+use dkv::server::http::{HttpServer, PortOptions};
+use dkv::server::peer_api::{Member, PeerAnswer, PeerApi};
+use dkv::server::peer_client::{HttpFounding, HttpPeers};
+use dkv::server::peer_codec::{self as codec, Envelope, NoReply};
+use dkv::server::upstream::RunDir;
+use dkv::store::simdisk::SimDisk;
+use dkv::store::wal::WalOptions;
+
+const LONG: Duration = Duration::from_secs(20);
+const SENDER: MemberId = MemberId(1);
+const RECEIVER: MemberId = MemberId(2);
+
+fn found_entry(cluster_id: u64) -> Entry {
+    let member = |n: u64| Listed {
+        node_id: format!("node{n}"),
+        member_id: MemberId(n),
+        raft_addr: format!("127.0.0.1:{n}"),
+        http_addr: format!("127.0.0.2:{n}"),
+        voter: true,
+    };
+    let members = Membership { members: vec![member(1), member(2)] };
+    let found = Found { cluster_id: ClusterId(cluster_id), settings: Settings::default(), members };
+    Entry::new(Position::new(1, 1), 0, &Payload::Found(found))
+}
+
+fn hand_over(own: MemberId) -> HandOver {
+    HandOver::new(own, found_entry(7))
+}
+
+/// Answers votes and appends at once, keeps read indexes for ever, and writes down what reached it.
+#[derive(Default)]
+struct Echo {
+    seen: Mutex<Vec<PeerRequest>>,
+    kept: Mutex<Vec<Completion<ReadIndexResult>>>,
+    asked: Mutex<Option<Sender<()>>>,
+}
+
+impl Member for Echo {
+    fn vote(&self, request: RequestVoteRequest, done: Completion<RequestVoteReply>) {
+        let term = request.term;
+        self.seen.lock().unwrap().push(PeerRequest::RequestVote(request));
+        done(RequestVoteReply { term, granted: true });
+    }
+
+    fn append(&self, request: AppendEntriesRequest, done: Completion<AppendEntriesReply>) {
+        let (term, last) = (request.term, request.last_index());
+        self.seen.lock().unwrap().push(PeerRequest::AppendEntries(request));
+        done(AppendEntriesReply {
+            term,
+            outcome: AppendOutcome::Accepted { received: last, match_index: last },
+        });
+    }
+
+    fn read_index(&self, _: Instant, done: Completion<ReadIndexResult>) {
+        self.kept.lock().unwrap().push(done);
+        if let Some(asked) = &*self.asked.lock().unwrap() {
+            asked.send(()).unwrap();
+        }
+    }
+
+    fn forward(&self, writes: Vec<ForwardedWrite>, done: Completion<Vec<ForwardedResult>>) {
+        done(writes.iter().map(|_| Err(Failure::unavailable("no leader"))).collect());
+    }
+
+    fn membership(&self) -> Arc<Membership> {
+        Arc::new(found_entry(7).found().unwrap().members)
+    }
+}
+
+/// A peer port at this address until it is dropped.
+struct Port {
+    api: Arc<PeerApi>,
+    addr: SocketAddr,
+    server: Option<HttpServer>,
+    _dir: tempfile::TempDir,
+}
+
+impl Port {
+    fn start(ip: &str) -> Port {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir::prepare(&dir.path().join("run")).unwrap();
+        let listener = gate::bind(format!("{ip}:18081").parse().unwrap()).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let api = Arc::new(PeerApi::default());
+        let server = HttpServer::start(listener, PortOptions::peer(Arc::new(run), 3), api.clone()).unwrap();
+        Port { api, addr, server: Some(server), _dir: dir }
+    }
+
+    fn echo(ip: &str) -> (Port, Arc<Echo>) {
+        let port = Port::start(ip);
+        let echo = Arc::new(Echo::default());
+        port.api.become_born(hand_over(RECEIVER), echo.clone());
+        (port, echo)
+    }
+
+    fn target(&self) -> Target {
+        Target { member_id: RECEIVER, raft_addr: self.addr.to_string() }
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.server.take().unwrap().shutdown(Duration::from_secs(1));
+    }
+}
+
+fn target(addr: SocketAddr) -> Target {
+    Target { member_id: RECEIVER, raft_addr: addr.to_string() }
+}
+
+fn vote(term: u64) -> PeerRequest {
+    PeerRequest::RequestVote(RequestVoteRequest {
+        term,
+        candidate: SENDER,
+        last: Position::new(1, 1),
+        pre_vote: false,
+        transfer: false,
+    })
+}
+
+fn append(entries: usize, bytes: usize) -> PeerRequest {
+    let entry =
+        |n: usize| Entry::new(Position::new(2 + n as u64, 2), 0, &Payload::Command(vec![n as u8; bytes]));
+    PeerRequest::AppendEntries(AppendEntriesRequest {
+        term: 2,
+        leader: SENDER,
+        prev: Position::new(1, 1),
+        commit: 1,
+        entries: (0..entries).map(entry).collect(),
+    })
+}
+
+fn forward() -> PeerRequest {
+    PeerRequest::Forward(vec![ForwardedWrite { command: b"x".to_vec(), remaining_ms: 9_000 }])
+}
+
+const READ: PeerRequest = PeerRequest::ReadIndex { remaining_ms: 9_000 };
+
+fn peers() -> HttpPeers {
+    HttpPeers::new(&hand_over(SENDER))
+}
+
+#[test]
+fn call_brings_back_the_answer_of_every_kind() {
+    let (port, echo) = Port::echo("127.77.1.1");
+    let peers = peers();
+    let call = |lane, request| peers.call(&port.target(), lane, request, LONG);
+    assert_eq!(
+        call(Lane::Core, vote(4)),
+        Ok(PeerReply::RequestVote(RequestVoteReply { term: 4, granted: true }))
+    );
+    let outcome = AppendOutcome::Accepted { received: 4, match_index: 4 };
+    assert_eq!(
+        call(Lane::Core, append(3, 300_000)),
+        Ok(PeerReply::AppendEntries(AppendEntriesReply { term: 2, outcome }))
+    );
+    assert_eq!(
+        call(Lane::Bulk, forward()),
+        Ok(PeerReply::Forward(vec![Err(Failure::unavailable("no leader"))]))
+    );
+    assert_eq!(*echo.seen.lock().unwrap(), [vote(4), append(3, 300_000)]);
+}
+
+#[test]
+fn call_to_another_cluster_or_member_is_refused_before_the_core() {
+    let (port, echo) = Port::echo("127.77.2.1");
+    let refused = |peers: HttpPeers, to: MemberId| {
+        let to = Target { member_id: to, raft_addr: port.addr.to_string() };
+        match peers.call(&to, Lane::Core, vote(9), LONG) {
+            Err(PeerError::Refused(text)) => text,
+            other => panic!("{other:?}"),
+        }
+    };
+    let foreign = HttpPeers::new(&HandOver::new(SENDER, found_entry(8)));
+    assert!(refused(foreign, RECEIVER).contains("meant for cluster 0000000000000008"));
+    assert!(refused(peers(), MemberId(3)).contains("meant for member 0000000000000003"));
+    // An unknown sender passes: only the log says who is a member.
+    let stranger = HttpPeers::new(&HandOver::new(MemberId(99), found_entry(7)));
+    let PeerRequest::RequestVote(request) = vote(3) else { unreachable!() };
+    let request = PeerRequest::RequestVote(RequestVoteRequest { candidate: MemberId(99), ..request });
+    assert!(stranger.call(&port.target(), Lane::Core, request, LONG).is_ok());
+    assert_eq!(echo.seen.lock().unwrap().len(), 1);
+}
+
+fn answer(api: &PeerApi, path: &str, body: &[u8]) -> PeerAnswer {
+    let (sender, receiver) = channel();
+    api.answer(path, body, Box::new(move |answer| sender.send(answer).unwrap()));
+    receiver.recv_timeout(LONG).unwrap()
+}
+
+fn status(answer: PeerAnswer) -> u16 {
+    match answer {
+        PeerAnswer::None(status, NoReply::Refused(_)) => status,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn answer_refuses_malformed_bodies_and_nothing_reaches_the_core() {
+    let api = PeerApi::default();
+    let echo = Arc::new(Echo::default());
+    api.become_born(hand_over(RECEIVER), echo.clone());
+    let envelope = Envelope { cluster_id: ClusterId(7), from: SENDER, to: RECEIVER };
+    let good = codec::encode_request(envelope, &append(2, 10));
+    let mut flipped = good.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    for body in [&good[..good.len() - 1], &flipped, b"", b"{}\n", b"\xff\xff"] {
+        assert_eq!(status(answer(&api, codec::APPEND_ENTRIES, body)), 400);
+    }
+    assert_eq!(status(answer(&api, codec::FOUND, b"{}")), 400);
+    assert_eq!(status(answer(&api, "/raft/none", &good)), 404);
+    assert!(echo.seen.lock().unwrap().is_empty());
+    assert!(matches!(answer(&api, codec::APPEND_ENTRIES, &good), PeerAnswer::Reply(_)));
+}
+
+#[test]
+fn answer_while_starting_is_a_refusal() {
+    let api = PeerApi::default();
+    let envelope = Envelope { cluster_id: ClusterId(7), from: SENDER, to: RECEIVER };
+    let body = codec::encode_request(envelope, &vote(1));
+    assert_eq!(status(answer(&api, codec::REQUEST_VOTE, &body)), 503);
+}
+
+/// A server that does with each connection what `serve` does, in a thread of its own.
+fn raw(ip: &str, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind(format!("{ip}:18081")).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let serve = Arc::new(serve);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let serve = serve.clone();
+            thread::spawn(move || serve(stream.unwrap()));
+        }
+    });
+    addr
+}
+
+/// Reads one request with its body. False at the end of the connection.
+fn read_request(stream: &mut TcpStream) -> bool {
+    let mut bytes = Vec::new();
+    let mut piece = [0; 4096];
+    loop {
+        let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
+        if let Some(end) = text.find("\r\n\r\n") {
+            let length = text.split("content-length: ").nth(1).unwrap().split("\r\n").next().unwrap();
+            if bytes.len() >= end + 4 + length.parse::<usize>().unwrap() {
+                return true;
+            }
+        }
+        match stream.read(&mut piece) {
+            Ok(0) | Err(_) => return false,
+            Ok(n) => bytes.extend_from_slice(&piece[..n]),
+        }
+    }
+}
+
+#[test]
+fn call_to_a_closed_port_is_not_sent() {
+    let to = target("127.77.3.1:18081".parse().unwrap());
+    let result = peers().call(&to, Lane::Bulk, forward(), LONG);
+    assert!(matches!(result, Err(PeerError::NotSent(_))), "{result:?}");
+    let result = peers().call(&to, Lane::Bulk, forward(), Duration::ZERO);
+    assert!(matches!(result, Err(PeerError::NotSent(_))), "{result:?}");
+}
+
+#[test]
+fn call_that_does_not_connect_in_time_is_not_sent() {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let addr: SocketAddr = "127.77.4.1:18081".parse().unwrap();
+    socket.bind(&addr.into()).unwrap();
+    socket.listen(0).unwrap();
+    // Nobody accepts: once the queue is full the kernel drops further attempts.
+    let mut queued = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&addr, Duration::from_millis(300)) {
+        queued.push(stream);
+    }
+    let result = peers().call(&target(addr), Lane::Bulk, forward(), Duration::from_secs(1));
+    assert!(matches!(result, Err(PeerError::NotSent(_))), "{result:?}");
+}
+
+#[test]
+fn call_that_loses_its_connection_is_unknown() {
+    let addr = raw("127.77.5.1", |mut stream| assert!(read_request(&mut stream)));
+    let result = peers().call(&target(addr), Lane::Bulk, forward(), LONG);
+    assert!(matches!(result, Err(PeerError::Unknown(_))), "{result:?}");
+}
+
+#[test]
+fn call_is_bounded_as_a_whole_although_bytes_keep_coming() {
+    let (stop, stopped) = channel::<()>();
+    let stopped = Mutex::new(stopped);
+    let addr = raw("127.77.6.1", move |mut stream| {
+        read_request(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n");
+        // A byte every 20 ms, far longer than the call may take.
+        while stopped.lock().unwrap().recv_timeout(Duration::from_millis(20)).is_err() {
+            if stream.write_all(b" ").is_err() {
+                return;
+            }
+        }
+    });
+    let start = Instant::now();
+    let result = peers().call(&target(addr), Lane::Core, vote(1), Duration::from_millis(300));
+    assert!(matches!(result, Err(PeerError::Unknown(_))), "{result:?}");
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    drop(stop);
+}
+
+#[test]
+fn call_refuses_an_answer_of_any_greater_length_without_reading_it() {
+    let addr = raw("127.77.7.1", |mut stream| {
+        read_request(&mut stream);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000000\r\n\r\n");
+        let piece = vec![b' '; 1 << 20];
+        while stream.write_all(&piece).is_ok() {}
+    });
+    let result = peers().call(&target(addr), Lane::Core, vote(1), LONG);
+    assert!(matches!(result, Err(PeerError::Unknown(_))), "{result:?}");
+}
+
+#[test]
+fn call_uses_its_connection_again_and_each_lane_its_own() {
+    let connections = Arc::new(Mutex::new(0));
+    let counted = connections.clone();
+    let addr = raw("127.77.8.1", move |mut stream| {
+        *counted.lock().unwrap() += 1;
+        while read_request(&mut stream) {
+            let body = "{\"term\":4,\"granted\":true}\n";
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let peers = peers();
+    for _ in 0..5 {
+        peers.call(&target(addr), Lane::Core, vote(4), LONG).unwrap();
+    }
+    assert_eq!(*connections.lock().unwrap(), 1);
+    peers.call(&target(addr), Lane::Bulk, vote(4), LONG).unwrap();
+    assert_eq!(*connections.lock().unwrap(), 2);
+}
+
+#[test]
+fn cancel_interrupts_reads_and_forwards_and_later_calls_pass() {
+    let (port, echo) = Port::echo("127.77.9.1");
+    let (sender, asked): (_, Receiver<()>) = channel();
+    *echo.asked.lock().unwrap() = Some(sender);
+    let peers = Arc::new(peers());
+    let call = {
+        let (peers, to) = (peers.clone(), port.target());
+        thread::spawn(move || peers.call(&to, Lane::Bulk, READ, LONG))
+    };
+    asked.recv_timeout(LONG).expect("the question arrives");
+    let start = Instant::now();
+    peers.cancel(RECEIVER);
+    let result = call.join().unwrap();
+    assert!(matches!(result, Err(PeerError::Unknown(_))), "{result:?}");
+    assert!(start.elapsed() < Duration::from_secs(10));
+    assert!(peers.call(&port.target(), Lane::Bulk, forward(), LONG).is_ok());
+    assert!(peers.call(&port.target(), Lane::Core, vote(1), LONG).is_ok());
+}
+
+/// A node from its empty disk to its birth, over real sockets.
+struct Newborn {
+    port: Port,
+    birth: thread::JoinHandle<Born>,
+}
+
+fn start_unborn(n: usize, list: &PeerList) -> Newborn {
+    let port = Port::start(&format!("127.77.10.{n}"));
+    let settings = Settings::default();
+    let config =
+        IdentityConfig { node_id: format!("node{n}"), peers: list.clone(), settings, listen_raft: false };
+    let options = WalOptions { segment_bytes: 64 << 10 };
+    let opened = open(Arc::new(SimDisk::new(n as u64)), options, &config).unwrap();
+    let Opened::Unborn(founding) = opened else { panic!("born from an empty disk") };
+    let founding: Founding = *founding;
+    let (founding_side, inbox) = founding_port(&founding);
+    port.api.become_unborn(founding_side);
+    let birth =
+        thread::spawn(move || founding.run(&inbox, &HttpFounding::default()).unwrap().expect("not stopped"));
+    Newborn { port, birth }
+}
+
+#[test]
+fn founding_over_the_peer_ports_hands_over_to_whoever_answers_unborn() {
+    let peer = |n| Peer {
+        node_id: format!("node{n}"),
+        raft_addr: format!("127.77.10.{n}:18081"),
+        http_addr: format!("127.77.10.{n}:8081"),
+    };
+    let list: PeerList = (1..=3).map(peer).collect::<Vec<_>>().into();
+    let nodes: Vec<Newborn> = (1..=3).map(|n| start_unborn(n, &list)).collect();
+    let mut nodes = nodes.into_iter();
+    let first = nodes.next().unwrap();
+    let born = first.birth.join().unwrap();
+    first.port.api.become_born(born.hand_over(), Arc::new(Echo::default()));
+    let peers = HttpPeers::new(&born.hand_over());
+    let hand_overs = HandOvers::new(born.hand_over(), Box::new(HttpFounding::default()));
+    for node in nodes {
+        let addr = node.port.addr.to_string();
+        let listed = born.membership().members.iter().find(|m| m.raft_addr == addr).unwrap();
+        let to = Target { member_id: listed.member_id, raft_addr: addr.clone() };
+        let request = PeerRequest::ReadIndex { remaining_ms: 1 };
+        let Err(PeerError::Unborn { node_id, member_id }) = peers.call(&to, Lane::Bulk, request, LONG) else {
+            panic!("an unborn node answered")
+        };
+        assert_eq!((node_id.as_str(), member_id), (listed.node_id.as_str(), listed.member_id));
+        hand_overs.handle_unborn(&to, &node_id, member_id);
+        let sibling = node.birth.join().unwrap();
+        assert_eq!(sibling.ids.cluster_id, born.ids.cluster_id);
+        assert_eq!(sibling.found, born.found);
+        // Its port still says unborn until it starts; then a question finds it born.
+        node.port.api.become_born(sibling.hand_over(), Arc::new(Echo::default()));
+        let ask = FoundRequest::Ask(dkv::node::Unborn { node_id, member_id, peers: list.clone() });
+        let reply = HttpFounding::default().found(&addr, &ask).unwrap();
+        assert!(matches!(reply, FoundReply::Born { cluster_id, .. } if cluster_id == born.ids.cluster_id));
+    }
+}
+
+#[test]
+fn run_ends_when_it_is_stopped() {
+    let peer = |n| Peer {
+        node_id: format!("node{n}"),
+        raft_addr: format!("127.77.11.{n}:18081"),
+        http_addr: format!("127.77.11.{n}:8081"),
+    };
+    let peers: PeerList = (1..=2).map(peer).collect::<Vec<_>>().into();
+    for n in 1..=2 {
+        let settings = Settings::default();
+        let config = IdentityConfig {
+            node_id: format!("node{n}"),
+            peers: peers.clone(),
+            settings,
+            listen_raft: false,
+        };
+        let options = WalOptions { segment_bytes: 64 << 10 };
+        let Opened::Unborn(founding) = open(Arc::new(SimDisk::new(5)), options, &config).unwrap() else {
+            panic!()
+        };
+        let (port, inbox) = founding_port(&founding);
+        let run = thread::spawn(move || founding.run(&inbox, &HttpFounding::default()).unwrap().is_none());
+        port.stop();
+        assert!(run.join().unwrap());
+    }
+}
