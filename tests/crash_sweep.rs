@@ -320,7 +320,7 @@ fn every_byte_of_every_write_can_be_the_last() {
             let context = || format!("operation {op} cut at byte {bytes} of {}", data.len());
             let sim = moment.cut(bytes).restart(Loss::KeepsEverything);
             let state = recover(&sim, &trace, mark, &context);
-            if bytes % 16 == 0 && mark.acked > 0 {
+            if bytes.is_multiple_of(16) && mark.acked > 0 {
                 let again = Mark { acked: state, issued: state, ..mark };
                 recover(&sim.restart(Loss::Everything), &trace, again, &context);
             }
