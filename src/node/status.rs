@@ -40,6 +40,8 @@ pub struct NodeStatus {
     pub syncs: u64,
     /// The store's revision.
     pub revision: u64,
+    /// Oldest revision that can still be read.
+    pub floor: u64,
     /// Index the store's part of this status is from.
     pub store_index: Index,
     /// Fingerprint of the state at `store_index`: equal on all members that applied the same entries.
@@ -68,8 +70,8 @@ pub struct PeerStatus {
 impl Node {
     /// Everything an operator asks for.
     pub fn status(&self) -> NodeStatus {
-        let (revision, store_index, state_hash) =
-            self.with_kv(|kv| (kv.revision(), kv.applied().index, kv.state_hash()));
+        let (revision, floor, store_index, state_hash) =
+            self.with_kv(|kv| (kv.revision(), kv.floor(), kv.applied().index, kv.state_hash()));
         self.look(|core, now| {
             let raft = &core.raft;
             let membership = raft.membership();
@@ -98,6 +100,7 @@ impl Node {
                 waiting_requests: core.waiters.len(),
                 syncs: self.syncs.load(Ordering::Relaxed),
                 revision,
+                floor,
                 store_index,
                 state_hash,
                 peers: raft.peers_progress().map(peer).collect(),
@@ -127,6 +130,16 @@ impl Node {
                 None => Err("not yet told what is committed".to_owned()),
             }
         })
+    }
+
+    /// The cluster it belongs to.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.options.cluster_id
+    }
+
+    /// Its current term.
+    pub fn term(&self) -> Term {
+        self.look(|core, _| core.raft.term())
     }
 
     /// Who leads, as far as this node knows.

@@ -3,10 +3,16 @@
 //! A request passes four stages, each with threads of its own: the [`gate`] reads and checks it, the pool
 //! ([`upstream`]) carries it to tiny_http, a worker ([`http`]) parses and parks it, a responder writes the answer.
 
+pub mod client_api;
 pub mod fdlimit;
 pub mod gate;
 pub mod http;
+pub mod params;
 pub mod peer_api;
 pub mod peer_client;
 pub mod peer_codec;
+pub mod shared;
+pub mod start;
 pub mod upstream;
+
+pub use start::{Server, ServerError};

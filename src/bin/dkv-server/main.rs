@@ -3,9 +3,11 @@
 #![forbid(unsafe_code)]
 
 mod cluster;
+mod run;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use dkv::config::Config;
@@ -13,23 +15,27 @@ use dkv::config::Config;
 /// Exit code of a refused configuration.
 pub const CONFIG_ERROR: u8 = 2;
 
-/// A replicated key-value store.
+/// A replicated key-value store. Without arguments: a store of one node, node1 on 127.0.0.1:8081, with its data in
+/// ./data/single.
 #[derive(Parser)]
 #[command(
     name = "dkv-server",
     version,
-    subcommand_negates_reqs = true,
     after_help = "\
 Exit codes: 0 stopped; 1 run-time failure; 2 configuration; 3 data corrupt; 4 identity refused or removed."
 )]
 struct Cli {
     /// The node's configuration; configs/sample.yaml shows every key.
-    #[arg(long, value_name = "FILE", required = true)]
+    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
     /// Check the configuration, say what is wrong, and end: nothing is touched.
-    #[arg(long, required = true)]
+    #[arg(long)]
     check_config: bool,
+
+    /// Stop when standard input ends: whoever holds its other end may die in any way.
+    #[arg(long)]
+    exit_with_stdin: bool,
 
     #[command(subcommand)]
     command: Option<Command>,
@@ -57,13 +63,25 @@ fn main() -> ExitCode {
         Some(file) => Config::load(file),
         None => Ok(Config::default()),
     };
-    match config {
-        Ok(_) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("dkv-server: {error}");
-            ExitCode::from(CONFIG_ERROR)
-        }
+    let config = match config {
+        Ok(_) if cli.check_config => return ExitCode::SUCCESS,
+        Ok(config) => config,
+        Err(error) => return refuse(&error),
+    };
+    if let Err(error) = dkv::logging::start(&config.log) {
+        return refuse(&error);
     }
+    let code = run::run(config, cli.exit_with_stdin).unwrap_or_else(|error| {
+        log::error!("{error:#}");
+        ExitCode::FAILURE
+    });
+    dkv::logging::flush(Duration::from_secs(1));
+    code
+}
+
+fn refuse(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("dkv-server: {error}");
+    ExitCode::from(CONFIG_ERROR)
 }
 
 #[cfg(test)]

@@ -1,0 +1,83 @@
+//! One node, from start to stop.
+
+use std::io::Read;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use crossbeam_channel::{Receiver, bounded, select};
+use dkv::config::Config;
+use dkv::server::Server;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// How long requests in flight may take to finish once the node is told to stop.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Serves until a signal, the end of standard input (with `exit_with_stdin`), or a failure. The exit code is 0 after an
+/// orderly stop, else the failure's.
+pub fn run(config: Config, exit_with_stdin: bool) -> anyhow::Result<ExitCode> {
+    // Before anything else, so that no signal finds the default action in the middle of a start.
+    let signals = watch_signals().context("cannot watch for signals")?;
+    let stdin_end = if exit_with_stdin { watch_stdin()? } else { crossbeam_channel::never() };
+    let server = match Server::start(config) {
+        Ok(server) => server,
+        Err(e) => return Ok(fail(&e.text, e.exit_code)),
+    };
+    let failed = select! {
+        recv(server.failures()) -> failure => failure.ok(),
+        recv(signals) -> name => {
+            log::info!("{}: stopping; a second signal ends at once", name.unwrap_or("signal"));
+            None
+        }
+        recv(stdin_end) -> _ => {
+            log::info!("the supervisor is gone: stopping");
+            None
+        }
+    };
+    std::thread::Builder::new().name("second-signal".to_owned()).spawn(move || {
+        if signals.recv().is_ok() {
+            log::warn!("second signal: ends without waiting");
+            dkv::logging::flush(Duration::from_secs(1));
+            std::process::exit(1);
+        }
+    })?;
+    server.stop(STOP_GRACE);
+    Ok(match failed {
+        Some(e) => fail(&e.text, e.exit_code),
+        None => {
+            log::info!("stopped");
+            ExitCode::SUCCESS
+        }
+    })
+}
+
+fn fail(text: &str, exit_code: u8) -> ExitCode {
+    log::error!("{text}");
+    ExitCode::from(exit_code)
+}
+
+/// Sends the name of each SIGTERM and SIGINT.
+fn watch_signals() -> anyhow::Result<Receiver<&'static str>> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let (sender, receiver) = bounded(2);
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            // A third signal finds the process ending already.
+            let _ = sender.try_send(if signal == SIGTERM { "SIGTERM" } else { "SIGINT" });
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// Tells when standard input ends: a supervisor holds the other end of the pipe, and the kernel closes it however the
+/// supervisor dies.
+fn watch_stdin() -> anyhow::Result<Receiver<()>> {
+    let (sender, receiver) = bounded(1);
+    std::thread::Builder::new().name("stdin".to_owned()).spawn(move || {
+        let mut buffer = [0; 256];
+        while std::io::stdin().read(&mut buffer).is_ok_and(|n| n > 0) {}
+        let _ = sender.send(());
+    })?;
+    Ok(receiver)
+}

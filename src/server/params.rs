@@ -1,0 +1,249 @@
+//! What a client request says, taken apart: the key in the path, the query, conditions, the idempotency key. Everything
+//! that is not understood is refused, and a refusal changes nothing.
+
+use crate::api::{ErrorBody, ErrorCode, MAX_IDEMPOTENCY_KEY, is_idempotency_key};
+use crate::store::Condition;
+
+use super::http::Request;
+
+fn invalid(message: impl Into<String>) -> ErrorBody {
+    ErrorBody::new(ErrorCode::InvalidRequest, message)
+}
+
+/// The key behind `/v1/kv/`: percent-decoded exactly once, `+` is a plus, `/` belongs to the key, nothing is normalised.
+///
+/// # Errors
+/// `invalid_request` for an empty key or a broken escape, `too_large` above `max_bytes`.
+pub fn decode_key(raw: &str, max_bytes: usize) -> Result<Vec<u8>, ErrorBody> {
+    if raw.is_empty() {
+        return Err(invalid("the key is empty: name it behind /v1/kv/"));
+    }
+    let key = percent_decode(raw, false).ok_or_else(|| {
+        invalid("the key has a broken percent escape: write %25 for a percent sign, %XX for any other byte")
+    })?;
+    if key.len() > max_bytes {
+        let text =
+            format!("the key has {} bytes, the limit is {max_bytes} (limits.max_key_bytes)", key.len());
+        return Err(ErrorBody::new(ErrorCode::TooLarge, text));
+    }
+    Ok(key)
+}
+
+/// Decodes once; `None` when a `%` is not followed by two hexadecimal digits. In a form `+` is a space.
+fn percent_decode(raw: &str, is_form: bool) -> Option<Vec<u8>> {
+    let mut decoded = Vec::with_capacity(raw.len());
+    let mut bytes = raw.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'%' => {
+                let digit = |b: Option<u8>| char::from(b?).to_digit(16);
+                let (high, low) = (digit(bytes.next())?, digit(bytes.next())?);
+                decoded.push(u8::try_from(high * 16 + low).ok()?);
+            }
+            b'+' if is_form => decoded.push(b' '),
+            _ => decoded.push(byte),
+        }
+    }
+    Some(decoded)
+}
+
+/// The parameters of a query, each known and given at most once.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Query {
+    parameters: Vec<(&'static str, String)>,
+}
+
+impl Query {
+    /// Reads the raw query of a route that knows the parameters `known`.
+    ///
+    /// # Errors
+    /// `invalid_request` for an unknown or repeated parameter, a broken escape or text that is not UTF-8.
+    pub fn parse(raw: Option<&str>, known: &[&'static str]) -> Result<Query, ErrorBody> {
+        let mut query = Query::default();
+        for pair in raw.unwrap_or("").split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let text = |raw| percent_decode(raw, true).and_then(|bytes| String::from_utf8(bytes).ok());
+            let (Some(name), Some(value)) = (text(name), text(value)) else {
+                return Err(invalid("the query has a broken percent escape or is not UTF-8"));
+            };
+            let Some(&name) = known.iter().find(|&&k| k == name) else {
+                let list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                return Err(invalid(format!("unknown parameter {name:?}; this route knows: {list}")));
+            };
+            if query.get(name).is_some() {
+                return Err(invalid(format!("the parameter {name} is given twice")));
+            }
+            query.parameters.push((name, value));
+        }
+        Ok(query)
+    }
+
+    /// The value of a parameter.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(have, _)| *have == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// The condition of a write (RFC 9110 §13.1): `If-Match: "<mod_revision>"`, `If-Match: *`, `If-None-Match: *`.
+///
+/// # Errors
+/// `invalid_request` for any other tag, a repeated header, or both at once.
+pub fn condition(request: &Request) -> Result<Option<Condition>, ErrorBody> {
+    let if_match = once(request, "if-match")?;
+    let if_none_match = once(request, "if-none-match")?;
+    match (if_match, if_none_match) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => Err(invalid("If-Match and If-None-Match exclude each other")),
+        (None, Some("*")) => Ok(Some(Condition::Absent)),
+        (None, Some(_)) => Err(invalid("If-None-Match takes only *: write if the key is absent")),
+        (Some("*"), None) => Ok(Some(Condition::Exists)),
+        (Some(tag), None) => mod_revision(tag).map(|revision| Some(Condition::ModRevision(revision))).ok_or_else(|| {
+            invalid("If-Match takes * or one entity tag as a read gives it: the mod_revision in double quotes")
+        }),
+    }
+}
+
+/// The number in `"17"`: digits only, no sign, no leading zero, in range.
+fn mod_revision(tag: &str) -> Option<u64> {
+    let digits = tag.strip_prefix('"')?.strip_suffix('"')?;
+    let is_plain =
+        !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0');
+    if is_plain { digits.parse().ok() } else { None }
+}
+
+/// The idempotency key of a write.
+///
+/// # Errors
+/// `invalid_request` when it is repeated, too long or has other characters.
+pub fn idempotency_key(request: &Request) -> Result<Option<&str>, ErrorBody> {
+    let key = once(request, "idempotency-key")?;
+    if key.is_some_and(|key| !is_idempotency_key(key)) {
+        let text =
+            format!("an Idempotency-Key has 1 to {MAX_IDEMPOTENCY_KEY} characters of A-Z a-z 0-9 . _ ~ -");
+        return Err(invalid(text));
+    }
+    Ok(key)
+}
+
+fn once<'a>(request: &'a Request, name: &'static str) -> Result<Option<&'a str>, ErrorBody> {
+    let mut values = request.header_values(name);
+    let first = values.next();
+    if values.next().is_some() {
+        return Err(invalid(format!("the header {name} is given twice")));
+    }
+    Ok(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::http::Method;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn with_headers(headers: &[(&str, &str)]) -> Request {
+        let headers = headers.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
+        Request { method: Method::Put, path: "/v1/kv/k".into(), query: None, headers, body: Vec::new() }
+    }
+
+    #[test]
+    fn decode_key_decodes_exactly_once() {
+        let table: [(&str, Option<&[u8]>); 14] = [
+            ("a", Some(b"a")),
+            ("a%2Fb", Some(b"a/b")),
+            ("a/b//c/../d", Some(b"a/b//c/../d")),
+            ("a+b", Some(b"a+b")),
+            ("a%20b", Some(b"a b")),
+            ("%252F", Some(b"%2F")),
+            ("%00%ff", Some(b"\x00\xff")),
+            ("%e4%BD%A0", Some("你".as_bytes())),
+            ("", None),
+            ("%", None),
+            ("a%2", None),
+            ("a%2g", None),
+            ("%+1", None),
+            ("%%41", None),
+        ];
+        for (raw, key) in table {
+            assert_eq!(decode_key(raw, 64).ok().as_deref(), key, "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn decode_key_counts_decoded_bytes() {
+        assert!(decode_key(&"%41".repeat(8), 8).is_ok());
+        assert_eq!(decode_key(&"a".repeat(9), 8).unwrap_err().error.code, ErrorCode::TooLarge);
+    }
+
+    #[test]
+    fn query_refuses_what_it_does_not_know() {
+        let known = ["consistency", "limit"];
+        let query = Query::parse(Some("limit=5&consistency=st%61le"), &known).unwrap();
+        assert_eq!((query.get("limit"), query.get("consistency")), (Some("5"), Some("stale")));
+        assert_eq!(Query::parse(None, &known).unwrap(), Query::default());
+        assert_eq!(Query::parse(Some("limit"), &known).unwrap().get("limit"), Some(""));
+        for bad in ["x=1", "limit=1&limit=2", "limit=%", "limit=%ff", "Limit=1", "l%69mit=1&limit=2"] {
+            assert_eq!(
+                Query::parse(Some(bad), &known).unwrap_err().error.code,
+                ErrorCode::InvalidRequest,
+                "{bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn condition_takes_the_three_forms_and_no_other() {
+        let of = |headers: &[(&str, &str)]| condition(&with_headers(headers));
+        assert_eq!(of(&[]).unwrap(), None);
+        assert_eq!(of(&[("if-match", "\"17\"")]).unwrap(), Some(Condition::ModRevision(17)));
+        assert_eq!(of(&[("if-match", "*")]).unwrap(), Some(Condition::Exists));
+        assert_eq!(of(&[("if-none-match", "*")]).unwrap(), Some(Condition::Absent));
+        for tag in [
+            "17",
+            "W/\"17\"",
+            "\"17",
+            "\"\"",
+            "\"x\"",
+            "\"-1\"",
+            "\"+1\"",
+            "\"01\"",
+            "\"1\", \"2\"",
+            "",
+            "**",
+        ] {
+            assert!(of(&[("if-match", tag)]).is_err(), "{tag:?}");
+        }
+        assert!(of(&[("if-match", "\"99999999999999999999\"")]).is_err());
+        assert!(of(&[("if-none-match", "\"17\"")]).is_err());
+        assert!(of(&[("if-match", "*"), ("if-none-match", "*")]).is_err());
+        assert!(of(&[("if-match", "*"), ("if-match", "*")]).is_err());
+    }
+
+    #[test]
+    fn idempotency_key_is_checked() {
+        let of =
+            |headers: &[(&str, &str)]| idempotency_key(&with_headers(headers)).map(|k| k.map(str::to_owned));
+        assert_eq!(of(&[("idempotency-key", "a.B_9~-")]).unwrap().as_deref(), Some("a.B_9~-"));
+        assert!(of(&[("idempotency-key", "")]).is_err());
+        assert!(of(&[("idempotency-key", "a b")]).is_err());
+        assert!(of(&[("idempotency-key", "a"), ("idempotency-key", "a")]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn decode_key_undoes_any_escaping(key in proptest::collection::vec(any::<u8>(), 1..64), escape_all: bool) {
+            let raw: String = key
+                .iter()
+                .map(|&b| {
+                    if escape_all || !b.is_ascii_graphic() || matches!(b, b'%' | b'?' | b'#') { format!("%{b:02x}") }
+                    else { char::from(b).to_string() }
+                })
+                .collect();
+            prop_assert_eq!(decode_key(&raw, 64).unwrap(), key);
+        }
+
+        #[test]
+        fn decode_key_never_panics(raw in "\\PC*") {
+            let _ = decode_key(&raw, 64);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! What both ports know: the configuration, and the node once it is born.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::http::Response;
+use crate::api::{self, ErrorBody, ErrorCode, LeaderRef, PeerStatus, RoleName, StatusReply};
+use crate::config::{Config, Limits};
+use crate::node::Node;
+use crate::node::founding::FoundingPort;
+use crate::raft::RoleKind;
+
+/// Shared by the handlers of both ports.
+pub struct Shared {
+    config: Config,
+    started: Instant,
+    founding: OnceLock<FoundingPort>,
+    node: OnceLock<Arc<Node>>,
+    is_stopping: AtomicBool,
+}
+
+impl Shared {
+    /// Nothing is born yet.
+    pub fn new(config: Config) -> Shared {
+        Shared {
+            config,
+            started: Instant::now(),
+            founding: OnceLock::new(),
+            node: OnceLock::new(),
+            is_stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// The node's configuration file.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What a client may ask for at most.
+    pub fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    /// How long a client's request may take.
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.config.request_timeout_ms)
+    }
+
+    /// The running member, once born.
+    pub fn node(&self) -> Option<&Arc<Node>> {
+        self.node.get()
+    }
+
+    pub(super) fn set_node(&self, node: Arc<Node>) {
+        assert!(self.node.set(node).is_ok(), "a node is born once");
+    }
+
+    /// What a node that is not born answers its peers.
+    pub fn founding(&self) -> Option<&FoundingPort> {
+        self.founding.get()
+    }
+
+    pub(super) fn set_founding(&self, port: FoundingPort) {
+        assert!(self.founding.set(port).is_ok(), "one founding");
+    }
+
+    pub(super) fn stop_founding(&self) {
+        if let Some(port) = self.founding.get() {
+            port.stop();
+        }
+    }
+
+    pub(super) fn begin_stop(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// The leader, as far as this node knows.
+    pub fn leader(&self) -> Option<LeaderRef> {
+        let leader = self.node()?.leader()?;
+        Some(LeaderRef { node_id: leader.node_id, http_addr: leader.http_addr })
+    }
+
+    /// Adds the headers that every answer has. They say what this node knows, nothing that a request said.
+    pub fn decorate(&self, response: Response) -> Response {
+        let response = response.with_header(api::NODE_HEADER, self.config.node_id.clone());
+        match self.leader() {
+            Some(leader) => response.with_header(api::LEADER_HEADER, leader.http_addr),
+            None => response,
+        }
+    }
+
+    /// What a request for data is told before the cluster is founded.
+    pub fn unborn_error(&self) -> ErrorBody {
+        let text = "the cluster is not founded yet: every node of `peers` must have been started once";
+        ErrorBody::new(ErrorCode::Unavailable, text)
+    }
+
+    /// Why `/readyz` fails.
+    pub fn not_ready(&self) -> Option<String> {
+        if self.is_stopping.load(Ordering::Relaxed) {
+            return Some("the node is stopping".to_owned());
+        }
+        match self.node() {
+            None => Some(self.unborn_error().error.message),
+            Some(node) => node.ready().err(),
+        }
+    }
+
+    /// `GET /v1/status`.
+    pub fn status(&self) -> StatusReply {
+        let uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let Some(node) = self.node() else {
+            let member_id = self.founding().map(|port| port.unborn().member_id.to_string());
+            return StatusReply {
+                node_id: self.config.node_id.clone(),
+                member_id: member_id.unwrap_or_default(),
+                cluster_id: None,
+                role: RoleName::Unborn,
+                term: 0,
+                leader: None,
+                commit: 0,
+                applied: 0,
+                persisted: 0,
+                last: 0,
+                revision: 0,
+                floor: 0,
+                state_hash: String::new(),
+                uptime_ms,
+                version,
+                peers: Vec::new(),
+            };
+        };
+        let status = node.status();
+        let patience = Duration::from_millis(self.config.election_timeout_ms);
+        let leader = status.leader.as_ref();
+        StatusReply {
+            node_id: status.node_id,
+            member_id: status.member_id.to_string(),
+            cluster_id: Some(status.cluster_id.to_string()),
+            role: match status.role {
+                RoleKind::Follower => RoleName::Follower,
+                RoleKind::PreCandidate => RoleName::PreCandidate,
+                RoleKind::Candidate => RoleName::Candidate,
+                RoleKind::Leader => RoleName::Leader,
+            },
+            term: status.term,
+            leader: leader.map(LeaderRef::from),
+            commit: status.commit_index,
+            applied: status.store_index,
+            persisted: status.persisted_index,
+            last: status.last_index,
+            revision: status.revision,
+            floor: status.floor,
+            state_hash: format!("{:032x}", status.state_hash),
+            uptime_ms,
+            version,
+            peers: (status.peers.iter())
+                .map(|p| PeerStatus {
+                    node_id: p.node_id.clone(),
+                    member_id: p.member_id.to_string(),
+                    match_index: Some(p.match_index),
+                    lag: Some(p.lag),
+                    reachable: Some(p.last_contact <= patience),
+                })
+                .collect(),
+        }
+    }
+}
