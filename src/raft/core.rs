@@ -479,11 +479,15 @@ impl Raft {
         if !self.disk_stalled && self.is_oldest_write_overdue(now) {
             self.disk_stalled = true;
             self.note(Decision::DiskStalled);
+            if self.is_leader() {
+                self.step_down(StepDownReason::DiskStalled, now);
+            } else {
+                // A campaign under way ends: its votes could not be kept.
+                self.become_follower(self.leader(), now);
+            }
         }
         if self.is_leader() {
-            if self.disk_stalled {
-                self.step_down(StepDownReason::DiskStalled, now);
-            } else if now >= self.quorum_deadline() {
+            if now >= self.quorum_deadline() {
                 self.step_down(StepDownReason::NoQuorum, now);
             }
         } else if now >= self.election_deadline {

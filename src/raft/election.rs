@@ -46,6 +46,10 @@ impl Raft {
             self.set_hard_state(HardState { voted_for: Some(request.candidate), ..self.hard_state }, now);
             self.note(Decision::Voted(request.candidate, request.last));
         }
+        // The candidate gets its time: a pre-campaign of one's own would run against it.
+        if matches!(self.role, Role::PreCandidate(_)) {
+            self.become_follower(None, now);
+        }
         self.arm_election_timer(now);
         self.vote_reply(true)
     }

@@ -56,8 +56,9 @@ impl Raft {
     /// The sender leads this term: two leaders of one term are impossible, so somebody's disk or code lied.
     fn follow(&mut self, leader: MemberId, now: Time) {
         let known = self.leader();
+        // A leader gets no append of its own term, not even from itself: that would be its twin.
         assert!(
-            known.is_none() || known == Some(leader),
+            known.is_none() || (known == Some(leader) && !self.is_leader()),
             "two leaders in term {}: {:?} and {leader}. A vote was given twice; stop the cluster and check which member \
              was restored from an old copy of its data directory",
             self.term(),
