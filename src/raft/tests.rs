@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use super::*;
 
+mod append;
+mod progress;
+mod vote;
+
 pub(super) fn config(me: u64) -> RaftConfig {
     RaftConfig {
         me: MemberId(me),
@@ -121,4 +125,99 @@ fn a_single_member_leads_and_commits_only_what_its_disk_holds() {
     assert_eq!(alone.commit_index(), 0);
     sync(&mut alone, now);
     assert_eq!(alone.commit_index(), 2);
+}
+
+// ---- everything that one call brought about, as lines -------------------------------------------------------------------
+
+/// A member of three in term 4 with the log `1@1 2@4`, all of it durable.
+fn follower() -> Raft {
+    let hard_state = HardState { term: 4, voted_for: None };
+    let second = Entry::new(Position::new(2, 4), 0, &Payload::Noop);
+    let restored = Restored { hard_state, entries: vec![found(3), second], ..Restored::default() };
+    Raft::new(config(1), restored, Time(0))
+}
+
+/// The same, asking for pre-votes at its first timeout.
+fn pre_candidate() -> (Raft, Time) {
+    let mut raft = follower();
+    let now = raft.poll_timeout();
+    raft.handle_timeout(now);
+    raft.poll_notes();
+    (raft, now)
+}
+
+/// The same with the pre-vote of member 2: a candidate of term 5 whose own vote is not yet durable.
+fn candidate() -> (Raft, Time) {
+    let (mut raft, now) = pre_candidate();
+    let (_, ticket) = asked(&mut raft, 2, now);
+    let granted = RequestVoteReply { term: 5, granted: true };
+    raft.handle_rpc_result(ticket, Ok(RpcReply::RequestVote(granted)), now);
+    raft.poll_notes();
+    (raft, now)
+}
+
+/// The same with the vote of member 2: leads term 5, its no-op `3@5` queued for the disk.
+fn leader() -> (Raft, Time) {
+    let (mut raft, now) = candidate();
+    sync(&mut raft, now);
+    let (_, ticket) = asked(&mut raft, 2, now);
+    let granted = RequestVoteReply { term: 5, granted: true };
+    raft.handle_rpc_result(ticket, Ok(RpcReply::RequestVote(granted)), now);
+    raft.poll_notes();
+    (raft, now)
+}
+
+/// What the member sends to `peer` now.
+fn asked(raft: &mut Raft, peer: u64, now: Time) -> (RpcRequest, Ticket) {
+    match raft.poll_rpc(MemberId(peer), now) {
+        PollRpc::Send(request, ticket) => (request, ticket),
+        other => panic!("nothing to send to {peer}: {other:?}"),
+    }
+}
+
+/// Role, term, vote, leader, log, commit and durable index in one line.
+fn line(raft: &Raft) -> String {
+    let id = |id: Option<MemberId>| id.map_or("-".to_string(), |id| format!("{id:?}"));
+    let log: Vec<String> = raft.log().iter().map(|e| e.term().to_string()).collect();
+    format!(
+        "{}@{} vote {} leader {} log {} commit {} durable {}",
+        raft.role_kind().as_str(),
+        raft.term(),
+        id(raft.hard_state().voted_for),
+        id(raft.leader()),
+        log.join(" "),
+        raft.commit_index(),
+        raft.persisted_index()
+    )
+}
+
+/// Makes one call. Returns its result and, as lines, everything that came out: the state if it changed, whether the
+/// timer moved, every write, every decision, every read that was decided.
+fn effects<R>(raft: &mut Raft, call: impl FnOnce(&mut Raft) -> R) -> (R, Vec<String>) {
+    raft.poll_write();
+    raft.poll_notes();
+    let (before, line_before) = (raft.watermarks(), line(raft));
+    let result = call(raft);
+    check(raft);
+    check_step(&before, raft);
+    let mut lines = Vec::new();
+    if line(raft) != line_before {
+        lines.push(line(raft));
+    }
+    if raft.watermarks().timeout != before.timeout {
+        lines.push("timer moved".to_string());
+    }
+    for write in raft.poll_write().writes {
+        lines.push(match write.op {
+            WriteOp::HardState(h) => format!("writes term {} vote {:?}", h.term, h.voted_for),
+            WriteOp::Entries(entries) => {
+                let entries: Vec<String> = entries.iter().map(|e| e.position().to_string()).collect();
+                format!("writes {}", entries.join(" "))
+            }
+            WriteOp::Reset(position) => format!("writes reset {position}"),
+        });
+    }
+    lines.extend(raft.poll_notes().iter().map(|note| format!("{:?}", note.what)));
+    lines.extend(raft.poll_reads().iter().map(|read| format!("read {:?}", read.result)));
+    (result, lines)
 }
