@@ -133,6 +133,7 @@ struct Cluster {
     dir: tempfile::TempDir,
     members: Membership,
     settings: Settings,
+    election_timeout: Duration,
     network: SharedNetwork,
 }
 
@@ -141,11 +142,17 @@ fn ids(count: u64) -> impl Iterator<Item = MemberId> {
 }
 
 impl Cluster {
+    /// With a leader, and patient with a busy machine: no test means to see an election that it did not cause.
     fn start(count: u64) -> Cluster {
-        Cluster::start_with(count, Settings::default())
+        Cluster::start_with(count, Settings::default(), Duration::from_millis(700)).with_leader()
     }
 
-    fn start_with(count: u64, settings: Settings) -> Cluster {
+    fn with_leader(self) -> Cluster {
+        self.leader();
+        self
+    }
+
+    fn start_with(count: u64, settings: Settings, election_timeout: Duration) -> Cluster {
         let member = |id: MemberId| Member {
             node_id: format!("n{}", id.0),
             member_id: id,
@@ -157,6 +164,7 @@ impl Cluster {
             dir: tempfile::tempdir().unwrap(),
             members: Membership { members: ids(count).map(member).collect() },
             settings,
+            election_timeout,
             network: SharedNetwork::default(),
         };
         for id in ids(count) {
@@ -192,7 +200,7 @@ impl Cluster {
             node_id: format!("n{}", id.0),
             member_id: id,
             heartbeat: Duration::from_millis(50),
-            election_timeout: Duration::from_millis(300),
+            election_timeout: self.election_timeout,
             append_hold: Duration::from_millis(50),
             disk_stall: Duration::from_secs(10),
             seed: id.0,
@@ -289,7 +297,8 @@ fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
             return answer;
         }
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        std::thread::yield_now();
+        // Leaves the processor to the nodes between two looks.
+        std::thread::park_timeout(Duration::from_millis(2));
     }
 }
 
@@ -369,7 +378,7 @@ fn writes_through_every_node_are_read_through_every_node() {
 
 #[test]
 fn a_request_before_the_first_election_waits_for_its_leader() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_with(3, Settings::default(), Duration::from_millis(200));
     let answers: Vec<_> = cluster.nodes().iter().map(|n| start_write(n, put("k", "v"), PATIENCE)).collect();
     let done = answers.iter().map(answer).filter(Result::is_ok).count();
     assert!(done > 0, "an election takes less than the time a request waits for a leader");
@@ -384,6 +393,7 @@ fn a_restarted_cluster_has_every_acknowledged_write() {
     let term = cluster.node(MemberId(1)).status().term;
     ids(3).for_each(|id| cluster.stop_node(id));
     ids(3).for_each(|id| cluster.start_node(id));
+    cluster.leader();
     for i in 0..50 {
         assert_eq!(read(&cluster.node(MemberId(2)), &format!("k{i}")).as_deref(), Some("v"));
     }
@@ -539,7 +549,7 @@ fn a_repeated_key_through_another_node_takes_effect_once() {
 #[test]
 fn a_full_table_of_keys_refuses_before_the_log_grows() {
     let settings = Settings { idempotency_rows: 2, ..Settings::default() };
-    let cluster = Cluster::start_with(3, settings);
+    let cluster = Cluster::start_with(3, settings, Duration::from_millis(700)).with_leader();
     let (leader, follower) = (cluster.leader(), cluster.follower());
     for key in ["one", "two"] {
         write(&cluster.node(leader), keyed(put("k", "v"), key)).unwrap();

@@ -280,13 +280,13 @@ impl Node {
     /// Looks at the state machine, for at most a page.
     pub fn with_kv<R>(&self, look: impl FnOnce(&Kv) -> R) -> R {
         let kv = self.kv.read().unwrap_or_else(PoisonError::into_inner);
-        let _abort = AbortOnPanic("store's lock");
+        let _abort = AbortOnPanic::holding("store's lock");
         look(&kv)
     }
 
     fn with_kv_mut<R>(&self, change: impl FnOnce(&mut Kv) -> R) -> R {
         let mut kv = self.kv.write().unwrap_or_else(PoisonError::into_inner);
-        let _abort = AbortOnPanic("store's lock");
+        let _abort = AbortOnPanic::holding("store's lock");
         change(&mut kv)
     }
 
@@ -297,7 +297,7 @@ impl Node {
     fn step<T>(&self, change: impl FnOnce(&mut Core, Time) -> T) -> T {
         let (value, effects) = {
             let mut core = lock(&self.core);
-            let _abort = AbortOnPanic("core's lock");
+            let _abort = AbortOnPanic::holding("core's lock");
             let now = self.clock.now();
             let before = core.raft.watermarks();
             let value = change(&mut core, now);
@@ -313,7 +313,7 @@ impl Node {
             let mut core = lock(&self.core);
             loop {
                 let next = {
-                    let _abort = AbortOnPanic("core's lock");
+                    let _abort = AbortOnPanic::holding("core's lock");
                     let now = self.clock.now();
                     let before = core.raft.watermarks();
                     match poll(&mut core, now) {
@@ -334,7 +334,7 @@ impl Node {
     /// Looks at the state without changing it.
     fn look<T>(&self, look: impl FnOnce(&Core, Time) -> T) -> T {
         let core = lock(&self.core);
-        let _abort = AbortOnPanic("core's lock");
+        let _abort = AbortOnPanic::holding("core's lock");
         look(&core, self.clock.now())
     }
 

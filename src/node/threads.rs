@@ -34,12 +34,23 @@ pub(super) fn die(why: &str) -> ! {
 
 /// Stands beside a lock guard: ends the process when the thread that holds the lock panics. The state behind it is half
 /// changed then, and nobody may go on with it.
-pub(super) struct AbortOnPanic(pub(super) &'static str);
+pub(super) struct AbortOnPanic {
+    what: &'static str,
+    /// A thread that unwinds already may still lock, in a destructor: only a panic under this guard counts.
+    was_panicking: bool,
+}
+
+impl AbortOnPanic {
+    /// For the lock named `what`, just taken.
+    pub(super) fn holding(what: &'static str) -> AbortOnPanic {
+        AbortOnPanic { what, was_panicking: thread::panicking() }
+    }
+}
 
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
-        if thread::panicking() {
-            die(&format!("a thread panicked while it held the {}: this is a defect", self.0));
+        if thread::panicking() && !self.was_panicking {
+            die(&format!("a thread panicked while it held the {}: this is a defect", self.what));
         }
     }
 }
