@@ -14,3 +14,5 @@ mod partition;
 mod read;
 #[path = "raft_paper/replication.rs"]
 mod replication;
+#[path = "raft_paper/state_machine.rs"]
+mod state_machine;
