@@ -16,7 +16,7 @@ struct Rpc {
 
 /// The thread for `peer`.
 pub(super) fn run(node: &Arc<Node>, peer: MemberId) {
-    let mut trouble: Option<String> = None;
+    let mut trouble = None;
     loop {
         let rpc = node.wait(&node.bells.replicators[&peer], |core, now| {
             if core.is_stopping {
@@ -37,7 +37,7 @@ pub(super) fn run(node: &Arc<Node>, peer: MemberId) {
         let result = call(node, &to, request);
         let outcome = result.as_ref().copied().map_err(|_| RpcFailed);
         node.step(|core, now| core.raft.handle_rpc_result(ticket, outcome, now));
-        report(&node_id, &to, &mut trouble, result.as_ref().err());
+        report(&node_id, &to, &mut trouble, result.as_ref().err().cloned());
         if let Err(PeerError::Unborn { node_id, member_id }) = result {
             (node.on_unborn)(UnbornPeer { to, node_id, member_id });
         }
@@ -58,13 +58,15 @@ fn call(node: &Node, to: &Target, request: RpcRequest) -> Result<RpcReply, PeerE
     }
 }
 
-/// Says once that a peer cannot be reached and why, and once that it can again.
-fn report(node_id: &str, to: &Target, trouble: &mut Option<String>, error: Option<&PeerError>) {
-    let error = error.map(PeerError::to_string);
-    if error.is_some() == trouble.is_some() {
+/// Says once why a peer cannot be reached, again when the reason becomes another one, and once that it can again.
+fn report(node_id: &str, to: &Target, trouble: &mut Option<PeerError>, error: Option<PeerError>) {
+    let kind = |e: &Option<PeerError>| e.as_ref().map(std::mem::discriminant);
+    if kind(&error) == kind(trouble) {
         return;
     }
     match &error {
+        // The hand-over says what becomes of it.
+        Some(e @ PeerError::Unborn { .. }) => log::info!("{node_id} at {}: {e}", to.raft_addr),
         Some(e) => log::warn!("{node_id} at {} does not answer: {e}", to.raft_addr),
         None => log::info!("{node_id} at {} answers again", to.raft_addr),
     }

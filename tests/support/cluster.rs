@@ -1,0 +1,360 @@
+//! Real `dkv-server` processes on a loopback address of their own, and a client that speaks to them byte by byte.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a test waits for a condition before it fails.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `condition` gives a value; the only way in which these tests wait. Fails after [`PATIENCE`] with what
+/// `describe` says.
+pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Each cluster of a test run has an address of its own, so that suites run side by side: the process id chooses the
+/// middle bytes, a counter the last one.
+fn fresh_ip() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let pid = std::process::id();
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    assert!(next < 250, "more clusters than addresses");
+    format!("127.{}.{}.{next}", 100 + (pid >> 8) % 100, pid % 256)
+}
+
+/// How one member of a test cluster is set up.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// Extra lines of its configuration file.
+    pub extra: String,
+    /// What the others are told as its `raft_addr`, when that is not where it listens.
+    pub advertised_raft: Vec<Option<String>>,
+}
+
+/// Some processes, their files, and the address they share. Dropped, it ends every process it started.
+pub struct Cluster {
+    pub dir: PathBuf,
+    pub ip: String,
+    size: usize,
+    children: Vec<Option<Child>>,
+    _temp: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Writes the configuration of `size` nodes and starts nothing.
+    pub fn prepare(size: usize, setup: &Setup) -> Cluster {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let (dir, ip) = (temp.path().to_owned(), fresh_ip());
+        let cluster = Cluster { dir, ip, size, children: (0..size).map(|_| None).collect(), _temp: temp };
+        for n in 0..size {
+            cluster.write_config(n, setup);
+        }
+        cluster
+    }
+
+    /// Starts `size` nodes and waits for a leader that serves.
+    pub fn start(size: usize) -> Cluster {
+        let mut cluster = Cluster::prepare(size, &Setup::default());
+        for n in 0..size {
+            cluster.spawn(n);
+        }
+        cluster.wait_for_leader();
+        cluster
+    }
+
+    pub fn write_config(&self, n: usize, setup: &Setup) {
+        let mut text = format!("node_id: {}\ndata_dir: {}\n", self.name(n), self.data_dir(n).display());
+        text.push_str(&setup.extra);
+        text.push_str("peers:\n");
+        for peer in 0..self.size {
+            let raft =
+                setup.advertised_raft.get(peer).cloned().flatten().unwrap_or_else(|| self.raft_addr(peer));
+            let (name, http) = (self.name(peer), self.http_addr(peer));
+            text.push_str(&format!(
+                "  - {{ node_id: {name}, raft_addr: \"{raft}\", http_addr: \"{http}\" }}\n"
+            ));
+        }
+        if setup.advertised_raft.get(n).cloned().flatten().is_some() {
+            text.push_str(&format!("listen_raft: \"{}\"\n", self.raft_addr(n)));
+        }
+        fs::write(self.config_path(n), text).expect("a configuration file");
+    }
+
+    pub fn name(&self, n: usize) -> String {
+        format!("node{}", n + 1)
+    }
+
+    pub fn config_path(&self, n: usize) -> PathBuf {
+        self.dir.join(format!("{}.yaml", self.name(n)))
+    }
+
+    pub fn data_dir(&self, n: usize) -> PathBuf {
+        self.dir.join(self.name(n))
+    }
+
+    pub fn log_path(&self, n: usize) -> PathBuf {
+        self.dir.join(format!("{}.log", self.name(n)))
+    }
+
+    pub fn http_addr(&self, n: usize) -> String {
+        format!("{}:{}", self.ip, 8081 + n)
+    }
+
+    pub fn raft_addr(&self, n: usize) -> String {
+        format!("{}:{}", self.ip, 18081 + n)
+    }
+
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The nodes whose processes run.
+    pub fn running(&self) -> Vec<usize> {
+        (0..self.size).filter(|&n| self.children[n].is_some()).collect()
+    }
+
+    /// Starts node `n`; its output is appended to its log file.
+    pub fn spawn(&mut self, n: usize) {
+        assert!(self.children[n].is_none(), "{} runs already", self.name(n));
+        self.children[n] = Some(self.command(n).spawn().expect("dkv-server starts"));
+    }
+
+    pub fn command(&self, n: usize) -> Command {
+        let log = File::options().create(true).append(true).open(self.log_path(n)).expect("a log file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dkv-server"));
+        command.arg("--config").arg(self.config_path(n)).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a second handle")).stderr(log);
+        command
+    }
+
+    /// Runs a server that is expected to end by itself.
+    pub fn run_to_end(&self, config: &Path) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dkv-server"));
+        command.arg("--config").arg(config).stdin(Stdio::null()).output().expect("dkv-server starts")
+    }
+
+    /// kill -9, and wait until the process is gone.
+    pub fn kill(&mut self, n: usize) {
+        let mut child = self.children[n].take().expect("it runs");
+        child.kill().expect("kill -9");
+        child.wait().expect("it is gone");
+    }
+
+    pub fn pid(&self, n: usize) -> u32 {
+        self.children[n].as_ref().expect("it runs").id()
+    }
+
+    /// Sends a signal by its number.
+    pub fn signal(&self, n: usize, signal: &str) {
+        let status = Command::new("kill").arg(format!("-{signal}")).arg(self.pid(n).to_string()).status();
+        assert!(status.expect("kill runs").success());
+    }
+
+    /// SIGTERM, and the exit status.
+    pub fn stop(&mut self, n: usize) -> ExitStatus {
+        self.signal(n, "TERM");
+        self.wait_exit(n)
+    }
+
+    /// The exit status of a process that ends by itself.
+    pub fn wait_exit(&mut self, n: usize) -> ExitStatus {
+        let child = self.children[n].as_mut().expect("it runs");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait().expect("its status") {
+                self.children[n] = None;
+                return status;
+            }
+            if Instant::now() >= deadline {
+                panic!("{} does not end:\n{}", self.name(n), self.log(n));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn log(&self, n: usize) -> String {
+        fs::read_to_string(self.log_path(n)).unwrap_or_default()
+    }
+
+    /// One request on a connection of its own.
+    pub fn request(
+        &self,
+        n: usize,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<Answer> {
+        Connection::open(&self.http_addr(n))?.request(method, path, headers, body)
+    }
+
+    pub fn get(&self, n: usize, key: &str) -> io::Result<Answer> {
+        self.request(n, "GET", &format!("/v1/kv/{key}"), &[], b"")
+    }
+
+    pub fn put(&self, n: usize, key: &str, value: &str) -> io::Result<Answer> {
+        self.request(n, "PUT", &format!("/v1/kv/{key}"), &[], value.as_bytes())
+    }
+
+    /// `GET /v1/status` as JSON.
+    pub fn status(&self, n: usize) -> Option<serde_json::Value> {
+        let answer = self.request(n, "GET", "/v1/status", &[], b"").ok()?;
+        serde_json::from_slice(&answer.body).ok()
+    }
+
+    /// The node that leads, in the eyes of a node that leads: a linearizable read on it works.
+    pub fn leader(&self) -> Option<usize> {
+        self.running().into_iter().find(|&n| {
+            self.status(n).is_some_and(|s| s["role"] == "leader")
+                && self.get(n, "no-such-key").is_ok_and(|a| a.status == 404)
+        })
+    }
+
+    pub fn wait_for_leader(&self) -> usize {
+        wait_for(&format!("a leader; logs in {}", self.dir.display()), || {
+            for n in self.running() {
+                if !Path::new(&format!("/proc/{}/stat", self.pid(n))).exists() {
+                    panic!("{} died:\n{}", self.name(n), self.log(n));
+                }
+            }
+            self.leader()
+        })
+    }
+
+    /// Waits until every running node has applied the same index and says the same hash of its state.
+    pub fn wait_for_equal_state(&self) {
+        wait_for("equal state on every running node", || {
+            let all: Option<Vec<_>> = self.running().into_iter().map(|n| self.status(n)).collect();
+            let all = all?;
+            let first = all.first()?;
+            all.iter()
+                .all(|s| s["applied"] == first["applied"] && s["state_hash"] == first["state_hash"])
+                .then_some(())
+        });
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in self.children.iter_mut().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            for n in 0..self.size {
+                let log = self.log(n);
+                let tail: Vec<&str> = log.lines().rev().take(15).collect();
+                eprintln!("---- {} ----", self.name(n));
+                tail.iter().rev().for_each(|line| eprintln!("{line}"));
+            }
+        }
+    }
+}
+
+/// An answer, taken apart.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// `outcome` of an error answer.
+    pub fn outcome(&self) -> String {
+        self.json()["error"]["outcome"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+/// A keep-alive connection.
+pub struct Connection {
+    stream: BufReader<TcpStream>,
+}
+
+impl Connection {
+    pub fn open(addr: &str) -> io::Result<Connection> {
+        let addr: SocketAddr = addr.parse().expect("an address");
+        let stream = TcpStream::connect_timeout(&addr, Duration::from_secs(2))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.set_write_timeout(Some(Duration::from_secs(20)))?;
+        Ok(Connection { stream: BufReader::new(stream) })
+    }
+
+    pub fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<Answer> {
+        let mut bytes =
+            format!("{method} {path} HTTP/1.1\r\nHost: dkv\r\nContent-Length: {}\r\n", body.len());
+        for (name, value) in headers {
+            bytes.push_str(&format!("{name}: {value}\r\n"));
+        }
+        let mut bytes = (bytes + "\r\n").into_bytes();
+        bytes.extend_from_slice(body);
+        self.send(&bytes)?;
+        self.read_answer()
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.get_mut().write_all(bytes)
+    }
+
+    /// Makes the end of this connection a reset instead of an orderly one.
+    pub fn reset(&mut self) {
+        let socket = socket2::SockRef::from(self.stream.get_ref());
+        socket.set_linger(Some(Duration::ZERO)).expect("an open socket");
+    }
+
+    pub fn read_answer(&mut self) -> io::Result<Answer> {
+        let mut line = String::new();
+        if self.stream.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+        let status = line.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or_else(|| bad(&line))?;
+        let mut headers = Vec::new();
+        loop {
+            let mut line = String::new();
+            self.stream.read_line(&mut line)?;
+            let line = line.trim_end();
+            if line.is_empty() {
+                break;
+            }
+            let (name, value) = line.split_once(':').ok_or_else(|| bad(line))?;
+            headers.push((name.to_owned(), value.trim().to_owned()));
+        }
+        let length = headers.iter().find(|(n, _)| n.eq_ignore_ascii_case("content-length"));
+        let length: usize = length.and_then(|(_, v)| v.parse().ok()).ok_or_else(|| bad("no length"))?;
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body)?;
+        Ok(Answer { status, headers, body })
+    }
+}
