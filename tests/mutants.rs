@@ -7,10 +7,14 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
 
 /// A test that runs longer than this is taken to hang: the break was noticed.
 const TEST_TIMEOUT: Duration = Duration::from_secs(300);
@@ -99,7 +103,11 @@ fn run(root: &Path, mutants: &[&Mutant]) -> io::Result<bool> {
     let work = root.join("target/mutants");
     let tree = work.join("tree");
     mirror(root, &tree)?;
-    let cargo = Cargo { tree: tree.clone(), target: work.join("build") };
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    let cargo = Cargo { tree: tree.clone(), target: work.join("build"), interrupted };
     let width = mutants.iter().map(|m| m.name.chars().count()).max().unwrap_or(0).max(4);
     println!("{:width$}  {:>7}  caught by", "name", "time");
     let mut sound = BTreeSet::new();
@@ -154,6 +162,8 @@ fn judge(cargo: &Cargo, tree: &Path, mutant: &Mutant) -> io::Result<Verdict> {
 struct Cargo {
     tree: PathBuf,
     target: PathBuf,
+    /// Set by a signal: what runs is ended first, as it would not see the signal itself.
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Cargo {
@@ -172,7 +182,7 @@ impl Cargo {
         let log = self.target.with_file_name("build.log");
         let mut command = self.command(&[&["--no-run".to_owned()], target].concat());
         let child = command.stdout(Stdio::null()).stderr(fs::File::create(&log)?).spawn()?;
-        let status = wait(child, BUILD_TIMEOUT)?;
+        let status = self.wait(child, BUILD_TIMEOUT)?;
         if status.is_some_and(|s| s.success()) {
             return Ok(None);
         }
@@ -186,7 +196,7 @@ impl Cargo {
         let log = self.target.with_file_name("test.log");
         let file = fs::File::create(&log)?;
         let child = self.command(test).stdout(file.try_clone()?).stderr(file).spawn()?;
-        let Some(status) = wait(child, TEST_TIMEOUT)? else { return Ok(None) };
+        let Some(status) = self.wait(child, TEST_TIMEOUT)? else { return Ok(None) };
         Ok(Some((status, String::from_utf8_lossy(&fs::read(&log)?).into_owned())))
     }
 
@@ -206,23 +216,25 @@ impl Cargo {
         let ran = text.lines().any(|l| l.starts_with("test result: ok.") && !l.contains(" 0 passed;"));
         Ok((!ran).then(|| "there is no such test".to_owned()))
     }
-}
 
-/// Waits for the end of a child that leads its group; ends the whole group after `limit`.
-fn wait(mut child: Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
-    let deadline = Instant::now() + limit;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
+    /// Waits for the end of a child that leads its group; ends the whole group after `limit` (None) or on a signal
+    /// (an error).
+    fn wait(&self, mut child: Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(Some(status));
+            }
+            let interrupted = self.interrupted.load(Ordering::SeqCst);
+            if interrupted || Instant::now() >= deadline {
+                let group = rustix::process::Pid::from_child(&child);
+                rustix::process::kill_process_group(group, rustix::process::Signal::KILL)?;
+                child.wait()?;
+                return if interrupted { Err(io::Error::other("stopped by a signal")) } else { Ok(None) };
+            }
+            // Builds and tests take seconds: this costs nothing beside them.
+            thread::sleep(Duration::from_millis(50));
         }
-        if Instant::now() >= deadline {
-            let group = rustix::process::Pid::from_child(&child);
-            rustix::process::kill_process_group(group, rustix::process::Signal::KILL)?;
-            child.wait()?;
-            return Ok(None);
-        }
-        // Builds and tests take seconds: this costs nothing beside them.
-        thread::sleep(Duration::from_millis(50));
     }
 }
 
