@@ -1,0 +1,463 @@
+//! Clients: each does one operation after the other on a few shared keys, with unique values, retries where a retry is
+//! safe, and remembers what it was told. And the requests that wait in a process for their answer.
+
+use std::collections::BTreeMap;
+
+use dkv::node::{Failure, WriteResult};
+use dkv::raft::{Index, Payload, ProposeError, ReadDone, ReadToken, Term, Watermarks};
+use dkv::store::{Applied, Command, Condition, Idempotency, Kv, Op, Outcome, request_hash};
+
+use crate::history::{Attempt, Fate, Record, Seen, Told};
+use crate::report::Mark;
+use crate::swarm::{Stream, Swarm, exponential};
+use crate::world::{Event, NodeIndex, World};
+
+/// Attempts of one operation before its client gives up.
+const MAX_ATTEMPTS: u32 = 6;
+
+/// What happens to a client, or on its way to a member.
+pub enum ToClient {
+    /// It thinks of its next operation.
+    Next,
+    /// It tries its operation again.
+    Retry { op: u32 },
+    /// Its request reaches a member.
+    Arrive { node: NodeIndex, asker: Asker, work: Work },
+    /// An answer reaches it.
+    Answer { asker: Asker, answer: Answer },
+    /// It has waited long enough for this attempt.
+    GiveUp { asker: Asker },
+}
+
+/// Who asked: one attempt of one operation of one client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Asker {
+    pub client: usize,
+    pub op: u32,
+    pub attempt: u32,
+}
+
+/// What is asked of a member.
+#[derive(Clone)]
+pub enum Work {
+    Write(Command),
+    Read(Vec<u8>),
+}
+
+/// What a member answers.
+pub enum Answer {
+    Write(WriteResult),
+    Read(Result<Seen, Failure>),
+    /// The connection was refused.
+    Refused,
+    /// The connection broke after the request was sent.
+    Broken,
+}
+
+// ---- in a process ------------------------------------------------------------------------------------------------------
+
+/// The requests that wait in one process.
+#[derive(Default)]
+pub struct Requests {
+    proposed: BTreeMap<Index, (Term, Asker)>,
+    confirming: BTreeMap<ReadToken, (Asker, Vec<u8>)>,
+    applying: Vec<(Index, Asker, Vec<u8>)>,
+    answers: Vec<(Asker, Answer)>,
+}
+
+impl Requests {
+    /// The state machine has applied these entries.
+    pub fn handle_applied(&mut self, applied: Vec<(Index, Term, Option<Applied>)>) {
+        for (index, applied_term, outcome) in applied {
+            let Some((term, asker)) = self.proposed.remove(&index) else { continue };
+            let result = match outcome {
+                Some(applied) if term == applied_term => Ok(applied),
+                _ => Err(Failure::unavailable("another entry took the place")),
+            };
+            self.answers.push((asker, Answer::Write(result)));
+        }
+    }
+
+    /// Everybody who waits.
+    fn askers(&self) -> Vec<Asker> {
+        let writes = self.proposed.values().map(|(_, asker)| *asker);
+        let reads = self.confirming.values().map(|(asker, _)| *asker);
+        writes.chain(reads).chain(self.applying.iter().map(|(_, asker, _)| *asker)).collect()
+    }
+
+    /// After every step: what is decided now.
+    pub fn finish_step(
+        &mut self,
+        before: &Watermarks,
+        after: &Watermarks,
+        reads: Vec<ReadDone>,
+        kv: &Kv,
+    ) -> Vec<(Asker, Answer)> {
+        for ReadDone { token, result } in reads {
+            let (asker, key) = self.confirming.remove(&token).expect("every read is decided once");
+            match result {
+                Ok(index) => self.applying.push((index, asker, key)),
+                Err(e) => self.answers.push((asker, Answer::Read(Err(Failure::unavailable(e.to_string()))))),
+            }
+        }
+        let (ready, waiting) = std::mem::take(&mut self.applying)
+            .into_iter()
+            .partition(|(index, ..)| *index <= after.last_applied);
+        self.applying = waiting;
+        let ready: Vec<(Index, Asker, Vec<u8>)> = ready;
+        self.answers
+            .extend(ready.into_iter().map(|(_, asker, key)| (asker, Answer::Read(Ok(Seen::look(kv, &key))))));
+        if before.ends_leadership(after) {
+            let orphans = std::mem::take(&mut self.proposed);
+            let unknown = || Answer::Write(Err(Failure::unknown("stopped leading")));
+            self.answers.extend(orphans.into_values().map(|(_, asker)| (asker, unknown())));
+        }
+        std::mem::take(&mut self.answers)
+    }
+}
+
+impl World {
+    /// A request reaches a process.
+    fn submit(&mut self, node: NodeIndex, asker: Asker, work: Work) {
+        self.line(|| format!("n{} is asked by {asker:?}", node + 1));
+        let is_overloaded = self.step(node, |process, now| match work {
+            Work::Read(key) => {
+                match process.raft.read_index(now) {
+                    Ok(token) => drop(process.requests.confirming.insert(token, (asker, key))),
+                    Err(e) => {
+                        let failure = Failure::unavailable(e.to_string());
+                        process.requests.answers.push((asker, Answer::Read(Err(failure))));
+                    }
+                }
+                false
+            }
+            Work::Write(command) => {
+                let result = process.raft.propose(&Payload::Command(command.encode()), now);
+                match result {
+                    Ok(at) => drop(process.requests.proposed.insert(at.index, (at.term, asker))),
+                    Err(e) => {
+                        let failure = Failure::unavailable(e.to_string());
+                        process.requests.answers.push((asker, Answer::Write(Err(failure))));
+                    }
+                }
+                matches!(result, Err(ProposeError::Overloaded { .. }))
+            }
+        });
+        if is_overloaded {
+            self.mark(Mark::ProposalOverloaded);
+        }
+    }
+
+    /// The process died: its connections break.
+    pub fn break_connections(&mut self, requests: Requests) {
+        for asker in requests.askers() {
+            let delay = self.clients.delay();
+            let what = ToClient::Answer { asker, answer: Answer::Broken };
+            self.plan(delay, Event::Client { client: asker.client, what });
+        }
+    }
+
+    /// An answer leaves a process.
+    pub fn answer_client(&mut self, node: NodeIndex, (asker, answer): (Asker, Answer)) {
+        if matches!(&answer, Answer::Read(Err(_))) {
+            self.mark(Mark::ReadFailed);
+        }
+        self.line(|| format!("n{} answers {asker:?}: {}", node + 1, answer.describe()));
+        let delay = self.clients.delay();
+        self.plan(delay, Event::Client { client: asker.client, what: ToClient::Answer { asker, answer } });
+    }
+}
+
+impl Answer {
+    fn describe(&self) -> String {
+        match self {
+            Answer::Write(Ok(applied)) => format!("{applied:?}"),
+            Answer::Read(Ok(seen)) => format!("{seen:?}"),
+            Answer::Write(Err(failure)) | Answer::Read(Err(failure)) => {
+                format!("{:?}: {failure}", failure.kind)
+            }
+            Answer::Refused => "refused".to_owned(),
+            Answer::Broken => "broken".to_owned(),
+        }
+    }
+}
+
+// ---- the clients ---------------------------------------------------------------------------------------------------------
+
+/// One operation under way.
+struct Running {
+    op: u32,
+    attempt: u32,
+    record: Record,
+    saw_unknown: bool,
+}
+
+struct Client {
+    running: Option<Running>,
+    /// The member that answered last.
+    favourite: NodeIndex,
+    last_op: u32,
+    /// Revisions seen, for conditions that may hold.
+    last_revision: BTreeMap<Vec<u8>, u64>,
+}
+
+/// All clients and what they remember.
+pub struct Clients {
+    clients: Vec<Client>,
+    /// Finished operations, and at the end the ones that never finished.
+    pub history: Vec<Record>,
+    /// What became of every attempt to write.
+    pub attempts: BTreeMap<Asker, Attempt>,
+    is_stopping: bool,
+    rng: fastrand::Rng,
+    delay_mean_us: u64,
+}
+
+impl Clients {
+    /// Clients at rest.
+    pub fn new(swarm: &Swarm) -> Clients {
+        let client = || Client { running: None, favourite: 0, last_op: 0, last_revision: BTreeMap::new() };
+        Clients {
+            clients: (0..swarm.clients).map(|_| client()).collect(),
+            history: Vec::new(),
+            attempts: BTreeMap::new(),
+            is_stopping: false,
+            rng: Stream::Load.rng(swarm.seed),
+            delay_mean_us: swarm.election_timeout_us / 500,
+        }
+    }
+
+    /// How long a message between a client and a member takes.
+    fn delay(&mut self) -> u64 {
+        exponential(&mut self.rng, self.delay_mean_us)
+    }
+
+    /// No more operations begin.
+    pub fn stop(&mut self) {
+        self.is_stopping = true;
+    }
+
+    /// Whether every operation has ended.
+    pub fn are_idle(&self) -> bool {
+        self.clients.iter().all(|client| client.running.is_none())
+    }
+
+    fn draw(&mut self, client: usize, swarm: &Swarm, now: u64) -> Record {
+        let key = format!("k{}", self.rng.u64(0..swarm.keys)).into_bytes();
+        let me = &mut self.clients[client];
+        me.last_op += 1;
+        let op = match self.rng.u8(0..10) {
+            0..=3 => None,
+            4 => Some(Op::Delete { key: key.clone() }),
+            _ => Some(Op::Put { key: key.clone(), value: format!("{client}.{}", me.last_op).into_bytes() }),
+        };
+        let condition = match self.rng.u8(0..12) {
+            0 => Some(Condition::Exists),
+            1 => Some(Condition::Absent),
+            2..=5 => me.last_revision.get(&key).map(|&revision| Condition::ModRevision(revision)),
+            _ => None,
+        };
+        let is_keyed = self.rng.f64() < swarm.keyed;
+        Record {
+            client,
+            op: me.last_op,
+            call: now,
+            ret: u64::MAX,
+            key,
+            write: op,
+            condition,
+            is_keyed,
+            told: Told::Unknown,
+        }
+    }
+}
+
+impl Record {
+    fn command(&self, asker: Asker) -> Command {
+        let op = self.write.clone().expect("a write");
+        let idempotency = self.is_keyed.then(|| Idempotency {
+            key: format!("c{}.{}", self.client, self.op),
+            request_hash: request_hash(&op, self.condition),
+        });
+        Command { op, condition: self.condition, idempotency, wall_ms: 0, actor: asker.to_string() }
+    }
+}
+
+impl std::fmt::Display for Asker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}", self.client, self.op, self.attempt)
+    }
+}
+
+impl World {
+    /// Lets the clients begin.
+    pub fn start_clients(&mut self) {
+        for client in 0..self.swarm.clients {
+            self.plan_next(client);
+        }
+    }
+
+    fn plan_next(&mut self, client: usize) {
+        let think = exponential(&mut self.clients.rng, self.swarm.think_mean_us);
+        self.plan(think, Event::Client { client, what: ToClient::Next });
+    }
+
+    pub fn handle_client_event(&mut self, client: usize, what: ToClient) {
+        match what {
+            ToClient::Next if self.clients.is_stopping => {}
+            ToClient::Next => {
+                let record = self.clients.draw(client, &self.swarm, self.now);
+                let op = record.op;
+                self.clients.clients[client].running =
+                    Some(Running { op, attempt: 0, record, saw_unknown: false });
+                self.attempt(client);
+            }
+            ToClient::Retry { op } => {
+                if self.clients.clients[client].running.as_ref().is_some_and(|running| running.op == op) {
+                    self.attempt(client);
+                }
+            }
+            ToClient::Arrive { node, asker, work } => {
+                let machine = &mut self.nodes[node];
+                if machine.is_stopped() {
+                    machine.backlog(Event::Client { client, what: ToClient::Arrive { node, asker, work } });
+                } else if machine.process.is_some() {
+                    self.submit(node, asker, work);
+                } else {
+                    let answer = Answer::Refused;
+                    self.plan(1, Event::Client { client, what: ToClient::Answer { asker, answer } });
+                }
+            }
+            ToClient::Answer { asker, answer } => self.handle_answer(asker, answer),
+            ToClient::GiveUp { asker } => {
+                if self.is_current(asker) {
+                    self.attempt_failed(asker, Fate::Unknown);
+                }
+            }
+        }
+    }
+
+    fn is_current(&self, asker: Asker) -> bool {
+        let running = self.clients.clients[asker.client].running.as_ref();
+        running.is_some_and(|running| (running.op, running.attempt) == (asker.op, asker.attempt))
+    }
+
+    /// Sends the request once more, to the member that answered last or to any.
+    fn attempt(&mut self, client: usize) {
+        let voters = self.swarm.voters;
+        let clients = &mut self.clients;
+        let me = &mut clients.clients[client];
+        let running = me.running.as_mut().expect("an operation is under way");
+        running.attempt += 1;
+        let node = if running.attempt > 1 || clients.rng.u8(0..8) == 0 {
+            clients.rng.usize(0..voters)
+        } else {
+            me.favourite
+        };
+        me.favourite = node;
+        let asker = Asker { client, op: running.op, attempt: running.attempt };
+        let work = match running.record.write {
+            Some(_) => Work::Write(running.record.command(asker)),
+            None => Work::Read(running.record.key.clone()),
+        };
+        if running.record.write.is_some() {
+            clients.attempts.insert(asker, Attempt { fate: Fate::Unknown });
+        }
+        let patience = clients.rng.u64(1..=10) * self.swarm.election_timeout_us;
+        let is_lost = clients.rng.f64() < self.net.faults.lose_request / 4.0;
+        if !is_lost {
+            let delay = clients.delay();
+            self.plan(delay, Event::Client { client, what: ToClient::Arrive { node, asker, work } });
+        }
+        self.plan(patience, Event::Client { client, what: ToClient::GiveUp { asker } });
+    }
+
+    fn handle_answer(&mut self, asker: Asker, answer: Answer) {
+        if !self.is_current(asker) {
+            return;
+        }
+        match answer {
+            Answer::Write(Ok(Applied { outcome: Outcome::Overloaded, .. })) => {
+                self.mark(Mark::DedupFull);
+                self.attempt_failed(asker, Fate::Refused);
+            }
+            Answer::Write(Ok(applied)) => {
+                self.clients.attempts.insert(asker, Attempt { fate: Fate::Done });
+                self.mark(Mark::WriteDone);
+                if applied.replayed {
+                    self.mark(Mark::DedupHit);
+                }
+                if let Outcome::PreconditionFailed { .. } = applied.outcome {
+                    self.mark(Mark::PreconditionFailed);
+                }
+                self.finish(asker.client, Told::Write(applied));
+            }
+            Answer::Read(Ok(seen)) => {
+                self.mark(Mark::ReadDone);
+                self.finish(asker.client, Told::Read(seen));
+            }
+            Answer::Broken => self.attempt_failed(asker, Fate::Unknown),
+            Answer::Write(Err(failure)) if !failure.kind.is_not_done() => {
+                self.attempt_failed(asker, Fate::Unknown)
+            }
+            Answer::Write(Err(_)) | Answer::Read(Err(_)) | Answer::Refused => {
+                self.attempt_failed(asker, Fate::NotDone);
+            }
+        }
+    }
+
+    /// Retries when that is safe: after "not done", for reads, and for writes with a key. The operation is unknown when
+    /// any of its attempts was.
+    fn attempt_failed(&mut self, asker: Asker, fate: Fate) {
+        let running = self.clients.clients[asker.client].running.as_mut().expect("an operation is under way");
+        let is_write = running.record.write.is_some();
+        if is_write {
+            running.saw_unknown |= fate == Fate::Unknown;
+            self.clients.attempts.insert(asker, Attempt { fate });
+        }
+        let is_safe = fate != Fate::Unknown || !is_write || running.record.is_keyed;
+        if is_safe && running.attempt < MAX_ATTEMPTS {
+            // The attempt is over: a late answer is not heard any more.
+            running.attempt += 1;
+            let pause = exponential(&mut self.clients.rng, self.swarm.election_timeout_us / 4);
+            let op = asker.op;
+            return self.plan(pause, Event::Client { client: asker.client, what: ToClient::Retry { op } });
+        }
+        let told = if running.saw_unknown { Told::Unknown } else { Told::NotDone };
+        if is_write && told == Told::NotDone {
+            self.mark(Mark::WriteNotDone);
+        }
+        self.finish(asker.client, told);
+    }
+
+    fn finish(&mut self, client: usize, told: Told) {
+        let me = &mut self.clients.clients[client];
+        let running = me.running.take().expect("an operation is under way");
+        let mut record = running.record;
+        let revision = match &told {
+            Told::Write(Applied { outcome: Outcome::Put { revision, .. }, .. }) => Some(*revision),
+            Told::Write(Applied { outcome: Outcome::PreconditionFailed { mod_revision, .. }, .. }) => {
+                Some(*mod_revision)
+            }
+            Told::Read(seen) => seen.value.as_ref().map(|(_, mod_revision)| *mod_revision),
+            _ => None,
+        };
+        if let Some(revision) = revision {
+            me.last_revision.insert(record.key.clone(), revision);
+        }
+        record.ret = self.now;
+        record.told = told;
+        self.line(|| format!("client {client} {record:?}"));
+        self.clients.history.push(record);
+        self.plan_next(client);
+    }
+
+    /// Operations that never ended are unknown.
+    pub fn close_history(&mut self) {
+        for client in &mut self.clients.clients {
+            if let Some(running) = client.running.take() {
+                self.clients.history.push(running.record);
+            }
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! Judges what clients were told, twice. First against the committed log: a plain sequential map replays it, every answer
+//! must be what the map says at its index, and the order of the log must agree with real time. Then, without trusting any
+//! index or revision, by the search for a linearization of each key.
+
+use std::collections::BTreeMap;
+
+use dkv::raft::{Entry, EntryKind, Index};
+use dkv::store::{Applied, Command, Condition, Kv, Op, Outcome};
+
+use crate::client::Asker;
+use crate::report::{Mark, Report};
+use crate::support::checker;
+
+/// What a key shows: its value and the revision that wrote it, when it is there.
+type Shown = Option<(Vec<u8>, u64)>;
+
+/// What a read saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Through which entry the map it read was applied.
+    pub applied: Index,
+    pub value: Shown,
+}
+
+impl Seen {
+    /// Looks a key up.
+    pub fn look(kv: &Kv, key: &[u8]) -> Seen {
+        let record = kv.get(key, None).expect("the latest revision can be read");
+        Seen { applied: kv.applied().index, value: record.map(|r| (r.value.to_vec(), r.mod_revision)) }
+    }
+}
+
+/// What a client was told in the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    Write(Applied),
+    Read(Seen),
+    NotDone,
+    Unknown,
+}
+
+/// What became of one attempt to write, as its client sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Done,
+    /// In the log, but refused there.
+    Refused,
+    NotDone,
+    Unknown,
+}
+
+/// One attempt to write.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt {
+    pub fate: Fate,
+}
+
+/// One operation of one client. Times are of the world.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub client: usize,
+    pub op: u32,
+    pub call: u64,
+    pub ret: u64,
+    pub key: Vec<u8>,
+    /// `None` for a read.
+    pub write: Option<Op>,
+    pub condition: Option<Condition>,
+    pub is_keyed: bool,
+    pub told: Told,
+}
+
+/// A key in the plain map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cell {
+    pub value: Vec<u8>,
+    pub create_revision: u64,
+    pub mod_revision: u64,
+    pub version: u64,
+}
+
+/// The sequential map that the store must look like: no floor, no expiry, nothing clever.
+#[derive(Default)]
+pub struct Model {
+    pub revision: u64,
+    pub cells: BTreeMap<Vec<u8>, Cell>,
+    decided: BTreeMap<String, Outcome>,
+    max_rows: u64,
+}
+
+impl Model {
+    fn apply(&mut self, command: &Command) -> (Outcome, bool) {
+        let Some(idempotency) = &command.idempotency else { return (self.execute(command), false) };
+        if let Some(outcome) = self.decided.get(&idempotency.key) {
+            return (outcome.clone(), true);
+        }
+        if self.decided.len() as u64 >= self.max_rows {
+            return (Outcome::Overloaded, false);
+        }
+        let outcome = self.execute(command);
+        self.decided.insert(idempotency.key.clone(), outcome.clone());
+        (outcome, false)
+    }
+
+    fn execute(&mut self, command: &Command) -> Outcome {
+        let key = command.op.key();
+        let mod_revision = self.cells.get(key).map_or(0, |cell| cell.mod_revision);
+        let holds = match command.condition {
+            None => true,
+            Some(Condition::ModRevision(wanted)) => mod_revision == wanted && wanted != 0,
+            Some(Condition::Exists) => mod_revision != 0,
+            Some(Condition::Absent) => mod_revision == 0,
+        };
+        if !holds {
+            return Outcome::PreconditionFailed { revision: self.revision, mod_revision };
+        }
+        match &command.op {
+            Op::Put { key, value } => {
+                self.revision += 1;
+                let revision = self.revision;
+                let (create_revision, version) = self
+                    .cells
+                    .get(key)
+                    .map_or((revision, 1), |cell| (cell.create_revision, cell.version + 1));
+                let cell = Cell { value: value.clone(), create_revision, mod_revision: revision, version };
+                self.cells.insert(key.clone(), cell);
+                Outcome::Put { revision, create_revision, version }
+            }
+            Op::Delete { key } => {
+                let deleted = u64::from(self.cells.remove(key).is_some());
+                self.revision += deleted;
+                Outcome::Deleted { revision: self.revision, deleted }
+            }
+        }
+    }
+}
+
+/// What the committed log did, in the eyes of the plain map.
+pub struct Replay {
+    pub model: Model,
+    /// Which attempt stands at each index, and what came of it.
+    outcomes: BTreeMap<Index, (Asker, Outcome, bool)>,
+    /// Where each attempt stands.
+    places: BTreeMap<Asker, Index>,
+    /// Every change of each key, by index.
+    cells: BTreeMap<Vec<u8>, Vec<(Index, Shown)>>,
+}
+
+impl Replay {
+    /// Replays the log. Panics when an attempt stands in it twice.
+    pub fn new(committed: &[Entry], max_rows: u64) -> Replay {
+        let model = Model { max_rows, ..Model::default() };
+        let mut replay =
+            Replay { model, outcomes: BTreeMap::new(), places: BTreeMap::new(), cells: BTreeMap::new() };
+        for entry in committed.iter().filter(|entry| entry.kind() == EntryKind::Command) {
+            let command = Command::decode(entry.payload()).expect("only commands are proposed");
+            let asker = parse_asker(&command.actor);
+            let earlier = replay.places.insert(asker, entry.index());
+            assert!(earlier.is_none(), "attempt {asker} was committed at {earlier:?} and {}", entry.index());
+            let (outcome, replayed) = replay.model.apply(&command);
+            replay.outcomes.insert(entry.index(), (asker, outcome, replayed));
+            let key = command.op.key();
+            let now = replay.model.cells.get(key).map(|cell| (cell.value.clone(), cell.mod_revision));
+            replay.cells.entry(key.to_vec()).or_default().push((entry.index(), now));
+        }
+        replay
+    }
+
+    fn value_at(&self, key: &[u8], index: Index) -> Shown {
+        let changes = self.cells.get(key)?;
+        let known = changes.partition_point(|(at, _)| *at <= index);
+        changes.get(known.checked_sub(1)?)?.1.clone()
+    }
+
+    /// Where an operation took effect, or was first decided.
+    fn decided_at(&self, record: &Record) -> Option<Index> {
+        let from = Asker { client: record.client, op: record.op, attempt: 0 };
+        let to = Asker { client: record.client, op: record.op, attempt: u32::MAX };
+        let places = self.places.range(from..=to).map(|(_, &index)| index);
+        places.filter(|index| self.outcomes[index].1 != Outcome::Overloaded).min()
+    }
+}
+
+fn parse_asker(actor: &str) -> Asker {
+    let mut numbers = actor.split('.').map(|n| n.parse::<u32>().expect("client.operation.attempt"));
+    let mut next = || numbers.next().expect("client.operation.attempt");
+    Asker { client: next() as usize, op: next(), attempt: next() }
+}
+
+/// Checks every answer, and every attempt, against the committed log. Counts what was checked.
+pub fn check(replay: &Replay, history: &[Record], attempts: &BTreeMap<Asker, Attempt>, report: &mut Report) {
+    check_attempts(replay, attempts, report);
+    check_effects(replay, history);
+    for record in history {
+        check_answer(replay, record);
+    }
+    check_real_time(replay, history);
+    report.counters.checked_operations += history.len() as u64;
+}
+
+/// P4: "not done" never takes effect later; "done" is in the log.
+fn check_attempts(replay: &Replay, attempts: &BTreeMap<Asker, Attempt>, report: &mut Report) {
+    for (asker, attempt) in attempts {
+        let place = replay.places.get(asker);
+        match (attempt.fate, place) {
+            (Fate::NotDone, Some(index)) => {
+                panic!("attempt {asker} was answered not done, and is committed at {index}")
+            }
+            (Fate::Done | Fate::Refused, None) => {
+                panic!("P1: attempt {asker} was answered, and is not in the log")
+            }
+            (Fate::Unknown, Some(_)) => report.mark(Mark::UnknownTookEffect),
+            (Fate::Unknown, None) => report.mark(Mark::UnknownNeverTookEffect),
+            _ => {}
+        }
+    }
+}
+
+/// P5: a keyed write takes effect at most once, over all of its attempts.
+fn check_effects(replay: &Replay, history: &[Record]) {
+    let mut effects: BTreeMap<(usize, u32), u32> = BTreeMap::new();
+    for (asker, outcome, replayed) in replay.outcomes.values() {
+        let changes = matches!(outcome, Outcome::Put { .. } | Outcome::Deleted { deleted: 1, .. });
+        if changes && !replayed {
+            *effects.entry((asker.client, asker.op)).or_default() += 1;
+        }
+    }
+    for record in history {
+        let effects = effects.get(&(record.client, record.op)).copied().unwrap_or(0);
+        assert!(effects <= 1, "P5: took effect {effects} times: {record:?}");
+        if record.told == Told::NotDone {
+            assert!(effects == 0, "P4: answered not done, and took effect: {record:?}");
+        }
+    }
+}
+
+fn check_answer(replay: &Replay, record: &Record) {
+    match &record.told {
+        Told::Write(Applied { index, outcome, replayed }) => {
+            let Some((asker, expected, was_replayed)) = replay.outcomes.get(index) else {
+                panic!("P1: acknowledged at {index}, where no write is committed: {record:?}");
+            };
+            assert!(
+                (asker.client, asker.op) == (record.client, record.op),
+                "the answer of {asker} went to another: {record:?}"
+            );
+            assert!(
+                (outcome, replayed) == (expected, was_replayed),
+                "the plain map says {expected:?}, replayed {was_replayed}: {record:?}"
+            );
+        }
+        Told::Read(seen) => {
+            let expected = replay.value_at(&record.key, seen.applied);
+            assert!(seen.value == expected, "the plain map has {expected:?}: {record:?}");
+        }
+        Told::NotDone | Told::Unknown => {}
+    }
+}
+
+/// P2: nothing stands in the log before something that had ended when it began. A read stands behind the write it saw
+/// last; reads of one place have no order among themselves.
+fn check_real_time(replay: &Replay, history: &[Record]) {
+    let mut places: Vec<(Index, bool, &Record)> = Vec::new();
+    for record in history {
+        match &record.told {
+            Told::Read(seen) => places.push((seen.applied, true, record)),
+            _ if record.write.is_some() => {
+                places.extend(replay.decided_at(record).map(|index| (index, false, record)));
+            }
+            _ => {}
+        }
+    }
+    places.sort_by_key(|(index, is_read, _)| (*index, *is_read));
+    let mut latest: Option<&Record> = None;
+    for group in places.chunk_by(|a, b| a.1 && b.1 && a.0 == b.0) {
+        for (index, _, record) in group {
+            let ret = if record.told == Told::Unknown { u64::MAX } else { record.ret };
+            if let Some(latest) = latest {
+                assert!(
+                    latest.call <= ret,
+                    "P2: stands at {index}, behind something that began after it had ended:\n{record:?}\n{latest:?}"
+                );
+            }
+        }
+        let last = group.iter().map(|(_, _, record)| *record).max_by_key(|record| record.call);
+        latest = latest.into_iter().chain(last).max_by_key(|record| record.call);
+    }
+}
+
+/// P2 once more, black box: some order of each key's operations explains every answer. Trusts neither the log nor the
+/// indexes; what is unknown stays unknown.
+pub fn check_linearizable(history: &[Record]) {
+    let events: Vec<checker::Event> = history.iter().filter_map(event).collect();
+    if let Err(fault) = checker::check(&events) {
+        panic!("P2: {fault}");
+    }
+}
+
+fn event(record: &Record) -> Option<checker::Event> {
+    let condition = record.condition.map(|condition| match condition {
+        Condition::ModRevision(revision) => checker::Condition::ModRevision(revision),
+        Condition::Exists => checker::Condition::Exists,
+        Condition::Absent => checker::Condition::Absent,
+    });
+    let op = match &record.write {
+        None => checker::Op::Get,
+        Some(Op::Put { value, .. }) => checker::Op::Put { value: value_number(value), condition },
+        Some(Op::Delete { .. }) => checker::Op::Delete { condition },
+    };
+    let result = match &record.told {
+        Told::Read(Seen { value: Some((value, mod_revision)), .. }) => {
+            checker::Answer::Value { value: value_number(value), mod_revision: *mod_revision }
+        }
+        Told::Read(Seen { value: None, .. }) => checker::Answer::Absent,
+        Told::Write(Applied { outcome, .. }) => match *outcome {
+            Outcome::Put { revision, .. } => checker::Answer::Written { revision },
+            Outcome::Deleted { revision, deleted } => {
+                checker::Answer::Deleted { revision, deleted: deleted == 1 }
+            }
+            Outcome::PreconditionFailed { mod_revision, .. } => {
+                checker::Answer::PreconditionFailed { mod_revision }
+            }
+            Outcome::IdempotencyMismatch | Outcome::Overloaded => {
+                panic!("no client was to be told this: {record:?}")
+            }
+        },
+        Told::NotDone => checker::Answer::NotDone,
+        Told::Unknown if record.write.is_none() => return None,
+        Told::Unknown => checker::Answer::Unknown,
+    };
+    let key = String::from_utf8(record.key.clone()).expect("the clients' keys are text");
+    Some(checker::Event {
+        client: record.client as u64,
+        key,
+        call_us: record.call,
+        return_us: record.ret,
+        op,
+        result,
+    })
+}
+
+/// The number in place of a value `client.operation`.
+fn value_number(value: &[u8]) -> u64 {
+    let text = std::str::from_utf8(value).expect("the clients' values are text");
+    let (client, op) = text.split_once('.').expect("client.operation");
+    client.parse::<u64>().expect("a number") << 32 | op.parse::<u64>().expect("a number")
+}

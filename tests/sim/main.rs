@@ -1,0 +1,109 @@
+//! Whole clusters in one thread: the real core, log, log writer, applier and state machine on a virtual clock, network
+//! and disk, one seed per run.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `swarm` | what a seed draws before its run: sizes, timings, kinds and rates of faults; its independent streams |
+//! | `world` | virtual time, the heap of events |
+//! | `net` | lost, doubled, late and replayed RPCs; links cut in each direction |
+//! | `disk` | what a crash leaves |
+//! | `node` | one member: core, log writer, applier, replicators, timer, rung as in production |
+//! | `client` | clients with unique values and retries; requests that wait |
+//! | `nemesis` | crashes, cuts, pauses, slow disks |
+//! | `oracle` | the invariants of the cluster, after every step |
+//! | `history` | what clients were told, against the committed log |
+//! | `run` | a run from seed to verdict; its bounds on time |
+//! | `report` | trace, coverage marks, counters |
+//!
+//! `SEEDS=n` sets the dose, `SEED=n cargo test --test sim -- --nocapture replay` shows one run in full.
+
+mod client;
+mod disk;
+mod history;
+mod nemesis;
+mod net;
+mod node;
+mod oracle;
+mod report;
+mod run;
+#[path = "../support/mod.rs"]
+mod support;
+mod swarm;
+mod world;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use report::Counters;
+
+/// Seeds in the standard dose.
+const DOSE: u64 = 500;
+
+/// Every so many seeds one is run twice.
+const TWICE_EVERY: u64 = 50;
+
+/// Threads that share the seeds; each run has one.
+const THREADS: usize = 2;
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
+
+/// Runs the seeds; the first failure of each thread ends it.
+fn run_all(seeds: std::ops::Range<u64>) -> (Counters, Vec<String>) {
+    let next = AtomicU64::new(seeds.start);
+    let total = Mutex::new((Counters::default(), Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let result = run::run(seed);
+                    let twice = seed.is_multiple_of(TWICE_EVERY).then(|| run::run(seed));
+                    let mut total = total.lock().expect("nothing panics under the lock");
+                    match (result, twice) {
+                        (Ok(first), Some(Ok(second))) if first.hash != second.hash => {
+                            total.1.push(format!("seed {seed} ran twice with different traces"));
+                            return;
+                        }
+                        (Ok(passed), _) => total.0.add(&passed.counters),
+                        (Err(failure), _) => {
+                            total.1.push(failure);
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    total.into_inner().expect("nothing panics under the lock")
+}
+
+#[test]
+fn seeds_keep_every_promise() {
+    let from = number("FROM").unwrap_or(0);
+    let dose = number("SEEDS").unwrap_or(DOSE);
+    let (counters, failures) = run_all(from..from + dose);
+    println!("{}", counters.summary());
+    assert!(failures.is_empty(), "{}", failures.join("\n----\n"));
+    assert_eq!(counters.seeds, dose, "every seed was run");
+    if dose >= DOSE {
+        let missing = counters.missing();
+        assert!(missing.is_empty(), "never reached: {missing:?}");
+        assert!(counters.events >= dose * 2_000, "only {} events", counters.events);
+        assert!(counters.crashes >= dose * 2, "only {} crashes", counters.crashes);
+        assert!(counters.checked_operations >= dose * 50, "only {} operations", counters.checked_operations);
+    }
+}
+
+/// Shows the run of `SEED` in full; without it, nothing to show.
+#[test]
+fn replay() {
+    if let Some(seed) = number("SEED") {
+        run::replay(seed);
+    }
+}

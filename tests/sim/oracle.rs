@@ -1,0 +1,278 @@
+//! What must hold of the whole cluster, checked after every step from outside: the oracle sees every log, every disk and
+//! every message, remembers all that was ever committed, and panics when a promise is broken. Labels as in
+//! `src/raft/invariants.rs`.
+
+use std::collections::BTreeMap;
+
+use dkv::raft::{
+    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, Found, HardState, Index,
+    Member, MemberId, Membership, Payload, Position, Raft, RequestVoteReply, RequestVoteRequest, RoleKind,
+    RpcRequest, Term, Watermarks, majority,
+};
+use dkv::store::Kv;
+
+use crate::disk::MachineDisk;
+use crate::report::Mark;
+use crate::swarm::Swarm;
+use crate::world::NodeIndex;
+
+/// All that was ever true of the cluster.
+pub struct Oracle {
+    voters: usize,
+    /// Every entry that was ever committed, entry 1 first.
+    pub committed: Vec<Entry>,
+    /// The term whose leader committed each of them.
+    committed_in: Vec<Term>,
+    leaders: BTreeMap<Term, NodeIndex>,
+    /// Every entry that was ever in a log, with the term of the one before it.
+    appended: BTreeMap<(Index, Term), (Entry, Term)>,
+    /// The state hash behind each applied index.
+    state_hashes: BTreeMap<Index, u128>,
+    /// The terms of each member's log, as seen last.
+    logs: Vec<Vec<Term>>,
+    hard_states: Vec<HardState>,
+}
+
+impl Oracle {
+    /// Of a cluster that has done nothing.
+    pub fn new(voters: usize) -> Oracle {
+        Oracle {
+            voters,
+            committed: Vec::new(),
+            committed_in: Vec::new(),
+            leaders: BTreeMap::new(),
+            appended: BTreeMap::new(),
+            state_hashes: BTreeMap::new(),
+            logs: vec![Vec::new(); voters],
+            hard_states: vec![HardState::default(); voters],
+        }
+    }
+
+    /// Entry `1@1`, committed by birth.
+    pub fn founding_entry(&mut self, swarm: &Swarm) -> Entry {
+        let members = (1..=self.voters as u64)
+            .map(|id| Member {
+                node_id: format!("n{id}"),
+                member_id: MemberId(id),
+                raft_addr: format!("n{id}:1"),
+                http_addr: format!("n{id}:2"),
+                voter: true,
+            })
+            .collect();
+        let found = Found {
+            cluster_id: ClusterId(swarm.seed),
+            settings: swarm.settings.clone(),
+            members: Membership { members },
+        };
+        let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
+        self.committed.push(entry.clone());
+        self.committed_in.push(1);
+        entry
+    }
+
+    /// Index of the last entry that was ever committed.
+    pub fn commit_index(&self) -> Index {
+        self.committed.len() as Index
+    }
+
+    /// A process begins with what recovery found.
+    pub fn started(&mut self, node: NodeIndex, raft: &Raft) {
+        self.check_log(node, raft);
+    }
+
+    /// After every step of a core: I8, I9, I10, I14.
+    pub fn observe(
+        &mut self,
+        node: NodeIndex,
+        raft: &Raft,
+        before: &Watermarks,
+        after: &Watermarks,
+        disks: &[&MachineDisk],
+    ) -> Vec<Mark> {
+        let mut marks = Vec::new();
+        if before.queued_seq != after.queued_seq {
+            self.check_log(node, raft);
+        }
+        let leads_anew =
+            after.role == RoleKind::Leader && (before.role, before.term) != (after.role, after.term);
+        if leads_anew {
+            self.check_new_leader(node, raft);
+            // The new leader's no-op is no such entry.
+            let tail =
+                |(n, log): (NodeIndex, &Vec<Term>)| log.len() > self.committed.len() + usize::from(n == node);
+            if self.logs.iter().enumerate().any(tail) {
+                marks.push(Mark::ElectedWithUncommittedTail);
+            }
+        }
+        if before.role == RoleKind::Candidate
+            && (after.term > before.term || after.role == RoleKind::Follower)
+        {
+            marks.push(Mark::ElectionFailed);
+        }
+        for index in before.committed.index + 1..=after.committed.index {
+            let entry = raft.log().get(index).expect("what is committed is in the log");
+            if let Some(known) = self.committed.get(index as usize - 1) {
+                assert_eq!(
+                    known,
+                    entry,
+                    "I7: n{} commits another entry {index} than was committed",
+                    node + 1
+                );
+                continue;
+            }
+            self.check_durable_on_quorum(entry, disks);
+            self.committed.push(entry.clone());
+            self.committed_in.push(after.term);
+            if entry.term() < after.term {
+                marks.push(Mark::OldTermCommitted);
+            }
+        }
+        marks
+    }
+
+    /// I9, log matching, by induction: an index and a term stand for one entry behind one other, in every log ever.
+    fn check_log(&mut self, node: NodeIndex, raft: &Raft) {
+        let log = raft.log();
+        let seen = &mut self.logs[node];
+        seen.truncate(log.last_index() as usize);
+        while seen.last().is_some_and(|&term| log.term_at(seen.len() as Index) != Some(term)) {
+            seen.pop();
+        }
+        for index in seen.len() as Index + 1..=log.last_index() {
+            let entry = log.get(index).expect("within the log");
+            let before = log.term_at(index - 1).expect("within the log");
+            let known = self.appended.entry((index, entry.term())).or_insert_with(|| (entry.clone(), before));
+            assert!(
+                known.0 == *entry && known.1 == before,
+                "I9: n{} has {entry:?} behind a term {before}, elsewhere {:?} stands behind a term {}",
+                node + 1,
+                known.0,
+                known.1
+            );
+            seen.push(entry.term());
+        }
+    }
+
+    /// I8, one leader per term, and I10, leader completeness: what an earlier term's leader has committed is in its log. (A
+    /// leader of an old term that comes late may know less.)
+    fn check_new_leader(&mut self, node: NodeIndex, raft: &Raft) {
+        let known = *self.leaders.entry(raft.term()).or_insert(node);
+        assert!(known == node, "I8: n{} and n{} both lead term {}", known + 1, node + 1, raft.term());
+        let earlier = self.committed_in.iter().map(|&term| term < raft.term());
+        for entry in
+            self.committed.iter().zip(earlier).filter_map(|(entry, earlier)| earlier.then_some(entry))
+        {
+            assert!(
+                raft.log().get(entry.index()) == Some(entry),
+                "I10: n{} leads term {} without the committed {entry:?}",
+                node + 1,
+                raft.term()
+            );
+        }
+    }
+
+    /// P1: what counts as committed is on the disks of a majority, whatever the members believe.
+    fn check_durable_on_quorum(&self, entry: &Entry, disks: &[&MachineDisk]) {
+        let holders = disks.iter().filter(|disk| disk.durable().get(entry.index()) == Some(entry)).count();
+        assert!(
+            holders >= majority(self.voters),
+            "I14: {entry:?} counts as committed, but is durable on {holders} of {} disks",
+            self.voters
+        );
+    }
+
+    /// I11: the state is a function of the applied index; and only what is committed is applied.
+    pub fn check_applied(&mut self, node: NodeIndex, kv: &Kv) {
+        let applied = kv.applied();
+        let committed = self.committed.get(applied.index as usize - 1).map(Entry::position);
+        assert!(committed == Some(applied), "n{} applied {applied}, committed is {committed:?}", node + 1);
+        let hash = kv.state_hash();
+        let known = *self.state_hashes.entry(applied.index).or_insert(hash);
+        assert!(known == hash, "I11: n{} has another state than others at {applied}", node + 1);
+    }
+
+    /// I1 and I2 on the disk: term and vote never go back, and a vote once given stays.
+    pub fn check_durable(&mut self, node: NodeIndex, disk: &MachineDisk) {
+        let (old, new) = (self.hard_states[node], disk.durable().hard_state);
+        assert!(
+            new.term >= old.term,
+            "I1: the durable term of n{} fell from {} to {}",
+            node + 1,
+            old.term,
+            new.term
+        );
+        assert!(
+            new.term > old.term || old.voted_for.is_none() || new.voted_for == old.voted_for,
+            "I2: the durable vote of n{} changed in term {} from {:?} to {:?}",
+            node + 1,
+            new.term,
+            old.voted_for,
+            new.voted_for
+        );
+        self.hard_states[node] = new;
+    }
+
+    // ---- I12: nothing leaves before the disk holds what it vouches for ---------------------------------------------------
+
+    /// A request leaves.
+    pub fn check_request(&self, request: &RpcRequest, disk: &MachineDisk) {
+        let durable = disk.durable().hard_state;
+        match request {
+            RpcRequest::RequestVote(r) if r.pre_vote => {}
+            RpcRequest::RequestVote(r) => check_vote(durable, r.term, r.candidate, "asks for votes"),
+            RpcRequest::AppendEntries(r) => {
+                assert!(durable.term >= r.term, "I12: leads term {}, durable is {durable:?}", r.term);
+            }
+        }
+    }
+
+    /// The answer to a vote leaves.
+    pub fn check_vote_reply(
+        &self,
+        request: &RequestVoteRequest,
+        reply: &RequestVoteReply,
+        disk: &MachineDisk,
+    ) {
+        let durable = disk.durable().hard_state;
+        match (request.pre_vote, reply.granted) {
+            (true, true) => {}
+            (false, true) => check_vote(durable, request.term, request.candidate, "grants a vote"),
+            (_, false) => {
+                assert!(durable.term >= reply.term, "I12: answers {reply:?}, durable is {durable:?}");
+            }
+        }
+    }
+
+    /// The answer to an append leaves.
+    pub fn check_append_reply(
+        &self,
+        request: &AppendEntriesRequest,
+        reply: &AppendEntriesReply,
+        disk: &MachineDisk,
+    ) {
+        let durable = disk.durable();
+        assert!(
+            durable.hard_state.term >= reply.term,
+            "I12: answers {reply:?}, durable is {:?}",
+            durable.hard_state
+        );
+        let AppendOutcome::Accepted { match_index, .. } = reply.outcome else { return };
+        let promised = match match_index.checked_sub(request.prev.index) {
+            Some(0) => Some(request.prev.term),
+            Some(nth) => request.entries.get(nth as usize - 1).map(Entry::term),
+            None => durable.term_at(match_index),
+        };
+        assert!(
+            promised.is_some() && durable.term_at(match_index) == promised,
+            "I12: acknowledges {match_index} of {request:?}, the disk ends at {}",
+            durable.last()
+        );
+    }
+}
+
+fn check_vote(durable: HardState, term: Term, candidate: MemberId, what: &str) {
+    assert!(
+        durable.term > term || (durable.term == term && durable.voted_for == Some(candidate)),
+        "I12: {what} for {candidate} in term {term}, durable is {durable:?}"
+    );
+}

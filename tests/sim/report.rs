@@ -1,0 +1,216 @@
+//! What a run leaves behind: the trace and its hash, how often the rare situations occurred, and the counters that prove
+//! that something was run at all.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write as _;
+
+use crate::swarm::mix;
+
+/// Lines kept for a failure's report.
+const LAST_LINES: usize = 200;
+
+/// How the trace is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TraceMode {
+    /// Only its hash: the usual case. A run that fails is run again with [`TraceMode::Last`].
+    Hash,
+    /// The last lines as well.
+    Last,
+    /// Every line goes to standard error at once.
+    Print,
+}
+
+macro_rules! marks {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Rare situations. A suite that never reaches one of them proves nothing about it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Mark { $($(#[$doc])* $name,)* }
+
+        impl Mark {
+            /// All of them.
+            pub const ALL: &[Mark] = &[$(Mark::$name,)*];
+        }
+    };
+}
+
+marks! {
+    /// A leader was elected.
+    Elected,
+    /// ... while some log held entries that nobody had committed.
+    ElectedWithUncommittedTail,
+    /// A candidate did not win its term.
+    ElectionFailed,
+    /// A follower cut entries that conflicted with the leader's.
+    ConflictTruncation,
+    /// A leader had to look for where a peer's log agrees.
+    Backtracked,
+    /// Entries of an earlier term were committed together with one of the leader's own.
+    OldTermCommitted,
+    /// A pre-vote or vote was refused because a leader was alive.
+    RefusedByStickiness,
+    /// A vote was refused because the candidate's log was behind.
+    RefusedLogBehind,
+    /// A vote was refused because the vote of the term was given.
+    RefusedAlreadyVoted,
+    /// ... and it had been given before a restart.
+    RefusedVotedBeforeCrash,
+    /// A member crashed whose disk held a vote of its current term.
+    VotePersistedThenCrash,
+    /// A leader stepped down for want of a quorum.
+    CheckQuorumStepDown,
+    /// A leader stepped down at a higher term.
+    HigherTermStepDown,
+    /// A leader stepped down because its disk did not answer.
+    DiskStallStepDown,
+    /// A stalled disk answered again.
+    DiskRecovered,
+    /// An append was answered before the disk had its entries.
+    HeldAppendAnsweredEarly,
+    /// A member's queue for its disk was full.
+    AppendNotTaken,
+    /// A reply waited so long that the term had changed.
+    ReplyOvertakenByTerm,
+    /// A proposal was refused because too much waited for the disk.
+    ProposalOverloaded,
+    /// A read failed because the leadership ended.
+    ReadFailed,
+    /// A request of an old term arrived.
+    OldTermRequest,
+    /// A reply arrived after its caller had given up.
+    ReplyTooLate,
+    /// A request was delivered twice.
+    Duplicated,
+    /// A request was delivered once more much later.
+    Replayed,
+    /// A process died.
+    ProcessDeath,
+    /// The power failed.
+    PowerLoss,
+    /// ... on every member at once.
+    AllCrashed,
+    /// A crash hit in the middle of a write.
+    CrashInWrite,
+    /// A crash hit after a sync and before the core knew of it.
+    CrashAfterSync,
+    /// A process died while, or right after, it recovered its log.
+    CrashInRecovery,
+    /// Recovery cut a torn end off.
+    TornTailCut,
+    /// A log was sealed.
+    Sealed,
+    /// A member was stopped and went on.
+    Paused,
+    /// A write was done.
+    WriteDone,
+    /// A read was done.
+    ReadDone,
+    /// A condition did not hold.
+    PreconditionFailed,
+    /// A retry was answered from the idempotency table.
+    DedupHit,
+    /// The idempotency table was full.
+    DedupFull,
+    /// A write whose outcome was unknown to its client took effect.
+    UnknownTookEffect,
+    /// A write whose outcome was unknown to its client never took effect.
+    UnknownNeverTookEffect,
+    /// A write was surely not done.
+    WriteNotDone,
+    /// A network shape with a connected majority stood, and writes went on.
+    StandingShape,
+}
+
+/// What was counted in one run, or in all.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    pub seeds: u64,
+    pub events: u64,
+    pub crashes: u64,
+    pub checked_operations: u64,
+    pub marks: BTreeMap<Mark, u64>,
+}
+
+impl Counters {
+    /// Adds those of another run.
+    pub fn add(&mut self, other: &Counters) {
+        self.seeds += other.seeds;
+        self.events += other.events;
+        self.crashes += other.crashes;
+        self.checked_operations += other.checked_operations;
+        for (&mark, count) in &other.marks {
+            *self.marks.entry(mark).or_default() += count;
+        }
+    }
+
+    /// Marks that were never reached.
+    pub fn missing(&self) -> Vec<Mark> {
+        Mark::ALL.iter().copied().filter(|mark| !self.marks.contains_key(mark)).collect()
+    }
+
+    /// For people.
+    pub fn summary(&self) -> String {
+        let mut text = format!(
+            "{} seeds, {} events, {} crashes, {} operations checked\n",
+            self.seeds, self.events, self.crashes, self.checked_operations
+        );
+        for mark in Mark::ALL {
+            let count = self.marks.get(mark).copied().unwrap_or(0);
+            writeln!(text, "  {:<26} {count:>9}", format!("{mark:?}")).expect("a string takes it");
+        }
+        text
+    }
+}
+
+/// The report of one run. Shared with the caller, who reads it even when the run panics.
+pub struct Report {
+    mode: TraceMode,
+    hash: u64,
+    last: VecDeque<String>,
+    pub counters: Counters,
+}
+
+impl Report {
+    /// An empty one.
+    pub fn new(mode: TraceMode) -> Report {
+        Report {
+            mode,
+            hash: 0,
+            last: VecDeque::new(),
+            counters: Counters { seeds: 1, ..Counters::default() },
+        }
+    }
+
+    /// Counts a rare situation.
+    pub fn mark(&mut self, mark: Mark) {
+        *self.counters.marks.entry(mark).or_default() += 1;
+    }
+
+    /// Makes a number part of what two runs of one seed must have in common.
+    pub fn feed(&mut self, number: u64) {
+        self.hash = mix(self.hash ^ number);
+    }
+
+    /// Adds a line; it is only made when somebody wants to see it.
+    pub fn line(&mut self, now_us: u64, line: impl FnOnce() -> String) {
+        match self.mode {
+            TraceMode::Hash => {}
+            TraceMode::Print => eprintln!("{:>10} {}", now_us, line()),
+            TraceMode::Last => {
+                if self.last.len() == LAST_LINES {
+                    self.last.pop_front();
+                }
+                self.last.push_back(format!("{:>10} {}", now_us, line()));
+            }
+        }
+    }
+
+    /// The hash of all that happened.
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// The last lines.
+    pub fn last_lines(&self) -> impl Iterator<Item = &str> {
+        self.last.iter().map(String::as_str)
+    }
+}

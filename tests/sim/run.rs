@@ -1,0 +1,190 @@
+//! One run from its seed to its verdict: chaos, sometimes a long time in one shape of the network, then peace, in which
+//! the cluster has to come back, agree, and account for everything its clients were told.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use dkv::raft::EntryKind;
+
+use crate::history::{self, Replay};
+use crate::report::{Counters, Mark, Report, TraceMode};
+use crate::swarm::Swarm;
+use crate::world::World;
+
+/// What a run without fault leaves.
+pub struct Passed {
+    pub hash: u64,
+    pub counters: Counters,
+}
+
+/// Runs a seed. A failure is run again with its trace and comes back as text.
+pub fn run(seed: u64) -> Result<Passed, String> {
+    match attempt(seed, TraceMode::Hash) {
+        (Ok(()), report) => {
+            let report = report.borrow();
+            Ok(Passed { hash: report.hash(), counters: report.counters.clone() })
+        }
+        (Err(what), _) => {
+            let (again, report) = attempt(seed, TraceMode::Last);
+            let report = report.borrow();
+            let lines: Vec<&str> = report.last_lines().collect();
+            let note = match again {
+                Err(again) if again == what => "",
+                _ => "\nNOT DETERMINISTIC: the replay ended otherwise",
+            };
+            Err(format!(
+                "{}\n\nseed {seed} failed: {what}{note}\nreplay it with its whole trace:\n    SEED={seed} cargo test --test sim \
+                 -- --nocapture replay\n",
+                lines.join("\n")
+            ))
+        }
+    }
+}
+
+/// Runs a seed and prints everything.
+pub fn replay(seed: u64) {
+    eprintln!("{:#?}", Swarm::draw(seed));
+    let (result, report) = attempt(seed, TraceMode::Print);
+    let report = report.borrow();
+    eprintln!("{}trace hash {:016x}", report.counters.summary(), report.hash());
+    if let Err(what) = result {
+        panic!("seed {seed} failed: {what}");
+    }
+}
+
+fn attempt(seed: u64, mode: TraceMode) -> (Result<(), String>, Rc<RefCell<Report>>) {
+    let report = Rc::new(RefCell::new(Report::new(mode)));
+    let shared = report.clone();
+    let result = catch_unwind(AssertUnwindSafe(move || live(Swarm::draw(seed), shared)));
+    let result = result.map_err(|panic| match panic.downcast_ref::<String>() {
+        Some(text) => text.clone(),
+        None => panic.downcast_ref::<&str>().map_or("a panic without text", |text| text).to_owned(),
+    });
+    (result, report)
+}
+
+fn live(swarm: Swarm, report: Rc<RefCell<Report>>) {
+    let mut world = World::new(swarm, report);
+    world.start_clients();
+    world.start_nemesis();
+    world.run_until(world.swarm.chaos_us, |_| false);
+    world.end_nemesis();
+    world.line(|| "the chaos is over".to_owned());
+    if world.swarm.standing_us > 0 {
+        world.stand();
+    }
+    world.recover();
+    world.converge();
+    world.judge();
+}
+
+impl World {
+    /// An election timeout at its longest, by the slowest clock.
+    fn longest_timeout(&self) -> u64 {
+        self.swarm.max_election_timeout_us() * 10 / 9 + 1
+    }
+
+    fn calm(&mut self) {
+        let t = self.swarm.election_timeout_us;
+        self.net.calm(t / 1_000);
+        self.calm_machines(t / 1_000);
+    }
+
+    /// P6: while a majority can exchange messages pairwise, writes go on, whatever the others do.
+    fn stand(&mut self) {
+        self.calm();
+        self.cut_with_connected_majority();
+        let end = self.now + self.swarm.standing_us;
+        let patience = 20 * self.longest_timeout();
+        while self.now < end {
+            let before = self.oracle.commit_index();
+            self.run_until((self.now + patience).min(end), |_| false);
+            assert!(
+                self.now == end || self.has_committed_a_write_since(before),
+                "P6: a majority is connected, and nothing was written for {patience} us"
+            );
+        }
+        self.mark(Mark::StandingShape);
+        self.net.heal();
+    }
+
+    /// After the last fault there is a leader within three election timeouts and a write within five, and the time it
+    /// takes to notice that a call went to the dead.
+    fn recover(&mut self) {
+        self.line(|| "everything is whole".to_owned());
+        self.net.heal();
+        self.calm();
+        let (start, timeout) = (self.now, self.longest_timeout());
+        let notice = timeout / 2;
+        self.run_until(start + notice + 3 * timeout, |world| world.has_leader());
+        assert!(self.has_leader(), "no leader {} us after the last fault", self.now - start);
+        let committed = self.oracle.commit_index();
+        self.run_until(start + notice + 5 * timeout, |world| world.has_committed_a_write_since(committed));
+        assert!(
+            self.has_committed_a_write_since(committed),
+            "no write {} us after the last fault",
+            self.now - start
+        );
+    }
+
+    fn has_leader(&self) -> bool {
+        let Some(leader) = self.leader() else { return false };
+        let raft = |node: usize| self.nodes[node].process.as_ref().map(|p| (p.raft.term(), p.raft.leader()));
+        let agreed = raft(leader);
+        (0..self.nodes.len()).filter(|&node| raft(node) == agreed).count() > self.nodes.len() / 2
+    }
+
+    fn has_committed_a_write_since(&self, committed: u64) -> bool {
+        self.oracle.committed[committed as usize..].iter().any(|entry| entry.kind() == EntryKind::Command)
+    }
+
+    /// The clients finish, and every member ends with the same state.
+    fn converge(&mut self) {
+        self.clients.stop();
+        let timeout = self.longest_timeout();
+        self.run_until(self.now + 200 * timeout, |world| world.clients.are_idle());
+        self.close_history();
+        self.run_until(self.now + 50 * timeout, |world| world.has_converged());
+        if !self.has_converged() {
+            let states: Vec<String> = self.nodes.iter().map(|m| m.describe()).collect();
+            panic!("the members do not agree: {}", states.join("; "));
+        }
+    }
+
+    fn has_converged(&self) -> bool {
+        let target = self.oracle.commit_index();
+        self.nodes.iter().all(|machine| {
+            machine.process.as_ref().is_some_and(|p| {
+                p.raft.last_applied() == target
+                    && p.raft.last().index == target
+                    && p.raft.persisted_index() == target
+            })
+        })
+    }
+
+    /// P1 to P5 on what the clients were told.
+    fn judge(&mut self) {
+        let replay = Replay::new(&self.oracle.committed, self.swarm.settings.idempotency_rows);
+        for machine in &self.nodes {
+            let kv = &machine.process.as_ref().expect("everybody is up").kv;
+            assert!(
+                kv.revision() == replay.model.revision,
+                "revision {} of {}",
+                kv.revision(),
+                replay.model.revision
+            );
+            for (key, cell) in &replay.model.cells {
+                let record =
+                    kv.get(key, None).expect("the latest revision can be read").expect("the map has it");
+                assert!(
+                    (record.value, record.create_revision, record.mod_revision, record.version)
+                        == (&cell.value[..], cell.create_revision, cell.mod_revision, cell.version),
+                    "the plain map has {cell:?}, a member {record:?}"
+                );
+            }
+        }
+        history::check(&replay, &self.clients.history, &self.clients.attempts, &mut self.report.borrow_mut());
+        history::check_linearizable(&self.clients.history);
+    }
+}

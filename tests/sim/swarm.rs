@@ -1,0 +1,169 @@
+//! What one seed draws before its run begins: the size of the cluster, its timings, and which kinds of faults exist in
+//! it with which rates. Runs that lack some kinds of faults reach states that runs with all of them never do.
+
+use dkv::raft::Settings;
+
+/// Independent streams of one seed, so that taking one more number from one does not move the others.
+#[derive(Clone, Copy, Debug)]
+pub enum Stream {
+    Swarm = 1,
+    Net,
+    Disk,
+    Clock,
+    Schedule,
+    Load,
+    Nemesis,
+    Elections,
+}
+
+impl Stream {
+    /// The generator of this stream (splitmix64 of seed and stream as its seed).
+    pub fn rng(self, seed: u64) -> fastrand::Rng {
+        fastrand::Rng::with_seed(mix(mix(seed) ^ self as u64))
+    }
+}
+
+/// The finaliser of splitmix64: neighbouring seeds become unrelated ones.
+pub fn mix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Rates of the network's misbehaviour, each a probability per RPC. Times in microseconds.
+#[derive(Clone, Debug)]
+pub struct NetFaults {
+    pub delay_mean_us: u64,
+    /// How often a message takes the long way, and how long that is on average.
+    pub tail: f64,
+    pub tail_mean_us: u64,
+    pub lose_request: f64,
+    pub lose_reply: f64,
+    pub duplicate: f64,
+    /// How often a request is kept and delivered once more much later.
+    pub replay: f64,
+}
+
+/// Which kinds of faults the nemesis may choose from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    CrashOne,
+    CrashMany,
+    CrashAll,
+    Cut,
+    Flap,
+    Pause,
+    SlowDisk,
+    StallDisk,
+}
+
+const KINDS: [Kind; 8] = [
+    Kind::CrashOne,
+    Kind::CrashMany,
+    Kind::CrashAll,
+    Kind::Cut,
+    Kind::Flap,
+    Kind::Pause,
+    Kind::SlowDisk,
+    Kind::StallDisk,
+];
+
+/// Everything that is decided before a run. Times in microseconds.
+#[derive(Clone, Debug)]
+pub struct Swarm {
+    pub seed: u64,
+    pub voters: usize,
+    pub election_timeout_us: u64,
+    pub heartbeat_us: u64,
+    pub disk_stall_us: u64,
+    pub max_append_bytes: usize,
+    pub max_unpersisted_bytes: usize,
+    /// Size of a segment of the log.
+    pub segment_bytes: u64,
+    pub settings: Settings,
+    pub net: NetFaults,
+    /// Mean of an ordinary sync.
+    pub sync_mean_us: u64,
+    /// How late a thread may wake.
+    pub wake_max_us: u64,
+    /// Whether the members' clocks run at different rates, 0.9 to 1.1.
+    pub clocks_drift: bool,
+    pub kinds: Vec<Kind>,
+    /// Mean time between two acts of the nemesis.
+    pub nemesis_mean_us: u64,
+    /// How likely a crash is a power loss rather than the death of a process.
+    pub power_loss: f64,
+    pub chaos_us: u64,
+    /// After the chaos a network shape that leaves a majority connected stands for so long; 0 = none.
+    pub standing_us: u64,
+    pub clients: usize,
+    pub keys: u64,
+    pub think_mean_us: u64,
+    /// How likely a write carries an idempotency key.
+    pub keyed: f64,
+}
+
+impl Swarm {
+    /// The draw of this seed.
+    pub fn draw(seed: u64) -> Swarm {
+        let mut rng = Stream::Swarm.rng(seed);
+        let t = rng.u64(100..=400) * 1_000;
+        let voters = [1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 5, 7][rng.usize(0..12)];
+        let mut rate = |max: f64| if rng.bool() { rng.f64() * max } else { 0.0 };
+        let (tail, lose_request, lose_reply) = (rate(0.1), rate(0.15), rate(0.15));
+        let (duplicate, replay) = (rate(0.2), rate(0.05));
+        let net = NetFaults {
+            delay_mean_us: t / [4_000, 400, 60, 12][rng.usize(0..4)] + 20,
+            tail,
+            tail_mean_us: t * rng.u64(1..=8),
+            lose_request,
+            lose_reply,
+            duplicate,
+            replay,
+        };
+        let kinds = KINDS.into_iter().filter(|_| rng.u8(0..3) > 0).collect();
+        let settings = Settings {
+            retention_revisions: [3, 50, 100_000][rng.usize(0..3)],
+            retention_bytes: [500, 32 << 20][rng.usize(0..2)],
+            idempotency_rows: [4, 200, 1_000_000][rng.usize(0..3)],
+            // Longer than any run: that a retry is never executed twice can be asserted.
+            idempotency_window_s: 100_000,
+        };
+        Swarm {
+            seed,
+            voters,
+            election_timeout_us: t,
+            heartbeat_us: t / rng.u64(3..=12),
+            disk_stall_us: t * rng.u64(3..=8),
+            max_append_bytes: [1, 300, 4_000, 1 << 20][rng.usize(0..4)],
+            max_unpersisted_bytes: [16 << 20, 16 << 20, 150, 600][rng.usize(0..4)],
+            segment_bytes: [8 << 10, 16 << 10, 64 << 10][rng.usize(0..3)],
+            settings,
+            net,
+            sync_mean_us: t / [1_000, 200, 50, 10][rng.usize(0..4)] + 20,
+            wake_max_us: [1, 50, 2_000][rng.usize(0..3)],
+            clocks_drift: rng.bool(),
+            kinds,
+            nemesis_mean_us: t * rng.u64(2..=10),
+            power_loss: [0.0, 0.5, 1.0][rng.usize(0..3)],
+            chaos_us: 2 * t * rng.u64(8..=30),
+            standing_us: if rng.u8(0..8) == 0 { 2 * t * 110 } else { 0 },
+            clients: rng.usize(1..=6),
+            keys: rng.u64(1..=4),
+            think_mean_us: t / [100, 10, 2][rng.usize(0..3)],
+            keyed: [0.0, 0.5, 1.0][rng.usize(0..3)],
+        }
+    }
+
+    /// The longest election timeout of a member whose clock is right.
+    pub fn max_election_timeout_us(&self) -> u64 {
+        2 * self.election_timeout_us
+    }
+}
+
+/// A time drawn from an exponential distribution, at least one microsecond.
+pub fn exponential(rng: &mut fastrand::Rng, mean_us: u64) -> u64 {
+    let draw = -(1.0 - rng.f64()).ln() * mean_us as f64;
+    (draw as u64).max(1)
+}

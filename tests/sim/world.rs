@@ -1,0 +1,147 @@
+//! The world of one run: virtual time, the heap of things to come, and everything that lives in it. One thread, one
+//! seed, no clock of the machine.
+
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::rc::Rc;
+
+use crate::client::{Clients, ToClient};
+use crate::nemesis::{Act, Nemesis};
+use crate::net::{Net, NetEvent};
+use crate::node::{Machine, NodeEvent};
+use crate::oracle::Oracle;
+use crate::report::{Mark, Report};
+use crate::swarm::{Stream, Swarm};
+
+/// Index of a member in the world; its identity is one more.
+pub type NodeIndex = usize;
+
+/// Something to come.
+pub enum Event {
+    /// A thread of one process has something to do. Lost when that process is gone.
+    Node { node: NodeIndex, life: u64, what: NodeEvent },
+    /// A message arrives, or an RPC ends.
+    Net(NetEvent),
+    /// A client goes on.
+    Client { client: usize, what: ToClient },
+    /// The nemesis acts.
+    Nemesis(Act),
+}
+
+/// Ordered by time, then by the order in which it was planned.
+struct Planned {
+    at: u64,
+    seq: u64,
+    event: Event,
+}
+
+impl PartialEq for Planned {
+    fn eq(&self, other: &Planned) -> bool {
+        (self.at, self.seq) == (other.at, other.seq)
+    }
+}
+
+impl Eq for Planned {}
+
+impl PartialOrd for Planned {
+    fn partial_cmp(&self, other: &Planned) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Planned {
+    fn cmp(&self, other: &Planned) -> std::cmp::Ordering {
+        (self.at, self.seq).cmp(&(other.at, other.seq))
+    }
+}
+
+/// One cluster with its clients and its fate.
+pub struct World {
+    /// Microseconds since the run began.
+    pub now: u64,
+    pub swarm: Swarm,
+    pub net: Net,
+    pub nodes: Vec<Machine>,
+    pub clients: Clients,
+    pub nemesis: Nemesis,
+    pub oracle: Oracle,
+    pub report: Rc<RefCell<Report>>,
+    /// How late threads wake, how long they take.
+    pub schedule_rng: fastrand::Rng,
+    heap: BinaryHeap<Reverse<Planned>>,
+    last_seq: u64,
+}
+
+impl World {
+    /// A founded cluster at rest: every member has entry `1@1` on its disk.
+    pub fn new(swarm: Swarm, report: Rc<RefCell<Report>>) -> World {
+        let seed = swarm.seed;
+        let mut world = World {
+            now: 0,
+            net: Net::new(&swarm),
+            nodes: Vec::new(),
+            clients: Clients::new(&swarm),
+            nemesis: Nemesis::new(&swarm),
+            oracle: Oracle::new(swarm.voters),
+            report,
+            schedule_rng: Stream::Schedule.rng(seed),
+            heap: BinaryHeap::new(),
+            last_seq: 0,
+            swarm,
+        };
+        world.line(|| format!("seed {seed}"));
+        world.found();
+        world
+    }
+
+    /// Plans an event `after_us` from now.
+    pub fn plan(&mut self, after_us: u64, event: Event) {
+        self.plan_at(self.now + after_us, event);
+    }
+
+    /// Plans an event.
+    pub fn plan_at(&mut self, at: u64, event: Event) {
+        self.last_seq += 1;
+        self.heap.push(Reverse(Planned { at, seq: self.last_seq, event }));
+    }
+
+    /// Lets everything happen until `until`; stops early when `done` says so.
+    pub fn run_until(&mut self, until: u64, mut done: impl FnMut(&World) -> bool) {
+        while let Some(Reverse(next)) = self.heap.peek() {
+            if next.at > until || done(self) {
+                break;
+            }
+            let Reverse(planned) = self.heap.pop().expect("just seen");
+            self.now = planned.at;
+            self.happen(planned.event);
+        }
+        if !done(self) {
+            self.now = until;
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        {
+            let mut report = self.report.borrow_mut();
+            report.counters.events += 1;
+            report.feed(self.now);
+        }
+        match event {
+            Event::Node { node, life, what } => self.handle_node_event(node, life, what),
+            Event::Net(event) => self.handle_net_event(event),
+            Event::Client { client, what } => self.handle_client_event(client, what),
+            Event::Nemesis(act) => self.handle_act(act),
+        }
+    }
+
+    /// Counts a rare situation.
+    pub fn mark(&self, mark: Mark) {
+        self.report.borrow_mut().mark(mark);
+    }
+
+    /// A line of the trace.
+    pub fn line(&self, line: impl FnOnce() -> String) {
+        self.report.borrow_mut().line(self.now, line);
+    }
+}
