@@ -259,10 +259,15 @@ fn open_refuses_damage_in_a_segment_with_a_successor() {
         wal.write(&[entries(index..=index, 1)]).unwrap();
     }
     let first = sim.names().into_iter().find(|n| n.starts_with("0000000000000001-")).unwrap();
-    // The last batch of the first segment, and a zero byte of its unused rest would do as well.
-    sim.flip(&first, 15 * 4096 + 90, 0x80);
-    let error = open(&sim.restart(Loss::Nothing)).err().unwrap();
+    let sim = sim.restart(Loss::Nothing);
+    let damaged = sim.fork();
+    damaged.flip(&first, 15 * 4096 + 90, 0x80);
+    let error = open(&damaged).err().unwrap();
     assert!(matches!(error, WalError::Corrupt { offset: 61_440, .. }), "{error}");
+    // The segment's last batch gone without a trace: the chain of the next segment shows it.
+    Disk::open(&sim, &first).unwrap().write_at(15 * 4096, &[0; 4096]).unwrap();
+    let text = open(&sim).err().unwrap().to_string();
+    assert!(text.contains("0000000000000002-") && text.contains("batches are missing there"), "{text}");
 }
 
 #[test]
