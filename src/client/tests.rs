@@ -32,7 +32,8 @@ fn done() -> Step {
     answer(200, r#"{"revision":3,"create_revision":2,"version":2}"#)
 }
 
-/// A node that takes one connection per step and then stops listening.
+/// A node that takes one connection per step. It stops listening as soon as it has the last one, before it answers:
+/// whatever its client tries afterwards is refused, never accepted by the kernel and reset.
 struct Fake {
     addr: String,
     seen: Arc<Mutex<Vec<String>>>,
@@ -50,10 +51,15 @@ impl Fake {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let (log, stopped) = (seen.clone(), stop.clone());
+        let mut listener = (!steps.is_empty()).then_some(listener);
         let thread = std::thread::spawn(move || {
             let mut held = Vec::new();
-            for step in steps {
-                let (mut stream, _) = listener.accept().unwrap();
+            let last = steps.len().saturating_sub(1);
+            for (n, step) in steps.into_iter().enumerate() {
+                let (mut stream, _) = listener.as_ref().unwrap().accept().unwrap();
+                if n == last {
+                    listener = None;
+                }
                 if stopped.load(Ordering::SeqCst) {
                     return;
                 }
@@ -69,7 +75,6 @@ impl Fake {
                     }
                 }
             }
-            drop(listener);
             while !held.is_empty() && !stopped.load(Ordering::SeqCst) {
                 std::thread::park_timeout(Duration::from_secs(30));
             }

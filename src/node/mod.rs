@@ -340,7 +340,7 @@ impl Node {
 
     fn carry_out(&self, effects: Effects) {
         self.bells.ring(effects.rings);
-        effects.notes.iter().for_each(log_note);
+        effects.notes.iter().for_each(|note| log_note(note, &effects.membership));
         effects.finished.into_iter().for_each(|finished| finished.answer());
         effects.cancels.into_iter().for_each(|peer| self.transport.cancel(peer));
     }
@@ -355,13 +355,13 @@ impl Node {
     }
 }
 
-fn log_note(note: &Note) {
+fn log_note(note: &Note, membership: &Membership) {
     let level = match note.level() {
         NoteLevel::Debug => log::Level::Debug,
         NoteLevel::Info => log::Level::Info,
         NoteLevel::Warn => log::Level::Warn,
     };
-    log::log!(level, "{note}");
+    log::log!(level, "{}", note.with_names(membership));
 }
 
 /// A poisoned lock is taken as it is: whoever panicked inside has ended the process.

@@ -2,6 +2,7 @@
 //! here touches a file, a socket, the log or a clock; what is to be done outside comes back as [`Effects`].
 
 use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::request::{Failure, FailureKind, Origin};
@@ -9,8 +10,8 @@ use super::signals::Rings;
 use super::transport::{ForwardedWrite, Lane, PeerError, PeerReply, PeerRequest, Target};
 use super::waiters::{Finished, MAX_REQUESTS, RequestId, Stage, Waiters, Work};
 use crate::raft::{
-    self, Index, MemberId, Note, Payload, Position, ProposeError, Raft, ReadDone, RoleKind, Term, Time,
-    Watermarks,
+    self, Index, MemberId, Membership, Note, Payload, Position, ProposeError, Raft, ReadDone, RoleKind, Term,
+    Time, Watermarks,
 };
 use crate::store::Applied;
 
@@ -55,6 +56,8 @@ pub(super) struct Core {
 pub(super) struct Effects {
     pub rings: Rings,
     pub notes: Vec<Note>,
+    /// For the names in the notes.
+    pub membership: Arc<Membership>,
     pub finished: Vec<Finished>,
     pub cancels: Vec<MemberId>,
 }
@@ -356,6 +359,7 @@ impl Core {
         Effects {
             rings: self.rings(before, &after),
             notes: self.raft.poll_notes(),
+            membership: self.raft.membership().clone(),
             finished: self.waiters.take_finished(),
             cancels: mem::take(&mut self.cancels),
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::types::{Index, MemberId, Position, Term};
+use super::types::{Index, MemberId, Membership, Position, Term};
 
 /// At most this many notes wait to be fetched; beyond, the oldest are dropped and counted.
 pub const MAX_NOTES: usize = 256;
@@ -113,18 +113,54 @@ impl Note {
     }
 }
 
-impl fmt::Display for Note {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{} {}: {}", self.me, self.term, self.role, self.what)
+impl Note {
+    /// The note with the names that operators know instead of identities.
+    pub fn with_names<'a>(&'a self, membership: &'a Membership) -> impl fmt::Display + 'a {
+        Named { note: self, membership }
+    }
+
+    fn write(&self, f: &mut fmt::Formatter<'_>, name: Names<'_>) -> fmt::Result {
+        write!(f, "{}@{} {}: ", who(name, self.me), self.term, self.role)?;
+        self.what.write(f, name)
     }
 }
 
-impl fmt::Display for VoteRefusal {
+struct Named<'a> {
+    note: &'a Note,
+    membership: &'a Membership,
+}
+
+impl fmt::Display for Named<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.note.write(f, &|id| self.membership.get(id).map(|m| m.node_id.clone()))
+    }
+}
+
+/// The name of a member, when one is known.
+type Names<'a> = &'a dyn Fn(MemberId) -> Option<String>;
+
+fn who(name: Names<'_>, id: MemberId) -> String {
+    name(id).unwrap_or_else(|| id.to_string())
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, &|_| None)
+    }
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, &|_| None)
+    }
+}
+
+impl VoteRefusal {
+    fn write(&self, f: &mut fmt::Formatter<'_>, name: Names<'_>) -> fmt::Result {
         match self {
             VoteRefusal::LeaderIsAlive => f.write_str("the leader was heard just now"),
             VoteRefusal::OldTerm => f.write_str("its term is old"),
-            VoteRefusal::VotedFor(other) => write!(f, "the vote of this term is {other}'s"),
+            VoteRefusal::VotedFor(other) => write!(f, "the vote of this term is {}'s", who(name, *other)),
             VoteRefusal::LogBehind(ours) => write!(f, "its log is behind ours, which ends at {ours}"),
         }
     }
@@ -140,31 +176,40 @@ impl fmt::Display for StepDownReason {
     }
 }
 
-impl fmt::Display for Decision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Decision {
+    fn write(&self, f: &mut fmt::Formatter<'_>, name: Names<'_>) -> fmt::Result {
+        let who = |id: &MemberId| who(name, *id);
         match self {
             Decision::PreCampaign => f.write_str("no leader heard: asks whether an election could be won"),
             Decision::Campaign => f.write_str("campaigns: a majority would vote for it"),
-            Decision::Voted(candidate, last) => write!(f, "voted for {candidate}: its log ends at {last}"),
-            Decision::RefusedVote(candidate, why) => write!(f, "no vote for {candidate}: {why}"),
+            Decision::Voted(candidate, last) => {
+                write!(f, "voted for {}: its log ends at {last}", who(candidate))
+            }
+            Decision::RefusedVote(candidate, why) => {
+                write!(f, "no vote for {}: ", who(candidate))?;
+                why.write(f, name)
+            }
             Decision::Elected(votes, voters) => write!(f, "elected with {votes} of {voters} votes"),
-            Decision::Follows(leader) => write!(f, "follows {leader}"),
-            Decision::AdoptedTerm(from, term) => write!(f, "adopts term {term} seen at {from}"),
+            Decision::Follows(leader) => write!(f, "follows {}", who(leader)),
+            Decision::AdoptedTerm(from, term) => write!(f, "adopts term {term} seen at {}", who(from)),
             Decision::RefusedTerm(from, term) => {
-                write!(f, "refuses term {term} of {from}: no honest member is so far ahead")
+                write!(f, "refuses term {term} of {}: no honest member is so far ahead", who(from))
             }
             Decision::SteppedDown(why) => write!(f, "steps down: {why}"),
             Decision::Truncated(from, leader) => {
-                write!(f, "cut its log from {from} on: conflicts with leader {leader}")
+                write!(f, "cut its log from {from} on: conflicts with leader {}", who(leader))
             }
             Decision::RefusedAppend(leader, prev) => {
-                write!(f, "append of {leader} refused: {prev} is not in the log")
+                write!(f, "append of {} refused: {prev} is not in the log", who(leader))
             }
-            Decision::Backtracked(peer, next) => write!(f, "log of {peer} differs: tries again from {next}"),
+            Decision::Backtracked(peer, next) => {
+                write!(f, "log of {} differs: tries again from {next}", who(peer))
+            }
             Decision::PeerLostEntries(peer, prev, acknowledged) => write!(
                 f,
-                "{peer} rejects entry {prev} although it acknowledged {acknowledged} as durable: it lost data and gets \
-                 nothing more; replace that member"
+                "{} rejects entry {prev} although it acknowledged {acknowledged} as durable: it lost data and gets \
+                 nothing more; replace that member",
+                who(peer)
             ),
             Decision::Committed(position) => write!(f, "committed {position}"),
             Decision::DiskStalled => {
