@@ -357,6 +357,9 @@ pub struct PeerStatus {
     pub lag: Option<u64>,
     /// Whether it answered within the last election timeout.
     pub reachable: Option<bool>,
+    /// It rejected what it had acknowledged as durable: it lost data and gets nothing more. Replace that member.
+    #[serde(default)]
+    pub has_lost_entries: bool,
 }
 
 /// One key with its value. In JSON key and value are text where they are UTF-8, else `key_base64` / `value_base64`;

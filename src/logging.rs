@@ -20,6 +20,9 @@ const QUEUE_LINES: usize = 4_096;
 /// Bytes of one line; the rest is cut.
 const MAX_LINE_BYTES: usize = 8 << 10;
 
+/// How long the end of the process waits for its last lines.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+
 static LINES: OnceLock<Sender<Item>> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
@@ -107,7 +110,10 @@ pub fn dropped_lines() -> u64 {
 /// Waits until every line logged so far is written, at most `patience`; for the moment before the process ends.
 /// Returns whether they are. Without [`start`] there is nothing to write.
 pub fn flush(patience: Duration) -> bool {
-    let Some(lines) = LINES.get() else { return true };
+    LINES.get().is_none_or(|lines| wait_until_written(lines, patience))
+}
+
+fn wait_until_written(lines: &Sender<Item>, patience: Duration) -> bool {
     let (done, written) = bounded(1);
     lines.send_timeout(Item::Flush(done), patience).is_ok() && written.recv_timeout(patience).is_ok()
 }
@@ -140,8 +146,13 @@ impl Write for LineQueue {
         Ok(fragment.len())
     }
 
+    /// Waits, unlike everything else here: only who is about to end the process at once asks for it, and the line that
+    /// says why must not end in the queue.
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        if wait_until_written(&self.lines, FLUSH_PATIENCE) {
+            return Ok(());
+        }
+        Err(io::ErrorKind::TimedOut.into())
     }
 }
 
@@ -248,5 +259,22 @@ mod tests {
         assert_eq!(line(queue.try_recv().unwrap()), b"2026 [INFO] hello\n");
         let long = line(queue.try_recv().unwrap());
         assert_eq!((long.len(), long.last()), (MAX_LINE_BYTES, Some(&b'\n')));
+    }
+
+    /// Who ends the process right after a line must find it written: a fatal line once ended in the queue.
+    #[test]
+    fn flush_of_the_queue_waits_until_its_lines_are_written() {
+        let (lines, queue) = bounded(8);
+        let (opener, open) = bounded(0);
+        drop(opener);
+        let sink = Stopped { open, taken: Arc::default() };
+        let taken = sink.taken.clone();
+        let writer = thread::spawn(move || write_lines(&queue, sink, counter()));
+        let mut log = LineQueue::new(lines, counter());
+        log.write_all(b"the last words\n").unwrap();
+        log.flush().unwrap();
+        assert_eq!(*taken.lock().unwrap(), b"the last words\n");
+        drop(log);
+        writer.join().unwrap();
     }
 }

@@ -41,7 +41,14 @@ impl Node {
         done: Completion<Result<Index, Failure>>,
     ) {
         if consistency == Consistency::Stale {
-            return done(Ok(self.with_kv(|kv| kv.applied().index)));
+            // After a restart nothing is applied until a leader says what is committed (thesis §3.8): an empty map is
+            // not an old state, and "not found" would be a lie.
+            return done(match self.with_kv(|kv| kv.applied().index) {
+                0 => Err(Failure::unavailable(
+                    "this node has just started and was not yet told what is committed",
+                )),
+                applied => Ok(applied),
+            });
         }
         let deadline = self.clock.at(deadline);
         self.step(|core, now| core.submit(Work::Read { done }, Origin::Client, deadline, now));
@@ -134,13 +141,20 @@ impl Node {
         let keys: Vec<Option<String>> = commands.iter().map(key).collect();
         let asked: Vec<&str> = keys.iter().flatten().map(String::as_str).collect();
         let mut refused = if asked.is_empty() { Vec::new() } else { self.refuses_keyed(&asked) }.into_iter();
-        let judge = |(command, key): (Result<Command, CommandError>, Option<String>)| match command {
-            Err(e) => {
-                Some(Failure::new(FailureKind::TooLarge, format!("the forwarded write is refused: {e}")))
-            }
-            Ok(_) => key.and_then(|_| refused.next()).filter(|&is_refused| is_refused).map(|_| table_full()),
-        };
-        commands.into_iter().zip(keys).map(judge).collect()
+        let too_large = |why: String| Failure::new(FailureKind::TooLarge, why);
+        let judge =
+            |((command, key), bytes): ((Result<Command, CommandError>, Option<String>), usize)| match command
+            {
+                Err(e) => Some(too_large(format!("the forwarded write is refused: {e}"))),
+                Ok(_) if bytes > MAX_PAYLOAD_BYTES => {
+                    Some(too_large(format!("the write has {bytes} bytes, at most {MAX_PAYLOAD_BYTES} fit")))
+                }
+                Ok(_) => {
+                    key.and_then(|_| refused.next()).filter(|&is_refused| is_refused).map(|_| table_full())
+                }
+            };
+        let bytes = writes.iter().map(|write| write.command.len());
+        commands.into_iter().zip(keys).zip(bytes).map(judge).collect()
     }
 }
 

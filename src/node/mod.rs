@@ -339,10 +339,11 @@ impl Node {
     }
 
     fn carry_out(&self, effects: Effects) {
+        // Before anybody is woken: a call that begins now must not be cancelled with the old ones.
+        effects.cancels.into_iter().for_each(|peer| self.transport.cancel(peer));
         self.bells.ring(effects.rings);
         effects.notes.iter().for_each(|note| log_note(note, &effects.membership));
         effects.finished.into_iter().for_each(|finished| finished.answer());
-        effects.cancels.into_iter().for_each(|peer| self.transport.cancel(peer));
     }
 
     /// The membership in force.

@@ -27,6 +27,9 @@ const MAX_FORWARD_WRITES: usize = 256;
 /// A write that the disk has not finished for so long never will: the process ends.
 pub(super) const DISK_DEAD_AFTER: Duration = Duration::from_secs(30);
 
+/// A timer that is so late did not run, and then nothing else did.
+const STANDSTILL: Duration = Duration::from_secs(1);
+
 /// Who leads when.
 type Leadership = (Term, MemberId);
 
@@ -39,6 +42,8 @@ pub(super) struct Core {
     pub ready_index: Option<Index>,
     /// Until when the timer sleeps: a step that needs it earlier rings.
     timer_sleeps_until: Time,
+    /// When this process last found that it had stood still: the disk had no chance to finish anything before.
+    resumed_at: Time,
     /// The forwarder's call under way.
     forward_call: Option<Leadership>,
     /// The read-asker's call under way.
@@ -86,6 +91,7 @@ impl Core {
             is_stopping: false,
             ready_index: None,
             timer_sleeps_until: Time::NEVER,
+            resumed_at: Time(0),
             forward_call: None,
             ask_call: None,
             cancel_at: Time::NEVER,
@@ -167,8 +173,8 @@ impl Core {
 
     /// When `handle_time` has something to do next.
     pub(super) fn next_time(&self) -> Time {
-        let disk_dead = self.raft.oldest_write_queued_at().map_or(Time::NEVER, |at| at + DISK_DEAD_AFTER);
-        self.raft.poll_timeout().min(self.waiters.next_wake()).min(self.cancel_at).min(disk_dead)
+        let core = self.raft.poll_timeout().min(self.waiters.next_wake()).min(self.cancel_at);
+        core.min(self.disk_dead_at())
     }
 
     /// The timer goes to sleep until then.
@@ -176,9 +182,23 @@ impl Core {
         self.timer_sleeps_until = until;
     }
 
-    /// Whether the disk has been silent for so long that the process had better end.
+    /// The timer looks: late by more than it could be, the whole process stood still (SIGSTOP, a paused machine).
+    pub(super) fn notice_standstill(&mut self, now: Time) {
+        if now > self.timer_sleeps_until + STANDSTILL {
+            self.resumed_at = now;
+        }
+    }
+
+    /// When the disk has been silent for so long that the process had better end. A standstill of the process does not
+    /// count.
+    fn disk_dead_at(&self) -> Time {
+        let oldest = self.raft.oldest_write_queued_at();
+        oldest.map_or(Time::NEVER, |at| at.max(self.resumed_at) + DISK_DEAD_AFTER)
+    }
+
+    /// Whether the disk is that silent.
     pub(super) fn is_disk_dead(&self, now: Time) -> bool {
-        self.raft.oldest_write_queued_at().is_some_and(|at| now >= at + DISK_DEAD_AFTER)
+        now >= self.disk_dead_at()
     }
 
     // ---- the applier -----------------------------------------------------------------------------------------------
@@ -212,7 +232,9 @@ impl Core {
         for (id, request) in self.waiters.queued_writes().take(MAX_FORWARD_WRITES) {
             let Work::Write { command, .. } = &request.work else { continue };
             bytes += command.len();
-            if bytes > MAX_FORWARD_BYTES && !ids.is_empty() {
+            // The whole batch is decided at its earliest deadline: one that is nearly over must not take fresh ones along.
+            let is_much_more_patient = request.deadline.since(now) > 2 * earliest.since(now);
+            if !ids.is_empty() && (bytes > MAX_FORWARD_BYTES || is_much_more_patient) {
                 break;
             }
             earliest = earliest.min(request.deadline);
@@ -357,7 +379,7 @@ impl Core {
             raft::check(&self.raft);
         }
         Effects {
-            rings: self.rings(before, &after),
+            rings: self.rings(before, &after, now),
             notes: self.raft.poll_notes(),
             membership: self.raft.membership().clone(),
             finished: self.waiters.take_finished(),
@@ -382,11 +404,12 @@ impl Core {
         }
     }
 
-    fn rings(&mut self, before: &Watermarks, after: &Watermarks) -> Rings {
+    fn rings(&mut self, before: &Watermarks, after: &Watermarks, now: Time) -> Rings {
         let next_time = self.next_time();
         let timer = next_time < self.timer_sleeps_until;
         if timer {
-            self.timer_sleeps_until = next_time;
+            // What was due before is due now: the timer is not late for it.
+            self.timer_sleeps_until = self.timer_sleeps_until.min(next_time.max(now));
         }
         Rings {
             timer,

@@ -20,11 +20,12 @@ pub(super) fn run(node: &Arc<Node>) {
             if core.is_stopping {
                 return Next::Do(Task::End);
             }
+            core.notice_standstill(now);
             if core.is_disk_dead(now) {
                 return Next::Do(Task::DiskDead);
             }
             let next = core.next_time();
-            core.timer_sleeps_until(next);
+            core.timer_sleeps_until(next.max(now));
             if next <= now { Next::Do(Task::Tick) } else { Next::SleepUntil(next) }
         });
         match task {

@@ -17,6 +17,10 @@ use super::write::{AfterSync, Hold, WriteBatch, WriteQueue, WriteSeq};
 /// No honest member's term is this far ahead: a request that claims so is refused before it can exhaust the counter.
 pub const MAX_TERM_JUMP: Term = 1 << 32;
 
+/// How many times `max_unpersisted_bytes` a leader takes beyond what is committed: the followers' disks may be slower
+/// than its own.
+const UNCOMMITTED_PER_UNPERSISTED: usize = 4;
+
 /// What a member needs to know of itself. Durations come from the configuration file.
 #[derive(Clone, Debug)]
 pub struct RaftConfig {
@@ -107,6 +111,8 @@ pub struct Ballot {
 pub struct Leader {
     /// Every other member, learners included.
     pub(super) peers: BTreeMap<MemberId, Progress>,
+    /// Bytes of entries behind the commit index: bounded, however long the followers' disks take.
+    pub(super) uncommitted_bytes: usize,
     /// Index of the no-op that opened the term: until it is committed nothing is known of what is (thesis §6.4).
     pub(super) term_start: Index,
     /// Cluster time at the election, and when that was here.
@@ -124,8 +130,8 @@ pub enum ProposeError {
         /// Who does, as far as it knows.
         leader: Option<MemberId>,
     },
-    /// Too many bytes wait for the disk.
-    #[error("{waiting_bytes} bytes already wait for the disk")]
+    /// Too many bytes wait for the disk here, or for a majority's disks.
+    #[error("{waiting_bytes} bytes already wait for the disks")]
     Overloaded {
         /// Bytes that wait.
         waiting_bytes: usize,
@@ -356,6 +362,14 @@ impl Raft {
         self.writes.unpersisted_bytes()
     }
 
+    /// Bytes of entries that a leader has not yet committed; 0 for every other role.
+    pub fn uncommitted_bytes(&self) -> usize {
+        match &self.role {
+            Role::Leader(leader) => leader.uncommitted_bytes,
+            _ => 0,
+        }
+    }
+
     /// The membership in force.
     pub fn membership(&self) -> &Arc<Membership> {
         self.memberships.latest()
@@ -437,12 +451,18 @@ impl Raft {
             return Err(ProposeError::NotLeader { leader: self.leader() });
         };
         let waiting_bytes = self.unpersisted_bytes();
-        if waiting_bytes >= self.config.max_unpersisted_bytes {
-            return Err(ProposeError::Overloaded { waiting_bytes });
+        let uncommitted_bytes = self.uncommitted_bytes();
+        if waiting_bytes >= self.config.max_unpersisted_bytes
+            || uncommitted_bytes >= UNCOMMITTED_PER_UNPERSISTED * self.config.max_unpersisted_bytes
+        {
+            return Err(ProposeError::Overloaded { waiting_bytes: waiting_bytes.max(uncommitted_bytes) });
         }
         self.steps += 1;
         let entry = Entry::new(Position::new(self.last().index + 1, self.term()), stamp, payload);
         let position = entry.position();
+        if let Role::Leader(leader) = &mut self.role {
+            leader.uncommitted_bytes += entry.frame().len();
+        }
         self.append(vec![entry], now);
         Ok(position)
     }

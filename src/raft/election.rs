@@ -211,11 +211,20 @@ impl Raft {
         let peers: BTreeMap<_, _> = peers.map(|id| (id, Progress::new(last.index + 1, now))).collect();
         let stamp_base = self.log.iter().next_back().map_or(0, Entry::stamp);
         let reads = Reads::default();
-        let leader = Leader { peers, term_start: last.index + 1, stamp_base, elected_at: now, reads };
+        let tail = self.log.iter().rev().take_while(|e| e.index() > self.commit_index);
+        let noop = Entry::new(Position::new(last.index + 1, self.term()), stamp_base, &Payload::Noop);
+        let uncommitted_bytes = tail.chain([&noop]).map(|e| e.frame().len()).sum();
+        let leader = Leader {
+            peers,
+            uncommitted_bytes,
+            term_start: last.index + 1,
+            stamp_base,
+            elected_at: now,
+            reads,
+        };
         self.role = Role::Leader(Box::new(leader));
         self.election_deadline = Time::NEVER;
         self.note(Decision::Elected(votes, voters));
-        let noop = Entry::new(Position::new(last.index + 1, self.term()), stamp_base, &Payload::Noop);
         self.append(vec![noop], now);
         self.advance_leader_commit();
     }

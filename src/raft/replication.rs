@@ -294,6 +294,11 @@ impl Raft {
             return;
         }
         let term = self.log.term_at(to).expect("only what the log holds is committed");
+        if let Role::Leader(leader) = &mut self.role {
+            let committed = (self.commit_index + 1..=to).filter_map(|index| self.log.get(index));
+            let bytes: usize = committed.map(|e| e.frame().len()).sum();
+            leader.uncommitted_bytes = leader.uncommitted_bytes.saturating_sub(bytes);
+        }
         self.commit_index = to;
         self.memberships.commit(to);
         self.note(Decision::Committed(Position::new(to, term)));

@@ -221,3 +221,31 @@ fn effects<R>(raft: &mut Raft, call: impl FnOnce(&mut Raft) -> R) -> (R, Vec<Str
     lines.extend(raft.poll_reads().iter().map(|read| format!("read {:?}", read.result)));
     (result, lines)
 }
+
+#[test]
+fn propose_is_refused_while_the_followers_disks_are_far_behind() {
+    let mut members: Vec<Raft> = (1..=3)
+        .map(|me| {
+            let hard_state = HardState { term: 1, voted_for: None };
+            let restored = Restored { hard_state, entries: vec![found(3)], ..Restored::default() };
+            Raft::new(RaftConfig { max_unpersisted_bytes: 1_000, ..config(me) }, restored, Time(0))
+        })
+        .collect();
+    let now = members[0].poll_timeout();
+    members[0].handle_timeout(now);
+    exchange(&mut members, now);
+    assert_eq!((members[0].is_leader(), members[0].uncommitted_bytes()), (true, 0));
+    let (leader, mut refused) = (&mut members[0], None);
+    for _ in 0..100 {
+        // Its own disk keeps up; nobody else's answers.
+        sync(leader, now);
+        if let Err(e) = leader.propose(&Payload::Command(vec![0; 67]), now) {
+            refused = Some(e);
+            break;
+        }
+    }
+    assert_eq!(refused, Some(ProposeError::Overloaded { waiting_bytes: 4_000 }));
+    exchange(&mut members, now);
+    assert_eq!(members[0].uncommitted_bytes(), 0);
+    members[0].propose(&Payload::Command(vec![0; 67]), now).expect("room again");
+}

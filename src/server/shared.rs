@@ -163,6 +163,7 @@ impl Shared {
                     match_index: Some(p.match_index),
                     lag: Some(p.lag),
                     reachable: Some(p.last_contact <= patience),
+                    has_lost_entries: p.has_lost_entries,
                 })
                 .collect(),
         }

@@ -1,6 +1,7 @@
 //! From a configuration to a running server: the order in which things are opened, and in which they end.
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -67,7 +68,7 @@ pub struct Server {
     failures: Receiver<ServerError>,
     /// Kept, so that `failures` never ends by itself when the founding does.
     _fail: Sender<ServerError>,
-    _lock: DataDirLock,
+    lock: DataDirLock,
 }
 
 impl Server {
@@ -136,6 +137,7 @@ impl Server {
         client.error_headers = vec![(crate::api::NODE_HEADER, shared.config().node_id.clone())];
         let mut peer = PortOptions::peer(run_dir, shared.config().peers.len());
         peer.limits.max_connections = plan.peer_connections;
+        peer.limits.answer_timeout = shared.request_timeout() + Duration::from_secs(5);
         let port = |e: std::io::Error| ServerError::new(1, format!("cannot serve the ports: {e}"));
         let peer_port = HttpServer::start(peer_listener, peer, peer_api.clone()).map_err(port)?;
         let client_port =
@@ -151,7 +153,7 @@ impl Server {
             .map(|(founding, inbox)| spawn_founding(&shared, &peer_api, *founding, inbox, fail.clone()))
             .transpose()
             .map_err(|e| ServerError::new(1, format!("cannot start a thread: {e}")))?;
-        Ok(Server { shared, client_port, peer_port, founding, failures, _fail: fail, _lock: lock })
+        Ok(Server { shared, client_port, peer_port, founding, failures, _fail: fail, lock })
     }
 
     /// Receives the error that ends a server which is already running.
@@ -172,6 +174,8 @@ impl Server {
             && !node.stop(grace)
         {
             log::warn!("a thread did not end in {grace:?}: it ends with the process");
+            // It may still write: nobody else may open the directory before the kernel has ended it.
+            std::mem::forget(self.lock);
         }
         self.peer_port.shutdown(Duration::from_millis(500));
     }
@@ -222,12 +226,14 @@ fn spawn_founding(
 ) -> std::io::Result<JoinHandle<()>> {
     let (shared, peer_api) = (shared.clone(), peer_api.clone());
     std::thread::Builder::new().name("founding".to_owned()).spawn(move || {
-        let started = match founding.run(&inbox, &HttpFounding::default()) {
+        let be_born = || match founding.run(&inbox, &HttpFounding::default()) {
             Ok(Some(born)) => start_node(&shared, &peer_api, born),
-            Ok(None) => return,
+            Ok(None) => Ok(()),
             Err(e) => Err(e.into()),
         };
-        if let Err(e) = started {
+        // Without this thread the node would wait for ever, so its end is the server's.
+        let defect = |_| Err(ServerError::new(1, "the founding thread panicked: the text above says where"));
+        if let Err(e) = catch_unwind(AssertUnwindSafe(be_born)).unwrap_or_else(defect) {
             // One place, one sender: it never waits.
             drop(fail.send(e));
         }

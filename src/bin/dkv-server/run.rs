@@ -35,13 +35,6 @@ pub fn run(config: Config, exit_with_stdin: bool) -> anyhow::Result<ExitCode> {
             None
         }
     };
-    std::thread::Builder::new().name("second-signal".to_owned()).spawn(move || {
-        if signals.recv().is_ok() {
-            log::warn!("second signal: ends without waiting");
-            dkv::logging::flush(Duration::from_secs(1));
-            std::process::exit(1);
-        }
-    })?;
     server.stop(STOP_GRACE);
     Ok(match failed {
         Some(e) => fail(&e.text, e.exit_code),
@@ -57,14 +50,19 @@ fn fail(text: &str, exit_code: u8) -> ExitCode {
     ExitCode::from(exit_code)
 }
 
-/// Sends the name of each SIGTERM and SIGINT.
+/// Sends the name of the first SIGTERM or SIGINT. The second one ends the process at once, whatever the rest of it is
+/// doing: recovering a long log, or waiting for a disk that hangs.
 fn watch_signals() -> anyhow::Result<Receiver<&'static str>> {
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    let (sender, receiver) = bounded(2);
+    let (sender, receiver) = bounded(1);
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
-            // A third signal finds the process ending already.
-            let _ = sender.try_send(if signal == SIGTERM { "SIGTERM" } else { "SIGINT" });
+            if sender.try_send(if signal == SIGTERM { "SIGTERM" } else { "SIGINT" }).is_ok() {
+                continue;
+            }
+            log::warn!("second signal: ends without waiting");
+            dkv::logging::flush(Duration::from_secs(1));
+            std::process::exit(1);
         }
     })?;
     Ok(receiver)
