@@ -53,6 +53,8 @@ pub enum ErrorCode {
     InvalidRequest,
     /// The revision asked for has not been reached.
     FutureRevision,
+    /// This client may not do that.
+    Forbidden,
     /// No such route.
     UnknownRoute,
     /// No such key.
@@ -81,9 +83,10 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order of the table in the API's documentation.
-    pub const ALL: [ErrorCode; 14] = [
+    pub const ALL: [ErrorCode; 15] = [
         ErrorCode::InvalidRequest,
         ErrorCode::FutureRevision,
+        ErrorCode::Forbidden,
         ErrorCode::UnknownRoute,
         ErrorCode::NotFound,
         ErrorCode::MethodNotAllowed,
@@ -103,6 +106,7 @@ impl ErrorCode {
         match self {
             ErrorCode::InvalidRequest => &[400, 408, 411, 505],
             ErrorCode::FutureRevision => &[400],
+            ErrorCode::Forbidden => &[403],
             ErrorCode::UnknownRoute | ErrorCode::NotFound => &[404],
             ErrorCode::MethodNotAllowed => &[405],
             ErrorCode::Compacted => &[410],
@@ -133,6 +137,7 @@ impl ErrorCode {
         match self {
             ErrorCode::InvalidRequest => "invalid_request",
             ErrorCode::FutureRevision => "future_revision",
+            ErrorCode::Forbidden => "forbidden",
             ErrorCode::UnknownRoute => "unknown_route",
             ErrorCode::NotFound => "not_found",
             ErrorCode::MethodNotAllowed => "method_not_allowed",
@@ -240,6 +245,13 @@ pub struct DeleteReply {
     pub revision: u64,
     /// How many keys it removed: 0 when the key was absent, which changes nothing.
     pub deleted: u64,
+}
+
+/// Answer of `PUT /v1/log-level`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLevelReply {
+    /// The level from now on: `off`, `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
 }
 
 /// Where the leader is.

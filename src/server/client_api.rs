@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::http::{Handler, Method, Reply, Request, Response};
+use super::log_level;
 use super::params::{self, Query};
 use super::shared::Shared;
 use crate::api::{
@@ -166,6 +167,18 @@ impl ClientApi {
         reply.send(move || api.shared.decorate(make(&api)));
     }
 
+    fn log_level(&self, request: &Request, reply: Reply) {
+        let set = match request.method {
+            Method::Put => log_level::set(request).map_err(Error::from),
+            _ => Err(method_not_allowed("PUT")),
+        };
+        let shared = self.shared.clone();
+        match set {
+            Ok(response) => reply.send(move || shared.decorate(response)),
+            Err(error) => self.send_error(reply, error, request),
+        }
+    }
+
     fn send_error(&self, reply: Reply, error: impl Into<Error>, request: &Request) {
         let Error { body, allow } = error.into();
         let body = if request.method.is_read() { body.with_outcome(ErrorOutcome::NotDone) } else { *body };
@@ -194,6 +207,7 @@ impl Handler for ClientApi {
                 });
             }
             "/readyz" => self.page(&request, reply, |api| api.ready()),
+            "/v1/log-level" => self.log_level(&request, reply),
             _ => {
                 let text = "no such route; keys are at /v1/kv/{key}, the cluster at /v1/cluster";
                 self.send_error(reply, ErrorBody::new(ErrorCode::UnknownRoute, text), &request);

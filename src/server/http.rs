@@ -19,6 +19,7 @@ pub use message::{Method, Request, Response};
 
 use crossbeam_channel as channel;
 
+use super::gate::head::LOOPBACK_HEADER;
 use super::gate::{ErrorHeaders, Gate, GateLimits, Lane};
 use super::upstream::{PING_TARGET, Pool, RunDir};
 use crate::api::{ErrorBody, ErrorCode, ErrorOutcome};
@@ -419,10 +420,15 @@ impl Worker {
             Some((path, query)) => (path.to_string(), Some(query.to_string())),
             None => (request.url().to_string(), None),
         };
-        let headers = request.headers().iter().map(|header| {
-            (header.field.as_str().as_str().to_ascii_lowercase(), header.value.as_str().to_string())
-        });
-        let plain = Request { method, path, query, headers: headers.collect(), body };
+        let mut headers: Vec<(String, String)> = (request.headers().iter())
+            .map(|header| {
+                (header.field.as_str().as_str().to_ascii_lowercase(), header.value.as_str().to_string())
+            })
+            .collect();
+        let all = headers.len();
+        headers.retain(|(name, _)| name != LOOPBACK_HEADER);
+        let from_loopback = headers.len() < all;
+        let plain = Request { method, path, query, headers, body, from_loopback };
         let reply = Reply { request: Some(request), method, lane: Arc::clone(&self.lane), parked: false };
         if read.is_ok() {
             self.handler.handle(plain, reply);

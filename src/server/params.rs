@@ -142,7 +142,14 @@ mod tests {
 
     fn with_headers(headers: &[(&str, &str)]) -> Request {
         let headers = headers.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
-        Request { method: Method::Put, path: "/v1/kv/k".into(), query: None, headers, body: Vec::new() }
+        Request {
+            method: Method::Put,
+            path: "/v1/kv/k".into(),
+            query: None,
+            headers,
+            body: Vec::new(),
+            from_loopback: false,
+        }
     }
 
     #[test]

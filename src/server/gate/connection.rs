@@ -37,6 +37,8 @@ impl From<Refusal> for End {
 pub(super) struct Client<'a> {
     shared: &'a Shared,
     stream: &'a TcpStream,
+    /// Whether the client is on this machine.
+    from_loopback: bool,
     /// The read timeout the socket has at the moment.
     read_timeout: Option<Duration>,
     /// Bytes read and not used yet: the start of a request.
@@ -54,6 +56,8 @@ impl<'a> Client<'a> {
         Client {
             shared,
             stream,
+            // No address (the client is gone already) is not this machine.
+            from_loopback: stream.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback()),
             read_timeout: None,
             input: Vec::new(),
             request: Vec::new(),
@@ -99,7 +103,12 @@ impl<'a> Client<'a> {
     /// Reads one request: its clean form is in `self.request` then, what follows it stays in `self.input`.
     fn read_request(&mut self) -> Result<Head, End> {
         let head_bytes = self.read_head()?;
-        let head = head::check(&self.input[..head_bytes], self.limits().max_body_bytes, &mut self.request)?;
+        let head = head::check(
+            &self.input[..head_bytes],
+            self.limits().max_body_bytes,
+            self.from_loopback,
+            &mut self.request,
+        )?;
         let here = head.body_bytes.min(self.input.len() - head_bytes);
         self.request.extend_from_slice(&self.input[head_bytes..head_bytes + here]);
         self.input.drain(..head_bytes + here);

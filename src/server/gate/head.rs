@@ -12,10 +12,13 @@ pub const MAX_HEAD_BYTES: usize = 32 * 1024;
 pub const MAX_HEADERS: usize = 64;
 /// The request header by which a connection chooses its lane, read on its first request.
 pub const LANE_HEADER: &str = "dkv-lane";
+/// The header by which the gate tells the server behind it that the client is on this machine. From a client it counts
+/// for nothing: the gate drops it.
+pub const LOOPBACK_HEADER: &str = "dkv-from-loopback";
 
 /// Headers that speak about this connection alone, or that the gate writes itself: tiny_http never sees them.
 /// `te` would make tiny_http answer in chunks, `expect` and `upgrade` change how it reads the body.
-const NOT_FORWARDED: [&str; 11] = [
+const NOT_FORWARDED: [&str; 12] = [
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -27,6 +30,7 @@ const NOT_FORWARDED: [&str; 11] = [
     "host",
     "accept-encoding",
     LANE_HEADER,
+    LOOPBACK_HEADER,
 ];
 
 /// A request the gate refuses by itself: it never reached tiny_http, so it is surely not done.
@@ -101,8 +105,13 @@ pub fn find_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Refusal> {
 }
 
 /// Checks a whole head (it ends with the empty line) and writes the head for tiny_http into `clean`, which is emptied
-/// first.
-pub fn check(head: &[u8], max_body_bytes: usize, clean: &mut Vec<u8>) -> Result<Head, Refusal> {
+/// first. `from_loopback`: the client is on this machine, which the clean head says then.
+pub fn check(
+    head: &[u8],
+    max_body_bytes: usize,
+    from_loopback: bool,
+    clean: &mut Vec<u8>,
+) -> Result<Head, Refusal> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut parsed = httparse::Request::new(&mut headers);
     match parsed.parse(head) {
@@ -133,6 +142,10 @@ pub fn check(head: &[u8], max_body_bytes: usize, clean: &mut Vec<u8>) -> Result<
         clean.extend_from_slice(b": ");
         clean.extend_from_slice(header.value);
         clean.extend_from_slice(b"\r\n");
+    }
+    if from_loopback {
+        clean.extend_from_slice(LOOPBACK_HEADER.as_bytes());
+        clean.extend_from_slice(b": 1\r\n");
     }
     if body_bytes > 0 {
         clean.extend_from_slice(format!("Content-Length: {body_bytes}\r\n").as_bytes());
@@ -269,7 +282,7 @@ mod tests {
 
     fn checked(head: &str) -> Result<(Head, String), Refusal> {
         let mut clean = b"left over".to_vec();
-        let head = check(head.as_bytes(), 1000, &mut clean)?;
+        let head = check(head.as_bytes(), 1000, false, &mut clean)?;
         Ok((head, String::from_utf8(clean).expect("ASCII")))
     }
 
@@ -323,6 +336,16 @@ mod tests {
         for long in ["1001", "1000000000000000", "99999999999999999999999999"] {
             assert_eq!(put(long).unwrap_err().status, 413, "{long}");
         }
+    }
+
+    #[test]
+    fn check_says_loopback_by_itself_and_never_for_the_client() {
+        let claimed = b"GET / HTTP/1.1\r\nHost: h\r\nDkv-From-Loopback: 1\r\nDKV-FROM-LOOPBACK: 1\r\n\r\n";
+        let mut clean = Vec::new();
+        check(claimed, 1000, false, &mut clean).expect("a good request");
+        assert_eq!(clean, b"GET / HTTP/1.1\r\n\r\n");
+        check(claimed, 1000, true, &mut clean).expect("a good request");
+        assert_eq!(clean, b"GET / HTTP/1.1\r\ndkv-from-loopback: 1\r\n\r\n");
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub struct Request {
     pub headers: Vec<(String, String)>,
     /// The whole body.
     pub body: Vec<u8>,
+    /// Whether the client is on this machine, as the gate saw it.
+    pub from_loopback: bool,
 }
 
 impl Request {
