@@ -17,7 +17,7 @@ pub const NODE_HEADER: &str = "Dkv-Node";
 pub const INDEX_HEADER: &str = "Dkv-Index";
 /// Response header, `true`: this is the stored outcome of an earlier request with the same idempotency key.
 pub const REPLAYED_HEADER: &str = "Dkv-Replayed";
-/// Response header of a read: the store's revision it was served at.
+/// Response header of a read: the revision that the answer shows: the one asked for, else the store's.
 pub const REVISION_HEADER: &str = "Dkv-Revision";
 /// Response header of a single-key read: the revision that created the key.
 pub const CREATE_REVISION_HEADER: &str = "Dkv-Create-Revision";
@@ -390,6 +390,70 @@ pub struct Record {
     pub version: u64,
 }
 
+/// Most rows of one page of `GET /v1/kv`.
+pub const MAX_LIST_LIMIT: u32 = 10_000;
+/// Rows of one page of `GET /v1/kv` when the request does not say.
+pub const DEFAULT_LIST_LIMIT: u32 = 1_000;
+/// Most bytes of one page of `GET /v1/kv`, as JSON; a single larger row is a page of its own.
+pub const MAX_LIST_BYTES: usize = 4 << 20;
+
+/// Answer of `GET /v1/kv`: one page of the keys in a range, in byte order of the keys, all at one revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListReply {
+    /// The revision that the answer shows; every page of a listing has the same.
+    pub revision: u64,
+    /// With `count_only` how many keys the whole range has at that revision; otherwise how many rows this page has.
+    pub count: u64,
+    /// The rows; none with `count_only`.
+    pub kvs: Vec<ListedRecord>,
+    /// Present when there is more: the same request with `cursor=` this brings the next page, from any node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// A row of a list: a [`Record`] that has no value when only keys were asked for. The same JSON, without `value` and
+/// `value_base64` then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedRecord {
+    /// The key.
+    pub key: Vec<u8>,
+    /// The value; None with `keys_only`.
+    pub value: Option<Vec<u8>>,
+    /// The revision that created the key.
+    pub create_revision: u64,
+    /// The revision of the last write to it.
+    pub mod_revision: u64,
+    /// 1 for the write that created the key, then one more for each.
+    pub version: u64,
+}
+
+impl Serialize for ListedRecord {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (key, key_base64) = text_or_base64(&self.key);
+        let (value, value_base64) = self.value.as_deref().map_or((None, None), text_or_base64);
+        let ListedRecord { create_revision, mod_revision, version, .. } = *self;
+        RecordJson { key, key_base64, value, value_base64, create_revision, mod_revision, version }
+            .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ListedRecord {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ListedRecord, D::Error> {
+        let json = RecordJson::deserialize(deserializer)?;
+        let value = match (json.value, json.value_base64) {
+            (None, None) => None,
+            (text, base64) => Some(bytes_of("value", text, base64).map_err(D::Error::custom)?),
+        };
+        Ok(ListedRecord {
+            key: bytes_of("key", json.key, json.key_base64).map_err(D::Error::custom)?,
+            value,
+            create_revision: json.create_revision,
+            mod_revision: json.mod_revision,
+            version: json.version,
+        })
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct RecordJson<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -505,6 +569,27 @@ mod tests {
             let text = format!(r#"{{{fields}"v","create_revision":1,"mod_revision":1,"version":1}}"#);
             assert!(serde_json::from_str::<Record>(&text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn list_reply_omits_what_was_not_asked_for() {
+        let row = |value: Option<&[u8]>| ListedRecord {
+            key: vec![0xff],
+            value: value.map(<[u8]>::to_vec),
+            create_revision: 1,
+            mod_revision: 2,
+            version: 2,
+        };
+        let mut reply = ListReply { revision: 3, count: 1, kvs: vec![row(None)], cursor: None };
+        let text = r#"{"revision":3,"count":1,"kvs":[{"key_base64":"/w==","create_revision":1,"mod_revision":2,"version":2}]}"#;
+        assert_eq!(serde_json::to_string(&reply).unwrap(), text);
+        assert_eq!(serde_json::from_str::<ListReply>(text).unwrap(), reply);
+        reply.kvs = vec![row(Some(b"")), row(Some(b"v")), row(Some(&[0xfe]))];
+        reply.cursor = Some("AQ".to_owned());
+        let text = serde_json::to_string(&reply).unwrap();
+        assert_eq!(serde_json::from_str::<ListReply>(&text).unwrap(), reply);
+        let both = text.replace(r#""value":"v""#, r#""value":"v","value_base64":"dg==""#);
+        assert!(serde_json::from_str::<ListReply>(&both).is_err(), "{both}");
     }
 
     #[test]

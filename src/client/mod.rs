@@ -16,8 +16,8 @@ use serde::de::DeserializeOwned;
 
 use crate::api::{
     CREATE_REVISION_HEADER, ClusterReply, DeleteReply, ErrorBody, ErrorCode, ErrorDetail, ErrorOutcome,
-    IDEMPOTENCY_KEY_HEADER, INDEX_HEADER, LEADER_HEADER, PutReply, REPLAYED_HEADER, Record, StatusReply,
-    VERSION_HEADER, is_idempotency_key,
+    IDEMPOTENCY_KEY_HEADER, INDEX_HEADER, LEADER_HEADER, ListReply, PutReply, REPLAYED_HEADER, Record,
+    StatusReply, VERSION_HEADER, is_idempotency_key,
 };
 
 use exchange::{Answer, Broken, Exchanger, Request};
@@ -63,6 +63,41 @@ pub struct ReadOptions {
     pub revision: Option<u64>,
     /// Answer with a state at least as new as this revision.
     pub min_revision: Option<u64>,
+}
+
+impl ReadOptions {
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        let mut parameters = Vec::new();
+        if self.stale {
+            parameters.push(("consistency", "stale".to_owned()));
+        }
+        let revisions = [("revision", self.revision), ("min_revision", self.min_revision)];
+        parameters.extend(revisions.into_iter().filter_map(|(name, n)| Some((name, n?.to_string()))));
+        parameters
+    }
+}
+
+/// What to list. By default the first page of everything, smallest key first.
+#[derive(Clone, Debug, Default)]
+pub struct ListOptions {
+    /// Only keys that begin so.
+    pub prefix: Vec<u8>,
+    /// Only keys from this one on, itself included.
+    pub start: Vec<u8>,
+    /// Only keys before this one; empty = no end.
+    pub end: Vec<u8>,
+    /// Most rows of the page, 1 to 10,000; None = the server's default of 1,000.
+    pub limit: Option<u32>,
+    /// Greatest key first.
+    pub descending: bool,
+    /// Rows without values.
+    pub keys_only: bool,
+    /// No rows, only how many keys there are. Goes with neither `limit`, `descending`, `keys_only` nor `cursor`.
+    pub count_only: bool,
+    /// The previous page's cursor; everything else as it was for that page.
+    pub cursor: Option<String>,
+    /// How it is read.
+    pub read: ReadOptions,
 }
 
 /// A write that is done.
@@ -167,21 +202,7 @@ impl Client {
 
     /// The record of `key`; None when there is no such key.
     pub fn get(&self, key: &[u8], options: &ReadOptions) -> Result<Option<Record>, ClientError> {
-        let mut target = key_target(key)?;
-        let mut separator = '?';
-        let mut add = |name: &str, value: String| {
-            target.push_str(&format!("{separator}{name}={value}"));
-            separator = '&';
-        };
-        if options.stale {
-            add("consistency", "stale".to_owned());
-        }
-        if let Some(revision) = options.revision {
-            add("revision", revision.to_string());
-        }
-        if let Some(revision) = options.min_revision {
-            add("min_revision", revision.to_string());
-        }
+        let target = with_query(key_target(key)?, &options.parameters());
         let request = Request { method: "GET", target, headers: Vec::new(), body: None };
         let read = |answer: &Answer| {
             let mod_revision = answer.header("ETag")?.strip_prefix('"')?.strip_suffix('"')?.parse().ok()?;
@@ -198,6 +219,30 @@ impl Client {
             Err(ClientError::Refused(detail)) if detail.code == ErrorCode::NotFound => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// One page of keys; `cursor` in the reply, given back in the options, brings the next one, of the same revision
+    /// and from any node.
+    pub fn list(&self, options: &ListOptions) -> Result<ListReply, ClientError> {
+        let mut parameters = options.read.parameters();
+        for (name, bytes) in [("prefix", &options.prefix), ("start", &options.start), ("end", &options.end)] {
+            if !bytes.is_empty() {
+                parameters.push((name, percent_encode(bytes, NON_ALPHANUMERIC).to_string()));
+            }
+        }
+        if let Some(limit) = options.limit {
+            parameters.push(("limit", limit.to_string()));
+        }
+        if options.descending {
+            parameters.push(("order", "desc".to_owned()));
+        }
+        let flags = [("keys_only", options.keys_only), ("count_only", options.count_only)];
+        let set = flags.into_iter().filter(|&(_, is_set)| is_set);
+        parameters.extend(set.map(|(name, _)| (name, "true".to_owned())));
+        if let Some(cursor) = &options.cursor {
+            parameters.push(("cursor", percent_encode(cursor.as_bytes(), NON_ALPHANUMERIC).to_string()));
+        }
+        self.call(&get(&with_query("/v1/kv".to_owned(), &parameters)), Kind::Read, json)
     }
 
     /// The cluster as some reachable node sees it. The members become known to the client.
@@ -387,6 +432,15 @@ fn key_target(key: &[u8]) -> Result<String, ClientError> {
         return Err(ClientError::Invalid(text));
     }
     Ok(format!("/v1/kv/{}", percent_encode(key, KEY)))
+}
+
+/// `parameters` behind a path; their values are escaped already.
+fn with_query(mut target: String, parameters: &[(&str, String)]) -> String {
+    for (i, (name, value)) in parameters.iter().enumerate() {
+        let separator = if i == 0 { '?' } else { '&' };
+        target.push_str(&format!("{separator}{name}={value}"));
+    }
+    target
 }
 
 /// 128 random bits in hexadecimal.

@@ -373,6 +373,32 @@ fn get_tells_an_absent_key_from_an_unknown_route() {
 }
 
 #[test]
+fn list_escapes_its_bounds_and_names_only_what_is_set() {
+    let page = r#"{"revision":7,"count":1,"kvs":[{"key":"a","create_revision":1,"mod_revision":1,"version":1}],"cursor":"A-_"}"#;
+    let node = Fake::start(vec![answer(200, page), answer(200, r#"{"revision":7,"count":9,"kvs":[]}"#)]);
+    let client = client_of(&[&node]);
+    let options = ListOptions {
+        prefix: b"a/\xff&".to_vec(),
+        end: b"b".to_vec(),
+        limit: Some(5),
+        descending: true,
+        keys_only: true,
+        cursor: Some("B-_".to_owned()),
+        read: ReadOptions { stale: true, ..ReadOptions::default() },
+        ..ListOptions::default()
+    };
+    let reply = client.list(&options).unwrap();
+    assert_eq!((reply.revision, reply.count, reply.cursor.as_deref()), (7, 1, Some("A-_")));
+    assert_eq!((&reply.kvs[0].key[..], &reply.kvs[0].value), (&b"a"[..], &None));
+    let counted = client.list(&ListOptions { count_only: true, ..ListOptions::default() }).unwrap();
+    assert_eq!((counted.count, counted.cursor), (9, None));
+    let seen = node.seen();
+    let line = "GET /v1/kv?consistency=stale&prefix=a%2F%FF%26&end=b&limit=5&order=desc&keys_only=true&cursor=B%2D%5F ";
+    assert!(seen[0].starts_with(line), "{}", seen[0]);
+    assert!(seen[1].starts_with("GET /v1/kv?count_only=true "), "{}", seen[1]);
+}
+
+#[test]
 fn get_that_broke_is_repeated_and_never_unknown() {
     let node = Fake::start(vec![Step::Drop, error(ErrorCode::Internal), answer(404, "")]);
     let error = hasty_client_of(&[&node]).get(b"k", &ReadOptions::default()).unwrap_err();
