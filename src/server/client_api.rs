@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::http::{Handler, Method, Reply, Request, Response};
+use super::legacy;
 use super::log_level;
 use super::params::{self, Query};
 use super::shared::Shared;
@@ -198,6 +199,9 @@ impl Handler for ClientApi {
         if let Some(raw_key) = request.path.strip_prefix(KV_PREFIX) {
             return self.key_route(raw_key, &request, reply);
         }
+        if let Some(route) = legacy::Route::at(&request.path) {
+            return route.handle(&self.shared, &request, reply);
+        }
         match request.path.as_str() {
             "/v1/cluster" => self.page(&request, reply, |api| api.cluster()),
             "/v1/status" => self.page(&request, reply, |api| Response::json(200, &api.shared.status())),
@@ -249,7 +253,7 @@ fn method_not_allowed(methods: &'static str) -> Error {
 }
 
 /// For display beside the write; the state machine never reads it.
-fn wall_ms() -> u64 {
+pub(super) fn wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
@@ -265,28 +269,38 @@ fn written(result: WriteResult) -> Response {
             Response::json(200, &PutReply { revision, create_revision, version })
         }
         Outcome::Deleted { revision, deleted } => Response::json(200, &DeleteReply { revision, deleted }),
-        Outcome::PreconditionFailed { revision, mod_revision } => {
-            let text = match mod_revision {
-                0 => "the condition does not hold: the key is absent".to_owned(),
-                at => format!("the condition does not hold: the key was last written at revision {at}"),
-            };
-            let body = ErrorBody::new(ErrorCode::PreconditionFailed, text);
-            Response::error(&body.with_mod_revision(mod_revision).with_revision(revision))
+        Outcome::PreconditionFailed { .. } | Outcome::IdempotencyMismatch | Outcome::Overloaded => {
+            Response::error(&refused(&outcome).expect("these are the refusals"))
         }
-        Outcome::IdempotencyMismatch => Response::error(&ErrorBody::new(
-            ErrorCode::IdempotencyMismatch,
-            "this idempotency key was used for another request: use a new one for each write",
-        )),
-        Outcome::Overloaded => Response::error(&ErrorBody::new(
-            ErrorCode::Overloaded,
-            "the table of idempotency keys is full: rows leave it with age, or write without a key",
-        )),
     };
     response = response.with_header(api::INDEX_HEADER, index.to_string());
     if replayed {
         response = response.with_header(api::REPLAYED_HEADER, "true");
     }
     response
+}
+
+/// What a write is told that the state machine refused.
+pub(super) fn refused(outcome: &Outcome) -> Option<ErrorBody> {
+    match *outcome {
+        Outcome::Put { .. } | Outcome::Deleted { .. } => None,
+        Outcome::PreconditionFailed { revision, mod_revision } => {
+            let text = match mod_revision {
+                0 => "the condition does not hold: the key is absent".to_owned(),
+                at => format!("the condition does not hold: the key was last written at revision {at}"),
+            };
+            let body = ErrorBody::new(ErrorCode::PreconditionFailed, text);
+            Some(body.with_mod_revision(mod_revision).with_revision(revision))
+        }
+        Outcome::IdempotencyMismatch => Some(ErrorBody::new(
+            ErrorCode::IdempotencyMismatch,
+            "this idempotency key was used for another request: use a new one for each write",
+        )),
+        Outcome::Overloaded => Some(ErrorBody::new(
+            ErrorCode::Overloaded,
+            "the table of idempotency keys is full: rows leave it with age, or write without a key",
+        )),
+    }
 }
 
 /// The answer to a read that may be served now.
@@ -319,7 +333,7 @@ fn read(node: &Node, key: &[u8], wants_json: bool, result: Result<Index, Failure
     })
 }
 
-fn failed(failure: &Failure) -> ErrorBody {
+pub(super) fn failed(failure: &Failure) -> ErrorBody {
     let code = match failure.kind {
         FailureKind::Unavailable => ErrorCode::Unavailable,
         FailureKind::Overloaded => ErrorCode::Overloaded,

@@ -7,6 +7,7 @@ pub mod client_api;
 pub mod fdlimit;
 pub mod gate;
 pub mod http;
+pub mod legacy;
 pub mod log_level;
 pub mod params;
 pub mod peer_api;

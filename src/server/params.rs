@@ -30,7 +30,7 @@ pub fn decode_key(raw: &str, max_bytes: usize) -> Result<Vec<u8>, ErrorBody> {
 }
 
 /// Decodes once; `None` when a `%` is not followed by two hexadecimal digits. In a form `+` is a space.
-fn percent_decode(raw: &str, is_form: bool) -> Option<Vec<u8>> {
+pub(super) fn percent_decode(raw: &str, is_form: bool) -> Option<Vec<u8>> {
     let mut decoded = Vec::with_capacity(raw.len());
     let mut bytes = raw.bytes();
     while let Some(byte) = bytes.next() {
