@@ -1,6 +1,6 @@
 //! The state of Figure 2, the roles and how they change, and what all chapters share.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +10,10 @@ use super::membership::Memberships;
 use super::message::{AppendEntriesReply, AppendOutcome, Asked, RequestVoteReply, Ticket};
 use super::note::{Decision, MAX_NOTES, Note, StepDownReason};
 use super::progress::{Lane, Progress};
-use super::read::{ReadDone, Reads};
+use super::read::ReadDone;
+use super::role::{Role, RoleKind};
 use super::types::{HardState, Index, MemberId, Membership, Position, SnapshotMeta, Stamp, Term, Time};
+use super::watermarks::Watermarks;
 use super::write::{AfterSync, Hold, WriteBatch, WriteQueue, WriteSeq};
 
 /// No honest member's term is this far ahead: a request that claims so is refused before it can exhaust the counter.
@@ -54,73 +56,6 @@ pub struct Restored {
     pub entries: Vec<Entry>,
 }
 
-/// The role of a member (paper §5.1), with what only that role knows.
-#[derive(Clone, Debug)]
-pub enum Role {
-    /// Follows a leader, or waits for one.
-    Follower {
-        /// Who leads this term, once heard.
-        leader: Option<MemberId>,
-    },
-    /// Asks whether it could win an election (thesis §9.6).
-    PreCandidate(Ballot),
-    /// Asks for votes.
-    Candidate(Ballot),
-    /// Leads.
-    Leader(Box<Leader>),
-}
-
-/// The names of the roles.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RoleKind {
-    /// [`Role::Follower`].
-    Follower,
-    /// [`Role::PreCandidate`].
-    PreCandidate,
-    /// [`Role::Candidate`].
-    Candidate,
-    /// [`Role::Leader`].
-    Leader,
-}
-
-impl RoleKind {
-    /// In lower case, as logs and the status show it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            RoleKind::Follower => "follower",
-            RoleKind::PreCandidate => "pre-candidate",
-            RoleKind::Candidate => "candidate",
-            RoleKind::Leader => "leader",
-        }
-    }
-}
-
-/// The votes, or pre-votes, of one campaign.
-#[derive(Clone, Debug)]
-pub struct Ballot {
-    /// Number of the campaign since the start of the process: tells its answers from an earlier one's in the same term.
-    pub(super) number: u64,
-    /// Who agreed. The own vote is in it only once it is durable.
-    pub(super) granted: BTreeSet<MemberId>,
-    /// Who answered at all.
-    pub(super) answered: BTreeSet<MemberId>,
-}
-
-/// What only a leader knows (paper Figure 2, volatile state on leaders).
-#[derive(Clone, Debug)]
-pub struct Leader {
-    /// Every other member, learners included.
-    pub(super) peers: BTreeMap<MemberId, Progress>,
-    /// Bytes of entries behind the commit index: bounded, however long the followers' disks take.
-    pub(super) uncommitted_bytes: usize,
-    /// Index of the no-op that opened the term: until it is committed nothing is known of what is (thesis §6.4).
-    pub(super) term_start: Index,
-    /// Cluster time at the election, and when that was here.
-    pub(super) stamp_base: Stamp,
-    pub(super) elected_at: Time,
-    pub(super) reads: Reads,
-}
-
 /// Why a proposal was not taken. It surely never takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
@@ -143,75 +78,6 @@ pub enum ProposeError {
 pub enum Apply {
     /// Apply these committed entries in order, then call `handle_applied` with the last index.
     Entries(Vec<Entry>),
-}
-
-/// The observable state that others wait on. Compared before and after each update: what moved tells whom to wake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Watermarks {
-    /// Current term.
-    pub term: Term,
-    /// Vote of the term.
-    pub voted_for: Option<MemberId>,
-    /// Current role.
-    pub role: RoleKind,
-    /// Known leader of the term.
-    pub leader: Option<MemberId>,
-    /// Number of the last campaign.
-    pub ballot: u64,
-    /// Last entry of the log.
-    pub last: Position,
-    /// Committed through.
-    pub committed: Position,
-    /// Applied through.
-    pub last_applied: Index,
-    /// Last write queued.
-    pub queued_seq: WriteSeq,
-    /// Last write durable.
-    pub persisted_seq: WriteSeq,
-    /// Last index durable here.
-    pub persisted_index: Index,
-    /// Newest read round.
-    pub read_round: u64,
-    /// Reads that were decided since the start of the process.
-    pub reads_done: u64,
-    /// When `handle_timeout` is due.
-    pub timeout: Time,
-    /// Index of the membership in force.
-    pub membership_index: Index,
-}
-
-impl Watermarks {
-    /// Whether there is something new to write.
-    pub fn wakes_log_writer(&self, after: &Watermarks) -> bool {
-        self.queued_seq != after.queued_seq
-    }
-
-    /// Whether committed entries wait to be applied.
-    pub fn wakes_applier(&self, after: &Watermarks) -> bool {
-        self.committed != after.committed
-    }
-
-    /// Whether any peer may have to be sent something now.
-    pub fn wakes_replicators(&self, after: &Watermarks) -> bool {
-        (self.term, self.role, self.ballot, self.last, self.read_round, self.membership_index)
-            != (after.term, after.role, after.ballot, after.last, after.read_round, after.membership_index)
-            || (after.role == RoleKind::Candidate && self.persisted_seq != after.persisted_seq)
-    }
-
-    /// Whether the timer has to look at its deadline again.
-    pub fn wakes_timer(&self, after: &Watermarks) -> bool {
-        after.timeout < self.timeout
-    }
-
-    /// Whether a reply that waits for the disk may now be opened.
-    pub fn opens_replies(&self, after: &Watermarks) -> bool {
-        (self.persisted_seq, self.term) != (after.persisted_seq, after.term)
-    }
-
-    /// Whether a leadership ended: what was proposed under it has an unknown outcome.
-    pub fn ends_leadership(&self, after: &Watermarks) -> bool {
-        self.role == RoleKind::Leader && (after.role != RoleKind::Leader || after.term != self.term)
-    }
 }
 
 /// A reply after [`Raft::settle`] looked at it.

@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::core::{Ballot, Leader, Raft, Role};
+use super::core::Raft;
 use super::entry::{Entry, Payload};
 use super::message::{Asked, PollRpc, RequestVoteReply, RequestVoteRequest, RpcRequest, Ticket};
 use super::note::{Decision, VoteRefusal};
 use super::progress::Progress;
 use super::quorum::{majority, majority_value};
 use super::read::Reads;
+use super::role::{Ballot, Leader, Role};
 use super::types::{HardState, MemberId, Position, Time};
 use super::write::AfterSync;
 

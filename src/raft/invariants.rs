@@ -1,7 +1,9 @@
 //! What must hold at every moment, checked after every step in tests and in the simulator. A violation ends the process:
 //! a member that no longer knows what it promised must not answer.
 
-use super::core::{Raft, RoleKind, Watermarks};
+use super::core::Raft;
+use super::role::RoleKind;
+use super::watermarks::Watermarks;
 
 /// The whole log is looked at in every so many steps; the cheap checks run each time.
 const WHOLE_LOG_EVERY: u64 = 256;

@@ -20,7 +20,8 @@
 //! |---|---|
 //! | `types.rs`, `entry.rs`, `message.rs` | the data: positions, entries and their frame, RPCs, tickets |
 //! | `log.rs`, `progress.rs`, `membership.rs`, `quorum.rs` | the log in memory, a leader's view of a peer, who votes, majorities |
-//! | `core.rs` | the state of Figure 2, the roles, the term rule, what all chapters share |
+//! | `core.rs`, `role.rs` | the state of Figure 2, the roles, the term rule, what all chapters share |
+//! | `watermarks.rs` | what others wait on: whom an update wakes |
 //! | `election.rs` | votes, pre-votes, stickiness, check-quorum (paper §5.2, §5.4.1; thesis §9.6, §4.2.3, §6.2) |
 //! | `replication.rs` | AppendEntries on both sides, back-tracking, commit (paper §5.3, §5.4.2) |
 //! | `read.rs` | ReadIndex (thesis §6.4) |
@@ -74,16 +75,15 @@ mod progress;
 mod quorum;
 mod read;
 mod replication;
+mod role;
 mod types;
+mod watermarks;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
-pub use self::core::{
-    Apply, Ballot, Leader, MAX_TERM_JUMP, ProposeError, Raft, RaftConfig, Reply, Restored, Role, RoleKind,
-    Settled, Watermarks,
-};
+pub use self::core::{Apply, MAX_TERM_JUMP, ProposeError, Raft, RaftConfig, Reply, Restored, Settled};
 pub use entry::{Entry, EntryKind, FRAME_HEADER_BYTES, FrameError, MAX_PAYLOAD_BYTES, Payload};
 pub use invariants::{check, check_step};
 pub use log::Log;
@@ -96,8 +96,10 @@ pub use note::{Decision, Note, NoteLevel, StepDownReason, VoteRefusal};
 pub use progress::{Lane, Mode, Progress};
 pub use quorum::{majority, majority_value};
 pub use read::{NotLeader, ReadDone, ReadToken, Reads};
+pub use role::{Ballot, Leader, Role, RoleKind};
 pub use types::{
     ClusterId, Found, HardState, Index, Member, MemberId, Membership, Position, Settings, SnapshotMeta,
     Stamp, Term, Time,
 };
+pub use watermarks::Watermarks;
 pub use write::{AfterSync, QueuedWrite, WriteBatch, WriteOp, WriteQueue, WriteSeq};

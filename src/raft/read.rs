@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 
-use super::core::{Raft, Role};
+use super::core::Raft;
 use super::quorum::majority_value;
+use super::role::Role;
 use super::types::{Index, MemberId, Term, Time};
 
 /// Names one read of one leadership. Made here, never by a caller, and never reused: an answer can only confirm the

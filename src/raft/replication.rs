@@ -1,6 +1,6 @@
 //! Log replication and commit (paper §5.3, §5.4.2).
 
-use super::core::{Raft, Role};
+use super::core::Raft;
 use super::message::{
     AppendEntriesReply, AppendEntriesRequest, AppendOutcome, Asked, PollRpc, RpcFailed, RpcReply, RpcRequest,
     Ticket,
@@ -8,6 +8,7 @@ use super::message::{
 use super::note::Decision;
 use super::progress::Mode;
 use super::quorum::majority_value;
+use super::role::Role;
 use super::types::{Index, MemberId, Position, Term, Time};
 use super::write::{AfterSync, Hold};
 

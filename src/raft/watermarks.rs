@@ -1,0 +1,74 @@
+//! What others wait on: compared before and after each update, it tells whom to wake.
+
+use super::role::RoleKind;
+use super::types::{Index, MemberId, Position, Term, Time};
+use super::write::WriteSeq;
+
+/// The observable state that others wait on. Compared before and after each update: what moved tells whom to wake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watermarks {
+    /// Current term.
+    pub term: Term,
+    /// Vote of the term.
+    pub voted_for: Option<MemberId>,
+    /// Current role.
+    pub role: RoleKind,
+    /// Known leader of the term.
+    pub leader: Option<MemberId>,
+    /// Number of the last campaign.
+    pub ballot: u64,
+    /// Last entry of the log.
+    pub last: Position,
+    /// Committed through.
+    pub committed: Position,
+    /// Applied through.
+    pub last_applied: Index,
+    /// Last write queued.
+    pub queued_seq: WriteSeq,
+    /// Last write durable.
+    pub persisted_seq: WriteSeq,
+    /// Last index durable here.
+    pub persisted_index: Index,
+    /// Newest read round.
+    pub read_round: u64,
+    /// Reads that were decided since the start of the process.
+    pub reads_done: u64,
+    /// When `handle_timeout` is due.
+    pub timeout: Time,
+    /// Index of the membership in force.
+    pub membership_index: Index,
+}
+
+impl Watermarks {
+    /// Whether there is something new to write.
+    pub fn wakes_log_writer(&self, after: &Watermarks) -> bool {
+        self.queued_seq != after.queued_seq
+    }
+
+    /// Whether committed entries wait to be applied.
+    pub fn wakes_applier(&self, after: &Watermarks) -> bool {
+        self.committed != after.committed
+    }
+
+    /// Whether any peer may have to be sent something now.
+    pub fn wakes_replicators(&self, after: &Watermarks) -> bool {
+        (self.term, self.role, self.ballot, self.last, self.read_round, self.membership_index)
+            != (after.term, after.role, after.ballot, after.last, after.read_round, after.membership_index)
+            || (after.role == RoleKind::Candidate && self.persisted_seq != after.persisted_seq)
+    }
+
+    /// Whether the timer has to look at its deadline again.
+    pub fn wakes_timer(&self, after: &Watermarks) -> bool {
+        after.timeout < self.timeout
+    }
+
+    /// Whether a reply that waits for the disk may now be opened.
+    pub fn opens_replies(&self, after: &Watermarks) -> bool {
+        (self.persisted_seq, self.term) != (after.persisted_seq, after.term)
+    }
+
+    /// Whether a leadership ended: what was proposed under it has an unknown outcome.
+    pub fn ends_leadership(&self, after: &Watermarks) -> bool {
+        self.role == RoleKind::Leader && (after.role != RoleKind::Leader || after.term != self.term)
+    }
+}
