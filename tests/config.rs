@@ -1,8 +1,11 @@
 //! The configuration files that are shipped, and every kind of bad one.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use dkv::config::{Config, MAX_FILE_BYTES};
+use dkv::store::identity::DataDirLock;
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").join(name)
@@ -90,10 +93,9 @@ fn parse_takes_a_short_file_with_the_defaults() {
     assert_eq!((config.listen_http(), config.listen_raft()), ("0.0.0.0:80", "127.0.0.1:18081"));
 }
 
-#[test]
-fn parse_refuses_a_bad_value_and_says_field_value_and_fix() {
-    // An added line, and what the error must say.
-    let cases = [
+/// A line added to the good file, and what the error must say.
+#[rustfmt::skip]
+const BAD_LINES: &[(&str, &str)] = &[
         ("heartbeat_ms: 101", "heartbeat_ms: 101: at most a third of election_timeout_ms (300); 100 or less"),
         ("heartbeat_ms: 0", "heartbeat_ms: 0: at least 1"),
         ("append_hold_ms: 150", "append_hold_ms: 150: at most a third"),
@@ -123,17 +125,36 @@ fn parse_refuses_a_bad_value_and_says_field_value_and_fix() {
         ("heart_beat_ms: 50", "unknown field `heart_beat_ms`"),
         ("node_id: b", "duplicate"),
         ("just text", "x.yaml: "),
-    ];
-    for (line, says) in cases {
-        let error = refused(&format!("{GOOD}{line}\n"));
-        assert!(error.contains(says), "{line}: {error}");
-    }
-}
+        ("append_hold_ms: 0", "append_hold_ms: 0: at least 1"),
+        ("election_timeout_ms: 14", "election_timeout_ms: 14: at least 15"),
+        ("request_timeout_ms: 600001", "request_timeout_ms: 600001: at most 600000"),
+        ("segment_bytes: 2147483648", "segment_bytes: 2147483648: at most 1073741824"),
+        ("retention_revisions: 0", "retention_revisions: 0: at least 1"),
+        ("retention_bytes: 0", "retention_bytes: 0: at least 1"),
+        ("idempotency_window_s: 604801", "idempotency_window_s: 604801: at most 604800"),
+        ("idempotency_rows: 0", "idempotency_rows: 0: at least 1"),
+        ("limits: { max_key_bytes: 0 }", "limits.max_key_bytes: 0: at least 1"),
+        ("limits: { max_value_bytes: 3145729 }", "limits.max_value_bytes: 3145729: at most 3145728"),
+        ("limits: { max_connections: 0 }", "limits.max_connections: 0: at least 1"),
+        ("limits: { upstream_connections: 63 }", "limits.upstream_connections: 63: at least 64"),
+        ("limits: { max_parked: 0 }", "limits.max_parked: 0: at least 1"),
+        ("limits: { idle_timeout_ms: 999 }", "limits.idle_timeout_ms: 999: at least 1000"),
+        ("limits: { transfer_timeout_ms: 99 }", "limits.transfer_timeout_ms: 99: at least 100"),
+        ("limits: 5", "limits: invalid type: integer `5`"),
+        ("limits: { max_key_bytes: 1.5 }", "limits.max_key_bytes: invalid type"),
+        ("log: { level: 3 }", "log.level: "),
+        ("log: { path: x }", "log: unknown field `path`"),
+        ("debug: { check_invariants: maybe }", "debug.check_invariants: invalid type: string \"maybe\""),
+        ("listen_raft: localhost", "listen_raft: \"localhost\": write host:port"),
+        ("listen_raft: \"[::1]\"", "listen_raft: \"[::1]\": write host:port"),
+        ("listen_http: 127.0.0.1:99999", "listen_http: \"127.0.0.1:99999\": write host:port"),
+        ("heartbeat_ms: 50\nheartbeat_ms: 60", "duplicate"),
+        ("heartbeat_ms: [50", "x.yaml: "),
+];
 
-#[test]
-fn parse_refuses_bad_members() {
-    // Text to replace in the good file, its replacement, and what the error must say.
-    let cases = [
+/// Text to replace in the good file, its replacement, and what the error must say.
+#[rustfmt::skip]
+const BAD_MEMBERS: &[(&str, &str, &str)] = &[
         ("node_id: a\ndata", "node_id: z\ndata", "node_id: z: not among peers (a, b, c)"),
         ("node_id: a\ndata", "data", "node_id: missing: name this node"),
         ("data_dir: data/a\n", "", "data_dir: missing"),
@@ -154,11 +175,23 @@ fn parse_refuses_bad_members() {
         ("127.0.0.1:18082", "0.0.0.0:18082", "others cannot reach it"),
         ("\"[::1]:18083\"", "\"::1:18083\"", "write host:port"),
         ("raft_addr: 127.0.0.1:18082, ", "", "missing field `raft_addr`"),
-    ];
-    for (old, new, says) in cases {
+];
+
+/// Every bad file of both tables, with what the error must say.
+fn bad_files() -> Vec<(String, &'static str)> {
+    let lines = BAD_LINES.iter().map(|&(line, says)| (format!("{GOOD}{line}\n"), says));
+    let members = BAD_MEMBERS.iter().map(|&(old, new, says)| {
         assert!(GOOD.contains(old), "{old}");
-        let error = refused(&GOOD.replace(old, new));
-        assert!(error.contains(says), "{new}: {error}");
+        (GOOD.replace(old, new), says)
+    });
+    lines.chain(members).collect()
+}
+
+#[test]
+fn parse_refuses_bad_files_and_says_field_value_and_fix() {
+    for (text, says) in bad_files() {
+        let error = refused(&text);
+        assert!(error.contains(says), "{says}: {error}");
     }
     assert!(
         refused("node_id: a\ndata_dir: d\npeers: []\n").contains("peers: none: list every founding member")
@@ -195,4 +228,106 @@ fn load_says_why_a_file_cannot_be_read() {
     assert!(says(&big).contains("is longer than 65536 bytes"));
     std::fs::write(&big, [0xff, 0xfe]).unwrap();
     assert!(says(&big).contains("is not UTF-8"));
+}
+
+/// Runs the real server in `dir` with the configuration `text` until it ends; returns its exit code and what it said.
+fn run_server(dir: &Path, text: &[u8]) -> (Option<i32>, String) {
+    std::fs::write(dir.join("x.yaml"), text).unwrap();
+    let mut server = Command::new(env!("CARGO_BIN_EXE_dkv-server"))
+        .args(["--config", "x.yaml"])
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while server.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            server.kill().unwrap();
+            panic!("it does not end: {}", String::from_utf8_lossy(text));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let output = server.wait_with_output().unwrap();
+    assert!(output.stdout.is_empty(), "{output:?}");
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// The server refuses `text` with exit code 2 and one line, and leaves nothing behind.
+fn server_refuses(text: &[u8], says: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, said) = run_server(dir.path(), text);
+    assert_eq!((code, said.lines().count()), (Some(2), 1), "{says}: {said}");
+    assert!(said.starts_with("dkv-server: x.yaml: ") && said.contains(says), "{says}: {said}");
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(left, ["x.yaml"], "{says}");
+}
+
+#[test]
+fn server_refuses_every_bad_file_with_exit_code_2_and_touches_nothing() {
+    let bad = bad_files();
+    assert!(bad.len() >= 40, "{}", bad.len());
+    for (text, says) in bad {
+        server_refuses(text.as_bytes(), says.trim_start_matches("x.yaml: "));
+    }
+    server_refuses(b"", "node_id: missing");
+    server_refuses(b"\xff\xfe", "is not UTF-8");
+    server_refuses(&vec![b'#'; MAX_FILE_BYTES as usize + 1], "is longer than 65536 bytes");
+    // YAML that ends early, is something else, or tries to be very large.
+    server_refuses(b"{\"node_id\": \"a\"", "");
+    server_refuses(b"- a\n- b\n", "");
+    server_refuses(format!("peers: {}", "[".repeat(20_000)).as_bytes(), "");
+}
+
+/// A one-node configuration on an address of its own.
+fn one_node(ip: &str, extra: &str) -> String {
+    format!(
+        "node_id: a\ndata_dir: data\n\
+         peers: [{{ node_id: a, raft_addr: \"{ip}:18081\", http_addr: \"{ip}:8081\" }}]\n{extra}"
+    )
+}
+
+#[test]
+fn server_refuses_what_this_machine_does_not_allow() {
+    let ip = format!("127.99.{}.{}", std::process::id() >> 8 & 255, std::process::id() & 255);
+    let taken = std::net::TcpListener::bind((ip.as_str(), 8082)).unwrap();
+    let taken = taken.local_addr().unwrap();
+    let in_use = format!("listen_http: {taken}: Address already in use");
+    server_refuses(one_node(&ip, &format!("listen_http: {taken}\n")).as_bytes(), &in_use);
+    let in_use = in_use.replace("listen_http", "listen_raft");
+    server_refuses(one_node(&ip, &format!("listen_raft: {taken}\n")).as_bytes(), &in_use);
+    let elsewhere = "listen_http: 192.0.2.1:8081: ";
+    server_refuses(one_node(&ip, "listen_http: 192.0.2.1:8081\n").as_bytes(), elsewhere);
+    let no_folder = "log.file: no/such/folder/log: cannot be opened: No such file or directory";
+    server_refuses(one_node(&ip, "log: { file: no/such/folder/log }\n").as_bytes(), no_folder);
+
+    // A data directory that is a file, and one that another process holds.
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("data"), "mine").unwrap();
+    let (code, said) = run_server(dir.path(), one_node(&ip, "").as_bytes());
+    assert_eq!((code, said.lines().count()), (Some(2), 1), "{said}");
+    assert!(said.starts_with("dkv-server: x.yaml: data_dir data: cannot "), "{said}");
+    assert_eq!(std::fs::read(dir.path().join("data")).unwrap(), b"mine");
+
+    let dir = tempfile::tempdir().unwrap();
+    let lock = DataDirLock::take(&dir.path().join("data")).unwrap();
+    let (code, said) = run_server(dir.path(), one_node(&ip, "").as_bytes());
+    assert_eq!((code, said.lines().count()), (Some(2), 1), "{said}");
+    let by = format!("dkv-server: x.yaml: data_dir data: already in use by process {}", std::process::id());
+    assert!(said.starts_with(&by), "{said}");
+    drop(lock);
+}
+
+#[test]
+fn check_config_touches_nothing_and_says_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let check = |text: &str| {
+        std::fs::write(dir.path().join("x.yaml"), text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dkv-server"));
+        command.args(["--config", "x.yaml", "--check-config"]).current_dir(dir.path()).output().unwrap()
+    };
+    assert_eq!(check(GOOD).status.code(), Some(0));
+    assert_eq!(check(&format!("{GOOD}heartbeat_ms: 0\n")).status.code(), Some(2));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use dkv::config::Config;
+use run::End;
 
 /// Exit code of a refused configuration.
 pub const CONFIG_ERROR: u8 = 2;
@@ -68,13 +69,20 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return refuse(&error),
     };
+    // What is found to be wrong only now is said like what the file itself shows to be wrong.
+    let file =
+        cli.config.as_ref().map_or_else(|| "the defaults".to_owned(), |file| file.display().to_string());
     if let Err(error) = dkv::logging::start(&config.log) {
-        return refuse(&error);
+        return refuse(&format_args!("{file}: {error}"));
     }
-    let code = run::run(config, cli.exit_with_stdin).unwrap_or_else(|error| {
-        log::error!("{error:#}");
-        ExitCode::FAILURE
-    });
+    let code = match run::run(config, cli.exit_with_stdin) {
+        Ok(End::Stopped(code)) => code,
+        Ok(End::Refused(text)) => refuse(&format_args!("{file}: {text}")),
+        Err(error) => {
+            log::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    };
     dkv::logging::flush(Duration::from_secs(1));
     code
 }

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::CONFIG_ERROR;
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, bounded, select};
 use dkv::config::Config;
@@ -14,14 +15,22 @@ use signal_hook::iterator::Signals;
 /// How long requests in flight may take to finish once the node is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
-/// Serves until a signal, the end of standard input (with `exit_with_stdin`), or a failure. The exit code is 0 after an
-/// orderly stop, else the failure's.
-pub fn run(config: Config, exit_with_stdin: bool) -> anyhow::Result<ExitCode> {
+/// How a run ended.
+pub enum End {
+    /// With 0 after an orderly stop, else with the code of the failure, which is in the log.
+    Stopped(ExitCode),
+    /// Before it began: this machine does not allow what the configuration says.
+    Refused(String),
+}
+
+/// Serves until a signal, the end of standard input (with `exit_with_stdin`), or a failure.
+pub fn run(config: Config, exit_with_stdin: bool) -> anyhow::Result<End> {
     // Before anything else, so that no signal finds the default action in the middle of a start.
     let signals = watch_signals().context("cannot watch for signals")?;
     let stdin_end = if exit_with_stdin { watch_stdin()? } else { crossbeam_channel::never() };
     let server = match Server::start(config) {
         Ok(server) => server,
+        Err(e) if e.exit_code == CONFIG_ERROR => return Ok(End::Refused(e.text)),
         Err(e) => return Ok(fail(&e.text, e.exit_code)),
     };
     let failed = select! {
@@ -40,14 +49,14 @@ pub fn run(config: Config, exit_with_stdin: bool) -> anyhow::Result<ExitCode> {
         Some(e) => fail(&e.text, e.exit_code),
         None => {
             log::info!("stopped");
-            ExitCode::SUCCESS
+            End::Stopped(ExitCode::SUCCESS)
         }
     })
 }
 
-fn fail(text: &str, exit_code: u8) -> ExitCode {
+fn fail(text: &str, exit_code: u8) -> End {
     log::error!("{text}");
-    ExitCode::from(exit_code)
+    End::Stopped(ExitCode::from(exit_code))
 }
 
 /// Sends the name of the first SIGTERM or SIGINT. The second one ends the process at once, whatever the rest of it is
