@@ -1,8 +1,9 @@
 # cluster: five nodes in the foreground, data in data/. test: everything proven. check: writes nothing. fix: formats.
+# man: manual pages in target/man/.
 
 CARGO ?= cargo
 
-.PHONY: cluster build test check fix mutants clean
+.PHONY: cluster build test check fix mutants man clean
 
 cluster: build
 	exec target/release/dkv-server cluster configs/node*.yaml
@@ -31,6 +32,10 @@ fix:
 
 mutants:
 	$(CARGO) test --test mutants -- --run
+
+# The manual pages of both programs. `man -l target/man/dkv-cli.1` shows one; section 1 of a manual path takes them all.
+man:
+	$(CARGO) run --quiet --locked --example man -- target/man
 
 clean:
 	$(CARGO) clean

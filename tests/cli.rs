@@ -1,4 +1,4 @@
-//! `dkv-cli` as a process, against fake nodes: what it prints, and its exit codes.
+//! `dkv-cli` as a process, against fake nodes and real ones: what it prints, and its exit codes.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -6,6 +6,12 @@ use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
+
+#[path = "support/cluster.rs"]
+#[allow(dead_code)]
+mod cluster;
+
+use cluster::Cluster;
 
 /// A node that gives every request the same answer; returns its address and the bodies it gets.
 fn node(answer: Vec<u8>) -> (String, Receiver<Vec<u8>>) {
@@ -225,4 +231,151 @@ fn status_shows_reachable_and_unreachable_nodes() {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["nodes"][0]["status"]["commit"], 120);
     assert!(report["nodes"][1]["error"].as_str().unwrap().contains("refused"), "{report}");
+}
+
+/// A node that gives its answers one after the other, and tells the first line of each request.
+fn script(answers: Vec<Vec<u8>>) -> (String, Receiver<String>) {
+    let listener = TcpListener::bind("127.0.72.5:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let (lines, seen) = channel();
+    thread::spawn(move || {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut first = [0; 512];
+            let length = stream.peek(&mut first).unwrap();
+            read_body(&stream);
+            let text = String::from_utf8_lossy(&first[..length]).into_owned();
+            let _ = lines.send(text.lines().next().unwrap().to_owned());
+            let _ = stream.write_all(&answer);
+        }
+    });
+    (addr, seen)
+}
+
+fn page(rows: &str, cursor: &str) -> Vec<u8> {
+    let count = rows.matches("\"version\"").count();
+    answer(200, "", format!(r#"{{"revision":9,"count":{count},"kvs":[{rows}]{cursor}}}"#).as_bytes())
+}
+
+const ROW_A: &str = r#"{"key":"a\tb","value":"x\\y\n","create_revision":1,"mod_revision":2,"version":2}"#;
+const ROW_B: &str =
+    r#"{"key":"grün","value_base64":"/wA=","create_revision":3,"mod_revision":3,"version":1}"#;
+const KEY_A: &str = r#"{"key":"a","create_revision":1,"mod_revision":2,"version":2}"#;
+
+#[test]
+fn list_follows_cursors_and_escapes_what_a_line_cannot_hold() {
+    let two_pages = || vec![page(ROW_A, r#","cursor":"C-1""#), page(ROW_B, "")];
+    let (addr, seen) = script(two_pages());
+    let output = run(&addr, &["list"]);
+    let lines = "a\\x09b\tx\\\\y\\x0a\ngrün\t\\xff\\x00\n";
+    assert_eq!((code(&output), String::from_utf8(output.stdout.clone()).unwrap().as_str()), (0, lines));
+    assert!(!seen.recv().unwrap().contains("cursor"));
+    assert!(seen.recv().unwrap().contains("cursor=C%2D1"));
+
+    let (addr, _) = script(two_pages());
+    let output = run(&addr, &["list", "-o", "json"]);
+    let document = format!("{{\"revision\":9,\"kvs\":[{ROW_A},{ROW_B}],\"count\":2}}\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), document);
+}
+
+#[test]
+fn list_sends_its_options_and_stops_at_the_limit() {
+    let (addr, seen) = script(vec![page(KEY_A, r#","cursor":"C1""#), page(KEY_A, r#","cursor":"C2""#)]);
+    let args =
+        ["list", "p/\u{e4}", "--keys-only", "--limit", "2", "--revision", "9", "--stale", "--order", "desc"];
+    let output = run(&addr, &args);
+    assert_eq!((code(&output), &output.stdout[..]), (0, &b"a\na\n"[..]), "{}", said(&output));
+    for limit in [2, 1] {
+        let line = seen.recv().unwrap();
+        let limit = format!("limit={limit}&");
+        for part in
+            ["consistency=stale", "revision=9", "prefix=p%2F%C3%A4", "order=desc", "keys_only=true", &limit]
+        {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
+    // The cursor stays in the document: there is more than the limit.
+    let (addr, _) = script(vec![page(KEY_A, r#","cursor":"C1""#)]);
+    let output = run(&addr, &["list", "--limit", "1", "-o", "json", "--keys-only"]);
+    let document = format!("{{\"revision\":9,\"kvs\":[{KEY_A}],\"count\":1,\"cursor\":\"C1\"}}\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), document);
+}
+
+#[test]
+fn list_that_breaks_off_says_how_far_it_came() {
+    let (addr, _) = script(vec![page(ROW_A, r#","cursor":"C1""#), error(410, "compacted", "not_done")]);
+    let output = run(&addr, &["list"]);
+    assert_eq!((code(&output), output.stdout.is_empty()), (2, false));
+    assert!(said(&output).contains("incomplete, it broke off after 1 key"), "{}", said(&output));
+}
+
+#[test]
+fn list_ends_quietly_when_the_pipe_is_closed() {
+    let row = format!(
+        r#"{{"key":"k","value":"{}","create_revision":1,"mod_revision":1,"version":1}}"#,
+        "x".repeat(1 << 20)
+    );
+    // More pages than are wanted: the second request is never made, or its page never shown.
+    let (addr, _) = script(vec![page(&row, r#","cursor":"C1""#); 3]);
+    let mut child = command(&addr, &["list"]).spawn().unwrap();
+    child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((code(&output), said(&output)), (0, String::new()));
+}
+
+#[test]
+fn help_is_a_manual_of_80_columns_without_colour_off_a_terminal() {
+    for name in ["", "set", "get", "delete", "list", "status", "completion"] {
+        let args: Vec<&str> = [name, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
+        let output = run("127.0.0.1:1", &args);
+        assert_eq!(code(&output), 0);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("Examples:\n  "), "{name}: {text}");
+        assert!(!text.contains('\x1b'), "{name}");
+        let long: Vec<&str> = text.lines().filter(|line| line.chars().count() > 80).collect();
+        assert!(long.is_empty(), "{name}: {long:?}");
+    }
+}
+
+#[test]
+fn completion_knows_every_command_in_every_shell() {
+    for shell in ["bash", "zsh", "fish"] {
+        // No node is asked: a bad endpoint does not matter.
+        let output = run("nonsense", &["completion", shell]);
+        assert_eq!(code(&output), 0, "{shell}: {}", said(&output));
+        let script = String::from_utf8(output.stdout).unwrap();
+        for word in ["set", "get", "delete", "list", "status", "completion", "keys-only", "if-absent"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+    assert_eq!(code(&run("nonsense", &["completion", "tcsh"])), 2);
+}
+
+#[test]
+fn real_cluster_takes_every_command() {
+    let cluster = Cluster::start(3);
+    // One node suffices; the others are found.
+    let addr = cluster.http_addr(1);
+    let out = |args: &[&str]| {
+        let output = run(&addr, args);
+        (code(&output), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    assert_eq!(out(&["set", "app/a", "1"]), (0, "OK\n".to_owned()));
+    assert_eq!(out(&["set", "app/a", "2", "--if-revision", "1"]), (0, "OK\n".to_owned()));
+    assert_eq!(out(&["set", "app/a", "3", "--if-revision", "1"]), (1, String::new()));
+    assert_eq!(out(&["set", "app/a", "3", "--if-absent"]), (1, String::new()));
+    assert_eq!(out(&["get", "app/a"]), (0, "2".to_owned()));
+    let bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
+    let mut child = command(&addr, &["set", "bytes"]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&bytes).unwrap();
+    assert_eq!(code(&child.wait_with_output().unwrap()), 0);
+    assert_eq!(run(&addr, &["get", "bytes"]).stdout, bytes);
+    let (status, json) = out(&["get", "app/a", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((status, &json["mod_revision"], &json["value"]), (0, &2.into(), &"2".into()));
+    assert_eq!(out(&["delete", "bytes"]), (0, "OK\n".to_owned()));
+    assert_eq!(out(&["delete", "bytes"]), (1, String::new()));
+    let (status, table) = out(&["status"]);
+    assert_eq!((status, table.lines().count()), (0, 4), "{table}");
+    assert_eq!(table.matches("leader").count(), 1, "{table}");
 }

@@ -6,6 +6,7 @@
 //! under the same key brings the outcome: done, or the condition that did not hold.
 
 mod exchange;
+mod list;
 mod tour;
 
 use std::sync::Mutex;
@@ -16,12 +17,14 @@ use serde::de::DeserializeOwned;
 
 use crate::api::{
     CREATE_REVISION_HEADER, ClusterReply, DeleteReply, ErrorBody, ErrorCode, ErrorDetail, ErrorOutcome,
-    IDEMPOTENCY_KEY_HEADER, INDEX_HEADER, LEADER_HEADER, ListReply, PutReply, REPLAYED_HEADER, Record,
-    StatusReply, VERSION_HEADER, is_idempotency_key,
+    IDEMPOTENCY_KEY_HEADER, INDEX_HEADER, LEADER_HEADER, PutReply, REPLAYED_HEADER, Record, StatusReply,
+    VERSION_HEADER, is_idempotency_key,
 };
 
 use exchange::{Answer, Broken, Exchanger, Request};
 use tour::{Known, Tour};
+
+pub use list::ListOptions;
 
 /// For how long a write is repeated after its first attempt that ended unknown: well below the shortest idempotency
 /// window a server can be configured with (60 s), so that a repetition can never be executed as a new write.
@@ -75,29 +78,6 @@ impl ReadOptions {
         parameters.extend(revisions.into_iter().filter_map(|(name, n)| Some((name, n?.to_string()))));
         parameters
     }
-}
-
-/// What to list. By default the first page of everything, smallest key first.
-#[derive(Clone, Debug, Default)]
-pub struct ListOptions {
-    /// Only keys that begin so.
-    pub prefix: Vec<u8>,
-    /// Only keys from this one on, itself included.
-    pub start: Vec<u8>,
-    /// Only keys before this one; empty = no end.
-    pub end: Vec<u8>,
-    /// Most rows of the page, 1 to 10,000; None = the server's default of 1,000.
-    pub limit: Option<u32>,
-    /// Greatest key first.
-    pub descending: bool,
-    /// Rows without values.
-    pub keys_only: bool,
-    /// No rows, only how many keys there are. Goes with neither `limit`, `descending`, `keys_only` nor `cursor`.
-    pub count_only: bool,
-    /// The previous page's cursor; everything else as it was for that page.
-    pub cursor: Option<String>,
-    /// How it is read.
-    pub read: ReadOptions,
 }
 
 /// A write that is done.
@@ -221,30 +201,6 @@ impl Client {
         }
     }
 
-    /// One page of keys; `cursor` in the reply, given back in the options, brings the next one, of the same revision
-    /// and from any node.
-    pub fn list(&self, options: &ListOptions) -> Result<ListReply, ClientError> {
-        let mut parameters = options.read.parameters();
-        for (name, bytes) in [("prefix", &options.prefix), ("start", &options.start), ("end", &options.end)] {
-            if !bytes.is_empty() {
-                parameters.push((name, percent_encode(bytes, NON_ALPHANUMERIC).to_string()));
-            }
-        }
-        if let Some(limit) = options.limit {
-            parameters.push(("limit", limit.to_string()));
-        }
-        if options.descending {
-            parameters.push(("order", "desc".to_owned()));
-        }
-        let flags = [("keys_only", options.keys_only), ("count_only", options.count_only)];
-        let set = flags.into_iter().filter(|&(_, is_set)| is_set);
-        parameters.extend(set.map(|(name, _)| (name, "true".to_owned())));
-        if let Some(cursor) = &options.cursor {
-            parameters.push(("cursor", percent_encode(cursor.as_bytes(), NON_ALPHANUMERIC).to_string()));
-        }
-        self.call(&get(&with_query("/v1/kv".to_owned(), &parameters)), Kind::Read, json)
-    }
-
     /// The cluster as some reachable node sees it. The members become known to the client.
     pub fn cluster(&self) -> Result<ClusterReply, ClientError> {
         let cluster: ClusterReply = self.call(&get("/v1/cluster"), Kind::Read, json)?;
@@ -300,15 +256,25 @@ impl Client {
         self.call(&request, Kind::Write(&idempotency_key), read)
     }
 
-    /// Attempts until there is a final answer or the time is over. `read` takes a 2xx answer apart; None = it is not
-    /// one of dkv's.
+    /// A call that has the whole timeout.
     fn call<T>(
         &self,
         request: &Request<'_>,
         kind: Kind<'_>,
         read: impl Fn(&Answer) -> Option<T>,
     ) -> Result<T, ClientError> {
-        let mut deadline = Instant::now() + self.timeout;
+        self.call_until(Instant::now() + self.timeout, request, kind, read)
+    }
+
+    /// Attempts until there is a final answer or the time is over. `read` takes a 2xx answer apart; None = it is not
+    /// one of dkv's.
+    fn call_until<T>(
+        &self,
+        mut deadline: Instant,
+        request: &Request<'_>,
+        kind: Kind<'_>,
+        read: impl Fn(&Answer) -> Option<T>,
+    ) -> Result<T, ClientError> {
         // The reason of the first attempt that ended unknown: from then on the call is unknown, too.
         let mut in_doubt: Option<String> = None;
         let mut reason = "the timeout is too short for a single attempt".to_owned();

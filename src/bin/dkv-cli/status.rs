@@ -3,11 +3,12 @@
 use std::thread;
 use std::time::Duration;
 
-use dkv::api::{ClusterReply, MemberInfo, StatusReply};
+use dkv::api::{ClusterReply, MemberInfo, RoleName, StatusReply};
 use dkv::client::Client;
 use serde::Serialize;
 
-use crate::output::{Failure, Printer};
+use crate::failure::Failure;
+use crate::output::{Look, Printer};
 
 /// Longest wait for one node: a stopped one must not hold up the table.
 const NODE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -47,7 +48,7 @@ pub fn show(client: &Client, timeout: Duration, printer: &Printer) -> Result<(),
             .collect();
         return printer.json(&Report { cluster: &cluster, nodes });
     }
-    printer.text(&table(&cluster, &answers))
+    printer.bytes(table(&cluster, &answers, printer).as_bytes())
 }
 
 fn node_report<'a>(member: &'a MemberInfo, answer: &'a Result<StatusReply, String>) -> NodeReport<'a> {
@@ -59,48 +60,69 @@ fn node_report<'a>(member: &'a MemberInfo, answer: &'a Result<StatusReply, Strin
     }
 }
 
+const HEAD: [&str; 8] = ["NODE", "ROLE", "TERM", "COMMIT", "APPLIED", "LAG", "REACHABLE", "ADDRESS"];
+
 /// One line per member; the lag is how many entries its map is behind the greatest known commit index.
-fn table(cluster: &ClusterReply, answers: &[Result<StatusReply, String>]) -> String {
+fn table(cluster: &ClusterReply, answers: &[Result<StatusReply, String>], printer: &Printer) -> String {
     let commit = answers.iter().flatten().map(|s| s.commit).max().unwrap_or(0);
-    let head = ["NODE", "ROLE", "TERM", "COMMIT", "APPLIED", "LAG", "REACHABLE", "ADDRESS"];
-    let mut rows = vec![head.map(str::to_owned)];
+    let mut rows = vec![(Look::Bold, HEAD.map(str::to_owned))];
     for (member, answer) in cluster.members.iter().zip(answers) {
-        let (node, addr) = (member.node_id.clone(), member.http_addr.clone());
-        let none = || "-".to_owned();
-        rows.push(match answer {
-            Ok(s) => {
-                let lag = commit.saturating_sub(s.applied).to_string();
-                let role = s.role.to_string();
-                [
-                    node,
-                    role,
-                    s.term.to_string(),
-                    s.commit.to_string(),
-                    s.applied.to_string(),
-                    lag,
-                    "yes".into(),
-                    addr,
-                ]
-            }
-            Err(_) => [node, none(), none(), none(), none(), none(), "no".into(), addr],
-        });
+        rows.push((look(answer), cells(member, answer, commit)));
     }
+    let width = |column: usize| rows.iter().map(|(_, r)| r[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
     let mut text = String::new();
-    let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    for row in &rows {
+    for (look, row) in &rows {
         let cells: Vec<String> =
             row.iter().zip(&widths).map(|(cell, w)| format!("{cell:w$}", w = *w)).collect();
-        text.push_str(cells.join("  ").trim_end());
+        text.push_str(&printer.paint(*look, cells.join("  ").trim_end()));
         text.push('\n');
-    }
-    if !answers.iter().flatten().any(|s| s.role == dkv::api::RoleName::Leader) {
-        text.push_str("no leader among the reachable nodes: writes and linearizable reads wait for one\n");
     }
     for (member, answer) in cluster.members.iter().zip(answers) {
         if let Err(reason) = answer {
             text.push_str(&format!("{} does not answer: {reason}\n", member.node_id));
         }
     }
+    if !answers.iter().flatten().any(|s| s.role == RoleName::Leader) {
+        text.push_str(&without_leader(cluster, answers));
+    }
     text
+}
+
+fn look(answer: &Result<StatusReply, String>) -> Look {
+    match answer {
+        Ok(status) if status.role == RoleName::Leader => Look::Good,
+        Ok(_) => Look::Plain,
+        Err(_) => Look::Bad,
+    }
+}
+
+fn cells(member: &MemberInfo, answer: &Result<StatusReply, String>, commit: u64) -> [String; HEAD.len()] {
+    let (node, addr) = (member.node_id.clone(), member.http_addr.clone());
+    let none = || "-".to_owned();
+    match answer {
+        Ok(s) => [
+            node,
+            s.role.to_string(),
+            s.term.to_string(),
+            s.commit.to_string(),
+            s.applied.to_string(),
+            commit.saturating_sub(s.applied).to_string(),
+            "yes".to_owned(),
+            addr,
+        ],
+        Err(_) => [node, none(), none(), none(), none(), none(), "no".to_owned(), addr],
+    }
+}
+
+/// What it means that nobody who answers leads, and what to do.
+fn without_leader(cluster: &ClusterReply, answers: &[Result<StatusReply, String>]) -> String {
+    let voters = cluster.members.iter().zip(answers).filter(|(member, _)| member.voter);
+    let (all, up) = voters.fold((0, 0), |(all, up), (_, answer)| (all + 1, up + usize::from(answer.is_ok())));
+    let majority = all / 2 + 1;
+    let advice = match up >= majority {
+        true => "they should elect one within seconds".to_owned(),
+        false => format!("{up} of {all} nodes answer and {majority} are needed: start the others"),
+    };
+    format!("no leader among these nodes, so writes and reads wait ({advice}); `get --stale` works\n")
 }

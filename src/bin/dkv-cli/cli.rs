@@ -1,0 +1,311 @@
+//! The command line: what can be written, and the help that says so. The man pages are made from it too.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A heading of the help's own kind. Clap takes the escape codes out again where there is no colour.
+macro_rules! heading {
+    ($text:literal) => {
+        concat!("\x1b[1m\x1b[4m", $text, "\x1b[0m\n")
+    };
+}
+
+const MAIN_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli set greeting hello           store a value
+  dkv-cli get greeting                 print it
+  dkv-cli list                         print every key with its value
+  dkv-cli delete greeting              remove it
+  dkv-cli status                       see how the nodes are
+  dkv-cli --endpoints 10.0.0.7:8081 status
+  export DKV_ENDPOINTS=10.0.0.7:8081,10.0.0.8:8081
+
+",
+    heading!("Exit codes:"),
+    "  0  done
+  1  there is no such key, or the condition does not hold; nothing changed
+  2  bad usage or refused input; nothing changed
+  3  unavailable; surely not done
+  4  outcome unknown; repeat the command with the --idempotency-key it names
+
+",
+    heading!("Environment:"),
+    "  DKV_ENDPOINTS  the nodes to ask, unless --endpoints is given
+  NO_COLOR       when not empty, nothing is coloured"
+);
+
+const SET_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli set greeting hello
+  dkv-cli set photo < photo.jpg        any bytes, from standard input
+  dkv-cli set note ''                  an empty value is a value
+  dkv-cli set -- -k -v                 a key and a value that begin with -
+  dkv-cli set lock me --if-absent      only one of many will get it
+  dkv-cli set count 8 --if-revision 41
+                                       only if nobody wrote it since
+
+  Revisions are what `dkv-cli get -o json` calls mod_revision."
+);
+
+const GET_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli get greeting
+  dkv-cli get photo > photo.jpg        byte for byte
+  dkv-cli get greeting -o json         with its revisions
+  dkv-cli get greeting --revision 41   what it was then
+  dkv-cli get greeting --stale         also without a leader, perhaps old"
+);
+
+const DELETE_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli delete greeting
+  dkv-cli delete lock --if-revision 41   only if nobody wrote it since"
+);
+
+const LIST_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli list                         every key
+  dkv-cli list app/                    those that begin with app/
+  dkv-cli list --keys-only | wc -l     how many there are
+  dkv-cli list logs/ --order desc --limit 1
+                                       the last one
+  dkv-cli list --revision 41           what there was then
+  dkv-cli list -o json | jq -r '.kvs[].key'
+
+  A tab, a newline, any other unprintable byte is printed as \\x09, \\x0a, \\xNN,
+  and a backslash as \\\\, so that a line is always one key. `-o json` prints one
+  document; `cursor` in it says that --limit has left keys out."
+);
+
+const STATUS_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli status
+  dkv-cli status -o json | jq -r '.cluster.leader.node_id'
+  watch -n 1 dkv-cli status
+
+",
+    heading!("Columns:"),
+    "  ROLE       leader, follower, candidate, pre_candidate; unborn before the
+             cluster's first start is complete
+  TERM       the node's term: it grows with every election
+  COMMIT     the last log entry that the node knows to be on a majority
+  APPLIED    the last log entry in its map
+  LAG        how many entries its map is behind the greatest COMMIT shown
+  REACHABLE  whether it answered within 2 seconds"
+);
+
+const COMPLETION_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  source <(dkv-cli completion bash)    for this shell
+  dkv-cli completion bash > ~/.local/share/bash-completion/completions/dkv-cli
+  dkv-cli completion zsh > \"${fpath[1]}/_dkv-cli\"
+  dkv-cli completion fish > ~/.config/fish/completions/dkv-cli.fish"
+);
+
+/// The nodes of `make cluster`.
+const DEFAULT_ENDPOINTS: &str = "127.0.0.1:8081,127.0.0.1:8082,127.0.0.1:8083,127.0.0.1:8084,127.0.0.1:8085";
+
+/// Reads and writes the keys of a dkv cluster.
+///
+/// Finds the leader by itself, tries other nodes when one does not answer, and repeats a write only under its
+/// idempotency key, so that it never takes effect twice.
+#[derive(Parser)]
+#[command(name = "dkv-cli", version, max_term_width = 80, after_long_help = MAIN_HELP)]
+#[command(after_help = "`dkv-cli --help` says more; `dkv-cli help COMMAND` has examples.")]
+pub struct Cli {
+    /// Nodes to ask, host:port, with commas between them.
+    ///
+    /// One suffices while it is up: the client finds the others by itself. By default the five of `make cluster`, 127.0.0.1:8081 to
+    /// 127.0.0.1:8085.
+    #[arg(
+        long,
+        visible_alias = "nodes",
+        env = "DKV_ENDPOINTS",
+        hide_env_values = true,
+        value_name = "NODES",
+        value_delimiter = ',',
+        default_value = DEFAULT_ENDPOINTS,
+        hide_default_value = true,
+        global = true,
+        help_heading = "Global options"
+    )]
+    pub endpoints: Vec<String>,
+
+    /// For the whole command with all its attempts.
+    ///
+    /// At most 3600; fractions are allowed.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value = "10",
+        value_parser = seconds,
+        global = true,
+        help_heading = "Global options"
+    )]
+    pub timeout: Duration,
+
+    /// What to print.
+    #[arg(
+        short,
+        long,
+        value_name = "FORM",
+        value_enum,
+        default_value_t = Format::Plain,
+        global = true,
+        help_heading = "Global options"
+    )]
+    pub output: Format,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The form of the output.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Text for people and simple scripts.
+    Plain,
+    /// The JSON of the API; errors too, on standard error.
+    Json,
+}
+
+/// What can be done.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Store a value under a key; prints OK.
+    #[command(after_long_help = SET_HELP)]
+    Set {
+        /// The key, any bytes.
+        key: OsString,
+        /// The value; `-`, or nothing, takes it from standard input, byte for byte.
+        #[arg(allow_negative_numbers = true)]
+        value: Option<OsString>,
+        /// Conditions.
+        #[command(flatten)]
+        condition: SetCondition,
+        /// How the write is named.
+        #[command(flatten)]
+        write: Write,
+    },
+    /// Print the value of a key, byte for byte.
+    ///
+    /// A newline follows only when standard output is a terminal. The value is the newest one that was acknowledged,
+    /// unless --stale or --revision says otherwise.
+    #[command(after_long_help = GET_HELP)]
+    Get {
+        /// The key.
+        key: OsString,
+        /// When it is read.
+        #[command(flatten)]
+        read: Read,
+    },
+    /// Remove a key; prints OK, or says that it was not there.
+    ///
+    /// Removing a key that is not there changes nothing and has the exit code 1.
+    #[command(after_long_help = DELETE_HELP)]
+    Delete {
+        /// The key.
+        key: OsString,
+        /// Only if the key's modification revision is N.
+        #[arg(long, value_name = "N")]
+        if_revision: Option<u64>,
+        /// How the write is named.
+        #[command(flatten)]
+        write: Write,
+    },
+    /// Print keys with their values, KEY<TAB>VALUE, one per line.
+    ///
+    /// In the order of the keys' bytes. All lines show the store at one and the same revision, however many there are.
+    #[command(after_long_help = LIST_HELP)]
+    List {
+        /// Only keys that begin with this.
+        prefix: Option<OsString>,
+        /// Print the keys alone, without tab and value.
+        #[arg(long)]
+        keys_only: bool,
+        /// Print at most N keys.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        limit: Option<u64>,
+        /// The first key first, or the last.
+        #[arg(long, value_enum, value_name = "ORDER", default_value_t = Order::Asc)]
+        order: Order,
+        /// When it is read.
+        #[command(flatten)]
+        read: Read,
+    },
+    /// Show each node: role, term, commit, applied, lag, reachable.
+    #[command(after_long_help = STATUS_HELP)]
+    Status,
+    /// Print the script by which a shell completes dkv-cli commands.
+    #[command(after_long_help = COMPLETION_HELP)]
+    Completion {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+}
+
+/// The order of a list.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Order {
+    /// By ascending key.
+    Asc,
+    /// By descending key.
+    Desc,
+}
+
+/// Shells whose completion can be made.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Shell {
+    /// GNU bash.
+    Bash,
+    /// The Z shell.
+    Zsh,
+    /// The friendly interactive shell.
+    Fish,
+}
+
+/// How a read is made.
+#[derive(Args)]
+pub struct Read {
+    /// Take what the asked node has at once, which may be old.
+    #[arg(long)]
+    pub stale: bool,
+    /// Read the store as it was at revision N.
+    #[arg(long, value_name = "N")]
+    pub revision: Option<u64>,
+}
+
+/// What must hold for a value to be stored.
+#[derive(Args)]
+pub struct SetCondition {
+    /// Only if the key's modification revision is N.
+    #[arg(long, value_name = "N", conflicts_with = "if_absent")]
+    pub if_revision: Option<u64>,
+    /// Only if there is no such key.
+    #[arg(long)]
+    pub if_absent: bool,
+}
+
+/// How a write is made.
+#[derive(Args)]
+pub struct Write {
+    /// The name under which the cluster remembers the outcome.
+    ///
+    /// 1 to 64 of A-Z a-z 0-9 . _ ~ -. Repeating a write under the same name, soon after it, finds out whether it took effect, and makes it take
+    /// effect at most once. Without this option every command gets a name of its own.
+    #[arg(long, value_name = "NAME")]
+    pub idempotency_key: Option<String>,
+}
+
+/// Seconds on the command line: more than 0, at most an hour, fractions allowed.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "write a number of seconds".to_owned())?;
+    if !(0.001..=3600.0).contains(&seconds) {
+        return Err("write 0.001 to 3600 seconds".to_owned());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}

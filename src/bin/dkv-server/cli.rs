@@ -1,0 +1,84 @@
+//! The server's command line: what can be written, and the help that says so. The man pages are made from it too.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// A heading of the help's own kind. Clap takes the escape codes out again where there is no colour.
+macro_rules! heading {
+    ($text:literal) => {
+        concat!("\x1b[1m\x1b[4m", $text, "\x1b[0m\n")
+    };
+}
+
+const MAIN_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-server                           a store of one node, to try things
+  dkv-server cluster configs/node*.yaml
+                                       five nodes on this machine
+  dkv-server --config /etc/dkv/node1.yaml
+                                       one node of a cluster
+  dkv-server --config node1.yaml --check-config
+
+",
+    heading!("Signals:"),
+    "  SIGTERM and SIGINT stop it: what is in flight is finished for at most 5
+  seconds, and the log is sealed. A second signal ends it at once. Nothing that
+  was acknowledged is lost either way.
+
+",
+    heading!("Exit codes:"),
+    "  0  stopped
+  1  failed at run time; the last lines of the log say why
+  2  the configuration is refused; nothing was touched
+  3  the data is corrupt
+  4  the identity is refused, or this member was removed"
+);
+
+const CLUSTER_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-server cluster configs/node*.yaml
+  dkv-server cluster one.yaml two.yaml three.yaml
+
+  Every line of a node is printed with its name in front. When one node ends the
+  others go on. Data stays in the directories that the files name."
+);
+
+/// A replicated key-value store.
+///
+/// Without arguments: a store of one node, node1 on 127.0.0.1:8081, with its data in ./data/single.
+#[derive(Parser)]
+#[command(name = "dkv-server", version, max_term_width = 80, after_long_help = MAIN_HELP)]
+#[command(after_help = "`dkv-server --help` says more, with examples.")]
+pub struct Cli {
+    /// The node's configuration; configs/sample.yaml shows every key.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Check the configuration, say what is wrong, and end: nothing is touched.
+    #[arg(long)]
+    pub check_config: bool,
+
+    /// Stop when standard input ends: whoever holds its other end may die in any way.
+    #[arg(long)]
+    pub exit_with_stdin: bool,
+
+    /// What to do instead of running one node.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What can be done instead of running one node.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Start one node per file on this machine, in the foreground; Ctrl-C stops them all.
+    #[command(after_long_help = CLUSTER_HELP)]
+    Cluster {
+        /// The nodes' configurations, configs/node*.yaml for instance.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// The program to start for each node, as PROGRAM --config FILE --exit-with-stdin; by default this one.
+        #[arg(long)]
+        program: Option<PathBuf>,
+    },
+}

@@ -1,0 +1,92 @@
+//! Listing keys: one page, or page after page.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
+
+use super::{Client, ClientError, Kind, ReadOptions, get, json, with_query};
+use crate::api::{DEFAULT_LIST_LIMIT, ListReply};
+
+/// What to list. By default the first page of everything, smallest key first.
+#[derive(Clone, Debug, Default)]
+pub struct ListOptions {
+    /// Only keys that begin so.
+    pub prefix: Vec<u8>,
+    /// Only keys from this one on, itself included.
+    pub start: Vec<u8>,
+    /// Only keys before this one; empty = no end.
+    pub end: Vec<u8>,
+    /// Most rows of the page, 1 to 10,000; None = the server's default of 1,000.
+    pub limit: Option<u32>,
+    /// Greatest key first.
+    pub descending: bool,
+    /// Rows without values.
+    pub keys_only: bool,
+    /// No rows, only how many keys there are. Goes with neither `limit`, `descending`, `keys_only` nor `cursor`.
+    pub count_only: bool,
+    /// The previous page's cursor; everything else as it was for that page.
+    pub cursor: Option<String>,
+    /// How it is read.
+    pub read: ReadOptions,
+}
+
+impl Client {
+    /// One page of keys. A cursor in the reply, given back in the options, brings the next one, at the same revision
+    /// and from any node.
+    pub fn list(&self, options: &ListOptions) -> Result<ListReply, ClientError> {
+        self.list_until(Instant::now() + self.timeout, options)
+    }
+
+    /// Page after page, all at one revision, until `page` breaks off, `total` rows are there, or there are no more.
+    /// The timeout is for all pages together. The last page has a cursor when `total` has left rows out.
+    pub fn list_all(
+        &self,
+        options: &ListOptions,
+        total: Option<u64>,
+        mut page: impl FnMut(ListReply) -> ControlFlow<()>,
+    ) -> Result<(), ClientError> {
+        let deadline = Instant::now() + self.timeout;
+        let mut options = options.clone();
+        let page_rows = options.limit.unwrap_or(DEFAULT_LIST_LIMIT);
+        let mut left = total.unwrap_or(u64::MAX);
+        while left > 0 {
+            options.limit = Some(u32::try_from(left).unwrap_or(u32::MAX).min(page_rows));
+            let reply = self.list_until(deadline, &options)?;
+            left = left.saturating_sub(reply.kvs.len() as u64);
+            let cursor = reply.cursor.clone();
+            if page(reply).is_break() || cursor.is_none() {
+                break;
+            }
+            options.cursor = cursor;
+        }
+        Ok(())
+    }
+
+    fn list_until(&self, deadline: Instant, options: &ListOptions) -> Result<ListReply, ClientError> {
+        self.call_until(deadline, &get(&target(options)), Kind::Read, json)
+    }
+}
+
+/// Path and query of one page.
+fn target(options: &ListOptions) -> String {
+    let mut parameters = options.read.parameters();
+    for (name, bytes) in [("prefix", &options.prefix), ("start", &options.start), ("end", &options.end)] {
+        if !bytes.is_empty() {
+            parameters.push((name, percent_encode(bytes, NON_ALPHANUMERIC).to_string()));
+        }
+    }
+    if let Some(limit) = options.limit {
+        parameters.push(("limit", limit.to_string()));
+    }
+    if options.descending {
+        parameters.push(("order", "desc".to_owned()));
+    }
+    let flags = [("keys_only", options.keys_only), ("count_only", options.count_only)];
+    let set = flags.into_iter().filter(|&(_, is_set)| is_set);
+    parameters.extend(set.map(|(name, _)| (name, "true".to_owned())));
+    if let Some(cursor) = &options.cursor {
+        parameters.push(("cursor", percent_encode(cursor.as_bytes(), NON_ALPHANUMERIC).to_string()));
+    }
+    with_query("/v1/kv".to_owned(), &parameters)
+}
