@@ -134,7 +134,10 @@ fn get_ends_quietly_when_the_pipe_is_closed() {
 fn exit_code_1_says_that_the_key_or_the_condition_is_missing() {
     let (addr, _) = node(error(404, "not_found", "not_done"));
     let output = run(&addr, &["get", "a\nb"]);
-    assert_eq!((code(&output), said(&output).as_str()), (1, "dkv-cli: no such key: a\\nb\n"));
+    assert_eq!(
+        (code(&output), said(&output).as_str()),
+        (1, "dkv-cli: no such key: a\\x0ab (`dkv-cli list` shows those that exist)\n")
+    );
     let (addr, _) = node(answer(200, "", br#"{"revision":3,"deleted":0}"#));
     let output = run(&addr, &["delete", "k"]);
     assert_eq!((code(&output), &output.stdout[..]), (1, &b""[..]));
