@@ -3,7 +3,7 @@
 
 CARGO ?= cargo
 
-.PHONY: cluster build test check fix mutants man clean
+.PHONY: cluster build test check fix openapi-check mutants man clean
 
 cluster: build
 	exec target/release/dkv-server cluster configs/node*.yaml
@@ -29,6 +29,11 @@ check:
 fix:
 	$(CARGO) clippy --all-targets --fix --allow-dirty --allow-staged
 	$(CARGO) fmt
+
+# The API's description against a running node, by schemathesis from PyPI in target/openapi.
+openapi-check:
+	$(CARGO) build
+	tests/openapi-check.sh
 
 mutants:
 	$(CARGO) test --test mutants -- --run

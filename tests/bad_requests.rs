@@ -15,7 +15,7 @@ struct Case {
     name: String,
     bytes: Vec<u8>,
     status: u16,
-    /// The error code on the client port, and where the gate refuses; empty where a handler of the peer port does.
+    /// The error code; [`PEER`] where a handler of the peer port refuses, [`FLAT`] where one of the flat routes does.
     code: &'static str,
 }
 
@@ -33,6 +33,11 @@ fn request(method: &str, target: impl AsRef<[u8]>, headers: &[(&str, &[u8])], bo
     bytes.extend_from_slice(body);
     bytes
 }
+
+/// In place of an error code: the peer port's own form.
+const PEER: &str = "";
+/// In place of an error code: a sentence in plain text.
+const FLAT: &str = "a sentence";
 
 /// Status and code of a malformed request.
 const INVALID: (u16, &str) = (400, "invalid_request");
@@ -91,9 +96,14 @@ fn state(cluster: &Cluster) -> Value {
 }
 
 fn check_error(name: &str, answer: &Answer, code: &str) {
+    if code == FLAT {
+        assert_eq!(answer.header("Content-Type"), Some("text/plain; charset=utf-8"), "{name}");
+        assert!(answer.text().ends_with('\n') && answer.text().len() > 8, "{name}: {}", answer.text());
+        return;
+    }
     let body = answer.json();
     assert_eq!(answer.header("Content-Type"), Some("application/json"), "{name}");
-    if code.is_empty() {
+    if code == PEER {
         assert!(body["refused"].as_str().is_some_and(|text| !text.is_empty()), "{name}: {body}");
         return;
     }
@@ -302,6 +312,57 @@ fn client_port_refuses_bad_bodies_and_heads() {
     server.refuses(&server.cluster.http_addr(0), &cases);
 }
 
+#[test]
+fn flat_routes_refuse_bad_requests() {
+    let set = |body: &[u8]| request("POST", "/set", &[], body);
+    let long_key = format!("{{\"key\":\"{}\",\"value\":\"v\"}}", "k".repeat(101));
+    let long_value = format!("{{\"key\":\"kept\",\"value\":\"{}\"}}", "v".repeat(2001));
+    let mut cases = vec![
+        case("key too long", set(long_key.as_bytes()), 413, FLAT),
+        case("value too long", set(long_value.as_bytes()), 413, FLAT),
+        case("body too long", set(&[b' '; 3001]), 413, "too_large"),
+        case("deep", set("[".repeat(2900).as_bytes()), 400, FLAT),
+    ];
+    let bodies: [&[u8]; 17] = [
+        b"",
+        b"{",
+        b"null",
+        b"\"kept\"",
+        b"[\"kept\",\"v\"",
+        b"{\"key\":\"kept\"}",
+        b"{\"value\":\"v\"}",
+        b"{\"key\":\"kept\",\"value\":5}",
+        b"{\"key\":\"kept\",\"value\":null}",
+        b"{\"key\":[\"kept\"],\"value\":\"v\"}",
+        b"{\"key\":\"\",\"value\":\"v\"}",
+        b"{'key':'kept','value':'v'}",
+        b"{\"key\":\"kept\",\"value\":\"v\"} more",
+        b"{\"key\":\"kept\",\"key\":\"kept\",\"value\":\"v\"}",
+        b"{\"key\":\"kept\",\"value\":\"\xff\"}",
+        b"{\"key\":\"kept\",\"value\":\"\\ud800\"}",
+        b"key=kept&value=v",
+    ];
+    cases.extend(bodies.iter().map(|body| case(String::from_utf8_lossy(body), set(body), 400, FLAT)));
+    for (method, target, status) in [
+        ("GET", "/get", 400),
+        ("GET", "/get?", 400),
+        ("GET", "/get?key=", 400),
+        ("GET", "/get?key=%", 400),
+        ("GET", "/get?KEY=kept", 400),
+        ("DELETE", "/delete", 400),
+        ("DELETE", "/delete?key=%zz", 400),
+        ("POST", "/get?key=kept", 405),
+        ("GET", "/set", 405),
+        ("PUT", "/set", 405),
+        ("GET", "/delete?key=kept", 405),
+        ("POST", "/delete?key=kept", 405),
+    ] {
+        cases.push(case(format!("{method} {target}"), request(method, target, &[], b""), status, FLAT));
+    }
+    let server = Server::start();
+    server.refuses(&server.cluster.http_addr(0), &cases);
+}
+
 /// The bodies of the peer port, with a right and with wrong envelopes.
 fn peer_bodies(server: &Server) -> Vec<Case> {
     let (cluster_id, me) = (&server.before["cluster_id"], &server.before["member_id"]);
@@ -322,7 +383,7 @@ fn peer_bodies(server: &Server) -> Vec<Case> {
 
     let mut cases = Vec::new();
     let mut add = |name: &str, route: &str, body: &[u8], status| {
-        cases.push(case(format!("{route}: {name}"), post(route, body), status, ""));
+        cases.push(case(format!("{route}: {name}"), post(route, body), status, PEER));
     };
     let vote = |term: Value| {
         let last = json!({ "term": 1, "index": 1 });
@@ -369,10 +430,10 @@ fn peer_port_refuses_bad_requests() {
     let mut cases = peer_bodies(&server);
     let raw = |text: &str| text.as_bytes().to_vec();
     cases.extend([
-        case("wrong method", request("GET", "/raft/request_vote", &[], b""), 405, ""),
-        case("wrong method", request("PUT", "/raft/append_entries", &[], b"{}"), 405, ""),
-        case("wrong method", request("BREW", "/raft/found", &[], b"{}"), 405, ""),
-        case("a route of the other port", request("POST", "/v1/kv/kept", &[], b"x"), 404, ""),
+        case("wrong method", request("GET", "/raft/request_vote", &[], b""), 405, PEER),
+        case("wrong method", request("PUT", "/raft/append_entries", &[], b"{}"), 405, PEER),
+        case("wrong method", request("BREW", "/raft/found", &[], b"{}"), 405, PEER),
+        case("a route of the other port", request("POST", "/v1/kv/kept", &[], b"x"), 404, PEER),
         case("no length", raw("POST /raft/found HTTP/1.1\r\nHost: h\r\n\r\n"), 411, "invalid_request"),
         case(
             "body too long",
