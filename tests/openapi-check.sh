@@ -35,7 +35,8 @@ until curl -sf "http://$ADDRESS:8081/readyz" > /dev/null; do
     sleep 0.1
 done
 
-"$VENV/bin/schemathesis" --config-file "$dir/schemathesis.toml" run docs/openapi.yaml --url "http://$ADDRESS:8081" --checks all --continue-on-failure \
+PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=tests SCHEMATHESIS_HOOKS=openapi_hooks \
+    "$VENV/bin/schemathesis" --config-file "$dir/schemathesis.toml" run docs/openapi.yaml --url "http://$ADDRESS:8081" --checks all --continue-on-failure \
     --max-examples "${DKV_EXAMPLES:-100}" --phases examples,coverage,fuzzing --request-timeout 10 "$@" || code=$?
 if grep -q panicked "$dir/log"; then
     cat "$dir/log"
