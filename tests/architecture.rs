@@ -47,11 +47,12 @@ const RAFT_DATA: [&str; 24] = [
 ];
 
 /// Crates that only these files (or files below these folders) may name.
-const RESERVED: [(&str, &[&str]); 4] = [
+const RESERVED: [(&str, &[&str]); 5] = [
     ("tiny_http", &["server/http.rs", "server/http/"]),
     ("ureq", &["client/", "client.rs", "server/peer_client.rs", "server/peer_client/"]),
     ("serde_yaml", &["config.rs", "config/"]),
     ("simplelog", &["logging.rs"]),
+    ("prometheus_client", &["server/metrics.rs"]),
 ];
 
 /// What `raft` may not name: a source of time, chance, waiting, input or output, or of an order that varies.

@@ -21,12 +21,12 @@ impl Node {
     pub fn write(&self, command: Command, deadline: Instant, origin: Origin, done: Completion<WriteResult>) {
         let key = command.idempotency.as_ref().map(|i| i.key.as_str());
         if key.is_some_and(|key| self.refuses_keyed(&[key])[0]) {
-            return done(Err(table_full()));
+            return self.refuse(done, table_full());
         }
         let command = command.encode();
         if command.len() > MAX_PAYLOAD_BYTES {
             let why = format!("the write has {} bytes, at most {MAX_PAYLOAD_BYTES} fit", command.len());
-            return done(Err(Failure::new(FailureKind::TooLarge, why)));
+            return self.refuse(done, Failure::new(FailureKind::TooLarge, why));
         }
         let deadline = self.clock.at(deadline);
         self.step(|core, now| core.submit(Work::Write { command, done }, origin, deadline, now));
@@ -41,6 +41,7 @@ impl Node {
         done: Completion<Result<Index, Failure>>,
     ) {
         if consistency == Consistency::Stale {
+            self.counters.count_stale_read();
             // After a restart nothing is applied until a leader says what is committed (thesis §3.8): an empty map is
             // not an old state, and "not found" would be a lie.
             return done(match self.with_kv(|kv| kv.applied().index) {
@@ -50,6 +51,7 @@ impl Node {
                 applied => Ok(applied),
             });
         }
+        self.counters.count_linearizable_read();
         let deadline = self.clock.at(deadline);
         self.step(|core, now| core.submit(Work::Read { done }, Origin::Client, deadline, now));
     }
@@ -96,6 +98,7 @@ impl Node {
     /// Answers a peer's question for a read index, as the leader. One answer serves every read that waited at the peer
     /// when it asked.
     pub fn answer_read_index(&self, deadline: Instant, done: Completion<ReadIndexResult>) {
+        self.counters.count_peer_read();
         let deadline = self.clock.at(deadline);
         self.step(|core, now| core.submit(Work::Read { done }, Origin::Forwarded, deadline, now));
     }
@@ -127,7 +130,14 @@ impl Node {
                 accepted.into_iter().for_each(|work| core.submit(work, Origin::Forwarded, deadline, now));
             });
         }
-        refused.into_iter().for_each(|(done, failure)| done(Err(failure)));
+        refused.into_iter().for_each(|(done, failure)| self.refuse(done, failure));
+    }
+
+    /// Answers a write that is not proposed.
+    fn refuse(&self, done: Completion<WriteResult>, failure: Failure) {
+        let result = Err(failure);
+        self.counters.count_write(&result);
+        done(result);
     }
 
     /// Why forwarded writes are not proposed. Bytes that no state machine could read must not enter the log: every member

@@ -1,6 +1,7 @@
 //! The applier: feeds committed entries to the state machine, in order, and completes the writes that waited for them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::{Next, Node};
 use crate::raft::{Apply, Entry, Index, Term, Time};
@@ -25,7 +26,10 @@ pub(super) fn run(node: &Arc<Node>) {
             None => Next::SleepUntil(Time::NEVER),
         });
         let Some(Apply::Entries(entries)) = task else { return };
+        let began = Instant::now();
         let applied = node.with_kv_mut(|kv| Applier::step(&entries, kv));
+        node.counters.apply.observe_duration(began.elapsed());
+        node.counters.apply_batch.observe_size(entries.len());
         node.step(|core, _| core.handle_applied(applied));
     }
 }

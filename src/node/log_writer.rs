@@ -2,7 +2,7 @@
 //! queues meanwhile is the next batch, so batching needs no tuning (group commit).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
@@ -50,15 +50,20 @@ pub(super) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<()>) {
             if now >= seal_at { Next::Do(Task::Seal) } else { Next::SleepUntil(seal_at) }
         });
         let result = match task {
-            Task::Write(batch) => LogWriter::step(batch, &mut wal).map(|seq| {
-                node.count_sync();
-                node.step(|core, now| core.raft.handle_persisted(seq, now));
-                seal_at = node.clock.now() + SEAL_AFTER;
-                if wal.spare_is_due() {
-                    // Full: a ring is waiting already.
-                    let _ = housekeeper.try_send(());
-                }
-            }),
+            Task::Write(batch) => {
+                let (records, began) = (batch.writes.len(), Instant::now());
+                LogWriter::step(batch, &mut wal).map(|seq| {
+                    node.count_sync();
+                    node.counters.log_sync.observe_duration(began.elapsed());
+                    node.counters.log_batch.observe_size(records);
+                    node.step(|core, now| core.raft.handle_persisted(seq, now));
+                    seal_at = node.clock.now() + SEAL_AFTER;
+                    if wal.spare_is_due() {
+                        // Full: a ring is waiting already.
+                        let _ = housekeeper.try_send(());
+                    }
+                })
+            }
             Task::Seal => {
                 seal_at = Time::NEVER;
                 wal.seal()

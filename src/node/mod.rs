@@ -19,6 +19,7 @@
 mod answers;
 mod applier;
 pub mod birth;
+pub mod counters;
 mod forwarder;
 pub mod founding;
 mod hand_over;
@@ -61,6 +62,7 @@ use crate::raft::{
 };
 use crate::store::Kv;
 use crate::store::wal::{Recovered, Wal};
+use counters::Counters;
 use signals::{Bell, Bells, Rings};
 use step::{Core, CoreOptions, Effects};
 use threads::AbortOnPanic;
@@ -126,6 +128,7 @@ pub struct Node {
     transport: Arc<dyn PeerTransport>,
     on_unborn: OnUnborn,
     syncs: AtomicU64,
+    counters: Counters,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Disconnected once every thread has ended.
     ended: Receiver<()>,
@@ -212,6 +215,7 @@ impl Node {
             transport,
             on_unborn,
             syncs: AtomicU64::new(0),
+            counters: Counters::new(peers.iter().map(|&(id, _)| id)),
             threads: Mutex::new(Vec::new()),
             ended,
         });
@@ -342,13 +346,24 @@ impl Node {
         // Before anybody is woken: a call that begins now must not be cancelled with the old ones.
         effects.cancels.into_iter().for_each(|peer| self.transport.cancel(peer));
         self.bells.ring(effects.rings);
-        effects.notes.iter().for_each(|note| log_note(note, &effects.membership));
-        effects.finished.into_iter().for_each(|finished| finished.answer());
+        for note in &effects.notes {
+            self.counters.count_note(note);
+            log_note(note, &effects.membership);
+        }
+        for finished in effects.finished {
+            finished.count(&self.counters);
+            finished.answer();
+        }
     }
 
     /// The membership in force.
     pub fn membership(&self) -> Arc<Membership> {
         self.look(|core, _| core.raft.membership().clone())
+    }
+
+    /// What it has counted and measured since the start of the process.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     fn count_sync(&self) {

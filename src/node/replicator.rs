@@ -2,6 +2,7 @@
 //! batching needs no tuning.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::transport::{Lane, PeerError, PeerReply, PeerRequest, Target};
 use super::{Next, Node, UnbornPeer};
@@ -34,7 +35,16 @@ pub(super) fn run(node: &Arc<Node>, peer: MemberId) {
             }
         });
         let Some(Rpc { request, ticket, to, node_id }) = rpc else { return };
+        let began = Instant::now();
+        if let RpcRequest::AppendEntries(append) = &request
+            && !append.entries.is_empty()
+        {
+            node.counters.append_batch.observe_size(append.entries.len());
+        }
         let result = call(node, &to, request);
+        if let Some(counters) = node.counters.peer(peer) {
+            counters.count_rpc(began.elapsed(), result.is_ok());
+        }
         let outcome = result.as_ref().copied().map_err(|_| RpcFailed);
         node.step(|core, now| core.raft.handle_rpc_result(ticket, outcome, now));
         report(&node_id, &to, &mut trouble, result.as_ref().err().cloned());

@@ -38,6 +38,8 @@ pub struct NodeStatus {
     pub waiting_requests: usize,
     /// Batches made durable since the start of the process.
     pub syncs: u64,
+    /// Commands this node appended as leader since the start of the process.
+    pub proposals: u64,
     /// The store's revision.
     pub revision: u64,
     /// Oldest revision that can still be read.
@@ -99,6 +101,7 @@ impl Node {
                 is_disk_stalled: raft.is_disk_stalled(),
                 waiting_requests: core.waiters.len(),
                 syncs: self.syncs.load(Ordering::Relaxed),
+                proposals: core.proposals,
                 revision,
                 floor,
                 store_index,

@@ -40,6 +40,8 @@ pub(super) struct Core {
     pub is_stopping: bool,
     /// What had been committed when a leader was first heard: applied so far, this node is ready.
     pub ready_index: Option<Index>,
+    /// Commands appended as leader.
+    pub proposals: u64,
     /// Until when the timer sleeps: a step that needs it earlier rings.
     timer_sleeps_until: Time,
     /// When this process last found that it had stood still: the disk had no chance to finish anything before.
@@ -90,6 +92,7 @@ impl Core {
             waiters: Waiters::new(),
             is_stopping: false,
             ready_index: None,
+            proposals: 0,
             timer_sleeps_until: Time::NEVER,
             resumed_at: Time(0),
             forward_call: None,
@@ -145,7 +148,10 @@ impl Core {
 
     fn propose(&mut self, id: RequestId, payload: &Payload, now: Time) {
         match self.raft.propose(payload, now) {
-            Ok(at) => self.waiters.set_stage(id, Stage::Proposed(at)),
+            Ok(at) => {
+                self.proposals += 1;
+                self.waiters.set_stage(id, Stage::Proposed(at));
+            }
             Err(e @ ProposeError::Overloaded { .. }) => {
                 let why = format!("{e}: try again later");
                 self.waiters.fail(id, Failure::new(FailureKind::Overloaded, why));

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::counters::Counters;
 use super::request::{Completion, Failure, FailureKind, Origin, WriteResult};
 use super::transport::ReadIndexResult;
 use crate::raft::{
@@ -78,6 +79,14 @@ pub(super) enum Finished {
 }
 
 impl Finished {
+    pub(super) fn count(&self, counters: &Counters) {
+        match self {
+            Finished::Write(_, result) => counters.count_write(result),
+            Finished::Read(_, Err(_)) => counters.count_failed_read(),
+            Finished::Read(..) | Finished::Vote(..) | Finished::Append(..) => {}
+        }
+    }
+
     pub(super) fn answer(self) {
         match self {
             Finished::Write(done, result) => done(result),

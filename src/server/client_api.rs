@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use super::http::{Handler, Method, Reply, Request, Response};
 use super::legacy;
 use super::log_level;
+use super::metrics;
 use super::params::{self, Query};
 use super::shared::Shared;
 use crate::api::{
@@ -203,6 +204,7 @@ impl Handler for ClientApi {
             return route.handle(&self.shared, &request, reply);
         }
         match request.path.as_str() {
+            "/metrics" => self.page(&request, reply, |api| metrics::page(&api.shared)),
             "/v1/cluster" => self.page(&request, reply, |api| api.cluster()),
             "/v1/status" => self.page(&request, reply, |api| Response::json(200, &api.shared.status())),
             "/healthz" => {

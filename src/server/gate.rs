@@ -106,9 +106,23 @@ pub struct Gate {
     acceptor: Option<JoinHandle<()>>,
 }
 
+/// What a gate has let in and what not, since its start. Changed without a lock.
+#[derive(Debug, Default)]
+pub struct GateCounters {
+    /// Connections being served.
+    pub open: AtomicU64,
+    /// Connections accepted, those turned away included.
+    pub accepted: AtomicU64,
+    /// Connections above the cap.
+    pub turned_away: AtomicU64,
+    /// Requests refused before anybody else saw them: malformed, too large or too slow.
+    pub refused: AtomicU64,
+}
+
 #[derive(Debug)]
 struct Shared {
     name: &'static str,
+    counters: Arc<GateCounters>,
     limits: GateLimits,
     /// Never empty; the first one takes every connection that names no lane.
     lanes: Vec<Lane>,
@@ -158,6 +172,7 @@ impl Gate {
         socket.set_write_timeout(Some(limits.write_timeout))?;
         let shared = Arc::new(Shared {
             name,
+            counters: Arc::default(),
             limits,
             lanes,
             error_headers,
@@ -177,6 +192,11 @@ impl Gate {
     /// How many connections are being served.
     pub fn connections(&self) -> usize {
         self.shared.registry().open.len()
+    }
+
+    /// What it has let in and what not.
+    pub fn counters(&self) -> &Arc<GateCounters> {
+        &self.shared.counters
     }
 
     /// Stops accepting and ends every idle connection; requests in flight are answered within `grace`. What is left
@@ -249,11 +269,14 @@ impl Shared {
     /// Gives the connection a thread of its own, or turns it away.
     fn admit(self: &Arc<Self>, stream: TcpStream) {
         let stream = Arc::new(stream);
+        self.counters.accepted.fetch_add(1, Ordering::Relaxed);
         let (id, welcome) = {
             let mut registry = self.registry();
             registry.last_id += 1;
             let id = registry.last_id;
             let welcome = registry.open.len() < self.limits.max_connections;
+            let counter = if welcome { &self.counters.open } else { &self.counters.turned_away };
+            counter.fetch_add(1, Ordering::Relaxed);
             if welcome {
                 registry.open.insert(id, Arc::clone(&stream));
             } else if registry.turned_away.len() < MAX_TURNED_AWAY {
@@ -321,7 +344,9 @@ struct Registered {
 impl Drop for Registered {
     fn drop(&mut self) {
         let mut registry = self.shared.registry();
-        registry.open.remove(&self.id);
+        if registry.open.remove(&self.id).is_some() {
+            self.shared.counters.open.fetch_sub(1, Ordering::Relaxed);
+        }
         registry.turned_away.remove(&self.id);
         drop(registry);
         self.shared.changed.notify_all();

@@ -5,6 +5,7 @@
 //! answers later from any thread. Either way a responder builds the answer and writes it, in one write.
 
 mod message;
+mod stats;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -16,6 +17,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 pub use message::{Method, Request, Response};
+pub use stats::{PortCounters, PortStats};
 
 use crossbeam_channel as channel;
 
@@ -172,6 +174,7 @@ enum Job {
 
 /// A port that is being served.
 pub struct HttpServer {
+    name: &'static str,
     gate: Option<Gate>,
     servers: Vec<Arc<tiny_http::Server>>,
     /// Outlives the servers: each connects to its own socket to end.
@@ -204,6 +207,7 @@ impl HttpServer {
         let (answers, jobs) = channel::bounded(2 * connections);
         let (alive_guard, alive) = channel::bounded(0);
         let mut server = HttpServer {
+            name: options.name,
             gate: None,
             servers: Vec::new(),
             _run_dir: Arc::clone(&options.run_dir),
@@ -250,7 +254,13 @@ impl HttpServer {
 
     /// How many requests are parked at the moment, over all lanes.
     pub fn parked(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.parked.load(Ordering::Relaxed)).sum()
+        stats::parked(&self.lanes)
+    }
+
+    /// Its counters, which outlive it.
+    pub fn counters(&self) -> PortCounters {
+        let gate = self.gate.as_ref().map(|gate| Arc::clone(gate.counters())).unwrap_or_default();
+        PortCounters::new(self.name, gate, self.lanes.clone(), Arc::clone(&self.panics))
     }
 
     /// How many client connections are open.

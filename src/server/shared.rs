@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::http::Response;
+use super::http::{PortCounters, Response};
 use crate::api::{self, ErrorBody, ErrorCode, LeaderRef, PeerStatus, RoleName, StatusReply};
 use crate::config::{Config, Limits};
 use crate::node::Node;
@@ -17,6 +17,7 @@ pub struct Shared {
     started: Instant,
     founding: OnceLock<FoundingPort>,
     node: OnceLock<Arc<Node>>,
+    ports: OnceLock<[PortCounters; 2]>,
     is_stopping: AtomicBool,
 }
 
@@ -28,6 +29,7 @@ impl Shared {
             started: Instant::now(),
             founding: OnceLock::new(),
             node: OnceLock::new(),
+            ports: OnceLock::new(),
             is_stopping: AtomicBool::new(false),
         }
     }
@@ -54,6 +56,15 @@ impl Shared {
 
     pub(super) fn set_node(&self, node: Arc<Node>) {
         assert!(self.node.set(node).is_ok(), "a node is born once");
+    }
+
+    /// What the client port and the peer port count, once both are served.
+    pub fn ports(&self) -> Option<&[PortCounters; 2]> {
+        self.ports.get()
+    }
+
+    pub(super) fn set_ports(&self, ports: [PortCounters; 2]) {
+        assert!(self.ports.set(ports).is_ok(), "ports are opened once");
     }
 
     /// What a node that is not born answers its peers.

@@ -143,6 +143,7 @@ impl Server {
         let client_port =
             HttpServer::start(client_listener, client, Arc::new(ClientApi::new(shared.clone())))
                 .map_err(port)?;
+        shared.set_ports([client_port.counters(), peer_port.counters()]);
         log::info!(
             "{} serves clients on {} and members on {}",
             shared.config().node_id,

@@ -83,6 +83,11 @@ impl Dedup {
         }
     }
 
+    /// How many rows there are.
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
     /// Whether a new key finds the table full. Call [`Dedup::expire`] first.
     pub(super) fn is_full(&self, settings: &Settings) -> bool {
         self.rows.len() as u64 >= settings.idempotency_rows

@@ -147,6 +147,19 @@ struct Superseded {
     bytes: u64,
 }
 
+/// How much a store holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Size {
+    /// Keys that exist now.
+    pub keys: u64,
+    /// These keys and their values, in bytes.
+    pub bytes: u64,
+    /// Superseded versions that can still be read, in bytes: keys, values and [`VERSION_OVERHEAD_BYTES`] each.
+    pub superseded_bytes: u64,
+    /// Outcomes in the idempotency table.
+    pub idempotency_rows: u64,
+}
+
 /// The state machine.
 #[derive(Debug)]
 pub struct Kv {
@@ -161,6 +174,10 @@ pub struct Kv {
     /// Every superseded version above the floor, in the order of `at`.
     superseded: VecDeque<Superseded>,
     superseded_bytes: u64,
+    /// Keys that exist now.
+    live_keys: u64,
+    /// These keys and their values.
+    live_bytes: u64,
     /// Sum of the fingerprints of all versions there are.
     versions_hash: u128,
     dedup: Dedup,
@@ -179,8 +196,20 @@ impl Kv {
             keys: BTreeMap::new(),
             superseded: VecDeque::new(),
             superseded_bytes: 0,
+            live_keys: 0,
+            live_bytes: 0,
             versions_hash: 0,
             dedup: Dedup::default(),
+        }
+    }
+
+    /// How much it holds.
+    pub fn size(&self) -> Size {
+        Size {
+            keys: self.live_keys,
+            bytes: self.live_bytes,
+            superseded_bytes: self.superseded_bytes,
+            idempotency_rows: self.dedup.len() as u64,
         }
     }
 
@@ -325,6 +354,10 @@ impl Kv {
     fn supersede(&mut self, key: Vec<u8>, new: Version) {
         self.revision = new.mod_revision;
         self.versions_hash = self.versions_hash.wrapping_add(new.fingerprint);
+        if let Some(value) = &new.value {
+            self.live_keys += 1;
+            self.live_bytes += key.len() as u64 + value.len() as u64;
+        }
         match self.keys.entry(key.into()) {
             MapEntry::Vacant(vacant) => {
                 vacant.insert(Versions { latest: new, older: VecDeque::new() });
@@ -334,7 +367,10 @@ impl Kv {
                 let versions = occupied.get_mut();
                 let old = std::mem::replace(&mut versions.latest, new);
                 if let Some(value) = &old.value {
-                    let bytes = key.len() as u64 + value.len() as u64 + VERSION_OVERHEAD_BYTES;
+                    let payload = key.len() as u64 + value.len() as u64;
+                    self.live_keys -= 1;
+                    self.live_bytes -= payload;
+                    let bytes = payload + VERSION_OVERHEAD_BYTES;
                     self.superseded_bytes += bytes;
                     self.superseded.push_back(Superseded { at: self.revision, key, bytes });
                 }

@@ -72,6 +72,7 @@ impl<'a> Client<'a> {
                 Ok(head) => head,
                 Err(End::Quiet) => return,
                 Err(End::Refused(refusal)) => {
+                    self.shared.counters.refused.fetch_add(1, Ordering::Relaxed);
                     self.answer = refusal_answer(&refusal, &self.shared.error_headers);
                     let _ = self.write_answer();
                     return linger(self.stream);
