@@ -6,18 +6,20 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::http::{Handler, Method, Reply, Request, Response};
 use super::legacy;
+use super::lists::List;
 use super::log_level;
 use super::metrics;
-use super::params::{self, Query};
+use super::params::{self, Query, invalid};
+use super::reads::{KeyRead, Read};
 use super::shared::Shared;
 use crate::api::{
     self, ClusterReply, DeleteReply, ErrorBody, ErrorCode, ErrorOutcome, LeaderRef, MemberInfo, PutReply,
-    Record,
 };
-use crate::node::{Consistency, Failure, FailureKind, Node, Origin, WriteResult};
+use crate::node::{Consistency, Failure, FailureKind, Origin, WriteResult};
 use crate::raft::Index;
 use crate::store::{Applied, Command, Idempotency, Op, Outcome, request_hash};
 
+const LIST: &str = "/v1/kv";
 const KV_PREFIX: &str = "/v1/kv/";
 
 /// Serves the client port.
@@ -31,61 +33,73 @@ impl ClientApi {
         ClientApi { shared }
     }
 
-    fn key_route(&self, raw_key: &str, request: &Request, mut reply: Reply) {
-        let parsed = match request.method {
-            Method::Get | Method::Head => self.parse_read(raw_key, request).map(Asked::Read),
-            Method::Put | Method::Delete => self.parse_write(raw_key, request).map(Asked::Write),
-            Method::Post | Method::Other => Err(method_not_allowed("GET, HEAD, PUT, DELETE")),
-        };
-        let asked = match parsed {
-            Ok(asked) => asked,
+    fn key_route(&self, raw_key: &str, request: &Request, reply: Reply) {
+        match request.method {
+            Method::Get | Method::Head => {
+                let read = KeyRead::parse(raw_key, request, self.shared.limits().max_key_bytes);
+                self.read(read.map(Read::Key), request, reply);
+            }
+            Method::Put | Method::Delete => self.write(raw_key, request, reply),
+            Method::Post | Method::Other => {
+                self.send_error(reply, method_not_allowed("GET, HEAD, PUT, DELETE"), request);
+            }
+        }
+    }
+
+    fn list_route(&self, request: &Request, reply: Reply) {
+        match request.method {
+            Method::Get | Method::Head => {
+                let list = List::parse(request, self.shared.limits().max_key_bytes);
+                self.read(list.map(|list| Read::List(Box::new(list))), request, reply);
+            }
+            _ => self.send_error(reply, method_not_allowed("GET, HEAD"), request),
+        }
+    }
+
+    fn read(&self, parsed: Result<Read, ErrorBody>, request: &Request, mut reply: Reply) {
+        let ready = parsed.and_then(|read| {
+            let node = self.shared.node().ok_or_else(|| self.shared.unborn_error())?;
+            let consistency = read.consistency(node);
+            if consistency == Consistency::Linearizable {
+                park(&mut reply)?;
+            }
+            Ok((read, node, consistency))
+        });
+        let (read, node, consistency) = match ready {
+            Ok(ready) => ready,
             Err(error) => return self.send_error(reply, error, request),
         };
-        let Some(node) = self.shared.node() else {
-            return self.send_error(reply, self.shared.unborn_error(), request);
-        };
-        if !matches!(asked, Asked::Read(Read { consistency: Consistency::Stale, .. })) && !reply.park() {
-            let text = "too many requests wait for consensus already: try again";
-            return self.send_error(reply, ErrorBody::new(ErrorCode::Overloaded, text), request);
-        }
         let deadline = Instant::now() + self.shared.request_timeout();
         let (shared, answerer) = (self.shared.clone(), node.clone());
-        match asked {
-            Asked::Write(command) => {
-                let done = move |result: WriteResult| reply.send(move || shared.decorate(written(result)));
-                node.write(command, deadline, Origin::Client, Box::new(done));
-            }
-            Asked::Read(Read { key, consistency, wants_json }) => {
-                let done = move |result: Result<Index, Failure>| {
-                    reply.send(move || shared.decorate(read(&answerer, &key, wants_json, result)));
-                };
-                node.read(consistency, deadline, Box::new(done));
-            }
-        }
-    }
-
-    fn parse_read(&self, raw_key: &str, request: &Request) -> Result<Read, Error> {
-        let key = params::decode_key(raw_key, self.shared.limits().max_key_bytes)?;
-        let query = Query::parse(request.query.as_deref(), &["consistency"])?;
-        let consistency = match query.get("consistency") {
-            None | Some("linearizable") => Consistency::Linearizable,
-            Some("stale") => Consistency::Stale,
-            Some(other) => {
-                return Err(invalid(format!(
-                    "consistency={other:?}: it is linearizable (the default) or stale"
-                )));
-            }
+        let done = move |result: Result<Index, Failure>| {
+            reply.send(move || {
+                shared.decorate(match (result, read) {
+                    (Err(e), _) => Response::error(&failed(&e).with_outcome(ErrorOutcome::NotDone)),
+                    (Ok(_), Read::Key(read)) => answerer.with_kv(|kv| read.serve(kv)),
+                    (Ok(_), Read::List(list)) => list.serve(&answerer, deadline),
+                })
+            });
         };
-        if request.header("if-match").is_some() {
-            return Err(invalid(
-                "If-Match is a condition of writes; a read gives the current tag in its ETag",
-            ));
-        }
-        let wants_json = request.header("accept").is_some_and(|accept| accept.contains("application/json"));
-        Ok(Read { key, consistency, wants_json })
+        node.read(consistency, deadline, Box::new(done));
     }
 
-    fn parse_write(&self, raw_key: &str, request: &Request) -> Result<Command, Error> {
+    fn write(&self, raw_key: &str, request: &Request, mut reply: Reply) {
+        let ready = self.parse_write(raw_key, request).and_then(|command| {
+            let node = self.shared.node().ok_or_else(|| self.shared.unborn_error())?;
+            park(&mut reply)?;
+            Ok((command, node))
+        });
+        let (command, node) = match ready {
+            Ok(ready) => ready,
+            Err(error) => return self.send_error(reply, error, request),
+        };
+        let deadline = Instant::now() + self.shared.request_timeout();
+        let shared = self.shared.clone();
+        let done = move |result: WriteResult| reply.send(move || shared.decorate(written(result)));
+        node.write(command, deadline, Origin::Client, Box::new(done));
+    }
+
+    fn parse_write(&self, raw_key: &str, request: &Request) -> Result<Command, ErrorBody> {
         let limits = self.shared.limits();
         let key = params::decode_key(raw_key, limits.max_key_bytes)?;
         Query::parse(request.query.as_deref(), &[])?;
@@ -95,7 +109,7 @@ impl ClientApi {
             if request.body.len() > limits.max_value_bytes {
                 let (len, most) = (request.body.len(), limits.max_value_bytes);
                 let text = format!("the value has {len} bytes, the limit is {most} (limits.max_value_bytes)");
-                return Err(ErrorBody::new(ErrorCode::TooLarge, text).into());
+                return Err(ErrorBody::new(ErrorCode::TooLarge, text));
             }
             Op::Put { key, value: request.body.clone() }
         } else {
@@ -205,6 +219,7 @@ impl Handler for ClientApi {
         }
         match request.path.as_str() {
             "/metrics" => self.page(&request, reply, |api| metrics::page(&api.shared)),
+            LIST => self.list_route(&request, reply),
             "/v1/cluster" => self.page(&request, reply, |api| api.cluster()),
             "/v1/status" => self.page(&request, reply, |api| Response::json(200, &api.shared.status())),
             "/healthz" => {
@@ -215,22 +230,21 @@ impl Handler for ClientApi {
             "/readyz" => self.page(&request, reply, |api| api.ready()),
             "/v1/log-level" => self.log_level(&request, reply),
             _ => {
-                let text = "no such route; keys are at /v1/kv/{key}, the cluster at /v1/cluster";
+                let text =
+                    "no such route; keys are at /v1/kv/{key}, lists at /v1/kv, the cluster at /v1/cluster";
                 self.send_error(reply, ErrorBody::new(ErrorCode::UnknownRoute, text), &request);
             }
         }
     }
 }
 
-enum Asked {
-    Read(Read),
-    Write(Command),
-}
-
-struct Read {
-    key: Vec<u8>,
-    consistency: Consistency,
-    wants_json: bool,
+/// Takes one of the places for requests that wait for consensus.
+fn park(reply: &mut Reply) -> Result<(), ErrorBody> {
+    if reply.park() {
+        return Ok(());
+    }
+    let text = "too many requests wait for consensus already: try again";
+    Err(ErrorBody::new(ErrorCode::Overloaded, text))
 }
 
 /// An error and, for a method that the route does not have, those that it has.
@@ -243,10 +257,6 @@ impl From<ErrorBody> for Error {
     fn from(body: ErrorBody) -> Error {
         Error { body: Box::new(body), allow: None }
     }
-}
-
-fn invalid(message: impl Into<String>) -> Error {
-    ErrorBody::new(ErrorCode::InvalidRequest, message).into()
 }
 
 fn method_not_allowed(methods: &'static str) -> Error {
@@ -303,36 +313,6 @@ pub(super) fn refused(outcome: &Outcome) -> Option<ErrorBody> {
             "the table of idempotency keys is full: rows leave it with age, or write without a key",
         )),
     }
-}
-
-/// The answer to a read that may be served now.
-fn read(node: &Node, key: &[u8], wants_json: bool, result: Result<Index, Failure>) -> Response {
-    if let Err(failure) = result {
-        return Response::error(&failed(&failure).with_outcome(ErrorOutcome::NotDone));
-    }
-    node.with_kv(|kv| {
-        let at = |response: Response| {
-            response
-                .with_header(api::INDEX_HEADER, kv.applied().index.to_string())
-                .with_header(api::REVISION_HEADER, kv.revision().to_string())
-        };
-        // The latest revision can be neither compacted nor in the future.
-        let Ok(Some(record)) = kv.get(key, None) else {
-            return at(Response::error(&ErrorBody::new(ErrorCode::NotFound, "no such key")));
-        };
-        let response = if wants_json {
-            let (key, value) = (record.key.to_vec(), record.value.to_vec());
-            let (create_revision, mod_revision, version) =
-                (record.create_revision, record.mod_revision, record.version);
-            Response::json(200, &Record { key, value, create_revision, mod_revision, version })
-        } else {
-            Response::new(200, "application/octet-stream", record.value.to_vec())
-        };
-        at(response)
-            .with_header("ETag", format!("\"{}\"", record.mod_revision))
-            .with_header(api::CREATE_REVISION_HEADER, record.create_revision.to_string())
-            .with_header(api::VERSION_HEADER, record.version.to_string())
-    })
 }
 
 pub(super) fn failed(failure: &Failure) -> ErrorBody {

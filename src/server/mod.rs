@@ -4,10 +4,12 @@
 //! ([`upstream`]) carries it to tiny_http, a worker ([`http`]) parses and parks it, a responder writes the answer.
 
 pub mod client_api;
+pub mod cursor;
 pub mod fdlimit;
 pub mod gate;
 pub mod http;
 pub mod legacy;
+mod lists;
 pub mod log_level;
 pub mod metrics;
 pub mod params;
@@ -15,6 +17,7 @@ pub mod peer_api;
 pub mod peer_client;
 pub mod peer_codec;
 mod process;
+mod reads;
 pub mod shared;
 pub mod start;
 pub mod upstream;

@@ -6,7 +6,7 @@ use crate::store::Condition;
 
 use super::http::Request;
 
-fn invalid(message: impl Into<String>) -> ErrorBody {
+pub(super) fn invalid(message: impl Into<String>) -> ErrorBody {
     ErrorBody::new(ErrorCode::InvalidRequest, message)
 }
 
@@ -50,7 +50,7 @@ pub(super) fn percent_decode(raw: &str, is_form: bool) -> Option<Vec<u8>> {
 /// The parameters of a query, each known and given at most once.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Query {
-    parameters: Vec<(&'static str, String)>,
+    parameters: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl Query {
@@ -59,28 +59,74 @@ impl Query {
     /// # Errors
     /// `invalid_request` for an unknown or repeated parameter, a broken escape or text that is not UTF-8.
     pub fn parse(raw: Option<&str>, known: &[&'static str]) -> Result<Query, ErrorBody> {
+        Query::parse_with_bytes(raw, known, &[])
+    }
+
+    /// The same for a route that besides knows the parameters `bytes`, whose values are any bytes.
+    ///
+    /// # Errors
+    /// As [`Query::parse`].
+    pub fn parse_with_bytes(
+        raw: Option<&str>,
+        known: &[&'static str],
+        bytes: &[&'static str],
+    ) -> Result<Query, ErrorBody> {
         let mut query = Query::default();
         for pair in raw.unwrap_or("").split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let text = |raw| percent_decode(raw, true).and_then(|bytes| String::from_utf8(bytes).ok());
-            let (Some(name), Some(value)) = (text(name), text(value)) else {
+            let name = percent_decode(name, true).and_then(|name| String::from_utf8(name).ok());
+            let (Some(name), Some(value)) = (name, percent_decode(value, true)) else {
                 return Err(invalid("the query has a broken percent escape or is not UTF-8"));
             };
-            let Some(&name) = known.iter().find(|&&k| k == name) else {
-                let list = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let Some(&name) = known.iter().chain(bytes).find(|&&k| k == name) else {
+                let all: Vec<&str> = bytes.iter().chain(known).copied().collect();
+                let list = if all.is_empty() { "none".to_owned() } else { all.join(", ") };
                 return Err(invalid(format!("unknown parameter {name:?}; this route knows: {list}")));
             };
-            if query.get(name).is_some() {
+            if query.bytes(name).is_some() {
                 return Err(invalid(format!("the parameter {name} is given twice")));
+            }
+            if !bytes.contains(&name) && std::str::from_utf8(&value).is_err() {
+                return Err(invalid(format!("the parameter {name} is not UTF-8")));
             }
             query.parameters.push((name, value));
         }
         Ok(query)
     }
 
-    /// The value of a parameter.
+    /// The value of a parameter; None without it, and for one of bytes that is not text.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.parameters.iter().find(|(have, _)| *have == name).map(|(_, value)| value.as_str())
+        std::str::from_utf8(self.bytes(name)?).ok()
+    }
+
+    /// The value of a parameter of any bytes.
+    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+        self.parameters.iter().find(|(have, _)| *have == name).map(|(_, value)| &value[..])
+    }
+
+    /// A whole number: digits only, no sign, no leading zero.
+    ///
+    /// # Errors
+    /// `invalid_request` for anything else, and above 64 bits.
+    pub fn number(&self, name: &str) -> Result<Option<u64>, ErrorBody> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let is_plain = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+        let number = if is_plain { text.parse().ok() } else { None };
+        number
+            .map(Some)
+            .ok_or_else(|| invalid(format!("{name}={text:?} is not a whole number from 0 to {}", u64::MAX)))
+    }
+
+    /// `true` or `false`, the default.
+    ///
+    /// # Errors
+    /// `invalid_request` for anything else.
+    pub fn flag(&self, name: &str) -> Result<bool, ErrorBody> {
+        match self.get(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => Err(invalid(format!("{name}={other:?}: it is true or false (the default)"))),
+        }
     }
 }
 
@@ -194,6 +240,36 @@ mod tests {
                 ErrorCode::InvalidRequest,
                 "{bad}"
             );
+        }
+    }
+
+    #[test]
+    fn query_takes_any_bytes_only_where_they_belong() {
+        let parse = |raw| Query::parse_with_bytes(Some(raw), &["limit"], &["prefix"]);
+        let query = parse("prefix=%ff%00+%2B&limit=5").unwrap();
+        assert_eq!(query.bytes("prefix"), Some(&b"\xff\x00 +"[..]));
+        assert_eq!((query.get("prefix"), query.number("limit").unwrap()), (None, Some(5)));
+        for bad in ["limit=%ff", "prefix=%ff&prefix=%fe", "prefix=%f", "%ff=1", "start=1"] {
+            assert_eq!(parse(bad).unwrap_err().error.code, ErrorCode::InvalidRequest, "{bad}");
+        }
+    }
+
+    #[test]
+    fn query_numbers_and_flags_have_one_spelling() {
+        let query = |raw| Query::parse(Some(raw), &["n", "f"]).unwrap();
+        assert_eq!(query("").number("n").unwrap(), None);
+        for (raw, number) in [("n=0", 0), ("n=10", 10), ("n=18446744073709551615", u64::MAX)] {
+            assert_eq!(query(raw).number("n").unwrap(), Some(number));
+        }
+        for bad in ["n", "n=", "n=-1", "n=%2B1", "n=00", "n=1.0", "n=0x1", "n=18446744073709551616", "n=1 "] {
+            assert!(query(bad).number("n").is_err(), "{bad}");
+        }
+        assert_eq!(
+            (query("f=true").flag("f").ok(), query("f=false").flag("f").ok()),
+            (Some(true), Some(false))
+        );
+        for bad in ["f", "f=", "f=1", "f=True"] {
+            assert!(query(bad).flag("f").is_err(), "{bad}");
         }
     }
 

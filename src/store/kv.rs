@@ -11,6 +11,8 @@
 //! **The state hash** is a sum of one fingerprint per row, kept up to date by every apply, so that asking
 //! for it costs nothing: members with the same applied index must have the same hash.
 
+mod range;
+
 use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -18,6 +20,8 @@ use std::sync::Arc;
 use super::command::{Applied, Command, Condition, Domain, Fingerprint, Op, Outcome};
 use super::dedup::{Dedup, Lookup};
 use crate::raft::{ClusterId, Entry, EntryKind, Position, Settings, Stamp};
+
+pub use range::{KeyRange, Order, SCAN_KEYS};
 
 /// What a superseded version counts for `retention_bytes` besides its key and its value: about what it takes in
 /// memory. Part of the state machine's definition: members that differ here compact differently.

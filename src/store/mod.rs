@@ -10,4 +10,4 @@ mod dedup;
 mod kv;
 
 pub use command::{Applied, Command, CommandError, Condition, Idempotency, Op, Outcome, request_hash};
-pub use kv::{Kv, ReadError, Record, Size, VERSION_OVERHEAD_BYTES};
+pub use kv::{KeyRange, Kv, Order, ReadError, Record, SCAN_KEYS, Size, VERSION_OVERHEAD_BYTES};

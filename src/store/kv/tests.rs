@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use proptest::prelude::*;
 
@@ -504,5 +505,114 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+/// Everything that a listing in pages of at most `limit` rows shows, and in how many pages.
+fn listed(
+    kv: &Kv,
+    revision: u64,
+    range: &KeyRange,
+    order: Order,
+    limit: usize,
+) -> (Vec<(String, String)>, usize) {
+    let (mut rows, mut pages) = (Vec::new(), 0);
+    let mut from: Option<Vec<u8>> = None;
+    loop {
+        let before = rows.len();
+        let next = kv.scan(revision, range, order, from.as_deref(), |record| {
+            if rows.len() - before == limit {
+                return ControlFlow::Break(());
+            }
+            let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+            rows.push((text(record.key), text(record.value)));
+            ControlFlow::Continue(())
+        });
+        pages += 1;
+        match next.expect("the revision is readable") {
+            Some(key) => from = Some(key.to_vec()),
+            None => return (rows, pages),
+        }
+    }
+}
+
+#[test]
+fn scan_shows_one_revision_in_either_order() {
+    let mut kv = Kv::new(settings());
+    for (key, value) in [("a/1", "x"), ("a/2", "x"), ("b", "x"), ("a/2", "y")] {
+        write(&mut kv, put(key, value));
+    }
+    write(&mut kv, delete("a/1"));
+    let range = KeyRange::new(b"a/", b"", b"");
+    let rows = |revision, order| listed(&kv, revision, &range, order, 10).0;
+    let row = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    assert_eq!(rows(5, Order::Ascending), [row("a/2", "y")]);
+    assert_eq!(rows(4, Order::Ascending), [row("a/1", "x"), row("a/2", "y")]);
+    assert_eq!(rows(3, Order::Descending), [row("a/2", "x"), row("a/1", "x")]);
+    assert_eq!(rows(0, Order::Ascending), []);
+    let none = |_: Record<'_>| panic!("there is nothing to show");
+    let future = ReadError::Future { wanted: 6, revision: 5 };
+    assert_eq!(kv.scan(6, &range, Order::Ascending, None, none), Err(future));
+    let behind = KeyRange::new(b"a/", b"b", b"");
+    assert_eq!(kv.scan(5, &behind, Order::Descending, None, none), Ok(None));
+}
+
+#[test]
+fn scan_looks_at_a_bounded_number_of_keys() {
+    let mut kv = Kv::new(Settings { retention_revisions: 1 << 20, retention_bytes: 1 << 30, ..settings() });
+    let count = SCAN_KEYS + 5;
+    let mut apply = |op: Op| {
+        let position = Position::new(kv.applied().index + 1, 1);
+        kv.apply(&Entry::new(position, 0, &Payload::Command(command(op, None, None).encode())));
+    };
+    (0..count).for_each(|n| apply(put(&format!("{n:05}"), "")));
+    (0..count).for_each(|n| apply(delete(&format!("{n:05}"))));
+    let all = KeyRange::new(b"", b"", b"");
+    let mut seen = 0;
+    let next = kv.scan(2 * count as u64, &all, Order::Ascending, None, |_| {
+        seen += 1;
+        ControlFlow::Continue(())
+    });
+    assert_eq!(
+        (next, seen),
+        (Ok(Some(format!("{SCAN_KEYS:05}").as_bytes())), 0),
+        "deleted keys cost a look, too"
+    );
+    assert_eq!(listed(&kv, count as u64, &all, Order::Descending, count).0.len(), count);
+    assert_eq!(listed(&kv, count as u64, &all, Order::Descending, count).1, 2);
+}
+
+proptest! {
+    #[test]
+    fn scan_agrees_with_a_plain_map(
+        writes in proptest::collection::vec(("[ab]{1,3}", proptest::option::of("[xy]")), 1..60),
+        (prefix, start, end) in ("[ab]{0,2}", "[ab]{0,3}", "[ab]{0,3}"),
+        (back, limit, is_descending) in (0u64..60, 1usize..5, any::<bool>()),
+    ) {
+        let mut kv = Kv::new(Settings { retention_revisions: 30, ..settings() });
+        let mut states: Vec<BTreeMap<String, String>> = vec![BTreeMap::new()];
+        for (key, value) in &writes {
+            let mut state = states.last().unwrap().clone();
+            let changes = match value {
+                Some(value) => { write(&mut kv, put(key, value)); state.insert(key.clone(), value.clone()); true }
+                None => { write(&mut kv, delete(key)); state.remove(key).is_some() }
+            };
+            if changes { states.push(state) }
+        }
+        let revision = kv.revision().saturating_sub(back);
+        let range = KeyRange::new(prefix.as_bytes(), start.as_bytes(), end.as_bytes());
+        let order = if is_descending { Order::Descending } else { Order::Ascending };
+        if revision < kv.floor() {
+            let wanted = Err(ReadError::Compacted { wanted: revision, floor: kv.floor() });
+            prop_assert_eq!(kv.scan(revision, &range, order, None, |_| ControlFlow::Continue(())), wanted);
+            return Ok(());
+        }
+        let mut want: Vec<(String, String)> = states[usize::try_from(revision).unwrap()]
+            .iter()
+            .filter(|(key, _)| key.starts_with(&prefix) && **key >= start && (end.is_empty() || **key < end))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        if is_descending { want.reverse() }
+        prop_assert_eq!(listed(&kv, revision, &range, order, limit).0, want);
     }
 }

@@ -1,0 +1,211 @@
+//! `GET /v1/kv`: a page of the keys in a range, all of one revision.
+//!
+//! The store's lock is held for one [`Kv::scan`] at a time. Rows are copied under it and become JSON behind it.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use super::cursor::Cursor;
+use super::http::{Request, Response};
+use super::params::{Query, invalid};
+use super::reads::{self, States};
+use crate::api::{
+    self, DEFAULT_LIST_LIMIT, ErrorBody, ErrorCode, ListedRecord, MAX_LIST_BYTES, MAX_LIST_LIMIT,
+};
+use crate::node::Node;
+use crate::raft::Index;
+use crate::store::{KeyRange, Kv, Order, ReadError, Record};
+
+const PARAMETERS: [&str; 8] =
+    ["consistency", "revision", "min_revision", "limit", "order", "keys_only", "count_only", "cursor"];
+
+/// Those whose values are any bytes.
+const BYTE_PARAMETERS: [&str; 3] = ["prefix", "start", "end"];
+
+/// The JSON around the rows of a page, without its cursor: numbers have at most 20 digits.
+const ENVELOPE_BYTES: usize = 128;
+
+/// A listing, taken apart.
+#[derive(Debug)]
+pub(super) struct List {
+    states: States,
+    range: KeyRange,
+    order: Order,
+    /// The first key of this page; None on the first page.
+    from: Option<Vec<u8>>,
+    limit: usize,
+    keys_only: bool,
+    count_only: bool,
+    /// What the cursor is bound to.
+    scope: Vec<u8>,
+    /// Most bytes of the rows as JSON.
+    max_bytes: usize,
+}
+
+impl List {
+    /// Takes the request apart. No key is longer than `max_key_bytes`.
+    pub fn parse(request: &Request, max_key_bytes: usize) -> Result<List, ErrorBody> {
+        let query = Query::parse_with_bytes(request.query.as_deref(), &PARAMETERS, &BYTE_PARAMETERS)?;
+        reads::refuse_if_match(request)?;
+        let [prefix, start, end] = BYTE_PARAMETERS.map(|name| query.bytes(name).unwrap_or_default());
+        if !end.is_empty() && start > end {
+            return Err(invalid("start lies behind end: start is the smaller key in either order"));
+        }
+        let order = match query.get("order") {
+            None | Some("asc") => Order::Ascending,
+            Some("desc") => Order::Descending,
+            Some(other) => return Err(invalid(format!("order={other:?}: it is asc (the default) or desc"))),
+        };
+        let limit = query.number("limit")?.unwrap_or(u64::from(DEFAULT_LIST_LIMIT));
+        let limit = (u32::try_from(limit).ok().filter(|limit| (1..=MAX_LIST_LIMIT).contains(limit)))
+            .ok_or_else(|| invalid(format!("limit={limit}: a page has 1 to {MAX_LIST_LIMIT} rows")))?;
+        let (keys_only, count_only) = (query.flag("keys_only")?, query.flag("count_only")?);
+        let about_rows = ["limit", "order", "cursor"].into_iter().find(|name| query.get(name).is_some());
+        if count_only && let Some(name) = about_rows.or(keys_only.then_some("keys_only")) {
+            return Err(invalid(format!(
+                "count_only counts the whole range and shows no rows: {name} has no meaning"
+            )));
+        }
+        let scope = scope(order, [prefix, start, end]);
+        let cursor = query.get("cursor").map(|text| Cursor::decode(text, &scope)).transpose()?;
+        Ok(List {
+            states: States::parse(&query, cursor.as_ref().map(|cursor| cursor.revision))?,
+            range: KeyRange::new(prefix, start, end),
+            order,
+            from: cursor.map(|cursor| cursor.next),
+            limit: limit as usize,
+            keys_only,
+            count_only,
+            scope,
+            max_bytes: MAX_LIST_BYTES.saturating_sub(ENVELOPE_BYTES + Cursor::max_len(max_key_bytes)),
+        })
+    }
+
+    /// Which states it may see.
+    pub fn states(&self) -> &States {
+        &self.states
+    }
+
+    /// The answer from a node that is fresh enough. A count, and a page in a range with many deleted keys, may take
+    /// several looks at the store, no longer than to `deadline`.
+    pub fn serve(&self, node: &Node, deadline: Instant) -> Response {
+        let mut page = Page::default();
+        loop {
+            match node.with_kv(|kv| page.fill(kv, self)) {
+                Ok(Filled::Whole) => return page.render(self),
+                // Nobody asked for this revision by number: a later one does as well.
+                Err(ReadError::Compacted { .. }) if self.states.revision.is_none() => page = Page::default(),
+                Err(e) => return Response::error(&reads::unreadable(e)),
+                Ok(Filled::Part) => {}
+            }
+            if Instant::now() >= deadline {
+                let text = "the range has too many keys to go through in time: ask for a smaller one";
+                return Response::error(&ErrorBody::new(ErrorCode::Timeout, text));
+            }
+        }
+    }
+}
+
+/// Two listings with the same scope have the same rows at the same revision, in the same order.
+fn scope(order: Order, bounds: [&[u8]; 3]) -> Vec<u8> {
+    let mut scope = vec![match order {
+        Order::Ascending => 0,
+        Order::Descending => 1,
+    }];
+    for bound in bounds {
+        scope.extend_from_slice(&(bound.len() as u64).to_le_bytes());
+        scope.extend_from_slice(bound);
+    }
+    scope
+}
+
+enum Filled {
+    /// The page is full, or the range is at its end.
+    Whole,
+    /// There is more to look at.
+    Part,
+}
+
+/// The rows of a page while they are collected.
+#[derive(Default)]
+struct Page {
+    /// None before the first look.
+    revision: Option<u64>,
+    applied: Index,
+    rows: Vec<ListedRecord>,
+    /// Keys and values of the rows; their JSON is longer.
+    bytes: usize,
+    counted: u64,
+    /// Where the next look, or the next page, begins.
+    next: Option<Vec<u8>>,
+}
+
+impl Page {
+    /// One look at the store.
+    fn fill(&mut self, kv: &Kv, list: &List) -> Result<Filled, ReadError> {
+        let revision = match self.revision {
+            Some(revision) => revision,
+            None => list.states.pick(kv)?,
+        };
+        (self.revision, self.applied) = (Some(revision), kv.applied().index);
+        let mut is_full = false;
+        let from = self.next.take().or_else(|| list.from.clone());
+        let next = kv.scan(revision, &list.range, list.order, from.as_deref(), |record| {
+            if list.count_only {
+                self.counted += 1;
+                return ControlFlow::Continue(());
+            }
+            let row = listed(&record, list.keys_only);
+            let bytes = row.key.len() + row.value.as_ref().map_or(0, Vec::len);
+            is_full = self.rows.len() == list.limit
+                || (!self.rows.is_empty() && self.bytes + bytes > list.max_bytes);
+            if is_full {
+                return ControlFlow::Break(());
+            }
+            self.bytes += bytes;
+            self.rows.push(row);
+            ControlFlow::Continue(())
+        })?;
+        self.next = next.map(<[u8]>::to_vec);
+        Ok(if is_full || self.next.is_none() { Filled::Whole } else { Filled::Part })
+    }
+
+    /// The JSON of an [`api::ListReply`], each row written once. A page that grew too large with its escapes ends
+    /// earlier.
+    fn render(self, list: &List) -> Response {
+        let Page { revision, applied, rows, counted, mut next, .. } = self;
+        let revision = revision.expect("a page that was filled has one");
+        let (mut kvs, mut shown) = (Vec::new(), 0);
+        for row in rows {
+            let end = kvs.len();
+            if shown > 0 {
+                kvs.push(b',');
+            }
+            serde_json::to_writer(&mut kvs, &row).expect("a row is plain data");
+            if shown > 0 && kvs.len() > list.max_bytes {
+                kvs.truncate(end);
+                next = Some(row.key);
+                break;
+            }
+            shown += 1;
+        }
+        let count = if list.count_only { counted } else { shown };
+        let mut body = format!(r#"{{"revision":{revision},"count":{count},"kvs":["#).into_bytes();
+        body.append(&mut kvs);
+        body.push(b']');
+        if let Some(next) = next {
+            let cursor = Cursor { revision, next }.encode(&list.scope);
+            body.extend_from_slice(format!(r#","cursor":"{cursor}""#).as_bytes());
+        }
+        body.push(b'}');
+        Response::new(200, "application/json", body)
+            .with_header(api::INDEX_HEADER, applied.to_string())
+            .with_header(api::REVISION_HEADER, revision.to_string())
+    }
+}
+
+fn listed(record: &Record<'_>, keys_only: bool) -> ListedRecord {
+    let Record { key, value, create_revision, mod_revision, version } = *record;
+    let value = (!keys_only).then(|| value.to_vec());
+    ListedRecord { key: key.to_vec(), value, create_revision, mod_revision, version }
+}
