@@ -95,7 +95,10 @@ impl List {
                 Ok(Filled::Whole) => return page.render(self),
                 // Nobody asked for this revision by number: a later one does as well.
                 Err(ReadError::Compacted { .. }) if self.states.revision.is_none() => page = Page::default(),
-                Err(e) => return Response::error(&reads::unreadable(e)),
+                Err(e) => {
+                    let response = Response::error(&reads::unreadable(e));
+                    return response.with_header(api::INDEX_HEADER, page.applied.to_string());
+                }
                 Ok(Filled::Part) => {}
             }
             if Instant::now() >= deadline {
@@ -143,11 +146,12 @@ struct Page {
 impl Page {
     /// One look at the store.
     fn fill(&mut self, kv: &Kv, list: &List) -> Result<Filled, ReadError> {
+        self.applied = kv.applied().index;
         let revision = match self.revision {
             Some(revision) => revision,
             None => list.states.pick(kv)?,
         };
-        (self.revision, self.applied) = (Some(revision), kv.applied().index);
+        self.revision = Some(revision);
         let mut is_full = false;
         let from = self.next.take().or_else(|| list.from.clone());
         let next = kv.scan(revision, &list.range, list.order, from.as_deref(), |record| {

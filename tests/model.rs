@@ -1,0 +1,535 @@
+//! Random sequences of every operation, through HTTP and any node, against a plain model of the map: all its states,
+//! one for each revision, and the outcome of every write by its idempotency key.
+//!
+//! One client works alone, so every answer is known in advance to the last field; only a stale read may show an earlier
+//! state, and says which one.
+
+#[allow(dead_code)]
+mod support {
+    pub mod cluster;
+}
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use fastrand::Rng;
+use serde_json::{Value, json};
+
+use support::cluster::{Answer, Cluster, Connection, Setup, wait_for};
+
+const KEYS: [&[u8]; 12] = [
+    b"a",
+    b"a/",
+    b"a/1",
+    b"a/2",
+    b"a0",
+    b"b",
+    b"b%41 +",
+    "b/\u{e4}".as_bytes(),
+    b"c?&=#",
+    b"\x00",
+    b"\xff",
+    b"\xff\xfe",
+];
+const BOUNDS: [&[u8]; 8] = [b"", b"a", b"a/", b"a/1\x00", b"b", b"b/\xc3", b"\x01", b"\xff"];
+
+#[derive(Clone, Debug, PartialEq)]
+struct Row {
+    value: Vec<u8>,
+    create_revision: u64,
+    mod_revision: u64,
+    version: u64,
+}
+
+type State = BTreeMap<Vec<u8>, Row>;
+
+/// A write as it can be repeated.
+#[derive(Clone, Debug, PartialEq)]
+struct Write {
+    key: Vec<u8>,
+    /// None = delete.
+    value: Option<Vec<u8>>,
+    condition: Option<(&'static str, String)>,
+}
+
+struct Model {
+    /// By revision.
+    states: Vec<State>,
+    /// By idempotency key: the write, its status and its answer.
+    outcomes: HashMap<String, (Write, u16, Value)>,
+    retention: u64,
+}
+
+impl Model {
+    fn revision(&self) -> u64 {
+        self.states.len() as u64 - 1
+    }
+
+    fn floor(&self) -> u64 {
+        self.revision().saturating_sub(self.retention)
+    }
+
+    fn now(&self) -> &State {
+        self.states.last().expect("there is a first state")
+    }
+
+    fn at(&self, revision: u64) -> &State {
+        &self.states[usize::try_from(revision).unwrap()]
+    }
+
+    /// Executes `write`; the status, and the fields its answer must have.
+    fn write(&mut self, write: &Write) -> (u16, Value) {
+        let current = self.now().get(&write.key).cloned();
+        let mod_revision = current.as_ref().map_or(0, |row| row.mod_revision);
+        let holds = match &write.condition {
+            None => true,
+            Some(("If-None-Match", _)) => mod_revision == 0,
+            Some((_, tag)) if tag == "*" => mod_revision > 0,
+            Some((_, tag)) => *tag == format!("\"{mod_revision}\""),
+        };
+        let revision = self.revision() + 1;
+        if !holds {
+            let error = json!({"code": "precondition_failed", "mod_revision": mod_revision, "revision": revision - 1});
+            return (412, error);
+        }
+        let mut state = self.now().clone();
+        let reply = match (&write.value, current) {
+            (Some(value), current) => {
+                let (create_revision, version) =
+                    current.map_or((revision, 1), |r| (r.create_revision, r.version + 1));
+                let row = Row { value: value.clone(), create_revision, mod_revision: revision, version };
+                state.insert(write.key.clone(), row);
+                json!({"revision": revision, "create_revision": create_revision, "version": version})
+            }
+            (None, Some(_)) => {
+                state.remove(&write.key);
+                json!({"revision": revision, "deleted": 1})
+            }
+            (None, None) => return (200, json!({"revision": revision - 1, "deleted": 0})),
+        };
+        self.states.push(state);
+        (200, reply)
+    }
+}
+
+/// The cluster, the model, and what happened so far.
+struct Run {
+    cluster: Cluster,
+    connections: Vec<Option<Connection>>,
+    model: Model,
+    rng: Rng,
+    keys_used: Vec<String>,
+    /// The last requests and answers, for a failure's text.
+    trace: Vec<String>,
+    /// How often each kind of thing was seen.
+    seen: BTreeMap<&'static str, u64>,
+}
+
+fn escape(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "%{byte:02x}").unwrap();
+        text
+    })
+}
+
+fn pair(name: &str, bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => json!({ name: text }),
+        Err(_) => json!({ format!("{name}_base64"): BASE64.encode(bytes) }),
+    }
+}
+
+/// A record as JSON; `keys_only` leaves out the value.
+fn record(key: &[u8], row: &Row, keys_only: bool) -> Value {
+    let mut record = pair("key", key);
+    let fields = record.as_object_mut().unwrap();
+    if !keys_only {
+        fields.extend(pair("value", &row.value).as_object().unwrap().clone());
+    }
+    for (name, number) in [
+        ("create_revision", row.create_revision),
+        ("mod_revision", row.mod_revision),
+        ("version", row.version),
+    ] {
+        fields.insert(name.to_owned(), number.into());
+    }
+    record
+}
+
+impl Run {
+    fn start(size: usize, retention: u64, seed: u64) -> Run {
+        let extra = format!("retention_revisions: {retention}\n");
+        let mut cluster = Cluster::prepare(size, &Setup { extra, ..Setup::default() });
+        (0..size).for_each(|n| cluster.spawn(n));
+        cluster.wait_for_leader();
+        wait_for("every node ready", || {
+            let is_ready = |n| cluster.request(n, "GET", "/readyz", &[], b"").is_ok_and(|a| a.status == 200);
+            (0..size).all(is_ready).then_some(())
+        });
+        Run {
+            connections: (0..size).map(|_| None).collect(),
+            cluster,
+            model: Model { states: vec![State::new()], outcomes: HashMap::new(), retention },
+            rng: Rng::with_seed(seed),
+            keys_used: Vec::new(),
+            trace: vec![format!("seed {seed}")],
+            seen: BTreeMap::new(),
+        }
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
+    }
+
+    fn key(&mut self) -> Vec<u8> {
+        KEYS[self.rng.usize(..KEYS.len())].to_vec()
+    }
+
+    /// A request to a random node, repeated while nobody can serve it: what is sent can be repeated. The answer, and
+    /// whether it took more than one attempt.
+    fn ask(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (Answer, bool) {
+        let mut attempts = 0;
+        let answer = wait_for(path, || {
+            attempts += 1;
+            let n = self.rng.usize(..self.connections.len());
+            let connection = match &mut self.connections[n] {
+                Some(connection) => connection,
+                none => none.insert(Connection::open(&self.cluster.http_addr(n)).ok()?),
+            };
+            let answer = connection.request(method, path, headers, body);
+            if answer.is_err() {
+                self.connections[n] = None;
+            }
+            answer.ok().filter(|a| !matches!(a.status, 503 | 504))
+        });
+        self.trace.push(format!("{method} {path} {headers:?} -> {} {}", answer.status, answer.text()));
+        if self.trace.len() > 12 {
+            self.trace.remove(1);
+        }
+        (answer, attempts > 1)
+    }
+
+    fn fail(&self, what: &str) -> ! {
+        panic!("{what}; revision {}\n{}", self.model.revision(), self.trace.join("\n"))
+    }
+
+    fn check(&self, what: &str, holds: bool) {
+        if !holds {
+            self.fail(what);
+        }
+    }
+
+    // ---- writes ----------------------------------------------------------------------------------------------------
+
+    fn random_write(&mut self) -> Write {
+        let key = self.key();
+        let value = match self.rng.u8(..10) {
+            0..3 => None,
+            3 => Some(Vec::new()),
+            4 => Some(vec![0xff, self.rng.u8(..)]),
+            _ => Some(format!("value {} \"\u{e4}\"\n", self.rng.u16(..)).into_bytes()),
+        };
+        let current = self.model.now().get(&key).map_or(0, |row| row.mod_revision);
+        let condition = match self.rng.u8(..8) {
+            0 => Some(("If-None-Match", "*".to_owned())),
+            1 => Some(("If-Match", "*".to_owned())),
+            2 | 3 if current > 0 => Some(("If-Match", format!("\"{current}\""))),
+            4 => Some(("If-Match", format!("\"{}\"", self.rng.u64(1..=self.model.revision() + 2)))),
+            _ => None,
+        };
+        Write { key, value, condition }
+    }
+
+    fn write(&mut self) {
+        let mut write = self.random_write();
+        let known = (!self.keys_used.is_empty() && self.rng.u8(..5) == 0)
+            .then(|| self.keys_used[self.rng.usize(..self.keys_used.len())].clone());
+        if let Some(key) = &known
+            && self.rng.u8(..4) > 0
+        {
+            write = self.model.outcomes[key].0.clone();
+        }
+        let idempotency_key = known.unwrap_or_else(|| format!("{:016x}", self.rng.u64(..)));
+        let path = format!("/v1/kv/{}", escape(&write.key));
+        let mut headers = vec![("Idempotency-Key", &idempotency_key[..])];
+        if let Some((name, tag)) = &write.condition {
+            headers.push((name, tag));
+        }
+        let method = if write.value.is_some() { "PUT" } else { "DELETE" };
+        let (answer, was_repeated) =
+            self.ask(method, &path, &headers, write.value.as_deref().unwrap_or_default());
+        let is_replayed = answer.header("Dkv-Replayed") == Some("true");
+        let (status, want) = match self.model.outcomes.get(&idempotency_key).cloned() {
+            Some((earlier, status, want)) if earlier == write => {
+                self.check("a remembered outcome says so", is_replayed);
+                self.count("replayed");
+                (status, want)
+            }
+            Some(_) => {
+                self.count("another request under a known key");
+                (422, json!({"code": "idempotency_mismatch"}))
+            }
+            None => {
+                self.check("a new write is no replay", !is_replayed || was_repeated);
+                let (status, want) = self.model.write(&write);
+                self.count(if status == 412 { "condition failed" } else { "written" });
+                self.keys_used.push(idempotency_key.clone());
+                self.model.outcomes.insert(idempotency_key, (write, status, want.clone()));
+                (status, want)
+            }
+        };
+        self.check(&format!("want {status} {want}"), answer.status == status);
+        let got = if status == 200 { answer.json() } else { answer.json()["error"].clone() };
+        for (name, value) in want.as_object().unwrap() {
+            self.check(&format!("want {want}"), &got[name] == value);
+        }
+    }
+
+    // ---- reads -----------------------------------------------------------------------------------------------------
+
+    /// Random parameters about the state to read; what the answer must be: the revision shown (None: the answer of a
+    /// stale read says it), or the error.
+    fn random_states(&mut self) -> (Vec<String>, Result<Option<u64>, (u16, Value)>) {
+        let now = self.model.revision();
+        let mut query = Vec::new();
+        let consistency = self.rng.u8(..4);
+        if consistency < 2 {
+            query.push(format!("consistency={}", ["stale", "linearizable"][usize::from(consistency)]));
+        }
+        let some = self.rng.u64(0..=now + 2);
+        let near = self.rng.u64(self.model.floor().saturating_sub(3)..=now + 2);
+        let future = json!({"code": "future_revision", "revision": now});
+        match self.rng.u8(..4) {
+            0 => {
+                let wanted = if self.rng.bool() { some } else { near };
+                query.push(format!("revision={wanted}"));
+                let want = match wanted {
+                    _ if wanted > now => Err((400, future)),
+                    _ if wanted < self.model.floor() => Err((410, Value::Null)),
+                    _ => Ok(Some(wanted)),
+                };
+                (query, want)
+            }
+            1 => {
+                query.push(format!("min_revision={some}"));
+                let is_linearizable = consistency == 1;
+                (query, if some > now { Err((400, future)) } else { Ok(is_linearizable.then_some(now)) })
+            }
+            _ => (query, Ok((consistency != 0).then_some(now))),
+        }
+    }
+
+    /// The revision that `answer` shows, checked; None for an error, checked too.
+    fn shown(
+        &mut self,
+        answer: &Answer,
+        query: &[String],
+        want: Result<Option<u64>, (u16, Value)>,
+    ) -> Option<u64> {
+        self.check("every read says its index", answer.status == 400 || answer.header("Dkv-Index").is_some());
+        match want {
+            Ok(revision) => {
+                let said = answer.header("Dkv-Revision").and_then(|text| text.parse().ok());
+                let Some(said) = said else { self.fail("no revision") };
+                self.check(
+                    &format!("want revision {revision:?}"),
+                    revision.is_none_or(|revision| revision == said),
+                );
+                let least =
+                    query.iter().find_map(|q| q.strip_prefix("min_revision=")?.parse().ok()).unwrap_or(0);
+                self.check("no older than asked for", (least..=self.model.revision()).contains(&said));
+                self.count(if said == self.model.revision() { "present read" } else { "earlier state read" });
+                Some(said)
+            }
+            // A node that lags has not compacted as much yet.
+            Err((410, _)) if answer.status != 410 => {
+                let wanted = query.iter().find_map(|q| q.strip_prefix("revision=")?.parse().ok());
+                let said = answer.header("Dkv-Revision").and_then(|text| text.parse().ok());
+                self.check("compacted", self.cluster.size() > 1 && said.is_some() && said == wanted);
+                said
+            }
+            Err((410, _)) => {
+                self.check_compacted(answer);
+                None
+            }
+            Err((status, want)) => {
+                self.check(&format!("want {status} {want}"), answer.status == status);
+                let error = &answer.json()["error"];
+                for (name, value) in want.as_object().unwrap() {
+                    self.check(&format!("want {want}"), &error[name] == value);
+                }
+                self.check("a read is never unknown", error["outcome"] == "not_done");
+                self.count("future");
+                None
+            }
+        }
+    }
+
+    fn check_compacted(&mut self, answer: &Answer) {
+        let error = &answer.json()["error"];
+        let (said, floor) = (error["revision"].as_u64().unwrap_or(u64::MAX), self.model.floor());
+        let is_floor = if self.cluster.size() == 1 { said == floor } else { said <= floor };
+        self.check(
+            "compacted, with the floor",
+            answer.status == 410 && error["code"] == "compacted" && is_floor,
+        );
+        self.count("compacted");
+    }
+
+    fn get(&mut self) {
+        let key = self.key();
+        let (query, want) = self.random_states();
+        let path = format!("/v1/kv/{}?{}", escape(&key), query.join("&"));
+        let wants_json = self.rng.bool();
+        let headers: &[(&str, &str)] = if wants_json { &[("Accept", "application/json")] } else { &[] };
+        let (answer, _) = self.ask("GET", &path, headers, b"");
+        let Some(revision) = self.shown(&answer, &query, want) else { return };
+        let Some(row) = self.model.at(revision).get(&key).cloned() else {
+            return self
+                .check("absent", answer.status == 404 && answer.json()["error"]["code"] == "not_found");
+        };
+        self.check("present", answer.status == 200);
+        if wants_json {
+            self.check(&format!("want {row:?}"), answer.json() == record(&key, &row, false));
+        } else {
+            self.check(&format!("want {row:?}"), answer.body == row.value);
+        }
+        let want = [
+            ("ETag", format!("\"{}\"", row.mod_revision)),
+            ("Dkv-Create-Revision", row.create_revision.to_string()),
+            ("Dkv-Version", row.version.to_string()),
+        ];
+        for (name, value) in want {
+            self.check(&format!("want {name}: {value}"), answer.header(name) == Some(&value));
+        }
+    }
+
+    /// A whole listing, page by page, each from some node and with a write in between.
+    fn list(&mut self) {
+        let (states, want) = self.random_states();
+        let mut bounds = [0; 3].map(|_| BOUNDS[self.rng.usize(..BOUNDS.len())]);
+        for bound in &mut bounds {
+            if self.rng.bool() {
+                *bound = b"";
+            }
+        }
+        let [prefix, start, end] = bounds;
+        let mut base = states.clone();
+        for (name, bound) in [("prefix", prefix), ("start", start), ("end", end)] {
+            if !bound.is_empty() || self.rng.u8(..4) == 0 {
+                base.push(format!("{name}={}", escape(bound)));
+            }
+        }
+        if self.rng.u8(..4) == 0 {
+            return self.count_only(&base, bounds, want);
+        }
+        let (limit, is_descending, keys_only) = (self.rng.usize(1..6), self.rng.bool(), self.rng.bool());
+        base.push(format!(
+            "limit={limit}&order={}&keys_only={keys_only}",
+            if is_descending { "desc" } else { "asc" }
+        ));
+        let path = format!("/v1/kv?{}", base.join("&"));
+        let (mut answer, _) = self.ask("GET", &path, &[], b"");
+        if Run::is_backwards(start, end) {
+            return self.check("start behind end", answer.status == 400);
+        }
+        let Some(revision) = self.shown(&answer, &states, want) else { return };
+        let mut rows = self.matching(revision, bounds);
+        if is_descending {
+            rows.reverse();
+        }
+        let rows: Vec<Value> = rows.iter().map(|(key, row)| record(key, row, keys_only)).collect();
+        let mut shown = 0;
+        loop {
+            self.check("a page", answer.status == 200);
+            let page = answer.json();
+            let want = &rows[shown..rows.len().min(shown + limit)];
+            shown += want.len();
+            self.check(&format!("want {want:?} at {revision}"), page["kvs"] == json!(want));
+            self.check("revision", page["revision"] == revision);
+            self.check("count", page["count"] == want.len());
+            let Some(cursor) = page.get("cursor") else { break };
+            self.check("no cursor behind the last row", shown < rows.len());
+            if self.rng.bool() {
+                self.write();
+            }
+            self.count("next page");
+            let path = format!("{path}&cursor={}", cursor.as_str().unwrap());
+            answer = self.ask("GET", &path, &[], b"").0;
+            if answer.status == 410 || (self.cluster.size() == 1 && revision < self.model.floor()) {
+                self.check("compacted between two pages", revision < self.model.floor());
+                return self.check_compacted(&answer);
+            }
+        }
+        self.check("every row was shown", shown == rows.len());
+    }
+
+    fn count_only(&mut self, query: &[String], bounds: [&[u8]; 3], want: Result<Option<u64>, (u16, Value)>) {
+        let path = format!("/v1/kv?count_only=true&{}", query.join("&"));
+        let (answer, _) = self.ask("GET", &path, &[], b"");
+        if Run::is_backwards(bounds[1], bounds[2]) {
+            return self.check("start behind end", answer.status == 400);
+        }
+        let Some(revision) = self.shown(&answer, query, want) else { return };
+        let count = self.matching(revision, bounds).len();
+        self.check(
+            &format!("{count} keys"),
+            answer.json() == json!({"revision": revision, "count": count, "kvs": []}),
+        );
+        self.count("counted");
+    }
+
+    fn is_backwards(start: &[u8], end: &[u8]) -> bool {
+        !end.is_empty() && start > end
+    }
+
+    fn matching(&self, revision: u64, [prefix, start, end]: [&[u8]; 3]) -> Vec<(Vec<u8>, Row)> {
+        let rows = self.model.at(revision).iter();
+        rows.filter(|(key, _)| {
+            key.starts_with(prefix) && &key[..] >= start && (end.is_empty() || &key[..] < end)
+        })
+        .map(|(key, row)| (key.clone(), row.clone()))
+        .collect()
+    }
+
+    /// Goes on for `time`; every kind of answer must have been seen.
+    fn go(mut self, time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            match self.rng.u8(..10) {
+                0..4 => self.write(),
+                4..7 => self.get(),
+                _ => self.list(),
+            }
+        }
+        self.cluster.wait_for_equal_state();
+        let kinds = [
+            "written",
+            "condition failed",
+            "replayed",
+            "another request under a known key",
+            "present read",
+            "earlier state read",
+            "future",
+            "compacted",
+            "next page",
+            "counted",
+        ];
+        for kind in kinds {
+            assert!(self.seen.contains_key(kind), "never seen: {kind}; seen {:?}", self.seen);
+        }
+    }
+}
+
+#[test]
+fn one_node_agrees_with_a_plain_map() {
+    Run::start(1, 20, fastrand::u64(..)).go(Duration::from_secs(6));
+}
+
+#[test]
+fn five_nodes_agree_with_a_plain_map_whichever_is_asked() {
+    Run::start(5, 20, fastrand::u64(..)).go(Duration::from_secs(8));
+}
