@@ -179,7 +179,8 @@ mod tests {
 
     #[test]
     fn parse_settles_which_states_a_read_may_see() {
-        let table: [(&str, Option<u64>, Option<u64>, u64, bool); 11] = [
+        type Row = (&'static str, Option<u64>, Option<u64>, u64, bool);
+        let table: [Row; 11] = [
             ("", None, None, 0, true),
             ("consistency=linearizable", None, None, 0, true),
             ("consistency=stale", None, None, 0, false),
