@@ -46,6 +46,9 @@ struct Row {
 
 type State = BTreeMap<Vec<u8>, Row>;
 
+/// The revision an answer must show (None: whichever it says), or its status and fields of its error.
+type Wanted = Result<Option<u64>, (u16, Value)>;
+
 /// A write as it can be repeated.
 #[derive(Clone, Debug, PartialEq)]
 struct Write {
@@ -292,7 +295,7 @@ impl Run {
 
     /// Random parameters about the state to read; what the answer must be: the revision shown (None: the answer of a
     /// stale read says it), or the error.
-    fn random_states(&mut self) -> (Vec<String>, Result<Option<u64>, (u16, Value)>) {
+    fn random_states(&mut self) -> (Vec<String>, Wanted) {
         let now = self.model.revision();
         let mut query = Vec::new();
         let consistency = self.rng.u8(..4);
@@ -323,12 +326,7 @@ impl Run {
     }
 
     /// The revision that `answer` shows, checked; None for an error, checked too.
-    fn shown(
-        &mut self,
-        answer: &Answer,
-        query: &[String],
-        want: Result<Option<u64>, (u16, Value)>,
-    ) -> Option<u64> {
+    fn shown(&mut self, answer: &Answer, query: &[String], want: Wanted) -> Option<u64> {
         self.check("every read says its index", answer.status == 400 || answer.header("Dkv-Index").is_some());
         match want {
             Ok(revision) => {
@@ -467,7 +465,7 @@ impl Run {
         self.check("every row was shown", shown == rows.len());
     }
 
-    fn count_only(&mut self, query: &[String], bounds: [&[u8]; 3], want: Result<Option<u64>, (u16, Value)>) {
+    fn count_only(&mut self, query: &[String], bounds: [&[u8]; 3], want: Wanted) {
         let path = format!("/v1/kv?count_only=true&{}", query.join("&"));
         let (answer, _) = self.ask("GET", &path, &[], b"");
         if Run::is_backwards(bounds[1], bounds[2]) {
