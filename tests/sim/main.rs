@@ -1,5 +1,6 @@
-//! Whole clusters in one thread: the real core, log, log writer, applier and state machine on a virtual clock, network
-//! and disk, one seed per run.
+//! Whole clusters in one thread: the node's own state (core and waiting requests), log writer, log, applier and state
+//! machine on a virtual clock, network and
+//! disk, one seed per run.
 //!
 //! | module | holds |
 //! |---|---|
@@ -7,8 +8,10 @@
 //! | `world` | virtual time, the heap of events |
 //! | `net` | lost, doubled, late and replayed RPCs; links cut in each direction |
 //! | `disk` | what a crash leaves |
-//! | `node` | one member: core, log writer, applier, replicators, timer, rung as in production |
-//! | `client` | clients with unique values and retries; requests that wait |
+//! | `node` | one member: machine, clock, disk, and the process with the node's own state |
+//! | `threads` | what drives it: timer, log writer, applier, replicators, forwarder, read-asker, rung as in production |
+//! | `peers` | requests of peers, answered when the disk or the log allows |
+//! | `client` | clients with unique values and retries |
 //! | `nemesis` | crashes, cuts, pauses, slow disks |
 //! | `oracle` | the invariants of the cluster, after every step |
 //! | `history` | what clients were told, against the committed log |
@@ -24,11 +27,13 @@ mod nemesis;
 mod net;
 mod node;
 mod oracle;
+mod peers;
 mod report;
 mod run;
 #[path = "../support/mod.rs"]
 mod support;
 mod swarm;
+mod threads;
 mod world;
 
 use std::sync::Mutex;
