@@ -151,6 +151,8 @@ struct Client {
     running: Option<Running>,
     /// The member asked last.
     asked: NodeIndex,
+    /// Its last attempt failed.
+    is_let_down: bool,
     last_op: u32,
     /// Revisions seen, for conditions that may hold.
     last_revision: BTreeMap<Vec<u8>, u64>,
@@ -172,7 +174,13 @@ pub struct Clients {
 impl Clients {
     /// Clients at rest.
     pub fn new(swarm: &Swarm) -> Clients {
-        let client = || Client { running: None, asked: 0, last_op: 0, last_revision: BTreeMap::new() };
+        let client = || Client {
+            running: None,
+            asked: 0,
+            is_let_down: false,
+            last_op: 0,
+            last_revision: BTreeMap::new(),
+        };
         Clients {
             // The last one is the probe.
             clients: (0..=swarm.clients).map(|_| client()).collect(),
@@ -335,12 +343,12 @@ impl World {
         let me = &mut clients.clients[client];
         let running = me.running.as_mut().expect("an operation is under way");
         running.attempt += 1;
-        let node = if running.attempt > 1 || clients.rng.u8(0..8) == 0 {
-            clients.rng.usize(0..voters)
-        } else {
-            me.asked
-        };
-        me.asked = node;
+        // Stays with a member that answers, but looks around now and then.
+        if me.is_let_down || clients.rng.u8(0..8) == 0 {
+            me.asked = clients.rng.usize(0..voters);
+            me.is_let_down = false;
+        }
+        let node = me.asked;
         let asker = Asker { client, op: running.op, attempt: running.attempt };
         let question = match running.record.write {
             Some(_) => Question::Write(running.record.command(asker)),
@@ -396,7 +404,9 @@ impl World {
     /// Retries when that is safe: after "not done", for reads, and for writes with a key. The operation is unknown when
     /// any of its attempts was.
     fn attempt_failed(&mut self, asker: Asker, fate: Fate) {
-        let running = self.clients.clients[asker.client].running.as_mut().expect("an operation is under way");
+        let me = &mut self.clients.clients[asker.client];
+        me.is_let_down = true;
+        let running = me.running.as_mut().expect("an operation is under way");
         let is_write = running.record.write.is_some();
         if is_write {
             running.saw_unknown |= fate == Fate::Unknown;
