@@ -50,11 +50,14 @@ pub use hand_over::{
 };
 pub use log_writer::LogWriter;
 pub use request::{Completion, Consistency, Failure, FailureKind, Origin, WriteResult};
+pub use signals::Rings;
 pub use status::{NodeStatus, PeerStatus};
+pub use step::{Core, CoreOptions, Effects, Outgoing};
 pub use transport::{
     ForwardedResult, ForwardedWrite, Lane, PeerError, PeerReply, PeerRequest, PeerTransport, ReadIndexResult,
     Target,
 };
+pub use waiters::{Finished, Parked, Work};
 
 use crate::raft::{
     ClusterId, MemberId, Membership, Note, NoteLevel, Raft, RaftConfig, Restored, Settings, SnapshotMeta,
@@ -63,8 +66,7 @@ use crate::raft::{
 use crate::store::Kv;
 use crate::store::wal::{Recovered, Wal};
 use counters::Counters;
-use signals::{Bell, Bells, Rings};
-use step::{Core, CoreOptions, Effects};
+use signals::{Bell, Bells};
 use threads::AbortOnPanic;
 
 /// Frames in one append, in bytes.
@@ -303,9 +305,7 @@ impl Node {
             let mut core = lock(&self.core);
             let _abort = AbortOnPanic::holding("core's lock");
             let now = self.clock.now();
-            let before = core.raft.watermarks();
-            let value = change(&mut core, now);
-            (value, core.finish_step(&before, now))
+            core.step(now, |core| change(core, now))
         };
         self.carry_out(effects);
         value

@@ -47,12 +47,18 @@ pub(super) struct Bells {
 
 /// Which bells one step has to ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Rings {
+pub struct Rings {
+    /// A deadline has come nearer than the timer sleeps.
     pub timer: bool,
+    /// Writes are queued.
     pub log_writer: bool,
+    /// Committed entries wait.
     pub applier: bool,
+    /// Writes wait for the leader.
     pub forwarder: bool,
+    /// Reads wait for the leader's word.
     pub read_asker: bool,
+    /// Peers may have to be sent something.
     pub replicators: bool,
 }
 

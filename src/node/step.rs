@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::request::{Failure, FailureKind, Origin};
 use super::signals::Rings;
 use super::transport::{ForwardedWrite, Lane, PeerError, PeerReply, PeerRequest, Target};
-use super::waiters::{Finished, MAX_REQUESTS, RequestId, Stage, Waiters, Work};
+use super::waiters::{Finished, MAX_REQUESTS, Parked, RequestId, Stage, Waiters, Work};
 use crate::raft::{
     self, Index, MemberId, Membership, Note, Payload, Position, ProposeError, Raft, ReadDone, RoleKind, Term,
     Time, Watermarks,
@@ -33,15 +33,17 @@ const STANDSTILL: Duration = Duration::from_secs(1);
 /// Who leads when.
 type Leadership = (Term, MemberId);
 
-/// The state behind the one mutex.
-pub(super) struct Core {
+/// The state behind the one mutex, changed by [`Core::step`] alone. A [`Node`](super::Node) drives it with threads, the
+/// simulator of whole clusters without any.
+pub struct Core {
+    /// The rules of consensus.
     pub raft: Raft,
-    pub waiters: Waiters,
-    pub is_stopping: bool,
+    pub(super) waiters: Waiters,
+    pub(super) is_stopping: bool,
     /// What had been committed when a leader was first heard: applied so far, this node is ready.
-    pub ready_index: Option<Index>,
+    pub(super) ready_index: Option<Index>,
     /// Commands appended as leader.
-    pub proposals: u64,
+    pub(super) proposals: u64,
     /// Until when the timer sleeps: a step that needs it earlier rings.
     timer_sleeps_until: Time,
     /// When this process last found that it had stood still: the disk had no chance to finish anything before.
@@ -60,33 +62,46 @@ pub(super) struct Core {
 
 /// What a step leaves to be done after unlocking.
 #[must_use = "effects are carried out after unlocking"]
-pub(super) struct Effects {
+pub struct Effects {
+    /// Threads that have something to do.
     pub rings: Rings,
+    /// What was decided, to be logged.
     pub notes: Vec<Note>,
     /// For the names in the notes.
     pub membership: Arc<Membership>,
+    /// Answers to be given.
     pub finished: Vec<Finished>,
+    /// Former leaders: calls of the forwarder and the read-asker to them are to be cancelled.
     pub cancels: Vec<MemberId>,
 }
 
 /// A batch for the leader, taken by the forwarder or the read-asker.
-pub(super) struct Outgoing {
+pub struct Outgoing {
+    /// The requests in it: to be handed back with the result.
     pub ids: Vec<RequestId>,
+    /// The leader.
     pub to: Target,
+    /// Which connections it uses.
     pub lane: Lane,
+    /// The batch.
     pub request: PeerRequest,
+    /// Bounds the call as a whole.
     pub timeout: Duration,
 }
 
 /// Timings and switches of the core.
-pub(super) struct CoreOptions {
+pub struct CoreOptions {
+    /// How often a leader is heard.
     pub heartbeat: Duration,
+    /// The minimum election timeout.
     pub election_timeout: Duration,
+    /// Checks the core's invariants after every step.
     pub check_invariants: bool,
 }
 
 impl Core {
-    pub(super) fn new(raft: Raft, options: CoreOptions) -> Core {
+    /// A member that nobody has asked anything yet.
+    pub fn new(raft: Raft, options: CoreOptions) -> Core {
         Core {
             raft,
             waiters: Waiters::new(),
@@ -106,7 +121,7 @@ impl Core {
     }
 
     /// Takes a request in and sends it on its way.
-    pub(super) fn submit(&mut self, work: Work, origin: Origin, deadline: Time, now: Time) {
+    pub fn submit(&mut self, work: Work, origin: Origin, deadline: Time, now: Time) {
         let is_full = self.waiters.len() >= MAX_REQUESTS;
         let id = self.waiters.add(work, origin, deadline);
         if is_full {
@@ -117,6 +132,11 @@ impl Core {
         } else {
             self.dispatch(id, now);
         }
+    }
+
+    /// Keeps a reply to a peer until the disk holds what it vouches for.
+    pub fn park(&mut self, reply: Parked) {
+        self.waiters.park(reply);
     }
 
     /// Sends a request where it belongs now: into the core when this node leads, to the leader when it knows one.
@@ -165,7 +185,7 @@ impl Core {
     // ---- the timer -------------------------------------------------------------------------------------------------
 
     /// Does what is due at `now`.
-    pub(super) fn handle_time(&mut self, now: Time) {
+    pub fn handle_time(&mut self, now: Time) {
         if now >= self.raft.poll_timeout() {
             self.raft.handle_timeout(now);
         }
@@ -178,18 +198,18 @@ impl Core {
     }
 
     /// When `handle_time` has something to do next.
-    pub(super) fn next_time(&self) -> Time {
+    pub fn next_time(&self) -> Time {
         let core = self.raft.poll_timeout().min(self.waiters.next_wake()).min(self.cancel_at);
         core.min(self.disk_dead_at())
     }
 
     /// The timer goes to sleep until then.
-    pub(super) fn timer_sleeps_until(&mut self, until: Time) {
+    pub fn timer_sleeps_until(&mut self, until: Time) {
         self.timer_sleeps_until = until;
     }
 
     /// The timer looks: late by more than it could be, the whole process stood still (SIGSTOP, a paused machine).
-    pub(super) fn notice_standstill(&mut self, now: Time) {
+    pub fn notice_standstill(&mut self, now: Time) {
         if now > self.timer_sleeps_until + STANDSTILL {
             self.resumed_at = now;
         }
@@ -203,14 +223,14 @@ impl Core {
     }
 
     /// Whether the disk is that silent.
-    pub(super) fn is_disk_dead(&self, now: Time) -> bool {
+    pub fn is_disk_dead(&self, now: Time) -> bool {
         now >= self.disk_dead_at()
     }
 
     // ---- the applier -----------------------------------------------------------------------------------------------
 
     /// The state machine has applied these entries, in order.
-    pub(super) fn handle_applied(&mut self, applied: Vec<(Index, Term, Option<Applied>)>) {
+    pub fn handle_applied(&mut self, applied: Vec<(Index, Term, Option<Applied>)>) {
         let Some(&(last, _, _)) = applied.last() else { return };
         for (index, term, outcome) in applied {
             self.waiters.handle_applied_entry(Position::new(index, term), outcome);
@@ -232,7 +252,7 @@ impl Core {
     }
 
     /// The next batch of writes for the leader: the oldest ones that fit.
-    pub(super) fn poll_forward(&mut self, now: Time) -> Option<Outgoing> {
+    pub fn poll_forward(&mut self, now: Time) -> Option<Outgoing> {
         let to = self.leader_target()?;
         let (mut ids, mut writes, mut bytes, mut earliest) = (Vec::new(), Vec::new(), 0, Time::NEVER);
         for (id, request) in self.waiters.queued_writes().take(MAX_FORWARD_WRITES) {
@@ -261,12 +281,7 @@ impl Core {
     }
 
     /// The result of a batch of forwarded writes. What was answered meanwhile (deadline, other leader) stays answered.
-    pub(super) fn handle_forwarded(
-        &mut self,
-        ids: &[RequestId],
-        result: Result<PeerReply, PeerError>,
-        now: Time,
-    ) {
+    pub fn handle_forwarded(&mut self, ids: &[RequestId], result: Result<PeerReply, PeerError>, now: Time) {
         self.forward_call = None;
         let ids = ids.iter().copied();
         match result {
@@ -302,7 +317,7 @@ impl Core {
 
     /// One question for all reads that wait for the leader's word. They arrived before it is sent, so its answer covers
     /// what each of them must see.
-    pub(super) fn poll_ask(&mut self, now: Time) -> Option<Outgoing> {
+    pub fn poll_ask(&mut self, now: Time) -> Option<Outgoing> {
         let to = self.leader_target()?;
         let (ids, deadlines): (Vec<_>, Vec<_>) =
             self.waiters.queued_reads().map(|(id, request)| (id, request.deadline)).unzip();
@@ -317,12 +332,7 @@ impl Core {
     }
 
     /// The result of a question of the read-asker. Reads change nothing: every failure may be tried again.
-    pub(super) fn handle_asked(
-        &mut self,
-        ids: &[RequestId],
-        result: Result<PeerReply, PeerError>,
-        now: Time,
-    ) {
+    pub fn handle_asked(&mut self, ids: &[RequestId], result: Result<PeerReply, PeerError>, now: Time) {
         self.ask_call = None;
         let last_applied = self.raft.last_applied();
         let index = match result {
@@ -356,6 +366,13 @@ impl Core {
     }
 
     // ---- the end of every step ---------------------------------------------------------------------------------------
+
+    /// Changes the state and draws the consequences.
+    pub fn step<T>(&mut self, now: Time, change: impl FnOnce(&mut Core) -> T) -> (T, Effects) {
+        let before = self.raft.watermarks();
+        let value = change(self);
+        (value, self.finish_step(&before, now))
+    }
 
     /// Compares with the state before the step and draws the consequences.
     pub(super) fn finish_step(&mut self, before: &Watermarks, now: Time) -> Effects {

@@ -15,14 +15,22 @@ use crate::store::Applied;
 pub(super) const MAX_REQUESTS: usize = 4_096;
 
 /// Names a request, in the order of arrival.
-pub(super) type RequestId = u64;
+pub type RequestId = u64;
 
 /// What is asked.
-pub(super) enum Work {
-    /// To put an encoded command into the log. The bytes are gone once they are proposed.
-    Write { command: Vec<u8>, done: Completion<WriteResult> },
+pub enum Work {
+    /// To put an encoded command into the log.
+    Write {
+        /// The command's bytes; gone once they are proposed.
+        command: Vec<u8>,
+        /// Told what became of it.
+        done: Completion<WriteResult>,
+    },
     /// For an index from which a linearizable read can be served.
-    Read { done: Completion<ReadIndexResult> },
+    Read {
+        /// Told the index.
+        done: Completion<ReadIndexResult>,
+    },
 }
 
 /// What a request waits for.
@@ -65,16 +73,22 @@ impl Request {
 }
 
 /// A reply to a peer that waits for this member's disk.
-pub(super) enum Parked {
+pub enum Parked {
+    /// To a vote or a pre-vote.
     Vote(AfterSync<RequestVoteReply>, Completion<RequestVoteReply>),
+    /// To entries or a heartbeat.
     Append(AfterSync<AppendEntriesReply>, Completion<AppendEntriesReply>),
 }
 
 /// An answer on its way out: given after unlocking.
-pub(super) enum Finished {
+pub enum Finished {
+    /// To a write.
     Write(Completion<WriteResult>, WriteResult),
+    /// To a read.
     Read(Completion<ReadIndexResult>, ReadIndexResult),
+    /// To a peer's vote or pre-vote.
     Vote(Completion<RequestVoteReply>, RequestVoteReply),
+    /// To a peer's append.
     Append(Completion<AppendEntriesReply>, AppendEntriesReply),
 }
 
@@ -87,7 +101,8 @@ impl Finished {
         }
     }
 
-    pub(super) fn answer(self) {
+    /// Gives it.
+    pub fn answer(self) {
         match self {
             Finished::Write(done, result) => done(result),
             Finished::Read(done, result) => done(result),

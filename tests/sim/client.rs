@@ -1,19 +1,20 @@
 //! Clients: each does one operation after the other on a few shared keys, with unique values, retries where a retry is
-//! safe, and remembers what it was told. And the requests that wait in a process for their answer.
+//! safe, and remembers what it was told.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use dkv::node::{Failure, WriteResult};
-use dkv::raft::{Index, Payload, ProposeError, ReadDone, ReadToken, Term, Watermarks};
-use dkv::store::{Applied, Command, Condition, Idempotency, Kv, Op, Outcome, request_hash};
+use dkv::node::{Completion, Failure, FailureKind, Origin, ReadIndexResult, Work, WriteResult};
+use dkv::store::{Applied, Command, Condition, Idempotency, Op, Outcome, request_hash};
 
 use crate::history::{Attempt, Fate, Record, Seen, Told};
+use crate::node::{Done, ReadFor, WriteFor};
 use crate::report::Mark;
 use crate::swarm::{Stream, Swarm, exponential};
 use crate::world::{Event, NodeIndex, World};
 
 /// Attempts of one operation before its client gives up.
-const MAX_ATTEMPTS: u32 = 6;
+const MAX_ATTEMPTS: u32 = 24;
 
 /// What happens to a client, or on its way to a member.
 pub enum ToClient {
@@ -22,7 +23,7 @@ pub enum ToClient {
     /// It tries its operation again.
     Retry { op: u32 },
     /// Its request reaches a member.
-    Arrive { node: NodeIndex, asker: Asker, work: Work },
+    Arrive { node: NodeIndex, asker: Asker, question: Question },
     /// An answer reaches it.
     Answer { asker: Asker, answer: Answer },
     /// It has waited long enough for this attempt.
@@ -38,8 +39,7 @@ pub struct Asker {
 }
 
 /// What is asked of a member.
-#[derive(Clone)]
-pub enum Work {
+pub enum Question {
     Write(Command),
     Read(Vec<u8>),
 }
@@ -54,117 +54,72 @@ pub enum Answer {
     Broken,
 }
 
-// ---- in a process ------------------------------------------------------------------------------------------------------
-
-/// The requests that wait in one process.
-#[derive(Default)]
-pub struct Requests {
-    proposed: BTreeMap<Index, (Term, Asker)>,
-    confirming: BTreeMap<ReadToken, (Asker, Vec<u8>)>,
-    applying: Vec<(Index, Asker, Vec<u8>)>,
-    answers: Vec<(Asker, Answer)>,
-}
-
-impl Requests {
-    /// The state machine has applied these entries.
-    pub fn handle_applied(&mut self, applied: Vec<(Index, Term, Option<Applied>)>) {
-        for (index, applied_term, outcome) in applied {
-            let Some((term, asker)) = self.proposed.remove(&index) else { continue };
-            let result = match outcome {
-                Some(applied) if term == applied_term => Ok(applied),
-                _ => Err(Failure::unavailable("another entry took the place")),
-            };
-            self.answers.push((asker, Answer::Write(result)));
-        }
-    }
-
-    /// Everybody who waits.
-    fn askers(&self) -> Vec<Asker> {
-        let writes = self.proposed.values().map(|(_, asker)| *asker);
-        let reads = self.confirming.values().map(|(asker, _)| *asker);
-        writes.chain(reads).chain(self.applying.iter().map(|(_, asker, _)| *asker)).collect()
-    }
-
-    /// After every step: what is decided now.
-    pub fn finish_step(
-        &mut self,
-        before: &Watermarks,
-        after: &Watermarks,
-        reads: Vec<ReadDone>,
-        kv: &Kv,
-    ) -> Vec<(Asker, Answer)> {
-        for ReadDone { token, result } in reads {
-            let (asker, key) = self.confirming.remove(&token).expect("every read is decided once");
-            match result {
-                Ok(index) => self.applying.push((index, asker, key)),
-                Err(e) => self.answers.push((asker, Answer::Read(Err(Failure::unavailable(e.to_string()))))),
-            }
-        }
-        let (ready, waiting) = std::mem::take(&mut self.applying)
-            .into_iter()
-            .partition(|(index, ..)| *index <= after.last_applied);
-        self.applying = waiting;
-        let ready: Vec<(Index, Asker, Vec<u8>)> = ready;
-        self.answers
-            .extend(ready.into_iter().map(|(_, asker, key)| (asker, Answer::Read(Ok(Seen::look(kv, &key))))));
-        if before.ends_leadership(after) {
-            let orphans = std::mem::take(&mut self.proposed);
-            let unknown = || Answer::Write(Err(Failure::unknown("stopped leading")));
-            self.answers.extend(orphans.into_values().map(|(_, asker)| (asker, unknown())));
-        }
-        std::mem::take(&mut self.answers)
-    }
-}
+// ---- at a member ---------------------------------------------------------------------------------------------------------
 
 impl World {
     /// A request reaches a process.
-    fn submit(&mut self, node: NodeIndex, asker: Asker, work: Work) {
-        self.line(|| format!("n{} is asked by {asker:?}", node + 1));
-        let is_overloaded = self.step(node, |process, now| match work {
-            Work::Read(key) => {
-                match process.raft.read_index(now) {
-                    Ok(token) => drop(process.requests.confirming.insert(token, (asker, key))),
-                    Err(e) => {
-                        let failure = Failure::unavailable(e.to_string());
-                        process.requests.answers.push((asker, Answer::Read(Err(failure))));
-                    }
-                }
-                false
+    fn submit(&mut self, node: NodeIndex, asker: Asker, question: Question) {
+        self.line(|| format!("n{} is asked by {asker}", node + 1));
+        // The member's own deadline; the client's may be earlier or later.
+        let patience = self.clients.rng.u64(2..=20) * self.swarm.election_timeout_us;
+        let patience = Duration::from_micros(patience);
+        let mailbox = self.nodes[node].process.as_ref().expect("it runs").mailbox.clone();
+        match question {
+            Question::Write(command) => {
+                let done: Completion<WriteResult> = Box::new(move |result| {
+                    mailbox.lock().expect("one thread").push(Done::Write(WriteFor::Client(asker), result));
+                });
+                let work = Work::Write { command: command.encode(), done };
+                self.submit_write(node, &command, work, Origin::Client, patience);
             }
-            Work::Write(command) => {
-                let result = process.raft.propose(&Payload::Command(command.encode()), now);
-                match result {
-                    Ok(at) => drop(process.requests.proposed.insert(at.index, (at.term, asker))),
-                    Err(e) => {
-                        let failure = Failure::unavailable(e.to_string());
-                        process.requests.answers.push((asker, Answer::Write(Err(failure))));
-                    }
-                }
-                matches!(result, Err(ProposeError::Overloaded { .. }))
+            Question::Read(key) => {
+                let done: Completion<ReadIndexResult> = Box::new(move |result| {
+                    mailbox.lock().expect("one thread").push(Done::Read(ReadFor::Client(asker, key), result));
+                });
+                self.step(node, |core, now| {
+                    core.submit(Work::Read { done }, Origin::Client, now + patience, now)
+                });
             }
+        }
+    }
+
+    /// A write is decided, or nothing can be said.
+    pub fn answer_write(&mut self, node: NodeIndex, asker: Asker, result: WriteResult) {
+        if result.as_ref().is_err_and(|failure| failure.kind == FailureKind::Overloaded) {
+            self.mark(Mark::Overloaded);
+        }
+        self.answer_client(node, asker, Answer::Write(result));
+    }
+
+    /// A read may be served: the member looks its state machine up.
+    pub fn answer_read(&mut self, node: NodeIndex, asker: Asker, key: &[u8], result: ReadIndexResult) {
+        let kv = &self.nodes[node].process.as_ref().expect("it runs").kv;
+        let result = result.map(|index| {
+            assert!(kv.applied().index >= index, "a read at {index} was served before that was applied");
+            Seen::look(kv, key)
         });
-        if is_overloaded {
-            self.mark(Mark::ProposalOverloaded);
-        }
-    }
-
-    /// The process died: its connections break.
-    pub fn break_connections(&mut self, requests: Requests) {
-        for asker in requests.askers() {
-            let delay = self.clients.delay();
-            let what = ToClient::Answer { asker, answer: Answer::Broken };
-            self.plan(delay, Event::Client { client: asker.client, what });
-        }
-    }
-
-    /// An answer leaves a process.
-    pub fn answer_client(&mut self, node: NodeIndex, (asker, answer): (Asker, Answer)) {
-        if matches!(&answer, Answer::Read(Err(_))) {
+        if result.is_err() {
             self.mark(Mark::ReadFailed);
         }
-        self.line(|| format!("n{} answers {asker:?}: {}", node + 1, answer.describe()));
+        self.answer_client(node, asker, Answer::Read(result));
+    }
+
+    fn answer_client(&mut self, node: NodeIndex, asker: Asker, answer: Answer) {
+        self.line(|| format!("n{} answers {asker}: {}", node + 1, answer.describe()));
         let delay = self.clients.delay();
         self.plan(delay, Event::Client { client: asker.client, what: ToClient::Answer { asker, answer } });
+    }
+
+    /// The process of a member died: the connections to it break.
+    pub fn break_connections(&mut self, node: NodeIndex) {
+        for client in 0..self.clients.clients.len() {
+            let me = &self.clients.clients[client];
+            let Some(running) = me.running.as_ref().filter(|_| me.asked == node) else { continue };
+            let asker = Asker { client, op: running.op, attempt: running.attempt };
+            let delay = self.clients.delay();
+            let what = ToClient::Answer { asker, answer: Answer::Broken };
+            self.plan(delay, Event::Client { client, what });
+        }
     }
 }
 
@@ -194,8 +149,10 @@ struct Running {
 
 struct Client {
     running: Option<Running>,
-    /// The member that answered last.
-    favourite: NodeIndex,
+    /// The member asked last.
+    asked: NodeIndex,
+    /// Its last attempt failed.
+    is_let_down: bool,
     last_op: u32,
     /// Revisions seen, for conditions that may hold.
     last_revision: BTreeMap<Vec<u8>, u64>,
@@ -209,6 +166,7 @@ pub struct Clients {
     /// What became of every attempt to write.
     pub attempts: BTreeMap<Asker, Attempt>,
     is_stopping: bool,
+    has_probe: bool,
     rng: fastrand::Rng,
     delay_mean_us: u64,
 }
@@ -216,12 +174,20 @@ pub struct Clients {
 impl Clients {
     /// Clients at rest.
     pub fn new(swarm: &Swarm) -> Clients {
-        let client = || Client { running: None, favourite: 0, last_op: 0, last_revision: BTreeMap::new() };
+        let client = || Client {
+            running: None,
+            asked: 0,
+            is_let_down: false,
+            last_op: 0,
+            last_revision: BTreeMap::new(),
+        };
         Clients {
-            clients: (0..swarm.clients).map(|_| client()).collect(),
+            // The last one is the probe.
+            clients: (0..=swarm.clients).map(|_| client()).collect(),
             history: Vec::new(),
             attempts: BTreeMap::new(),
             is_stopping: false,
+            has_probe: false,
             rng: Stream::Load.rng(swarm.seed),
             delay_mean_us: swarm.election_timeout_us / 500,
         }
@@ -258,6 +224,23 @@ impl Clients {
             _ => None,
         };
         let is_keyed = self.rng.f64() < swarm.keyed;
+        if client == swarm.clients {
+            // The probe writes, whatever the idempotency table says.
+            let write =
+                Some(Op::Put { key: key.clone(), value: format!("{client}.{}", me.last_op).into_bytes() });
+            let (op, told) = (me.last_op, Told::Unknown);
+            return Record {
+                client,
+                op,
+                call: now,
+                ret: u64::MAX,
+                key,
+                write,
+                condition: None,
+                is_keyed: false,
+                told,
+            };
+        }
         Record {
             client,
             op: me.last_op,
@@ -297,8 +280,18 @@ impl World {
         }
     }
 
+    /// Starts the client that does nothing but write, so that progress shows whatever the others are up to.
+    pub fn start_probe(&mut self) {
+        let client = self.swarm.clients;
+        if !std::mem::replace(&mut self.clients.has_probe, true) {
+            self.plan(0, Event::Client { client, what: ToClient::Next });
+        }
+    }
+
     fn plan_next(&mut self, client: usize) {
-        let think = exponential(&mut self.clients.rng, self.swarm.think_mean_us);
+        let is_probe = client == self.swarm.clients;
+        let mean = if is_probe { self.swarm.election_timeout_us / 4 } else { self.swarm.think_mean_us };
+        let think = exponential(&mut self.clients.rng, mean);
         self.plan(think, Event::Client { client, what: ToClient::Next });
     }
 
@@ -317,12 +310,13 @@ impl World {
                     self.attempt(client);
                 }
             }
-            ToClient::Arrive { node, asker, work } => {
+            ToClient::Arrive { node, asker, question } => {
                 let machine = &mut self.nodes[node];
                 if machine.is_stopped() {
-                    machine.backlog(Event::Client { client, what: ToClient::Arrive { node, asker, work } });
+                    machine
+                        .backlog(Event::Client { client, what: ToClient::Arrive { node, asker, question } });
                 } else if machine.process.is_some() {
-                    self.submit(node, asker, work);
+                    self.submit(node, asker, question);
                 } else {
                     let answer = Answer::Refused;
                     self.plan(1, Event::Client { client, what: ToClient::Answer { asker, answer } });
@@ -342,32 +336,33 @@ impl World {
         running.is_some_and(|running| (running.op, running.attempt) == (asker.op, asker.attempt))
     }
 
-    /// Sends the request once more, to the member that answered last or to any.
+    /// Sends the request once more, to the member asked last or to any.
     fn attempt(&mut self, client: usize) {
         let voters = self.swarm.voters;
         let clients = &mut self.clients;
         let me = &mut clients.clients[client];
         let running = me.running.as_mut().expect("an operation is under way");
         running.attempt += 1;
-        let node = if running.attempt > 1 || clients.rng.u8(0..8) == 0 {
-            clients.rng.usize(0..voters)
-        } else {
-            me.favourite
-        };
-        me.favourite = node;
+        // Stays with a member that answers, but looks around now and then.
+        if me.is_let_down || clients.rng.u8(0..8) == 0 {
+            me.asked = clients.rng.usize(0..voters);
+            me.is_let_down = false;
+        }
+        let node = me.asked;
         let asker = Asker { client, op: running.op, attempt: running.attempt };
-        let work = match running.record.write {
-            Some(_) => Work::Write(running.record.command(asker)),
-            None => Work::Read(running.record.key.clone()),
+        let question = match running.record.write {
+            Some(_) => Question::Write(running.record.command(asker)),
+            None => Question::Read(running.record.key.clone()),
         };
         if running.record.write.is_some() {
             clients.attempts.insert(asker, Attempt { fate: Fate::Unknown });
         }
-        let patience = clients.rng.u64(1..=10) * self.swarm.election_timeout_us;
+        let longest = if client == self.swarm.clients { 1 } else { 10 };
+        let patience = clients.rng.u64(1..=longest) * self.swarm.election_timeout_us;
         let is_lost = clients.rng.f64() < self.net.faults.lose_request / 4.0;
         if !is_lost {
             let delay = clients.delay();
-            self.plan(delay, Event::Client { client, what: ToClient::Arrive { node, asker, work } });
+            self.plan(delay, Event::Client { client, what: ToClient::Arrive { node, asker, question } });
         }
         self.plan(patience, Event::Client { client, what: ToClient::GiveUp { asker } });
     }
@@ -409,7 +404,9 @@ impl World {
     /// Retries when that is safe: after "not done", for reads, and for writes with a key. The operation is unknown when
     /// any of its attempts was.
     fn attempt_failed(&mut self, asker: Asker, fate: Fate) {
-        let running = self.clients.clients[asker.client].running.as_mut().expect("an operation is under way");
+        let me = &mut self.clients.clients[asker.client];
+        me.is_let_down = true;
+        let running = me.running.as_mut().expect("an operation is under way");
         let is_write = running.record.write.is_some();
         if is_write {
             running.saw_unknown |= fate == Fate::Unknown;

@@ -15,9 +15,6 @@ use dkv::store::wal::{Recovered, SparePreparer, Wal, WalIds, WalOptions};
 use crate::report::Mark;
 use crate::swarm::mix;
 
-/// Every so many writes the disk is looked at as if all power had failed just then.
-const LOOK_EVERY: u64 = 64;
-
 /// Term, vote and entries that a crash may not take.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {
@@ -106,7 +103,7 @@ impl MachineDisk {
     /// Recovers the log for a new process. Now and then that process dies while it recovers, or right behind it, and
     /// the next one recovers again.
     pub fn recover(&mut self, marks: &mut Marks) -> Image {
-        while self.rng.u8(0..4) == 0 {
+        while self.rng.u8(0..6) == 0 {
             let dies_after = self.rng.u64(1..20);
             self.disk.plan(self.disk.ops() + dies_after, Fault::Die { bytes: self.rng.usize(0..4_096) });
             let opened = Wal::open(Arc::new(self.disk.clone()), self.ids, self.options);
@@ -155,7 +152,8 @@ impl MachineDisk {
         let seq = LogWriter::step(batch, wal).expect("a disk without faults");
         ops.iter().for_each(|op| self.durable.take(op));
         self.writes += 1;
-        if self.writes.is_multiple_of(LOOK_EVERY) {
+        // More often would cost more than all the rest: it reads the whole log.
+        if self.writes.is_power_of_two() {
             self.look();
         }
         seq

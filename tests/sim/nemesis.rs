@@ -11,6 +11,8 @@ pub enum Act {
     Strike,
     /// A process dies, or the machine loses power.
     Crash { node: NodeIndex, for_us: u64 },
+    /// Everybody dies, and the links are whole.
+    Meet,
     /// Starts a process that died. `life` is the one to be started.
     Restart { node: NodeIndex, life: u64 },
     /// Lets a stopped process go on.
@@ -61,13 +63,15 @@ const SHAPES: [Shape; 9] = [
 /// Decides what goes wrong.
 pub struct Nemesis {
     rng: fastrand::Rng,
+    /// The leader is cut off, and the next one is awaited.
+    deposes: bool,
     is_over: bool,
 }
 
 impl Nemesis {
     /// At rest.
     pub fn new(swarm: &Swarm) -> Nemesis {
-        Nemesis { rng: Stream::Nemesis.rng(swarm.seed), is_over: false }
+        Nemesis { rng: Stream::Nemesis.rng(swarm.seed), deposes: false, is_over: false }
     }
 
     /// The links that `shape` cuts, the members in random order.
@@ -157,7 +161,7 @@ impl World {
     /// The running member that leads the highest term.
     pub fn leader(&self) -> Option<NodeIndex> {
         let leads = |machine: &Machine| {
-            machine.process.as_ref().filter(|p| p.raft.is_leader()).map(|p| p.raft.term())
+            machine.process.as_ref().filter(|p| p.core.raft.is_leader()).map(|p| p.core.raft.term())
         };
         (0..self.nodes.len())
             .filter(|&n| leads(&self.nodes[n]).is_some())
@@ -188,6 +192,13 @@ impl World {
                 self.plan_strike();
             }
             Act::Crash { node, for_us } => self.crash_for(node, for_us),
+            Act::Meet => {
+                self.net.heal();
+                for node in 0..self.swarm.voters {
+                    let for_us = self.nemesis.rng.u64(1..=self.swarm.election_timeout_us);
+                    self.crash_for(node, for_us);
+                }
+            }
             Act::Restart { node, life } => {
                 if self.nodes[node].life == life && self.nodes[node].process.is_none() {
                     self.start(node);
@@ -229,6 +240,12 @@ impl World {
                 self.line(|| format!("cut: {shape:?} {:?}", self.net.cut));
                 self.plan(2 * for_us, Event::Nemesis(Act::Heal));
             }
+            Kind::Depose => {
+                if let Some(leader) = self.leader() {
+                    self.cut_off(leader, true);
+                    self.nemesis.deposes = true;
+                }
+            }
             Kind::Flap => {
                 let times = self.nemesis.rng.u32(2..20);
                 self.flap(node, times);
@@ -257,13 +274,24 @@ impl World {
         self.plan(for_us, Event::Nemesis(Act::Restart { node, life }));
     }
 
-    fn flap(&mut self, node: NodeIndex, times: u32) {
-        let voters = self.swarm.voters;
-        let is_cut = times.is_multiple_of(2);
-        for other in (0..voters).filter(|&other| other != node) {
+    /// A leader was elected.
+    pub fn hear_of_election(&mut self) {
+        if std::mem::take(&mut self.nemesis.deposes) {
+            self.mark(Mark::Deposed);
+            let after = self.nemesis.rng.u64(0..=self.swarm.election_timeout_us / 4);
+            self.plan(after, Event::Nemesis(Act::Meet));
+        }
+    }
+
+    fn cut_off(&mut self, node: NodeIndex, is_cut: bool) {
+        for other in (0..self.swarm.voters).filter(|&other| other != node) {
             self.net.cut[node][other] = is_cut;
             self.net.cut[other][node] = is_cut;
         }
+    }
+
+    fn flap(&mut self, node: NodeIndex, times: u32) {
+        self.cut_off(node, times.is_multiple_of(2));
         if times > 0 {
             let after = self.nemesis.rng.u64(1..=self.swarm.election_timeout_us);
             self.plan(after, Event::Nemesis(Act::Flap { node, times: times - 1 }));

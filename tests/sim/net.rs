@@ -3,8 +3,10 @@
 //! cut in each direction on its own.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use dkv::raft::{RpcFailed, RpcReply, RpcRequest, Ticket};
+use dkv::node::{PeerError, PeerReply, PeerRequest};
+use dkv::raft::Ticket;
 
 use crate::node::NodeEvent;
 use crate::report::Mark;
@@ -14,21 +16,28 @@ use crate::world::{Event, NodeIndex, World};
 /// Numbers the RPCs of a run.
 pub type CallId = u64;
 
+/// The thread that waits for the result of an RPC, and what it has to bring back with it.
+#[derive(Debug)]
+pub enum Caller {
+    Replicator(Ticket),
+    Forwarder(Vec<u64>),
+    ReadAsker(Vec<u64>),
+}
+
 /// What the network has in store.
 pub enum NetEvent {
     /// A request reaches a member. Without a call it is a second delivery: executed, and its reply dropped.
-    Arrive { epoch: u64, from: NodeIndex, to: NodeIndex, call: Option<CallId>, request: RpcRequest },
-    /// A reply reaches its caller.
-    Return { call: CallId, reply: RpcReply },
-    /// The caller has waited long enough.
-    GiveUp { call: CallId },
+    Arrive { epoch: u64, from: NodeIndex, to: NodeIndex, call: Option<CallId>, request: PeerRequest },
+    /// A call ends for its caller.
+    End { call: CallId, result: Result<PeerReply, PeerError> },
 }
 
 /// An RPC whose caller still waits.
 struct Call {
     from: NodeIndex,
+    to: NodeIndex,
     life: u64,
-    ticket: Ticket,
+    caller: Caller,
 }
 
 /// The links and what is under way.
@@ -88,24 +97,37 @@ impl Net {
 }
 
 impl World {
-    /// Sends a request on behalf of the process `from`, whose replicator waits for the result.
-    pub fn send_rpc(&mut self, from: NodeIndex, to: NodeIndex, request: RpcRequest, ticket: Ticket) {
+    /// Sends a request on behalf of a thread of the process `from`.
+    pub fn send_rpc(
+        &mut self,
+        from: NodeIndex,
+        to: NodeIndex,
+        request: PeerRequest,
+        caller: Caller,
+        timeout: Duration,
+    ) {
         self.net.last_call += 1;
         let call = self.net.last_call;
         let life = self.nodes[from].life;
         let epoch = self.net.epoch;
-        self.net.calls.insert(call, Call { from, life, ticket });
-        // Bounded in total by the minimum election timeout, on the caller's clock.
-        let timeout = self.nodes[from].clock.duration_to_world(self.swarm.election_timeout_us);
-        self.plan(timeout, Event::Net(NetEvent::GiveUp { call }));
-        if self.net.cut[from][to] {
-            return;
-        }
-        let is_lost = self.net.chance(self.net.faults.lose_request);
+        // HTTP does not double what people wrote; votes and appends must bear it.
+        let may_double = matches!(caller, Caller::Replicator(_));
+        self.net.calls.insert(call, Call { from, to, life, caller });
+        let is_cut = self.net.cut[from][to];
+        let is_lost = is_cut || self.net.chance(self.net.faults.lose_request);
+        let error = match is_lost && self.net.rng.bool() {
+            true => PeerError::NotSent("no connection".to_owned()),
+            false => PeerError::Unknown("timeout".to_owned()),
+        };
+        let patience = self.nodes[from].clock.duration_to_world(timeout.as_micros() as u64);
+        self.plan(patience, Event::Net(NetEvent::End { call, result: Err(error) }));
         if !is_lost {
             let delay = self.net.delay();
             let request = request.clone();
             self.plan(delay, Event::Net(NetEvent::Arrive { epoch, from, to, call: Some(call), request }));
+        }
+        if is_cut || !may_double {
+            return;
         }
         if self.net.chance(self.net.faults.duplicate) {
             self.mark(Mark::Duplicated);
@@ -121,20 +143,35 @@ impl World {
     }
 
     /// Sends a reply that may leave.
-    pub fn send_reply(&mut self, from: NodeIndex, to: NodeIndex, call: CallId, reply: RpcReply) {
+    pub fn send_reply(&mut self, from: NodeIndex, to: NodeIndex, call: CallId, reply: PeerReply) {
+        self.line(|| format!("n{} answers n{}: {reply:?}", from + 1, to + 1));
         if self.net.cut[from][to] || self.net.chance(self.net.faults.lose_reply) {
             return;
         }
         let delay = self.net.delay();
-        self.plan(delay, Event::Net(NetEvent::Return { call, reply }));
+        self.plan(delay, Event::Net(NetEvent::End { call, result: Ok(reply) }));
+    }
+
+    /// Interrupts the calls of forwarder and read-asker to a former leader.
+    pub fn cancel_calls(&mut self, from: NodeIndex, to: NodeIndex) {
+        let life = self.nodes[from].life;
+        let is_meant = |call: &Call| {
+            (call.from, call.to, call.life) == (from, to, life)
+                && !matches!(call.caller, Caller::Replicator(_))
+        };
+        let calls: Vec<CallId> =
+            self.net.calls.iter().filter(|(_, c)| is_meant(c)).map(|(&id, _)| id).collect();
+        for call in calls {
+            self.mark(Mark::CallCancelled);
+            let result = Err(PeerError::Unknown("cancelled".to_owned()));
+            self.plan(0, Event::Net(NetEvent::End { call, result }));
+        }
     }
 
     pub fn handle_net_event(&mut self, event: NetEvent) {
         match event {
+            NetEvent::Arrive { epoch, .. } if epoch != self.net.epoch => {}
             NetEvent::Arrive { epoch, from, to, call, request } => {
-                if epoch != self.net.epoch {
-                    return;
-                }
                 if self.nodes[to].is_stopped() {
                     // The kernel keeps what arrives for a stopped process.
                     let event = Event::Net(NetEvent::Arrive { epoch, from, to, call, request });
@@ -143,20 +180,18 @@ impl World {
                 if self.nodes[to].process.is_some() {
                     self.handle_request(to, from, call, request);
                 } else if let Some(call) = call {
-                    // Refused at once: nobody listens.
-                    self.end_call(call, Err(RpcFailed));
+                    self.end_call(call, Err(PeerError::NotSent("nobody listens".to_owned())));
                 }
             }
-            NetEvent::Return { call, reply } => self.end_call(call, Ok(reply)),
-            NetEvent::GiveUp { call } => self.end_call(call, Err(RpcFailed)),
+            NetEvent::End { call, result } => self.end_call(call, result),
         }
     }
 
-    /// Hands the result to the replicator that waits for it, if it still does.
-    fn end_call(&mut self, call: CallId, result: Result<RpcReply, RpcFailed>) {
+    /// Hands the result to the thread that waits for it, if it still does.
+    fn end_call(&mut self, call: CallId, result: Result<PeerReply, PeerError>) {
         match self.net.calls.remove(&call) {
-            Some(Call { from, life, ticket }) => {
-                self.handle_node_event(from, life, NodeEvent::RpcResult { ticket, result });
+            Some(Call { from, to, life, caller }) => {
+                self.handle_node_event(from, life, NodeEvent::CallEnded { peer: to, caller, result });
             }
             None if result.is_ok() => self.mark(Mark::ReplyTooLate),
             None => {}

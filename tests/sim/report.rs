@@ -38,6 +38,8 @@ marks! {
     Elected,
     /// ... while some log held entries that nobody had committed.
     ElectedWithUncommittedTail,
+    /// ... behind the back of one that was cut off, and everybody died soon after.
+    Deposed,
     /// A candidate did not win its term.
     ElectionFailed,
     /// A follower cut entries that conflicted with the leader's.
@@ -70,10 +72,16 @@ marks! {
     AppendNotTaken,
     /// A reply waited so long that the term had changed.
     ReplyOvertakenByTerm,
-    /// A proposal was refused because too much waited for the disk.
-    ProposalOverloaded,
-    /// A read failed because the leadership ended.
+    /// A write was refused because too much waited for the disk, or for want of room in the idempotency table.
+    Overloaded,
+    /// A read failed.
     ReadFailed,
+    /// A batch of writes was forwarded to the leader and answered.
+    Forwarded,
+    /// A peer asked the leader for a read index and was answered.
+    ReadIndexAsked,
+    /// A call to a former leader was cancelled.
+    CallCancelled,
     /// A request of an old term arrived.
     OldTermRequest,
     /// A reply arrived after its caller had given up.

@@ -95,6 +95,7 @@ impl World {
     fn stand(&mut self) {
         self.calm();
         self.cut_with_connected_majority();
+        self.start_probe();
         let end = self.now + self.swarm.standing_us;
         let patience = 20 * self.longest_timeout();
         while self.now < end {
@@ -115,6 +116,7 @@ impl World {
         self.line(|| "everything is whole".to_owned());
         self.net.heal();
         self.calm();
+        self.start_probe();
         let (start, timeout) = (self.now, self.longest_timeout());
         let notice = timeout / 2;
         self.run_until(start + notice + 3 * timeout, |world| world.has_leader());
@@ -130,7 +132,9 @@ impl World {
 
     fn has_leader(&self) -> bool {
         let Some(leader) = self.leader() else { return false };
-        let raft = |node: usize| self.nodes[node].process.as_ref().map(|p| (p.raft.term(), p.raft.leader()));
+        let raft = |node: usize| {
+            self.nodes[node].process.as_ref().map(|p| (p.core.raft.term(), p.core.raft.leader()))
+        };
         let agreed = raft(leader);
         (0..self.nodes.len()).filter(|&node| raft(node) == agreed).count() > self.nodes.len() / 2
     }
@@ -156,9 +160,9 @@ impl World {
         let target = self.oracle.commit_index();
         self.nodes.iter().all(|machine| {
             machine.process.as_ref().is_some_and(|p| {
-                p.raft.last_applied() == target
-                    && p.raft.last().index == target
-                    && p.raft.persisted_index() == target
+                p.core.raft.last_applied() == target
+                    && p.core.raft.last().index == target
+                    && p.core.raft.persisted_index() == target
             })
         })
     }

@@ -52,17 +52,20 @@ pub enum Kind {
     CrashMany,
     CrashAll,
     Cut,
+    /// The leader is cut off; soon after the next one is elected everybody dies, and all meet again.
+    Depose,
     Flap,
     Pause,
     SlowDisk,
     StallDisk,
 }
 
-const KINDS: [Kind; 8] = [
+const KINDS: [Kind; 9] = [
     Kind::CrashOne,
     Kind::CrashMany,
     Kind::CrashAll,
     Kind::Cut,
+    Kind::Depose,
     Kind::Flap,
     Kind::Pause,
     Kind::SlowDisk,
@@ -138,7 +141,7 @@ impl Swarm {
             disk_stall_us: t * rng.u64(3..=8),
             max_append_bytes: [1, 300, 4_000, 1 << 20][rng.usize(0..4)],
             max_unpersisted_bytes: [16 << 20, 16 << 20, 150, 600][rng.usize(0..4)],
-            segment_bytes: [8 << 10, 16 << 10, 64 << 10][rng.usize(0..3)],
+            segment_bytes: [16 << 10, 64 << 10, 64 << 10][rng.usize(0..3)],
             settings,
             net,
             sync_mean_us: t / [1_000, 200, 50, 10][rng.usize(0..4)] + 20,
@@ -149,7 +152,7 @@ impl Swarm {
             power_loss: [0.0, 0.5, 1.0][rng.usize(0..3)],
             chaos_us: 2 * t * rng.u64(8..=30),
             standing_us: if rng.u8(0..8) == 0 { 2 * t * 110 } else { 0 },
-            clients: rng.usize(1..=6),
+            clients: [rng.usize(1..=6), rng.usize(1..=6), 20][rng.usize(0..3)],
             keys: rng.u64(1..=4),
             think_mean_us: t / [100, 10, 2][rng.usize(0..3)],
             keyed: [0.0, 0.5, 1.0][rng.usize(0..3)],

@@ -1,0 +1,169 @@
+//! What a member does with the requests of its peers, as `src/node/answers.rs` does: each one is handed to the core, and its
+//! answer leaves when a completion brings it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dkv::node::{
+    Completion, Failure, FailureKind, ForwardedWrite, Origin, Parked as ParkedReply, PeerReply, PeerRequest,
+    Work, WriteResult,
+};
+use dkv::store::Command;
+
+use crate::net::CallId;
+use crate::node::{Batch, Done, Parked, ReadFor, WriteFor};
+use crate::report::Mark;
+use crate::world::{NodeIndex, World};
+
+type Mailbox = Arc<Mutex<Vec<Done>>>;
+
+/// A completion that leaves its result in the mailbox.
+fn leave<T: 'static>(mailbox: &Mailbox, make: impl FnOnce(T) -> Done + Send + 'static) -> Completion<T> {
+    let mailbox = mailbox.clone();
+    Box::new(move |value| mailbox.lock().expect("one thread").push(make(value)))
+}
+
+impl World {
+    /// A request arrives at a running process.
+    pub fn handle_request(
+        &mut self,
+        node: NodeIndex,
+        from: NodeIndex,
+        call: Option<CallId>,
+        request: PeerRequest,
+    ) {
+        self.line(|| format!("n{} takes from n{}: {}", node + 1, from + 1, describe(&request)));
+        let term = self.process(node).core.raft.term();
+        match request {
+            PeerRequest::RequestVote(ref vote) => {
+                if vote.term < term {
+                    self.mark(Mark::OldTermRequest);
+                }
+                let (vote, tag) = (vote.clone(), self.park(node, from, call, request));
+                let done = leave(&self.process(node).mailbox, move |reply| Done::Vote(tag, reply));
+                self.step(node, |core, now| {
+                    let waiting = core.raft.handle_request_vote(vote, now);
+                    core.park(ParkedReply::Vote(waiting, done));
+                });
+            }
+            PeerRequest::AppendEntries(ref append) => {
+                if append.term < term {
+                    self.mark(Mark::OldTermRequest);
+                }
+                append.validate().expect("a leader's request is well formed");
+                let (append, tag) = (append.clone(), self.park(node, from, call, request));
+                let done = leave(&self.process(node).mailbox, move |reply| Done::Append(tag, reply));
+                self.step(node, |core, now| {
+                    let waiting = core.raft.handle_append_entries(append, now);
+                    core.park(ParkedReply::Append(waiting, done));
+                });
+            }
+            PeerRequest::ReadIndex { remaining_ms } => {
+                let reader = ReadFor::Peer(from, call);
+                let done = leave(&self.process(node).mailbox, move |result| Done::Read(reader, result));
+                self.step(node, |core, now| {
+                    let deadline = now + Duration::from_millis(remaining_ms);
+                    core.submit(Work::Read { done }, Origin::Forwarded, deadline, now);
+                });
+            }
+            PeerRequest::Forward(writes) => self.handle_forward(node, from, call, writes),
+        }
+    }
+
+    /// Keeps what a reply will be checked against.
+    fn park(&mut self, node: NodeIndex, to: NodeIndex, call: Option<CallId>, request: PeerRequest) -> u64 {
+        let term = match &request {
+            PeerRequest::RequestVote(vote) => vote.term,
+            PeerRequest::AppendEntries(append) => append.term,
+            PeerRequest::ReadIndex { .. } | PeerRequest::Forward(_) => unreachable!("these are not parked"),
+        };
+        let process = self.process(node);
+        process.last_tag += 1;
+        let term = term.max(process.core.raft.term());
+        process.parked.insert(process.last_tag, Parked { to, call, term, request });
+        process.last_tag
+    }
+
+    fn handle_forward(
+        &mut self,
+        node: NodeIndex,
+        from: NodeIndex,
+        call: Option<CallId>,
+        writes: Vec<ForwardedWrite>,
+    ) {
+        let shortest = writes.iter().map(|write| write.remaining_ms).min().unwrap_or(0);
+        let process = self.process(node);
+        process.last_tag += 1;
+        let tag = process.last_tag;
+        process.batches.insert(tag, Batch { to: from, call, results: vec![None; writes.len()] });
+        let works: Vec<(Command, Work)> = writes
+            .into_iter()
+            .enumerate()
+            .map(|(at, write)| {
+                let parsed = Command::decode(&write.command).expect("a peer forwards what it encoded");
+                let done =
+                    leave(&process.mailbox, move |result| Done::Write(WriteFor::Batch(tag, at), result));
+                (parsed, Work::Write { command: write.command, done })
+            })
+            .collect();
+        for (command, work) in works {
+            self.submit_write(node, &command, work, Origin::Forwarded, Duration::from_millis(shortest));
+        }
+    }
+
+    /// Refuses early what the idempotency table has no room for, as the leader does; else submits.
+    pub fn submit_write(
+        &mut self,
+        node: NodeIndex,
+        command: &Command,
+        work: Work,
+        origin: Origin,
+        patience: Duration,
+    ) {
+        let now = self.nodes[node].clock.show(self.now);
+        let process = self.process(node);
+        let is_full = command.idempotency.as_ref().is_some_and(|idempotency| {
+            let stamp = process.core.raft.next_stamp(now);
+            stamp.is_some_and(|stamp| process.kv.would_refuse_keyed(&idempotency.key, stamp))
+        });
+        if is_full {
+            let Work::Write { done, .. } = work else { unreachable!("a write") };
+            done(Err(Failure::new(FailureKind::Overloaded, "the idempotency table is full")));
+            return self.empty_mailbox(node);
+        }
+        self.step(node, |core, now| core.submit(work, origin, now + patience, now));
+    }
+
+    /// Notes one result of a forwarded batch; the last one sends the answer.
+    pub fn put_in_batch(&mut self, node: NodeIndex, tag: u64, at: usize, result: WriteResult) {
+        let process = self.process(node);
+        let batch = process.batches.get_mut(&tag).expect("a batch is there until its last answer");
+        batch.results[at] = Some(result);
+        if batch.results.iter().all(Option::is_some) {
+            let Batch { to, call, results } = process.batches.remove(&tag).expect("just seen");
+            self.mark(Mark::Forwarded);
+            self.reply(node, to, call, PeerReply::Forward(results.into_iter().flatten().collect()));
+        }
+    }
+
+    /// Answers a peer, unless nobody waits for the answer.
+    pub fn reply(&mut self, node: NodeIndex, to: NodeIndex, call: Option<CallId>, reply: PeerReply) {
+        if let Some(call) = call {
+            self.send_reply(node, to, call, reply);
+        }
+    }
+}
+
+/// A request, for the trace.
+pub fn describe(request: &PeerRequest) -> String {
+    match request {
+        PeerRequest::RequestVote(r) => {
+            format!("{} term {} log {}", if r.pre_vote { "pre-vote" } else { "vote" }, r.term, r.last)
+        }
+        PeerRequest::AppendEntries(r) => {
+            format!("append term {} prev {} +{} commit {}", r.term, r.prev, r.entries.len(), r.commit)
+        }
+        PeerRequest::ReadIndex { remaining_ms } => format!("read index within {remaining_ms} ms"),
+        PeerRequest::Forward(writes) => format!("{} writes", writes.len()),
+    }
+}

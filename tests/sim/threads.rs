@@ -1,0 +1,403 @@
+//! The threads of a member without threads: each is an event that wakes late, works for a while, and goes on as its loop
+//! in `src/node` would. They are rung by what the core's steps say, as in production, so a bell that is not rung is found
+//! here. [`World::step`] is the only place that changes a core.
+
+use std::time::Duration;
+
+use dkv::node::{Applier, Core, Effects, Outgoing, PeerError, PeerReply, PeerRequest, Rings};
+use dkv::raft::{
+    AppendOutcome, Apply, Decision, PollRpc, RpcFailed, RpcReply, RpcRequest, StepDownReason, Time,
+    VoteRefusal,
+};
+
+use crate::net::Caller;
+use crate::node::{Done, NodeEvent, Process, ReadFor, Replicator, Thread, WriteFor};
+use crate::peers::describe;
+use crate::report::Mark;
+use crate::world::{Event, NodeIndex, World};
+
+/// As in production.
+const SEAL_AFTER_US: u64 = 100_000;
+
+impl World {
+    pub fn plan_node_at(&mut self, node: NodeIndex, at: u64, what: NodeEvent) {
+        if at == u64::MAX {
+            return;
+        }
+        let life = self.nodes[node].life;
+        self.plan_at(at, Event::Node { node, life, what });
+    }
+
+    /// How long a thread takes to wake.
+    fn wake_latency(&mut self) -> u64 {
+        self.schedule_rng.u64(0..=self.swarm.wake_max_us)
+    }
+
+    pub fn handle_node_event(&mut self, node: NodeIndex, life: u64, what: NodeEvent) {
+        let machine = &mut self.nodes[node];
+        if machine.life != life || machine.process.is_none() {
+            return;
+        }
+        if machine.is_stopped() {
+            return machine.backlog(Event::Node { node, life, what });
+        }
+        match what {
+            NodeEvent::Timer { at } => self.run_timer(node, at),
+            NodeEvent::LogWriter => self.run_log_writer(node),
+            NodeEvent::Synced => self.end_sync(node),
+            NodeEvent::Seal { at } => self.seal(node, at),
+            NodeEvent::Housekeeper => {
+                self.nodes[node].disk.prepare_spare();
+                self.ring_housekeeper(node);
+            }
+            NodeEvent::Applier => self.run_applier(node),
+            NodeEvent::Applied => self.end_apply(node),
+            NodeEvent::Replicator { peer, at } => self.run_replicator(node, peer, at),
+            NodeEvent::Forwarder => self.run_forwarder(node),
+            NodeEvent::ReadAsker => self.run_read_asker(node),
+            NodeEvent::CallEnded { peer, caller, result } => self.end_call_of(node, peer, caller, result),
+        }
+    }
+
+    pub fn process(&mut self, node: NodeIndex) -> &mut Process {
+        self.nodes[node].process.as_mut().expect("only running processes act")
+    }
+
+    // ---- timer, log writer, housekeeper, applier -------------------------------------------------------------------------
+
+    fn run_timer(&mut self, node: NodeIndex, at: u64) {
+        if self.process(node).timer_at != at {
+            return;
+        }
+        let clock = self.nodes[node].clock;
+        let now = clock.show(self.now);
+        let core = &mut self.process(node).core;
+        core.notice_standstill(now);
+        assert!(!core.is_disk_dead(now), "no disk is silent for so long here");
+        let next = core.next_time();
+        core.timer_sleeps_until(next.max(now));
+        if next > now {
+            let at = clock.to_world(next);
+            self.process(node).timer_at = at;
+            return self.plan_node_at(node, at, NodeEvent::Timer { at });
+        }
+        self.step(node, |core, now| core.handle_time(now));
+        // Looks again a moment later, as a thread does: a deadline that stays due would show as a run without end.
+        let at = self.now + 1;
+        self.process(node).timer_at = at;
+        self.plan_node_at(node, at, NodeEvent::Timer { at });
+    }
+
+    fn run_log_writer(&mut self, node: NodeIndex) {
+        let batch = self.step(node, |core, _| core.raft.poll_write());
+        if batch.is_empty() {
+            self.process(node).log_writer = Thread::Asleep;
+            return;
+        }
+        self.process(node).log_writer = Thread::Busy(batch);
+        let latency = self.nodes[node].sync_latency();
+        if let Some(act) = self.nodes[node].doom.take() {
+            self.plan(latency / 2, Event::Nemesis(act));
+        }
+        self.plan_node_at(node, self.now + latency, NodeEvent::Synced);
+    }
+
+    fn end_sync(&mut self, node: NodeIndex) {
+        let process = self.process(node);
+        let batch = match std::mem::replace(&mut process.log_writer, Thread::Rung) {
+            Thread::Busy(batch) => batch,
+            // The sync returned earlier, when the disks were calmed.
+            other => {
+                process.log_writer = other;
+                return;
+            }
+        };
+        let machine = &mut self.nodes[node];
+        let seq = machine.disk.write(batch);
+        self.oracle.check_durable(node, &machine.disk);
+        self.line(|| format!("n{} synced write {seq}", node + 1));
+        self.step(node, |core, now| core.raft.handle_persisted(seq, now));
+        let at = self.now + self.nodes[node].clock.duration_to_world(SEAL_AFTER_US);
+        self.process(node).seal_at = at;
+        self.plan_node_at(node, at, NodeEvent::Seal { at });
+        self.ring_housekeeper(node);
+        self.run_log_writer(node);
+    }
+
+    fn seal(&mut self, node: NodeIndex, at: u64) {
+        let process = self.process(node);
+        if process.seal_at == at && process.log_writer == Thread::Asleep && self.nodes[node].disk.needs_seal()
+        {
+            self.nodes[node].disk.seal();
+            self.mark(Mark::Sealed);
+        }
+    }
+
+    fn ring_housekeeper(&mut self, node: NodeIndex) {
+        if self.nodes[node].disk.spare_is_due() {
+            let at = self.now + self.wake_latency();
+            self.plan_node_at(node, at, NodeEvent::Housekeeper);
+        }
+    }
+
+    fn run_applier(&mut self, node: NodeIndex) {
+        let Some(Apply::Entries(entries)) = self.step(node, |core, _| core.raft.poll_apply()) else {
+            self.process(node).applier = Thread::Asleep;
+            return;
+        };
+        self.process(node).applier = Thread::Busy(entries);
+        let latency = self.wake_latency();
+        self.plan_node_at(node, self.now + latency, NodeEvent::Applied);
+    }
+
+    fn end_apply(&mut self, node: NodeIndex) {
+        let process = self.nodes[node].process.as_mut().expect("it runs");
+        let Thread::Busy(entries) = std::mem::replace(&mut process.applier, Thread::Rung) else {
+            unreachable!("the applier has entries in its hands");
+        };
+        let mut applied = Vec::new();
+        for entry in entries.chunks(1) {
+            applied.extend(Applier::step(entry, &mut process.kv));
+            self.oracle.check_applied(node, &process.kv);
+        }
+        self.step(node, |core, _| core.handle_applied(applied));
+        self.run_applier(node);
+    }
+
+    // ---- replicators, forwarder, read-asker ------------------------------------------------------------------------------
+
+    fn run_replicator(&mut self, node: NodeIndex, peer: NodeIndex, at: u64) {
+        if !matches!(self.process(node).replicators[&peer], Replicator::Asleep { until } if until == at) {
+            return;
+        }
+        let to = self.nodes[peer].id;
+        match self.step(node, |core, now| core.raft.poll_rpc(to, now)) {
+            PollRpc::Send(request, ticket) => {
+                self.oracle.check_request(&request, &self.nodes[node].disk);
+                self.process(node).replicators.insert(peer, Replicator::Calling);
+                let request = match request {
+                    RpcRequest::RequestVote(request) => PeerRequest::RequestVote(request),
+                    RpcRequest::AppendEntries(request) => PeerRequest::AppendEntries(request),
+                };
+                let timeout = Duration::from_micros(self.swarm.election_timeout_us);
+                self.call(node, peer, request, Caller::Replicator(ticket), timeout);
+            }
+            PollRpc::WaitUntil(time) => {
+                let until = self.nodes[node].clock.to_world(time).max(self.now + 1);
+                self.process(node).replicators.insert(peer, Replicator::Asleep { until });
+                self.plan_node_at(node, until, NodeEvent::Replicator { peer, at: until });
+            }
+            PollRpc::Stop => panic!("n{} has no peer n{} any more", node + 1, peer + 1),
+        }
+    }
+
+    fn run_forwarder(&mut self, node: NodeIndex) {
+        let outgoing = self.step(node, |core, now| core.poll_forward(now));
+        self.process(node).forwarder = self.send_batch(node, outgoing, Caller::Forwarder);
+    }
+
+    fn run_read_asker(&mut self, node: NodeIndex) {
+        let outgoing = self.step(node, |core, now| core.poll_ask(now));
+        self.process(node).read_asker = self.send_batch(node, outgoing, Caller::ReadAsker);
+    }
+
+    fn send_batch(
+        &mut self,
+        node: NodeIndex,
+        outgoing: Option<Outgoing>,
+        caller: fn(Vec<u64>) -> Caller,
+    ) -> Thread<()> {
+        let Some(Outgoing { ids, to, request, timeout, .. }) = outgoing else { return Thread::Asleep };
+        let peer = to.member_id.0 as usize - 1;
+        self.call(node, peer, request, caller(ids), timeout);
+        Thread::Busy(())
+    }
+
+    fn call(
+        &mut self,
+        node: NodeIndex,
+        peer: NodeIndex,
+        request: PeerRequest,
+        caller: Caller,
+        timeout: Duration,
+    ) {
+        self.line(|| format!("n{} -> n{}: {}", node + 1, peer + 1, describe(&request)));
+        self.send_rpc(node, peer, request, caller, timeout);
+    }
+
+    fn end_call_of(
+        &mut self,
+        node: NodeIndex,
+        peer: NodeIndex,
+        caller: Caller,
+        result: Result<PeerReply, PeerError>,
+    ) {
+        self.line(|| format!("n{} <- n{}: {result:?}", node + 1, peer + 1));
+        match caller {
+            Caller::Replicator(ticket) => {
+                let result = match result {
+                    Ok(PeerReply::RequestVote(reply)) => Ok(RpcReply::RequestVote(reply)),
+                    Ok(PeerReply::AppendEntries(reply)) => Ok(RpcReply::AppendEntries(reply)),
+                    _ => Err(RpcFailed),
+                };
+                self.step(node, |core, now| core.raft.handle_rpc_result(ticket, result, now));
+                let until = self.now;
+                self.process(node).replicators.insert(peer, Replicator::Asleep { until });
+                self.run_replicator(node, peer, until);
+            }
+            Caller::Forwarder(ids) => {
+                self.step(node, |core, now| core.handle_forwarded(&ids, result, now));
+                self.run_forwarder(node);
+            }
+            Caller::ReadAsker(ids) => {
+                self.step(node, |core, now| core.handle_asked(&ids, result, now));
+                self.run_read_asker(node);
+            }
+        }
+    }
+
+    // ---- the one place that changes a core -------------------------------------------------------------------------------
+
+    /// Changes the state of a process, checks everything, answers, and rings who has something to do.
+    pub fn step<T>(&mut self, node: NodeIndex, change: impl FnOnce(&mut Core, Time) -> T) -> T {
+        let now = self.nodes[node].clock.show(self.now);
+        let process = self.process(node);
+        let before = process.core.raft.watermarks();
+        let (value, effects) = process.core.step(now, |core| change(core, now));
+        let after = process.core.raft.watermarks();
+        {
+            let mut report = self.report.borrow_mut();
+            for number in
+                [node as u64, after.term, after.committed.index, after.last.index, after.last_applied]
+            {
+                report.feed(number);
+            }
+        }
+        let disks: Vec<_> = self.nodes.iter().map(|machine| &machine.disk).collect();
+        let raft = &self.nodes[node].process.as_ref().expect("it runs").core.raft;
+        let marks = self.oracle.observe(node, raft, &before, &after, &disks);
+        marks.into_iter().for_each(|mark| self.mark(mark));
+        self.carry_out(node, effects);
+        value
+    }
+
+    fn carry_out(&mut self, node: NodeIndex, effects: Effects) {
+        for note in effects.notes {
+            self.line(|| note.to_string());
+            self.mark_decision(node, &note.what);
+        }
+        for leader in effects.cancels {
+            self.cancel_calls(node, leader.0 as usize - 1);
+        }
+        effects.finished.into_iter().for_each(|finished| finished.answer());
+        self.empty_mailbox(node);
+        self.ring(node, effects.rings);
+    }
+
+    /// Sends out what completions have left.
+    pub fn empty_mailbox(&mut self, node: NodeIndex) {
+        let mailbox = self.process(node).mailbox.clone();
+        let done = std::mem::take(&mut *mailbox.lock().expect("one thread"));
+        for done in done {
+            match done {
+                Done::Vote(tag, reply) => {
+                    let parked = self.process(node).parked.remove(&tag).expect("answered once");
+                    let PeerRequest::RequestVote(request) = &parked.request else { unreachable!("a vote") };
+                    self.oracle.check_vote_reply(request, &reply, &self.nodes[node].disk);
+                    self.reply(node, parked.to, parked.call, PeerReply::RequestVote(reply));
+                }
+                Done::Append(tag, reply) => {
+                    let parked = self.process(node).parked.remove(&tag).expect("answered once");
+                    let PeerRequest::AppendEntries(request) = &parked.request else {
+                        unreachable!("an append")
+                    };
+                    self.oracle.check_append_reply(request, &reply, &self.nodes[node].disk);
+                    if reply.term > parked.term {
+                        self.mark(Mark::ReplyOvertakenByTerm);
+                    }
+                    if let AppendOutcome::Accepted { received, match_index } = reply.outcome
+                        && match_index < received
+                    {
+                        self.mark(Mark::HeldAppendAnsweredEarly);
+                    }
+                    self.reply(node, parked.to, parked.call, PeerReply::AppendEntries(reply));
+                }
+                Done::Read(ReadFor::Peer(to, call), result) => {
+                    self.mark(Mark::ReadIndexAsked);
+                    self.reply(node, to, call, PeerReply::ReadIndex(result));
+                }
+                Done::Read(ReadFor::Client(asker, key), result) => {
+                    self.answer_read(node, asker, &key, result)
+                }
+                Done::Write(WriteFor::Client(asker), result) => self.answer_write(node, asker, result),
+                Done::Write(WriteFor::Batch(tag, at), result) => self.put_in_batch(node, tag, at, result),
+            }
+        }
+    }
+
+    fn ring(&mut self, node: NodeIndex, rings: Rings) {
+        let at = self.now + self.wake_latency();
+        let process = self.process(node);
+        let mut due = Vec::new();
+        if rings.log_writer && process.log_writer == Thread::Asleep {
+            process.log_writer = Thread::Rung;
+            due.push(NodeEvent::LogWriter);
+        }
+        if rings.applier && process.applier == Thread::Asleep {
+            process.applier = Thread::Rung;
+            due.push(NodeEvent::Applier);
+        }
+        if rings.forwarder && process.forwarder == Thread::Asleep {
+            process.forwarder = Thread::Rung;
+            due.push(NodeEvent::Forwarder);
+        }
+        if rings.read_asker && process.read_asker == Thread::Asleep {
+            process.read_asker = Thread::Rung;
+            due.push(NodeEvent::ReadAsker);
+        }
+        if rings.timer && at < process.timer_at {
+            process.timer_at = at;
+            due.push(NodeEvent::Timer { at });
+        }
+        due.into_iter().for_each(|what| self.plan_node_at(node, at, what));
+        for peer in (0..self.nodes.len()).filter(|&peer| peer != node && rings.replicators) {
+            let at = self.now + self.wake_latency();
+            if let Some(Replicator::Asleep { until }) = self.process(node).replicators.get_mut(&peer)
+                && *until > at
+            {
+                *until = at;
+                self.plan_node_at(node, at, NodeEvent::Replicator { peer, at });
+            }
+        }
+    }
+
+    fn mark_decision(&mut self, node: NodeIndex, what: &Decision) {
+        let mark = match what {
+            Decision::Elected(..) => {
+                self.hear_of_election();
+                Mark::Elected
+            }
+            Decision::Truncated(..) => Mark::ConflictTruncation,
+            Decision::Backtracked(..) => Mark::Backtracked,
+            Decision::RefusedVote(_, VoteRefusal::LeaderIsAlive) => Mark::RefusedByStickiness,
+            Decision::RefusedVote(_, VoteRefusal::LogBehind(_)) => Mark::RefusedLogBehind,
+            Decision::RefusedVote(_, VoteRefusal::VotedFor(_)) => {
+                let machine = &self.nodes[node];
+                let term = machine.process.as_ref().map_or(0, |p| p.core.raft.term());
+                if machine.voted_before_crash_in == term {
+                    self.mark(Mark::RefusedVotedBeforeCrash);
+                }
+                Mark::RefusedAlreadyVoted
+            }
+            Decision::SteppedDown(StepDownReason::NoQuorum) => Mark::CheckQuorumStepDown,
+            Decision::SteppedDown(StepDownReason::HigherTerm(_)) => Mark::HigherTermStepDown,
+            Decision::SteppedDown(StepDownReason::DiskStalled) => Mark::DiskStallStepDown,
+            Decision::DiskRecovered => Mark::DiskRecovered,
+            Decision::AppendNotTaken(_) => Mark::AppendNotTaken,
+            Decision::PeerLostEntries(peer, ..) => panic!("{peer} lost entries it had acknowledged"),
+            Decision::RefusedTerm(from, term) => panic!("term {term} of {from} was refused as absurd"),
+            _ => return,
+        };
+        self.mark(mark);
+    }
+}
