@@ -216,7 +216,7 @@ pub enum Command {
         #[command(flatten)]
         write: Write,
     },
-    /// Print keys with their values, KEY<TAB>VALUE, one per line.
+    /// Print keys with their values, one per line, a tab between them.
     ///
     /// In the order of the keys' bytes. All lines show the store at one and the same revision, however many there are.
     #[command(after_long_help = LIST_HELP)]
