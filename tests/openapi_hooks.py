@@ -2,9 +2,25 @@
 
 import schemathesis
 
+# Of each pair a request may have one.
+EXCLUSIVE = [
+    ("revision", "min_revision"),
+    ("count_only", "limit"),
+    ("count_only", "order"),
+    ("count_only", "keys_only"),
+]
+
 
 @schemathesis.hook
 def filter_case(context, case):
-    """If-Match and If-None-Match exclude each other."""
-    names = {name.lower() for name in case.headers or {}}
-    return not {"if-match", "if-none-match"} <= names
+    """If-Match and If-None-Match exclude each other; so do some parameters. A cursor is a node's, never invented; a range
+    begins before it ends; a revision must have been reached."""
+    headers = {name.lower() for name in case.headers or {}}
+    query = case.query or {}
+    return (
+        not {"if-match", "if-none-match"} <= headers
+        and not any(a in query and b in query for a, b in EXCLUSIVE)
+        and "cursor" not in query
+        and not {"start", "end"} <= query.keys()
+        and not any(str(query.get(name, "")).isdigit() and int(query[name]) > 0 for name in ("revision", "min_revision"))
+    )
