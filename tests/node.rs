@@ -159,6 +159,7 @@ impl Cluster {
             raft_addr: format!("n{}:raft", id.0),
             http_addr: format!("n{}:http", id.0),
             voter: true,
+            promote: false,
         };
         let cluster = Cluster {
             dir: tempfile::tempdir().unwrap(),

@@ -38,6 +38,7 @@ fn found_entry(cluster_id: u64) -> Entry {
         raft_addr: format!("127.0.0.1:{n}"),
         http_addr: format!("127.0.0.2:{n}"),
         voter: true,
+        promote: false,
     };
     let members = Membership { members: vec![member(1), member(2)] };
     let found = Found { cluster_id: ClusterId(cluster_id), settings: Settings::default(), members };

@@ -235,6 +235,7 @@ impl Founding {
             raft_addr: peer.raft_addr.clone(),
             http_addr: peer.http_addr.clone(),
             voter: true,
+            promote: false,
         }
     }
 

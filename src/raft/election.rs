@@ -210,7 +210,7 @@ impl Raft {
         let last = self.last();
         let peers = self.membership().members.iter().map(|m| m.member_id).filter(|&id| id != self.me());
         let peers: BTreeMap<_, _> = peers.map(|id| (id, Progress::new(last.index + 1, now))).collect();
-        let stamp_base = self.log.iter().next_back().map_or(0, Entry::stamp);
+        let stamp_base = self.log.iter().next_back().map_or(self.log.snapshot().stamp, Entry::stamp);
         let reads = Reads::default();
         let tail = self.log.iter().rev().take_while(|e| e.index() > self.commit_index);
         let noop = Entry::new(Position::new(last.index + 1, self.term()), stamp_base, &Payload::Noop);

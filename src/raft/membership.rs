@@ -84,6 +84,7 @@ mod tests {
                 raft_addr: String::new(),
                 http_addr: String::new(),
                 voter: true,
+                promote: false,
             })
             .collect();
         Entry::new(Position::new(index, 1), 0, &Payload::Membership(Membership { members }))

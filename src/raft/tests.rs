@@ -30,6 +30,7 @@ pub(super) fn found(n: u64) -> Entry {
             raft_addr: format!("127.0.0.1:{}", 18_080 + id),
             http_addr: format!("127.0.0.1:{}", 8_080 + id),
             voter: true,
+            promote: false,
         })
         .collect();
     let found =

@@ -162,6 +162,9 @@ pub struct Member {
     pub http_addr: String,
     /// Whether it votes and counts for quorums; a learner does neither (thesis §4.2.1).
     pub voter: bool,
+    /// Whether a learner becomes a voter by itself once it has caught up. Says nothing of a voter.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub promote: bool,
 }
 
 /// The members, sorted by name. In force as soon as it is appended (thesis §4.1).
@@ -232,10 +235,13 @@ pub struct Found {
 }
 
 /// Where a snapshot ends: the log behind it begins at `last.index + 1` (paper §7). `Position::ZERO` = no snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SnapshotMeta {
     /// Index and term of the last entry the snapshot covers.
     pub last: Position,
+    /// Cluster time of the state at `last`: a leader without a later entry goes on from here.
+    pub stamp: Stamp,
     /// The membership in force at `last`, with the index of the entry that set it.
     pub membership: Arc<Membership>,
     /// Index of the entry that set `membership`.

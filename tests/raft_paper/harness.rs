@@ -48,6 +48,7 @@ pub fn membership(ids: &[u64]) -> Membership {
         raft_addr: format!("127.0.0.1:{}", 18_080 + id),
         http_addr: format!("127.0.0.1:{}", 8_080 + id),
         voter: true,
+        promote: false,
     };
     Membership { members: ids.iter().map(member).collect() }
 }

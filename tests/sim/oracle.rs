@@ -57,6 +57,7 @@ impl Oracle {
                 raft_addr: format!("n{id}:1"),
                 http_addr: format!("n{id}:2"),
                 voter: true,
+                promote: false,
             })
             .collect();
         let found = Found {
