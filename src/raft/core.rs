@@ -7,10 +7,11 @@ use std::time::Duration;
 use super::entry::{Entry, Payload};
 use super::log::Log;
 use super::membership::Memberships;
-use super::message::{AppendEntriesReply, AppendOutcome, Asked, RequestVoteReply, Ticket};
+use super::message::{Asked, Ticket};
 use super::note::{Decision, MAX_NOTES, Note, StepDownReason};
 use super::progress::{Lane, Progress};
 use super::read::ReadDone;
+use super::reply::Reply;
 use super::role::{Role, RoleKind};
 use super::types::{HardState, Index, MemberId, Membership, Position, SnapshotMeta, Stamp, Term, Time};
 use super::watermarks::Watermarks;
@@ -43,6 +44,10 @@ pub struct RaftConfig {
     pub max_append_bytes: usize,
     /// Entries on their way to the disk, in bytes: beyond, proposals are refused and appends not taken.
     pub max_unpersisted_bytes: usize,
+    /// A snapshot is due when so many bytes of entries were applied since the last one.
+    pub snapshot_log_bytes: u64,
+    /// A snapshot is due when so many entries were applied since the last one.
+    pub snapshot_log_entries: u64,
 }
 
 /// What recovery found on the disk, all of it synced.
@@ -50,7 +55,7 @@ pub struct RaftConfig {
 pub struct Restored {
     /// Term and vote.
     pub hard_state: HardState,
-    /// Where the log begins.
+    /// The newest snapshot: where the log begins.
     pub snapshot: SnapshotMeta,
     /// The entries behind it.
     pub entries: Vec<Entry>,
@@ -71,6 +76,9 @@ pub enum ProposeError {
         /// Bytes that wait.
         waiting_bytes: usize,
     },
+    /// This leader hands over and takes nothing more until that has succeeded or failed (thesis §3.10).
+    #[error("this leader hands over to another member")]
+    HandingOver,
 }
 
 /// What the applier does next.
@@ -78,6 +86,9 @@ pub enum ProposeError {
 pub enum Apply {
     /// Apply these committed entries in order, then call `handle_applied` with the last index.
     Entries(Vec<Entry>),
+    /// Replace the whole state by that of the installed snapshot which ends here, then call `handle_applied` with its
+    /// index.
+    Restore(Position),
 }
 
 /// A reply after [`Raft::settle`] looked at it.
@@ -97,6 +108,12 @@ pub struct Raft {
     pub(super) log: Log,
     pub(super) writes: WriteQueue,
     pub(super) memberships: Memberships,
+    /// The newest durable snapshot. The log begins at or before its end.
+    pub(super) snapshot: SnapshotMeta,
+    /// Bytes of entries applied since the newest snapshot.
+    pub(super) applied_bytes: u64,
+    /// The log on disk may be cut through this index, once.
+    pub(super) cut: Option<Index>,
     pub(super) commit_index: Index,
     pub(super) last_applied: Index,
     /// Handed to the applier, through this index.
@@ -124,7 +141,7 @@ impl Raft {
         let Restored { hard_state, snapshot, entries } = restored;
         let memberships = Memberships::new(&snapshot, entries.iter());
         let commit_index = snapshot.last.index;
-        let log = Log::new(snapshot, entries);
+        let log = Log::new(snapshot.last, entries);
         let mut raft = Raft {
             writes: WriteQueue::new(hard_state, log.last_index()),
             rng: fastrand::Rng::with_seed(config.seed),
@@ -132,6 +149,9 @@ impl Raft {
             hard_state,
             log,
             memberships,
+            snapshot,
+            applied_bytes: 0,
+            cut: None,
             commit_index,
             last_applied: commit_index,
             applying: commit_index,
@@ -241,6 +261,16 @@ impl Raft {
         self.memberships.latest()
     }
 
+    /// The last membership known to be committed.
+    pub fn committed_membership(&self) -> &Arc<Membership> {
+        self.memberships.committed()
+    }
+
+    /// The newest durable snapshot; one that ends at `0@0` is none.
+    pub fn snapshot(&self) -> &SnapshotMeta {
+        &self.snapshot
+    }
+
     /// The log in memory.
     pub fn log(&self) -> &Log {
         &self.log
@@ -295,6 +325,8 @@ impl Raft {
             reads_done: self.reads_done_count,
             timeout: self.poll_timeout(),
             membership_index: self.memberships.latest_index(),
+            snapshot_index: self.snapshot.last.index,
+            hand_over_is_due: self.hand_over_is_due(),
         }
     }
 
@@ -316,6 +348,9 @@ impl Raft {
         let Some(stamp) = self.next_stamp(now) else {
             return Err(ProposeError::NotLeader { leader: self.leader() });
         };
+        if self.is_handing_over() {
+            return Err(ProposeError::HandingOver);
+        }
         let waiting_bytes = self.unpersisted_bytes();
         let uncommitted_bytes = self.uncommitted_bytes();
         if waiting_bytes >= self.config.max_unpersisted_bytes
@@ -324,13 +359,18 @@ impl Raft {
             return Err(ProposeError::Overloaded { waiting_bytes: waiting_bytes.max(uncommitted_bytes) });
         }
         self.steps += 1;
+        Ok(self.append_own(stamp, payload, now))
+    }
+
+    /// Appends one entry of a leader.
+    pub(super) fn append_own(&mut self, stamp: Stamp, payload: &Payload, now: Time) -> Position {
         let entry = Entry::new(Position::new(self.last().index + 1, self.term()), stamp, payload);
         let position = entry.position();
         if let Role::Leader(leader) = &mut self.role {
             leader.uncommitted_bytes += entry.frame().len();
         }
         self.append(vec![entry], now);
-        Ok(position)
+        position
     }
 
     // ---- inbound ---------------------------------------------------------------------------------------------------
@@ -344,7 +384,7 @@ impl Raft {
             self.note(Decision::DiskRecovered);
         }
         self.count_own_vote(now);
-        self.advance_leader_commit();
+        self.advance_leader_commit(now);
     }
 
     /// The state machine holds every entry through `index`.
@@ -356,6 +396,8 @@ impl Raft {
             self.last_applied + 1,
             self.applying
         );
+        let entries = (self.last_applied + 1..=index).filter_map(|index| self.log.get(index));
+        self.applied_bytes += entries.map(|e| e.frame().len() as u64).sum::<u64>();
         self.last_applied = index;
     }
 
@@ -375,6 +417,8 @@ impl Raft {
         if self.is_leader() {
             if now >= self.quorum_deadline() {
                 self.step_down(StepDownReason::NoQuorum, now);
+            } else {
+                self.end_overdue_hand_over(now);
             }
         } else if now >= self.election_deadline {
             self.handle_election_timeout(now);
@@ -385,7 +429,13 @@ impl Raft {
 
     /// When `handle_timeout` is due.
     pub fn poll_timeout(&self) -> Time {
-        let role = if self.is_leader() { self.quorum_deadline() } else { self.election_deadline };
+        let role = match &self.role {
+            Role::Leader(leader) => {
+                let hand_over = leader.hand_over.as_ref().map_or(Time::NEVER, |h| h.deadline);
+                self.quorum_deadline().min(hand_over)
+            }
+            _ => self.election_deadline,
+        };
         match self.writes.oldest_queued_at() {
             Some(queued_at) if !self.disk_stalled => role.min(queued_at + self.config.disk_stall),
             _ => role,
@@ -401,6 +451,11 @@ impl Raft {
     pub fn poll_apply(&mut self) -> Option<Apply> {
         if self.applying > self.last_applied || self.commit_index == self.last_applied {
             return None;
+        }
+        // Only an installed snapshot is ahead of what is applied.
+        if self.last_applied < self.snapshot.last.index {
+            self.applying = self.snapshot.last.index;
+            return Some(Apply::Restore(self.snapshot.last));
         }
         let entries = self.log.slice(self.last_applied + 1, self.commit_index, self.config.max_append_bytes);
         self.applying = entries.last().map_or(self.applying, Entry::index);
@@ -436,11 +491,16 @@ impl Raft {
 
     /// Appends to the log in memory and queues the write; a membership is in force from here on.
     pub(super) fn append(&mut self, entries: Vec<Entry>, now: Time) {
+        let had = self.memberships.latest_index();
         for entry in &entries {
             self.memberships.append(entry);
             self.log.push(entry.clone());
         }
         self.writes.push_entries(entries, now);
+        if self.memberships.latest_index() != had {
+            self.note(Decision::MembershipInForce(self.memberships.latest_index()));
+            self.follow_membership(now);
+        }
     }
 
     /// The rule for all servers (Figure 2): a higher term makes a follower, forgets the vote, and reaches the disk before
@@ -512,44 +572,5 @@ impl Raft {
     /// Wraps a reply that vouches for the current term and vote.
     pub(super) fn after_hard_state<T>(&self, reply: T, hold: Option<Hold>) -> AfterSync<T> {
         AfterSync { after: self.writes.hard_state_seq(), term: self.term(), hold, reply }
-    }
-}
-
-/// Replies that wait for the disk.
-pub trait Reply: Copy {
-    /// The reply as it may leave now, if it may.
-    fn open(&self, raft: &Raft, waiting: &AfterSync<Self>, now: Time) -> Option<Self>
-    where
-        Self: Sized;
-}
-
-impl Reply for RequestVoteReply {
-    fn open(&self, _raft: &Raft, _waiting: &AfterSync<Self>, _now: Time) -> Option<RequestVoteReply> {
-        Some(*self)
-    }
-}
-
-impl Reply for AppendEntriesReply {
-    /// In a changed term nothing but that term is answered, and only when it is durable: what the log holds now may be
-    /// another leader's.
-    fn open(&self, raft: &Raft, waiting: &AfterSync<Self>, now: Time) -> Option<AppendEntriesReply> {
-        if raft.term() != waiting.term {
-            let is_durable = raft.writes.persisted_hard_state().term == raft.term();
-            return is_durable
-                .then_some(AppendEntriesReply { term: raft.term(), outcome: AppendOutcome::TermOnly });
-        }
-        let (AppendOutcome::Accepted { received, match_index }, Some(hold)) = (self.outcome, waiting.hold)
-        else {
-            return Some(*self);
-        };
-        let is_on_disk = hold.or_persisted.is_some_and(|index| raft.persisted_index() >= index);
-        if !is_on_disk && now < hold.until {
-            return None;
-        }
-        let match_index = match_index.min(raft.persisted_index());
-        Some(AppendEntriesReply {
-            term: self.term,
-            outcome: AppendOutcome::Accepted { received, match_index },
-        })
     }
 }

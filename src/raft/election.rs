@@ -99,19 +99,20 @@ impl Raft {
 
     /// Voters campaign, and so does a member that only an uncommitted membership has left out (thesis §4.2.2): nobody else
     /// may hold the entries that commit it.
-    fn may_campaign(&self) -> bool {
+    pub(super) fn may_campaign(&self) -> bool {
         self.memberships.latest().is_voter(self.me()) || self.memberships.committed().is_voter(self.me())
     }
 
     fn become_pre_candidate(&mut self, now: Time) {
         self.note(Decision::PreCampaign);
-        let ballot = self.open_ballot(true);
+        let ballot = self.open_ballot(true, false);
         self.role = Role::PreCandidate(ballot);
         self.try_win(now);
     }
 
-    fn become_candidate(&mut self, now: Time) {
-        let ballot = self.open_ballot(false);
+    /// Starts an election (Figure 2, candidates); with `transfer` because the leader asked for it.
+    pub(super) fn become_candidate(&mut self, transfer: bool, now: Time) {
+        let ballot = self.open_ballot(false, transfer);
         self.role = Role::Candidate(ballot);
         let vote = HardState { term: self.term() + 1, voted_for: Some(self.me()) };
         self.set_hard_state(vote, now);
@@ -121,10 +122,10 @@ impl Raft {
     }
 
     /// A pre-vote of one's own is given at once; a vote of one's own only when it is durable.
-    fn open_ballot(&mut self, own_vote: bool) -> Ballot {
+    fn open_ballot(&mut self, own_vote: bool, transfer: bool) -> Ballot {
         self.last_ballot += 1;
         let granted = if own_vote { BTreeSet::from([self.me()]) } else { BTreeSet::new() };
-        Ballot { number: self.last_ballot, granted, answered: BTreeSet::new() }
+        Ballot { number: self.last_ballot, granted, answered: BTreeSet::new(), transfer }
     }
 
     /// Counts the candidate's vote for itself once it is durable, and starts its timer.
@@ -157,7 +158,7 @@ impl Raft {
             candidate: self.me(),
             last: self.last(),
             pre_vote,
-            transfer: false,
+            transfer: ballot.transfer,
         };
         PollRpc::Send(RpcRequest::RequestVote(request), self.ticket(peer, asked, now))
     }
@@ -194,7 +195,7 @@ impl Raft {
         let votes = |ballot: &Ballot| voters.iter().filter(|v| ballot.granted.contains(v)).count();
         match &self.role {
             Role::PreCandidate(ballot) if votes(ballot) >= needed && !self.writes.is_hard_state_pending() => {
-                self.become_candidate(now);
+                self.become_candidate(false, now);
             }
             Role::Candidate(ballot) if votes(ballot) >= needed => {
                 let votes = votes(ballot);
@@ -210,7 +211,7 @@ impl Raft {
         let last = self.last();
         let peers = self.membership().members.iter().map(|m| m.member_id).filter(|&id| id != self.me());
         let peers: BTreeMap<_, _> = peers.map(|id| (id, Progress::new(last.index + 1, now))).collect();
-        let stamp_base = self.log.iter().next_back().map_or(self.log.snapshot().stamp, Entry::stamp);
+        let stamp_base = self.log.iter().next_back().map_or(self.snapshot.stamp, Entry::stamp);
         let reads = Reads::default();
         let tail = self.log.iter().rev().take_while(|e| e.index() > self.commit_index);
         let noop = Entry::new(Position::new(last.index + 1, self.term()), stamp_base, &Payload::Noop);
@@ -222,12 +223,13 @@ impl Raft {
             stamp_base,
             elected_at: now,
             reads,
+            hand_over: None,
         };
         self.role = Role::Leader(Box::new(leader));
         self.election_deadline = Time::NEVER;
         self.note(Decision::Elected(votes, voters));
         self.append(vec![noop], now);
-        self.advance_leader_commit();
+        self.advance_leader_commit(now);
     }
 
     /// Check-quorum (thesis §6.2): when the leader must step down unless more answers arrive. The answer to an RPC counts

@@ -11,16 +11,19 @@ const WHOLE_LOG_EVERY: u64 = 256;
 /// What one member can see of itself.
 ///
 /// - I3: terms in the log never fall and never exceed the member's own.
-/// - I4: the snapshot ends at or before the commit index, that is within the log, and nothing beyond it is applied.
+/// - I4: the log begins at or before the end of the snapshot, that ends at or before the commit index, that is within the
+///   log, and nothing beyond it is applied.
 /// - I5: `match_index < next_index <= last_index + 1` for every peer.
 /// - I13: a leader has at most one uncommitted membership.
 pub fn check(raft: &Raft) {
     let last = raft.last();
     assert!(last.term <= raft.term(), "I3: the log ends at {last}, above the own term {}", raft.term());
-    let snapshot_index = raft.log.snapshot().last.index;
+    let (base_index, snapshot_index) = (raft.log.base().index, raft.snapshot.last.index);
     assert!(
-        snapshot_index <= raft.commit_index && raft.commit_index <= last.index,
-        "I4: snapshot {snapshot_index} <= commit {} <= last {} does not hold",
+        base_index <= snapshot_index
+            && snapshot_index <= raft.commit_index
+            && raft.commit_index <= last.index,
+        "I4: base {base_index} <= snapshot {snapshot_index} <= commit {} <= last {} does not hold",
         raft.commit_index,
         last.index
     );
@@ -56,7 +59,7 @@ pub fn check(raft: &Raft) {
 }
 
 fn check_log(raft: &Raft) {
-    let mut before = raft.log.snapshot().last;
+    let mut before = raft.log.base();
     for entry in raft.log.iter() {
         let position = entry.position();
         assert!(

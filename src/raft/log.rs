@@ -1,41 +1,42 @@
-//! The log in memory: entries behind a snapshot. What of it is on disk is told by `write.rs`.
+//! The log in memory: entries behind a base. What of it is on disk is told by `write.rs`.
 
 use std::collections::VecDeque;
 
 use super::entry::Entry;
-use super::types::{Index, Position, SnapshotMeta, Term};
+use super::types::{Index, Position, Term};
 
-/// Consecutive entries from `snapshot.last.index + 1` on.
+/// Consecutive entries from `base.index + 1` on. Everything through the base is in a durable snapshot (paper §7); the
+/// newest snapshot may end later, so that a peer that is a little behind needs entries only.
 #[derive(Clone, Debug)]
 pub struct Log {
-    snapshot: SnapshotMeta,
+    base: Position,
     entries: VecDeque<Entry>,
 }
 
 impl Log {
-    /// The log that recovery found. Panics unless the entries follow the snapshot without a gap: recovery has
-    /// checked that.
-    pub fn new(snapshot: SnapshotMeta, entries: Vec<Entry>) -> Log {
-        let mut log = Log { snapshot, entries: VecDeque::new() };
+    /// The log that recovery found. Panics unless the entries follow the base without a gap: recovery has checked
+    /// that.
+    pub fn new(base: Position, entries: Vec<Entry>) -> Log {
+        let mut log = Log { base, entries: VecDeque::new() };
         for entry in entries {
             log.push(entry);
         }
         log
     }
 
-    /// Where the snapshot ends; `0@0` without one.
-    pub fn snapshot(&self) -> &SnapshotMeta {
-        &self.snapshot
+    /// The position before the first entry; `0@0` as long as nothing was compacted.
+    pub fn base(&self) -> Position {
+        self.base
     }
 
     /// Index of the first entry there is, or would be.
     pub fn first_index(&self) -> Index {
-        self.snapshot.last.index + 1
+        self.base.index + 1
     }
 
-    /// Index and term of the last entry, or where the snapshot ends.
+    /// Index and term of the last entry, or the base.
     pub fn last(&self) -> Position {
-        self.entries.back().map_or(self.snapshot.last, Entry::position)
+        self.entries.back().map_or(self.base, Entry::position)
     }
 
     /// Index of the last entry.
@@ -49,11 +50,11 @@ impl Log {
         self.entries.get(usize::try_from(at).ok()?)
     }
 
-    /// The term at `index`. Known for every entry and for the end of the snapshot (paper §7: the consistency check of
-    /// the first entry behind it needs that term); `Some(0)` at index 0 of an empty log.
+    /// The term at `index`. Known for every entry and for the base (paper §7: the consistency check of the first entry
+    /// behind it needs that term); `Some(0)` at index 0 of an empty log.
     pub fn term_at(&self, index: Index) -> Option<Term> {
-        if index == self.snapshot.last.index {
-            return Some(self.snapshot.last.term);
+        if index == self.base.index {
+            return Some(self.base.term);
         }
         self.get(index).map(Entry::term)
     }
@@ -82,10 +83,10 @@ impl Log {
         (self.first_index() + below).min(index)
     }
 
-    /// The last index at or before `from` whose term is at most `term`; where the snapshot ends when there is none.
+    /// The last index at or before `from` whose term is at most `term`; the base when there is none.
     pub fn last_index_with_term_at_most(&self, term: Term, from: Index) -> Index {
         let through = self.entries.partition_point(|e| e.term() <= term) as u64;
-        (self.snapshot.last.index + through).min(from)
+        (self.base.index + through).min(from)
     }
 
     /// Adds the entry right behind the last one.
@@ -107,6 +108,23 @@ impl Log {
         self.entries.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
     }
 
+    /// Forgets every entry through `to`, which a durable snapshot covers (paper §7). Nothing happens when it is
+    /// forgotten already.
+    pub fn compact(&mut self, to: Index) {
+        if to <= self.base.index {
+            return;
+        }
+        let term = self.term_at(to).expect("only what the log holds is compacted");
+        self.entries.drain(..(to - self.base.index) as usize);
+        self.base = Position::new(to, term);
+    }
+
+    /// Starts anew behind an installed snapshot (paper Figure 13, 7).
+    pub fn reset(&mut self, base: Position) {
+        self.entries.clear();
+        self.base = base;
+    }
+
     /// The entries, in order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Entry> {
         self.entries.iter()
@@ -124,14 +142,13 @@ mod tests {
             .enumerate()
             .map(|(i, &term)| Entry::new(Position::new(i as u64 + 1, term), 0, &Payload::Noop))
             .collect();
-        Log::new(SnapshotMeta::default(), entries)
+        Log::new(Position::ZERO, entries)
     }
 
     #[test]
-    fn term_at_knows_the_end_of_the_snapshot() {
-        let snapshot = SnapshotMeta { last: Position::new(10, 4), ..SnapshotMeta::default() };
+    fn term_at_knows_the_base() {
         let entry = Entry::new(Position::new(11, 5), 0, &Payload::Noop);
-        let log = Log::new(snapshot, vec![entry]);
+        let log = Log::new(Position::new(10, 4), vec![entry]);
         assert_eq!(
             (log.term_at(9), log.term_at(10), log.term_at(11), log.term_at(12)),
             (None, Some(4), Some(5), None)
@@ -165,6 +182,23 @@ mod tests {
         assert_eq!(log.last_index_with_term_at_most(3, 99), 5);
         assert_eq!(log.last_index_with_term_at_most(2, 4), 4);
         assert_eq!(log.last_index_with_term_at_most(0, 6), 0);
+    }
+
+    #[test]
+    fn compact_keeps_the_term_of_the_base_and_reset_starts_behind_it() {
+        let mut log = log(&[1, 1, 2, 2, 3]);
+        log.compact(3);
+        assert_eq!(
+            (log.base(), log.first_index(), log.last()),
+            (Position::new(3, 2), 4, Position::new(5, 3))
+        );
+        assert_eq!((log.term_at(2), log.term_at(3), log.term_at(4)), (None, Some(2), Some(2)));
+        log.compact(2);
+        assert_eq!(log.base(), Position::new(3, 2), "nothing is forgotten twice");
+        log.compact(5);
+        assert_eq!((log.last(), log.iter().count()), (Position::new(5, 3), 0));
+        log.reset(Position::new(9, 4));
+        assert_eq!((log.base(), log.last(), log.get(9)), (Position::new(9, 4), Position::new(9, 4), None));
     }
 
     #[test]

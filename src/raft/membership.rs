@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::entry::Entry;
-use super::types::{Index, Membership, SnapshotMeta};
+use super::types::{Index, MemberId, Membership, SnapshotMeta};
 
 /// The memberships that the log still holds. The first is committed; those behind it may be cut off again. A follower
 /// that lags in its commit index can hold more than one behind the first, although a leader has at most one uncommitted.
@@ -63,6 +63,11 @@ impl Memberships {
         &self.history[0].1
     }
 
+    /// Whether any of them has this member.
+    pub fn has(&self, id: MemberId) -> bool {
+        self.history.iter().any(|(_, membership)| membership.get(id).is_some())
+    }
+
     /// How many memberships behind the committed one the log holds.
     pub fn uncommitted(&self) -> usize {
         self.history.len() - 1
@@ -73,7 +78,7 @@ impl Memberships {
 mod tests {
     use super::*;
     use crate::raft::entry::Payload;
-    use crate::raft::types::{Member, MemberId, Position};
+    use crate::raft::types::{Member, Position};
 
     fn entry(index: Index, ids: &[u64]) -> Entry {
         let members = ids

@@ -113,6 +113,68 @@ pub enum AppendOutcome {
     TermOnly,
 }
 
+/// One piece of a snapshot file (paper Figure 13). The bytes are read and written outside of the core, which decides
+/// whether they are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstallSnapshotRequest {
+    /// The leader's term.
+    pub term: Term,
+    /// Who leads.
+    pub leader: MemberId,
+    /// Which snapshot: the last entry it covers.
+    pub last: Position,
+    /// Bytes of the whole file.
+    pub size: u64,
+    /// CRC-32C of the whole file.
+    pub crc: u32,
+    /// Where in the file the piece belongs.
+    pub offset: u64,
+    /// The piece. The last one ends at `size`.
+    pub data: Vec<u8>,
+}
+
+/// The answer to [`InstallSnapshotRequest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstallSnapshotReply {
+    /// The receiver's term.
+    pub term: Term,
+    /// What it made of the piece.
+    pub outcome: InstallOutcome,
+}
+
+/// What a receiver made of a piece of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum InstallOutcome {
+    /// It is written: send what begins here next. An earlier offset than sent asks to go back there.
+    Wants(u64),
+    /// Nothing more is needed: through this index the receiver holds what is committed, on its disk.
+    Holds(Index),
+    /// Nothing but the term: the sender's is old.
+    TermOnly,
+}
+
+/// Tells a member to campaign at once (thesis §3.10): the leader hands over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimeoutNowRequest {
+    /// The leader's term.
+    pub term: Term,
+    /// Who leads.
+    pub leader: MemberId,
+}
+
+/// The answer to [`TimeoutNowRequest`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimeoutNowReply {
+    /// The receiver's term when the request had arrived; the campaign itself raises it.
+    pub term: Term,
+    /// Whether it campaigns.
+    pub campaigns: bool,
+}
+
 /// An RPC that the core wants sent to a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RpcRequest {
@@ -120,6 +182,8 @@ pub enum RpcRequest {
     RequestVote(RequestVoteRequest),
     /// Entries or a heartbeat.
     AppendEntries(AppendEntriesRequest),
+    /// The leadership, handed over.
+    TimeoutNow(TimeoutNowRequest),
 }
 
 /// The answer to an [`RpcRequest`].
@@ -129,6 +193,8 @@ pub enum RpcReply {
     RequestVote(RequestVoteReply),
     /// To entries or a heartbeat.
     AppendEntries(AppendEntriesReply),
+    /// To a hand-over.
+    TimeoutNow(TimeoutNowReply),
 }
 
 /// The RPC brought no answer: refused, timed out, broken off or not understood. Nothing follows from it.
@@ -152,6 +218,11 @@ impl Ticket {
     pub fn peer(&self) -> MemberId {
         self.peer
     }
+
+    /// The term it was sent in.
+    pub fn term(&self) -> Term {
+        self.term
+    }
 }
 
 /// What a ticket's RPC asked for.
@@ -161,6 +232,10 @@ pub(super) enum Asked {
     Vote { ballot: u64, pre_vote: bool },
     /// To append what lies between `prev` and `last`, in this read round.
     Append { prev: Index, last: Index, round: u64 },
+    /// To campaign at once.
+    TimeoutNow,
+    /// To take the snapshot that ends here.
+    Snapshot { last: Position },
 }
 
 /// What a replicator does next.
@@ -170,7 +245,18 @@ pub enum PollRpc {
     Send(RpcRequest, Ticket),
     /// Nothing to do before this time, unless something changes.
     WaitUntil(Time),
-    /// This peer is no longer a member.
+    /// This peer is no longer a member, and never will be again.
+    Stop,
+}
+
+/// What the sender of snapshots to a peer does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PollSnapshot {
+    /// Send the snapshot that ends here, piece by piece; bring the ticket back with the last answer.
+    Transfer(Position, Ticket),
+    /// Nothing to do before this time, unless something changes.
+    WaitUntil(Time),
+    /// This peer is no longer a member, and never will be again.
     Stop,
 }
 

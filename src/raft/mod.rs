@@ -63,9 +63,11 @@
 //!   with the result, so no answer is taken for another question's.
 //! - **Two leaders in one term, or a committed entry replaced**, end the process with a text that says what to check.
 
+mod change;
 mod core;
 mod election;
 mod entry;
+mod hand_over;
 mod invariants;
 mod log;
 mod membership;
@@ -75,7 +77,9 @@ mod progress;
 mod quorum;
 mod read;
 mod replication;
+mod reply;
 mod role;
+mod snapshot;
 mod types;
 mod watermarks;
 mod write;
@@ -83,20 +87,25 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use self::core::{Apply, MAX_TERM_JUMP, ProposeError, Raft, RaftConfig, Reply, Restored, Settled};
+pub use self::core::{Apply, MAX_TERM_JUMP, ProposeError, Raft, RaftConfig, Restored, Settled};
+pub use change::{ChangeError, Changed, MembershipChange};
 pub use entry::{Entry, EntryKind, FRAME_HEADER_BYTES, FrameError, MAX_PAYLOAD_BYTES, Payload};
+pub use hand_over::HandOverError;
 pub use invariants::{check, check_step};
 pub use log::Log;
 pub use membership::Memberships;
 pub use message::{
-    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, PollRpc, RequestVoteReply, RequestVoteRequest,
-    RpcFailed, RpcReply, RpcRequest, Ticket,
+    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, InstallOutcome, InstallSnapshotReply,
+    InstallSnapshotRequest, PollRpc, PollSnapshot, RequestVoteReply, RequestVoteRequest, RpcFailed, RpcReply,
+    RpcRequest, Ticket, TimeoutNowReply, TimeoutNowRequest,
 };
 pub use note::{Decision, Note, NoteLevel, StepDownReason, VoteRefusal};
 pub use progress::{Lane, Mode, Progress};
 pub use quorum::{majority, majority_value};
 pub use read::{NotLeader, ReadDone, ReadToken, Reads};
+pub use reply::Reply;
 pub use role::{Ballot, Leader, Role, RoleKind};
+pub use snapshot::InstallVerdict;
 pub use types::{
     ClusterId, Found, HardState, Index, Member, MemberId, Membership, Position, Settings, SnapshotMeta,
     Stamp, Term, Time,

@@ -53,6 +53,8 @@ pub enum StepDownReason {
     NoQuorum,
     /// The own disk does not answer.
     DiskStalled,
+    /// A committed membership no longer has this member as a voter (thesis §4.2.2).
+    Removed,
 }
 
 /// The decisions.
@@ -92,6 +94,22 @@ pub enum Decision {
     DiskRecovered,
     /// The queue for the disk is full: a leader's entries were not taken.
     AppendNotTaken(usize),
+    /// A membership is in force: that of the entry at this index.
+    MembershipInForce(Index),
+    /// A learner has caught up and becomes a voter.
+    Promoted(MemberId),
+    /// The own state through this position is in a durable snapshot.
+    SnapshotSaved(Position),
+    /// A peer needs entries that are compacted: it gets the snapshot that ends here.
+    SnapshotOffered(MemberId, Position),
+    /// A snapshot of the leader replaced log and state.
+    SnapshotInstalled(Position),
+    /// The leadership is handed over to this member.
+    HandsOver(MemberId),
+    /// The hand-over to this member did not come about in time.
+    HandOverFailed(MemberId),
+    /// The leader asked for a campaign.
+    HandedOver(MemberId),
     /// So many notes were dropped before this one.
     NotesDropped(u64),
 }
@@ -107,6 +125,7 @@ impl Note {
             | Decision::PeerLostEntries(..)
             | Decision::DiskStalled
             | Decision::AppendNotTaken(_)
+            | Decision::HandOverFailed(_)
             | Decision::NotesDropped(_) => NoteLevel::Warn,
             _ => NoteLevel::Info,
         }
@@ -172,6 +191,7 @@ impl fmt::Display for StepDownReason {
             StepDownReason::HigherTerm(term) => write!(f, "term {term} was seen"),
             StepDownReason::NoQuorum => f.write_str("no majority answered for a whole election timeout"),
             StepDownReason::DiskStalled => f.write_str("the own disk does not answer"),
+            StepDownReason::Removed => f.write_str("it is no voter any more"),
         }
     }
 }
@@ -219,6 +239,26 @@ impl Decision {
             Decision::AppendNotTaken(bytes) => {
                 write!(f, "takes no entries: {bytes} bytes already wait for the disk")
             }
+            Decision::MembershipInForce(index) => {
+                write!(f, "the membership of entry {index} is in force")
+            }
+            Decision::Promoted(peer) => write!(f, "{} has caught up and becomes a voter", who(peer)),
+            Decision::SnapshotSaved(last) => write!(f, "saved a snapshot through {last}"),
+            Decision::SnapshotOffered(peer, last) => {
+                write!(
+                    f,
+                    "{} needs entries that are compacted: it gets the snapshot through {last}",
+                    who(peer)
+                )
+            }
+            Decision::SnapshotInstalled(last) => {
+                write!(f, "installed the leader's snapshot through {last}")
+            }
+            Decision::HandsOver(peer) => write!(f, "hands its leadership over to {}", who(peer)),
+            Decision::HandOverFailed(peer) => {
+                write!(f, "{} did not take the leadership over in time: leads on", who(peer))
+            }
+            Decision::HandedOver(leader) => write!(f, "campaigns: {} hands over", who(leader)),
             Decision::NotesDropped(count) => write!(f, "{count} notes were dropped"),
         }
     }

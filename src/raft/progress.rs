@@ -10,6 +10,8 @@ pub enum Mode {
     Probe,
     /// The last append was accepted: appends carry as much as fits.
     Replicate,
+    /// The peer needs entries that are compacted: it gets the snapshot, and meanwhile heartbeats only (paper §7).
+    Snapshot,
     /// The peer rejected what it had acknowledged before: it lost data, so counting on it would be wrong. It gets
     /// nothing more from this leader, and the state is shown to the operator.
     Lost,
@@ -34,6 +36,18 @@ pub struct Progress {
     pub sent_round: u64,
     /// The highest read round whose RPC was answered in this term.
     pub acked_round: u64,
+    /// The round of catching up that a learner is in.
+    pub catch_up: Option<CatchUp>,
+}
+
+/// A round of catching up (thesis §4.2.1): the entries there were when it began. A learner that finishes one within an
+/// election timeout will not hold up commits as a voter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CatchUp {
+    /// The round is over when the peer's disk holds this index.
+    pub target: Index,
+    /// When it began.
+    pub began: Time,
 }
 
 impl Progress {
@@ -48,6 +62,7 @@ impl Progress {
             heartbeat_at: now,
             sent_round: 0,
             acked_round: 0,
+            catch_up: None,
         }
     }
 
@@ -56,7 +71,7 @@ impl Progress {
     pub fn wants_append(&self, last_index: Index) -> bool {
         let has_entries = self.next_index <= last_index && !self.is_full;
         let awaits_disk = self.mode == Mode::Replicate && self.match_index + 1 < self.next_index;
-        self.mode != Mode::Lost && (has_entries || awaits_disk)
+        !matches!(self.mode, Mode::Lost | Mode::Snapshot) && (has_entries || awaits_disk)
     }
 }
 
@@ -67,4 +82,8 @@ pub struct Lane {
     pub in_flight: Option<u64>,
     /// After a failure nothing is sent before this time, so that a refused connection does not spin.
     pub not_before: Time,
+    /// The same two for snapshots, which are sent beside the RPCs: they must not hold up a heartbeat.
+    pub snapshot_in_flight: Option<u64>,
+    /// No snapshot is sent before this time.
+    pub snapshot_not_before: Time,
 }

@@ -55,7 +55,7 @@ impl Raft {
     }
 
     /// The sender leads this term: two leaders of one term are impossible, so somebody's disk or code lied.
-    fn follow(&mut self, leader: MemberId, now: Time) {
+    pub(super) fn follow(&mut self, leader: MemberId, now: Time) {
         let known = self.leader();
         // A leader gets no append of its own term, not even from itself: that would be its twin.
         assert!(
@@ -73,9 +73,9 @@ impl Raft {
         self.arm_election_timer(now);
     }
 
-    /// The consistency check on the entry before the first (Figure 2, AppendEntries 2). What the snapshot covers matches.
+    /// The consistency check on the entry before the first (Figure 2, AppendEntries 2). What is compacted was committed, so it matches.
     fn conflict_at(&self, prev: Position) -> Option<AppendOutcome> {
-        if prev.index < self.log.snapshot().last.index {
+        if prev.index < self.log.base().index {
             return None;
         }
         match self.log.term_at(prev.index) {
@@ -94,9 +94,9 @@ impl Raft {
     /// Skips what is there, cuts at the first real conflict, appends the rest (Figure 2, AppendEntries 3-4). An RPC that
     /// is shorter or older than the log cuts nothing.
     fn take_entries(&mut self, request: &AppendEntriesRequest, now: Time) {
-        let snapshot_index = self.log.snapshot().last.index;
+        let base_index = self.log.base().index;
         let is_known =
-            |index: Index, term: Term| index <= snapshot_index || self.log.term_at(index) == Some(term);
+            |index: Index, term: Term| index <= base_index || self.log.term_at(index) == Some(term);
         let Some(first_new) = request.entries.iter().position(|e| !is_known(e.index(), e.term())) else {
             return;
         };
@@ -129,7 +129,7 @@ impl Raft {
 
     /// What to send to this peer now. One RPC at a time: what was appended meanwhile is the next one.
     pub fn poll_rpc(&mut self, peer: MemberId, now: Time) -> PollRpc {
-        if self.membership().get(peer).is_none() || peer == self.me() {
+        if !self.may_have_peer(peer) {
             return PollRpc::Stop;
         }
         let lane = self.lanes.entry(peer).or_default();
@@ -139,13 +139,22 @@ impl Raft {
         if now < lane.not_before {
             return PollRpc::WaitUntil(lane.not_before);
         }
-        if self.is_leader() { self.poll_append(peer, now) } else { self.poll_vote(peer, now) }
+        if !self.is_leader() {
+            return self.poll_vote(peer, now);
+        }
+        match self.poll_hand_over(peer, now) {
+            Some((request, ticket)) => PollRpc::Send(RpcRequest::TimeoutNow(request), ticket),
+            None => self.poll_append(peer, now),
+        }
     }
 
     fn poll_append(&mut self, peer: MemberId, now: Time) -> PollRpc {
         let last_index = self.log.last_index();
         let Role::Leader(leader) = &mut self.role else { return PollRpc::WaitUntil(Time::NEVER) };
-        let Some(progress) = leader.peers.get_mut(&peer) else { return PollRpc::Stop };
+        let Some(progress) = leader.peers.get_mut(&peer) else { return PollRpc::WaitUntil(Time::NEVER) };
+        if progress.next_index <= self.log.base().index && progress.mode != Mode::Lost {
+            progress.mode = Mode::Snapshot;
+        }
         if progress.mode == Mode::Lost {
             return PollRpc::WaitUntil(Time::NEVER);
         }
@@ -156,13 +165,17 @@ impl Raft {
         progress.heartbeat_at = now + self.config.heartbeat;
         progress.sent_round = leader.reads.open_round();
         let round = progress.sent_round;
-        let prev = Position::new(
-            progress.next_index - 1,
-            self.log.term_at(progress.next_index - 1).expect("the log holds every entry since its snapshot"),
-        );
-        let to = if progress.is_full { prev.index } else { last_index };
+        // A heartbeat for a peer that needs the snapshot asks whether it has that by now.
+        let prev = if progress.mode == Mode::Snapshot {
+            self.log.base()
+        } else {
+            let index = progress.next_index - 1;
+            Position::new(index, self.log.term_at(index).expect("the log holds every entry since its base"))
+        };
+        let is_empty = progress.is_full || progress.mode == Mode::Snapshot;
+        let to = if is_empty { prev.index } else { last_index };
         let max_bytes = if progress.mode == Mode::Probe { 0 } else { self.config.max_append_bytes };
-        let entries = self.log.slice(progress.next_index, to, max_bytes);
+        let entries = self.log.slice(prev.index + 1, to, max_bytes);
         let request = AppendEntriesRequest {
             term: self.term(),
             leader: self.me(),
@@ -195,6 +208,10 @@ impl Raft {
             (Ok(RpcReply::AppendEntries(reply)), &Asked::Append { prev, last, round }) => {
                 self.handle_append_reply(&ticket, (prev, last, round), reply, now);
             }
+            (Ok(RpcReply::TimeoutNow(reply)), Asked::TimeoutNow) => {
+                self.handle_hand_over_reply(&ticket, Some(reply), now)
+            }
+            (_, Asked::TimeoutNow) => self.handle_hand_over_reply(&ticket, None, now),
             _ => self.handle_rpc_failed(&ticket),
         }
     }
@@ -241,7 +258,9 @@ impl Raft {
                 progress.is_full =
                     (progress.is_full || received < last) && progress.match_index + 1 < progress.next_index;
             }
-            AppendOutcome::Conflict { conflict_index, conflict_term } if progress.mode != Mode::Lost => {
+            AppendOutcome::Conflict { conflict_index, conflict_term }
+                if !matches!(progress.mode, Mode::Lost | Mode::Snapshot) =>
+            {
                 if prev <= progress.match_index {
                     progress.mode = Mode::Lost;
                     let acknowledged = progress.match_index;
@@ -252,8 +271,9 @@ impl Raft {
             }
             AppendOutcome::Conflict { .. } | AppendOutcome::TermOnly => {}
         }
-        self.advance_leader_commit();
+        self.advance_leader_commit(now);
         self.confirm_reads();
+        self.promote_caught_up(ticket.peer, now);
     }
 
     /// Skips a whole conflicting term at once (paper §5.3): to the end of that term here, or, when it is unknown here, to
@@ -276,7 +296,7 @@ impl Raft {
 
     /// Commits what a majority of the voters holds on disk, by counting entries of the current term only (paper §5.4.2:
     /// earlier ones are committed with them). The own disk counts like any other: by what it holds, not by what was sent.
-    pub(super) fn advance_leader_commit(&mut self) {
+    pub(super) fn advance_leader_commit(&mut self, now: Time) {
         let Role::Leader(leader) = &self.role else { return };
         let me = self.config.me;
         let matched = |id| {
@@ -287,10 +307,11 @@ impl Raft {
         if on_quorum > self.commit_index && self.log.term_at(on_quorum) == Some(self.term()) {
             self.advance_commit(on_quorum);
             self.confirm_reads();
+            self.leave_office_when_removed(now);
         }
     }
 
-    fn advance_commit(&mut self, to: Index) {
+    pub(super) fn advance_commit(&mut self, to: Index) {
         if to <= self.commit_index {
             return;
         }

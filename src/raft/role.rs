@@ -56,6 +56,8 @@ pub struct Ballot {
     pub(super) granted: BTreeSet<MemberId>,
     /// Who answered at all.
     pub(super) answered: BTreeSet<MemberId>,
+    /// The former leader asked for this campaign (thesis §3.10): votes are given although it was heard just now.
+    pub(super) transfer: bool,
 }
 
 /// What only a leader knows (paper Figure 2, volatile state on leaders).
@@ -71,4 +73,17 @@ pub struct Leader {
     pub(super) stamp_base: Stamp,
     pub(super) elected_at: Time,
     pub(super) reads: Reads,
+    /// The hand-over under way.
+    pub(super) hand_over: Option<HandOver>,
+}
+
+/// A leadership being handed over (thesis §3.10).
+#[derive(Clone, Debug)]
+pub(super) struct HandOver {
+    /// To whom.
+    pub to: MemberId,
+    /// Given up at this time: the leader takes proposals again.
+    pub deadline: Time,
+    /// Whether the target was told.
+    pub is_sent: bool,
 }

@@ -37,12 +37,16 @@ pub struct Watermarks {
     pub timeout: Time,
     /// Index of the membership in force.
     pub membership_index: Index,
+    /// Last index of the newest snapshot.
+    pub snapshot_index: Index,
+    /// Whether the member that a leader hands over to is to be told now.
+    pub hand_over_is_due: bool,
 }
 
 impl Watermarks {
-    /// Whether there is something new to write.
+    /// Whether there is something new to write, or the log on disk can be cut.
     pub fn wakes_log_writer(&self, after: &Watermarks) -> bool {
-        self.queued_seq != after.queued_seq
+        self.queued_seq != after.queued_seq || self.snapshot_index != after.snapshot_index
     }
 
     /// Whether committed entries wait to be applied.
@@ -54,6 +58,7 @@ impl Watermarks {
     pub fn wakes_replicators(&self, after: &Watermarks) -> bool {
         (self.term, self.role, self.ballot, self.last, self.read_round, self.membership_index)
             != (after.term, after.role, after.ballot, after.last, after.read_round, after.membership_index)
+            || (after.hand_over_is_due && !self.hand_over_is_due)
             || (after.role == RoleKind::Candidate && self.persisted_seq != after.persisted_seq)
     }
 

@@ -133,6 +133,19 @@ impl WriteQueue {
         self.push(WriteOp::Entries(entries), bytes, through, now);
     }
 
+    /// Queues that the log starts anew behind an installed snapshot, which is durable by itself: nothing that was queued
+    /// of the old log counts beyond it.
+    pub fn push_reset(&mut self, base: Position, now: Time) {
+        self.truncate_suffix(base.index + 1);
+        self.push(WriteOp::Reset(base), 0, PendingWhat::EntriesThrough(base.index), now);
+        self.cover(base.index);
+    }
+
+    /// A durable snapshot holds everything through `index`.
+    pub fn cover(&mut self, index: Index) {
+        self.persisted_index = self.persisted_index.max(index);
+    }
+
     fn push(&mut self, op: WriteOp, bytes: usize, what: PendingWhat, now: Time) -> WriteSeq {
         self.last_seq += 1;
         self.queued.push(QueuedWrite { seq: self.last_seq, op });
@@ -267,6 +280,21 @@ mod tests {
         queue.handle_persisted(1);
         assert!(!queue.is_hard_state_pending());
         assert_eq!(queue.persisted_hard_state(), vote);
+    }
+
+    #[test]
+    fn push_reset_counts_through_the_snapshot_and_nothing_of_the_old_log() {
+        let mut queue = WriteQueue::new(HardState::default(), 3);
+        queue.push_entries(entries(4, 9, 1), Time(0));
+        queue.push_reset(Position::new(6, 2), Time(0));
+        assert_eq!(queue.persisted_index(), 6, "the snapshot's file is durable already");
+        queue.handle_persisted(1);
+        assert_eq!(queue.persisted_index(), 6, "entries 7 to 9 of the old log are gone");
+        queue.push_entries(entries(7, 8, 2), Time(0));
+        queue.handle_persisted(2);
+        assert_eq!(queue.persisted_index(), 6);
+        queue.handle_persisted(3);
+        assert_eq!(queue.persisted_index(), 8);
     }
 
     #[test]

@@ -1,0 +1,231 @@
+//! Membership changes, one server at a time (thesis §4.1, §4.2): what a leader allows, and what follows from a
+//! membership that comes into force.
+
+use std::collections::BTreeMap;
+
+use super::core::Raft;
+use super::entry::Payload;
+use super::note::{Decision, StepDownReason};
+use super::progress::{CatchUp, Mode, Progress};
+use super::quorum::majority;
+use super::role::Role;
+use super::types::{Index, Member, MemberId, Membership, Position, Time};
+
+/// A change of the membership. Each one adds or takes away one voter at most, so that the majorities before and after it
+/// overlap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MembershipChange {
+    /// A new member, as a learner.
+    Add(Member),
+    /// A learner becomes a voter.
+    Promote(MemberId),
+    /// A member goes.
+    Remove(MemberId),
+}
+
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// It is in force from this entry on, and final once that is committed.
+    Appended(Position),
+    /// The membership in force is so already; the entry that made it so.
+    Already(Index),
+}
+
+/// Why a change is refused. Nothing happened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// This member does not lead.
+    #[error("this member does not lead")]
+    NotLeader {
+        /// Who does, as far as it knows.
+        leader: Option<MemberId>,
+    },
+    /// Nothing of this leader's term is committed yet: an older change might still come back (thesis §4.1, the bug of
+    /// 2015).
+    #[error("the leader was elected just now and has not committed anything yet: try again")]
+    TooEarly,
+    /// Another change is not yet committed.
+    #[error("another change of the membership is under way (entry {0}): try again when it is committed")]
+    UnderWay(Index),
+    /// Without an answering majority nothing could ever be committed again.
+    #[error(
+        "of the {voters} voters there would be, only {alive} answer, and {needed} are needed: nothing could be committed any more"
+    )]
+    NoLiveMajority {
+        /// Voters of the new membership.
+        voters: usize,
+        /// Those of them that were heard within an election timeout.
+        alive: usize,
+        /// How many a majority is.
+        needed: usize,
+    },
+    /// The member is not there.
+    #[error("there is no such member")]
+    Unknown,
+    /// Name or address belong to another member.
+    #[error("{what} belongs to member {holder} already")]
+    Taken {
+        /// Which: name, raft_addr, http_addr.
+        what: &'static str,
+        /// Whose it is.
+        holder: String,
+    },
+    /// The leader hands over.
+    #[error("this leader hands over to another member: try again")]
+    HandingOver,
+}
+
+impl Membership {
+    /// The membership after the change; `None` when it is so already.
+    ///
+    /// # Errors
+    /// The member is unknown, or its name or an address is another's.
+    pub fn with(&self, change: &MembershipChange) -> Result<Option<Membership>, ChangeError> {
+        let mut members = self.members.clone();
+        match change {
+            MembershipChange::Add(new) => {
+                if let Some(known) = self.get(new.member_id)
+                    && (&known.node_id, &known.raft_addr, &known.http_addr)
+                        == (&new.node_id, &new.raft_addr, &new.http_addr)
+                {
+                    return Ok(None);
+                }
+                check_free(self, new)?;
+                members.push(Member { voter: false, ..new.clone() });
+                members.sort_by(|a, b| a.node_id.cmp(&b.node_id));
+            }
+            MembershipChange::Promote(id) => {
+                let member = members.iter_mut().find(|m| m.member_id == *id).ok_or(ChangeError::Unknown)?;
+                if member.voter {
+                    return Ok(None);
+                }
+                (member.voter, member.promote) = (true, false);
+            }
+            MembershipChange::Remove(id) => {
+                self.get(*id).ok_or(ChangeError::Unknown)?;
+                members.retain(|m| m.member_id != *id);
+            }
+        }
+        Ok(Some(Membership { members }))
+    }
+}
+
+fn check_free(membership: &Membership, new: &Member) -> Result<(), ChangeError> {
+    for member in &membership.members {
+        let taken = [
+            ("the name", member.node_id == new.node_id),
+            ("the raft_addr", member.raft_addr == new.raft_addr),
+            ("the http_addr", member.http_addr == new.http_addr),
+            ("the member_id", member.member_id == new.member_id),
+        ];
+        if let Some((what, _)) = taken.into_iter().find(|(_, is_taken)| *is_taken) {
+            return Err(ChangeError::Taken { what, holder: member.node_id.clone() });
+        }
+    }
+    Ok(())
+}
+
+impl Raft {
+    /// Changes the membership by one server. It is in force as soon as it is appended (thesis §4.1), and final once
+    /// committed; the caller learns that from `poll_apply`.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    pub fn change_membership(
+        &mut self,
+        change: &MembershipChange,
+        now: Time,
+    ) -> Result<Changed, ChangeError> {
+        self.steps += 1;
+        let hint = self.leader();
+        let Role::Leader(leader) = &self.role else { return Err(ChangeError::NotLeader { leader: hint }) };
+        if leader.hand_over.is_some() {
+            return Err(ChangeError::HandingOver);
+        }
+        if self.commit_index < leader.term_start {
+            return Err(ChangeError::TooEarly);
+        }
+        if self.memberships.uncommitted() > 0 {
+            return Err(ChangeError::UnderWay(self.memberships.latest_index()));
+        }
+        let Some(new) = self.memberships.latest().with(change)? else {
+            return Ok(Changed::Already(self.memberships.latest_index()));
+        };
+        self.check_live_majority(&new, now)?;
+        let stamp = self.next_stamp(now).expect("a leader has the time");
+        let position = self.append_own(stamp, &Payload::Membership(new), now);
+        // A single voter commits alone, as far as its disk has come.
+        self.advance_leader_commit(now);
+        Ok(Changed::Appended(position))
+    }
+
+    fn check_live_majority(&self, new: &Membership, now: Time) -> Result<(), ChangeError> {
+        let Role::Leader(leader) = &self.role else { return Ok(()) };
+        let alive_since = now - self.config.election_timeout;
+        let is_alive = |id: &MemberId| {
+            *id == self.me()
+                || leader.peers.get(id).is_some_and(|p| p.last_contact >= alive_since && p.mode != Mode::Lost)
+        };
+        let voters = new.voters().count();
+        let (alive, needed) = (new.voters().filter(is_alive).count(), majority(voters));
+        if voters == 0 || alive < needed {
+            return Err(ChangeError::NoLiveMajority { voters, alive, needed });
+        }
+        Ok(())
+    }
+
+    /// A membership came into force: a leader keeps what it knows of the members that stay.
+    pub(super) fn follow_membership(&mut self, now: Time) {
+        let me = self.me();
+        let members = self.memberships.latest().clone();
+        let next_index = self.log.last_index() + 1;
+        let Role::Leader(leader) = &mut self.role else { return };
+        let mut known = std::mem::take(&mut leader.peers);
+        let ids = members.members.iter().map(|m| m.member_id).filter(|&id| id != me);
+        leader.peers = ids
+            .map(|id| (id, known.remove(&id).unwrap_or_else(|| Progress::new(next_index, now))))
+            .collect::<BTreeMap<_, _>>();
+    }
+
+    /// A learner that was brought up becomes a voter by itself, if it was added so (thesis §4.2.1): once it has finished
+    /// a round of catching up within an election timeout.
+    pub(super) fn promote_caught_up(&mut self, peer: MemberId, now: Time) {
+        if !self.memberships.latest().get(peer).is_some_and(|m| m.promote && !m.voter) {
+            return;
+        }
+        let last_index = self.log.last_index();
+        let election_timeout = self.config.election_timeout;
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(progress) = leader.peers.get_mut(&peer).filter(|p| p.mode == Mode::Replicate) else {
+            return;
+        };
+        let round = *progress.catch_up.get_or_insert(CatchUp { target: last_index, began: now });
+        if progress.match_index < round.target {
+            return;
+        }
+        progress.catch_up = Some(CatchUp { target: last_index, began: now });
+        if now <= round.began + election_timeout
+            && let Ok(Changed::Appended(_)) = self.change_membership(&MembershipChange::Promote(peer), now)
+        {
+            self.note(Decision::Promoted(peer));
+        }
+    }
+
+    /// A leader that a committed membership has taken out of the voters manages it until then, without counting itself,
+    /// and leaves office (thesis §4.2.2).
+    pub(super) fn leave_office_when_removed(&mut self, now: Time) {
+        if self.is_leader()
+            && self.memberships.uncommitted() == 0
+            && !self.memberships.committed().is_voter(self.me())
+        {
+            self.step_down(StepDownReason::Removed, now);
+        }
+    }
+
+    /// Whether there may be something to say to `peer`, now or later: it is in the membership in force or in one that
+    /// may come back. Identities are never reused.
+    pub(super) fn may_have_peer(&self, peer: MemberId) -> bool {
+        peer != self.me() && self.memberships.has(peer)
+    }
+}

@@ -1,0 +1,165 @@
+//! Leadership transfer (thesis §3.10): a leader brings its successor up to date, takes nothing more, and tells it to
+//! campaign at once.
+
+use super::core::Raft;
+use super::message::{Asked, Ticket, TimeoutNowReply, TimeoutNowRequest};
+use super::note::Decision;
+use super::progress::Mode;
+use super::role::{HandOver, Role};
+use super::types::{Index, MemberId, Time};
+use super::write::AfterSync;
+
+/// Why a leadership is not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HandOverError {
+    /// This member does not lead.
+    #[error("this member does not lead")]
+    NotLeader {
+        /// Who does, as far as it knows.
+        leader: Option<MemberId>,
+    },
+    /// The member named is no voter.
+    #[error("only a voter can lead")]
+    NotVoter,
+    /// Another hand-over is under way.
+    #[error("the leadership is being handed over already")]
+    UnderWay,
+    /// No other voter was heard within an election timeout.
+    #[error("no other voter answers")]
+    NobodyAnswers,
+}
+
+impl Raft {
+    /// Begins to hand the leadership over: to `to`, or to the voter whose log has come furthest. From now on nothing is
+    /// proposed; it is given up after an election timeout. Returns who is to lead; handing over to the leader itself
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// This member does not lead, or there is nobody to hand over to.
+    pub fn transfer_leadership(
+        &mut self,
+        to: Option<MemberId>,
+        now: Time,
+    ) -> Result<MemberId, HandOverError> {
+        self.steps += 1;
+        let me = self.me();
+        let hint = self.leader();
+        let alive_since = now - self.config.election_timeout;
+        let membership = self.memberships.latest().clone();
+        let Role::Leader(leader) = &mut self.role else {
+            return Err(HandOverError::NotLeader { leader: hint });
+        };
+        if to == Some(me) {
+            return Ok(me);
+        }
+        if to.is_some_and(|id| !membership.is_voter(id)) {
+            return Err(HandOverError::NotVoter);
+        }
+        match &leader.hand_over {
+            Some(under_way) if to.is_none_or(|id| id == under_way.to) => return Ok(under_way.to),
+            Some(_) => return Err(HandOverError::UnderWay),
+            None => {}
+        }
+        let answers = |id: &MemberId| {
+            leader.peers.get(id).is_some_and(|p| p.last_contact >= alive_since && p.mode != Mode::Lost)
+        };
+        let best = membership.voters().filter(|&id| id != me && to.is_none_or(|to| to == id)).filter(answers);
+        let Some(to) = best.max_by_key(|id| leader.peers.get(id).map_or(0, |p| p.match_index)) else {
+            return Err(HandOverError::NobodyAnswers);
+        };
+        leader.hand_over =
+            Some(HandOver { to, deadline: now + self.config.election_timeout, is_sent: false });
+        self.note(Decision::HandsOver(to));
+        Ok(to)
+    }
+
+    /// Whether a hand-over is under way.
+    pub fn is_handing_over(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.hand_over.is_some())
+    }
+
+    /// Whether the successor is to be told now: its disk holds the whole log, and all of it is committed and applied
+    /// here, so that no proposal of this leadership is left without its answer.
+    pub(super) fn hand_over_is_due(&self) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let Some(hand_over) = leader.hand_over.as_ref().filter(|h| !h.is_sent) else { return false };
+        let last_index: Index = self.log.last_index();
+        let matches = leader.peers.get(&hand_over.to).is_some_and(|p| p.match_index == last_index);
+        matches && self.commit_index == last_index && self.last_applied == last_index
+    }
+
+    /// The word to the successor, when it is due and `peer` is the one.
+    pub(super) fn poll_hand_over(
+        &mut self,
+        peer: MemberId,
+        now: Time,
+    ) -> Option<(TimeoutNowRequest, Ticket)> {
+        if !self.hand_over_is_due() {
+            return None;
+        }
+        let request = TimeoutNowRequest { term: self.term(), leader: self.me() };
+        let Role::Leader(leader) = &mut self.role else { return None };
+        let hand_over = leader.hand_over.as_mut().filter(|h| h.to == peer)?;
+        hand_over.is_sent = true;
+        Some((request, self.ticket(peer, Asked::TimeoutNow, now)))
+    }
+
+    /// The successor's answer. A refusal, or none, ends the hand-over at once; the campaign itself is seen by its term.
+    pub(super) fn handle_hand_over_reply(
+        &mut self,
+        ticket: &Ticket,
+        reply: Option<TimeoutNowReply>,
+        now: Time,
+    ) {
+        if let Some(reply) = reply {
+            if self.is_absurd(reply.term) {
+                return self.note(Decision::RefusedTerm(ticket.peer, reply.term));
+            }
+            self.observe_term(ticket.peer, reply.term, now);
+        }
+        if ticket.term == self.term() && !reply.is_some_and(|r| r.campaigns) {
+            self.end_hand_over();
+        }
+    }
+
+    /// The successor did not take over in time.
+    pub(super) fn end_overdue_hand_over(&mut self, now: Time) {
+        if let Role::Leader(leader) = &self.role
+            && leader.hand_over.as_ref().is_some_and(|h| now >= h.deadline)
+        {
+            self.end_hand_over();
+        }
+    }
+
+    fn end_hand_over(&mut self) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        if let Some(HandOver { to, .. }) = leader.hand_over.take() {
+            self.note(Decision::HandOverFailed(to));
+        }
+    }
+
+    /// The leader of this term hands over: campaign at once, without asking first whether it could be won.
+    pub fn handle_timeout_now(
+        &mut self,
+        request: TimeoutNowRequest,
+        now: Time,
+    ) -> AfterSync<TimeoutNowReply> {
+        self.steps += 1;
+        if self.is_absurd(request.term) {
+            self.note(Decision::RefusedTerm(request.leader, request.term));
+        } else {
+            self.observe_term(request.leader, request.term, now);
+        }
+        let term = self.term();
+        let is_able = !self.disk_stalled && !self.writes.is_hard_state_pending() && self.may_campaign();
+        // Of this term only, and not a second time: a late one must not depose whoever leads by now.
+        let campaigns =
+            request.term == term && self.leader() == Some(request.leader) && !self.is_leader() && is_able;
+        let reply = self.after_hard_state(TimeoutNowReply { term, campaigns }, None);
+        if campaigns {
+            self.note(Decision::HandedOver(request.leader));
+            self.become_candidate(true, now);
+        }
+        reply
+    }
+}

@@ -1,0 +1,65 @@
+//! Replies that vouch for something: how each kind is opened once the disk has come far enough.
+
+use super::core::Raft;
+use super::message::{
+    AppendEntriesReply, AppendOutcome, InstallOutcome, InstallSnapshotReply, RequestVoteReply,
+    TimeoutNowReply,
+};
+use super::types::Time;
+use super::write::AfterSync;
+
+/// Replies that wait for the disk.
+pub trait Reply: Copy {
+    /// The reply as it may leave now, if it may.
+    fn open(&self, raft: &Raft, waiting: &AfterSync<Self>, now: Time) -> Option<Self>
+    where
+        Self: Sized;
+}
+
+impl Reply for RequestVoteReply {
+    fn open(&self, _raft: &Raft, _waiting: &AfterSync<Self>, _now: Time) -> Option<RequestVoteReply> {
+        Some(*self)
+    }
+}
+
+impl Reply for InstallSnapshotReply {
+    /// In a changed term nothing but that term is answered.
+    fn open(&self, raft: &Raft, waiting: &AfterSync<Self>, _now: Time) -> Option<InstallSnapshotReply> {
+        if raft.term() == waiting.term {
+            return Some(*self);
+        }
+        let is_durable = raft.writes.persisted_hard_state().term == raft.term();
+        is_durable.then_some(InstallSnapshotReply { term: raft.term(), outcome: InstallOutcome::TermOnly })
+    }
+}
+
+impl Reply for TimeoutNowReply {
+    fn open(&self, _raft: &Raft, _waiting: &AfterSync<Self>, _now: Time) -> Option<TimeoutNowReply> {
+        Some(*self)
+    }
+}
+
+impl Reply for AppendEntriesReply {
+    /// In a changed term nothing but that term is answered, and only when it is durable: what the log holds now may be
+    /// another leader's.
+    fn open(&self, raft: &Raft, waiting: &AfterSync<Self>, now: Time) -> Option<AppendEntriesReply> {
+        if raft.term() != waiting.term {
+            let is_durable = raft.writes.persisted_hard_state().term == raft.term();
+            return is_durable
+                .then_some(AppendEntriesReply { term: raft.term(), outcome: AppendOutcome::TermOnly });
+        }
+        let (AppendOutcome::Accepted { received, match_index }, Some(hold)) = (self.outcome, waiting.hold)
+        else {
+            return Some(*self);
+        };
+        let is_on_disk = hold.or_persisted.is_some_and(|index| raft.persisted_index() >= index);
+        if !is_on_disk && now < hold.until {
+            return None;
+        }
+        let match_index = match_index.min(raft.persisted_index());
+        Some(AppendEntriesReply {
+            term: self.term,
+            outcome: AppendOutcome::Accepted { received, match_index },
+        })
+    }
+}

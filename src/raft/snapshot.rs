@@ -1,0 +1,215 @@
+//! Snapshots and log compaction (paper §7, Figure 13; thesis §5). The core decides when a snapshot is due, who needs one
+//! and whether one is taken; the bytes are made, sent, received and loaded outside of it.
+
+use super::core::Raft;
+use super::membership::Memberships;
+use super::message::{
+    Asked, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, PollSnapshot, RpcFailed, Ticket,
+};
+use super::note::Decision;
+use super::progress::Mode;
+use super::role::Role;
+use super::types::{Index, MemberId, Position, SnapshotMeta, Time};
+use super::write::AfterSync;
+
+/// What becomes of a piece of a snapshot.
+#[derive(Debug)]
+pub enum InstallVerdict {
+    /// It is not needed, or not this leader's to send: this is the answer.
+    Answer(AfterSync<InstallSnapshotReply>),
+    /// Write it; `handle_piece_written` makes the answer.
+    Take,
+}
+
+impl Raft {
+    // ---- every member's own ------------------------------------------------------------------------------------------
+
+    /// Whether the state machine has moved on far enough since the newest snapshot. Not before the own disk holds what is
+    /// applied: a snapshot never passes `persisted_index`.
+    pub fn is_snapshot_due(&self) -> bool {
+        let entries = self.last_applied - self.snapshot.last.index.min(self.last_applied);
+        let is_much = entries >= self.config.snapshot_log_entries
+            || self.applied_bytes >= self.config.snapshot_log_bytes;
+        entries > 0 && is_much && self.persisted_index() >= self.last_applied
+    }
+
+    /// A snapshot of the own state is durable: file, name and directory (raft-rules 21). The log keeps what the snapshot
+    /// before it does not cover, for peers that are a little behind and for a restart that finds the newest damaged.
+    pub fn handle_snapshot_saved(&mut self, meta: SnapshotMeta) {
+        self.steps += 1;
+        assert!(
+            meta.last.index <= self.last_applied,
+            "a snapshot through {}, but only {} is applied",
+            meta.last,
+            self.last_applied
+        );
+        if meta.last.index <= self.snapshot.last.index {
+            return;
+        }
+        self.note(Decision::SnapshotSaved(meta.last));
+        self.writes.cover(meta.last.index);
+        self.replace_snapshot(meta);
+        let behind =
+            (self.snapshot.last.index + 1..=self.last_applied).filter_map(|index| self.log.get(index));
+        self.applied_bytes = behind.map(|e| e.frame().len() as u64).sum();
+    }
+
+    fn replace_snapshot(&mut self, meta: SnapshotMeta) {
+        let previous = std::mem::replace(&mut self.snapshot, meta).last.index;
+        self.log.compact(previous);
+        self.cut = Some(previous);
+    }
+
+    /// Through where the log on disk can be cut: two durable snapshots cover it. Once for each snapshot.
+    pub fn poll_cut(&mut self) -> Option<Index> {
+        self.cut.take().filter(|&index| index > 0)
+    }
+
+    // ---- a follower's side -------------------------------------------------------------------------------------------
+
+    /// A piece of a leader's snapshot arrived (Figure 13, 1 and 5). The leader was heard, like with an append.
+    pub fn handle_install_snapshot(&mut self, request: &InstallSnapshotRequest, now: Time) -> InstallVerdict {
+        self.steps += 1;
+        if self.is_absurd(request.term) {
+            self.note(Decision::RefusedTerm(request.leader, request.term));
+            return InstallVerdict::Answer(self.install_reply(InstallOutcome::TermOnly));
+        }
+        self.observe_term(request.leader, request.term, now);
+        if request.term < self.term() {
+            return InstallVerdict::Answer(self.install_reply(InstallOutcome::TermOnly));
+        }
+        self.follow(request.leader, now);
+        // What is committed here is the same as what the snapshot holds of it, and more (raft-rules 19).
+        if request.last.index <= self.commit_index {
+            return InstallVerdict::Answer(
+                self.install_reply(InstallOutcome::Holds(self.durably_committed())),
+            );
+        }
+        InstallVerdict::Take
+    }
+
+    /// The answer to a piece that was taken: from where on the next one is wanted.
+    pub fn handle_piece_written(&mut self, next_offset: u64) -> AfterSync<InstallSnapshotReply> {
+        self.steps += 1;
+        self.install_reply(InstallOutcome::Wants(next_offset))
+    }
+
+    /// A whole snapshot of a leader is durable here under its name, and loaded: `poll_apply` asks for it next. The
+    /// state it holds was committed, whoever leads by now. Keeps what the log holds behind it if the log has the
+    /// snapshot's last entry, and drops the log otherwise (Figure 13, 6-7; raft-rules 20). An older snapshot than what
+    /// is committed changes nothing: `false`.
+    pub fn handle_snapshot_received(
+        &mut self,
+        meta: SnapshotMeta,
+        now: Time,
+    ) -> (bool, AfterSync<InstallSnapshotReply>) {
+        self.steps += 1;
+        let is_news = meta.last.index > self.commit_index;
+        if is_news {
+            self.install(meta, now);
+        }
+        (is_news, self.install_reply(InstallOutcome::Holds(self.durably_committed())))
+    }
+
+    fn install(&mut self, meta: SnapshotMeta, now: Time) {
+        let last = meta.last;
+        self.note(Decision::SnapshotInstalled(last));
+        if self.log.term_at(last.index) == Some(last.term) {
+            self.writes.cover(last.index);
+        } else {
+            self.log.reset(last);
+            self.writes.push_reset(last, now);
+        }
+        let behind = self.log.iter().filter(|e| e.index() > last.index);
+        self.memberships = Memberships::new(&meta, behind);
+        self.commit_index = last.index;
+        self.memberships.commit(last.index);
+        self.replace_snapshot(meta);
+        self.log.compact(last.index);
+        self.applied_bytes = 0;
+    }
+
+    /// Through where this member's disk holds what is committed.
+    fn durably_committed(&self) -> Index {
+        self.commit_index.min(self.persisted_index())
+    }
+
+    fn install_reply(&self, outcome: InstallOutcome) -> AfterSync<InstallSnapshotReply> {
+        self.after_hard_state(InstallSnapshotReply { term: self.term(), outcome }, None)
+    }
+
+    // ---- a leader's side ---------------------------------------------------------------------------------------------
+
+    /// Whether this peer is to be sent a snapshot now. One at a time, beside the heartbeats.
+    pub fn poll_snapshot(&mut self, peer: MemberId, now: Time) -> PollSnapshot {
+        if !self.may_have_peer(peer) {
+            return PollSnapshot::Stop;
+        }
+        let last = self.snapshot.last;
+        let lane = self.lanes.entry(peer).or_default();
+        let is_wanted = match &self.role {
+            Role::Leader(leader) => leader.peers.get(&peer).is_some_and(|p| p.mode == Mode::Snapshot),
+            _ => false,
+        };
+        if lane.snapshot_in_flight.is_some() || !is_wanted {
+            return PollSnapshot::WaitUntil(Time::NEVER);
+        }
+        if now < lane.snapshot_not_before {
+            return PollSnapshot::WaitUntil(lane.snapshot_not_before);
+        }
+        self.last_ticket += 1;
+        let id = self.last_ticket;
+        lane.snapshot_in_flight = Some(id);
+        self.note(Decision::SnapshotOffered(peer, last));
+        PollSnapshot::Transfer(
+            last,
+            Ticket { id, peer, term: self.term(), sent_at: now, asked: Asked::Snapshot { last } },
+        )
+    }
+
+    /// Whether a transfer is still worth its bytes: this member leads the ticket's term and the peer still needs it.
+    pub fn wants_transfer(&self, ticket: &Ticket) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        ticket.term == self.term() && leader.peers.get(&ticket.peer).is_some_and(|p| p.mode == Mode::Snapshot)
+    }
+
+    /// The end of a transfer: the peer's last answer, or that there was none. Every ticket must come back, once.
+    pub fn handle_snapshot_result(
+        &mut self,
+        ticket: Ticket,
+        result: Result<InstallSnapshotReply, RpcFailed>,
+        now: Time,
+    ) {
+        self.steps += 1;
+        let lane = self.lanes.entry(ticket.peer).or_default();
+        assert_eq!(lane.snapshot_in_flight, Some(ticket.id), "ticket {} came back twice", ticket.id);
+        lane.snapshot_in_flight = None;
+        // A transfer that failed is tried again, but not in a loop without a pause.
+        lane.snapshot_not_before = now + self.config.heartbeat;
+        let Ok(reply) = result else { return };
+        if self.is_absurd(reply.term) {
+            return self.note(Decision::RefusedTerm(ticket.peer, reply.term));
+        }
+        self.observe_term(ticket.peer, reply.term, now);
+        if ticket.term != self.term() || reply.term != self.term() {
+            return;
+        }
+        let commit_index = self.commit_index;
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(progress) = leader.peers.get_mut(&ticket.peer) else { return };
+        let (InstallOutcome::Holds(index), Mode::Snapshot) = (reply.outcome, progress.mode) else { return };
+        // Committed there is committed here, only perhaps not known yet.
+        progress.match_index = progress.match_index.max(index.min(commit_index));
+        progress.next_index = progress.match_index + 1;
+        progress.mode = Mode::Probe;
+        self.advance_leader_commit(now);
+    }
+
+    /// The position of a snapshot that a ticket is for.
+    pub fn snapshot_of(ticket: &Ticket) -> Option<Position> {
+        match ticket.asked {
+            Asked::Snapshot { last } => Some(last),
+            _ => None,
+        }
+    }
+}
