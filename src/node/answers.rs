@@ -9,7 +9,8 @@ use super::transport::{ForwardedResult, ForwardedWrite, ReadIndexResult};
 use super::waiters::{Parked, Work};
 use super::{Node, lock};
 use crate::raft::{
-    AppendEntriesReply, AppendEntriesRequest, Index, MAX_PAYLOAD_BYTES, RequestVoteReply, RequestVoteRequest,
+    AppendEntriesReply, AppendEntriesRequest, Index, InstallSnapshotReply, InstallSnapshotRequest,
+    InstallVerdict, MAX_PAYLOAD_BYTES, RequestVoteReply, RequestVoteRequest, TimeoutNowReply, TimeoutNowRequest,
 };
 use crate::store::{Command, CommandError};
 
@@ -18,7 +19,7 @@ impl Node {
 
     /// Makes a write: proposes it here, or forwards it to the leader. `done` is told what the state machine decided, or
     /// why nothing can be said; no later than at `deadline`, when a write under way is unknown.
-    pub fn write(&self, command: Command, deadline: Instant, origin: Origin, done: Completion<WriteResult>) {
+    pub fn write(self: &Arc<Self>, command: Command, deadline: Instant, origin: Origin, done: Completion<WriteResult>) {
         let key = command.idempotency.as_ref().map(|i| i.key.as_str());
         if key.is_some_and(|key| self.refuses_keyed(&[key])[0]) {
             return self.refuse(done, table_full());
@@ -35,7 +36,7 @@ impl Node {
     /// Asks from which applied index a read may be served. The state machine has applied it when `done` is told, so the
     /// caller reads right away. A failure is definite.
     pub fn read(
-        &self,
+        self: &Arc<Self>,
         consistency: Consistency,
         deadline: Instant,
         done: Completion<Result<Index, Failure>>,
@@ -71,7 +72,7 @@ impl Node {
 
     /// Answers a vote or pre-vote, once the disk holds what the answer vouches for. `done` is dropped without an answer
     /// when the node stops.
-    pub fn answer_vote(&self, request: RequestVoteRequest, done: Completion<RequestVoteReply>) {
+    pub fn answer_vote(self: &Arc<Self>, request: RequestVoteRequest, done: Completion<RequestVoteReply>) {
         self.step(|core, now| {
             if !core.is_stopping {
                 let waiting = core.raft.handle_request_vote(request, now);
@@ -82,7 +83,7 @@ impl Node {
 
     /// Answers an append that `AppendEntriesRequest::validate` has passed, once the disk holds what the answer vouches
     /// for, or after the append hold with what it holds by then. `done` is dropped without an answer when the node stops.
-    pub fn answer_append(&self, request: AppendEntriesRequest, done: Completion<AppendEntriesReply>) {
+    pub fn answer_append(self: &Arc<Self>, request: AppendEntriesRequest, done: Completion<AppendEntriesReply>) {
         self.step(|core, now| {
             if !core.is_stopping {
                 let (term, leader, committed) = (request.term, request.leader, request.commit);
@@ -95,9 +96,43 @@ impl Node {
         });
     }
 
+    /// Answers a piece of a leader's snapshot. The receiver writes it; `done` is dropped without an answer when that has
+    /// too much to do, and the leader sends the piece again.
+    pub fn answer_install_snapshot(
+        self: &Arc<Self>,
+        request: InstallSnapshotRequest,
+        done: Completion<InstallSnapshotReply>,
+    ) {
+        let to_write = self.step(|core, now| {
+            if core.is_stopping {
+                return None;
+            }
+            match core.raft.handle_install_snapshot(&request, now) {
+                InstallVerdict::Take => Some((request, done)),
+                InstallVerdict::Answer(waiting) => {
+                    core.waiters.park(Parked::Install(waiting, done));
+                    None
+                }
+            }
+        });
+        if let Some((request, done)) = to_write {
+            self.pieces.send(request, done);
+        }
+    }
+
+    /// Answers a leader that hands over to this member.
+    pub fn answer_timeout_now(self: &Arc<Self>, request: TimeoutNowRequest, done: Completion<TimeoutNowReply>) {
+        self.step(|core, now| {
+            if !core.is_stopping {
+                let waiting = core.raft.handle_timeout_now(request, now);
+                core.waiters.park(Parked::TimeoutNow(waiting, done));
+            }
+        });
+    }
+
     /// Answers a peer's question for a read index, as the leader. One answer serves every read that waited at the peer
     /// when it asked.
-    pub fn answer_read_index(&self, deadline: Instant, done: Completion<ReadIndexResult>) {
+    pub fn answer_read_index(self: &Arc<Self>, deadline: Instant, done: Completion<ReadIndexResult>) {
         self.counters.count_peer_read();
         let deadline = self.clock.at(deadline);
         self.step(|core, now| core.submit(Work::Read { done }, Origin::Forwarded, deadline, now));
@@ -105,7 +140,7 @@ impl Node {
 
     /// Makes a peer's clients' writes, as the leader; never forwards them again. The whole batch is answered when its
     /// last item is decided, or when the earliest deadline passes: then what is not decided is unknown.
-    pub fn answer_forward(&self, writes: Vec<ForwardedWrite>, done: Completion<Vec<ForwardedResult>>) {
+    pub fn answer_forward(self: &Arc<Self>, writes: Vec<ForwardedWrite>, done: Completion<Vec<ForwardedResult>>) {
         if writes.is_empty() {
             return done(Vec::new());
         }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Next, Node};
-use crate::raft::{Apply, Entry, Index, Term, Time};
+use super::{Next, Node, lock};
+use crate::raft::{Apply, Entry, EntryKind, Index, Position, Term, Time};
 use crate::store::{Applied, Kv};
 
 /// Applies committed entries.
@@ -25,11 +25,30 @@ pub(super) fn run(node: &Arc<Node>) {
             Some(apply) => Next::Do(Some(apply)),
             None => Next::SleepUntil(Time::NEVER),
         });
-        let Some(Apply::Entries(entries)) = task else { return };
+        let entries = match task {
+            Some(Apply::Entries(entries)) => entries,
+            Some(Apply::Restore(last)) => {
+                restore(node, last);
+                continue;
+            }
+            None => return,
+        };
         let began = Instant::now();
         let applied = node.with_kv_mut(|kv| Applier::step(&entries, kv));
         node.counters.apply.observe_duration(began.elapsed());
         node.counters.apply_batch.observe_size(entries.len());
         node.step(|core, _| core.handle_applied(applied));
+        if entries.iter().any(|entry| entry.kind() == EntryKind::Membership) {
+            node.look_for_removal();
+        }
     }
+}
+
+/// Replaces the whole state by that of the snapshot which was received.
+fn restore(node: &Arc<Node>, last: Position) {
+    let kv = lock(&node.received).remove(&last.index).expect("a snapshot is loaded before it is installed");
+    // The old state is given back to be dropped outside of the lock: that takes a while.
+    drop(node.with_kv_mut(|old| std::mem::replace(old, kv)));
+    node.step(|core, _| core.handle_restored(last));
+    node.look_for_removal();
 }

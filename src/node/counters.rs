@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::request::{FailureKind, WriteResult};
@@ -173,7 +174,10 @@ pub struct Counters {
     pub apply_batch: Histogram,
     /// Entries in one append that is not empty.
     pub append_batch: Histogram,
-    peers: BTreeMap<MemberId, PeerCounters>,
+    /// Nanoseconds of writing one snapshot.
+    pub snapshot: Histogram,
+    /// Members come and go.
+    peers: RwLock<BTreeMap<MemberId, Arc<PeerCounters>>>,
     pre_elections: AtomicU64,
     elections: AtomicU64,
     elections_won: AtomicU64,
@@ -185,7 +189,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub(super) fn new(peers: impl Iterator<Item = MemberId>) -> Counters {
+    pub(super) fn new() -> Counters {
         Counters {
             writes: WriteOutcomes::default(),
             log_sync: Histogram::new(&DURATION_BOUNDS),
@@ -193,7 +197,8 @@ impl Counters {
             apply: Histogram::new(&DURATION_BOUNDS),
             apply_batch: Histogram::new(&SIZE_BOUNDS),
             append_batch: Histogram::new(&SIZE_BOUNDS),
-            peers: peers.map(|peer| (peer, PeerCounters::new())).collect(),
+            snapshot: Histogram::new(&DURATION_BOUNDS),
+            peers: RwLock::default(),
             pre_elections: AtomicU64::new(0),
             elections: AtomicU64::new(0),
             elections_won: AtomicU64::new(0),
@@ -237,8 +242,15 @@ impl Counters {
         add(&self.failed_reads, 1);
     }
 
-    pub(super) fn peer(&self, peer: MemberId) -> Option<&PeerCounters> {
-        self.peers.get(&peer)
+    /// The counters of one peer, from now on among those shown.
+    pub(super) fn add_peer(&self, peer: MemberId) -> Arc<PeerCounters> {
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        peers.entry(peer).or_insert_with(|| Arc::new(PeerCounters::new())).clone()
+    }
+
+    /// The peer is gone for good.
+    pub(super) fn remove_peer(&self, peer: MemberId) {
+        self.peers.write().unwrap_or_else(PoisonError::into_inner).remove(&peer);
     }
 
     // ---- reading ---------------------------------------------------------------------------------------------------
@@ -278,8 +290,9 @@ impl Counters {
     }
 
     /// Each peer with what was measured of it.
-    pub fn peers(&self) -> impl Iterator<Item = (MemberId, &PeerCounters)> {
-        self.peers.iter().map(|(&peer, counters)| (peer, counters))
+    pub fn peers(&self) -> Vec<(MemberId, Arc<PeerCounters>)> {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        peers.iter().map(|(&peer, counters)| (peer, counters.clone())).collect()
     }
 }
 

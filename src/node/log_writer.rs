@@ -8,7 +8,7 @@ use crossbeam_channel::Sender;
 
 use super::threads::die;
 use super::{Next, Node};
-use crate::raft::{Time, WriteBatch, WriteSeq};
+use crate::raft::{Index, Time, WriteBatch, WriteSeq};
 use crate::store::wal::{Wal, WalError};
 
 /// The log is sealed when nothing was written for so long: recovery can then tell rot from a torn last batch.
@@ -30,6 +30,8 @@ impl LogWriter {
 enum Task {
     Write(WriteBatch),
     Seal,
+    /// Two snapshots hold everything through this index.
+    Cut(Index),
     /// The node stops, and everything that was queued is written.
     End,
 }
@@ -46,6 +48,9 @@ pub(super) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<()>) {
             }
             if core.is_stopping {
                 return Next::Do(Task::End);
+            }
+            if let Some(index) = core.raft.poll_cut() {
+                return Next::Do(Task::Cut(index));
             }
             if now >= seal_at { Next::Do(Task::Seal) } else { Next::SleepUntil(seal_at) }
         });
@@ -67,6 +72,13 @@ pub(super) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<()>) {
             Task::Seal => {
                 seal_at = Time::NEVER;
                 wal.seal()
+            }
+            Task::Cut(index) => {
+                wal.cut(index);
+                if wal.spare_is_due() {
+                    let _ = housekeeper.try_send(());
+                }
+                Ok(())
             }
             Task::End => {
                 if let Err(e) = wal.seal() {

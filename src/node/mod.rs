@@ -10,12 +10,16 @@
 //! | `timer` | the next deadline | elections, check-quorum, held replies, overdue requests |
 //! | `log-writer` | queued writes | all of them as one batch, one sync |
 //! | `replicator-NAME` | something to send | one RPC at a time to that peer |
-//! | `applier` | committed entries | state machine, then the writes that waited |
-//! | `housekeeper` | a used-up spare segment | zeroes the next one |
+//! | `sender-NAME` | that peer needs a snapshot | sends it piece by piece, beside the heartbeats |
+//! | `applier` | committed entries, an installed snapshot | state machine, then the writes that waited |
+//! | `snapshotter` | the log has grown | writes the state into a file, cuts the log |
+//! | `receiver` | pieces of a leader's snapshot | writes and loads them |
+//! | `housekeeper` | a used-up spare segment, segments cut off | zeroes the next one, reuses or removes these |
 //! | `forwarder`, `read-asker` | requests for the leader | one batched RPC each |
 //!
 //! A panic in any of them, or in any thread that holds the core's or the store's lock, ends the process.
 
+mod administer;
 mod answers;
 mod applier;
 pub mod birth;
@@ -25,9 +29,13 @@ pub mod founding;
 mod hand_over;
 mod housekeeper;
 mod log_writer;
+mod receiver;
 mod replicator;
 mod request;
+mod sender;
 mod signals;
+mod snapshotter;
+mod staff;
 mod status;
 mod step;
 mod threads;
@@ -35,6 +43,7 @@ mod timer;
 mod transport;
 mod waiters;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -42,7 +51,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use receiver::Mailbox;
 
+pub use administer::{AdminFailure, AdminFailureKind, AdminResult, Administered, Administration};
 pub use applier::Applier;
 pub use hand_over::{
     FoundReply, FoundRequest, FoundTransport, HandOver, HandOvers, Peer, PeerList, StoreFound, Unborn,
@@ -60,10 +71,10 @@ pub use transport::{
 pub use waiters::{Finished, Parked, Work};
 
 use crate::raft::{
-    ClusterId, MemberId, Membership, Note, NoteLevel, Raft, RaftConfig, Restored, Settings, SnapshotMeta,
-    Time,
+    ClusterId, Index, MemberId, Membership, Note, NoteLevel, Raft, RaftConfig, Restored, Settings, SnapshotMeta, Time,
 };
 use crate::store::Kv;
+use crate::store::disk::Disk;
 use crate::store::wal::{Recovered, Wal};
 use counters::Counters;
 use signals::{Bell, Bells};
@@ -97,6 +108,10 @@ pub struct NodeOptions {
     pub disk_stall: Duration,
     /// Seeds the jitter of election timeouts: different on every node.
     pub seed: u64,
+    /// A snapshot is due when so many bytes of entries were applied since the last one.
+    pub snapshot_log_bytes: u64,
+    /// A snapshot is due when so many entries were applied since the last one.
+    pub snapshot_log_entries: u64,
     /// Checks the core's invariants after every step. Debug builds always do.
     pub check_invariants: bool,
 }
@@ -117,7 +132,28 @@ pub struct UnbornPeer {
 /// its own to that peer.
 pub type OnUnborn = Box<dyn Fn(UnbornPeer) + Send + Sync>;
 
-type ThreadBody = Box<dyn FnOnce(&Arc<Node>) + Send>;
+/// Told, perhaps more than once, that a committed change has removed this member: the process is to end.
+pub type OnRemoved = Box<dyn Fn() + Send + Sync>;
+
+/// What a node tells whoever runs it.
+pub struct Listeners {
+    /// A peer is not born yet.
+    pub on_unborn: OnUnborn,
+    /// This member was removed.
+    pub on_removed: OnRemoved,
+}
+
+/// What a node starts with: everything its data directory holds.
+pub struct Stored {
+    /// The directory itself, for snapshots.
+    pub disk: Arc<dyn Disk>,
+    /// The open log.
+    pub wal: Wal,
+    /// What the log holds behind the snapshot.
+    pub recovered: Recovered,
+    /// The newest snapshot, loaded.
+    pub snapshot: Option<(SnapshotMeta, Kv)>,
+}
 
 /// One running member.
 pub struct Node {
@@ -128,10 +164,17 @@ pub struct Node {
     /// Written by the applier only; readers hold it for at most one page.
     kv: RwLock<Kv>,
     transport: Arc<dyn PeerTransport>,
-    on_unborn: OnUnborn,
+    listeners: Listeners,
+    disk: Arc<dyn Disk>,
+    /// Pieces of snapshots on their way to the receiver.
+    pieces: Mailbox,
+    /// Snapshots of a leader that were received and loaded, by their last index; the applier takes them.
+    received: Mutex<BTreeMap<Index, Kv>>,
     syncs: AtomicU64,
     counters: Counters,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Dropped when the node stops; every thread holds another one.
+    alive: Mutex<Option<Sender<()>>>,
     /// Disconnected once every thread has ended.
     ended: Receiver<()>,
 }
@@ -160,18 +203,18 @@ enum Next<T> {
 }
 
 impl Node {
-    /// Starts a member with what recovery found, all of it synced. The log begins with the found entry, or where a
-    /// snapshot ends.
+    /// Starts a member with what its data directory holds, all of it synced. The log begins with the found entry, or
+    /// where the snapshot ends.
     ///
     /// # Errors
     /// A thread could not be started.
     pub fn start(
         options: NodeOptions,
-        wal: Wal,
-        recovered: Recovered,
+        stored: Stored,
         transport: Arc<dyn PeerTransport>,
-        on_unborn: OnUnborn,
+        listeners: Listeners,
     ) -> io::Result<Arc<Node>> {
+        let Stored { disk, wal, recovered, snapshot } = stored;
         let clock = Clock { start: Instant::now() };
         let config = RaftConfig {
             me: options.member_id,
@@ -182,20 +225,16 @@ impl Node {
             seed: options.seed,
             max_append_bytes: MAX_APPEND_BYTES,
             max_unpersisted_bytes: MAX_UNPERSISTED_BYTES,
+            snapshot_log_bytes: options.snapshot_log_bytes,
+            snapshot_log_entries: options.snapshot_log_entries,
         };
-        let restored = Restored {
-            hard_state: recovered.hard_state,
-            snapshot: SnapshotMeta { last: recovered.base, ..SnapshotMeta::default() },
-            entries: recovered.entries,
-        };
+        let (snapshot, kv) = snapshot.unwrap_or_else(|| {
+            (SnapshotMeta { last: recovered.base, ..SnapshotMeta::default() }, Kv::new(Settings::default()))
+        });
+        let restored =
+            Restored { hard_state: recovered.hard_state, snapshot, entries: recovered.entries };
         let raft = Raft::new(config, restored, clock.now());
-        let peers: Vec<(MemberId, String)> = raft
-            .membership()
-            .members
-            .iter()
-            .filter(|m| m.member_id != options.member_id)
-            .map(|m| (m.member_id, m.node_id.clone()))
-            .collect();
+        let membership = raft.membership().clone();
         let core = Core::new(
             raft,
             CoreOptions {
@@ -205,23 +244,25 @@ impl Node {
             },
         );
         let (alive, ended) = bounded(0);
+        let (pieces, inbox) = receiver::mailbox();
         let node = Arc::new(Node {
             options,
             clock,
             core: Mutex::new(core),
-            bells: Bells {
-                replicators: peers.iter().map(|&(id, _)| (id, Bell::default())).collect(),
-                ..Bells::default()
-            },
-            kv: RwLock::new(Kv::new(Settings::default())),
+            bells: Bells::default(),
+            kv: RwLock::new(kv),
             transport,
-            on_unborn,
+            listeners,
+            disk,
+            pieces,
+            received: Mutex::default(),
             syncs: AtomicU64::new(0),
-            counters: Counters::new(peers.iter().map(|&(id, _)| id)),
+            counters: Counters::new(),
             threads: Mutex::new(Vec::new()),
+            alive: Mutex::new(Some(alive)),
             ended,
         });
-        match node.spawn_threads(wal, peers, &alive) {
+        match node.spawn_threads(wal, inbox).and_then(|()| node.staff(&membership)) {
             Ok(()) => Ok(node),
             Err(e) => {
                 node.stop(Duration::ZERO);
@@ -230,45 +271,50 @@ impl Node {
         }
     }
 
-    fn spawn_threads(
-        self: &Arc<Node>,
-        mut wal: Wal,
-        peers: Vec<(MemberId, String)>,
-        alive: &Sender<()>,
-    ) -> io::Result<()> {
-        let spawn = |name: &str, body: ThreadBody| {
-            let node = self.clone();
-            let thread = threads::spawn(name.to_owned(), alive.clone(), move || body(&node))?;
-            lock(&self.threads).push(thread);
-            Ok::<(), io::Error>(())
-        };
+    fn spawn_threads(self: &Arc<Node>, mut wal: Wal, inbox: receiver::Inbox) -> io::Result<()> {
         // A channel of one, whose end is the log writer's.
         let (ring, rings) = bounded(1);
         if let Some(preparer) = wal.take_preparer() {
-            spawn("housekeeper", Box::new(move |_| housekeeper::run(&rings, preparer)))?;
+            self.spawn("housekeeper", move |_| housekeeper::run(&rings, preparer))?;
         }
-        spawn("log-writer", Box::new(move |node| log_writer::run(node, wal, &ring)))?;
-        spawn("applier", Box::new(applier::run))?;
-        spawn("timer", Box::new(timer::run))?;
-        spawn("forwarder", Box::new(forwarder::run_forwarder))?;
-        spawn("read-asker", Box::new(forwarder::run_read_asker))?;
-        for (peer, node_id) in peers {
-            spawn(&format!("replicator-{node_id}"), Box::new(move |node| replicator::run(node, peer)))?;
-        }
+        self.spawn("log-writer", move |node| log_writer::run(node, wal, &ring))?;
+        self.spawn("applier", applier::run)?;
+        self.spawn("timer", timer::run)?;
+        self.spawn("forwarder", forwarder::run_forwarder)?;
+        self.spawn("read-asker", forwarder::run_read_asker)?;
+        self.spawn("snapshotter", snapshotter::run)?;
+        self.spawn("receiver", move |node| receiver::run(node, inbox))
+    }
+
+    /// Starts one of the node's threads. Nothing happens when the node has stopped.
+    fn spawn(
+        self: &Arc<Node>,
+        name: &str,
+        body: impl FnOnce(&Arc<Node>) + Send + 'static,
+    ) -> io::Result<()> {
+        let Some(alive) = lock(&self.alive).clone() else { return Ok(()) };
+        let node = self.clone();
+        let thread = threads::spawn(name.to_owned(), alive, move || body(&node))?;
+        let mut threads = lock(&self.threads);
+        // Members come and go: what has ended is not kept.
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
         Ok(())
     }
 
     /// Stops: requests that wait are answered (writes under way: unknown), queued writes reach the disk, the log is
     /// sealed, the threads end. Returns whether all of them had ended within `grace`; one that is still inside an RPC
     /// ends with it.
-    pub fn stop(&self, grace: Duration) -> bool {
+    pub fn stop(self: &Arc<Node>, grace: Duration) -> bool {
         let deadline = Instant::now() + grace;
         self.step(|core, _| {
             core.is_stopping = true;
             core.waiters.fail_all();
         });
+        lock(&self.alive).take();
         self.bells.ring(Rings::ALL);
-        self.bells.replicators.keys().for_each(|&peer| self.transport.cancel(peer));
+        self.pieces.stop();
+        self.bells.peers().into_iter().for_each(|peer| self.transport.cancel(peer));
         // Nothing is ever sent: the channel ends with the last thread.
         let has_ended =
             self.ended.recv_deadline(deadline) == Err(crossbeam_channel::RecvTimeoutError::Disconnected);
@@ -300,7 +346,7 @@ impl Node {
 
     /// Changes the state: the only place that does, together with [`Node::wait`]. Locks, changes, draws the
     /// consequences, unlocks, then wakes threads, logs and answers.
-    fn step<T>(&self, change: impl FnOnce(&mut Core, Time) -> T) -> T {
+    fn step<T>(self: &Arc<Node>, change: impl FnOnce(&mut Core, Time) -> T) -> T {
         let (value, effects) = {
             let mut core = lock(&self.core);
             let _abort = AbortOnPanic::holding("core's lock");
@@ -312,7 +358,7 @@ impl Node {
     }
 
     /// Waits on `bell` until `poll` has something to do; taking it is a step like any other.
-    fn wait<T>(&self, bell: &Bell, mut poll: impl FnMut(&mut Core, Time) -> Next<T>) -> T {
+    fn wait<T>(self: &Arc<Node>, bell: &Bell, mut poll: impl FnMut(&mut Core, Time) -> Next<T>) -> T {
         let (value, effects) = {
             let mut core = lock(&self.core);
             loop {
@@ -342,9 +388,14 @@ impl Node {
         look(&core, self.clock.now())
     }
 
-    fn carry_out(&self, effects: Effects) {
+    fn carry_out(self: &Arc<Node>, effects: Effects) {
         // Before anybody is woken: a call that begins now must not be cancelled with the old ones.
         effects.cancels.into_iter().for_each(|peer| self.transport.cancel(peer));
+        if effects.membership_changed
+            && let Err(e) = self.staff(&effects.membership)
+        {
+            threads::die(&format!("cannot start a thread for a new member: {e}"));
+        }
         self.bells.ring(effects.rings);
         for note in &effects.notes {
             self.counters.count_note(note);

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::signals::PeerBells;
 use super::transport::{Lane, PeerError, PeerReply, PeerRequest, Target};
 use super::{Next, Node, UnbornPeer};
 use crate::raft::{MemberId, PollRpc, RpcFailed, RpcReply, RpcRequest, Ticket};
@@ -16,25 +17,24 @@ struct Rpc {
 }
 
 /// The thread for `peer`.
-pub(super) fn run(node: &Arc<Node>, peer: MemberId) {
+pub(super) fn run(node: &Arc<Node>, peer: MemberId, bells: &PeerBells) {
+    let counters = node.counters.add_peer(peer);
     let mut trouble = None;
     loop {
-        let rpc = node.wait(&node.bells.replicators[&peer], |core, now| {
+        let rpc = node.wait(&bells.replicator, |core, now| {
             if core.is_stopping {
                 return Next::Do(None);
             }
             match core.raft.poll_rpc(peer, now) {
                 PollRpc::Send(request, ticket) => {
-                    let member = core.raft.membership().get(peer).expect("RPCs go to members only");
-                    let to = Target { member_id: peer, raft_addr: member.raft_addr.clone() };
-                    let node_id = member.node_id.clone();
+                    let (to, node_id) = core.target(peer);
                     Next::Do(Some(Rpc { request, ticket, to, node_id }))
                 }
                 PollRpc::WaitUntil(at) => Next::SleepUntil(at),
                 PollRpc::Stop => Next::Do(None),
             }
         });
-        let Some(Rpc { request, ticket, to, node_id }) = rpc else { return };
+        let Some(Rpc { request, ticket, to, node_id }) = rpc else { break };
         let began = Instant::now();
         if let RpcRequest::AppendEntries(append) = &request
             && !append.entries.is_empty()
@@ -42,16 +42,19 @@ pub(super) fn run(node: &Arc<Node>, peer: MemberId) {
             node.counters.append_batch.observe_size(append.entries.len());
         }
         let result = call(node, &to, request);
-        if let Some(counters) = node.counters.peer(peer) {
-            counters.count_rpc(began.elapsed(), result.is_ok());
-        }
+        counters.count_rpc(began.elapsed(), result.is_ok());
         let outcome = result.as_ref().copied().map_err(|_| RpcFailed);
         node.step(|core, now| core.raft.handle_rpc_result(ticket, outcome, now));
         report(&node_id, &to, &mut trouble, result.as_ref().err().cloned());
-        if let Err(PeerError::Unborn { node_id, member_id }) = result {
-            (node.on_unborn)(UnbornPeer { to, node_id, member_id });
+        match result {
+            Err(PeerError::Unborn { node_id, member_id }) => {
+                (node.listeners.on_unborn)(UnbornPeer { to, node_id, member_id });
+            }
+            Err(PeerError::Removed) => (node.listeners.on_removed)(),
+            _ => {}
         }
     }
+    node.counters.remove_peer(peer);
 }
 
 /// One RPC, bounded as a whole by the minimum election timeout: a later answer would be worth nothing.
@@ -59,11 +62,13 @@ fn call(node: &Node, to: &Target, request: RpcRequest) -> Result<RpcReply, PeerE
     let request = match request {
         RpcRequest::RequestVote(request) => PeerRequest::RequestVote(request),
         RpcRequest::AppendEntries(request) => PeerRequest::AppendEntries(request),
+        RpcRequest::TimeoutNow(request) => PeerRequest::TimeoutNow(request),
     };
-    let is_vote = matches!(request, PeerRequest::RequestVote(_));
+    // The core drops an answer to another question.
     match node.transport.call(to, Lane::Core, request, node.options.election_timeout)? {
-        PeerReply::RequestVote(reply) if is_vote => Ok(RpcReply::RequestVote(reply)),
-        PeerReply::AppendEntries(reply) if !is_vote => Ok(RpcReply::AppendEntries(reply)),
+        PeerReply::RequestVote(reply) => Ok(RpcReply::RequestVote(reply)),
+        PeerReply::AppendEntries(reply) => Ok(RpcReply::AppendEntries(reply)),
+        PeerReply::TimeoutNow(reply) => Ok(RpcReply::TimeoutNow(reply)),
         _ => Err(PeerError::Unknown("the answer belongs to another question".to_owned())),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Condvar, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::raft::MemberId;
@@ -42,7 +42,16 @@ pub(super) struct Bells {
     pub applier: Bell,
     pub forwarder: Bell,
     pub read_asker: Bell,
-    pub replicators: BTreeMap<MemberId, Bell>,
+    pub snapshotter: Bell,
+    /// Members come and go.
+    peers: RwLock<BTreeMap<MemberId, Arc<PeerBells>>>,
+}
+
+/// The bells of the two threads that serve one peer.
+#[derive(Default)]
+pub(super) struct PeerBells {
+    pub replicator: Bell,
+    pub sender: Bell,
 }
 
 /// Which bells one step has to ring.
@@ -60,6 +69,8 @@ pub struct Rings {
     pub read_asker: bool,
     /// Peers may have to be sent something.
     pub replicators: bool,
+    /// A snapshot of the own state is due.
+    pub snapshotter: bool,
 }
 
 impl Rings {
@@ -71,6 +82,7 @@ impl Rings {
         forwarder: true,
         read_asker: true,
         replicators: true,
+        snapshotter: true,
     };
 }
 
@@ -82,12 +94,38 @@ impl Bells {
             (rings.timer, &self.timer),
             (rings.forwarder, &self.forwarder),
             (rings.read_asker, &self.read_asker),
+            (rings.snapshotter, &self.snapshotter),
         ];
         for (_, bell) in one.into_iter().filter(|(due, _)| *due) {
             bell.ring();
         }
         if rings.replicators {
-            self.replicators.values().for_each(Bell::ring);
+            let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+            for bells in peers.values() {
+                bells.replicator.ring();
+                bells.sender.ring();
+            }
         }
+    }
+
+    /// The bells of a peer that has no threads yet; `None` when it has.
+    pub(super) fn add_peer(&self, peer: MemberId) -> Option<Arc<PeerBells>> {
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        if peers.contains_key(&peer) {
+            return None;
+        }
+        let bells = Arc::<PeerBells>::default();
+        peers.insert(peer, bells.clone());
+        Some(bells)
+    }
+
+    /// The threads of this peer have ended. Its identity never comes back.
+    pub(super) fn remove_peer(&self, peer: MemberId) {
+        self.peers.write().unwrap_or_else(PoisonError::into_inner).remove(&peer);
+    }
+
+    /// Every peer that has threads.
+    pub(super) fn peers(&self) -> Vec<MemberId> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 }

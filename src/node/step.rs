@@ -5,13 +5,14 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::administer::{AdminFailure, AdminFailureKind};
 use super::request::{Failure, FailureKind, Origin};
 use super::signals::Rings;
 use super::transport::{ForwardedWrite, Lane, PeerError, PeerReply, PeerRequest, Target};
 use super::waiters::{Finished, MAX_REQUESTS, Parked, RequestId, Stage, Waiters, Work};
 use crate::raft::{
-    self, Index, MemberId, Membership, Note, Payload, Position, ProposeError, Raft, ReadDone, RoleKind, Term,
-    Time, Watermarks,
+    self, AfterSync, Index, InstallSnapshotReply, MemberId, Membership, Note, Payload, Position, ProposeError,
+    Raft, ReadDone, RoleKind, SnapshotMeta, Term, Time, Watermarks,
 };
 use crate::store::Applied;
 
@@ -44,6 +45,10 @@ pub struct Core {
     pub(super) ready_index: Option<Index>,
     /// Commands appended as leader.
     pub(super) proposals: u64,
+    /// The snapshot being written is to have its name once the log is durable through this index.
+    pub(super) snapshot_waits_for: Option<Index>,
+    /// Somebody wants a snapshot of the state, due or not, that holds this index at least.
+    pub(super) snapshot_wanted: Option<Index>,
     /// Until when the timer sleeps: a step that needs it earlier rings.
     timer_sleeps_until: Time,
     /// When this process last found that it had stood still: the disk had no chance to finish anything before.
@@ -69,6 +74,8 @@ pub struct Effects {
     pub notes: Vec<Note>,
     /// For the names in the notes.
     pub membership: Arc<Membership>,
+    /// Whether another membership is in force than before the step: every member is to have its threads.
+    pub membership_changed: bool,
     /// Answers to be given.
     pub finished: Vec<Finished>,
     /// Former leaders: calls of the forwarder and the read-asker to them are to be cancelled.
@@ -108,6 +115,8 @@ impl Core {
             is_stopping: false,
             ready_index: None,
             proposals: 0,
+            snapshot_waits_for: None,
+            snapshot_wanted: None,
             timer_sleeps_until: Time::NEVER,
             resumed_at: Time(0),
             forward_call: None,
@@ -151,11 +160,21 @@ impl Core {
                     let payload = Payload::Command(mem::take(command));
                     self.propose(id, &payload, now);
                 }
+                Work::Administer { what, .. } => {
+                    let what = what.clone();
+                    self.dispatch_administration(id, &what, now);
+                }
                 Work::Read { .. } => match self.raft.read_index(now) {
                     Ok(token) => self.waiters.set_stage(id, Stage::Confirming(token)),
                     Err(e) => self.waiters.fail(id, Failure::unavailable(e.to_string())),
                 },
             };
+        }
+        if matches!(request.work, Work::Administer { .. }) {
+            let text = "this node does not lead";
+            return self
+                .waiters
+                .finish_administration(id, Err(AdminFailure::new(AdminFailureKind::NotLeader, text)));
         }
         if request.origin == Origin::Forwarded {
             return self.waiters.fail(id, Failure::unavailable("this node does not lead: ask again"));
@@ -176,10 +195,22 @@ impl Core {
                 let why = format!("{e}: try again later");
                 self.waiters.fail(id, Failure::new(FailureKind::Overloaded, why));
             }
+            // The command stays with its request, which goes to whoever leads next, or on here.
+            Err(ProposeError::HandingOver) => self.await_successor(id, payload, now),
             Err(e @ ProposeError::NotLeader { .. }) => {
                 self.waiters.fail(id, Failure::unavailable(e.to_string()))
             }
         }
+    }
+
+    fn await_successor(&mut self, id: RequestId, payload: &Payload, now: Time) {
+        if let (Some(request), Payload::Command(bytes)) = (self.waiters.get_mut(id), payload)
+            && let Work::Write { command, .. } = &mut request.work
+        {
+            command.clone_from(bytes);
+        }
+        let why = "the leader hands over to another member";
+        self.waiters.await_retry(id, now + LEADER_WAIT, now + self.heartbeat, why.to_owned());
     }
 
     // ---- the timer -------------------------------------------------------------------------------------------------
@@ -238,10 +269,63 @@ impl Core {
         self.raft.handle_applied(last);
     }
 
+    /// A leader's snapshot has replaced the state: it holds everything through `last`.
+    pub fn handle_restored(&mut self, last: Position) {
+        self.raft.handle_applied(last.index);
+    }
+
+    // ---- the snapshotter -------------------------------------------------------------------------------------------
+
+    /// Whether the snapshotter has something to do.
+    fn snapshotter_has_work(&self) -> bool {
+        match self.snapshot_waits_for {
+            Some(index) => self.raft.persisted_index() >= index,
+            None => self.raft.is_snapshot_due() || self.snapshot_is_wanted(),
+        }
+    }
+
+    /// Whether a snapshot is to be written now.
+    pub fn poll_snapshotter(&mut self) -> bool {
+        self.raft.is_snapshot_due() || self.snapshot_is_wanted()
+    }
+
+    fn snapshot_is_wanted(&self) -> bool {
+        self.snapshot_wanted.is_some_and(|index| {
+            let is_there = self.raft.snapshot().last.index >= index;
+            !is_there && self.raft.last_applied() >= index
+        })
+    }
+
+    // ---- the receiver ----------------------------------------------------------------------------------------------
+
+    /// A leader's snapshot was received and loaded. Returns whether the state is to be replaced by it, and the answer.
+    pub fn handle_snapshot_received(
+        &mut self,
+        meta: SnapshotMeta,
+        now: Time,
+    ) -> (bool, AfterSync<InstallSnapshotReply>) {
+        let index = meta.last.index;
+        let (is_news, reply) = self.raft.handle_snapshot_received(meta, now);
+        if is_news {
+            self.ready_index.get_or_insert(index);
+            self.waiters.fail_covered(
+                index,
+                "a snapshot of the leader took the place of this write's entry: it may or may not have taken effect",
+            );
+        }
+        (is_news, reply)
+    }
+
     // ---- forwarder and read-asker -------------------------------------------------------------------------------------
 
     fn current_leadership(&self) -> Option<Leadership> {
         self.raft.leader().map(|leader| (self.raft.term(), leader))
+    }
+
+    /// Where to call a peer, and its name. RPCs go to members only.
+    pub(super) fn target(&self, peer: MemberId) -> (Target, String) {
+        let member = self.raft.member(peer).expect("RPCs go to members only");
+        (Target { member_id: peer, raft_addr: member.raft_addr.clone() }, member.node_id.clone())
     }
 
     /// Where to call the leader, when it is another node whose address is known.
@@ -379,6 +463,7 @@ impl Core {
         let marks = self.raft.watermarks();
         if before.ends_leadership(&marks) {
             self.waiters.fail_proposed(
+                self.raft.commit_index(),
                 "this node stopped leading before the write was committed: it may or may not take effect",
             );
         }
@@ -389,6 +474,7 @@ impl Core {
             }
         }
         self.handle_reads_done(now);
+        self.finish_hand_over();
         if before.last_applied != marks.last_applied {
             self.waiters.handle_applied_index(marks.last_applied);
         }
@@ -405,6 +491,7 @@ impl Core {
             rings: self.rings(before, &after, now),
             notes: self.raft.poll_notes(),
             membership: self.raft.membership().clone(),
+            membership_changed: before.membership_index != after.membership_index,
             finished: self.waiters.take_finished(),
             cancels: mem::take(&mut self.cancels),
         }
@@ -439,6 +526,8 @@ impl Core {
             log_writer: before.wakes_log_writer(after),
             applier: before.wakes_applier(after),
             replicators: before.wakes_replicators(after),
+            snapshotter: self.snapshotter_has_work()
+                && (before.last_applied, before.persisted_index) != (after.last_applied, after.persisted_index),
             forwarder: self.forward_call.is_none() && self.waiters.has_queued_writes(),
             read_asker: self.ask_call.is_none() && self.waiters.has_queued_reads(),
         }

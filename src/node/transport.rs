@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::administer::{AdminResult, Administration};
 use super::request::{Failure, WriteResult};
 use crate::raft::{
-    AppendEntriesReply, AppendEntriesRequest, Index, MemberId, RequestVoteReply, RequestVoteRequest,
+    AppendEntriesReply, AppendEntriesRequest, Index, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
+    RequestVoteReply, RequestVoteRequest, TimeoutNowReply, TimeoutNowRequest,
 };
 
 /// Whom an RPC is meant for. The receiver refuses it when `member_id` is not its own.
@@ -55,6 +57,17 @@ pub enum PeerRequest {
     },
     /// Writes for the leader to propose. The answer has one result per write, in order.
     Forward(Vec<ForwardedWrite>),
+    /// Paper §7, Figure 13.
+    InstallSnapshot(InstallSnapshotRequest),
+    /// Thesis §3.10.
+    TimeoutNow(TimeoutNowRequest),
+    /// What an operator asked another node, for the leader to do.
+    Administer {
+        /// What.
+        what: Administration,
+        /// How long the operator still waits, in milliseconds.
+        remaining_ms: u64,
+    },
 }
 
 /// The answer to a [`PeerRequest`], of the same variant.
@@ -68,6 +81,12 @@ pub enum PeerReply {
     ReadIndex(ReadIndexResult),
     /// To `Forward`.
     Forward(Vec<ForwardedResult>),
+    /// To `InstallSnapshot`.
+    InstallSnapshot(InstallSnapshotReply),
+    /// To `TimeoutNow`.
+    TimeoutNow(TimeoutNowReply),
+    /// To `Administer`.
+    Administer(AdminResult),
 }
 
 /// A confirmed index, or why there is none: then the reads are surely not served and may ask elsewhere.
@@ -90,6 +109,9 @@ pub enum PeerError {
         /// Its identity, born with its data directory.
         member_id: MemberId,
     },
+    /// The receiver knows that a committed change has removed the sender from the cluster.
+    #[error("this member was removed from the cluster")]
+    Removed,
     /// The receiver refused the request before it reached its core: wrong cluster, wrong target, bad form. Surely
     /// not executed.
     #[error("refused: {0}")]

@@ -3,11 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::administer::{AdminFailure, AdminFailureKind, AdminResult, Administered, Administration};
 use super::counters::Counters;
 use super::request::{Completion, Failure, FailureKind, Origin, WriteResult};
 use super::transport::ReadIndexResult;
 use crate::raft::{
-    AfterSync, AppendEntriesReply, Index, Position, Raft, ReadToken, RequestVoteReply, Settled, Term, Time,
+    AfterSync, AppendEntriesReply, Index, InstallSnapshotReply, Position, Raft, ReadToken, RequestVoteReply,
+    Settled, Term, Time, TimeoutNowReply,
 };
 use crate::store::Applied;
 
@@ -31,6 +33,13 @@ pub enum Work {
         /// Told the index.
         done: Completion<ReadIndexResult>,
     },
+    /// To change the cluster itself.
+    Administer {
+        /// How.
+        what: Administration,
+        /// Told what became of it.
+        done: Completion<AdminResult>,
+    },
 }
 
 /// What a request waits for.
@@ -48,6 +57,8 @@ pub(super) enum Stage {
     Confirming(ReadToken),
     /// For the state machine to have applied this index.
     AwaitApplied(Index),
+    /// For another member to lead.
+    HandingOver,
 }
 
 pub(super) struct Request {
@@ -78,6 +89,10 @@ pub enum Parked {
     Vote(AfterSync<RequestVoteReply>, Completion<RequestVoteReply>),
     /// To entries or a heartbeat.
     Append(AfterSync<AppendEntriesReply>, Completion<AppendEntriesReply>),
+    /// To a piece of a snapshot.
+    Install(AfterSync<InstallSnapshotReply>, Completion<InstallSnapshotReply>),
+    /// To a hand-over.
+    TimeoutNow(AfterSync<TimeoutNowReply>, Completion<TimeoutNowReply>),
 }
 
 /// An answer on its way out: given after unlocking.
@@ -90,6 +105,12 @@ pub enum Finished {
     Vote(Completion<RequestVoteReply>, RequestVoteReply),
     /// To a peer's append.
     Append(Completion<AppendEntriesReply>, AppendEntriesReply),
+    /// To a peer's piece of a snapshot.
+    Install(Completion<InstallSnapshotReply>, InstallSnapshotReply),
+    /// To a peer that hands over.
+    TimeoutNow(Completion<TimeoutNowReply>, TimeoutNowReply),
+    /// To an operator.
+    Administered(Completion<AdminResult>, AdminResult),
 }
 
 impl Finished {
@@ -97,7 +118,7 @@ impl Finished {
         match self {
             Finished::Write(_, result) => counters.count_write(result),
             Finished::Read(_, Err(_)) => counters.count_failed_read(),
-            Finished::Read(..) | Finished::Vote(..) | Finished::Append(..) => {}
+            _ => {}
         }
     }
 
@@ -108,6 +129,9 @@ impl Finished {
             Finished::Read(done, result) => done(result),
             Finished::Vote(done, reply) => done(reply),
             Finished::Append(done, reply) => done(reply),
+            Finished::Install(done, reply) => done(reply),
+            Finished::TimeoutNow(done, reply) => done(reply),
+            Finished::Administered(done, result) => done(result),
         }
     }
 }
@@ -124,6 +148,7 @@ pub(super) struct Waiters {
     proposed: BTreeMap<Index, (Term, RequestId)>,
     confirming: BTreeMap<ReadToken, RequestId>,
     applying: BTreeSet<(Index, RequestId)>,
+    handing_over: BTreeSet<RequestId>,
     parked: Vec<Parked>,
     /// When the next hold of a parked reply ends. One whose hold is over and that still waits needs the disk, not time.
     settle_at: Time,
@@ -143,6 +168,7 @@ impl Waiters {
             proposed: BTreeMap::new(),
             confirming: BTreeMap::new(),
             applying: BTreeSet::new(),
+            handing_over: BTreeSet::new(),
             parked: Vec::new(),
             settle_at: Time::NEVER,
             finished: Vec::new(),
@@ -183,6 +209,10 @@ impl Waiters {
             }
             (Stage::Queued, Work::Read { .. }) => {
                 self.queued_reads.insert(id);
+            }
+            (Stage::Queued, Work::Administer { .. }) => unreachable!("an administration is never forwarded here"),
+            (Stage::HandingOver, _) => {
+                self.handing_over.insert(id);
             }
             (Stage::Sent, _) => {
                 self.sent.insert(id);
@@ -240,6 +270,9 @@ impl Waiters {
             Stage::AwaitApplied(index) => {
                 self.applying.remove(&(index, id));
             }
+            Stage::HandingOver => {
+                self.handing_over.remove(&id);
+            }
         }
     }
 
@@ -254,7 +287,29 @@ impl Waiters {
         self.finished.push(match request.work {
             Work::Write { done, .. } => Finished::Write(done, Err(failure)),
             Work::Read { done } => Finished::Read(done, Err(failure)),
+            Work::Administer { done, .. } => {
+                let Failure { kind, message } = failure;
+                Finished::Administered(done, Err(AdminFailure::new(AdminFailureKind::Failed(kind), message)))
+            }
         });
+    }
+
+    /// Answers an operator.
+    pub(super) fn finish_administration(&mut self, id: RequestId, result: AdminResult) {
+        if let Some(Request { work: Work::Administer { done, .. }, .. }) = self.take(id) {
+            self.finished.push(Finished::Administered(done, result));
+        }
+    }
+
+    pub(super) fn has_handing_over(&self) -> bool {
+        !self.handing_over.is_empty()
+    }
+
+    /// Answers everybody who waits for the hand-over.
+    pub(super) fn finish_handing_over(&mut self, result: &AdminResult) {
+        while let Some(&id) = self.handing_over.first() {
+            self.finish_administration(id, result.clone());
+        }
     }
 
     /// Answers a write with the leader's or the state machine's word.
@@ -295,6 +350,9 @@ impl Waiters {
     /// that place: then it is surely not done. Merely appended entries never decide an outcome.
     pub(super) fn handle_applied_entry(&mut self, at: Position, applied: Option<Applied>) {
         let Some(&(term, id)) = self.proposed.get(&at.index) else { return };
+        if matches!(self.requests[&id].work, Work::Administer { .. }) && term == at.term {
+            return self.finish_administration(id, Ok(Administered::Changed(at.index)));
+        }
         let result = match applied {
             Some(applied) if term == at.term => Ok(applied),
             _ => Err(Failure::unavailable(format!(
@@ -302,14 +360,25 @@ impl Waiters {
                 at.index
             ))),
         };
-        self.finish_write(id, result);
+        match result {
+            Err(failure) => self.fail(id, failure),
+            result => self.finish_write(id, result),
+        }
     }
 
-    /// The leadership ended: whatever was proposed under it may or may not take effect.
-    pub(super) fn fail_proposed(&mut self, why: &str) {
-        while let Some((_, &(_, id))) = self.proposed.first_key_value() {
-            self.fail(id, Failure::unknown(why));
-        }
+    /// The leadership ended: whatever was proposed under it may or may not take effect, but what is committed does, and
+    /// is answered when it is applied.
+    pub(super) fn fail_proposed(&mut self, commit_index: Index, why: &str) {
+        let undecided: Vec<RequestId> =
+            self.proposed.range(commit_index + 1..).map(|(_, &(_, id))| id).collect();
+        undecided.into_iter().for_each(|id| self.fail(id, Failure::unknown(why)));
+    }
+
+    /// A snapshot took the place of every entry through `index`: what became of the writes there, nobody can tell any
+    /// more.
+    pub(super) fn fail_covered(&mut self, index: Index, why: &str) {
+        let covered: Vec<RequestId> = self.proposed.range(..=index).map(|(_, &(_, id))| id).collect();
+        covered.into_iter().for_each(|id| self.fail(id, Failure::unknown(why)));
     }
 
     /// The leader changed: what was sent to the old one is unknown when it is a write. All else is returned, to be
@@ -324,7 +393,7 @@ impl Waiters {
                         "the leader changed after the write was sent to it: it may or may not take effect",
                     ),
                 ),
-                Work::Read { .. } => again.push(id),
+                Work::Read { .. } | Work::Administer { .. } => again.push(id),
             }
         }
         again.extend(self.leaderless.iter().chain(&self.queued_writes).chain(&self.queued_reads));
@@ -396,6 +465,14 @@ impl Waiters {
                     Settled::Ready(reply) => self.finished.push(Finished::Append(done, reply)),
                     Settled::NotYet(waiting) => self.parked.push(Parked::Append(waiting, done)),
                 },
+                Parked::Install(waiting, done) => match raft.settle(waiting, now) {
+                    Settled::Ready(reply) => self.finished.push(Finished::Install(done, reply)),
+                    Settled::NotYet(waiting) => self.parked.push(Parked::Install(waiting, done)),
+                },
+                Parked::TimeoutNow(waiting, done) => match raft.settle(waiting, now) {
+                    Settled::Ready(reply) => self.finished.push(Finished::TimeoutNow(done, reply)),
+                    Settled::NotYet(waiting) => self.parked.push(Parked::TimeoutNow(waiting, done)),
+                },
             }
         }
         let holds = self.parked.iter().filter_map(Parked::hold_until).filter(|&until| until > now);
@@ -407,7 +484,7 @@ impl Waiters {
         self.parked.clear();
         for id in self.requests.keys().copied().collect::<Vec<_>>() {
             let request = &self.requests[&id];
-            let is_unknown = matches!(request.work, Work::Write { .. })
+            let is_unknown = !matches!(request.work, Work::Read { .. })
                 && matches!(request.stage, Stage::Proposed(_) | Stage::Sent);
             let failure = match is_unknown {
                 true => Failure::unknown(
@@ -430,6 +507,8 @@ impl Parked {
         match self {
             Parked::Vote(waiting, _) => waiting.hold_until(),
             Parked::Append(waiting, _) => waiting.hold_until(),
+            Parked::Install(waiting, _) => waiting.hold_until(),
+            Parked::TimeoutNow(waiting, _) => waiting.hold_until(),
         }
     }
 }
@@ -451,6 +530,10 @@ fn overdue(request: &Request) -> Failure {
         (Work::Write { .. }, _) => {
             Failure::unavailable("the write could not be sent to the leader in time: it was not made")
         }
+        (Work::Administer { .. }, Stage::Proposed(at)) => Failure::unknown(format!(
+            "the change was not committed in time; as entry {at} it may still take effect"
+        )),
+        (Work::Administer { .. }, _) => Failure::unavailable("no other member took the leadership over in time"),
         (Work::Read { .. }, Stage::AwaitApplied(index)) => Failure::new(
             FailureKind::Timeout,
             format!("this node has not applied entry {index} in time: it lags behind the leader"),

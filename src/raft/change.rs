@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::core::Raft;
 use super::entry::Payload;
 use super::note::{Decision, StepDownReason};
@@ -13,7 +15,8 @@ use super::types::{Index, Member, MemberId, Membership, Position, Time};
 
 /// A change of the membership. Each one adds or takes away one voter at most, so that the majorities before and after it
 /// overlap.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum MembershipChange {
     /// A new member, as a learner.
     Add(Member),
@@ -226,6 +229,6 @@ impl Raft {
     /// Whether there may be something to say to `peer`, now or later: it is in the membership in force or in one that
     /// may come back. Identities are never reused.
     pub(super) fn may_have_peer(&self, peer: MemberId) -> bool {
-        peer != self.me() && self.memberships.has(peer)
+        peer != self.me() && self.memberships.member(peer).is_some()
     }
 }

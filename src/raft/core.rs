@@ -9,11 +9,11 @@ use super::log::Log;
 use super::membership::Memberships;
 use super::message::{Asked, Ticket};
 use super::note::{Decision, MAX_NOTES, Note, StepDownReason};
-use super::progress::{Lane, Progress};
+use super::progress::{Lane, Mode, Progress};
 use super::read::ReadDone;
 use super::reply::Reply;
 use super::role::{Role, RoleKind};
-use super::types::{HardState, Index, MemberId, Membership, Position, SnapshotMeta, Stamp, Term, Time};
+use super::types::{HardState, Index, Member, MemberId, Membership, Position, SnapshotMeta, Stamp, Term, Time};
 use super::watermarks::Watermarks;
 use super::write::{AfterSync, Hold, WriteBatch, WriteQueue, WriteSeq};
 
@@ -261,6 +261,11 @@ impl Raft {
         self.memberships.latest()
     }
 
+    /// A member of the membership in force, or of one that may come back.
+    pub fn member(&self, id: MemberId) -> Option<&Member> {
+        self.memberships.member(id)
+    }
+
     /// The last membership known to be committed.
     pub fn committed_membership(&self) -> &Arc<Membership> {
         self.memberships.committed()
@@ -326,6 +331,7 @@ impl Raft {
             timeout: self.poll_timeout(),
             membership_index: self.memberships.latest_index(),
             snapshot_index: self.snapshot.last.index,
+            peers_behind: self.peers_progress().filter(|(_, p)| p.mode == Mode::Snapshot).count(),
             hand_over_is_due: self.hand_over_is_due(),
         }
     }

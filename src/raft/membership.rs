@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::entry::Entry;
-use super::types::{Index, MemberId, Membership, SnapshotMeta};
+use super::types::{Index, Member, MemberId, Membership, SnapshotMeta};
 
 /// The memberships that the log still holds. The first is committed; those behind it may be cut off again. A follower
 /// that lags in its commit index can hold more than one behind the first, although a leader has at most one uncommitted.
@@ -63,9 +63,9 @@ impl Memberships {
         &self.history[0].1
     }
 
-    /// Whether any of them has this member.
-    pub fn has(&self, id: MemberId) -> bool {
-        self.history.iter().any(|(_, membership)| membership.get(id).is_some())
+    /// This member, as the latest of them that has it says.
+    pub fn member(&self, id: MemberId) -> Option<&Member> {
+        self.history.iter().rev().find_map(|(_, membership)| membership.get(id))
     }
 
     /// How many memberships behind the committed one the log holds.
@@ -78,7 +78,7 @@ impl Memberships {
 mod tests {
     use super::*;
     use crate::raft::entry::Payload;
-    use crate::raft::types::{Member, Position};
+    use crate::raft::types::Position;
 
     fn entry(index: Index, ids: &[u64]) -> Entry {
         let members = ids

@@ -125,7 +125,7 @@ fn batches(out: &mut Out<'_>, counters: &Counters) -> fmt::Result {
 fn peers(out: &mut Out<'_>, node: &Node, status: &NodeStatus) -> fmt::Result {
     let membership = node.membership();
     let name = |id| membership.get(id).map_or_else(|| id.to_string(), |member| member.node_id.clone());
-    let measured: Vec<_> = node.counters().peers().map(|(id, peer)| (name(id), peer)).collect();
+    let measured: Vec<_> = node.counters().peers().into_iter().map(|(id, peer)| (name(id), peer)).collect();
     let help = "Votes and appends that a peer answered";
     let unit = Some(&Unit::Seconds);
     let mut metric = out.0.encode_descriptor("dkv_peer_rpc", help, unit, MetricType::Histogram)?;

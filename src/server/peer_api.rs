@@ -13,11 +13,12 @@ use super::http::{Handler, Method, Reply, Request, Response};
 use super::peer_codec::{self as codec, CodecError, Envelope, FOUND, NoReply};
 use crate::node::founding::FoundingPort;
 use crate::node::{
-    Completion, ForwardedResult, ForwardedWrite, FoundReply, FoundRequest, HandOver, Node, PeerReply,
+    AdminResult, Administration, Completion, ForwardedResult, ForwardedWrite, FoundReply, FoundRequest, HandOver, Node, PeerReply,
     PeerRequest, ReadIndexResult,
 };
 use crate::raft::{
-    AppendEntriesReply, AppendEntriesRequest, Membership, RequestVoteReply, RequestVoteRequest,
+    AppendEntriesReply, AppendEntriesRequest, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
+    Membership, RequestVoteReply, RequestVoteRequest, TimeoutNowReply, TimeoutNowRequest,
 };
 
 /// No read waits longer, whatever a peer says.
@@ -34,11 +35,19 @@ pub trait Member: Send + Sync + 'static {
     fn read_index(&self, deadline: Instant, done: Completion<ReadIndexResult>);
     /// Forwarded writes: one result for each, in order.
     fn forward(&self, writes: Vec<ForwardedWrite>, done: Completion<Vec<ForwardedResult>>);
+    /// A piece of a snapshot.
+    fn install_snapshot(&self, request: InstallSnapshotRequest, done: Completion<InstallSnapshotReply>);
+    /// A hand-over.
+    fn timeout_now(&self, request: TimeoutNowRequest, done: Completion<TimeoutNowReply>);
+    /// What an operator asked another node.
+    fn administer(&self, what: Administration, deadline: Instant, done: Completion<AdminResult>);
     /// The latest membership.
     fn membership(&self) -> Arc<Membership>;
+    /// Whether a committed change has removed this member.
+    fn is_removed(&self, member: MemberId) -> bool;
 }
 
-impl Member for Node {
+impl Member for Arc<Node> {
     fn vote(&self, request: RequestVoteRequest, done: Completion<RequestVoteReply>) {
         self.answer_vote(request, done);
     }
@@ -55,8 +64,24 @@ impl Member for Node {
         self.answer_forward(writes, done);
     }
 
+    fn install_snapshot(&self, request: InstallSnapshotRequest, done: Completion<InstallSnapshotReply>) {
+        self.answer_install_snapshot(request, done);
+    }
+
+    fn timeout_now(&self, request: TimeoutNowRequest, done: Completion<TimeoutNowReply>) {
+        self.answer_timeout_now(request, done);
+    }
+
+    fn administer(&self, what: Administration, deadline: Instant, done: Completion<AdminResult>) {
+        Node::administer(self, what, deadline, done);
+    }
+
     fn membership(&self) -> Arc<Membership> {
         Node::membership(self)
+    }
+
+    fn is_removed(&self, member: MemberId) -> bool {
+        self.with_kv(|kv| kv.is_removed(member))
     }
 }
 
@@ -140,6 +165,10 @@ impl PeerApi {
         };
         match codec::decode_request(path, body) {
             Ok((envelope, request)) => match check_envelope(&hand_over, &envelope) {
+                // A member that missed its own removal campaigns: it is told, so that it ends.
+                Ok(()) if is_vote(&request) && member.is_removed(envelope.from) => {
+                    done(PeerAnswer::None(410, NoReply::Removed));
+                }
                 Ok(()) => dispatch(&*member, request, done),
                 Err(text) => done(PeerAnswer::refused(403, text)),
             },
@@ -197,6 +226,10 @@ fn check_envelope(own: &HandOver, envelope: &Envelope) -> Result<(), String> {
     Ok(())
 }
 
+fn is_vote(request: &PeerRequest) -> bool {
+    matches!(request, PeerRequest::RequestVote(_))
+}
+
 fn dispatch(member: &dyn Member, request: PeerRequest, done: Completion<PeerAnswer>) {
     match request {
         PeerRequest::RequestVote(request) => {
@@ -210,6 +243,23 @@ fn dispatch(member: &dyn Member, request: PeerRequest, done: Completion<PeerAnsw
             let deadline = Instant::now() + Duration::from_millis(remaining_ms.min(MAX_WAIT_MS));
             let done = Box::new(|result| done(PeerAnswer::Reply(PeerReply::ReadIndex(result))));
             member.read_index(deadline, done);
+        }
+        PeerRequest::InstallSnapshot(request) => {
+            member.install_snapshot(
+                request,
+                Box::new(|reply| done(PeerAnswer::Reply(PeerReply::InstallSnapshot(reply)))),
+            );
+        }
+        PeerRequest::TimeoutNow(request) => {
+            member.timeout_now(
+                request,
+                Box::new(|reply| done(PeerAnswer::Reply(PeerReply::TimeoutNow(reply)))),
+            );
+        }
+        PeerRequest::Administer { what, remaining_ms } => {
+            let deadline = Instant::now() + Duration::from_millis(remaining_ms.min(MAX_WAIT_MS));
+            let done = Box::new(|result| done(PeerAnswer::Reply(PeerReply::Administer(result))));
+            member.administer(what, deadline, done);
         }
         PeerRequest::Forward(mut writes) => {
             writes.iter_mut().for_each(|write| write.remaining_ms = write.remaining_ms.min(MAX_WAIT_MS));

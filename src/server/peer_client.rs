@@ -118,6 +118,7 @@ impl PeerTransport for HttpPeers {
             Answer::Unborn(unborn) => {
                 Err(PeerError::Unborn { node_id: unborn.node_id, member_id: unborn.member_id })
             }
+            Answer::Removed => Err(PeerError::Removed),
         }
     }
 
@@ -143,6 +144,7 @@ impl FoundTransport for HttpFounding {
             Answer::Reply(body) => codec::decode_found_reply(&body)
                 .map_err(|e| PeerError::Unknown(format!("the answer of {raft_addr} is malformed: {e}"))),
             Answer::Unborn(unborn) => Ok(FoundReply::Unborn(unborn)),
+            Answer::Removed => Err(PeerError::Removed),
         }
     }
 }
@@ -150,6 +152,7 @@ impl FoundTransport for HttpFounding {
 enum Answer {
     Reply(Vec<u8>),
     Unborn(Unborn),
+    Removed,
 }
 
 /// One POST, from the connection to the last byte of the answer within `timeout`.
@@ -187,6 +190,7 @@ fn post(
     }
     match (status.as_u16(), codec::decode_no_reply(&body)) {
         (409, Ok(NoReply::Unborn(unborn))) => Ok(Answer::Unborn(unborn)),
+        (410, Ok(NoReply::Removed)) => Ok(Answer::Removed),
         (400..=499 | 503, Ok(NoReply::Refused(text))) => {
             Err(PeerError::Refused(format!("{raft_addr}: {text}")))
         }

@@ -7,6 +7,9 @@
 //! | `/raft/append_entries` | envelope, term, prev, commit, number of entries | that many frames |
 //! | `/raft/read_index` | envelope, remaining time | |
 //! | `/raft/forward` | envelope, length and CRC-32C of each write | the encoded commands |
+//! | `/raft/install_snapshot` | envelope, term, which snapshot, offset, CRC-32C of the piece | the piece |
+//! | `/raft/timeout_now` | envelope, term | |
+//! | `/raft/administer` | envelope, what is asked, remaining time | |
 //! | `/raft/found` | ask, or store with its target | for a store one frame |
 //!
 //! Every count and length is compared with the bytes that are there before anything is allocated for it, every frame
@@ -16,10 +19,10 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::node::{ForwardedWrite, FoundReply, FoundRequest, PeerReply, PeerRequest, StoreFound, Unborn};
+use crate::node::{Administration, ForwardedWrite, FoundReply, FoundRequest, PeerReply, PeerRequest, StoreFound, Unborn};
 use crate::raft::{
-    AppendEntriesRequest, ClusterId, Entry, FRAME_HEADER_BYTES, Index, MAX_PAYLOAD_BYTES, MemberId, Position,
-    RequestVoteRequest, Term,
+    AppendEntriesRequest, ClusterId, Entry, FRAME_HEADER_BYTES, Index, InstallSnapshotRequest,
+    MAX_PAYLOAD_BYTES, MemberId, Position, RequestVoteRequest, Term, TimeoutNowRequest,
 };
 
 /// The greatest body of the peer port, either way. An append carries at most 1 MiB of entries, or a single one.
@@ -36,6 +39,12 @@ pub const APPEND_ENTRIES: &str = "/raft/append_entries";
 pub const READ_INDEX: &str = "/raft/read_index";
 /// The route of forwarded writes.
 pub const FORWARD: &str = "/raft/forward";
+/// The route of snapshots.
+pub const INSTALL_SNAPSHOT: &str = "/raft/install_snapshot";
+/// The route of hand-overs.
+pub const TIMEOUT_NOW: &str = "/raft/timeout_now";
+/// The route of what operators ask.
+pub const ADMINISTER: &str = "/raft/administer";
 /// The route of founding, the only one without an envelope.
 pub const FOUND: &str = "/raft/found";
 
@@ -97,19 +106,45 @@ struct WriteLine {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PieceLine {
+    term: Term,
+    last: Position,
+    size: u64,
+    crc32c: u32,
+    offset: u64,
+    piece_crc32c: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TermLine {
+    term: Term,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AdministerLine {
+    what: Administration,
+    remaining_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum FoundLine {
     Ask(Unborn),
     Store { target: MemberId },
 }
 
-/// The body of an answer that is none: with status 409 the receiver is unborn, with 400, 403 and 503 it refused
+/// The body of an answer that is none: with status 409 the receiver is unborn, with 410 the sender was removed, with 400, 403 and 503 it refused
 /// before its core saw the request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum NoReply {
     /// No log here.
     Unborn(Unborn),
+    /// The sender was removed from the cluster, by a change that is committed.
+    Removed,
     /// Why not.
     Refused(String),
 }
@@ -121,6 +156,9 @@ pub fn route(request: &PeerRequest) -> &'static str {
         PeerRequest::AppendEntries(_) => APPEND_ENTRIES,
         PeerRequest::ReadIndex { .. } => READ_INDEX,
         PeerRequest::Forward(_) => FORWARD,
+        PeerRequest::InstallSnapshot(_) => INSTALL_SNAPSHOT,
+        PeerRequest::TimeoutNow(_) => TIMEOUT_NOW,
+        PeerRequest::Administer { .. } => ADMINISTER,
     }
 }
 
@@ -156,6 +194,21 @@ pub fn encode_request(envelope: Envelope, request: &PeerRequest) -> Vec<u8> {
             let mut body = line(&Line { envelope, request: head }, bytes);
             writes.iter().for_each(|w| body.extend_from_slice(&w.command));
             body
+        }
+        PeerRequest::InstallSnapshot(piece) => {
+            let &InstallSnapshotRequest { term, last, size, crc, offset, .. } = piece;
+            let piece_crc32c = crc32c::crc32c(&piece.data);
+            let head = PieceLine { term, last, size, crc32c: crc, offset, piece_crc32c };
+            let mut body = line(&Line { envelope, request: head }, piece.data.len());
+            body.extend_from_slice(&piece.data);
+            body
+        }
+        PeerRequest::TimeoutNow(request) => {
+            line(&Line { envelope, request: TermLine { term: request.term } }, 0)
+        }
+        PeerRequest::Administer { what, remaining_ms } => {
+            let head = AdministerLine { what: what.clone(), remaining_ms: *remaining_ms };
+            line(&Line { envelope, request: head }, 0)
         }
     }
 }
@@ -195,6 +248,23 @@ pub fn decode_request(route: &str, body: &[u8]) -> Result<(Envelope, PeerRequest
             let Line::<Vec<WriteLine>> { envelope, request } = parse(head)?;
             Ok((envelope, PeerRequest::Forward(decode_writes(&request, rest)?)))
         }
+        INSTALL_SNAPSHOT => {
+            let Line::<PieceLine> { envelope, request: head } = parse(head)?;
+            Ok((envelope, PeerRequest::InstallSnapshot(decode_piece(envelope.from, &head, rest)?)))
+        }
+        TIMEOUT_NOW => {
+            let Line::<TermLine> { envelope, request } = parse(head)?;
+            nothing_behind(rest)?;
+            bounded([request.term])?;
+            let request = TimeoutNowRequest { term: request.term, leader: envelope.from };
+            Ok((envelope, PeerRequest::TimeoutNow(request)))
+        }
+        ADMINISTER => {
+            let Line::<AdministerLine> { envelope, request } = parse(head)?;
+            nothing_behind(rest)?;
+            let AdministerLine { what, remaining_ms } = request;
+            Ok((envelope, PeerRequest::Administer { what, remaining_ms }))
+        }
         other => Err(CodecError::Route(other.to_owned())),
     }
 }
@@ -216,6 +286,26 @@ fn decode_entries(head: &AppendLine, mut rest: &[u8]) -> Result<Vec<Entry>, Code
     }
     nothing_behind(rest)?;
     Ok(entries)
+}
+
+fn decode_piece(
+    leader: MemberId,
+    head: &PieceLine,
+    data: &[u8],
+) -> Result<InstallSnapshotRequest, CodecError> {
+    let &PieceLine { term, last, size, crc32c: crc, offset, piece_crc32c } = head;
+    bounded([term, last.index, last.term, size, offset])?;
+    if last.term > term {
+        return Err(CodecError::Body(format!("snapshot {last} has a higher term than its leader's {term}")));
+    }
+    if data.is_empty() || offset + data.len() as u64 > size {
+        let bytes = data.len();
+        return Err(CodecError::Body(format!("{bytes} bytes at {offset} are no piece of a file of {size}")));
+    }
+    if crc32c::crc32c(data) != piece_crc32c {
+        return Err(CodecError::Body("the piece's checksum does not match".into()));
+    }
+    Ok(InstallSnapshotRequest { term, leader, last, size, crc, offset, data: data.to_vec() })
 }
 
 fn decode_writes(head: &[WriteLine], mut rest: &[u8]) -> Result<Vec<ForwardedWrite>, CodecError> {
@@ -241,6 +331,9 @@ pub fn encode_reply(reply: &PeerReply) -> Vec<u8> {
         PeerReply::AppendEntries(reply) => line(reply, 0),
         PeerReply::ReadIndex(reply) => line(reply, 0),
         PeerReply::Forward(results) => line(results, 0),
+        PeerReply::InstallSnapshot(reply) => line(reply, 0),
+        PeerReply::TimeoutNow(reply) => line(reply, 0),
+        PeerReply::Administer(result) => line(result, 0),
     }
 }
 
@@ -259,6 +352,9 @@ pub fn decode_reply(route: &str, writes: usize, body: &[u8]) -> Result<PeerReply
             }
             Ok(PeerReply::Forward(results))
         }
+        INSTALL_SNAPSHOT => Ok(PeerReply::InstallSnapshot(parse(head)?)),
+        TIMEOUT_NOW => Ok(PeerReply::TimeoutNow(parse(head)?)),
+        ADMINISTER => Ok(PeerReply::Administer(parse(head)?)),
         other => Err(CodecError::Route(other.to_owned())),
     }
 }

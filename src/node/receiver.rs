@@ -1,0 +1,86 @@
+//! The receiver: writes the pieces of a leader's snapshot, loads it when it is whole, and has it installed. The peer
+//! port hands pieces over and never waits.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use super::request::Completion;
+use super::waiters::Parked;
+use super::{Node, lock, snapshotter};
+use crate::raft::{InstallSnapshotReply, InstallSnapshotRequest};
+use crate::store::snapshot::{PieceTaken, SnapshotReceiver};
+
+/// Pieces that wait; more are dropped, and the leader sends them again.
+const MAILBOX: usize = 4;
+
+enum Message {
+    Piece(InstallSnapshotRequest, Completion<InstallSnapshotReply>),
+    Stop,
+}
+
+/// The peer port's end.
+pub(super) struct Mailbox(Sender<Message>);
+
+/// The receiver's end.
+pub(super) struct Inbox(Receiver<Message>);
+
+/// Both ends.
+pub(super) fn mailbox() -> (Mailbox, Inbox) {
+    let (sender, receiver) = bounded(MAILBOX);
+    (Mailbox(sender), Inbox(receiver))
+}
+
+impl Mailbox {
+    pub(super) fn send(&self, piece: InstallSnapshotRequest, done: Completion<InstallSnapshotReply>) {
+        match self.0.try_send(Message::Piece(piece, done)) {
+            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+    }
+
+    /// Ends the receiver. It looks at the core as well, should the mailbox be full.
+    pub(super) fn stop(&self) {
+        let _ = self.0.try_send(Message::Stop);
+    }
+}
+
+/// The thread.
+pub(super) fn run(node: &Arc<Node>, inbox: Inbox) {
+    let mut receiver = SnapshotReceiver::new(node.disk.clone());
+    while let Ok(Message::Piece(piece, done)) = inbox.0.recv() {
+        if node.look(|core, _| core.is_stopping) {
+            return;
+        }
+        // Pieces that waited while the snapshot was loaded are of one that is installed.
+        let is_old = node.look(|core, _| piece.last.index <= core.raft.commit_index());
+        if is_old {
+            node.answer_install_snapshot(piece, done);
+            continue;
+        }
+        let last = piece.last;
+        match receiver.take(&piece) {
+            Ok(PieceTaken::Wants(offset)) => node.step(|core, _| {
+                let waiting = core.raft.handle_piece_written(offset);
+                core.park(Parked::Install(waiting, done));
+            }),
+            Ok(PieceTaken::Whole(meta, kv)) => {
+                log::info!("received the leader's snapshot through {last}: {} keys", kv.size().keys);
+                // Before the core asks the applier for it.
+                lock(&node.received).insert(last.index, *kv);
+                let is_news = node.step(|core, now| {
+                    let (is_news, waiting) = core.handle_snapshot_received(meta, now);
+                    core.park(Parked::Install(waiting, done));
+                    is_news
+                });
+                if !is_news {
+                    lock(&node.received).remove(&last.index);
+                }
+                if let Err(e) = snapshotter::prune(node) {
+                    log::warn!("an old snapshot could not be removed: {e}");
+                }
+            }
+            // No answer: the leader tries again after a while.
+            Err(e) => log::warn!("the leader's snapshot through {last} cannot be taken: {e}"),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The snapshotter: writes the state into a file when the log has grown, while writes go on (thesis §5.1).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Next, Node};
+use crate::raft::Time;
+use crate::store::snapshot::{self, SnapshotError, SnapshotFile, SnapshotWriter};
+
+/// Keys looked at under one lock of the store.
+const PAGE_KEYS: usize = 1_000;
+
+/// Snapshots that are kept: should the newest be damaged, the one before it and the log still hold everything.
+pub(super) const KEEP_SNAPSHOTS: usize = 2;
+
+/// After a snapshot that could not be written, the next attempt comes so much later.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// The thread.
+pub(super) fn run(node: &Arc<Node>) {
+    let mut not_before = Time(0);
+    loop {
+        let is_stopping = node.wait(&node.bells.snapshotter, |core, now| {
+            if core.is_stopping {
+                return Next::Do(true);
+            }
+            if !core.poll_snapshotter() {
+                return Next::SleepUntil(Time::NEVER);
+            }
+            if now < not_before { Next::SleepUntil(not_before) } else { Next::Do(false) }
+        });
+        if is_stopping {
+            return;
+        }
+        let began = Instant::now();
+        match take(node) {
+            Ok(Some(file)) => {
+                node.counters.snapshot.observe_duration(began.elapsed());
+                log::info!(
+                    "saved the state through {} as {} ({} bytes, {} keys, {} ms)",
+                    file.meta.last,
+                    file.name,
+                    file.bytes,
+                    file.keys,
+                    began.elapsed().as_millis()
+                );
+            }
+            // Overtaken by a leader's snapshot, or the node stops.
+            Ok(None) => {}
+            Err(e) => {
+                not_before = node.clock.now() + RETRY_AFTER;
+                log::warn!(
+                    "the state could not be saved: {e}; the log grows until it can, next attempt in {} s",
+                    RETRY_AFTER.as_secs()
+                );
+            }
+        }
+    }
+}
+
+/// Writes one snapshot; `None` when it was given up.
+fn take(node: &Arc<Node>) -> Result<Option<SnapshotFile>, SnapshotError> {
+    let view = node.with_kv_mut(|kv| kv.pin());
+    let written = write(node, view);
+    drop(node.with_kv_mut(|kv| kv.unpin()));
+    let Some(writer) = written? else { return Ok(None) };
+    // A snapshot never passes what the own log holds.
+    let index = writer.meta().last.index;
+    node.step(|core, _| core.snapshot_waits_for = Some(index));
+    let is_stopping = node.wait(&node.bells.snapshotter, |core, _| {
+        if core.is_stopping || core.raft.persisted_index() >= index {
+            return Next::Do(core.is_stopping);
+        }
+        Next::SleepUntil(Time::NEVER)
+    });
+    node.step(|core, _| core.snapshot_waits_for = None);
+    if is_stopping {
+        return Ok(None);
+    }
+    let file = writer.finish()?;
+    node.step(|core, _| core.raft.handle_snapshot_saved(file.meta.clone()));
+    prune(node)?;
+    Ok(Some(file))
+}
+
+fn write(node: &Arc<Node>, view: crate::store::View) -> Result<Option<SnapshotWriter>, SnapshotError> {
+    let mut writer = SnapshotWriter::create(&node.disk, view)?;
+    loop {
+        // A leader's snapshot that is installed meanwhile replaces the pinned state, and is newer.
+        let has_more = node.with_kv(|kv| kv.is_pinned().then(|| writer.fill(kv, PAGE_KEYS)));
+        let Some(has_more) = has_more else { return Ok(None) };
+        if node.look(|core, _| core.is_stopping) {
+            return Ok(None);
+        }
+        writer.flush()?;
+        if !has_more {
+            return Ok(Some(writer));
+        }
+    }
+}
+
+/// Removes the snapshots that newer ones have replaced.
+pub(super) fn prune(node: &Node) -> Result<(), SnapshotError> {
+    snapshot::prune(&node.disk, KEEP_SNAPSHOTS)
+}
