@@ -327,6 +327,7 @@ pub(super) enum Domain {
     Version = 2,
     IdempotencyRow = 3,
     Header = 4,
+    Members = 5,
 }
 
 /// A 128-bit hash that is the same in every build, on every machine and for ever: it is compared between members.

@@ -5,6 +5,7 @@
 //! retry into a second execution.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::command::{Domain, Fingerprint, Idempotency, Outcome};
@@ -21,15 +22,17 @@ pub(super) enum Lookup {
     Mismatch,
 }
 
-#[derive(Clone, Debug)]
-struct Row {
-    stamp: Stamp,
-    request_hash: u128,
-    outcome: Outcome,
+/// The outcome of one keyed write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub stamp: Stamp,
+    pub key: Arc<str>,
+    pub request_hash: u128,
+    pub outcome: Outcome,
 }
 
 impl Row {
-    fn fingerprint(&self, key: &str) -> u128 {
+    fn fingerprint(&self) -> u128 {
         let numbers: [u64; 4] = match self.outcome {
             Outcome::Put { revision, create_revision, version } => [1, revision, create_revision, version],
             Outcome::Deleted { revision, deleted } => [2, revision, deleted, 0],
@@ -42,41 +45,97 @@ impl Row {
         for number in numbers {
             hash.number(number);
         }
-        hash.sized(key.as_bytes()).finish()
+        hash.sized(self.key.as_bytes()).finish()
     }
 }
 
 /// The rows by key and by age. Stamps given to it never decrease.
+///
+/// A row has a place that never changes: how many rows came before it since the table was made. So a pinned view pages
+/// through the rows by place while the oldest ones leave.
 #[derive(Debug, Default)]
 pub(super) struct Dedup {
-    rows: BTreeMap<Arc<str>, Row>,
-    /// The same rows, oldest first.
-    by_age: VecDeque<(Stamp, Arc<str>)>,
+    /// The place of each key's row.
+    places: BTreeMap<Arc<str>, u64>,
+    /// The rows, oldest first.
+    by_age: VecDeque<Row>,
+    /// The place of the oldest row: how many have left.
+    gone: u64,
     /// Sum of the rows' fingerprints.
     hash: u128,
 }
 
+/// The rows that have left since a view was pinned, and belong to it.
+#[derive(Debug)]
+pub(super) struct KeptRows {
+    /// The place of the first row of the view.
+    first: u64,
+    /// The place behind its last row.
+    end: u64,
+    /// Those that left one by one, from `first` on.
+    single: Vec<Row>,
+    /// The table that left as a whole behind them.
+    whole: Option<Dedup>,
+}
+
+impl KeptRows {
+    /// The places of the view's rows.
+    pub(super) fn places(&self) -> Range<u64> {
+        self.first..self.end
+    }
+}
+
 impl Dedup {
-    /// Drops the rows older than the window at `now`.
-    pub(super) fn expire(&mut self, now: Stamp, settings: &Settings) {
+    /// Begins to keep what leaves from now on.
+    pub(super) fn pin(&self) -> KeptRows {
+        let end = self.gone + self.by_age.len() as u64;
+        KeptRows { first: self.gone, end, single: Vec::new(), whole: None }
+    }
+
+    /// The row at a place of a pinned view.
+    pub(super) fn row<'a>(&'a self, place: u64, kept: &'a KeptRows) -> &'a Row {
+        let at = |from: u64| usize::try_from(place - from).expect("a place within a table");
+        if place >= self.gone {
+            return &self.by_age[at(self.gone)];
+        }
+        kept.single.get(at(kept.first)).unwrap_or_else(|| {
+            let whole = kept.whole.as_ref().expect("a row of the view is in the table or was kept");
+            &whole.by_age[at(whole.gone)]
+        })
+    }
+
+    /// Drops the rows older than the window at `now`; into `kept`, if a view is pinned that has them.
+    pub(super) fn expire(&mut self, now: Stamp, settings: &Settings, mut kept: Option<&mut KeptRows>) {
         let oldest = oldest_kept(now, settings);
-        if self.by_age.back().is_some_and(|(newest, _)| *newest < oldest) {
+        if self.by_age.back().is_some_and(|newest| newest.stamp < oldest) {
             // After a quiet time everything goes at once: a million single removals would hold up the applier.
-            *self = Dedup::default();
+            let gone = self.gone + self.by_age.len() as u64;
+            let whole = std::mem::replace(self, Dedup { gone, ..Dedup::default() });
+            if let Some(kept) = kept
+                && whole.gone < kept.end
+            {
+                kept.whole = Some(whole);
+            }
             return;
         }
-        while let Some((stamp, _)) = self.by_age.front()
-            && *stamp < oldest
-        {
-            let (_, key) = self.by_age.pop_front().expect("looked at just now");
-            let row = self.rows.remove(&key).expect("both sides hold the same rows");
-            self.hash = self.hash.wrapping_sub(row.fingerprint(&key));
+        while self.by_age.front().is_some_and(|row| row.stamp < oldest) {
+            let row = self.by_age.pop_front().expect("looked at just now");
+            let place = self.places.remove(&row.key);
+            assert_eq!(place, Some(self.gone), "both sides hold the same rows");
+            self.hash = self.hash.wrapping_sub(row.fingerprint());
+            if let Some(kept) = kept.as_deref_mut()
+                && self.gone < kept.end
+            {
+                kept.single.push(row);
+            }
+            self.gone += 1;
         }
     }
 
     /// What is known of `wanted`. Call [`Dedup::expire`] first.
     pub(super) fn lookup(&self, wanted: &Idempotency) -> Lookup {
-        match self.rows.get(wanted.key.as_str()) {
+        let place = self.places.get(wanted.key.as_str());
+        match place.map(|place| &self.by_age[(place - self.gone) as usize]) {
             None => Lookup::New,
             Some(row) if row.request_hash == wanted.request_hash => Lookup::Decided(row.outcome.clone()),
             Some(_) => Lookup::Mismatch,
@@ -85,33 +144,43 @@ impl Dedup {
 
     /// How many rows there are.
     pub(super) fn len(&self) -> usize {
-        self.rows.len()
+        self.by_age.len()
     }
 
     /// Whether a new key finds the table full. Call [`Dedup::expire`] first.
     pub(super) fn is_full(&self, settings: &Settings) -> bool {
-        self.rows.len() as u64 >= settings.idempotency_rows
+        self.by_age.len() as u64 >= settings.idempotency_rows
     }
 
     /// Whether [`Dedup::is_full`] would say so for `key`, were it new, after expiry at `now`.
     pub(super) fn would_refuse(&self, key: &str, now: Stamp, settings: &Settings) -> bool {
         // A key that would have expired by then has made room for itself.
-        if self.rows.contains_key(key) {
+        if self.places.contains_key(key) {
             return false;
         }
         let oldest = oldest_kept(now, settings);
-        let expired = self.by_age.partition_point(|(stamp, _)| *stamp < oldest);
+        let expired = self.by_age.partition_point(|row| row.stamp < oldest);
         (self.by_age.len() - expired) as u64 >= settings.idempotency_rows
     }
 
     /// Remembers the outcome of a key that [`Dedup::lookup`] called new.
     pub(super) fn store(&mut self, wanted: Idempotency, outcome: Outcome, now: Stamp) {
-        let key: Arc<str> = wanted.key.into();
-        let row = Row { stamp: now, request_hash: wanted.request_hash, outcome };
-        self.hash = self.hash.wrapping_add(row.fingerprint(&key));
-        self.by_age.push_back((now, Arc::clone(&key)));
-        let previous = self.rows.insert(key, row);
+        let Idempotency { key, request_hash } = wanted;
+        let row = Row { stamp: now, key: key.into(), request_hash, outcome };
+        let place = self.gone + self.by_age.len() as u64;
+        let previous = self.places.insert(Arc::clone(&row.key), place);
         assert!(previous.is_none(), "an idempotency row is written once");
+        self.hash = self.hash.wrapping_add(row.fingerprint());
+        self.by_age.push_back(row);
+    }
+
+    /// The table that has these rows, given oldest first. `None` when stamps decrease or a key is there twice.
+    pub(super) fn from_rows(rows: Vec<Row>) -> Option<Dedup> {
+        let is_ordered = rows.is_sorted_by_key(|row| row.stamp);
+        let hash = rows.iter().fold(0u128, |sum, row| sum.wrapping_add(row.fingerprint()));
+        let places: BTreeMap<_, _> = rows.iter().map(|row| Arc::clone(&row.key)).zip(0..).collect();
+        let is_unique = places.len() == rows.len();
+        (is_ordered && is_unique).then(|| Dedup { places, by_age: rows.into(), gone: 0, hash })
     }
 
     /// Sum of the rows' fingerprints: equal tables have equal sums, however they came about.
@@ -156,9 +225,9 @@ mod tests {
     fn expire_keeps_a_row_for_the_whole_window_and_no_longer() {
         let settings = settings(10, 9);
         let mut dedup = table(&[("a", 5), ("b", SECOND)]);
-        dedup.expire(10 * SECOND + 5, &settings);
+        dedup.expire(10 * SECOND + 5, &settings, None);
         assert_eq!(dedup.lookup(&named("a", 1)), Lookup::Decided(outcome(5)));
-        dedup.expire(10 * SECOND + 6, &settings);
+        dedup.expire(10 * SECOND + 6, &settings, None);
         assert_eq!(dedup.lookup(&named("a", 1)), Lookup::New);
         assert_eq!(dedup.lookup(&named("b", 1)), Lookup::Decided(outcome(SECOND)));
     }
@@ -178,7 +247,7 @@ mod tests {
         {
             let mut dedup = table(&[("a", 5), ("b", 7)]);
             let early = dedup.would_refuse(key, now, &settings);
-            dedup.expire(now, &settings);
+            dedup.expire(now, &settings, None);
             let late = dedup.lookup(&named(key, 1)) == Lookup::New && dedup.is_full(&settings);
             assert_eq!(early, late, "{key} at {now}");
         }
@@ -190,11 +259,11 @@ mod tests {
     fn hash_depends_on_the_rows_alone() {
         let settings = settings(10, 9);
         let mut longer = table(&[("x", 1), ("a", SECOND), ("b", 2 * SECOND)]);
-        longer.expire(10 * SECOND + 2, &settings);
+        longer.expire(10 * SECOND + 2, &settings, None);
         assert_eq!(longer.hash(), table(&[("a", SECOND), ("b", 2 * SECOND)]).hash());
         assert_ne!(longer.hash(), table(&[("a", SECOND), ("c", 2 * SECOND)]).hash());
-        longer.expire(u64::MAX, &settings);
+        longer.expire(u64::MAX, &settings, None);
         assert_eq!(longer.hash(), 0);
-        assert!(longer.rows.is_empty() && longer.by_age.is_empty());
+        assert!(longer.places.is_empty() && longer.by_age.is_empty());
     }
 }

@@ -10,8 +10,15 @@
 //!
 //! **The state hash** is a sum of one fingerprint per row, kept up to date by every apply, so that asking
 //! for it costs nothing: members with the same applied index must have the same hash.
+//!
+//! **A view** ([`Kv::pin`]) holds one state still for a snapshot: while it is pinned, what leaves the map goes to a side
+//! table, so that the map answers as if nothing were pinned and the view still finds all that was there.
 
+mod members;
 mod range;
+mod restore;
+mod versions;
+mod view;
 
 use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, VecDeque};
@@ -19,9 +26,15 @@ use std::sync::Arc;
 
 use super::command::{Applied, Command, Condition, Domain, Fingerprint, Op, Outcome};
 use super::dedup::{Dedup, Lookup};
-use crate::raft::{ClusterId, Entry, EntryKind, Position, Settings, Stamp};
+use crate::raft::{ClusterId, Entry, EntryKind, Index, MemberId, Membership, Position, Settings, Stamp};
+use members::Members;
+use versions::{Superseded, Version, Versions};
+use view::Pin;
 
+pub use members::MAX_REMOVED;
 pub use range::{KeyRange, Order, SCAN_KEYS};
+pub use restore::Rebase;
+pub use view::{Kept, PAGE_BYTES, View};
 
 /// What a superseded version counts for `retention_bytes` besides its key and its value: about what it takes in
 /// memory. Part of the state machine's definition: members that differ here compact differently.
@@ -63,94 +76,6 @@ pub enum ReadError {
     },
 }
 
-/// One version of a key. Deleting makes a version without a value.
-#[derive(Debug)]
-struct Version {
-    mod_revision: u64,
-    create_revision: u64,
-    version: u64,
-    value: Option<Box<[u8]>>,
-    /// Kept, because hashing a large value again when it leaves costs more than sixteen bytes.
-    fingerprint: u128,
-}
-
-impl Version {
-    fn new(
-        key: &[u8],
-        mod_revision: u64,
-        create_revision: u64,
-        version: u64,
-        value: Option<Vec<u8>>,
-    ) -> Version {
-        let mut hash = Fingerprint::new(Domain::Version);
-        hash.number(mod_revision).number(create_revision).number(version).sized(key);
-        match &value {
-            Some(value) => hash.bytes(&[1]).sized(value),
-            None => hash.bytes(&[0]),
-        };
-        let fingerprint = hash.finish();
-        Version {
-            mod_revision,
-            create_revision,
-            version,
-            value: value.map(Vec::into_boxed_slice),
-            fingerprint,
-        }
-    }
-
-    fn record<'a>(&'a self, key: &'a [u8]) -> Option<Record<'a>> {
-        let value = self.value.as_deref()?;
-        let Version { create_revision, mod_revision, version, .. } = *self;
-        Some(Record { key, value, create_revision, mod_revision, version })
-    }
-}
-
-/// The versions of one key.
-#[derive(Debug)]
-struct Versions {
-    latest: Version,
-    /// Superseded ones that the floor has not passed, oldest first. Empty, and without memory, for most keys.
-    older: VecDeque<Version>,
-}
-
-impl Versions {
-    /// The version that was the latest at `revision`.
-    fn at(&self, revision: u64) -> Option<&Version> {
-        if self.latest.mod_revision <= revision {
-            return Some(&self.latest);
-        }
-        let newer = self.older.partition_point(|v| v.mod_revision <= revision);
-        self.older.get(newer.checked_sub(1)?)
-    }
-
-    /// Drops what no read at `floor` or above can see; returns the sum of its fingerprints. A deletion that has
-    /// nothing before it says nothing.
-    fn trim(&mut self, floor: u64) -> u128 {
-        let mut dropped = 0u128;
-        while let Some(oldest) = self.older.front() {
-            let next = self.older.get(1).unwrap_or(&self.latest);
-            if next.mod_revision > floor && (oldest.value.is_some() || oldest.mod_revision > floor) {
-                break;
-            }
-            dropped = dropped.wrapping_add(oldest.fingerprint);
-            self.older.pop_front();
-        }
-        if self.older.is_empty() {
-            self.older = VecDeque::new();
-        }
-        dropped
-    }
-}
-
-/// A version that was replaced or deleted.
-#[derive(Debug)]
-struct Superseded {
-    /// The revision that did it: when the floor reaches it, the version goes.
-    at: u64,
-    key: Arc<[u8]>,
-    bytes: u64,
-}
-
 /// How much a store holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
@@ -169,6 +94,8 @@ pub struct Size {
 pub struct Kv {
     settings: Settings,
     cluster_id: Option<ClusterId>,
+    /// Found entry, membership, removed members.
+    members: Members,
     applied: Position,
     stamp: Stamp,
     revision: u64,
@@ -184,7 +111,11 @@ pub struct Kv {
     live_bytes: u64,
     /// Sum of the fingerprints of all versions there are.
     versions_hash: u128,
+    /// How many versions there are.
+    version_count: u64,
     dedup: Dedup,
+    /// What the pinned view needs.
+    pin: Option<Pin>,
 }
 
 impl Kv {
@@ -193,6 +124,7 @@ impl Kv {
         Kv {
             settings,
             cluster_id: None,
+            members: Members::default(),
             applied: Position::ZERO,
             stamp: 0,
             revision: 0,
@@ -203,7 +135,9 @@ impl Kv {
             live_keys: 0,
             live_bytes: 0,
             versions_hash: 0,
+            version_count: 0,
             dedup: Dedup::default(),
+            pin: None,
         }
     }
 
@@ -227,6 +161,27 @@ impl Kv {
         self.cluster_id
     }
 
+    /// The membership in force at [`Kv::applied`]; without members before the found entry.
+    pub fn membership(&self) -> &Arc<Membership> {
+        self.members.membership()
+    }
+
+    /// Index of the entry that put it in force.
+    pub fn membership_index(&self) -> Index {
+        self.members.index()
+    }
+
+    /// The found entry, once it is applied.
+    pub fn found(&self) -> Option<&Entry> {
+        self.members.found()
+    }
+
+    /// Whether this member belonged to an earlier membership and not to the one in force. Known of the last
+    /// [`MAX_REMOVED`] that left.
+    pub fn is_removed(&self, member: MemberId) -> bool {
+        self.members.is_removed(member)
+    }
+
     /// The last entry applied.
     pub fn applied(&self) -> Position {
         self.applied
@@ -248,7 +203,7 @@ impl Kv {
     }
 
     /// A fingerprint of the logical state: every readable version, revision, floor, idempotency rows, cluster time,
-    /// cluster and settings. Equal on all members that applied the same entries. Costs the same at any size.
+    /// cluster, settings, found entry, membership and removed members. Equal on all members that applied the same entries. Costs the same at any size.
     pub fn state_hash(&self) -> u128 {
         let Settings { retention_revisions, retention_bytes, idempotency_window_s, idempotency_rows } =
             self.settings;
@@ -257,7 +212,8 @@ impl Kv {
         header.number(u64::from(self.cluster_id.is_some())).number(self.cluster_id.map_or(0, |id| id.0));
         header.number(retention_revisions).number(retention_bytes);
         header.number(idempotency_window_s).number(idempotency_rows);
-        header.finish().wrapping_add(self.versions_hash).wrapping_add(self.dedup.hash())
+        let parts = [header.finish(), self.versions_hash, self.dedup.hash(), self.members.hash()];
+        parts.into_iter().fold(0, u128::wrapping_add)
     }
 
     /// The record of `key` at `revision`, by default the latest; `None` when the key is absent there.
@@ -289,12 +245,17 @@ impl Kv {
         self.applied = position;
         self.stamp = self.stamp.max(entry.stamp());
         match entry.kind() {
-            EntryKind::Noop | EntryKind::Membership => None,
+            EntryKind::Noop => None,
+            EntryKind::Membership => {
+                self.members.apply(entry);
+                None
+            }
             EntryKind::Found => {
                 assert_eq!(position.index, 1, "a found entry at {position}: a cluster is born once");
                 let found = entry.found().expect("a found entry holds a found record");
                 self.cluster_id = Some(found.cluster_id);
                 self.settings = found.settings;
+                self.members.apply(entry);
                 None
             }
             EntryKind::Command => {
@@ -311,7 +272,8 @@ impl Kv {
 
     /// The outcome, and whether it was decided earlier.
     fn decide(&mut self, command: Command) -> (Outcome, bool) {
-        self.dedup.expire(self.stamp, &self.settings);
+        let kept = self.pin.as_mut().map(|pin| &mut pin.rows);
+        self.dedup.expire(self.stamp, &self.settings, kept);
         let Command { op, condition, idempotency, .. } = command;
         let Some(idempotency) = idempotency else {
             return (self.execute(op, condition), false);
@@ -339,7 +301,7 @@ impl Kv {
             Op::Put { key, value } => {
                 let (create_revision, version) =
                     current.map_or((revision, 1), |version| (version.create_revision, version.version + 1));
-                let new = Version::new(&key, revision, create_revision, version, Some(value));
+                let new = Version::new(&key, revision, create_revision, version, Some(value.into()));
                 self.supersede(key, new);
                 Outcome::Put { revision, create_revision, version }
             }
@@ -358,6 +320,7 @@ impl Kv {
     fn supersede(&mut self, key: Vec<u8>, new: Version) {
         self.revision = new.mod_revision;
         self.versions_hash = self.versions_hash.wrapping_add(new.fingerprint);
+        self.version_count += 1;
         if let Some(value) = &new.value {
             self.live_keys += 1;
             self.live_bytes += key.len() as u64 + value.len() as u64;
@@ -398,16 +361,21 @@ impl Kv {
         }
     }
 
-    fn trim(&mut self, key: &[u8]) {
+    fn trim(&mut self, key: &Arc<[u8]>) {
         // Several superseded versions of one key may go together; the first of them may take the key along.
         let Some(versions) = self.keys.get_mut(key) else { return };
-        let mut dropped = versions.trim(self.floor);
-        let latest = &versions.latest;
-        if versions.older.is_empty() && latest.value.is_none() && latest.mod_revision <= self.floor {
-            dropped = dropped.wrapping_add(latest.fingerprint);
-            self.keys.remove(key);
+        let mut drop_version = |version: Version| {
+            self.versions_hash = self.versions_hash.wrapping_sub(version.fingerprint);
+            self.version_count -= 1;
+            if let Some(pin) = &mut self.pin {
+                pin.keep(key, version);
+            }
+        };
+        versions.trim(self.floor, &mut drop_version);
+        if versions.is_forgotten(self.floor) {
+            let versions = self.keys.remove(key).expect("looked at just now");
+            drop_version(versions.latest);
         }
-        self.versions_hash = self.versions_hash.wrapping_sub(dropped);
     }
 
     fn check_readable(&self, revision: u64) -> Result<(), ReadError> {

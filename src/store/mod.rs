@@ -1,8 +1,10 @@
-//! Everything durable, and the state machine: the log on disk, the revisioned map and the idempotency table.
+//! Everything durable, and the state machine: the log on disk, snapshot files, the revisioned map and the idempotency
+//! table.
 
 pub mod disk;
 pub mod identity;
 pub mod simdisk;
+pub mod snapshot;
 pub mod wal;
 
 mod command;
@@ -10,4 +12,7 @@ mod dedup;
 mod kv;
 
 pub use command::{Applied, Command, CommandError, Condition, Idempotency, Op, Outcome, request_hash};
-pub use kv::{KeyRange, Kv, Order, ReadError, Record, SCAN_KEYS, Size, VERSION_OVERHEAD_BYTES};
+pub use kv::{
+    Kept, KeyRange, Kv, MAX_REMOVED, Order, PAGE_BYTES, ReadError, Rebase, Record, SCAN_KEYS, Size,
+    VERSION_OVERHEAD_BYTES, View,
+};

@@ -61,8 +61,10 @@ fn check_sums(kv: &Kv) {
     let mut hash = 0u128;
     let mut rows = 0;
     let mut bytes = 0;
+    let mut count = 0;
     for (key, versions) in &kv.keys {
         let all: Vec<&Version> = versions.older.iter().chain([&versions.latest]).collect();
+        count += all.len() as u64;
         for (i, version) in all.iter().enumerate() {
             hash = hash.wrapping_add(version.fingerprint);
             let superseded_at = all.get(i + 1).map(|next| next.mod_revision);
@@ -78,6 +80,7 @@ fn check_sums(kv: &Kv) {
         );
     }
     assert_eq!((hash, rows, bytes), (kv.versions_hash, kv.superseded.len(), kv.superseded_bytes));
+    assert_eq!(count, kv.version_count);
 }
 
 #[test]

@@ -1,0 +1,212 @@
+//! A state machine from a snapshot's rows. What follows from the rows, such as the queue of superseded versions, the
+//! sums and the hash, is derived again and compared with what the snapshot says of itself.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::members::Members;
+use super::versions::{Superseded, Version, Versions};
+use super::{Kv, VERSION_OVERHEAD_BYTES};
+use crate::raft::{Entry, Index, Membership, Position};
+use crate::store::dedup::{Dedup, Row};
+use crate::store::snapshot::SnapshotHeader;
+
+/// Room for more rows than this is made only as they come: a header is believed no further.
+const MAX_RESERVED: u64 = 1 << 21;
+
+/// A state in the making. Rows come in the order in which [`View::next_page`](super::View::next_page) gives them.
+#[derive(Debug)]
+pub(in crate::store) struct KvBuilder {
+    header: SnapshotHeader,
+    keys: Vec<(Arc<[u8]>, Versions)>,
+    /// The key whose versions are coming, until the first of them is there.
+    key: Option<Arc<[u8]>>,
+    superseded: Vec<Superseded>,
+    superseded_bytes: u64,
+    live_keys: u64,
+    live_bytes: u64,
+    versions_hash: u128,
+    version_count: u64,
+    rows: Vec<Row>,
+}
+
+impl Kv {
+    /// Begins a state that `header` describes. The rows are then given to the builder.
+    pub(in crate::store) fn from_snapshot(header: SnapshotHeader) -> KvBuilder {
+        KvBuilder {
+            keys: Vec::with_capacity(header.key_rows.min(MAX_RESERVED) as usize),
+            rows: Vec::with_capacity(header.idempotency_rows.min(MAX_RESERVED) as usize),
+            header,
+            key: None,
+            superseded: Vec::new(),
+            superseded_bytes: 0,
+            live_keys: 0,
+            live_bytes: 0,
+            versions_hash: 0,
+            version_count: 0,
+        }
+    }
+}
+
+impl KvBuilder {
+    /// The next key; its versions follow. The text says why it cannot be.
+    pub fn push_key(&mut self, key: &[u8]) -> Result<(), String> {
+        if !self.rows.is_empty() {
+            return Err("a key follows the idempotency rows".to_owned());
+        }
+        if self.key.is_some() {
+            return Err("a key has no versions".to_owned());
+        }
+        if self.keys.last().is_some_and(|(last, _)| key <= &last[..]) {
+            return Err("the keys are not in order".to_owned());
+        }
+        self.key = Some(key.into());
+        Ok(())
+    }
+
+    /// The next version of the last key; without a value it is a deletion.
+    pub fn push_version(
+        &mut self,
+        mod_revision: u64,
+        create_revision: u64,
+        version: u64,
+        value: Option<&[u8]>,
+    ) -> Result<(), String> {
+        if mod_revision > self.header.revision {
+            return Err(format!(
+                "a version has revision {mod_revision}, the snapshot {}",
+                self.header.revision
+            ));
+        }
+        let new_version =
+            |key: &[u8]| Version::new(key, mod_revision, create_revision, version, value.map(Box::from));
+        let fingerprint = if let Some(key) = self.key.take() {
+            let latest = new_version(&key);
+            let fingerprint = latest.fingerprint;
+            self.keys.push((key, Versions { latest, older: VecDeque::new() }));
+            fingerprint
+        } else {
+            let Some((key, versions)) = self.keys.last_mut().filter(|_| self.rows.is_empty()) else {
+                return Err("a version follows no key".to_owned());
+            };
+            if mod_revision <= versions.latest.mod_revision || mod_revision <= self.header.floor {
+                return Err(format!("the version of revision {mod_revision} is out of order"));
+            }
+            let new = new_version(key);
+            let fingerprint = new.fingerprint;
+            let old = std::mem::replace(&mut versions.latest, new);
+            if let Some(old) = &old.value {
+                let payload = key.len() as u64 + old.len() as u64;
+                let bytes = payload + VERSION_OVERHEAD_BYTES;
+                self.live_keys -= 1;
+                self.live_bytes -= payload;
+                self.superseded_bytes += bytes;
+                self.superseded.push(Superseded { at: mod_revision, key: Arc::clone(key), bytes });
+            }
+            versions.older.push_back(old);
+            fingerprint
+        };
+        if let Some(value) = value {
+            let key = &self.keys.last().expect("pushed just now").0;
+            self.live_keys += 1;
+            self.live_bytes += key.len() as u64 + value.len() as u64;
+        }
+        self.versions_hash = self.versions_hash.wrapping_add(fingerprint);
+        self.version_count += 1;
+        Ok(())
+    }
+
+    /// The next idempotency row.
+    pub fn push_idempotency(&mut self, row: Row) -> Result<(), String> {
+        if self.key.is_some() {
+            return Err("a key has no versions".to_owned());
+        }
+        if row.stamp > self.header.meta.stamp {
+            return Err(format!("an idempotency row has stamp {}", row.stamp));
+        }
+        self.rows.push(row);
+        Ok(())
+    }
+
+    /// The state. Refused when the rows are not the ones that the header tells of, by their counts and by the hash.
+    pub fn finish(mut self) -> Result<Kv, String> {
+        if self.key.is_some() {
+            return Err("a key has no versions".to_owned());
+        }
+        self.superseded.sort_unstable_by_key(|superseded| superseded.at);
+        if self.superseded.windows(2).any(|pair| pair[0].at == pair[1].at) {
+            return Err("two versions were superseded by one revision".to_owned());
+        }
+        let dedup = Dedup::from_rows(self.rows).ok_or("the idempotency rows are not in order")?;
+        let SnapshotHeader { meta, found, settings, removed, .. } = self.header.clone();
+        let kv = Kv {
+            settings,
+            cluster_id: self.header.cluster_id,
+            members: Members::new(found, meta.membership, meta.membership_index, removed),
+            applied: meta.last,
+            stamp: meta.stamp,
+            revision: self.header.revision,
+            floor: self.header.floor,
+            // In order already: built from the bottom, without a search.
+            keys: BTreeMap::from_iter(self.keys),
+            superseded: self.superseded.into(),
+            superseded_bytes: self.superseded_bytes,
+            live_keys: self.live_keys,
+            live_bytes: self.live_bytes,
+            versions_hash: self.versions_hash,
+            version_count: self.version_count,
+            dedup,
+            pin: None,
+        };
+        if kv.state_hash() != self.header.state_hash {
+            return Err(format!(
+                "its state hash should be {:032x} and is {:032x}",
+                self.header.state_hash,
+                kv.state_hash()
+            ));
+        }
+        if kv.header() != self.header {
+            return Err("its header does not describe its rows".to_owned());
+        }
+        Ok(kv)
+    }
+}
+
+/// What becomes of a state that begins another log: that of a new cluster made from a backup, or of one forced to go on
+/// with fewer members.
+#[derive(Clone, Debug)]
+pub struct Rebase {
+    /// Where the new log begins.
+    pub last: Position,
+    /// The found entry of the cluster it belongs to from now on.
+    pub found: Entry,
+    /// The membership in force.
+    pub membership: Arc<Membership>,
+    /// Index of the entry that is taken to have set it.
+    pub membership_index: Index,
+    /// Whether the idempotency rows go along.
+    pub keeps_idempotency: bool,
+    /// Whether it is still known who was removed; who leaves by this change is then one of them.
+    pub keeps_removed: bool,
+}
+
+impl Kv {
+    /// Moves the state to the beginning of another log. Keys, revisions, cluster time and settings stay. Panics when
+    /// `found` is not a found entry, or a view is pinned.
+    pub fn rebase(&mut self, to: Rebase) {
+        assert!(self.pin.is_none(), "a pinned state stays where it is");
+        let found = to.found.found().expect("a found entry");
+        self.cluster_id = Some(found.cluster_id);
+        self.applied = to.last;
+        let (old, removed) = if to.keeps_removed {
+            (Arc::clone(self.membership()), self.members.removed().collect())
+        } else {
+            (Arc::default(), Vec::new())
+        };
+        self.members = Members::new(Some(to.found), old, 0, removed);
+        self.members.replace(to.membership, to.membership_index);
+        if !to.keeps_idempotency {
+            self.dedup = Dedup::default();
+        }
+    }
+}

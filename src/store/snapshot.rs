@@ -1,0 +1,212 @@
+//! Snapshot files: the whole state at one log position, so that the log before it can go (paper §7).
+//!
+//! A snapshot is written from a pinned [`View`](super::View) while the applier goes on: [`SnapshotWriter::fill`] takes one
+//! page of rows under the store's lock and touches no file, [`SnapshotWriter::flush`] writes without the lock. The file
+//! gets its name by a rename only when all of it is synced, so a name is the proof of a whole file, and checksums over
+//! every chunk and over the file find what has rotted since. `docs/storage-format.md` draws the bytes.
+//!
+//! | file | is |
+//! |---|---|
+//! | `<index>-<term>.snapshot` | a snapshot, 16 hexadecimal digits each: the last entry it covers |
+//! | `snapshot.tmp` | the one being written here |
+//! | `receive.tmp` | the one being received from a leader ([`Receiver`]) |
+//! | `<index>-<term>.snapshot.damaged` | one that was [set aside](set_aside) |
+//!
+//! At start: [`remove_leftovers`], then [`choose`], then [`Wal::open_behind`](super::wal::Wal::open_behind) with what was
+//! chosen. After a new snapshot: [`prune`], then [`Wal::cut`](super::wal::Wal::cut).
+
+mod format;
+mod header;
+mod reader;
+mod receiver;
+pub(in crate::store) mod rows;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use super::Kv;
+use super::disk::Disk;
+use crate::raft::{Index, Position};
+
+pub use header::SnapshotHeader;
+pub use reader::{SnapshotReader, SnapshotStatus, load, load_file, verify, verify_file};
+pub use receiver::{Receiver, TransferKey};
+pub use writer::{SnapshotFile, SnapshotWriter, write};
+
+/// A snapshot that is being written.
+pub(super) const WRITE_NAME: &str = "snapshot.tmp";
+
+/// A snapshot that is being received.
+pub(super) const RECEIVE_NAME: &str = "receive.tmp";
+
+/// How many snapshots are kept: the newest, and one to fall back to.
+pub const KEPT_SNAPSHOTS: usize = 2;
+
+/// The name of a snapshot file. Ordered by index, then by term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SnapshotName {
+    index: Index,
+    term: u64,
+}
+
+impl SnapshotName {
+    /// Of the snapshot that ends at `last`.
+    pub fn new(last: Position) -> SnapshotName {
+        SnapshotName { index: last.index, term: last.term }
+    }
+
+    /// The last entry it covers.
+    pub fn position(self) -> Position {
+        Position::new(self.index, self.term)
+    }
+
+    /// Reads a file name; `None` when it is not exactly of this form.
+    pub fn parse(name: &str) -> Option<SnapshotName> {
+        let (index, term) = name.strip_suffix(".snapshot")?.split_once('-')?;
+        let hex = |digits: &str| {
+            let plain = digits.len() == 16 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
+        };
+        Some(SnapshotName { index: hex(index)?, term: hex(term)? })
+    }
+}
+
+impl fmt::Display for SnapshotName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{:016x}.snapshot", self.index, self.term)
+    }
+}
+
+/// Why a snapshot cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The file system refused.
+    #[error("cannot {action} {file}{}: {source}", .offset.map_or(String::new(), |at| format!(" at byte {at}")))]
+    Io {
+        /// The file, or the directory.
+        file: String,
+        /// A verb.
+        action: &'static str,
+        /// Where in the file, in bytes, if that is known.
+        offset: Option<u64>,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is not what was written, or not a snapshot at all.
+    #[error("{file} is no whole snapshot, see byte {offset}: {what}")]
+    Corrupt {
+        /// The file.
+        file: String,
+        /// Where in it, in bytes.
+        offset: u64,
+        /// What is wrong.
+        what: String,
+    },
+    /// Written by a later version of dkv.
+    #[error("{file} has format version {version}, this program knows {known}: use the newer version",
+        known = format::VERSION)]
+    NewerFormat {
+        /// The file.
+        file: String,
+        /// Its version.
+        version: u32,
+    },
+}
+
+impl SnapshotError {
+    fn io(disk: &Arc<dyn Disk>, name: &str, action: &'static str) -> impl FnOnce(io::Error) -> SnapshotError {
+        let file = disk.display(name);
+        move |source| SnapshotError::Io { file, action, offset: None, source }
+    }
+}
+
+/// The snapshots there are, newest first.
+pub fn list(disk: &Arc<dyn Disk>) -> Result<Vec<SnapshotName>, SnapshotError> {
+    let names = disk.list().map_err(SnapshotError::io(disk, "", "list"))?;
+    let mut snapshots: Vec<_> = names.iter().filter_map(|name| SnapshotName::parse(name)).collect();
+    snapshots.sort_by(|a, b| b.cmp(a));
+    Ok(snapshots)
+}
+
+/// Removes the files of snapshots that were under way when the process ended. For the start of a node, before anything
+/// is written or received.
+pub fn remove_leftovers(disk: &Arc<dyn Disk>) -> Result<(), SnapshotError> {
+    let names = disk.list().map_err(SnapshotError::io(disk, "", "list"))?;
+    for name in names.iter().filter(|name| [WRITE_NAME, RECEIVE_NAME].contains(&name.as_str())) {
+        remove(disk, name)?;
+    }
+    Ok(())
+}
+
+/// Removes all but the newest `keep` snapshots, the oldest first. Returns how many went.
+pub fn prune(disk: &Arc<dyn Disk>, keep: usize) -> Result<usize, SnapshotError> {
+    let snapshots = list(disk)?;
+    let old = snapshots.get(keep..).unwrap_or_default();
+    old.iter().rev().try_for_each(|name| remove(disk, &name.to_string()))?;
+    Ok(old.len())
+}
+
+/// Takes a damaged snapshot out of the row, so that it does not count as one of those that are kept. It stays for
+/// inspection, under its name with `.damaged` behind it.
+pub fn set_aside(disk: &Arc<dyn Disk>, name: SnapshotName) -> Result<(), SnapshotError> {
+    let from = name.to_string();
+    disk.rename(&from, &format!("{from}.damaged")).map_err(SnapshotError::io(disk, &from, "set aside"))?;
+    disk.sync_dir().map_err(SnapshotError::io(disk, "", "sync"))
+}
+
+fn remove(disk: &Arc<dyn Disk>, name: &str) -> Result<(), SnapshotError> {
+    disk.remove(name).map_err(SnapshotError::io(disk, name, "remove"))?;
+    disk.sync_dir().map_err(SnapshotError::io(disk, "", "sync"))
+}
+
+/// Gives a synced file its name as a snapshot, durably.
+fn name_snapshot(disk: &Arc<dyn Disk>, from: &str, name: SnapshotName) -> Result<(), SnapshotError> {
+    let shown = name.to_string();
+    disk.rename(from, &shown).map_err(SnapshotError::io(disk, &shown, "rename a new snapshot to"))?;
+    disk.sync_dir().map_err(SnapshotError::io(disk, "", "sync"))
+}
+
+/// The state to start from.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The snapshot it comes from.
+    pub name: SnapshotName,
+    /// What that says of itself.
+    pub header: SnapshotHeader,
+    /// The state.
+    pub kv: Kv,
+    /// Index of the newest snapshot there is, whole or not: what this member has vouched for. The log must reach it.
+    pub reach: Index,
+    /// Newer snapshots that are damaged. To be [set aside](set_aside) once the log has been found to cover them.
+    pub damaged: Vec<SnapshotName>,
+    /// For the operator: what is wrong with those.
+    pub warnings: Vec<String>,
+}
+
+/// The newest whole snapshot; `None` when there is no snapshot at all. A damaged one is passed over with a warning for
+/// the one before it; whether that will do depends on the log, see [`Wal::open_behind`](super::wal::Wal::open_behind).
+///
+/// # Errors
+/// None of them is whole, one comes from a newer version, or the file system refuses.
+pub fn choose(disk: &Arc<dyn Disk>) -> Result<Option<Chosen>, SnapshotError> {
+    let snapshots = list(disk)?;
+    let Some(newest) = snapshots.first() else { return Ok(None) };
+    let (reach, mut damaged, mut warnings) = (newest.position().index, Vec::new(), Vec::new());
+    let mut first_error = None;
+    for &name in &snapshots {
+        match load(disk, name) {
+            Ok((header, kv)) => return Ok(Some(Chosen { name, header, kv, reach, damaged, warnings })),
+            Err(error @ SnapshotError::Corrupt { .. }) => {
+                warnings.push(format!("{error}; trying the snapshot before it"));
+                damaged.push(name);
+                first_error.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(first_error.expect("there is a snapshot, and none is whole"))
+}

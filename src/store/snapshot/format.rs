@@ -1,0 +1,93 @@
+//! The bytes of a snapshot file around its rows. `docs/storage-format.md` draws them.
+
+use super::SnapshotHeader;
+
+/// The version of the whole file. A greater one is refused.
+pub(super) const VERSION: u32 = 1;
+
+/// Rows are cut into chunks of at most this size.
+pub(super) const CHUNK_BYTES: usize = 256 << 10;
+
+/// Bytes before a header's JSON.
+pub(super) const HEAD_BYTES: usize = 20;
+
+/// Bytes before a chunk.
+pub(super) const CHUNK_HEAD_BYTES: usize = 8;
+
+/// Bytes behind the end chunk: the number of rows, then the CRC of everything before it.
+pub(super) const TRAILER_BYTES: usize = 12;
+
+/// No header is longer: checked before memory is taken for one.
+pub(super) const MAX_HEADER_BYTES: usize = 8 << 20;
+
+const MAGIC: [u8; 8] = *b"dkvsnaps";
+
+/// Magic, version, length of the JSON, CRC of these and of the JSON; then the JSON.
+pub(super) fn encode_header(header: &SnapshotHeader) -> Vec<u8> {
+    let json = serde_json::to_vec(header).expect("plain data serialises");
+    assert!(json.len() <= MAX_HEADER_BYTES, "a header of {} bytes exceeds every limit", json.len());
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + json.len());
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&VERSION.to_le_bytes());
+    bytes.extend_from_slice(&(json.len() as u32).to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&bytes), &json);
+    bytes.extend_from_slice(&crc.to_le_bytes());
+    bytes.extend_from_slice(&json);
+    bytes
+}
+
+/// Length of the JSON behind a head. The text says what is wrong.
+pub(super) fn header_len(head: &[u8]) -> Result<usize, &'static str> {
+    if head[..8] != MAGIC {
+        return Err("it does not begin like a snapshot");
+    }
+    let len = u32_at(head, 12) as usize;
+    if len > MAX_HEADER_BYTES { Err("its header claims to be longer than any is") } else { Ok(len) }
+}
+
+/// What head and JSON say.
+pub(super) enum Header {
+    Known(SnapshotHeader),
+    Newer(u32),
+    Broken(String),
+}
+
+pub(super) fn decode_header(head: &[u8], json: &[u8]) -> Header {
+    if u32_at(head, 16) != crc32c::crc32c_append(crc32c::crc32c(&head[..16]), json) {
+        return Header::Broken("the checksum of its header does not match".to_owned());
+    }
+    match u32_at(head, 8) {
+        VERSION => match serde_json::from_slice(json) {
+            Ok(header) => Header::Known(header),
+            Err(e) => Header::Broken(format!("its header does not parse: {e}")),
+        },
+        version if version > VERSION => Header::Newer(version),
+        version => Header::Broken(format!("there is no format version {version}")),
+    }
+}
+
+/// Appends a chunk to `out`; an empty one ends the rows.
+pub(super) fn put_chunk(out: &mut Vec<u8>, rows: &[u8]) {
+    let len = (rows.len() as u32).to_le_bytes();
+    out.extend_from_slice(&len);
+    out.extend_from_slice(&chunk_crc(&len, rows).to_le_bytes());
+    out.extend_from_slice(rows);
+}
+
+/// Length and CRC of the chunk behind its head. `None` when it is longer than any.
+pub(super) fn chunk_len(head: &[u8]) -> Option<(usize, u32)> {
+    let len = u32_at(head, 0) as usize;
+    (len <= CHUNK_BYTES).then(|| (len, u32_at(head, 4)))
+}
+
+pub(super) fn chunk_crc(len: &[u8], rows: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(len), rows)
+}
+
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}

@@ -1,0 +1,81 @@
+//! What a snapshot says of the state in it: everything but the rows.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::raft::{ClusterId, Entry, MemberId, Settings, SnapshotMeta};
+
+/// Everything of a state but its rows. In a snapshot file it is JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotHeader {
+    /// The cluster; None before a found entry was applied.
+    pub cluster_id: Option<ClusterId>,
+    /// Last entry, cluster time, membership.
+    pub meta: SnapshotMeta,
+    /// The found entry: a joining member gets it with the snapshot. Its frame in base64.
+    #[serde(with = "frame")]
+    pub found: Option<Entry>,
+    /// The settings in force.
+    pub settings: Settings,
+    /// The store's revision.
+    pub revision: u64,
+    /// The smallest readable revision.
+    pub floor: u64,
+    /// [`Kv::state_hash`](crate::store::Kv::state_hash); 32 hexadecimal digits.
+    #[serde(with = "hex")]
+    pub state_hash: u128,
+    /// Members that left, the latest last.
+    pub removed: Vec<MemberId>,
+    /// Keys that exist.
+    pub keys: u64,
+    /// These keys and their values, in bytes.
+    pub bytes: u64,
+    /// Keys with versions, those that were deleted lately included.
+    pub key_rows: u64,
+    /// Versions of all keys.
+    pub versions: u64,
+    /// Outcomes in the idempotency table.
+    pub idempotency_rows: u64,
+}
+
+impl SnapshotHeader {
+    /// How many rows the file has.
+    pub fn rows(&self) -> u64 {
+        [self.key_rows, self.versions, self.idempotency_rows].into_iter().fold(0, u64::saturating_add)
+    }
+}
+
+mod frame {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(found: &Option<Entry>, serializer: S) -> Result<S::Ok, S::Error> {
+        found.as_ref().map(|found| STANDARD.encode(found.frame())).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Entry>, D::Error> {
+        let Some(text) = <Option<String>>::deserialize(deserializer)? else { return Ok(None) };
+        let frame = STANDARD.decode(text).map_err(de::Error::custom)?;
+        let (entry, len) = Entry::decode(&frame).map_err(de::Error::custom)?;
+        if len != frame.len() || entry.found().is_none() {
+            return Err(de::Error::custom("not the frame of a found entry"));
+        }
+        Ok(Some(entry))
+    }
+}
+
+mod hex {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(hash: &u128, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{hash:032x}"))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u128, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let is_hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let hash = is_hex.then(|| u128::from_str_radix(&text, 16).ok()).flatten();
+        hash.ok_or_else(|| de::Error::custom("a state hash is 32 lower-case hexadecimal digits"))
+    }
+}

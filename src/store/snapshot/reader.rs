@@ -1,0 +1,250 @@
+//! Reading snapshots: whole into a state, whole to verify, in pieces to send.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::format::{self, CHUNK_HEAD_BYTES, HEAD_BYTES, Header, TRAILER_BYTES};
+use super::rows::{self, AnyRow};
+use super::{SnapshotError, SnapshotHeader, SnapshotName};
+use crate::raft::Position;
+use crate::store::disk::{self, Disk, DiskFile};
+use crate::store::kv::Kv;
+
+/// A snapshot that was read to its end and found whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotStatus {
+    /// What it says of itself.
+    pub header: SnapshotHeader,
+    /// Length of the file.
+    pub bytes: u64,
+    /// Rows in it.
+    pub rows: u64,
+    /// The CRC at its end, of everything before.
+    pub crc: u32,
+}
+
+/// The state in a snapshot of this directory. Everything is verified: header, chunks, the whole file, the order of the
+/// rows, their counts, the state hash.
+pub fn load(disk: &Arc<dyn Disk>, name: SnapshotName) -> Result<(SnapshotHeader, Kv), SnapshotError> {
+    let shown = name.to_string();
+    let file = disk.open(&shown).map_err(SnapshotError::io(disk, &shown, "open"))?;
+    load_named(&*file, disk.display(&shown), Some(name.position()))
+}
+
+/// The state in a snapshot anywhere, such as a backup; verified like any other.
+pub fn load_file(path: &Path) -> Result<(SnapshotHeader, Kv), SnapshotError> {
+    let (file, shown) = open_file(path)?;
+    load_named(&*file, shown, None)
+}
+
+/// Reads a whole snapshot of this directory and all its checksums, without building the state.
+pub fn verify(disk: &Arc<dyn Disk>, name: SnapshotName) -> Result<SnapshotStatus, SnapshotError> {
+    let shown = name.to_string();
+    let file = disk.open(&shown).map_err(SnapshotError::io(disk, &shown, "open"))?;
+    verify_named(&*file, disk.display(&shown), Some(name.position()))
+}
+
+/// The same for a snapshot anywhere.
+pub fn verify_file(path: &Path) -> Result<SnapshotStatus, SnapshotError> {
+    let (file, shown) = open_file(path)?;
+    verify_named(&*file, shown, None)
+}
+
+fn open_file(path: &Path) -> Result<(Box<dyn DiskFile>, String), SnapshotError> {
+    let shown = path.display().to_string();
+    match disk::open_to_read(path) {
+        Ok(file) => Ok((file, shown)),
+        Err(source) => Err(SnapshotError::Io { file: shown, action: "open", offset: None, source }),
+    }
+}
+
+/// Also for a file that has not its name yet: `shown` is how an error names it.
+pub(super) fn load_named(
+    file: &dyn DiskFile,
+    shown: String,
+    last: Option<Position>,
+) -> Result<(SnapshotHeader, Kv), SnapshotError> {
+    let mut scan = Scan::open(file, shown)?;
+    let header = scan.header(last)?;
+    let mut builder = Kv::from_snapshot(header.clone());
+    scan.rows(|row| match row {
+        AnyRow::Key(key) => builder.push_key(key),
+        AnyRow::Version { mod_revision, create_revision, version, value } => {
+            builder.push_version(mod_revision, create_revision, version, value)
+        }
+        AnyRow::Idempotency(row) => builder.push_idempotency(row),
+    })?;
+    let kv = builder.finish().map_err(|what| scan.corrupt(0, what))?;
+    Ok((header, kv))
+}
+
+fn verify_named(
+    file: &dyn DiskFile,
+    shown: String,
+    last: Option<Position>,
+) -> Result<SnapshotStatus, SnapshotError> {
+    let mut scan = Scan::open(file, shown)?;
+    let header = scan.header(last)?;
+    let mut counts = [0; 3];
+    scan.rows(|row| {
+        let kind = match row {
+            AnyRow::Key(_) => 0,
+            AnyRow::Version { .. } => 1,
+            AnyRow::Idempotency(_) => 2,
+        };
+        counts[kind] += 1;
+        Ok(())
+    })?;
+    if counts != [header.key_rows, header.versions, header.idempotency_rows] {
+        return Err(scan.corrupt(0, "its header does not describe its rows"));
+    }
+    Ok(SnapshotStatus { bytes: scan.size, rows: header.rows(), crc: scan.crc, header })
+}
+
+/// One pass over a file. Every length is compared with the file's before anything is allocated for it.
+struct Scan<'a> {
+    file: &'a dyn DiskFile,
+    shown: String,
+    size: u64,
+    at: u64,
+    /// Of everything before `at`; at the end, the one that the file ends with.
+    crc: u32,
+}
+
+impl<'a> Scan<'a> {
+    fn open(file: &'a dyn DiskFile, shown: String) -> Result<Scan<'a>, SnapshotError> {
+        match file.size() {
+            Ok(size) => Ok(Scan { file, shown, size, at: 0, crc: 0 }),
+            Err(source) => Err(SnapshotError::Io { file: shown, action: "measure", offset: None, source }),
+        }
+    }
+
+    /// Appends the next `len` bytes to `buf`.
+    fn read(&mut self, len: usize, buf: &mut Vec<u8>) -> Result<(), SnapshotError> {
+        if len as u64 > self.size - self.at {
+            return Err(self.corrupt(self.size, "it ends in the middle"));
+        }
+        let start = buf.len();
+        buf.resize(start + len, 0);
+        self.file.read_at(self.at, &mut buf[start..]).map_err(|source| self.io(source))?;
+        self.at += len as u64;
+        Ok(())
+    }
+
+    /// The same, and they count for the file's CRC.
+    fn take(&mut self, len: usize, buf: &mut Vec<u8>) -> Result<(), SnapshotError> {
+        let start = buf.len();
+        self.read(len, buf)?;
+        self.crc = crc32c::crc32c_append(self.crc, &buf[start..]);
+        Ok(())
+    }
+
+    fn header(&mut self, last: Option<Position>) -> Result<SnapshotHeader, SnapshotError> {
+        let (mut head, mut json) = (Vec::new(), Vec::new());
+        self.take(HEAD_BYTES, &mut head)?;
+        let len = format::header_len(&head).map_err(|what| self.corrupt(0, what))?;
+        self.take(len, &mut json)?;
+        let header = match format::decode_header(&head, &json) {
+            Header::Known(header) => header,
+            Header::Newer(version) => {
+                return Err(SnapshotError::NewerFormat { file: self.shown.clone(), version });
+            }
+            Header::Broken(what) => return Err(self.corrupt(0, what)),
+        };
+        if last.is_some_and(|last| last != header.meta.last) {
+            return Err(self.corrupt(0, format!("it ends with entry {}, another one", header.meta.last)));
+        }
+        Ok(header)
+    }
+
+    /// Hands over all rows, then checks the end of the file.
+    fn rows(&mut self, mut take: impl FnMut(AnyRow<'_>) -> Result<(), String>) -> Result<(), SnapshotError> {
+        let (mut count, mut buf, mut head) = (0u64, Vec::new(), Vec::new());
+        loop {
+            let at = self.at;
+            head.clear();
+            self.take(CHUNK_HEAD_BYTES, &mut head)?;
+            let Some((len, crc)) = format::chunk_len(&head) else {
+                return Err(self.corrupt(at, "a chunk claims to be longer than any is"));
+            };
+            let start = buf.len();
+            self.take(len, &mut buf)?;
+            if format::chunk_crc(&head[..4], &buf[start..]) != crc {
+                return Err(self.corrupt(at, "the checksum of a chunk does not match"));
+            }
+            if len == 0 {
+                break;
+            }
+            let mut used = 0;
+            while let Some((row, bytes)) =
+                rows::decode(&buf[used..]).map_err(|what| self.corrupt(at, what))?
+            {
+                take(row).map_err(|what| self.corrupt(at, what))?;
+                used += bytes;
+                count += 1;
+            }
+            buf.drain(..used);
+        }
+        if !buf.is_empty() {
+            return Err(self.corrupt(self.at, "its last row is cut short"));
+        }
+        let mut trailer = Vec::new();
+        self.take(TRAILER_BYTES - 4, &mut trailer)?;
+        self.read(4, &mut trailer)?;
+        if format::u32_at(&trailer, 8) != self.crc {
+            return Err(self.corrupt(self.at, "the checksum of the file does not match"));
+        }
+        if format::u64_at(&trailer, 0) != count {
+            return Err(self.corrupt(self.at, format!("it has {count} rows and should have another number")));
+        }
+        if self.at != self.size {
+            return Err(self.corrupt(self.at, "it goes on behind its end"));
+        }
+        Ok(())
+    }
+
+    fn corrupt(&self, offset: u64, what: impl Into<String>) -> SnapshotError {
+        SnapshotError::Corrupt { file: self.shown.clone(), offset, what: what.into() }
+    }
+
+    fn io(&self, source: io::Error) -> SnapshotError {
+        SnapshotError::Io { file: self.shown.clone(), action: "read", offset: Some(self.at), source }
+    }
+}
+
+/// A snapshot that is being sent. The file may be pruned meanwhile: it stays readable here.
+pub struct SnapshotReader {
+    file: Box<dyn DiskFile>,
+    shown: String,
+    status: SnapshotStatus,
+}
+
+impl SnapshotReader {
+    /// Opens a snapshot and verifies it whole: a damaged one is never sent.
+    pub fn open(disk: &Arc<dyn Disk>, name: SnapshotName) -> Result<SnapshotReader, SnapshotError> {
+        let shown = name.to_string();
+        let file = disk.open(&shown).map_err(SnapshotError::io(disk, &shown, "open"))?;
+        let shown = disk.display(&shown);
+        let status = verify_named(&*file, shown.clone(), Some(name.position()))?;
+        Ok(SnapshotReader { file, shown, status })
+    }
+
+    /// Header, length and CRC.
+    pub fn status(&self) -> &SnapshotStatus {
+        &self.status
+    }
+
+    /// The bytes from `offset` on, at most `len`; fewer at the end.
+    pub fn read_at(&self, offset: u64, len: usize) -> Result<Vec<u8>, SnapshotError> {
+        let left = self.status.bytes.saturating_sub(offset);
+        let mut bytes = vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(len)];
+        match self.file.read_at(offset, &mut bytes) {
+            Ok(()) => Ok(bytes),
+            Err(source) => {
+                let file = self.shown.clone();
+                Err(SnapshotError::Io { file, action: "read", offset: Some(offset), source })
+            }
+        }
+    }
+}

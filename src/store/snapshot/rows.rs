@@ -1,0 +1,161 @@
+//! The rows of a snapshot: `docs/storage-format.md` draws them. Integers are little-endian.
+
+use std::sync::Arc;
+
+use crate::store::command::Outcome;
+use crate::store::dedup::Row;
+
+const KEY: u8 = 1;
+const VALUE: u8 = 2;
+const DELETION: u8 = 3;
+const IDEMPOTENCY: u8 = 4;
+
+/// No key or value is longer: no command that fits into a frame has one. A length is checked against it before it is
+/// waited for.
+const MAX_FIELD_BYTES: usize = crate::raft::MAX_PAYLOAD_BYTES;
+
+const OUTCOME_PUT: u8 = 1;
+const OUTCOME_DELETED: u8 = 2;
+const OUTCOME_PRECONDITION_FAILED: u8 = 3;
+const OUTCOME_IDEMPOTENCY_MISMATCH: u8 = 4;
+const OUTCOME_OVERLOADED: u8 = 5;
+
+/// One row.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::store) enum AnyRow<'a> {
+    /// The key of the versions behind it.
+    Key(&'a [u8]),
+    /// A version; without a value a deletion.
+    Version { mod_revision: u64, create_revision: u64, version: u64, value: Option<&'a [u8]> },
+    /// An outcome.
+    Idempotency(Row),
+}
+
+pub(in crate::store) fn put_key(buf: &mut Vec<u8>, key: &[u8]) {
+    buf.push(KEY);
+    put_sized(buf, key);
+}
+
+pub(in crate::store) fn put_version(
+    buf: &mut Vec<u8>,
+    mod_revision: u64,
+    create_revision: u64,
+    version: u64,
+    value: Option<&[u8]>,
+) {
+    match value {
+        Some(value) => {
+            buf.push(VALUE);
+            put_numbers(buf, &[mod_revision, create_revision, version]);
+            put_sized(buf, value);
+        }
+        None => {
+            buf.push(DELETION);
+            put_numbers(buf, &[mod_revision]);
+        }
+    }
+}
+
+pub(in crate::store) fn put_idempotency(buf: &mut Vec<u8>, row: &Row) {
+    let (outcome, numbers) = match row.outcome {
+        Outcome::Put { revision, create_revision, version } => {
+            (OUTCOME_PUT, [revision, create_revision, version])
+        }
+        Outcome::Deleted { revision, deleted } => (OUTCOME_DELETED, [revision, deleted, 0]),
+        Outcome::PreconditionFailed { revision, mod_revision } => {
+            (OUTCOME_PRECONDITION_FAILED, [revision, mod_revision, 0])
+        }
+        Outcome::IdempotencyMismatch => (OUTCOME_IDEMPOTENCY_MISMATCH, [0; 3]),
+        Outcome::Overloaded => (OUTCOME_OVERLOADED, [0; 3]),
+    };
+    buf.push(IDEMPOTENCY);
+    buf.extend_from_slice(&row.stamp.to_le_bytes());
+    buf.extend_from_slice(&row.request_hash.to_le_bytes());
+    buf.push(outcome);
+    put_numbers(buf, &numbers);
+    put_sized(buf, row.key.as_bytes());
+}
+
+fn put_numbers(buf: &mut Vec<u8>, numbers: &[u64]) {
+    numbers.iter().for_each(|number| buf.extend_from_slice(&number.to_le_bytes()));
+}
+
+fn put_sized(buf: &mut Vec<u8>, bytes: &[u8]) {
+    buf.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    buf.extend_from_slice(bytes);
+}
+
+/// Reads the row at the beginning of `bytes` and its length; `None` when it goes on behind them. The text says what is
+/// wrong.
+pub(in crate::store) fn decode(bytes: &[u8]) -> Result<Option<(AnyRow<'_>, usize)>, String> {
+    let mut reader = Reader { bytes, at: 0 };
+    Ok(reader.row()?.map(|row| (row, reader.at)))
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn row(&mut self) -> Result<Option<AnyRow<'a>>, String> {
+        let Some([kind]) = self.array() else { return Ok(None) };
+        match kind {
+            KEY => Ok(self.sized()?.map(AnyRow::Key)),
+            VALUE => {
+                let Some([mod_revision, create_revision, version]) = self.numbers() else { return Ok(None) };
+                let Some(value) = self.sized()? else { return Ok(None) };
+                Ok(Some(AnyRow::Version { mod_revision, create_revision, version, value: Some(value) }))
+            }
+            DELETION => {
+                let Some([mod_revision]) = self.numbers() else { return Ok(None) };
+                Ok(Some(AnyRow::Version { mod_revision, create_revision: 0, version: 0, value: None }))
+            }
+            IDEMPOTENCY => self.idempotency(),
+            kind => Err(format!("unknown row kind {kind}")),
+        }
+    }
+
+    fn idempotency(&mut self) -> Result<Option<AnyRow<'a>>, String> {
+        let Some([stamp]) = self.numbers() else { return Ok(None) };
+        let Some(request_hash) = self.array().map(u128::from_le_bytes) else { return Ok(None) };
+        let Some([outcome]) = self.array() else { return Ok(None) };
+        let Some([a, b, c]) = self.numbers() else { return Ok(None) };
+        let Some(key) = self.sized()? else { return Ok(None) };
+        let outcome = match outcome {
+            OUTCOME_PUT => Outcome::Put { revision: a, create_revision: b, version: c },
+            OUTCOME_DELETED => Outcome::Deleted { revision: a, deleted: b },
+            OUTCOME_PRECONDITION_FAILED => Outcome::PreconditionFailed { revision: a, mod_revision: b },
+            OUTCOME_IDEMPOTENCY_MISMATCH => Outcome::IdempotencyMismatch,
+            OUTCOME_OVERLOADED => Outcome::Overloaded,
+            kind => return Err(format!("unknown outcome {kind}")),
+        };
+        let key: Arc<str> = str::from_utf8(key).map_err(|_| "an idempotency key is not UTF-8")?.into();
+        Ok(Some(AnyRow::Idempotency(Row { stamp, key, request_hash, outcome })))
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let array = *self.bytes.get(self.at..)?.first_chunk()?;
+        self.at += N;
+        Some(array)
+    }
+
+    fn numbers<const N: usize>(&mut self) -> Option<[u64; N]> {
+        let mut numbers = [0; N];
+        for number in &mut numbers {
+            *number = u64::from_le_bytes(self.array()?);
+        }
+        Some(numbers)
+    }
+
+    fn sized(&mut self) -> Result<Option<&'a [u8]>, String> {
+        let Some(len) = self.array().map(u32::from_le_bytes) else { return Ok(None) };
+        let len = len as usize;
+        if len > MAX_FIELD_BYTES {
+            return Err(format!("a field claims {len} bytes, more than any has"));
+        }
+        let Some(field) = self.bytes.get(self.at..self.at + len) else { return Ok(None) };
+        self.at += len;
+        Ok(Some(field))
+    }
+}
