@@ -45,6 +45,11 @@ pub struct Config {
     pub limits: Limits,
     /// Bytes of one log segment. A multiple of 4096; greater segments mean fewer files and longer zeroing ahead.
     pub segment_bytes: u64,
+    /// Bytes of log after which the state is saved as a snapshot and the log before it goes. Twice as much log is kept, in
+    /// memory too; smaller values write the whole state more often.
+    pub snapshot_log_bytes: u64,
+    /// The same in entries.
+    pub snapshot_log_entries: u64,
     /// How many revisions stay readable behind the latest one. A setting of the cluster: counts at founding only.
     pub retention_revisions: u64,
     /// Bytes of superseded versions that stay readable; the lower of both limits counts. At founding only.
@@ -173,6 +178,8 @@ impl Default for Config {
             request_timeout_ms: 5_000,
             limits: Limits::default(),
             segment_bytes: 16 << 20,
+            snapshot_log_bytes: 64 << 20,
+            snapshot_log_entries: 1_000_000,
             retention_revisions: 100_000,
             retention_bytes: 32 << 20,
             idempotency_window_s: 600,
@@ -416,6 +423,8 @@ impl Config {
 
     fn check_sizes(&self) -> Result<(), Refused> {
         check_range("segment_bytes", self.segment_bytes, 64 << 10, 1 << 30)?;
+        check_range("snapshot_log_bytes", self.snapshot_log_bytes, 4 << 10, 1 << 40)?;
+        check_range("snapshot_log_entries", self.snapshot_log_entries, 1, 1 << 40)?;
         if !self.segment_bytes.is_multiple_of(4096) {
             let near = self.segment_bytes.next_multiple_of(4096);
             return refuse(

@@ -98,7 +98,12 @@ impl From<HandOverError> for AdminFailure {
 impl Node {
     /// Does what an operator asks, if this node leads. `done` is told when a change is committed, or when another member
     /// is known to lead; no later than at `deadline`.
-    pub fn administer(self: &Arc<Self>, what: Administration, deadline: Instant, done: Completion<AdminResult>) {
+    pub fn administer(
+        self: &Arc<Self>,
+        what: Administration,
+        deadline: Instant,
+        done: Completion<AdminResult>,
+    ) {
         let deadline = self.clock.at(deadline);
         self.step(|core, now| core.submit(Work::Administer { what, done }, Origin::Client, deadline, now));
     }

@@ -10,7 +10,8 @@ use super::waiters::{Parked, Work};
 use super::{Node, lock};
 use crate::raft::{
     AppendEntriesReply, AppendEntriesRequest, Index, InstallSnapshotReply, InstallSnapshotRequest,
-    InstallVerdict, MAX_PAYLOAD_BYTES, RequestVoteReply, RequestVoteRequest, TimeoutNowReply, TimeoutNowRequest,
+    InstallVerdict, MAX_PAYLOAD_BYTES, RequestVoteReply, RequestVoteRequest, TimeoutNowReply,
+    TimeoutNowRequest,
 };
 use crate::store::{Command, CommandError};
 
@@ -19,7 +20,13 @@ impl Node {
 
     /// Makes a write: proposes it here, or forwards it to the leader. `done` is told what the state machine decided, or
     /// why nothing can be said; no later than at `deadline`, when a write under way is unknown.
-    pub fn write(self: &Arc<Self>, command: Command, deadline: Instant, origin: Origin, done: Completion<WriteResult>) {
+    pub fn write(
+        self: &Arc<Self>,
+        command: Command,
+        deadline: Instant,
+        origin: Origin,
+        done: Completion<WriteResult>,
+    ) {
         let key = command.idempotency.as_ref().map(|i| i.key.as_str());
         if key.is_some_and(|key| self.refuses_keyed(&[key])[0]) {
             return self.refuse(done, table_full());
@@ -83,7 +90,11 @@ impl Node {
 
     /// Answers an append that `AppendEntriesRequest::validate` has passed, once the disk holds what the answer vouches
     /// for, or after the append hold with what it holds by then. `done` is dropped without an answer when the node stops.
-    pub fn answer_append(self: &Arc<Self>, request: AppendEntriesRequest, done: Completion<AppendEntriesReply>) {
+    pub fn answer_append(
+        self: &Arc<Self>,
+        request: AppendEntriesRequest,
+        done: Completion<AppendEntriesReply>,
+    ) {
         self.step(|core, now| {
             if !core.is_stopping {
                 let (term, leader, committed) = (request.term, request.leader, request.commit);
@@ -121,7 +132,11 @@ impl Node {
     }
 
     /// Answers a leader that hands over to this member.
-    pub fn answer_timeout_now(self: &Arc<Self>, request: TimeoutNowRequest, done: Completion<TimeoutNowReply>) {
+    pub fn answer_timeout_now(
+        self: &Arc<Self>,
+        request: TimeoutNowRequest,
+        done: Completion<TimeoutNowReply>,
+    ) {
         self.step(|core, now| {
             if !core.is_stopping {
                 let waiting = core.raft.handle_timeout_now(request, now);
@@ -140,7 +155,11 @@ impl Node {
 
     /// Makes a peer's clients' writes, as the leader; never forwards them again. The whole batch is answered when its
     /// last item is decided, or when the earliest deadline passes: then what is not decided is unknown.
-    pub fn answer_forward(self: &Arc<Self>, writes: Vec<ForwardedWrite>, done: Completion<Vec<ForwardedResult>>) {
+    pub fn answer_forward(
+        self: &Arc<Self>,
+        writes: Vec<ForwardedWrite>,
+        done: Completion<Vec<ForwardedResult>>,
+    ) {
         if writes.is_empty() {
             return done(Vec::new());
         }

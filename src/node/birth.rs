@@ -7,11 +7,13 @@
 
 use std::sync::Arc;
 
+use super::Stored;
 use super::founding::Founding;
 use super::hand_over::{HandOver, PeerList, check_found};
 use crate::raft::{ClusterId, Entry, HardState, MemberId, Membership, Position, Settings, WriteOp};
 use crate::store::disk::Disk;
 use crate::store::identity::{Identity, IdentityError};
+use crate::store::snapshot::{self, SnapshotError};
 use crate::store::wal::{LogPlace, Recovered, Wal, WalError, WalIds, WalOptions};
 
 /// Why the data directory cannot be opened as this node's, or a birth not be finished.
@@ -23,6 +25,9 @@ pub enum BirthError {
     /// The log.
     #[error(transparent)]
     Wal(#[from] WalError),
+    /// The snapshots.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// The identity file names a cluster and there is no log.
     #[error(
         "this node's log is gone: {dir} belongs to member {member_id} of cluster {cluster_id} and holds no log; a \
@@ -84,10 +89,11 @@ impl BirthError {
             BirthError::Identity(error) => error.exit_code(),
             BirthError::Wal(WalError::Foreign { .. }) | BirthError::OtherAddress { .. } => 4,
             BirthError::Wal(WalError::Corrupt { .. } | WalError::NewerFormat { .. })
+            | BirthError::Snapshot(SnapshotError::Corrupt { .. } | SnapshotError::NewerFormat { .. })
             | BirthError::LogGone { .. }
             | BirthError::NoIdentity { .. }
             | BirthError::NoFound { .. } => 3,
-            BirthError::Wal(_) => 1,
+            BirthError::Wal(_) | BirthError::Snapshot(_) => 1,
         }
     }
 }
@@ -115,10 +121,8 @@ pub enum Opened {
 
 /// Everything a node starts with.
 pub struct Born {
-    /// The open log.
-    pub wal: Wal,
-    /// What it holds.
-    pub recovered: Recovered,
+    /// Log and snapshot.
+    pub stored: Stored,
     /// Whose it is.
     pub ids: WalIds,
     /// Entry `1@1`.
@@ -140,8 +144,9 @@ impl Born {
 
     /// The latest membership in the log.
     pub fn membership(&self) -> &Arc<Membership> {
-        let latest = self.recovered.entries.iter().rev().find_map(Entry::membership);
-        latest.or(self.found.membership()).expect("a found entry has a membership")
+        let in_log = self.stored.recovered.entries.iter().rev().find_map(Entry::membership);
+        let in_snapshot = self.stored.snapshot.as_ref().map(|(meta, _)| &meta.membership);
+        in_log.or(in_snapshot).or(self.found.membership()).expect("a found entry has a membership")
     }
 }
 
@@ -180,7 +185,8 @@ impl Birthplace {
             synced_mark: LogPlace { sequence: 1, block: 0 },
             warnings: Vec::new(),
         };
-        Ok(Born { wal, recovered, ids, found: entry, warnings: Vec::new() })
+        let stored = Stored { disk: self.disk.clone(), wal, recovered, snapshot: None };
+        Ok(Born { stored, ids, found: entry, warnings: Vec::new() })
     }
 }
 
@@ -207,13 +213,28 @@ pub fn open(disk: Arc<dyn Disk>, options: WalOptions, config: &IdentityConfig) -
         (stored, Some(log)) => stored.unwrap_or(log.cluster_id),
     };
     let ids = WalIds { cluster_id, member_id: identity.member_id };
-    let (wal, recovered) = Wal::open(disk.clone(), ids, options)?;
-    let found = first_entry(&recovered, cluster_id).map_err(|what| BirthError::NoFound {
-        dir: disk.display(""),
-        cluster_id,
-        what,
-    })?;
-    let mut born = Born { wal, recovered, ids, found, warnings: Vec::new() };
+    snapshot::remove_leftovers(&disk)?;
+    let chosen = snapshot::choose(&disk)?;
+    let behind = chosen.as_ref().map(|chosen| (chosen.header.meta.last, chosen.reach));
+    let (wal, recovered) = Wal::open_behind(disk.clone(), ids, options, behind)?;
+    let first = match &chosen {
+        Some(chosen) => chosen.header.found.clone().ok_or_else(|| format!("nor does {}", chosen.name)),
+        None => recovered.entries.first().cloned().ok_or_else(|| "it is empty".to_owned()),
+    };
+    let found = first
+        .and_then(|entry| check_first(entry, cluster_id))
+        .map_err(|what| BirthError::NoFound { dir: disk.display(""), cluster_id, what })?;
+    let mut warnings = Vec::new();
+    let snapshot = match chosen {
+        Some(chosen) => {
+            warnings = chosen.warnings;
+            chosen.damaged.into_iter().try_for_each(|name| snapshot::set_aside(&disk, name))?;
+            Some((chosen.header.meta, chosen.kv))
+        }
+        None => None,
+    };
+    let stored = Stored { disk: disk.clone(), wal, recovered, snapshot };
+    let mut born = Born { stored, ids, found, warnings };
     check_configuration(&mut born, config)?;
     if identity.cluster_id.is_none() {
         identity.with_cluster(cluster_id).store(&*disk)?;
@@ -226,17 +247,13 @@ fn unborn(disk: Arc<dyn Disk>, options: WalOptions, identity: Identity, config: 
     Opened::Unborn(Box::new(Founding::new(place, config.peers.clone(), config.settings.clone())))
 }
 
-/// The found entry of `cluster_id`, which every log begins with.
-fn first_entry(recovered: &Recovered, cluster_id: ClusterId) -> Result<Entry, String> {
-    if recovered.base != Position::ZERO {
-        return Err(format!("it begins behind {}", recovered.base));
-    }
-    let first = recovered.entries.first().ok_or("it is empty")?;
-    let found = check_found(first)?;
+/// The found entry of `cluster_id`, which every history begins with.
+fn check_first(first: Entry, cluster_id: ClusterId) -> Result<Entry, String> {
+    let found = check_found(&first)?;
     if found.cluster_id != cluster_id {
         return Err(format!("entry 1@1 founded cluster {}", found.cluster_id));
     }
-    Ok(first.clone())
+    Ok(first)
 }
 
 /// Compares the configuration with the stored membership, which wins.

@@ -71,7 +71,8 @@ pub use transport::{
 pub use waiters::{Finished, Parked, Work};
 
 use crate::raft::{
-    ClusterId, Index, MemberId, Membership, Note, NoteLevel, Raft, RaftConfig, Restored, Settings, SnapshotMeta, Time,
+    ClusterId, Index, MemberId, Membership, Note, NoteLevel, Raft, RaftConfig, Restored, Settings,
+    SnapshotMeta, Time,
 };
 use crate::store::Kv;
 use crate::store::disk::Disk;
@@ -170,6 +171,8 @@ pub struct Node {
     pieces: Mailbox,
     /// Snapshots of a leader that were received and loaded, by their last index; the applier takes them.
     received: Mutex<BTreeMap<Index, Kv>>,
+    /// Held while old snapshots are removed.
+    pruning: Mutex<()>,
     syncs: AtomicU64,
     counters: Counters,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -231,8 +234,7 @@ impl Node {
         let (snapshot, kv) = snapshot.unwrap_or_else(|| {
             (SnapshotMeta { last: recovered.base, ..SnapshotMeta::default() }, Kv::new(Settings::default()))
         });
-        let restored =
-            Restored { hard_state: recovered.hard_state, snapshot, entries: recovered.entries };
+        let restored = Restored { hard_state: recovered.hard_state, snapshot, entries: recovered.entries };
         let raft = Raft::new(config, restored, clock.now());
         let membership = raft.membership().clone();
         let core = Core::new(
@@ -256,6 +258,7 @@ impl Node {
             disk,
             pieces,
             received: Mutex::default(),
+            pruning: Mutex::default(),
             syncs: AtomicU64::new(0),
             counters: Counters::new(),
             threads: Mutex::new(Vec::new()),
@@ -287,11 +290,7 @@ impl Node {
     }
 
     /// Starts one of the node's threads. Nothing happens when the node has stopped.
-    fn spawn(
-        self: &Arc<Node>,
-        name: &str,
-        body: impl FnOnce(&Arc<Node>) + Send + 'static,
-    ) -> io::Result<()> {
+    fn spawn(self: &Arc<Node>, name: &str, body: impl FnOnce(&Arc<Node>) + Send + 'static) -> io::Result<()> {
         let Some(alive) = lock(&self.alive).clone() else { return Ok(()) };
         let node = self.clone();
         let thread = threads::spawn(name.to_owned(), alive, move || body(&node))?;

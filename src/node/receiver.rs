@@ -9,7 +9,8 @@ use super::request::Completion;
 use super::waiters::Parked;
 use super::{Node, lock, snapshotter};
 use crate::raft::{InstallSnapshotReply, InstallSnapshotRequest};
-use crate::store::snapshot::{PieceTaken, SnapshotReceiver};
+use crate::store::Kv;
+use crate::store::snapshot::{self, SnapshotError, SnapshotHeader, TransferKey};
 
 /// Pieces that wait; more are dropped, and the leader sends them again.
 const MAILBOX: usize = 4;
@@ -46,7 +47,7 @@ impl Mailbox {
 
 /// The thread.
 pub(super) fn run(node: &Arc<Node>, inbox: Inbox) {
-    let mut receiver = SnapshotReceiver::new(node.disk.clone());
+    let mut receiver = snapshot::Receiver::new(node.disk.clone());
     while let Ok(Message::Piece(piece, done)) = inbox.0.recv() {
         if node.look(|core, _| core.is_stopping) {
             return;
@@ -58,17 +59,17 @@ pub(super) fn run(node: &Arc<Node>, inbox: Inbox) {
             continue;
         }
         let last = piece.last;
-        match receiver.take(&piece) {
-            Ok(PieceTaken::Wants(offset)) => node.step(|core, _| {
+        match take(&mut receiver, &piece) {
+            Ok(Taken::Wants(offset)) => node.step(|core, _| {
                 let waiting = core.raft.handle_piece_written(offset);
                 core.park(Parked::Install(waiting, done));
             }),
-            Ok(PieceTaken::Whole(meta, kv)) => {
-                log::info!("received the leader's snapshot through {last}: {} keys", kv.size().keys);
+            Ok(Taken::Whole(header, kv)) => {
+                log::info!("received the leader's snapshot through {last}: {} keys", header.keys);
                 // Before the core asks the applier for it.
                 lock(&node.received).insert(last.index, *kv);
                 let is_news = node.step(|core, now| {
-                    let (is_news, waiting) = core.handle_snapshot_received(meta, now);
+                    let (is_news, waiting) = core.handle_snapshot_received(header.meta, now);
                     core.park(Parked::Install(waiting, done));
                     is_news
                 });
@@ -83,4 +84,21 @@ pub(super) fn run(node: &Arc<Node>, inbox: Inbox) {
             Err(e) => log::warn!("the leader's snapshot through {last} cannot be taken: {e}"),
         }
     }
+}
+
+enum Taken {
+    /// The next piece begins here.
+    Wants(u64),
+    /// The snapshot is whole, durable under its name, and loaded.
+    Whole(Box<SnapshotHeader>, Box<Kv>),
+}
+
+fn take(receiver: &mut snapshot::Receiver, piece: &InstallSnapshotRequest) -> Result<Taken, SnapshotError> {
+    let key = TransferKey { last: piece.last, bytes: piece.size, crc: piece.crc };
+    let wanted = receiver.take(&key, piece.offset, &piece.data)?;
+    if !receiver.is_complete(&key) {
+        return Ok(Taken::Wants(wanted));
+    }
+    let (header, kv) = receiver.finish()?;
+    Ok(Taken::Whole(Box::new(header), Box::new(kv)))
 }

@@ -8,10 +8,10 @@ use super::signals::PeerBells;
 use super::transport::{Lane, PeerError, PeerReply, PeerRequest, Target};
 use super::{Next, Node};
 use crate::raft::{
-    InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, MemberId, PollSnapshot, Position, RpcFailed,
-    Ticket,
+    InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, MemberId, PollSnapshot, Position,
+    RpcFailed, Ticket,
 };
-use crate::store::snapshot::SnapshotReader;
+use crate::store::snapshot::{SnapshotName, SnapshotReader, TransferKey};
 
 /// Bytes of one piece.
 const PIECE_BYTES: usize = 256 << 10;
@@ -58,20 +58,21 @@ fn transfer(
     last: Position,
     ticket: &Ticket,
 ) -> Result<InstallSnapshotReply, String> {
-    let reader = SnapshotReader::open(&node.disk, last).map_err(|e| e.to_string())?;
+    let reader = SnapshotReader::open(&node.disk, SnapshotName::new(last)).map_err(|e| e.to_string())?;
+    let TransferKey { bytes: size, crc, .. } = reader.key();
     let (mut offset, mut failures) = (0, 0);
     loop {
         if !node.look(|core, _| core.raft.wants_transfer(ticket) && !core.is_stopping) {
             return Err("it is not needed any more".to_owned());
         }
         let data = reader.read_at(offset, PIECE_BYTES).map_err(|e| e.to_string())?;
-        let is_last = offset + data.len() as u64 == reader.size();
+        let is_last = offset + data.len() as u64 == size;
         let piece = InstallSnapshotRequest {
             term: ticket.term(),
             leader: node.options.member_id,
             last,
-            size: reader.size(),
-            crc: reader.crc(),
+            size,
+            crc,
             offset,
             data,
         };
@@ -80,7 +81,7 @@ fn transfer(
         match answer {
             Ok(PeerReply::InstallSnapshot(reply)) => match reply.outcome {
                 InstallOutcome::Wants(wanted) if reply.term == ticket.term() => {
-                    if wanted >= reader.size() {
+                    if wanted >= size {
                         return Err(format!("it wants to go on at {wanted}, behind the end"));
                     }
                     // Told to go on where it stands is progress only once; a peer that never takes a piece is not.

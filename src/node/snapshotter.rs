@@ -3,15 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Next, Node};
+use super::{Next, Node, lock};
 use crate::raft::Time;
-use crate::store::snapshot::{self, SnapshotError, SnapshotFile, SnapshotWriter};
-
-/// Keys looked at under one lock of the store.
-const PAGE_KEYS: usize = 1_000;
-
-/// Snapshots that are kept: should the newest be damaged, the one before it and the log still hold everything.
-pub(super) const KEEP_SNAPSHOTS: usize = 2;
+use crate::store::View;
+use crate::store::snapshot::{self, KEPT_SNAPSHOTS, SnapshotError, SnapshotFile, SnapshotWriter};
 
 /// After a snapshot that could not be written, the next attempt comes so much later.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
@@ -37,11 +32,11 @@ pub(super) fn run(node: &Arc<Node>) {
             Ok(Some(file)) => {
                 node.counters.snapshot.observe_duration(began.elapsed());
                 log::info!(
-                    "saved the state through {} as {} ({} bytes, {} keys, {} ms)",
+                    "saved the state through {} as {} ({} bytes, {} rows, {} ms)",
                     file.meta.last,
                     file.name,
                     file.bytes,
-                    file.keys,
+                    file.rows,
                     began.elapsed().as_millis()
                 );
             }
@@ -65,7 +60,7 @@ fn take(node: &Arc<Node>) -> Result<Option<SnapshotFile>, SnapshotError> {
     drop(node.with_kv_mut(|kv| kv.unpin()));
     let Some(writer) = written? else { return Ok(None) };
     // A snapshot never passes what the own log holds.
-    let index = writer.meta().last.index;
+    let index = writer.header().meta.last.index;
     node.step(|core, _| core.snapshot_waits_for = Some(index));
     let is_stopping = node.wait(&node.bells.snapshotter, |core, _| {
         if core.is_stopping || core.raft.persisted_index() >= index {
@@ -83,11 +78,11 @@ fn take(node: &Arc<Node>) -> Result<Option<SnapshotFile>, SnapshotError> {
     Ok(Some(file))
 }
 
-fn write(node: &Arc<Node>, view: crate::store::View) -> Result<Option<SnapshotWriter>, SnapshotError> {
-    let mut writer = SnapshotWriter::create(&node.disk, view)?;
+fn write(node: &Arc<Node>, view: View) -> Result<Option<SnapshotWriter>, SnapshotError> {
+    let mut writer = SnapshotWriter::create(node.disk.clone(), view)?;
     loop {
         // A leader's snapshot that is installed meanwhile replaces the pinned state, and is newer.
-        let has_more = node.with_kv(|kv| kv.is_pinned().then(|| writer.fill(kv, PAGE_KEYS)));
+        let has_more = node.with_kv(|kv| kv.is_pinned().then(|| writer.fill(kv)));
         let Some(has_more) = has_more else { return Ok(None) };
         if node.look(|core, _| core.is_stopping) {
             return Ok(None);
@@ -101,5 +96,7 @@ fn write(node: &Arc<Node>, view: crate::store::View) -> Result<Option<SnapshotWr
 
 /// Removes the snapshots that newer ones have replaced.
 pub(super) fn prune(node: &Node) -> Result<(), SnapshotError> {
-    snapshot::prune(&node.disk, KEEP_SNAPSHOTS)
+    // The snapshotter and the receiver both do: one after the other.
+    let _one_at_a_time = lock(&node.pruning);
+    snapshot::prune(&node.disk, KEPT_SNAPSHOTS).map(drop)
 }

@@ -11,8 +11,8 @@ use super::signals::Rings;
 use super::transport::{ForwardedWrite, Lane, PeerError, PeerReply, PeerRequest, Target};
 use super::waiters::{Finished, MAX_REQUESTS, Parked, RequestId, Stage, Waiters, Work};
 use crate::raft::{
-    self, AfterSync, Index, InstallSnapshotReply, MemberId, Membership, Note, Payload, Position, ProposeError,
-    Raft, ReadDone, RoleKind, SnapshotMeta, Term, Time, Watermarks,
+    self, AfterSync, Index, InstallSnapshotReply, MemberId, Membership, Note, Payload, Position,
+    ProposeError, Raft, ReadDone, RoleKind, SnapshotMeta, Term, Time, Watermarks,
 };
 use crate::store::Applied;
 
@@ -527,7 +527,8 @@ impl Core {
             applier: before.wakes_applier(after),
             replicators: before.wakes_replicators(after),
             snapshotter: self.snapshotter_has_work()
-                && (before.last_applied, before.persisted_index) != (after.last_applied, after.persisted_index),
+                && (before.last_applied, before.persisted_index)
+                    != (after.last_applied, after.persisted_index),
             forwarder: self.forward_call.is_none() && self.waiters.has_queued_writes(),
             read_asker: self.ask_call.is_none() && self.waiters.has_queued_reads(),
         }

@@ -210,7 +210,9 @@ impl Waiters {
             (Stage::Queued, Work::Read { .. }) => {
                 self.queued_reads.insert(id);
             }
-            (Stage::Queued, Work::Administer { .. }) => unreachable!("an administration is never forwarded here"),
+            (Stage::Queued, Work::Administer { .. }) => {
+                unreachable!("an administration is never forwarded here")
+            }
             (Stage::HandingOver, _) => {
                 self.handing_over.insert(id);
             }
@@ -533,7 +535,9 @@ fn overdue(request: &Request) -> Failure {
         (Work::Administer { .. }, Stage::Proposed(at)) => Failure::unknown(format!(
             "the change was not committed in time; as entry {at} it may still take effect"
         )),
-        (Work::Administer { .. }, _) => Failure::unavailable("no other member took the leadership over in time"),
+        (Work::Administer { .. }, _) => {
+            Failure::unavailable("no other member took the leadership over in time")
+        }
         (Work::Read { .. }, Stage::AwaitApplied(index)) => Failure::new(
             FailureKind::Timeout,
             format!("this node has not applied entry {index} in time: it lags behind the leader"),

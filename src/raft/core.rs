@@ -13,7 +13,9 @@ use super::progress::{Lane, Mode, Progress};
 use super::read::ReadDone;
 use super::reply::Reply;
 use super::role::{Role, RoleKind};
-use super::types::{HardState, Index, Member, MemberId, Membership, Position, SnapshotMeta, Stamp, Term, Time};
+use super::types::{
+    HardState, Index, Member, MemberId, Membership, Position, SnapshotMeta, Stamp, Term, Time,
+};
 use super::watermarks::Watermarks;
 use super::write::{AfterSync, Hold, WriteBatch, WriteQueue, WriteSeq};
 

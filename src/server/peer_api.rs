@@ -13,8 +13,8 @@ use super::http::{Handler, Method, Reply, Request, Response};
 use super::peer_codec::{self as codec, CodecError, Envelope, FOUND, NoReply};
 use crate::node::founding::FoundingPort;
 use crate::node::{
-    AdminResult, Administration, Completion, ForwardedResult, ForwardedWrite, FoundReply, FoundRequest, HandOver, Node, PeerReply,
-    PeerRequest, ReadIndexResult,
+    AdminResult, Administration, Completion, ForwardedResult, ForwardedWrite, FoundReply, FoundRequest,
+    HandOver, Node, PeerReply, PeerRequest, ReadIndexResult,
 };
 use crate::raft::{
     AppendEntriesReply, AppendEntriesRequest, InstallSnapshotReply, InstallSnapshotRequest, MemberId,

@@ -19,7 +19,9 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::node::{Administration, ForwardedWrite, FoundReply, FoundRequest, PeerReply, PeerRequest, StoreFound, Unborn};
+use crate::node::{
+    Administration, ForwardedWrite, FoundReply, FoundRequest, PeerReply, PeerRequest, StoreFound, Unborn,
+};
 use crate::raft::{
     AppendEntriesRequest, ClusterId, Entry, FRAME_HEADER_BYTES, Index, InstallSnapshotRequest,
     MAX_PAYLOAD_BYTES, MemberId, Position, RequestVoteRequest, Term, TimeoutNowRequest,

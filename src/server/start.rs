@@ -19,11 +19,14 @@ use super::upstream::RunDir;
 use crate::config::Config;
 use crate::node::birth::{BirthError, Born, IdentityConfig, Opened, open};
 use crate::node::founding::{Founding, FoundingError, FoundingInbox, founding_port};
-use crate::node::{HandOvers, Node, NodeOptions, PeerList};
+use crate::node::{HandOvers, Listeners, Node, NodeOptions, PeerList};
 use crate::raft::Settings;
 use crate::store::disk::RealDisk;
 use crate::store::identity::{DataDirLock, IdentityError};
 use crate::store::wal::WalOptions;
+
+/// How long a leader that stops waits for another one.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why a server does not start, or ends: one line for the operator, and the exit code.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +112,7 @@ impl Server {
         // Whoever is asked before the node is born must be able to say that it is not.
         let unborn = match opened {
             Opened::Born(born) => {
-                start_node(&shared, &peer_api, *born)?;
+                start_node(&shared, &peer_api, *born, &fail)?;
                 None
             }
             Opened::Unborn(founding) => {
@@ -165,6 +168,12 @@ impl Server {
     /// Stops accepting, lets what is in flight finish for at most `grace`, seals the log.
     pub fn stop(self, grace: Duration) {
         self.shared.begin_stop();
+        // Whoever leads next is found at once instead of after an election timeout, and serves what waits here.
+        if let Some(node) = self.shared.node()
+            && !node.hand_over(HAND_OVER_PATIENCE)
+        {
+            log::info!("nobody took the leadership over: the others elect a leader when this node is gone");
+        }
         self.client_port.shutdown(grace);
         if let Some(founding) = self.founding {
             self.shared.stop_founding();
@@ -228,22 +237,27 @@ fn spawn_founding(
     let (shared, peer_api) = (shared.clone(), peer_api.clone());
     std::thread::Builder::new().name("founding".to_owned()).spawn(move || {
         let be_born = || match founding.run(&inbox, &HttpFounding::default()) {
-            Ok(Some(born)) => start_node(&shared, &peer_api, born),
+            Ok(Some(born)) => start_node(&shared, &peer_api, born, &fail),
             Ok(None) => Ok(()),
             Err(e) => Err(e.into()),
         };
         // Without this thread the node would wait for ever, so its end is the server's.
         let defect = |_| Err(ServerError::new(1, "the founding thread panicked: the text above says where"));
         if let Err(e) = catch_unwind(AssertUnwindSafe(be_born)).unwrap_or_else(defect) {
-            // One place, one sender: it never waits.
-            drop(fail.send(e));
+            // The first failure ends the server; a second one has nothing to add.
+            drop(fail.try_send(e));
         }
     })
 }
 
-fn start_node(shared: &Arc<Shared>, peer_api: &PeerApi, born: Born) -> Result<(), ServerError> {
+fn start_node(
+    shared: &Arc<Shared>,
+    peer_api: &PeerApi,
+    born: Born,
+    fail: &Sender<ServerError>,
+) -> Result<(), ServerError> {
     peer_api.become_starting();
-    born.warnings.iter().chain(&born.recovered.warnings).for_each(|warning| log::warn!("{warning}"));
+    born.warnings.iter().chain(&born.stored.recovered.warnings).for_each(|warning| log::warn!("{warning}"));
     let config = shared.config();
     let hand_over = born.hand_over();
     let options = NodeOptions {
@@ -255,13 +269,29 @@ fn start_node(shared: &Arc<Shared>, peer_api: &PeerApi, born: Born) -> Result<()
         append_hold: Duration::from_millis(config.append_hold_ms()),
         disk_stall: Duration::from_millis(config.disk_stall_ms),
         seed: getrandom::u64().map_err(|e| ServerError::new(1, format!("no random numbers: {e}")))?,
+        snapshot_log_bytes: config.snapshot_log_bytes,
+        snapshot_log_entries: config.snapshot_log_entries,
         check_invariants: config.debug.check_invariants,
     };
     let peers = Arc::new(HttpPeers::new(&hand_over));
     let hand_overs = HandOvers::new(hand_over.clone(), Box::new(HttpFounding::default()));
-    let node = Node::start(options, born.wal, born.recovered, peers, hand_overs.on_unborn())
+    let removed = format!(
+        "member {} ({}) was removed from cluster {}: this node has nothing more to do; to let it join again, empty {} and \
+         start it with --join",
+        options.node_id,
+        options.member_id,
+        options.cluster_id,
+        config.data_dir.display()
+    );
+    let fail = fail.clone();
+    let listeners = Listeners {
+        on_unborn: hand_overs.on_unborn(),
+        // One place: the first failure ends the server, and a second one has nothing to add.
+        on_removed: Box::new(move || drop(fail.try_send(ServerError::new(4, removed.clone())))),
+    };
+    let node = Node::start(options, born.stored, peers, listeners)
         .map_err(|e| ServerError::new(1, format!("cannot start a thread: {e}")))?;
-    peer_api.become_born(hand_over, node.clone());
+    peer_api.become_born(hand_over, Arc::new(node.clone()));
     shared.set_node(node);
     Ok(())
 }
