@@ -4,15 +4,21 @@
 
 #[path = "raft_paper/election.rs"]
 mod election;
+#[path = "raft_paper/hand_over.rs"]
+mod hand_over;
 #[path = "raft_paper/harness.rs"]
 mod harness;
 #[path = "raft_paper/invariants.rs"]
 mod invariants;
+#[path = "raft_paper/membership.rs"]
+mod membership;
 #[path = "raft_paper/partition.rs"]
 mod partition;
 #[path = "raft_paper/read.rs"]
 mod read;
 #[path = "raft_paper/replication.rs"]
 mod replication;
+#[path = "raft_paper/snapshot.rs"]
+mod snapshot;
 #[path = "raft_paper/state_machine.rs"]
 mod state_machine;

@@ -215,8 +215,9 @@ pub fn open(disk: Arc<dyn Disk>, options: WalOptions, config: &IdentityConfig) -
     let ids = WalIds { cluster_id, member_id: identity.member_id };
     snapshot::remove_leftovers(&disk)?;
     let chosen = snapshot::choose(&disk)?;
-    let behind = chosen.as_ref().map(|chosen| (chosen.header.meta.last, chosen.reach));
-    let (wal, recovered) = Wal::open_behind(disk.clone(), ids, options, behind)?;
+    let (last, reach) =
+        chosen.as_ref().map_or((Position::ZERO, 0), |chosen| (chosen.header.meta.last, chosen.reach));
+    let (wal, recovered) = Wal::open_behind(disk.clone(), ids, options, last, reach)?;
     let first = match &chosen {
         Some(chosen) => chosen.header.found.clone().ok_or_else(|| format!("nor does {}", chosen.name)),
         None => recovered.entries.first().cloned().ok_or_else(|| "it is empty".to_owned()),

@@ -74,11 +74,11 @@ pub(super) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<()>) {
                 wal.seal()
             }
             Task::Cut(index) => {
-                wal.cut(index);
+                let cut = wal.cut(index).map(drop);
                 if wal.spare_is_due() {
                     let _ = housekeeper.try_send(());
                 }
-                Ok(())
+                cut
             }
             Task::End => {
                 if let Err(e) = wal.seal() {

@@ -152,9 +152,6 @@ impl Raft {
         let last_index = self.log.last_index();
         let Role::Leader(leader) = &mut self.role else { return PollRpc::WaitUntil(Time::NEVER) };
         let Some(progress) = leader.peers.get_mut(&peer) else { return PollRpc::WaitUntil(Time::NEVER) };
-        if progress.next_index <= self.log.base().index && progress.mode != Mode::Lost {
-            progress.mode = Mode::Snapshot;
-        }
         if progress.mode == Mode::Lost {
             return PollRpc::WaitUntil(Time::NEVER);
         }
@@ -214,6 +211,7 @@ impl Raft {
             (_, Asked::TimeoutNow) => self.handle_hand_over_reply(&ticket, None, now),
             _ => self.handle_rpc_failed(&ticket),
         }
+        self.find_peers_behind();
     }
 
     /// Nothing is known of what the peer took: the next append asks carefully.

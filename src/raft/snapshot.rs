@@ -58,6 +58,18 @@ impl Raft {
         let previous = std::mem::replace(&mut self.snapshot, meta).last.index;
         self.log.compact(previous);
         self.cut = Some(previous);
+        self.find_peers_behind();
+    }
+
+    /// A peer whose next entry is compacted needs the snapshot (paper §7).
+    pub(super) fn find_peers_behind(&mut self) {
+        let base_index = self.log.base().index;
+        let Role::Leader(leader) = &mut self.role else { return };
+        for progress in leader.peers.values_mut() {
+            if progress.next_index <= base_index && progress.mode != Mode::Lost {
+                progress.mode = Mode::Snapshot;
+            }
+        }
     }
 
     /// Through where the log on disk can be cut: two durable snapshots cover it. Once for each snapshot.
@@ -202,6 +214,7 @@ impl Raft {
         progress.match_index = progress.match_index.max(index.min(commit_index));
         progress.next_index = progress.match_index + 1;
         progress.mode = Mode::Probe;
+        self.find_peers_behind();
         self.advance_leader_commit(now);
     }
 

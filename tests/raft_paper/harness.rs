@@ -38,19 +38,27 @@ pub fn config(me: u64) -> RaftConfig {
         seed: me,
         max_append_bytes: 1 << 20,
         max_unpersisted_bytes: 16 << 20,
+        snapshot_log_bytes: u64::MAX,
+        snapshot_log_entries: u64::MAX,
     }
 }
 
-pub fn membership(ids: &[u64]) -> Membership {
-    let member = |&id: &u64| Member {
+/// Member `id`, a learner that becomes a voter by itself.
+pub fn learner(id: u64) -> Member {
+    Member {
         node_id: format!("n{id}"),
         member_id: MemberId(id),
         raft_addr: format!("127.0.0.1:{}", 18_080 + id),
         http_addr: format!("127.0.0.1:{}", 8_080 + id),
-        voter: true,
-        promote: false,
-    };
-    Membership { members: ids.iter().map(member).collect() }
+        voter: false,
+        promote: true,
+    }
+}
+
+/// Voters.
+pub fn membership(ids: &[u64]) -> Membership {
+    let voter = |&id: &u64| Member { voter: true, promote: false, ..learner(id) };
+    Membership { members: ids.iter().map(voter).collect() }
 }
 
 /// The entry `index@term`; entry 1 founds a cluster of the members 1 to `n`.
@@ -110,10 +118,13 @@ pub fn append_request(
     AppendEntriesRequest { term, leader: id(leader), prev, commit, entries }
 }
 
-/// What a disk holds for sure.
+/// What a disk holds for sure. The log on it is never cut at its front.
 #[derive(Clone, Default)]
 struct Durable {
     hard_state: HardState,
+    snapshot: SnapshotMeta,
+    /// The position before the first entry.
+    base: Position,
     entries: Vec<Entry>,
 }
 
@@ -122,16 +133,38 @@ impl Durable {
         match op {
             WriteOp::HardState(hard_state) => self.hard_state = *hard_state,
             WriteOp::Entries(entries) => {
-                self.entries.truncate(entries[0].index() as usize - 1);
+                self.entries.truncate((entries[0].index() - self.base.index) as usize - 1);
                 self.entries.extend_from_slice(entries);
             }
-            WriteOp::Reset(position) => unreachable!("no snapshot here, yet the log is reset to {position}"),
+            WriteOp::Reset(position) => {
+                self.entries.clear();
+                self.base = *position;
+            }
         }
     }
 
+    fn get(&self, index: Index) -> Option<&Entry> {
+        self.entries.get(index.checked_sub(self.base.index + 1)? as usize)
+    }
+
+    /// What the snapshot covers is committed, and so the same everywhere.
     fn holds(&self, position: Position) -> bool {
-        position.index == 0
-            || self.entries.get(position.index as usize - 1).is_some_and(|e| e.position() == position)
+        position.index <= self.snapshot.last.index
+            || self.get(position.index).is_some_and(|e| e.position() == position)
+    }
+
+    /// What recovery makes of it: the snapshot, and what the log has behind it if it has its last entry.
+    fn restored(&self) -> Restored {
+        let last = self.snapshot.last;
+        let reaches = last == Position::ZERO
+            || last == self.base
+            || self.get(last.index).is_some_and(|e| e.position() == last);
+        let behind = self.entries.iter().filter(|e| reaches && e.index() > last.index);
+        Restored {
+            hard_state: self.hard_state,
+            snapshot: self.snapshot.clone(),
+            entries: behind.cloned().collect(),
+        }
     }
 }
 
@@ -175,6 +208,7 @@ pub struct Held {
 enum HeldReply {
     Vote(RequestVoteRequest, AfterSync<RequestVoteReply>),
     Append(AfterSync<AppendEntriesReply>),
+    TimeoutNow(AfterSync<TimeoutNowReply>),
 }
 
 /// A reply on its way back.
@@ -195,6 +229,10 @@ pub struct Cluster {
     leaders: BTreeMap<Term, u64>,
     /// What was ever committed, and the term of the member that said so first.
     committed: BTreeMap<Index, (Entry, Term)>,
+    /// What the snapshot that ends there holds: every entry through it.
+    snapshots: BTreeMap<Index, Vec<Entry>>,
+    /// Snapshots are sent only when the script says so.
+    pub are_transfers_held: bool,
 }
 
 impl Drop for Cluster {
@@ -216,7 +254,7 @@ impl Cluster {
         let n = members.len() as u64;
         let nodes = members.iter().zip(1..).map(|(&(term, terms), me)| {
             let hard_state = HardState { term, voted_for: None };
-            let durable = Durable { hard_state, entries: log(terms, n) };
+            let durable = Durable { hard_state, entries: log(terms, n), ..Durable::default() };
             (me, Cluster::node(me, durable, 0, Time(0)))
         });
         let cluster = Cluster {
@@ -226,14 +264,16 @@ impl Cluster {
             trace: Vec::new(),
             leaders: BTreeMap::new(),
             committed: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            are_transfers_held: false,
         };
         (1..=n).for_each(|me| cluster.check_logs(me));
         cluster
     }
 
     fn node(me: u64, durable: Durable, life: u64, now: Time) -> Node {
-        let Durable { hard_state, entries } = durable.clone();
-        let raft = Raft::new(config(me), Restored { hard_state, entries, ..Restored::default() }, now);
+        let raft = Raft::new(config(me), durable.restored(), now);
+        let checked = durable.snapshot.last.index;
         Node {
             raft,
             is_up: true,
@@ -244,8 +284,16 @@ impl Cluster {
             held: Vec::new(),
             applied: Vec::new(),
             reads: Vec::new(),
-            checked: 0,
+            checked,
         }
+    }
+
+    /// A new node of the cluster that `n` members founded: entry `1@1`, as the hand-over stores it.
+    pub fn join(&mut self, me: u64, n: u64) {
+        self.note(format!("{me} is born"));
+        let hard_state = HardState { term: 1, voted_for: None };
+        let durable = Durable { hard_state, entries: log(&[1], n), ..Durable::default() };
+        self.nodes.insert(me, Cluster::node(me, durable, 0, self.now));
     }
 
     // ---- looking -----------------------------------------------------------------------------------------------------
@@ -317,6 +365,11 @@ impl Cluster {
         others.into_iter().for_each(|other| self.cut(me, other));
     }
 
+    /// Heals every cut but those with `me`.
+    pub fn cuts_only_with(&mut self, me: u64) {
+        self.cuts.retain(|&(from, to)| from == me || to == me);
+    }
+
     pub fn heal(&mut self) {
         self.note("heal".to_string());
         self.cuts.clear();
@@ -361,6 +414,7 @@ impl Cluster {
         let is_disk_held = node.is_disk_held;
         *node = Cluster::node(me, node.durable.clone(), node.life, self.now);
         node.is_disk_held = is_disk_held;
+        node.applied = self.snapshots.get(&node.checked).cloned().unwrap_or_default();
         self.check_logs(me);
     }
 
@@ -384,10 +438,23 @@ impl Cluster {
         check_step(&before, &node.raft);
         node.unsynced.extend(node.raft.poll_write().writes);
         node.reads.extend(node.raft.poll_reads());
-        while let Some(Apply::Entries(entries)) = node.raft.poll_apply() {
-            let last = entries.last().expect("never empty").index();
-            node.applied.extend(entries);
-            node.raft.handle_applied(last);
+        while let Some(apply) = node.raft.poll_apply() {
+            match apply {
+                Apply::Entries(entries) => {
+                    let last = entries.last().expect("never empty").index();
+                    node.applied.extend(entries);
+                    node.raft.handle_applied(last);
+                }
+                Apply::Restore(last) => {
+                    node.applied = self.snapshots[&last.index].clone();
+                    node.raft.handle_applied(last.index);
+                }
+            }
+            // Paper §5.3: exactly once, in order, from the first entry on.
+            assert!(
+                node.applied.iter().zip(1..).all(|(e, index)| e.index() == index),
+                "{me} skipped an entry"
+            );
         }
         let after = node.raft.watermarks();
         notes.into_iter().for_each(|n| self.note(n.to_string()));
@@ -406,6 +473,103 @@ impl Cluster {
     pub fn propose(&mut self, me: u64, text: &str) -> Position {
         let payload = Payload::Command(text.as_bytes().to_vec());
         self.step(me, |raft, now| raft.propose(&payload, now)).expect("a leader takes it")
+    }
+
+    /// The state of `me` as a snapshot, durable.
+    pub fn save_snapshot(&mut self, me: u64) -> Position {
+        let meta = self.state_of(me);
+        let last = meta.last;
+        let node = self.nodes.get_mut(&me).unwrap();
+        self.snapshots.insert(last.index, node.applied.clone());
+        node.durable.snapshot = meta.clone();
+        self.step(me, |raft, _| raft.handle_snapshot_saved(meta));
+        last
+    }
+
+    /// What a snapshot of `me` says of itself.
+    pub fn state_of(&self, me: u64) -> SnapshotMeta {
+        let applied = &self.nodes[&me].applied;
+        let last = applied.last().expect("something is applied");
+        let member = applied.iter().rev().find(|e| e.membership().is_some()).expect("a found entry");
+        SnapshotMeta {
+            last: last.position(),
+            stamp: last.stamp(),
+            membership: member.membership().expect("just seen").clone(),
+            membership_index: member.index(),
+        }
+    }
+
+    #[track_caller]
+    pub fn change(&mut self, me: u64, change: &MembershipChange) -> Result<Changed, ChangeError> {
+        self.step(me, |raft, now| raft.change_membership(change, now))
+    }
+
+    /// A transfer of a snapshot begins, if one is due.
+    pub fn try_offer(&mut self, from: u64, to: u64) -> Option<(Position, Ticket)> {
+        let poll = self.step(from, |raft, now| raft.poll_snapshot(id(to), now));
+        match poll {
+            PollSnapshot::Transfer(last, ticket) => Some((last, ticket)),
+            _ => None,
+        }
+    }
+
+    #[track_caller]
+    pub fn offer(&mut self, from: u64, to: u64) -> (Position, Ticket) {
+        self.try_offer(from, to).unwrap_or_else(|| panic!("{from} has no snapshot for {to}"))
+    }
+
+    /// The whole snapshot arrives in one piece, is durable at once, and answered.
+    pub fn install(&mut self, from: u64, to: u64, last: Position, term: Term) -> InstallSnapshotReply {
+        self.note(format!("{from} -> {to}: snapshot through {last}"));
+        let piece = InstallSnapshotRequest {
+            term,
+            leader: id(from),
+            last,
+            size: 1,
+            crc: 0,
+            offset: 0,
+            data: vec![0],
+        };
+        let meta = self.meta_of(last);
+        let waiting = match self.step(to, |raft, now| raft.handle_install_snapshot(&piece, now)) {
+            InstallVerdict::Answer(waiting) => waiting,
+            InstallVerdict::Take => {
+                self.nodes.get_mut(&to).unwrap().durable.snapshot = meta.clone();
+                self.step(to, |raft, now| raft.handle_snapshot_received(meta, now)).1
+            }
+        };
+        let reply = ready(&self.nodes[&to].raft, waiting, self.now);
+        self.note(format!("{to} -> {from}: {reply:?}"));
+        if let InstallOutcome::Holds(index) = reply.outcome {
+            let node = &self.nodes[&to];
+            let known = self.committed.get(&index).expect("committed").0.position();
+            assert!(node.durable.holds(known), "I12: {to} vouches for {known}, which its disk does not hold");
+        }
+        reply
+    }
+
+    fn meta_of(&self, last: Position) -> SnapshotMeta {
+        let held = |node: &&Node| node.durable.snapshot.last == last;
+        self.nodes.values().find(held).expect("somebody has that snapshot").durable.snapshot.clone()
+    }
+
+    /// One whole transfer.
+    #[track_caller]
+    pub fn transfer(&mut self, from: u64, to: u64) -> InstallSnapshotReply {
+        let (last, ticket) = self.offer(from, to);
+        let reply = self.install(from, to, last, ticket.term());
+        self.end_transfer(from, ticket, Ok(reply));
+        reply
+    }
+
+    /// The ticket of a transfer comes back.
+    pub fn end_transfer(
+        &mut self,
+        from: u64,
+        ticket: Ticket,
+        result: Result<InstallSnapshotReply, RpcFailed>,
+    ) {
+        self.step(from, |raft, now| raft.handle_snapshot_result(ticket, result, now));
     }
 
     #[track_caller]
@@ -440,6 +604,9 @@ impl Cluster {
                 assert_eq!(request.validate(), Ok(()));
                 HeldReply::Append(self.step(to, |raft, now| raft.handle_append_entries(request, now)))
             }
+            RpcRequest::TimeoutNow(request) => {
+                HeldReply::TimeoutNow(self.step(to, |raft, now| raft.handle_timeout_now(request, now)))
+            }
         };
         Held { from, to, life, ticket, reply }
     }
@@ -471,6 +638,13 @@ impl Cluster {
                 }
                 Settled::NotYet(waiting) => {
                     return Err(Box::new(Held { from, to, life, ticket, reply: HeldReply::Append(waiting) }));
+                }
+            },
+            HeldReply::TimeoutNow(waiting) => match raft.settle(waiting, self.now) {
+                Settled::Ready(reply) => RpcReply::TimeoutNow(reply),
+                Settled::NotYet(waiting) => {
+                    let reply = HeldReply::TimeoutNow(waiting);
+                    return Err(Box::new(Held { from, to, life, ticket, reply }));
                 }
             },
         };
@@ -535,6 +709,7 @@ impl Cluster {
                     if from == to || !self.nodes[&from].is_up {
                         continue;
                     }
+                    is_quiet &= !self.try_transfer(from, to);
                     let Some(flight) = self.try_send(from, to) else { continue };
                     is_quiet = false;
                     if self.cuts.contains(&(from, to)) || !self.nodes[&to].is_up {
@@ -551,6 +726,18 @@ impl Cluster {
             }
         }
         panic!("the members never fall silent at {}", self.now);
+    }
+
+    fn try_transfer(&mut self, from: u64, to: u64) -> bool {
+        if self.are_transfers_held {
+            return false;
+        }
+        let Some((last, ticket)) = self.try_offer(from, to) else { return false };
+        let is_lost =
+            !self.nodes[&to].is_up || self.cuts.contains(&(from, to)) || self.cuts.contains(&(to, from));
+        let result = if is_lost { Err(RpcFailed) } else { Ok(self.install(from, to, last, ticket.term())) };
+        self.end_transfer(from, ticket, result);
+        true
     }
 
     fn open_held(&mut self, me: u64) -> bool {
@@ -596,6 +783,14 @@ impl Cluster {
                 let now = self.now;
                 if let PollRpc::WaitUntil(at) = self.step(me, |raft, _| raft.poll_rpc(id(peer), now)) {
                     next = next.min(at);
+                }
+                if self.are_transfers_held {
+                    continue;
+                }
+                match self.step(me, |raft, _| raft.poll_snapshot(id(peer), now)) {
+                    PollSnapshot::WaitUntil(at) => next = next.min(at),
+                    PollSnapshot::Transfer(..) => panic!("a transfer became due while nothing happened"),
+                    PollSnapshot::Stop => {}
                 }
             }
         }
@@ -734,9 +929,9 @@ impl Cluster {
         let first = *self.leaders.entry(term).or_insert(me);
         assert_eq!(first, me, "I8: {first} and {me} both led term {term}");
         for (entry, seen_in) in self.committed.values().filter(|(_, seen_in)| *seen_in < term) {
-            assert_eq!(
-                log.get(entry.index()),
-                Some(entry),
+            let is_compacted = entry.index() <= log.base().index;
+            assert!(
+                is_compacted || log.get(entry.index()) == Some(entry),
                 "I10: leader {me} of term {term} lacks {}, committed in term {seen_in}",
                 entry.position()
             );
@@ -745,9 +940,13 @@ impl Cluster {
 
     /// I9: two logs that hold the same index and term agree in that entry and in everything before it.
     fn check_logs(&self, me: u64) {
-        let mine: Vec<&Entry> = self.nodes[&me].raft.log().iter().collect();
+        let mine = self.nodes[&me].raft.log();
         for (other, node) in self.nodes.iter().filter(|(o, n)| **o != me && n.is_up) {
-            let theirs: Vec<&Entry> = node.raft.log().iter().collect();
+            let theirs = node.raft.log();
+            let first = mine.first_index().max(theirs.first_index());
+            let from =
+                |log: &'_ Log| -> Vec<Entry> { log.iter().filter(|e| e.index() >= first).cloned().collect() };
+            let (mine, theirs) = (from(mine), from(theirs));
             let agreed = mine.iter().zip(&theirs).rposition(|(x, y)| x.position() == y.position());
             let through = agreed.map_or(0, |at| at + 1);
             assert_eq!(mine[..through], theirs[..through], "I9: the logs of {me} and {other} do not match");
@@ -761,7 +960,13 @@ impl Cluster {
         let (from, to) = (node.checked + 1, node.raft.commit_index());
         let voters: Vec<MemberId> = node.raft.membership().voters().collect();
         for index in from..=to {
-            let entry = self.nodes[&me].raft.log().get(index).expect("the whole log is in memory").clone();
+            let Some(entry) = self.nodes[&me].raft.log().get(index).cloned() else {
+                assert!(
+                    self.committed.contains_key(&index),
+                    "{me} has a snapshot through {index}, never committed"
+                );
+                continue;
+            };
             if let Some((known, _)) = self.committed.get(&index) {
                 assert_eq!(known, &entry, "{me} and an earlier member committed different entries");
                 continue;
@@ -790,6 +995,9 @@ impl Cluster {
             RpcRequest::RequestVote(_) => {}
             RpcRequest::AppendEntries(r) => {
                 assert_eq!(durable.term, r.term, "I12: {from} leads a term not durable")
+            }
+            RpcRequest::TimeoutNow(r) => {
+                assert_eq!(durable.term, r.term, "I12: {from} hands a term over not durable")
             }
         }
     }

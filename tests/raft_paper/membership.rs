@@ -1,0 +1,309 @@
+//! Membership changes: thesis §4.
+
+use dkv::raft::*;
+
+use crate::harness::*;
+
+fn add(id: u64) -> MembershipChange {
+    MembershipChange::Add(learner(id))
+}
+
+fn add_replica(id: u64) -> MembershipChange {
+    MembershipChange::Add(Member { promote: false, ..learner(id) })
+}
+
+fn promote(id: u64) -> MembershipChange {
+    MembershipChange::Promote(MemberId(id))
+}
+
+fn remove(id: u64) -> MembershipChange {
+    MembershipChange::Remove(MemberId(id))
+}
+
+fn voters(raft: &Raft) -> Vec<u64> {
+    raft.membership().voters().map(|id| id.0).collect()
+}
+
+/// `n` members, member 1 leads and has committed its no-op everywhere.
+fn led(n: u64) -> Cluster {
+    let mut cluster = Cluster::new(n);
+    cluster.elect(1);
+    cluster.run_for(100);
+    cluster
+}
+
+/// §4.2.1: a new server is brought up as a learner and becomes a voter by itself.
+#[test]
+fn a_learner_is_brought_up_and_promoted_by_itself() {
+    let mut cluster = led(3);
+    (0..5).for_each(|i| drop(cluster.propose(1, &i.to_string())));
+    cluster.join(4, 3);
+    assert!(matches!(cluster.change(1, &add(4)), Ok(Changed::Appended(_))));
+    assert_eq!(voters(cluster.raft(1)), [1, 2, 3], "not a voter yet");
+    cluster.run_for(500);
+    for me in 1..=4 {
+        assert_eq!(voters(cluster.raft(me)), [1, 2, 3, 4], "at member {me}");
+    }
+    assert_eq!(cluster.applied(4), cluster.applied(1));
+}
+
+/// §4.2.1: one that is to stay a learner does.
+#[test]
+fn rule_42_a_read_replica_stays_a_learner() {
+    let mut cluster = led(3);
+    cluster.join(4, 3);
+    cluster.change(1, &add_replica(4)).unwrap();
+    cluster.run_for(1_000);
+    assert_eq!(voters(cluster.raft(4)), [1, 2, 3]);
+    assert_eq!(cluster.applied(4), cluster.applied(1));
+}
+
+/// §4.2.1: a learner counts for no quorum: neither commits, nor elections, nor read rounds, nor check-quorum.
+#[test]
+fn rule_42_a_learner_counts_for_no_quorum() {
+    let mut cluster = led(3);
+    cluster.join(4, 3);
+    cluster.change(1, &add_replica(4)).unwrap();
+    cluster.run_for(200);
+    let commit = cluster.raft(1).commit_index();
+    cluster.cut(1, 2);
+    cluster.cut(1, 3);
+    cluster.propose(1, "with the learner only");
+    cluster.read(1);
+    cluster.take_reads(1);
+    cluster.settle();
+    assert_eq!(cluster.progress(1, 4).match_index, commit + 1, "the learner has it");
+    assert_eq!(cluster.raft(1).commit_index(), commit, "two of three voters do not");
+    assert!(cluster.take_reads(1).is_empty());
+    cluster.run_for(2 * T_MS);
+    assert!(!cluster.raft(1).is_leader(), "no quorum of voters answers");
+}
+
+/// §4.2.1: a learner never stands for election.
+#[test]
+fn rule_42_a_learner_never_campaigns() {
+    let mut cluster = led(3);
+    cluster.join(4, 3);
+    cluster.change(1, &add_replica(4)).unwrap();
+    cluster.run_for(200);
+    cluster.isolate(4);
+    cluster.run_for(3_000);
+    assert_eq!(cluster.raft(4).role_kind(), RoleKind::Follower);
+    assert_eq!(cluster.raft(4).term(), cluster.raft(1).term());
+}
+
+/// §4.1: a membership is in force when it is appended, not when it is committed.
+#[test]
+fn rule_37_a_membership_is_in_force_when_appended() {
+    let mut cluster = led(3);
+    cluster.isolate(1);
+    cluster.change(1, &remove(3)).unwrap();
+    assert_eq!(voters(cluster.raft(1)), [1, 2]);
+    assert_eq!(cluster.raft(1).committed_membership().voters().count(), 3);
+    cluster.crash(1);
+    cluster.restart(1);
+    assert_eq!(voters(cluster.raft(1)), [1, 2], "also after a restart, uncommitted as it is");
+}
+
+/// §4.1: and it is rolled back with its entry.
+#[test]
+fn rule_37_a_membership_is_rolled_back_when_its_entry_is_cut_off() {
+    let mut cluster = led(3);
+    cluster.isolate(1);
+    cluster.change(1, &remove(3)).unwrap();
+    cluster.elect_in_turn(2);
+    cluster.heal();
+    cluster.run_for(1_000);
+    assert_eq!(voters(cluster.raft(1)), [1, 2, 3]);
+    assert!(cluster.has_traced(&["0001@", "cut its log"]));
+}
+
+/// §4.1: one uncommitted change at a time.
+#[test]
+fn rule_38_a_second_change_waits_for_the_first() {
+    let mut cluster = led(5);
+    cluster.cut(1, 2);
+    cluster.cut(1, 3);
+    cluster.cut(1, 4);
+    cluster.cut(1, 5);
+    cluster.change(1, &remove(5)).unwrap();
+    assert!(matches!(cluster.change(1, &remove(4)), Err(ChangeError::UnderWay(_))));
+    cluster.heal();
+    cluster.run_for(200);
+    assert!(matches!(cluster.change(1, &remove(4)), Ok(Changed::Appended(_))));
+}
+
+/// raft-dev 2015: no change before the leader has committed an entry of its own term.
+#[test]
+fn rule_38_no_change_before_an_entry_of_the_own_term_is_committed() {
+    let mut cluster = Cluster::new(3);
+    cluster.campaign(1);
+    cluster.isolate(2);
+    cluster.isolate(3);
+    cluster.crash(1);
+    cluster.restart(1);
+    cluster.heal();
+    cluster.elect_with(1, &[2], &[]);
+    assert_eq!(cluster.change(1, &add(4)), Err(ChangeError::TooEarly));
+    cluster.settle();
+    assert!(matches!(cluster.change(1, &add(4)), Ok(Changed::Appended(_))));
+}
+
+/// The bug of 2015 in its three shapes: S1 and S2 each append one change in different terms, without an overlap between
+/// the two new majorities. With the rule the second leader has committed its no-op first, under the old membership, and
+/// that wipes out the first change or makes it known.
+fn bug_of_2015(founders: u64, first: &MembershipChange, second: &MembershipChange, joiners: &[u64]) {
+    let mut cluster = led(founders);
+    joiners.iter().for_each(|&id| cluster.join(id, founders));
+    cluster.isolate(1);
+    // The first leader appends its change and nobody hears of it.
+    cluster.change(1, first).unwrap();
+    cluster.campaign(2);
+    if !cluster.raft(2).is_leader() {
+        cluster.campaign(2);
+    }
+    assert!(cluster.raft(2).is_leader());
+    assert!(matches!(cluster.change(2, second), Ok(Changed::Appended(_)) | Err(ChangeError::TooEarly)));
+    cluster.run_for(300);
+    // The first leader comes back with the members that only its own change counts as a majority.
+    cluster.isolate(2);
+    cluster.cuts_only_with(2);
+    cluster.run_for(3_000);
+    cluster.heal();
+    cluster.run_for(3_000);
+    // Every check of the cluster ran after every step: one leader per term, nothing committed is lost.
+    let leader = cluster.leader().expect("somebody leads");
+    let commits: Vec<Index> =
+        voters(cluster.raft(leader)).into_iter().map(|me| cluster.raft(me).commit_index()).collect();
+    assert!(commits.iter().all(|&c| c >= 3 && c == commits[0]), "{commits:?}");
+}
+
+#[test]
+fn rule_38_the_bug_of_2015_with_one_added_and_one_removed() {
+    bug_of_2015(4, &add(5), &remove(1), &[5]);
+}
+
+#[test]
+fn rule_38_the_bug_of_2015_with_two_added() {
+    bug_of_2015(4, &add(5), &add(6), &[5, 6]);
+}
+
+#[test]
+fn rule_38_the_bug_of_2015_with_two_removed() {
+    bug_of_2015(5, &remove(5), &remove(4), &[]);
+}
+
+/// §4.1: a change is one server.
+#[test]
+fn rule_39_each_change_moves_one_voter_at_most() {
+    let cluster = led(3);
+    let membership = cluster.raft(1).membership().clone();
+    let count = |m: &Membership| m.voters().count() as i64;
+    let with_four = membership.with(&add(4)).unwrap().unwrap();
+    assert_eq!(count(&with_four), 3, "added as a learner");
+    for (from, change) in [(&with_four, promote(4)), (&*membership, remove(3))] {
+        let after = from.with(&change).unwrap().unwrap();
+        assert_eq!((count(&after) - count(from)).abs(), 1);
+    }
+    assert_eq!(with_four.with(&add(4)), Ok(None), "the same again changes nothing");
+    assert_eq!(membership.with(&remove(9)), Err(ChangeError::Unknown));
+    let twin = Member { member_id: MemberId(9), ..learner(3) };
+    assert!(matches!(membership.with(&MembershipChange::Add(twin)), Err(ChangeError::Taken { .. })));
+}
+
+/// §4.2.2: a leader that removes itself does not count itself, and leaves office when the change is committed.
+#[test]
+fn rule_40_a_removed_leader_does_not_count_itself_and_steps_down() {
+    let mut cluster = led(3);
+    cluster.isolate(1);
+    let Ok(Changed::Appended(at)) = cluster.change(1, &remove(1)) else { panic!("refused") };
+    cluster.heal();
+    cluster.cut(1, 3);
+    cluster.settle();
+    assert_eq!(cluster.progress(1, 2).match_index, at.index, "one of two voters has it");
+    assert!(cluster.raft(1).commit_index() < at.index, "the leader does not count itself");
+    cluster.heal();
+    cluster.run_for(100);
+    assert!(cluster.raft(1).commit_index() >= at.index);
+    assert!(!cluster.raft(1).is_leader());
+    assert!(cluster.has_traced(&["steps down: it is no voter any more"]));
+    cluster.run_for(2_000);
+    assert!(matches!(cluster.leader(), Some(2 | 3)));
+    assert_eq!(cluster.raft(1).role_kind(), RoleKind::Follower, "a committed removal silences it");
+}
+
+/// §4.2.2; camunda#57386: {S1,S2}, S1 appends C_new={S2} and crashes before S2 hears of it. Only S1 can win the next
+/// election, although its own latest membership does not have it.
+#[test]
+fn rule_43_a_member_absent_from_its_own_uncommitted_membership_still_campaigns() {
+    let mut cluster = led(2);
+    cluster.cut(1, 2);
+    cluster.change(1, &remove(1)).unwrap();
+    cluster.crash(1);
+    cluster.restart(1);
+    assert_eq!(voters(cluster.raft(1)), [2]);
+    cluster.heal();
+    cluster.run_until("somebody leads and the change is committed", |c| {
+        c.leader().is_some_and(|l| c.raft(l).committed_membership().voters().count() == 1)
+    });
+    assert!(cluster.has_traced(&["0001@", "elected"]), "member 1 won on the way");
+}
+
+/// §4.1: a vote is given to whom the voter does not know: its log may lag behind the candidate's membership.
+#[test]
+fn rule_41_a_candidate_that_is_unknown_here_gets_its_vote() {
+    let mut raft = member(2, 3, 4, None, &[1, 2]);
+    let waiting = raft.handle_request_vote(vote_request(5, 9, Position::new(3, 4)), Time(1));
+    sync(&mut raft, Time(1));
+    assert!(ready(&raft, waiting, Time(1)).granted);
+}
+
+/// §4.2.3: a removed member that missed its removal disturbs nobody.
+#[test]
+fn rule_34_a_removed_member_does_not_disturb_the_others() {
+    let mut cluster = led(4);
+    cluster.isolate(4);
+    cluster.change(1, &remove(4)).unwrap();
+    cluster.run_for(200);
+    let term = cluster.raft(1).term();
+    cluster.heal();
+    cluster.run_for(5_000);
+    assert!(cluster.raft(1).is_leader());
+    assert_eq!(cluster.raft(1).term(), term);
+}
+
+/// Nothing could be committed any more after a change whose voters do not answer: it is refused.
+#[test]
+fn a_change_that_leaves_no_live_majority_is_refused() {
+    let mut cluster = led(3);
+    cluster.isolate(3);
+    cluster.run_for(2 * T_MS);
+    assert_eq!(
+        cluster.change(1, &remove(2)),
+        Err(ChangeError::NoLiveMajority { voters: 2, alive: 1, needed: 2 })
+    );
+    assert!(matches!(cluster.change(1, &remove(3)), Ok(Changed::Appended(_))), "the dead one can go");
+    cluster.run_for(100);
+    assert_eq!(cluster.raft(1).committed_membership().voters().count(), 2);
+    assert!(matches!(cluster.change(1, &remove(2)), Ok(Changed::Appended(_))));
+    cluster.run_for(100);
+    assert!(matches!(cluster.change(1, &remove(1)), Err(ChangeError::NoLiveMajority { voters: 0, .. })));
+}
+
+/// A new member far behind is brought up by the snapshot and promoted all the same.
+#[test]
+fn a_learner_is_brought_up_by_a_snapshot() {
+    let mut cluster = led(3);
+    (0..10).for_each(|i| drop(cluster.propose(1, &i.to_string())));
+    cluster.run_for(100);
+    cluster.save_snapshot(1);
+    cluster.propose(1, "more");
+    cluster.run_for(100);
+    cluster.save_snapshot(1);
+    cluster.join(4, 3);
+    cluster.change(1, &add(4)).unwrap();
+    cluster.run_for(1_000);
+    assert!(cluster.has_traced(&["0004@", "installed the leader's snapshot"]));
+    assert_eq!(voters(cluster.raft(4)), [1, 2, 3, 4]);
+    assert_eq!(cluster.applied(4), cluster.applied(1));
+}

@@ -1,0 +1,225 @@
+//! Snapshots and compaction: paper §7, thesis §5.
+
+use dkv::raft::*;
+
+use crate::harness::*;
+
+/// Three members, member 1 leads term 2 with the entries `1@1 2@2 .. 6@2` committed and applied everywhere; member 3 was
+/// cut off behind the second one.
+fn one_behind() -> Cluster {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.isolate(3);
+    (3..=6).for_each(|i| drop(cluster.propose(1, &i.to_string())));
+    cluster.settle();
+    assert_eq!(cluster.raft(1).commit_index(), 6);
+    cluster
+}
+
+/// P§7: a follower that needs compacted entries gets the snapshot, replaces its state by it and goes on with the log behind
+/// it.
+#[test]
+fn rule_17_a_follower_below_the_first_index_gets_the_snapshot() {
+    let mut cluster = one_behind();
+    cluster.save_snapshot(1);
+    cluster.propose(1, "7");
+    cluster.settle();
+    // Twice: the log keeps what lies behind the snapshot before the last.
+    cluster.save_snapshot(1);
+    assert_eq!(cluster.raft(1).log().first_index(), 7);
+    cluster.heal();
+    cluster.run_for(400);
+    assert_eq!(cluster.applied(3).len(), 7);
+    assert_eq!(cluster.progress(1, 3).match_index, 7);
+    assert_eq!(cluster.progress(1, 3).mode, Mode::Replicate);
+    assert!(cluster.has_traced(&["installed the leader's snapshot through 7@2"]));
+}
+
+/// P§7: the log keeps what the snapshot before the newest does not cover, so a follower a little behind needs entries only.
+#[test]
+fn rule_21_the_log_is_cut_behind_the_snapshot_before_the_newest() {
+    let mut cluster = one_behind();
+    cluster.save_snapshot(1);
+    assert_eq!(cluster.raft(1).log().first_index(), 1, "one snapshot alone cuts nothing");
+    assert_eq!(cluster.step(1, |raft, _| raft.poll_cut()), None);
+    cluster.propose(1, "7");
+    cluster.settle();
+    cluster.save_snapshot(1);
+    assert_eq!(cluster.raft(1).log().first_index(), 7);
+    assert_eq!(cluster.step(1, |raft, _| raft.poll_cut()), Some(6));
+    assert_eq!(cluster.step(1, |raft, _| raft.poll_cut()), None, "once for each snapshot");
+}
+
+/// P§7, raft-rules 21: a snapshot is due only when the own disk holds what it would cover.
+#[test]
+fn rule_21_no_snapshot_is_due_beyond_what_is_durable_here() {
+    let config = RaftConfig { snapshot_log_entries: 1, ..config(2) };
+    let hard_state = HardState { term: 2, voted_for: None };
+    let restored = Restored { hard_state, entries: log(&[1], 3), ..Restored::default() };
+    let mut raft = Raft::new(config, restored, Time(0));
+    let request = append_request(2, 1, Position::new(1, 1), vec![entry(2, 2, 3)], 2);
+    let _ = raft.handle_append_entries(request, Time(1));
+    while let Some(Apply::Entries(entries)) = raft.poll_apply() {
+        raft.handle_applied(entries.last().unwrap().index());
+    }
+    assert_eq!((raft.last_applied(), raft.persisted_index()), (2, 1));
+    assert!(!raft.is_snapshot_due());
+    sync(&mut raft, Time(2));
+    assert!(raft.is_snapshot_due());
+}
+
+/// Figure 13; openraft#1930: a snapshot at or below the commit index changes nothing and is answered with what is held.
+#[test]
+fn rule_19_an_older_snapshot_than_what_is_committed_is_ignored() {
+    let mut cluster = one_behind();
+    let last = cluster.save_snapshot(1);
+    cluster.propose(1, "7");
+    cluster.settle();
+    cluster.run_for(100);
+    let before = cluster.state(2);
+    let reply = cluster.install(1, 2, last, 2);
+    assert_eq!(reply.outcome, InstallOutcome::Holds(7));
+    assert_eq!((cluster.state(2), cluster.applied(2).len()), (before, 7));
+}
+
+/// Figure 13, 6: a log that has the snapshot's last entry keeps what lies behind it.
+#[test]
+fn rule_20_a_log_with_the_last_entry_of_the_snapshot_keeps_its_suffix() {
+    let mut cluster = Cluster::with_logs(&[(2, &[1, 2, 2, 2]), (2, &[1, 2, 2, 2, 2]), (2, &[1, 2, 2, 2])]);
+    cluster.elect(1);
+    cluster.save_snapshot(1);
+    let mut raft = member(2, 3, 3, None, &[1, 2, 2, 2, 2]);
+    let meta = SnapshotMeta { last: Position::new(4, 2), ..cluster.state_of(1) };
+    let (is_news, _) = raft.handle_snapshot_received(meta, Time(5));
+    assert!(is_news);
+    assert_eq!((raft.last(), raft.commit_index(), terms(&raft)), (Position::new(5, 2), 4, vec![2]));
+    assert!(raft.poll_write().is_empty(), "nothing is cut");
+    assert_eq!(raft.poll_apply(), Some(Apply::Restore(Position::new(4, 2))));
+}
+
+/// Figure 13, 7; hashicorp/raft#704: a log with another entry there, or without one, goes as a whole.
+#[test]
+fn rule_20_a_log_that_conflicts_with_the_snapshot_is_dropped_whole() {
+    let shorter: &[Term] = &[1, 2];
+    let conflicting: &[Term] = &[1, 2, 2, 2, 2];
+    for log in [shorter, conflicting] {
+        let mut raft = member(2, 3, 5, None, log);
+        let meta = SnapshotMeta {
+            last: Position::new(4, 3),
+            stamp: 9,
+            membership: membership(&[1, 2, 3]).into(),
+            membership_index: 1,
+        };
+        let (is_news, reply) = raft.handle_snapshot_received(meta, Time(5));
+        assert!(is_news);
+        assert_eq!((raft.last(), raft.commit_index(), terms(&raft)), (Position::new(4, 3), 4, vec![]));
+        let ops: Vec<WriteOp> = raft.poll_write().writes.into_iter().map(|w| w.op).collect();
+        assert_eq!(ops, [WriteOp::Reset(Position::new(4, 3))]);
+        assert_eq!(raft.persisted_index(), 4, "the snapshot's file is durable");
+        assert_eq!(ready(&raft, reply, Time(5)).outcome, InstallOutcome::Holds(4));
+        check(&raft);
+    }
+}
+
+/// P§7: the first append behind a snapshot is checked against the snapshot's term.
+#[test]
+fn rule_18_the_first_append_behind_an_installed_snapshot_matches_its_last_entry() {
+    let mut cluster = one_behind();
+    cluster.save_snapshot(1);
+    cluster.propose(1, "7");
+    cluster.settle();
+    cluster.save_snapshot(1);
+    cluster.propose(1, "8");
+    cluster.settle();
+    cluster.heal();
+    cluster.run_for(400);
+    cluster.isolate(1);
+    cluster.elect_in_turn(3);
+    cluster.run_for(100);
+    assert!(cluster.raft(3).is_leader(), "its log is as long as the others'");
+    assert_eq!(cluster.applied(3).len() as u64, cluster.raft(3).commit_index());
+}
+
+/// A heartbeat is never held up by a snapshot: while one is under way the peer is heard and the leader keeps its quorum.
+#[test]
+fn rule_50_heartbeats_go_on_while_a_snapshot_is_under_way() {
+    let mut cluster = one_behind();
+    cluster.save_snapshot(1);
+    cluster.propose(1, "7");
+    cluster.settle();
+    cluster.save_snapshot(1);
+    cluster.are_transfers_held = true;
+    cluster.heal();
+    cluster.run_for(200);
+    let (_, ticket) = cluster.offer(1, 3);
+    // Only the member that needs the snapshot answers, and its transfer takes for ever.
+    cluster.isolate(2);
+    let token = cluster.read(1);
+    cluster.run_for(5 * T_MS);
+    assert!(cluster.raft(1).is_leader(), "its heartbeats are answered");
+    assert!(cluster.take_reads(1).iter().any(|done| done.token == token && done.result.is_ok()));
+    assert_eq!(cluster.raft(3).leader(), Some(MemberId(1)));
+    assert!(cluster.step(1, |raft, _| raft.wants_transfer(&ticket)));
+}
+
+/// A transfer that brings nothing is tried again after a pause; a leader that lost its term does not count its result.
+#[test]
+fn rule_16_a_transfer_of_another_term_counts_for_nothing() {
+    let mut cluster = one_behind();
+    cluster.save_snapshot(1);
+    cluster.propose(1, "7");
+    cluster.settle();
+    cluster.save_snapshot(1);
+    cluster.are_transfers_held = true;
+    cluster.heal();
+    cluster.run_for(200);
+    let (last, ticket) = cluster.offer(1, 3);
+    assert!(cluster.try_offer(1, 3).is_none(), "one at a time");
+    cluster.isolate(1);
+    cluster.elect_in_turn(2);
+    cluster.heal();
+    cluster.run_for(600);
+    assert!(!cluster.raft(1).is_leader());
+    let reply = InstallSnapshotReply { term: 2, outcome: InstallOutcome::Holds(last.index) };
+    cluster.end_transfer(1, ticket, Ok(reply));
+    assert_eq!(cluster.raft(1).peers_progress().count(), 0);
+}
+
+/// Raft-rules 26: after a restart the snapshot is committed, and nothing behind it.
+#[test]
+fn rule_26_a_restart_has_committed_and_applied_its_snapshot_and_no_more() {
+    let mut cluster = one_behind();
+    cluster.save_snapshot(1);
+    cluster.propose(1, "7");
+    cluster.settle();
+    cluster.crash(1);
+    cluster.restart(1);
+    let raft = cluster.raft(1);
+    assert_eq!((raft.commit_index(), raft.last_applied(), raft.last().index), (6, 6, 7));
+    cluster.heal();
+    cluster.run_for(1_000);
+    assert_eq!(cluster.applied(1).len() as u64, cluster.raft(1).commit_index());
+}
+
+/// Raft-rules 22: the membership and the cluster time of the snapshot count after the log that set them is gone.
+#[test]
+fn rule_22_membership_and_cluster_time_come_with_the_snapshot() {
+    let mut cluster = Cluster::new(1);
+    cluster.elect(1);
+    cluster.wait(100);
+    cluster.join(2, 1);
+    assert!(matches!(cluster.change(1, &MembershipChange::Add(learner(2))), Ok(Changed::Appended(_))));
+    cluster.run_for(1_000);
+    assert!(cluster.raft(1).membership().is_voter(MemberId(2)), "promoted by itself");
+    let stamp = cluster.state_of(1).stamp;
+    assert!(stamp > 0);
+    cluster.save_snapshot(1);
+    cluster.save_snapshot(2);
+    cluster.crash(1);
+    cluster.restart(1);
+    assert_eq!(cluster.raft(1).log().iter().count(), 0);
+    assert_eq!(cluster.raft(1).membership().voters().count(), 2);
+    cluster.elect_in_turn(1);
+    let now = cluster.now;
+    assert!(cluster.raft(1).next_stamp(now).unwrap() >= stamp, "cluster time never goes back");
+}
