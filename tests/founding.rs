@@ -224,8 +224,8 @@ fn founding_makes_one_cluster_that_survives_a_restart_of_all() {
         cluster.start(n);
         let node = cluster.node(n);
         let State::Born(born) = &node.state else { panic!("node{n} forgot its birth") };
-        assert_eq!(born.recovered.hard_state, HardState { term: 1, voted_for: None });
-        assert_eq!(born.recovered.entries, std::slice::from_ref(&born.found));
+        assert_eq!(born.stored.recovered.hard_state, HardState { term: 1, voted_for: None });
+        assert_eq!(born.stored.recovered.entries, std::slice::from_ref(&born.found));
         assert!(born.warnings.is_empty(), "{:?}", born.warnings);
         assert!(born.membership().members.iter().all(|m| m.voter));
     }

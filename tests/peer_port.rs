@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use dkv::node::birth::{Born, IdentityConfig, Opened, open};
 use dkv::node::founding::{Founding, founding_port};
 use dkv::node::{
-    Completion, Failure, ForwardedResult, ForwardedWrite, FoundReply, FoundRequest, FoundTransport, HandOver,
-    HandOvers, Lane, Peer, PeerError, PeerList, PeerReply, PeerRequest, PeerTransport, ReadIndexResult,
-    Target,
+    AdminFailure, AdminFailureKind, AdminResult, Administration, Completion, Failure, ForwardedResult,
+    ForwardedWrite, FoundReply, FoundRequest, FoundTransport, HandOver, HandOvers, Lane, Peer, PeerError,
+    PeerList, PeerReply, PeerRequest, PeerTransport, ReadIndexResult, Target,
 };
 use dkv::raft::{
-    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, Found, Member as Listed,
-    MemberId, Membership, Payload, Position, RequestVoteReply, RequestVoteRequest, Settings,
+    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, Found, InstallOutcome,
+    InstallSnapshotReply, InstallSnapshotRequest, Member as Listed, MemberId, Membership, Payload, Position,
+    RequestVoteReply, RequestVoteRequest, Settings, TimeoutNowReply, TimeoutNowRequest,
 };
 use dkv::server::gate;
 use dkv::server::http::{HttpServer, PortOptions};
@@ -30,6 +31,7 @@ use dkv::store::wal::WalOptions;
 const LONG: Duration = Duration::from_secs(20);
 const SENDER: MemberId = MemberId(1);
 const RECEIVER: MemberId = MemberId(2);
+const REMOVED: MemberId = MemberId(9);
 
 fn found_entry(cluster_id: u64) -> Entry {
     let member = |n: u64| Listed {
@@ -82,6 +84,25 @@ impl Member for Echo {
 
     fn forward(&self, writes: Vec<ForwardedWrite>, done: Completion<Vec<ForwardedResult>>) {
         done(writes.iter().map(|_| Err(Failure::unavailable("no leader"))).collect());
+    }
+
+    fn install_snapshot(&self, request: InstallSnapshotRequest, done: Completion<InstallSnapshotReply>) {
+        let (term, end) = (request.term, request.offset + request.data.len() as u64);
+        self.seen.lock().unwrap().push(PeerRequest::InstallSnapshot(request));
+        done(InstallSnapshotReply { term, outcome: InstallOutcome::Wants(end) });
+    }
+
+    fn timeout_now(&self, request: TimeoutNowRequest, done: Completion<TimeoutNowReply>) {
+        self.seen.lock().unwrap().push(PeerRequest::TimeoutNow(request));
+        done(TimeoutNowReply { term: request.term, campaigns: true });
+    }
+
+    fn administer(&self, _: Administration, _: Instant, done: Completion<AdminResult>) {
+        done(Err(AdminFailure::new(AdminFailureKind::NotLeader, "no leader")));
+    }
+
+    fn is_removed(&self, member: MemberId) -> bool {
+        member == REMOVED
     }
 
     fn membership(&self) -> Arc<Membership> {

@@ -127,8 +127,44 @@ pub struct Born {
     pub ids: WalIds,
     /// Entry `1@1`.
     pub found: Entry,
-    /// For the operator, besides those of `recovered`.
+    /// For the operator.
     pub warnings: Vec<String>,
+}
+
+impl Stored {
+    /// Reads a member's data directory: the newest whole snapshot, and the log behind it. Warnings for the operator come
+    /// with it; a damaged snapshot that is not needed is set aside.
+    ///
+    /// # Errors
+    /// What was synced is damaged or missing, or the file system refuses.
+    pub fn load(
+        disk: Arc<dyn Disk>,
+        ids: WalIds,
+        options: WalOptions,
+    ) -> Result<(Stored, Vec<String>), BirthError> {
+        snapshot::remove_leftovers(&disk)?;
+        let chosen = snapshot::choose(&disk)?;
+        let (last, reach) =
+            chosen.as_ref().map_or((Position::ZERO, 0), |chosen| (chosen.header.meta.last, chosen.reach));
+        let (wal, mut recovered) = Wal::open_behind(disk.clone(), ids, options, last, reach)?;
+        let mut warnings = std::mem::take(&mut recovered.warnings);
+        let mut snapshot = None;
+        if let Some(chosen) = chosen {
+            warnings.extend(chosen.warnings);
+            // The log covers what it held: nothing is lost with it.
+            chosen.damaged.into_iter().try_for_each(|name| snapshot::set_aside(&disk, name))?;
+            snapshot = Some((chosen.header.meta, chosen.kv));
+        }
+        Ok((Stored { disk, wal, recovered, snapshot }, warnings))
+    }
+
+    /// Entry `1@1`: of the log, or as the snapshot remembers it.
+    fn first_entry(&self) -> Option<Entry> {
+        match &self.snapshot {
+            Some((_, kv)) => kv.found().cloned(),
+            None => self.recovered.entries.first().cloned(),
+        }
+    }
 }
 
 impl Born {
@@ -213,28 +249,10 @@ pub fn open(disk: Arc<dyn Disk>, options: WalOptions, config: &IdentityConfig) -
         (stored, Some(log)) => stored.unwrap_or(log.cluster_id),
     };
     let ids = WalIds { cluster_id, member_id: identity.member_id };
-    snapshot::remove_leftovers(&disk)?;
-    let chosen = snapshot::choose(&disk)?;
-    let (last, reach) =
-        chosen.as_ref().map_or((Position::ZERO, 0), |chosen| (chosen.header.meta.last, chosen.reach));
-    let (wal, recovered) = Wal::open_behind(disk.clone(), ids, options, last, reach)?;
-    let first = match &chosen {
-        Some(chosen) => chosen.header.found.clone().ok_or_else(|| format!("nor does {}", chosen.name)),
-        None => recovered.entries.first().cloned().ok_or_else(|| "it is empty".to_owned()),
-    };
-    let found = first
-        .and_then(|entry| check_first(entry, cluster_id))
-        .map_err(|what| BirthError::NoFound { dir: disk.display(""), cluster_id, what })?;
-    let mut warnings = Vec::new();
-    let snapshot = match chosen {
-        Some(chosen) => {
-            warnings = chosen.warnings;
-            chosen.damaged.into_iter().try_for_each(|name| snapshot::set_aside(&disk, name))?;
-            Some((chosen.header.meta, chosen.kv))
-        }
-        None => None,
-    };
-    let stored = Stored { disk: disk.clone(), wal, recovered, snapshot };
+    let (stored, warnings) = Stored::load(disk.clone(), ids, options)?;
+    let no_found = |what| BirthError::NoFound { dir: disk.display(""), cluster_id, what };
+    let first = stored.first_entry().ok_or_else(|| no_found("it has no first entry".to_owned()))?;
+    let found = check_first(first, cluster_id).map_err(no_found)?;
     let mut born = Born { stored, ids, found, warnings };
     check_configuration(&mut born, config)?;
     if identity.cluster_id.is_none() {

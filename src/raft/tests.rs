@@ -18,6 +18,8 @@ pub(super) fn config(me: u64) -> RaftConfig {
         seed: me,
         max_append_bytes: 1 << 20,
         max_unpersisted_bytes: 16 << 20,
+        snapshot_log_bytes: u64::MAX,
+        snapshot_log_entries: u64::MAX,
     }
 }
 
@@ -80,6 +82,7 @@ fn exchange(members: &mut [Raft], now: Time) {
                         sync(&mut members[to], now);
                         RpcReply::AppendEntries(ready(&members[to], waiting, now))
                     }
+                    RpcRequest::TimeoutNow(_) => unreachable!("nobody hands over here"),
                 };
                 members[from].handle_rpc_result(ticket, Ok(reply), now);
                 members.iter().for_each(check);

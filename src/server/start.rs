@@ -257,7 +257,7 @@ fn start_node(
     fail: &Sender<ServerError>,
 ) -> Result<(), ServerError> {
     peer_api.become_starting();
-    born.warnings.iter().chain(&born.stored.recovered.warnings).for_each(|warning| log::warn!("{warning}"));
+    born.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let config = shared.config();
     let hand_over = born.hand_over();
     let options = NodeOptions {

@@ -1,0 +1,109 @@
+//! Members that come and go, and leaderships handed over.
+
+use std::time::Duration;
+
+use dkv::node::{AdminFailureKind, Administered, Administration, FailureKind};
+use dkv::raft::{Member, MemberId, MembershipChange, RoleKind};
+
+use crate::cluster::*;
+
+fn learner(id: u64) -> Member {
+    Member { voter: false, promote: true, ..member(MemberId(id)) }
+}
+
+fn change(cluster: &Cluster, change: MembershipChange) -> dkv::node::AdminResult {
+    administer(&cluster.node(cluster.leader()), Administration::Change(change))
+}
+
+#[test]
+fn a_new_member_is_brought_up_and_becomes_a_voter() {
+    let cluster = Cluster::start(3);
+    let leader = cluster.node(cluster.leader());
+    (0..100).for_each(|i| drop(write(&leader, put(&format!("k{i}"), "v")).unwrap()));
+    cluster.create_log(MemberId(4));
+    cluster.start_node(MemberId(4));
+    assert!(matches!(change(&cluster, MembershipChange::Add(learner(4))), Ok(Administered::Changed(_))));
+    wait_for("promotion", || {
+        cluster.nodes().iter().all(|n| n.membership().voters().count() == 4).then_some(())
+    });
+    cluster.wait_until_equal();
+    assert_eq!(read(&cluster.node(MemberId(4)), "k99").as_deref(), Some("v"));
+    // Two of the old three may die now.
+    let again = change(&cluster, MembershipChange::Add(learner(4)));
+    assert!(matches!(again, Ok(Administered::Changed(_))), "the same again is done already: {again:?}");
+}
+
+#[test]
+fn a_removed_member_is_told_and_the_others_go_on() {
+    let cluster = Cluster::start(4);
+    let leader = cluster.leader();
+    let gone = cluster.follower();
+    change(&cluster, MembershipChange::Remove(gone)).unwrap();
+    wait_for("the others know", || {
+        let others = cluster.nodes().into_iter().filter(|n| n.status().member_id != gone);
+        others.map(|n| n.membership().members.len()).all(|n| n == 3).then_some(())
+    });
+    write(&cluster.node(leader), put("k", "v")).unwrap();
+    assert_eq!(
+        change(&cluster, MembershipChange::Remove(gone)).unwrap_err().kind,
+        AdminFailureKind::NotFound
+    );
+}
+
+#[test]
+fn a_leader_that_removes_itself_leaves_office() {
+    let cluster = Cluster::start(3);
+    let old = cluster.leader();
+    change(&cluster, MembershipChange::Remove(old)).unwrap();
+    let rest = cluster.all_ids().into_iter().filter(|&id| id != old).collect();
+    let new = cluster.leader_among(&rest);
+    assert_ne!(new, old);
+    write(&cluster.node(new), put("k", "v")).unwrap();
+    wait_for("it hears of it", || cluster.network.lock().unwrap().removed.contains(&old).then_some(()));
+}
+
+#[test]
+fn a_leadership_is_handed_over_without_a_failed_write() {
+    let cluster = Cluster::start(3);
+    for round in 0..6 {
+        let old = cluster.leader();
+        let node = cluster.node(old);
+        let writes: Vec<_> =
+            (0..50).map(|i| start_write(&node, put(&format!("{round}-{i}"), "v"), PATIENCE)).collect();
+        let to = cluster.follower();
+        assert_eq!(
+            administer(&node, Administration::HandOver(Some(to))),
+            Ok(Administered::LedBy(to)),
+            "round {round}"
+        );
+        let later: Vec<_> =
+            (50..80).map(|i| start_write(&node, put(&format!("{round}-{i}"), "v"), PATIENCE)).collect();
+        for result in writes.iter().chain(&later) {
+            answer(result).expect("no write fails");
+        }
+    }
+    cluster.wait_until_equal();
+}
+
+#[test]
+fn a_node_that_does_not_lead_sends_the_operator_to_the_leader() {
+    let cluster = Cluster::start(3);
+    let failure = administer(&cluster.node(cluster.follower()), Administration::HandOver(None)).unwrap_err();
+    assert_eq!(failure.kind, AdminFailureKind::NotLeader);
+}
+
+#[test]
+fn a_hand_over_to_a_silent_member_is_refused_and_the_leader_leads_on() {
+    let cluster = Cluster::start(3);
+    let (leader, silent) = (cluster.leader(), cluster.follower());
+    cluster.isolate(silent, Fault::Refused);
+    let node = cluster.node(leader);
+    wait_for("it is known to be silent", || {
+        let refused = administer(&node, Administration::HandOver(Some(silent)));
+        (refused.unwrap_err().kind == AdminFailureKind::Conflict).then_some(())
+    });
+    write(&node, put("k", "v")).unwrap();
+    assert_eq!(node.status().role, RoleKind::Leader);
+    assert!(node.hand_over(Duration::from_secs(5)), "the other one takes it");
+    assert_eq!(kind(answer(&start_write(&node, put("k", "w"), Duration::ZERO))), FailureKind::Unavailable);
+}
