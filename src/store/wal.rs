@@ -14,8 +14,8 @@
 //!
 //! | thread | calls | touches |
 //! |---|---|---|
-//! | log writer | [`Wal::write`], [`Wal::needs_seal`], [`Wal::seal`], [`Wal::spare_is_due`] | the current segment; a name when it opens the next |
-//! | housekeeper | [`SparePreparer::step`] | the file `spare.tmp`, until it hands it over |
+//! | log writer | [`Wal::write`], [`Wal::needs_seal`], [`Wal::seal`], [`Wal::cut`], [`Wal::spare_is_due`] | the current segment; a name when it opens the next |
+//! | housekeeper | [`SparePreparer::step`] | the files `spare-<n>.tmp`, until it hands them over; segments that the log writer has given up |
 //!
 //! The two share one small slot behind a mutex that is held to move a file handle and never during I/O; see
 //! [`SparePreparer`] for the hand-over.
@@ -65,7 +65,8 @@ impl Default for WalOptions {
 pub struct Recovered {
     /// Term and vote.
     pub hard_state: HardState,
-    /// The position before the first of `entries`: `0@0`, or where the last reset put it.
+    /// The position before the first of `entries`: `0@0`, where the last reset put it, or the snapshot's when the log was
+    /// opened behind one.
     pub base: Position,
     /// Consecutive entries from `base.index + 1`.
     pub entries: Vec<Entry>,
@@ -100,6 +101,8 @@ pub struct WalStats {
     /// Segments that had to be made on the spot because no zeroed spare was ready. Those made to measure for a
     /// single great write do not count.
     pub spare_not_ready: u64,
+    /// Segments begun in a file that had been one before.
+    pub segments_reused: u64,
 }
 
 /// What an operator can do about a log that cannot be trusted.
@@ -131,6 +134,16 @@ pub enum WalError {
         /// Where in it, in bytes.
         offset: u64,
         /// What is wrong.
+        what: String,
+        /// What to do.
+        repair: &'static str,
+    },
+    /// Log and snapshot do not reach each other.
+    #[error("entries are missing between the log in {dir} and its snapshot: {what}. To repair: {repair}")]
+    Gap {
+        /// The directory.
+        dir: String,
+        /// Where each begins and ends.
         what: String,
         /// What to do.
         repair: &'static str,
@@ -182,6 +195,10 @@ impl WalError {
     /// The same with a place in the file.
     fn io_at(disk: &Arc<dyn Disk>, name: &str, action: &'static str, at: u64, source: io::Error) -> WalError {
         WalError::Io { file: disk.display(name), action, offset: Some(at), source }
+    }
+
+    fn gap(disk: &Arc<dyn Disk>, what: String) -> WalError {
+        WalError::Gap { dir: disk.display(""), what, repair: REPAIR }
     }
 
     fn corrupt(disk: &Arc<dyn Disk>, name: &str, offset: u64, what: impl Into<String>) -> WalError {

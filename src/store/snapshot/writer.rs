@@ -72,7 +72,12 @@ impl SnapshotWriter {
 
     /// Takes one page of rows; no I/O. `false` = there is nothing more.
     pub fn fill(&mut self, kv: &Kv) -> bool {
-        self.view.next_page(kv, &mut self.pending, PAGE_KEYS)
+        self.fill_at_most(kv, PAGE_KEYS)
+    }
+
+    /// The same with a page of so many keys.
+    pub(super) fn fill_at_most(&mut self, kv: &Kv, max_keys: usize) -> bool {
+        self.view.next_page(kv, &mut self.pending, max_keys)
     }
 
     /// Writes what whole chunks there are.

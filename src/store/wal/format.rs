@@ -74,6 +74,9 @@ pub(super) struct BatchHeader {
     pub prev_crc: u32,
     /// CRC of everything behind the header, the padding up to the block boundary included.
     pub body_crc: u32,
+    /// Whether a block of zeroes was written behind the batch, because what stands there may be from an earlier life of
+    /// the file.
+    pub terminated: bool,
 }
 
 impl BatchHeader {
@@ -94,7 +97,7 @@ impl BatchHeader {
         put_u64(into, 56, self.length);
         put_u32(into, 64, self.prev_crc);
         put_u32(into, 68, self.body_crc);
-        put_u32(into, 72, 0);
+        put_u32(into, 72, u32::from(self.terminated));
         let crc = crc32c::crc32c(&into[..76]);
         put_u32(into, 76, crc);
         crc
@@ -116,6 +119,11 @@ impl BatchHeader {
             1 => Some(MemberId(u64_at(bytes, 40))),
             _ => return None,
         };
+        let terminated = match u32_at(bytes, 72) {
+            0 => false,
+            1 => true,
+            _ => return None,
+        };
         let header = BatchHeader {
             nonce,
             block,
@@ -125,6 +133,7 @@ impl BatchHeader {
             length: u64_at(bytes, 56),
             prev_crc: u32_at(bytes, 64),
             body_crc: u32_at(bytes, 68),
+            terminated,
         };
         let first_record = records_at(block == 0) as u64;
         (header.length >= first_record && header.synced_through <= block).then_some((header, crc))
@@ -328,7 +337,17 @@ mod tests {
         let block = if first { 0 } else { 9 };
         let (synced_through, prev_crc) = (block, 0x1234);
         let (records, length, body_crc) = (0, 0, 0);
-        BatchHeader { nonce: 77, block, synced_through, hard_state, records, length, prev_crc, body_crc }
+        BatchHeader {
+            nonce: 77,
+            block,
+            synced_through,
+            hard_state,
+            records,
+            length,
+            prev_crc,
+            body_crc,
+            terminated: !first,
+        }
     }
 
     const SEGMENT: SegmentHeader = SegmentHeader {

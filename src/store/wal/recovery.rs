@@ -2,20 +2,26 @@
 //!
 //! The verdict at the first place where no whole batch stands, block `b` of segment `s`:
 //!
-//! - `s` has a successor: everything in it was synced before the successor got its name. If the rest of `s` is zero
-//!   it simply ends there, and the successor's chain confirms it; anything else is rot.
+//! - `s` ends there if the rest is zero. It also does if `b` alone is zero, the batch before it says that a block of
+//!   zeroes was written behind it, and no header of `s` follows: then the rest is from an earlier life of the file.
+//! - `s` has a successor: everything in it was synced before the successor got its name. If `s` ends at `b`, the
+//!   successor's chain confirms it; anything else is rot.
 //! - a header behind `b` says that more than `b` blocks were synced when it was written: rot.
 //! - otherwise nothing proves that `b` was ever synced, so nothing that depends on it was answered: torn, cut off.
 //!   Whole batches behind it, of the same write, go with it: they were not synced either.
+//!
+//! Of a log that was cut behind a snapshot the first segments are gone. The first one that is there says with which
+//! position the log continues; what the batch before it was cannot be checked.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::raft::{Entry, HardState, Position};
+use crate::raft::{Entry, HardState, Index, Position};
 use crate::store::disk::Disk;
 
 use super::format::{self, BLOCK_BYTES, BatchHeader, Record, SegmentHeader, SegmentHeaderFound, SegmentName};
 use super::segment;
-use super::writer::Current;
+use super::writer::{Current, Older};
 use super::{LogPlace, WalError, WalIds};
 
 const ZERO_BYTES: usize = 256 << 10;
@@ -26,6 +32,9 @@ pub(super) struct Replay {
     pub hard_state: HardState,
     pub base: Position,
     pub entries: Vec<Entry>,
+    /// Whether `base` is where the log was cut, and not 0 or where a reset put it: entries up to it may have been
+    /// replaced later on.
+    is_cut: bool,
     /// Header CRC of the last batch.
     pub chain: u32,
     batches: u64,
@@ -44,6 +53,12 @@ impl Replay {
             Record::Reset(position) => {
                 self.entries.clear();
                 self.base = position;
+                self.is_cut = false;
+            }
+            Record::Entry(entry) if self.is_cut && (1..=self.base.index).contains(&entry.index()) => {
+                // It replaced entries of segments that are gone, and was committed before these went.
+                self.entries.clear();
+                self.base = entry.position();
             }
             Record::Entry(entry) => {
                 let last = self.last();
@@ -69,6 +84,8 @@ impl Replay {
 /// All that was read, before anything is changed.
 pub(super) struct Scan {
     pub replay: Replay,
+    /// The segments before the last one.
+    pub older: VecDeque<Older>,
     /// The last segment, where writing goes on.
     pub last: Current,
     pub synced_mark: LogPlace,
@@ -81,35 +98,58 @@ pub(super) struct Torn {
     end_block: u64,
 }
 
+/// What stands behind the batches of a segment.
+enum Rest {
+    Zero,
+    /// One block of zeroes, or more, then what an earlier life of the file has left.
+    Stale,
+    Torn(Torn),
+}
+
 /// Where the batches of a segment end.
 struct SegmentEnd {
     next_block: u64,
     synced_through: u64,
-    torn: Option<Torn>,
+    rest: Rest,
 }
 
-/// Reads the whole log. Changes nothing.
-pub(super) fn scan(disk: &Arc<dyn Disk>, expected: Option<WalIds>) -> Result<Scan, WalError> {
+/// Reads the whole log. Changes nothing. Only one that `may_be_cut` may begin with another segment than the first.
+pub(super) fn scan(disk: &Arc<dyn Disk>, expected: WalIds, may_be_cut: bool) -> Result<Scan, WalError> {
     let names = segment::list_segments(disk)?;
     let missing = || WalError::Missing(disk.display(""));
+    if let Some(first) = names.first().filter(|first| first.sequence > 1 && !may_be_cut) {
+        let what = segment::missing(first.sequence - 1);
+        return Err(WalError::corrupt(disk, &first.to_string(), 0, what));
+    }
     let mut replay = Replay::default();
+    let mut older = VecDeque::new();
     for (n, &name) in names.iter().enumerate() {
         let (file, bytes) = segment::read_segment(disk, name)?;
         let is_last = n + 1 == names.len();
+        let expected = Some(expected);
         let segment = SegmentBytes { disk, name, shown: name.to_string(), bytes: &bytes, expected };
-        let end = segment.walk(&mut replay, is_last)?;
+        let mut base_index = replay.last().index;
+        let end = segment.walk(&mut replay, is_last, &mut base_index)?;
+        let blocks = (bytes.len() / BLOCK_BYTES) as u64;
         if is_last {
             if replay.batches == 0 {
                 return Err(missing());
             }
-            let blocks = (bytes.len() / BLOCK_BYTES) as u64;
             let synced_blocks = end.synced_through;
             let next_block = end.next_block;
             let shown = segment.shown;
-            let last = Current { name, shown, file, blocks, next_block, synced_blocks };
+            let (is_reused, torn) = match end.rest {
+                Rest::Zero => (false, None),
+                Rest::Stale => (true, None),
+                // Recovery zeroes all of it.
+                Rest::Torn(torn) => (false, Some(torn)),
+            };
+            let last =
+                Current { name, shown, file, blocks, base_index, next_block, synced_blocks, is_reused };
             let synced_mark = LogPlace { sequence: name.sequence, block: synced_blocks };
-            return Ok(Scan { replay, last, synced_mark, torn: end.torn });
+            return Ok(Scan { replay, older, last, synced_mark, torn });
         }
+        older.push_back(Older { name, blocks, base_index });
     }
     Err(missing())
 }
@@ -122,7 +162,7 @@ pub(super) fn identify(disk: &Arc<dyn Disk>) -> Result<Option<WalIds>, WalError>
     for (n, &name) in names.iter().enumerate() {
         let (_, bytes) = segment::read_segment(disk, name)?;
         let segment = SegmentBytes { disk, name, shown: name.to_string(), bytes: &bytes, expected: None };
-        segment.walk(&mut replay, n + 1 == names.len())?;
+        segment.walk(&mut replay, n + 1 == names.len(), &mut 0)?;
         if replay.ids.is_some() {
             break;
         }
@@ -168,26 +208,37 @@ struct SegmentBytes<'a> {
 }
 
 impl SegmentBytes<'_> {
-    /// Takes batch after batch up to the end, and judges what stands there.
-    fn walk(&self, replay: &mut Replay, is_last: bool) -> Result<SegmentEnd, WalError> {
+    /// Takes batch after batch up to the end, and judges what stands there. `base_index` becomes the index at which the
+    /// log stood when the segment was begun, if it has a batch.
+    fn walk(
+        &self,
+        replay: &mut Replay,
+        is_last: bool,
+        base_index: &mut Index,
+    ) -> Result<SegmentEnd, WalError> {
         let segment_header = self.segment_header()?;
         let mut block = 0;
         let mut synced_through = 0;
+        // Nothing says what a segment without a batch was before.
+        let mut may_be_stale = true;
         while let Some((header, crc)) = self.whole_batch(block) {
-            if header.prev_crc != replay.chain {
+            let is_cut_here = replay.batches == 0 && self.name.sequence > 1;
+            if header.prev_crc != replay.chain && !is_cut_here {
                 return Err(self.corrupt(self.offset(block), self.broken_chain(block)));
             }
             if block == 0 {
-                self.check_segment_header(replay, segment_header)?;
+                self.check_segment_header(replay, segment_header, is_cut_here)?;
+                *base_index = replay.last().index;
             }
             self.take_batch(replay, &header)?;
             replay.chain = crc;
             replay.batches += 1;
             synced_through = header.synced_through;
+            may_be_stale = header.terminated;
             block += header.blocks();
         }
-        let torn = self.judge_end(block, is_last)?;
-        Ok(SegmentEnd { next_block: block, synced_through, torn })
+        let rest = self.judge_end(block, is_last, may_be_stale)?;
+        Ok(SegmentEnd { next_block: block, synced_through, rest })
     }
 
     /// The segment header, as far as there is one. A foreign or newer one is refused before anything else is judged,
@@ -216,10 +267,15 @@ impl SegmentBytes<'_> {
         &self,
         replay: &mut Replay,
         found: Option<SegmentHeader>,
+        is_cut_here: bool,
     ) -> Result<(), WalError> {
-        let Some(found) = found else {
+        let Some(found) = found.filter(|found| found.first_index > 0) else {
             return Err(self.corrupt(0, "its first batch has no segment header"));
         };
+        if is_cut_here {
+            replay.base = Position::new(found.first_index - 1, found.prev_term);
+            replay.is_cut = true;
+        }
         let last = replay.last();
         let expected = SegmentHeader {
             ids: *replay.ids.get_or_insert(found.ids),
@@ -275,25 +331,28 @@ impl SegmentBytes<'_> {
     }
 
     /// No whole batch stands at `block`: is that the end, a torn write, or rot?
-    fn judge_end(&self, block: u64, is_last: bool) -> Result<Option<Torn>, WalError> {
+    fn judge_end(&self, block: u64, is_last: bool, may_be_stale: bool) -> Result<Rest, WalError> {
         let from = self.offset(block) as usize;
-        let Some(last_byte) = self.bytes[from..].iter().rposition(|&b| b != 0) else { return Ok(None) };
+        let rest = &self.bytes[from..];
+        let Some(last_byte) = rest.iter().rposition(|&b| b != 0) else { return Ok(Rest::Zero) };
         let end_block = ((from + last_byte) / BLOCK_BYTES + 1) as u64;
+        let headers = || (block + 1..end_block).filter_map(|at| self.header_at(at));
+        let is_terminated = rest[..BLOCK_BYTES].iter().all(|&b| b == 0);
+        if may_be_stale && is_terminated && headers().next().is_none() {
+            return Ok(Rest::Stale);
+        }
         if !is_last {
             let what = "a batch is damaged that was synced before the next segment was begun";
             return Err(self.corrupt(from as u64, what));
         }
-        for witness in block + 1..end_block {
-            let header = self.header_at(witness);
-            if header.is_some_and(|(header, _)| header.synced_through > block) {
-                let what = format!(
-                    "a batch is damaged that was synced, as the batch at byte {} proves",
-                    self.offset(witness)
-                );
-                return Err(self.corrupt(from as u64, what));
-            }
+        if let Some((witness, _)) = headers().find(|(header, _)| header.synced_through > block) {
+            let what = format!(
+                "a batch is damaged that was synced, as the batch at byte {} proves",
+                self.offset(witness.block)
+            );
+            return Err(self.corrupt(from as u64, what));
         }
-        Ok(Some(Torn { end_block }))
+        Ok(Rest::Torn(Torn { end_block }))
     }
 
     fn broken_chain(&self, block: u64) -> &'static str {

@@ -7,10 +7,10 @@ use crate::store::disk::{Disk, DiskFile};
 use super::WalError;
 use super::format::{BLOCK_BYTES, SegmentName};
 
-/// The zeroed segment in the making or ready, the housekeeper's until it is handed over.
-pub(super) const SPARE_NAME: &str = "spare.tmp";
+/// What the name of a spare segment begins with: the housekeeper's until it is handed over.
+const SPARE_PREFIX: &str = "spare";
 
-/// A segment that the log writer makes itself. Not the spare's name: both may be under way at once.
+/// A segment that the log writer makes itself. Not a spare's name: both may be under way at once.
 pub(super) const MADE_NAME: &str = "segment.tmp";
 
 /// No segment is greater: checked before memory is taken for one.
@@ -18,7 +18,12 @@ pub(super) const MAX_SEGMENT_BYTES: u64 = 1 << 30;
 
 const READ_BYTES: usize = 256 << 10;
 
-/// The segments in order. They must be 1, 2, 3 ... without a gap.
+/// The name of the nth spare of this process.
+pub(super) fn spare_name(n: u64) -> String {
+    format!("{SPARE_PREFIX}-{n}.tmp")
+}
+
+/// The segments in order. Their numbers have no gap; the first one is not 1 when the log was cut.
 pub(super) fn list_segments(disk: &Arc<dyn Disk>) -> Result<Vec<SegmentName>, WalError> {
     let names = disk.list().map_err(WalError::io(disk, "", "list"))?;
     let mut segments = Vec::new();
@@ -27,17 +32,23 @@ pub(super) fn list_segments(disk: &Arc<dyn Disk>) -> Result<Vec<SegmentName>, Wa
         segments.push(SegmentName::parse(name).ok_or_else(|| WalError::corrupt(disk, name, 0, what))?);
     }
     segments.sort();
-    for (segment, expected) in segments.iter().zip(1..) {
+    let first = segments.first().map_or(1, |first| first.sequence);
+    for (segment, expected) in segments.iter().zip(first..) {
         if segment.sequence != expected {
             let what = if segment.sequence < expected {
                 format!("there are two segments with sequence number {}", segment.sequence)
             } else {
-                format!("segment {expected}, which must come before it, is missing")
+                missing(expected)
             };
             return Err(WalError::corrupt(disk, &segment.to_string(), 0, what));
         }
     }
     Ok(segments)
+}
+
+/// What is wrong when the segment before one is not there.
+pub(super) fn missing(sequence: u64) -> String {
+    format!("segment {sequence}, which must come before it, is missing")
 }
 
 /// Opens a segment and reads all of it. Its length is a whole number of blocks.
@@ -85,7 +96,7 @@ pub(super) fn name_segment(disk: &Arc<dyn Disk>, from: &str, sequence: u64) -> R
 /// Removes the segments that were never given a number.
 pub(super) fn remove_leftovers(disk: &Arc<dyn Disk>) -> Result<(), WalError> {
     for name in disk.list().map_err(WalError::io(disk, "", "list"))? {
-        if name == SPARE_NAME || name == MADE_NAME {
+        if (name.starts_with(SPARE_PREFIX) && name.ends_with(".tmp")) || name == MADE_NAME {
             disk.remove(&name).map_err(WalError::io(disk, &name, "remove"))?;
         }
     }

@@ -1,62 +1,74 @@
-//! The next segment, zeroed beforehand by the housekeeper: an fdatasync into space that was written once costs half
-//! of one into space that was only reserved.
+//! The next segment, zeroed beforehand by the housekeeper, or one that the log has no more need of: an fdatasync into
+//! space that was written once costs half of one into space that was only reserved.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::store::disk::{Disk, DiskFile};
 
 use super::WalError;
-use super::segment::SPARE_NAME;
+use super::format::{BLOCK_BYTES, SegmentName};
+use super::segment;
 
 /// Bytes zeroed and synced in one step: little enough that a write of the log is never long behind it.
 const PIECE_BYTES: u64 = 256 << 10;
+
+/// No more files than this wait to become segments; what else a cut frees is removed.
+const MAX_SPARES: usize = 2;
 
 /// What the log writer and the housekeeper share.
 pub(super) struct Slot {
     state: Mutex<SlotState>,
     /// Bytes of the current segment in use. Written by the log writer.
     filled: AtomicU64,
-    /// Bytes of the next spare that are zeroed. Written by the housekeeper while the slot is wanted.
+    /// Bytes of the spare in the making that are zeroed. Written by the housekeeper.
     zeroed: AtomicU64,
     segment_bytes: u64,
 }
 
-enum SlotState {
-    /// The housekeeper may make a spare; the name `spare.tmp` is its own.
-    Wanted,
-    /// It is made; the log writer may take it.
-    Ready(Box<dyn DiskFile>),
-    /// The log writer has it and is about to give it another name; `spare.tmp` must not be touched.
-    Taken,
+#[derive(Default)]
+struct SlotState {
+    /// The log writer may take one.
+    ready: VecDeque<Spare>,
+    /// Segments behind which the log was cut, the oldest first: the housekeeper's.
+    retired: VecDeque<Retired>,
+}
+
+/// A file that may become a segment.
+pub(super) struct Spare {
+    /// What it is called until then.
+    pub name: String,
+    pub file: Box<dyn DiskFile>,
+    /// Whether only its first block is zero, and the rest is from an earlier life.
+    pub is_reused: bool,
+}
+
+/// A segment that the log has no more need of.
+pub(super) struct Retired {
+    pub name: SegmentName,
+    /// Its length.
+    pub blocks: u64,
 }
 
 impl Slot {
     pub fn new(segment_bytes: u64) -> Arc<Slot> {
         Arc::new(Slot {
-            state: Mutex::new(SlotState::Wanted),
+            state: Mutex::default(),
             filled: AtomicU64::new(0),
             zeroed: AtomicU64::new(0),
             segment_bytes,
         })
     }
 
-    /// Log writer: the spare, if it is ready. To be renamed, then [`Slot::give_back_name`].
-    pub fn take(&self) -> Option<Box<dyn DiskFile>> {
-        let mut state = self.lock();
-        match std::mem::replace(&mut *state, SlotState::Taken) {
-            SlotState::Ready(file) => Some(file),
-            other => {
-                *state = other;
-                None
-            }
-        }
+    /// Log writer: a spare, if one is ready. To be renamed.
+    pub fn take(&self) -> Option<Spare> {
+        self.lock().ready.pop_front()
     }
 
-    /// Log writer: `spare.tmp` has another name now, the next one may be made.
-    pub fn give_back_name(&self) {
-        self.zeroed.store(0, Ordering::Release);
-        *self.lock() = SlotState::Wanted;
+    /// Log writer: segments to reuse or remove, the oldest first.
+    pub fn retire(&self, segments: impl Iterator<Item = Retired>) {
+        self.lock().retired.extend(segments);
     }
 
     /// Log writer: how much of the current segment is in use.
@@ -64,11 +76,14 @@ impl Slot {
         self.filled.store(bytes, Ordering::Release);
     }
 
-    /// Whether a step of the housekeeper has work now: the spare grows twice as fast as the current segment fills, so
-    /// it is ready when that is half full, and the zeroing never comes in one burst.
+    /// Whether a step of the housekeeper has work now: a segment was retired, or no spare is ready and the one in the
+    /// making is behind. It grows twice as fast as the current segment fills, so it is ready when that is half full, and
+    /// the zeroing never comes in one burst.
     pub fn is_due(&self) -> bool {
         let target = (2 * self.filled.load(Ordering::Acquire)).clamp(1, self.segment_bytes);
-        matches!(*self.lock(), SlotState::Wanted) && self.zeroed.load(Ordering::Acquire) < target
+        let state = self.lock();
+        let is_behind = self.zeroed.load(Ordering::Acquire) < target;
+        !state.retired.is_empty() || (state.ready.is_empty() && is_behind)
     }
 
     fn lock(&self) -> MutexGuard<'_, SlotState> {
@@ -76,53 +91,106 @@ impl Slot {
     }
 }
 
-/// The housekeeper's end: makes spare segments, piece by piece, and hands them to the log writer.
+/// The housekeeper's end: makes spare segments, piece by piece, takes those that the log has no more need of, and hands
+/// them to the log writer.
 ///
-/// The hand-over: while the slot says *wanted*, the file `spare.tmp` is the preparer's alone. When all of it is zeroed
-/// and synced the preparer puts the open file into the slot (*ready*) and forgets it. The log writer takes the file
-/// out when it opens the next segment (*taken*), renames it, syncs the directory, and then says *wanted* again. The
-/// mutex around the slot is held for the move only, never during I/O, so neither thread ever waits for the other's
-/// disk operation. When the log writer finds nothing ready it makes a segment of its own under another name and
-/// counts that; the spare under way is then used for the one after.
+/// The hand-over: each spare has a name of its own, `spare-<n>.tmp`, that is the preparer's alone. When all of it is
+/// zeroed and synced the preparer puts the open file and its name into the slot and forgets them. The log writer takes
+/// them out when it opens the next segment, renames the file and syncs the directory. The mutex around the slot is held
+/// for the move only, never during I/O, so neither thread ever waits for the other's disk operation. When the log writer
+/// finds nothing ready it makes a segment of its own under another name and counts that; the spare under way is then
+/// used for the one after.
 ///
-/// To be woken: after a write the log writer asks [`Wal::spare_is_due`](super::Wal::spare_is_due) and rings the
+/// A retired segment leaves the log by a rename to a spare's name or by its removal, one after the other from the oldest
+/// on, each made durable by a sync of the directory before the next: whatever a crash leaves is a log without a gap. Of
+/// a reused one only the first block is zeroed; see [`BatchHeader::terminated`](super::format::BatchHeader) for the rest.
+///
+/// To be woken: after a write or a cut the log writer asks [`Wal::spare_is_due`](super::Wal::spare_is_due) and rings the
 /// housekeeper when it says so; the housekeeper then calls [`SparePreparer::step`] until there is nothing more to do.
 pub struct SparePreparer {
     disk: Arc<dyn Disk>,
     slot: Arc<Slot>,
     /// The file under way.
-    making: Option<Box<dyn DiskFile>>,
+    making: Option<(String, Box<dyn DiskFile>)>,
+    /// Number of the last spare.
+    last_spare: u64,
     zeroes: Vec<u8>,
 }
 
 impl SparePreparer {
     pub(super) fn new(disk: Arc<dyn Disk>, slot: Arc<Slot>) -> SparePreparer {
         let zeroes = vec![0; PIECE_BYTES.min(slot.segment_bytes) as usize];
-        SparePreparer { disk, slot, making: None, zeroes }
+        SparePreparer { disk, slot, making: None, last_spare: 0, zeroes }
     }
 
-    /// Zeroes and syncs at most one piece of 256 KiB, if one is due. `true` = call again, there is more to do now.
-    /// After an error the node should stop: the space that is missing here is missing for the log next.
+    /// Does away with one retired segment, or zeroes and syncs at most one piece of 256 KiB, if that is due. `true` =
+    /// call again, there is more to do now. After an error the node should stop: the space that is missing here is
+    /// missing for the log next.
     pub fn step(&mut self) -> Result<bool, WalError> {
         if !self.slot.is_due() {
             return Ok(false);
         }
-        let file = match self.making.take() {
-            Some(file) => file,
-            None => self.disk.create(SPARE_NAME).map_err(WalError::io(&self.disk, SPARE_NAME, "create"))?,
+        let retired = self.slot.lock().retired.pop_front();
+        match retired {
+            Some(retired) => self.do_away_with(&retired)?,
+            None => self.zero_piece()?,
+        }
+        Ok(self.slot.is_due())
+    }
+
+    fn do_away_with(&mut self, retired: &Retired) -> Result<(), WalError> {
+        let shown = retired.name.to_string();
+        let spares = self.slot.lock().ready.len() + usize::from(self.making.is_some());
+        if retired.blocks * BLOCK_BYTES as u64 != self.slot.segment_bytes || spares >= MAX_SPARES {
+            self.disk.remove(&shown).map_err(WalError::io(&self.disk, &shown, "remove"))?;
+            return self.sync_dir();
+        }
+        let file = self.disk.open(&shown).map_err(WalError::io(&self.disk, &shown, "open"))?;
+        let name = self.new_name();
+        self.disk.rename(&shown, &name).map_err(WalError::io(&self.disk, &shown, "rename"))?;
+        // Out of the log first, then changed: a crash must not leave a segment without its beginning.
+        self.sync_dir()?;
+        self.zero(&name, &*file, 0, BLOCK_BYTES)?;
+        self.slot.lock().ready.push_back(Spare { name, file, is_reused: true });
+        Ok(())
+    }
+
+    fn zero_piece(&mut self) -> Result<(), WalError> {
+        let (name, file) = match self.making.take() {
+            Some(making) => making,
+            None => {
+                let name = self.new_name();
+                let file = self.disk.create(&name).map_err(WalError::io(&self.disk, &name, "create"))?;
+                (name, file)
+            }
         };
         let at = self.slot.zeroed.load(Ordering::Acquire);
         let piece = self.zeroes.len().min((self.slot.segment_bytes - at) as usize);
-        file.write_at(at, &self.zeroes[..piece])
-            .map_err(|e| WalError::io_at(&self.disk, SPARE_NAME, "zero", at, e))?;
-        file.sync().map_err(WalError::io(&self.disk, SPARE_NAME, "sync"))?;
+        self.zero(&name, &*file, at, piece)?;
         let zeroed = at + piece as u64;
-        self.slot.zeroed.store(zeroed, Ordering::Release);
-        if zeroed == self.slot.segment_bytes {
-            *self.slot.lock() = SlotState::Ready(file);
+        if zeroed < self.slot.segment_bytes {
+            self.slot.zeroed.store(zeroed, Ordering::Release);
+            self.making = Some((name, file));
         } else {
-            self.making = Some(file);
+            let mut state = self.slot.lock();
+            self.slot.zeroed.store(0, Ordering::Release);
+            state.ready.push_back(Spare { name, file, is_reused: false });
         }
-        Ok(self.slot.is_due())
+        Ok(())
+    }
+
+    fn zero(&self, name: &str, file: &dyn DiskFile, at: u64, bytes: usize) -> Result<(), WalError> {
+        let zeroes = &self.zeroes[..bytes];
+        file.write_at(at, zeroes).map_err(|e| WalError::io_at(&self.disk, name, "zero", at, e))?;
+        file.sync().map_err(WalError::io(&self.disk, name, "sync"))
+    }
+
+    fn new_name(&mut self) -> String {
+        self.last_spare += 1;
+        segment::spare_name(self.last_spare)
+    }
+
+    fn sync_dir(&self) -> Result<(), WalError> {
+        self.disk.sync_dir().map_err(WalError::io(&self.disk, "", "sync"))
     }
 }

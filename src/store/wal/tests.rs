@@ -402,8 +402,197 @@ fn real_files_hold_a_log() {
     }
     assert_eq!(wal.stats().spare_not_ready, 0);
     drop(wal);
-    assert!(tmp.path().join("spare.tmp").exists());
+    let spares = || disk.list().unwrap().iter().filter(|name| name.starts_with("spare")).count();
+    assert_eq!(spares(), 1);
     let (_, recovered) = Wal::open(Arc::clone(&disk), IDS, SMALL).unwrap();
     assert_eq!(recovered.entries.len(), 50);
-    assert!(!tmp.path().join("spare.tmp").exists(), "a new one is begun");
+    assert_eq!(spares(), 0, "a new one is begun");
+}
+
+/// A log through entry 60 in four segments, and the housekeeper's end of it.
+fn long() -> (SimDisk, Wal, SparePreparer) {
+    let (sim, mut wal) = sample();
+    let preparer = wal.take_preparer().unwrap();
+    for index in 5..=60 {
+        wal.write(&[entries(index..=index, 1)]).unwrap();
+    }
+    (sim, wal, preparer)
+}
+
+fn sequences(sim: &SimDisk) -> Vec<u64> {
+    let names = sim.names();
+    names.iter().filter_map(|name| format::SegmentName::parse(name)).map(|name| name.sequence).collect()
+}
+
+fn open_behind(sim: &SimDisk, index: u64, term: u64) -> Result<(Wal, Recovered), WalError> {
+    Wal::open_behind(disk(sim), IDS, SMALL, Position::new(index, term), index)
+}
+
+fn prepare(preparer: &mut SparePreparer) {
+    while preparer.step().unwrap() {}
+}
+
+#[test]
+fn cut_gives_up_whole_segments_behind_the_index_and_never_the_current_one() {
+    let (sim, mut wal, mut preparer) = long();
+    assert_eq!(sequences(&sim), [1, 2, 3, 4]);
+    assert_eq!(wal.cut(0).unwrap(), 0);
+    assert_eq!(wal.cut(30).unwrap(), 1);
+    assert!(wal.spare_is_due() && !wal.needs_seal(), "the log is sealed before it is cut");
+    prepare(&mut preparer);
+    assert_eq!(sequences(&sim), [2, 3, 4]);
+    let (_, recovered) = open_behind(&sim.fork(), 30, 1).unwrap();
+    assert_eq!(recovered.base, Position::new(30, 1));
+    assert_eq!((positions(&recovered)[0].as_str(), recovered.entries.len()), ("31@1", 30));
+    assert_eq!(wal.cut(60).unwrap(), 2);
+    prepare(&mut preparer);
+    assert_eq!(sequences(&sim), [4]);
+    wal.write(&[entries(61..=61, 1)]).unwrap();
+    let (mut wal, recovered) = open_behind(&sim.restart(Loss::Everything), 60, 1).unwrap();
+    assert_eq!((positions(&recovered), wal.cut(60).unwrap()), (vec!["61@1".to_owned()], 0));
+}
+
+#[test]
+fn open_behind_refuses_a_gap_and_changes_nothing() {
+    let (sim, mut wal, mut preparer) = long();
+    wal.cut(30).unwrap();
+    prepare(&mut preparer);
+    let sim = sim.restart(Loss::Nothing);
+    let before = sim.names();
+    for (index, reach) in [(0, 0), (5, 5), (40, 61)] {
+        let snapshot = Position::new(index, u64::from(index > 0));
+        let error = Wal::open_behind(disk(&sim), IDS, SMALL, snapshot, reach).err().unwrap();
+        assert!(matches!(error, WalError::Gap { .. }), "{error}");
+        assert!(error.to_string().contains(&snapshot.to_string()), "{error}");
+    }
+    let text = open(&sim).err().unwrap().to_string();
+    assert!(text.contains("segment 1, which must come before it, is missing"), "{text}");
+    assert_eq!(sim.names(), before);
+    assert_eq!(
+        Wal::open_behind(disk(&sim), IDS, SMALL, Position::new(40, 1), 60).unwrap().1.entries.len(),
+        20
+    );
+}
+
+#[test]
+fn open_behind_resets_a_log_that_does_not_lead_to_the_snapshot() {
+    // The log ends before it; it has another term there; it ends before it and has not heard of its term.
+    for (index, term) in [(90, 1), (40, 2), (90, 9)] {
+        let (sim, mut wal, _) = long();
+        wal.write(&[vote(3, 0xb)]).unwrap();
+        let snapshot = Position::new(index, term);
+        let (mut wal, recovered) = open_behind(&sim.restart(Loss::Everything), index, term).unwrap();
+        assert_eq!((recovered.base, recovered.entries.len()), (snapshot, 0));
+        assert_eq!(recovered.hard_state.term, term.max(3), "no term of the log exceeds the current one");
+        assert_eq!(recovered.hard_state.voted_for, (term < 3).then_some(MemberId(0xb)));
+        assert!(recovered.warnings[0].contains("begins anew"), "{:?}", recovered.warnings);
+        wal.write(&[entries(index + 1..=index + 2, 9)]).unwrap_or_else(|e| panic!("{e}"));
+        let (_, again) = open_behind(&sim.restart(Loss::Everything), index, term).unwrap();
+        assert_eq!((again.base, again.entries.len(), again.warnings.len()), (snapshot, 2, 0));
+    }
+}
+
+#[test]
+fn open_behind_takes_a_cut_log_whose_first_segment_replaces_entries_before_it() {
+    // Segment 2 is begun behind entry 21; then a new leader replaces from 18 on.
+    let (sim, mut wal) = sample();
+    let mut preparer = wal.take_preparer().unwrap();
+    for index in 5..=21 {
+        wal.write(&[entries(index..=index, 1)]).unwrap();
+    }
+    assert_eq!(sequences(&sim), [1, 2]);
+    wal.write(&[vote(2, 0), entries(14..=40, 2)]).unwrap();
+    assert_eq!(wal.cut(30).unwrap(), 1);
+    prepare(&mut preparer);
+    let (_, recovered) = open_behind(&sim.restart(Loss::Everything), 30, 2).unwrap();
+    assert_eq!((positions(&recovered)[0].as_str(), recovered.entries.len()), ("31@2", 10));
+}
+
+#[test]
+fn segments_are_reused_and_read_back_over_what_they_held() {
+    let (sim, mut wal, mut preparer) = long();
+    let mut next = 61;
+    for _ in 0..6 {
+        wal.cut(next - 1).unwrap();
+        prepare(&mut preparer);
+        for index in next..next + 40 {
+            wal.write(&[entries(index..=index, 1)]).unwrap();
+            prepare(&mut preparer);
+        }
+        next += 40;
+        let snapshot = Position::new(next - 20, 1);
+        let (_, recovered) =
+            Wal::open_behind(disk(&sim.fork()), IDS, SMALL, snapshot, snapshot.index).unwrap();
+        assert_eq!((recovered.entries.len(), recovered.warnings.len()), (19, 0), "{:?}", recovered.warnings);
+    }
+    assert!(wal.stats().segments_reused >= 8, "{:?}", wal.stats());
+    let files = sim.names().len();
+    assert!(files <= 6, "{:?}", sim.names());
+    // Reopened in the middle of a reused one, it goes on in the same way.
+    let (mut wal, _) = open_behind(&sim.restart(Loss::Everything), next - 1, 1).unwrap();
+    for index in next..next + 3 {
+        wal.write(&[entries(index..=index, 1)]).unwrap();
+    }
+    let (_, recovered) = open_behind(&sim.restart(Loss::Everything), next - 1, 1).unwrap();
+    assert_eq!((recovered.entries.len(), recovered.warnings.len()), (3, 0));
+}
+
+/// A current segment that is a reused one, with 3 batches of one entry each behind the snapshot at the returned index.
+fn reused() -> (SimDisk, Wal, u64, String) {
+    let (sim, mut wal, mut preparer) = long();
+    wal.cut(60).unwrap();
+    prepare(&mut preparer);
+    let mut last = 60;
+    while wal.stats().segments_reused == 0 {
+        last += 1;
+        wal.write(&[entries(last..=last, 1)]).unwrap();
+    }
+    wal.write(&[entries(last + 1..=last + 1, 1)]).unwrap();
+    wal.write(&[entries(last + 2..=last + 2, 1)]).unwrap();
+    let name = sim.names().into_iter().rfind(|name| name.ends_with(".wal")).unwrap();
+    (sim, wal, last - 1, name)
+}
+
+#[test]
+fn a_torn_end_in_a_reused_segment_is_cut_off_and_rot_is_refused() {
+    let (sim, mut wal, snapshot, name) = reused();
+    let open = |sim: &SimDisk| open_behind(&sim.restart(Loss::Nothing), snapshot, 1);
+    let whole = open(&sim.fork()).unwrap().1;
+    assert_eq!((whole.entries.len(), whole.warnings.len()), (3, 0));
+    // Block 0 and 1 hold the first batch, 2 and 3 the others, 4 is zero, the rest stale.
+    let bytes = sim.contents(&name).unwrap();
+    assert!(bytes[4 * 4096..5 * 4096].iter().all(|&b| b == 0) && bytes[5 * 4096..].iter().any(|&b| b != 0));
+    for (at, entries) in [(3 * 4096 + 300, 2), (4 * 4096 + 9, 3)] {
+        let torn = sim.fork();
+        torn.flip(&name, at, 1);
+        let (mut wal, recovered) = open(&torn).unwrap();
+        assert_eq!((recovered.entries.len(), recovered.warnings.len()), (entries, 1));
+        let next = snapshot + entries as u64 + 1;
+        wal.write(&[super::tests::entries(next..=next, 1)]).unwrap();
+        let bytes = torn.contents(&name).unwrap();
+        assert!(bytes[7 * 4096..].iter().all(|&b| b == 0), "nothing of it is ever read again");
+        assert_eq!(open(&torn).unwrap().1.entries.len(), entries + 1);
+    }
+    wal.seal().unwrap();
+    let rotten = sim.fork();
+    rotten.flip(&name, 3 * 4096 + 300, 1);
+    assert!(matches!(open(&rotten), Err(WalError::Corrupt { offset: 12_288, .. })));
+    // Even when all of the first block reads as zero.
+    Disk::open(&sim, &name).unwrap().write_at(3 * 4096, &[0; 4096]).unwrap();
+    assert!(matches!(open(&sim), Err(WalError::Corrupt { offset: 12_288, .. })));
+}
+
+#[test]
+fn a_great_batch_without_its_first_block_is_no_more_than_stale_bytes() {
+    let (sim, mut wal, snapshot, name) = reused();
+    let last = snapshot + 3;
+    wal.write(&[WriteOp::Entries(vec![entry(last + 1, 1, 20_000)])]).unwrap();
+    let whole = open_behind(&sim.fork().restart(Loss::Nothing), snapshot, 1).unwrap().1;
+    assert_eq!(whole.entries.len(), 4);
+    // Its first block is lost, the other four are there: no header says that there was anything.
+    Disk::open(&sim, &name).unwrap().write_at(4 * 4096, &[0; 4096]).unwrap();
+    let (mut wal, recovered) = open_behind(&sim.restart(Loss::Nothing), snapshot, 1).unwrap();
+    assert_eq!((recovered.entries.len(), recovered.warnings.len()), (3, 0));
+    wal.write(&[entries(last + 1..=last + 2, 1)]).unwrap();
+    assert_eq!(open_behind(&sim.restart(Loss::Nothing), snapshot, 1).unwrap().1.entries.len(), 5);
 }

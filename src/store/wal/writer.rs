@@ -1,14 +1,15 @@
 //! Writing: batches into the current segment, one sync at the end, the next segment when this one is full.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::raft::{HardState, Index, Position, WriteOp};
+use crate::raft::{Entry, HardState, Index, Position, WriteOp};
 use crate::store::disk::{Disk, DiskFile};
 
 use super::format::{self, BLOCK_BYTES, BatchHeader, SegmentHeader, SegmentName};
 use super::recovery::{self, Scan};
-use super::segment::{self, SPARE_NAME};
-use super::spare::Slot;
+use super::segment;
+use super::spare::{Retired, Slot};
 use super::{Recovered, SparePreparer, WalError, WalIds, WalOptions, WalStats};
 
 /// Ops are gathered into one batch up to this size; a single greater one is a batch of its own.
@@ -22,16 +23,31 @@ pub(super) struct Current {
     pub file: Box<dyn DiskFile>,
     /// Its length in blocks.
     pub blocks: u64,
+    /// Index of the log's last entry when the segment was begun. Known once it has a batch.
+    pub base_index: Index,
     /// Where the next batch goes.
     pub next_block: u64,
     /// Blocks that are synced: at most `next_block`.
     pub synced_blocks: u64,
+    /// Whether bytes of an earlier life of the file stand behind `next_block`. Then every batch is written together with
+    /// a block of zeroes behind it.
+    pub is_reused: bool,
 }
 
 impl Current {
-    fn new(name: SegmentName, file: Box<dyn DiskFile>, blocks: u64) -> Current {
-        Current { name, shown: name.to_string(), file, blocks, next_block: 0, synced_blocks: 0 }
+    fn new(name: SegmentName, file: Box<dyn DiskFile>, blocks: u64, is_reused: bool) -> Current {
+        let shown = name.to_string();
+        Current { name, shown, file, blocks, base_index: 0, next_block: 0, synced_blocks: 0, is_reused }
     }
+}
+
+/// A segment before the current one.
+pub(super) struct Older {
+    pub name: SegmentName,
+    /// Its length.
+    pub blocks: u64,
+    /// Index of the log's last entry when it was begun.
+    pub base_index: Index,
 }
 
 /// An open log. Belongs to one thread, the log writer; the housekeeper holds its [`SparePreparer`].
@@ -39,6 +55,8 @@ pub struct Wal {
     disk: Arc<dyn Disk>,
     ids: WalIds,
     options: WalOptions,
+    /// The segments before the current one, as far as they were not given to the housekeeper.
+    older: VecDeque<Older>,
     current: Current,
     /// What the next batch's `prev_crc` must be.
     chain: u32,
@@ -76,15 +94,70 @@ impl Wal {
         disk.sync_dir().map_err(WalError::io(&disk, "", "sync"))?;
         let file = segment::make_segment(&disk, segment_blocks)?;
         let name = segment::name_segment(&disk, segment::MADE_NAME, 1)?;
-        Ok(Wal::assemble(disk, ids, options, Current::new(name, file, segment_blocks)))
+        Ok(Wal::assemble(disk, ids, options, Current::new(name, file, segment_blocks, false)))
     }
 
-    /// Opens the log and recovers what it holds: reads everything, cuts off a torn end, makes what is left durable and
-    /// seals it. Errors: [`WalError::Missing`] when [`Wal::exists`] says no; [`WalError::Corrupt`] when something that
-    /// was synced is damaged, and nothing is changed then.
+    /// Opens a log that was never cut and recovers what it holds: reads everything, cuts off a torn end, makes what is
+    /// left durable and seals it. Errors: [`WalError::Missing`] when [`Wal::exists`] says no; [`WalError::Corrupt`] when
+    /// something that was synced is damaged, and nothing is changed then.
     pub fn open(disk: Arc<dyn Disk>, ids: WalIds, options: WalOptions) -> Result<(Wal, Recovered), WalError> {
+        let scan = recovery::scan(&disk, ids, false)?;
+        Wal::recover(disk, ids, options, scan, None)
+    }
+
+    /// Opens the log of a state that ends at `snapshot` (`0@0`: there is none) and makes the two fit:
+    ///
+    /// - The log holds the entry at `snapshot`, or begins behind it: what lies behind is returned.
+    /// - It ends before `snapshot`, or has another term there: the snapshot was installed over it, and the crash came
+    ///   before the log could be reset. All of its entries are dropped (raft-rules 20), and a reset to `snapshot` is
+    ///   durable before this returns.
+    /// - It begins behind `snapshot`: [`WalError::Gap`], entries are missing. Nothing is changed.
+    ///
+    /// `reach` is the index of the newest snapshot there is, whole or not; this member has vouched for all before it. When
+    /// `snapshot` is an older one that stands in for it, the log must reach that far, or it is a gap as well.
+    pub fn open_behind(
+        disk: Arc<dyn Disk>,
+        ids: WalIds,
+        options: WalOptions,
+        snapshot: Position,
+        reach: Index,
+    ) -> Result<(Wal, Recovered), WalError> {
+        let mut scan = recovery::scan(&disk, ids, true)?;
+        let (base, last) = (scan.replay.base, scan.replay.last());
+        let gap = |what: String| WalError::gap(&disk, what);
+        if base.index > snapshot.index {
+            return Err(gap(format!("it begins behind entry {base}, the snapshot ends with {snapshot}")));
+        }
+        let covered = usize::try_from(snapshot.index - base.index).unwrap_or(usize::MAX);
+        let at_snapshot = match covered.checked_sub(1) {
+            None => Some(base),
+            Some(at) => scan.replay.entries.get(at).map(Entry::position),
+        };
+        let fits = at_snapshot == Some(snapshot);
+        let end = if fits { last.index } else { snapshot.index };
+        if end < reach {
+            return Err(gap(format!(
+                "it ends with entry {last}, the snapshot with {snapshot}, but there is a damaged snapshot through index {reach}"
+            )));
+        }
+        if fits {
+            scan.replay.entries.drain(..covered);
+            scan.replay.base = snapshot;
+            return Wal::recover(disk, ids, options, scan, None);
+        }
+        Wal::recover(disk, ids, options, scan, Some(snapshot))
+    }
+
+    /// Makes what was read the log; with `reset`, an empty one behind that position.
+    fn recover(
+        disk: Arc<dyn Disk>,
+        ids: WalIds,
+        options: WalOptions,
+        scan: Scan,
+        reset: Option<Position>,
+    ) -> Result<(Wal, Recovered), WalError> {
         segment_blocks(&options);
-        let Scan { replay, last, synced_mark, torn } = recovery::scan(&disk, Some(ids))?;
+        let Scan { mut replay, older, last, synced_mark, torn } = scan;
         let mut warnings = Vec::new();
         if let Some(torn) = torn {
             warnings.push(recovery::cut_off(&disk, &last, &torn, &replay)?);
@@ -95,12 +168,26 @@ impl Wal {
         last.file.sync().map_err(WalError::io(&disk, &last.shown, "sync"))?;
         disk.sync_dir().map_err(WalError::io(&disk, "", "sync"))?;
         let mut wal = Wal::assemble(disk, ids, options, last);
+        wal.older = older;
         wal.current.synced_blocks = wal.current.next_block;
         wal.chain = replay.chain;
         wal.hard_state = replay.hard_state;
         wal.base_index = replay.base.index;
         wal.last = replay.last();
         wal.unsealed = true;
+        if let Some(snapshot) = reset {
+            warnings.push(format!(
+                "the log ended with entry {} and does not lead to the snapshot at {snapshot}: it begins anew behind that",
+                replay.last()
+            ));
+            // The snapshot may have come from a leader whose term was not yet written down here.
+            if wal.hard_state.term < snapshot.term {
+                replay.hard_state = HardState { term: snapshot.term, voted_for: None };
+            }
+            wal.write(&[WriteOp::HardState(replay.hard_state), WriteOp::Reset(snapshot)])?;
+            replay.entries.clear();
+            replay.base = snapshot;
+        }
         wal.seal()?;
         let recovery::Replay { hard_state, base, entries, .. } = replay;
         Ok((wal, Recovered { hard_state, base, entries, synced_mark, warnings }))
@@ -125,6 +212,7 @@ impl Wal {
             disk,
             ids,
             options,
+            older: VecDeque::new(),
             current,
             chain: 0,
             hard_state: HardState::default(),
@@ -194,6 +282,27 @@ impl Wal {
         })
     }
 
+    /// Gives up the segments that hold nothing behind `index`: all of that is in a durable snapshot. The housekeeper reuses
+    /// or removes them, see [`Wal::spare_is_due`]; after a restart they may still be there, so cut again then. Returns how
+    /// many they are.
+    ///
+    /// The older of the two snapshots that are kept gives an `index` with which a damaged newer one can be done without.
+    ///
+    /// The log is sealed first: without the segments before it, damage to the first that is left must be told from a torn
+    /// write.
+    pub fn cut(&mut self, index: Index) -> Result<usize, WalError> {
+        let is_whole = self.current.synced_blocks > 0;
+        let bases = self.older.iter().map(|older| older.base_index);
+        let bases: Vec<Index> = bases.chain(is_whole.then_some(self.current.base_index)).collect();
+        let first = bases.iter().rposition(|&base| base <= index).unwrap_or(0);
+        if first > 0 {
+            self.seal()?;
+            let retired = self.older.drain(..first);
+            self.slot.retire(retired.map(|Older { name, blocks, .. }| Retired { name, blocks }));
+        }
+        Ok(first)
+    }
+
     /// Runs a step after which, if it fails, nothing more is tried.
     fn guard(&mut self, step: impl FnOnce(&mut Wal) -> Result<(), WalError>) -> Result<(), WalError> {
         if self.failed {
@@ -224,7 +333,12 @@ impl Wal {
         if format::batch_bytes(self.current.next_block == 0, record_bytes) > left {
             self.next_segment(format::batch_bytes(true, record_bytes))?;
         }
+        if self.current.next_block == 0 {
+            self.current.base_index = self.last.index;
+        }
         let current = &self.current;
+        let blocks = format::batch_bytes(current.next_block == 0, record_bytes) / BLOCK_BYTES as u64;
+        let terminated = current.is_reused && current.next_block + blocks < current.blocks;
         let segment = (current.next_block == 0).then(|| SegmentHeader {
             ids: self.ids,
             sequence: current.name.sequence,
@@ -243,14 +357,18 @@ impl Wal {
             length: 0,
             prev_crc: self.chain,
             body_crc: 0,
+            terminated,
         };
         self.chain = format::encode_batch(&mut self.buf, &header, segment.as_ref(), ops);
+        if terminated {
+            self.buf.resize(self.buf.len() + BLOCK_BYTES, 0);
+        }
         let at = current.next_block * BLOCK_BYTES as u64;
         current
             .file
             .write_at(at, &self.buf)
             .map_err(|e| WalError::io_at(&self.disk, &current.shown, "write", at, e))?;
-        self.current.next_block += (self.buf.len() / BLOCK_BYTES) as u64;
+        self.current.next_block += blocks;
         self.slot.set_filled(self.current.next_block * BLOCK_BYTES as u64);
         self.stats.batches += 1;
         self.stats.bytes += self.buf.len() as u64;
@@ -310,19 +428,21 @@ impl Wal {
         } else {
             None
         };
-        self.current = match spare {
-            Some(file) => {
-                let name = segment::name_segment(&self.disk, SPARE_NAME, sequence)?;
-                self.slot.give_back_name();
-                Current::new(name, file, segment_blocks(&self.options))
+        let next = match spare {
+            Some(spare) => {
+                let name = segment::name_segment(&self.disk, &spare.name, sequence)?;
+                self.stats.segments_reused += u64::from(spare.is_reused);
+                Current::new(name, spare.file, segment_blocks(&self.options), spare.is_reused)
             }
             None => {
                 let blocks = segment_blocks(&self.options).max(batch_bytes / BLOCK_BYTES as u64);
                 let file = segment::make_segment(&self.disk, blocks)?;
                 let name = segment::name_segment(&self.disk, segment::MADE_NAME, sequence)?;
-                Current::new(name, file, blocks)
+                Current::new(name, file, blocks, false)
             }
         };
+        let Current { name, blocks, base_index, .. } = std::mem::replace(&mut self.current, next);
+        self.older.push_back(Older { name, blocks, base_index });
         self.stats.segments += 1;
         Ok(())
     }
