@@ -1,5 +1,7 @@
 //! Snapshots of running nodes: taken, loaded, sent.
 
+use std::time::Duration;
+
 use dkv::raft::{MemberId, Settings};
 use dkv::store::snapshot;
 
@@ -7,11 +9,10 @@ use crate::cluster::*;
 
 /// Three nodes that save their state every 50 entries.
 fn cluster() -> Cluster {
-    let cluster = Cluster::new(3, Settings::default(), Duration::from_millis(700));
-    Cluster { snapshot_log_entries: 50, ..cluster }.started().with_leader()
+    let mut cluster = Cluster::new(3, Settings::default(), Duration::from_millis(700));
+    cluster.snapshot_log_entries = 50;
+    cluster.started().with_leader()
 }
-
-use std::time::Duration;
 
 fn fill(cluster: &Cluster, from: u64, to: u64) {
     let node = cluster.node(cluster.leader());
