@@ -234,7 +234,12 @@ impl Node {
         let (snapshot, kv) = snapshot.unwrap_or_else(|| {
             (SnapshotMeta { last: recovered.base, ..SnapshotMeta::default() }, Kv::new(Settings::default()))
         });
-        let restored = Restored { hard_state: recovered.hard_state, snapshot, entries: recovered.entries };
+        let restored = Restored {
+            hard_state: recovered.hard_state,
+            snapshot,
+            snapshot_bytes: kv.size().bytes + kv.size().superseded_bytes,
+            entries: recovered.entries,
+        };
         let raft = Raft::new(config, restored, clock.now());
         let membership = raft.membership().clone();
         let core = Core::new(

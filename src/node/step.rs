@@ -279,9 +279,15 @@ impl Core {
     /// Whether the snapshotter has something to do.
     fn snapshotter_has_work(&self) -> bool {
         match self.snapshot_waits_for {
-            Some(index) => self.raft.persisted_index() >= index,
+            Some(index) => self.may_name_snapshot(index),
             None => self.raft.is_snapshot_due() || self.snapshot_is_wanted(),
         }
+    }
+
+    /// Whether a snapshot through `index` may have its name: the own log holds all of it, and the core knows that it is
+    /// applied.
+    pub fn may_name_snapshot(&self, index: Index) -> bool {
+        self.raft.persisted_index() >= index && self.raft.last_applied() >= index
     }
 
     /// Whether a snapshot is to be written now.
@@ -302,10 +308,11 @@ impl Core {
     pub fn handle_snapshot_received(
         &mut self,
         meta: SnapshotMeta,
+        bytes: u64,
         now: Time,
     ) -> (bool, AfterSync<InstallSnapshotReply>) {
         let index = meta.last.index;
-        let (is_news, reply) = self.raft.handle_snapshot_received(meta, now);
+        let (is_news, reply) = self.raft.handle_snapshot_received(meta, bytes, now);
         if is_news {
             self.ready_index.get_or_insert(index);
             self.waiters.fail_covered(

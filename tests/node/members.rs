@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dkv::node::{AdminFailureKind, Administered, Administration, FailureKind};
+use dkv::node::{AdminFailureKind, AdminResult, Administered, Administration, FailureKind};
 use dkv::raft::{Member, MemberId, MembershipChange, RoleKind};
 
 use crate::cluster::*;
@@ -11,8 +11,15 @@ fn learner(id: u64) -> Member {
     Member { voter: false, promote: true, ..member(MemberId(id)) }
 }
 
-fn change(cluster: &Cluster, change: MembershipChange) -> dkv::node::AdminResult {
-    administer(&cluster.node(cluster.leader()), Administration::Change(change))
+/// As a patient operator asks: again while a leader is new in office.
+fn change(cluster: &Cluster, change: MembershipChange) -> AdminResult {
+    wait_for("a leader in office", || {
+        let leader = cluster.node(cluster.leader());
+        let result = administer(&leader, Administration::Change(change.clone()));
+        let is_early =
+            result.as_ref().is_err_and(|e| e.kind == AdminFailureKind::Failed(FailureKind::Unavailable));
+        (!is_early).then_some(result)
+    })
 }
 
 #[test]

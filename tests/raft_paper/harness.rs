@@ -163,6 +163,7 @@ impl Durable {
         Restored {
             hard_state: self.hard_state,
             snapshot: self.snapshot.clone(),
+            snapshot_bytes: 0,
             entries: behind.cloned().collect(),
         }
     }
@@ -482,7 +483,7 @@ impl Cluster {
         let node = self.nodes.get_mut(&me).unwrap();
         self.snapshots.insert(last.index, node.applied.clone());
         node.durable.snapshot = meta.clone();
-        self.step(me, |raft, _| raft.handle_snapshot_saved(meta));
+        self.step(me, |raft, _| raft.handle_snapshot_saved(meta, 0));
         last
     }
 
@@ -535,7 +536,7 @@ impl Cluster {
             InstallVerdict::Answer(waiting) => waiting,
             InstallVerdict::Take => {
                 self.nodes.get_mut(&to).unwrap().durable.snapshot = meta.clone();
-                self.step(to, |raft, now| raft.handle_snapshot_received(meta, now)).1
+                self.step(to, |raft, now| raft.handle_snapshot_received(meta, 1, now)).1
             }
         };
         let reply = ready(&self.nodes[&to].raft, waiting, self.now);
