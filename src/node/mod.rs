@@ -68,7 +68,7 @@ pub use transport::{
     ForwardedResult, ForwardedWrite, Lane, PeerError, PeerReply, PeerRequest, PeerTransport, ReadIndexResult,
     Target,
 };
-pub use waiters::{Finished, Parked, Work};
+pub use waiters::{BackupResult, Finished, Parked, Work};
 
 use crate::raft::{
     ClusterId, Index, MemberId, Membership, Note, NoteLevel, Raft, RaftConfig, Restored, Settings,

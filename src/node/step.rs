@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::administer::{AdminFailure, AdminFailureKind};
-use super::request::{Failure, FailureKind, Origin};
+use super::request::{Completion, Failure, FailureKind, Origin};
 use super::signals::Rings;
 use super::transport::{ForwardedWrite, Lane, PeerError, PeerReply, PeerRequest, Target};
-use super::waiters::{Finished, MAX_REQUESTS, Parked, RequestId, Stage, Waiters, Work};
+use super::waiters::{BackupResult, Finished, MAX_REQUESTS, Parked, RequestId, Stage, Waiters, Work};
 use crate::raft::{
     self, AfterSync, Index, InstallSnapshotReply, MemberId, Membership, Note, Payload, Position,
     ProposeError, Raft, ReadDone, RoleKind, SnapshotMeta, Term, Time, Watermarks,
@@ -47,8 +47,8 @@ pub struct Core {
     pub(super) proposals: u64,
     /// The snapshot being written is to have its name once the log is durable through this index.
     pub(super) snapshot_waits_for: Option<Index>,
-    /// Somebody wants a snapshot of the state, due or not, that holds this index at least.
-    pub(super) snapshot_wanted: Option<Index>,
+    /// A backup was asked for in this step.
+    backup_is_new: bool,
     /// Until when the timer sleeps: a step that needs it earlier rings.
     timer_sleeps_until: Time,
     /// When this process last found that it had stood still: the disk had no chance to finish anything before.
@@ -116,7 +116,7 @@ impl Core {
             ready_index: None,
             proposals: 0,
             snapshot_waits_for: None,
-            snapshot_wanted: None,
+            backup_is_new: false,
             timer_sleeps_until: Time::NEVER,
             resumed_at: Time(0),
             forward_call: None,
@@ -164,6 +164,7 @@ impl Core {
                     let what = what.clone();
                     self.dispatch_administration(id, &what, now);
                 }
+                Work::Backup { .. } => {}
                 Work::Read { .. } => match self.raft.read_index(now) {
                     Ok(token) => self.waiters.set_stage(id, Stage::Confirming(token)),
                     Err(e) => self.waiters.fail(id, Failure::unavailable(e.to_string())),
@@ -274,6 +275,16 @@ impl Core {
         self.raft.handle_applied(last.index);
     }
 
+    // ---- backups -----------------------------------------------------------------------------------------------------
+
+    /// Waits for a snapshot that holds `index`; one that is there already will do.
+    pub fn await_snapshot(&mut self, index: Index, deadline: Time, done: Completion<BackupResult>) {
+        let id = self.waiters.add(Work::Backup { done }, Origin::Client, deadline);
+        self.waiters.set_stage(id, Stage::AwaitSnapshot(index));
+        self.backup_is_new = true;
+        self.waiters.handle_snapshot(self.raft.snapshot().last);
+    }
+
     // ---- the snapshotter -------------------------------------------------------------------------------------------
 
     /// Whether the snapshotter has something to do.
@@ -296,7 +307,7 @@ impl Core {
     }
 
     fn snapshot_is_wanted(&self) -> bool {
-        self.snapshot_wanted.is_some_and(|index| {
+        self.waiters.snapshot_wanted().is_some_and(|index| {
             let is_there = self.raft.snapshot().last.index >= index;
             !is_there && self.raft.last_applied() >= index
         })
@@ -482,6 +493,9 @@ impl Core {
         }
         self.handle_reads_done(now);
         self.finish_hand_over();
+        if before.snapshot_index != marks.snapshot_index {
+            self.waiters.handle_snapshot(self.raft.snapshot().last);
+        }
         if before.last_applied != marks.last_applied {
             self.waiters.handle_applied_index(marks.last_applied);
         }
@@ -534,8 +548,9 @@ impl Core {
             applier: before.wakes_applier(after),
             replicators: before.wakes_replicators(after),
             snapshotter: self.snapshotter_has_work()
-                && (before.last_applied, before.persisted_index)
-                    != (after.last_applied, after.persisted_index),
+                && (mem::take(&mut self.backup_is_new)
+                    || (before.last_applied, before.persisted_index)
+                        != (after.last_applied, after.persisted_index)),
             forwarder: self.forward_call.is_none() && self.waiters.has_queued_writes(),
             read_asker: self.ask_call.is_none() && self.waiters.has_queued_reads(),
         }

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use dkv::node::{
-    AdminResult, Administration, Completion, Consistency, Failure, FailureKind, Lane, Listeners, Node,
-    NodeOptions, Origin, PeerError, PeerReply, PeerRequest, PeerTransport, Stored, Target, WriteResult,
+    AdminResult, Administration, BackupResult, Completion, Consistency, Failure, FailureKind, Lane,
+    Listeners, Node, NodeOptions, Origin, PeerError, PeerReply, PeerRequest, PeerTransport, Stored, Target,
+    WriteResult,
 };
 use dkv::raft::{
     ClusterId, Entry, Found, HardState, Index, Member, MemberId, Membership, Payload, Position, RoleKind,
@@ -241,7 +242,9 @@ impl Cluster {
         };
         let wire = Arc::new(Wire { from: id, network: self.network.clone() });
         let network = self.network.clone();
-        let on_removed = Box::new(move || drop(network.lock().unwrap().removed.insert(id)));
+        let on_removed = Box::new(move || {
+            network.lock().unwrap().removed.insert(id);
+        });
         let listeners = Listeners { on_unborn: Box::new(|_| {}), on_removed };
         let node = Node::start(options, stored, wire, listeners).unwrap();
         self.network.lock().unwrap().nodes.insert(id, node);
@@ -393,4 +396,10 @@ pub fn administer(node: &Arc<Node>, what: Administration) -> AdminResult {
     let (sender, answer) = bounded(1);
     node.administer(what, Instant::now() + PATIENCE, Box::new(move |r| sender.send(r).unwrap()));
     answer.recv_timeout(PATIENCE).expect("every operator is answered")
+}
+
+pub fn backup(node: &Arc<Node>) -> BackupResult {
+    let (sender, answer) = bounded(1);
+    node.backup(Instant::now() + PATIENCE, Box::new(move |r| sender.send(r).unwrap()));
+    answer.recv_timeout(PATIENCE).expect("every backup is answered")
 }
