@@ -54,8 +54,8 @@ pub use signals::Rings;
 pub use status::{NodeStatus, PeerStatus};
 pub use step::{Core, CoreOptions, Effects, Outgoing};
 pub use transport::{
-    ForwardedResult, ForwardedWrite, Lane, PeerError, PeerReply, PeerRequest, PeerTransport, ReadIndexResult,
-    Target,
+    ForwardedResult, ForwardedWrite, Lane, LeaderCall, PeerError, PeerReply, PeerRequest, PeerTransport,
+    ReadIndexResult, Target,
 };
 pub use waiters::{Finished, Parked, Work};
 
@@ -268,7 +268,10 @@ impl Node {
             core.waiters.fail_all();
         });
         self.bells.ring(Rings::ALL);
-        self.bells.replicators.keys().for_each(|&peer| self.transport.cancel(peer));
+        for &peer in self.bells.replicators.keys() {
+            self.transport.cancel(peer, LeaderCall::Forward);
+            self.transport.cancel(peer, LeaderCall::ReadIndex);
+        }
         // Nothing is ever sent: the channel ends with the last thread.
         let has_ended =
             self.ended.recv_deadline(deadline) == Err(crossbeam_channel::RecvTimeoutError::Disconnected);
@@ -344,7 +347,7 @@ impl Node {
 
     fn carry_out(&self, effects: Effects) {
         // Before anybody is woken: a call that begins now must not be cancelled with the old ones.
-        effects.cancels.into_iter().for_each(|peer| self.transport.cancel(peer));
+        effects.cancels.into_iter().for_each(|(peer, call)| self.transport.cancel(peer, call));
         self.bells.ring(effects.rings);
         for note in &effects.notes {
             self.counters.count_note(note);

@@ -333,7 +333,24 @@ impl Connection {
         socket.set_linger(Some(Duration::ZERO)).expect("an open socket");
     }
 
+    /// A HEAD request: its answer has a length and no body.
+    pub fn head(&mut self, path: &str, headers: &[(&str, &str)]) -> io::Result<Answer> {
+        let mut text = format!("HEAD {path} HTTP/1.1\r\nHost: dkv\r\n");
+        headers.iter().for_each(|(name, value)| text.push_str(&format!("{name}: {value}\r\n")));
+        self.send((text + "\r\n").as_bytes())?;
+        self.read_head()
+    }
+
     pub fn read_answer(&mut self) -> io::Result<Answer> {
+        let mut answer = self.read_head()?;
+        let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+        let length = answer.header("Content-Length").and_then(|value| value.parse().ok());
+        answer.body = vec![0; length.ok_or_else(|| bad("no length"))?];
+        self.stream.read_exact(&mut answer.body)?;
+        Ok(answer)
+    }
+
+    fn read_head(&mut self) -> io::Result<Answer> {
         let mut line = String::new();
         if self.stream.read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -351,10 +368,6 @@ impl Connection {
             let (name, value) = line.split_once(':').ok_or_else(|| bad(line))?;
             headers.push((name.to_owned(), value.trim().to_owned()));
         }
-        let length = headers.iter().find(|(n, _)| n.eq_ignore_ascii_case("content-length"));
-        let length: usize = length.and_then(|(_, v)| v.parse().ok()).ok_or_else(|| bad("no length"))?;
-        let mut body = vec![0; length];
-        self.stream.read_exact(&mut body)?;
-        Ok(Answer { status, headers, body })
+        Ok(Answer { status, headers, body: Vec::new() })
     }
 }
