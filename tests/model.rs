@@ -2,7 +2,8 @@
 //! one for each revision, and the outcome of every write by its idempotency key.
 //!
 //! One client works alone, so every answer is known in advance to the last field; only a stale read may show an earlier
-//! state, and says which one.
+//! state, and says which one. Now and then the leader is killed while a request is under way. A keyed write is repeated
+//! then; what became of a plain one shows in the revision of the next write.
 
 #[allow(dead_code)]
 mod support {
@@ -11,6 +12,7 @@ mod support {
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::io;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -34,6 +36,9 @@ const KEYS: [&[u8]; 12] = [
     b"\xff",
     b"\xff\xfe",
 ];
+/// Between the death of a leader and its return, and from there to the next one's death.
+const CALM: Duration = Duration::from_millis(700);
+
 const BOUNDS: [&[u8]; 8] = [b"", b"a", b"a/", b"a/1\x00", b"b", b"b/\xc3", b"\x01", b"\xff"];
 
 #[derive(Clone, Debug, PartialEq)]
@@ -56,6 +61,15 @@ struct Write {
     /// None = delete.
     value: Option<Vec<u8>>,
     condition: Option<(&'static str, String)>,
+}
+
+impl Write {
+    /// Method, target, and the header of the condition.
+    fn request(&self) -> (&'static str, String, Vec<(&str, &str)>) {
+        let method = if self.value.is_some() { "PUT" } else { "DELETE" };
+        let condition = self.condition.iter().map(|(name, tag)| (*name, &tag[..])).collect();
+        (method, format!("/v1/kv/{}", escape(&self.key)), condition)
+    }
 }
 
 struct Model {
@@ -125,6 +139,10 @@ struct Run {
     model: Model,
     rng: Rng,
     keys_used: Vec<String>,
+    /// Kill the leader as soon as the next request is on its way.
+    is_kill_due: bool,
+    /// The node that was killed last and does not run.
+    killed: Option<usize>,
     /// The last requests and answers, for a failure's text.
     trace: Vec<String>,
     /// How often each kind of thing was seen.
@@ -168,16 +186,15 @@ impl Run {
         let mut cluster = Cluster::prepare(size, &Setup { extra, ..Setup::default() });
         (0..size).for_each(|n| cluster.spawn(n));
         cluster.wait_for_leader();
-        wait_for("every node ready", || {
-            let is_ready = |n| cluster.request(n, "GET", "/readyz", &[], b"").is_ok_and(|a| a.status == 200);
-            (0..size).all(is_ready).then_some(())
-        });
+        wait_for_ready(&cluster);
         Run {
             connections: (0..size).map(|_| None).collect(),
             cluster,
             model: Model { states: vec![State::new()], outcomes: HashMap::new(), retention },
             rng: Rng::with_seed(seed),
             keys_used: Vec::new(),
+            is_kill_due: false,
+            killed: None,
             trace: vec![format!("seed {seed}")],
             seen: BTreeMap::new(),
         }
@@ -197,22 +214,68 @@ impl Run {
         let mut attempts = 0;
         let answer = wait_for(path, || {
             attempts += 1;
-            let n = self.rng.usize(..self.connections.len());
-            let connection = match &mut self.connections[n] {
-                Some(connection) => connection,
-                none => none.insert(Connection::open(&self.cluster.http_addr(n)).ok()?),
-            };
-            let answer = connection.request(method, path, headers, body);
-            if answer.is_err() {
-                self.connections[n] = None;
-            }
-            answer.ok().filter(|a| !matches!(a.status, 503 | 504))
+            self.attempt(method, path, headers, body)?.ok().filter(|a| !matches!(a.status, 503 | 504))
         });
-        self.trace.push(format!("{method} {path} {headers:?} -> {} {}", answer.status, answer.text()));
+        (answer, attempts > 1)
+    }
+
+    /// One request to a random node. None: there was no connection, so nothing was sent.
+    fn attempt(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Option<io::Result<Answer>> {
+        let n = self.rng.usize(..self.connections.len());
+        let mut connection = match self.connections[n].take() {
+            Some(connection) => connection,
+            None => Connection::open(&self.cluster.http_addr(n)).ok()?,
+        };
+        let sent = connection.send(&bytes_of(method, path, headers, body));
+        if std::mem::take(&mut self.is_kill_due) {
+            self.kill_leader();
+        }
+        let answer = sent.and_then(|()| connection.read_answer());
+        let said = match &answer {
+            Ok(answer) => format!("{} {}", answer.status, answer.text()),
+            Err(e) => e.to_string(),
+        };
+        self.note(format!("{method} {path} {headers:?} through {n} -> {said}"));
+        if answer.is_ok() && self.cluster.running().contains(&n) {
+            self.connections[n] = Some(connection);
+        }
+        Some(answer)
+    }
+
+    fn note(&mut self, line: String) {
+        self.trace.push(line);
         if self.trace.len() > 12 {
             self.trace.remove(1);
         }
-        (answer, attempts > 1)
+    }
+
+    /// Whoever leads, if anybody does. The only node starts again at once, one of several after a while.
+    fn kill_leader(&mut self) {
+        let leads = |n: &usize| self.cluster.status(*n).is_some_and(|status| status["role"] == "leader");
+        let Some(leader) = self.cluster.running().into_iter().find(leads) else { return };
+        self.note(format!("node {leader} is killed"));
+        self.cluster.kill(leader);
+        self.connections[leader] = None;
+        self.count("killed");
+        self.killed = Some(leader);
+        if self.cluster.size() == 1 {
+            self.restart();
+        }
+    }
+
+    fn restart(&mut self) {
+        let Some(n) = self.killed.take() else { return };
+        self.cluster.spawn(n);
+        if self.cluster.size() == 1 {
+            // From then on it knows everything, and answers are exact again.
+            wait_for_ready(&self.cluster);
+        }
     }
 
     fn fail(&self, what: &str) -> ! {
@@ -246,7 +309,69 @@ impl Run {
         Write { key, value, condition }
     }
 
+    /// A write without an idempotency key: it must not be repeated unless it is surely not done.
+    fn plain_write(&mut self) {
+        let write = self.random_write();
+        let (method, path, headers) = write.request();
+        let body = write.value.as_deref().unwrap_or_default();
+        let decided = wait_for("a plain write to be sent", || {
+            let answer = match self.attempt(method, &path, &headers, body)? {
+                Ok(answer) if answer.status == 503 => {
+                    self.check("503 is not done", answer.outcome() == "not_done");
+                    self.count("plain write refused");
+                    return None;
+                }
+                Ok(answer) if answer.status == 504 => {
+                    self.check("504 is unknown", answer.outcome() == "unknown");
+                    None
+                }
+                answer => answer.ok(),
+            };
+            Some(answer)
+        });
+        match decided {
+            Some(answer) => {
+                let (status, want) = self.model.write(&write);
+                self.check_write(&answer, status, &want);
+                self.count("plain write");
+            }
+            None => self.settle_unknown(&write),
+        }
+    }
+
+    /// Nobody knows what became of `write`. It is in the log before the next write, or was lost with the leader: the
+    /// revision of that one tells.
+    fn settle_unknown(&mut self, write: &Write) {
+        let before = self.model.revision();
+        let next = Write { key: KEYS[0].to_vec(), value: Some(b"next".to_vec()), condition: None };
+        let (method, path, _) = next.request();
+        let name = format!("{:016x}", self.rng.u64(..));
+        let (answer, _) = self.ask(method, &path, &[("Idempotency-Key", &name)], b"next");
+        let took_effect = answer.json()["revision"] == before + 2;
+        if took_effect {
+            self.model.write(write);
+            self.check(
+                "an unknown write that took effect changes something",
+                self.model.revision() == before + 1,
+            );
+        }
+        let (status, want) = self.model.write(&next);
+        self.check_write(&answer, status, &want);
+        self.count(if took_effect { "unknown and done" } else { "unknown and without effect" });
+    }
+
+    fn check_write(&self, answer: &Answer, status: u16, want: &Value) {
+        self.check(&format!("want {status} {want}"), answer.status == status);
+        let got = if status == 200 { answer.json() } else { answer.json()["error"].clone() };
+        for (name, value) in want.as_object().unwrap() {
+            self.check(&format!("want {want}"), &got[name] == value);
+        }
+    }
+
     fn write(&mut self) {
+        if self.rng.u8(..3) == 0 {
+            return self.plain_write();
+        }
         let mut write = self.random_write();
         let known = (!self.keys_used.is_empty() && self.rng.u8(..5) == 0)
             .then(|| self.keys_used[self.rng.usize(..self.keys_used.len())].clone());
@@ -256,12 +381,8 @@ impl Run {
             write = self.model.outcomes[key].0.clone();
         }
         let idempotency_key = known.unwrap_or_else(|| format!("{:016x}", self.rng.u64(..)));
-        let path = format!("/v1/kv/{}", escape(&write.key));
-        let mut headers = vec![("Idempotency-Key", &idempotency_key[..])];
-        if let Some((name, tag)) = &write.condition {
-            headers.push((name, tag));
-        }
-        let method = if write.value.is_some() { "PUT" } else { "DELETE" };
+        let (method, path, mut headers) = write.request();
+        headers.push(("Idempotency-Key", &idempotency_key));
         let (answer, was_repeated) =
             self.ask(method, &path, &headers, write.value.as_deref().unwrap_or_default());
         let is_replayed = answer.header("Dkv-Replayed") == Some("true");
@@ -280,15 +401,11 @@ impl Run {
                 let (status, want) = self.model.write(&write);
                 self.count(if status == 412 { "condition failed" } else { "written" });
                 self.keys_used.push(idempotency_key.clone());
-                self.model.outcomes.insert(idempotency_key, (write, status, want.clone()));
+                self.model.outcomes.insert(idempotency_key.clone(), (write.clone(), status, want.clone()));
                 (status, want)
             }
         };
-        self.check(&format!("want {status} {want}"), answer.status == status);
-        let got = if status == 200 { answer.json() } else { answer.json()["error"].clone() };
-        for (name, value) in want.as_object().unwrap() {
-            self.check(&format!("want {want}"), &got[name] == value);
-        }
+        self.check_write(&answer, status, &want);
     }
 
     // ---- reads -----------------------------------------------------------------------------------------------------
@@ -496,15 +613,28 @@ impl Run {
     /// Goes on for `time`; every kind of answer must have been seen.
     fn go(mut self, time: Duration) {
         let until = Instant::now() + time;
+        let mut next = Instant::now();
         while Instant::now() < until {
+            if Instant::now() >= next {
+                next = Instant::now() + CALM;
+                if self.killed.is_some() {
+                    self.restart();
+                } else {
+                    self.is_kill_due = true;
+                }
+            }
             match self.rng.u8(..10) {
                 0..4 => self.write(),
                 4..7 => self.get(),
                 _ => self.list(),
             }
         }
+        self.restart();
+        self.cluster.wait_for_leader();
         self.cluster.wait_for_equal_state();
         let kinds = [
+            "killed",
+            "plain write",
             "written",
             "condition failed",
             "replayed",
@@ -522,12 +652,26 @@ impl Run {
     }
 }
 
+/// A request as it goes over the wire.
+fn bytes_of(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: dkv\r\nContent-Length: {}\r\n", body.len());
+    headers.iter().for_each(|(name, value)| write!(head, "{name}: {value}\r\n").unwrap());
+    [head.as_bytes(), b"\r\n", body].concat()
+}
+
+fn wait_for_ready(cluster: &Cluster) {
+    wait_for("every node ready", || {
+        let is_ready = |n| cluster.request(n, "GET", "/readyz", &[], b"").is_ok_and(|a| a.status == 200);
+        (0..cluster.size()).all(is_ready).then_some(())
+    });
+}
+
 #[test]
 fn one_node_agrees_with_a_plain_map() {
-    Run::start(1, 20, fastrand::u64(..)).go(Duration::from_secs(6));
+    Run::start(1, 20, fastrand::u64(..)).go(Duration::from_secs(8));
 }
 
 #[test]
 fn five_nodes_agree_with_a_plain_map_whichever_is_asked() {
-    Run::start(5, 20, fastrand::u64(..)).go(Duration::from_secs(8));
+    Run::start(5, 20, fastrand::u64(..)).go(Duration::from_secs(12));
 }
