@@ -147,7 +147,7 @@ fn exit_code_1_says_that_the_key_or_the_condition_is_missing() {
     let (addr, _) = node(error(412, "precondition_failed", "not_done"));
     let output = run(&addr, &["set", "k", "v", "--if-revision", "3"]);
     assert_eq!(code(&output), 1);
-    assert!(said(&output).contains("modification revision is 7"), "{}", said(&output));
+    assert!(said(&output).contains("last written at revision 7"), "{}", said(&output));
 }
 
 #[test]
@@ -354,6 +354,35 @@ fn completion_knows_every_command_in_every_shell() {
         }
     }
     assert_eq!(code(&run("nonsense", &["completion", "tcsh"])), 2);
+}
+
+/// What bash offers for the last of `words`, by the script that dkv-cli prints.
+fn bash_offers(words: &[&str]) -> Vec<String> {
+    // `compopt` is for a shell that is completing; it chooses whether files are offered too.
+    let script = "compopt() { :; }; source <(\"$DKV\" completion bash); entry=$(complete -p dkv-cli); entry=${entry#*-F }\n\
+                  COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1))\n\
+                  ${entry%% *} \"$1\" \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD - 1]}\"\n\
+                  printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let output = Command::new("bash")
+        .args(["--norc", "-c", script, "bash"])
+        .args(words)
+        .env("DKV", env!("CARGO_BIN_EXE_dkv-cli"))
+        .output()
+        .expect("bash runs");
+    assert!(output.status.success() && output.stderr.is_empty(), "{words:?}: {}", said(&output));
+    String::from_utf8(output.stdout).unwrap().split_whitespace().map(str::to_owned).collect()
+}
+
+/// The hyphen in the program's name once left bash without anything to offer behind a command.
+#[test]
+fn completion_in_bash_goes_on_behind_the_command() {
+    assert_eq!(bash_offers(&["dkv-cli", "l"]), ["list"]);
+    assert_eq!(bash_offers(&["dkv-cli", "set", "--if"]), ["--if-revision", "--if-absent"]);
+    assert_eq!(bash_offers(&["dkv-cli", "list", "--keys"]), ["--keys-only"]);
+    assert_eq!(bash_offers(&["dkv-cli", "list", "--order", ""]), ["asc", "desc"]);
+    assert_eq!(bash_offers(&["dkv-cli", "get", "k", "-o", ""]), ["plain", "json"]);
+    assert!(bash_offers(&["dkv-cli", "completion", ""]).contains(&"fish".to_owned()));
+    assert!(bash_offers(&["dkv-cli", "set", "k", "v", "--idempotency-key", ""]).is_empty(), "no files");
 }
 
 #[test]
