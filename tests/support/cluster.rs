@@ -298,7 +298,11 @@ pub struct Connection {
 impl Connection {
     pub fn open(addr: &str) -> io::Result<Connection> {
         let addr: SocketAddr = addr.parse().expect("an address");
-        let stream = TcpStream::connect_timeout(&addr, Duration::from_secs(2))?;
+        Connection::over(TcpStream::connect_timeout(&addr, Duration::from_secs(2))?)
+    }
+
+    /// Speaks over a stream that is connected already.
+    pub fn over(stream: TcpStream) -> io::Result<Connection> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         stream.set_write_timeout(Some(Duration::from_secs(20)))?;
