@@ -88,8 +88,7 @@ fn every_code_of_the_table_can_be_met() {
     let mut met = Met { rows: documented(), codes: BTreeSet::new() };
     // A leader that loses its majority stays in office for an election timeout, longer than a request may take.
     let extra = "election_timeout_ms: 4000\ndisk_stall_ms: 5000\nrequest_timeout_ms: 1000\nretention_revisions: 1\nidempotency_rows: 1\n";
-    let mut cluster = Cluster::prepare(3, &Setup { extra: extra.to_owned(), ..Setup::default() });
-    (0..3).for_each(|n| cluster.spawn(n));
+    let cluster = Cluster::start_with(3, &Setup { extra: extra.to_owned(), ..Setup::default() });
     let leader = cluster.wait_for_leader();
     wait_for("two writes", || {
         (cluster.put(leader, "k", "v").ok()?.status == 200).then_some(())?;

@@ -19,7 +19,7 @@ const JSON: &[(&str, &str)] = &[("Accept", "application/json")];
 
 #[test]
 fn head_is_get_without_its_body() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_calm(3);
     let leader = cluster.wait_for_leader();
     let follower = (leader + 1) % 3;
     assert_eq!(cluster.put(leader, "k", "some value").unwrap().status, 200);

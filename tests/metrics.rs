@@ -90,7 +90,7 @@ fn the_documented_table_is_what_a_node_says() {
         .filter(|line| line.starts_with("| `"))
         .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
         .collect();
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_calm(3);
     let leader = cluster.wait_for_leader();
     for n in 0..3 {
         // Every family is there on every role, even where it has no samples.
@@ -121,7 +121,7 @@ fn the_documented_table_is_what_a_node_says() {
 
 #[test]
 fn the_numbers_say_what_happened() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_calm(3);
     let leader = cluster.wait_for_leader();
     let follower = (leader + 1) % 3;
     let before = Scrape::of(&cluster, leader);

@@ -5,22 +5,24 @@
 //! state, and says which one. Now and then the leader is killed while a request is under way. A keyed write is repeated
 //! then; what became of a plain one shows in the revision of the next write.
 
+#[path = "support/cluster.rs"]
 #[allow(dead_code)]
-mod support {
-    pub mod cluster;
-}
+mod cluster;
+#[path = "model/plain_map.rs"]
+mod plain_map;
+#[path = "model/writes.rs"]
+mod writes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::io;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-use support::cluster::{Answer, Cluster, Connection, Setup, wait_for};
+use cluster::{Answer, Cluster, Connection, Setup, wait_for};
+use plain_map::{Model, Row, State, escape, record};
 
 const KEYS: [&[u8]; 12] = [
     b"a",
@@ -41,96 +43,8 @@ const CALM: Duration = Duration::from_millis(700);
 
 const BOUNDS: [&[u8]; 8] = [b"", b"a", b"a/", b"a/1\x00", b"b", b"b/\xc3", b"\x01", b"\xff"];
 
-#[derive(Clone, Debug, PartialEq)]
-struct Row {
-    value: Vec<u8>,
-    create_revision: u64,
-    mod_revision: u64,
-    version: u64,
-}
-
-type State = BTreeMap<Vec<u8>, Row>;
-
 /// The revision an answer must show (None: whichever it says), or its status and fields of its error.
 type Wanted = Result<Option<u64>, (u16, Value)>;
-
-/// A write as it can be repeated.
-#[derive(Clone, Debug, PartialEq)]
-struct Write {
-    key: Vec<u8>,
-    /// None = delete.
-    value: Option<Vec<u8>>,
-    condition: Option<(&'static str, String)>,
-}
-
-impl Write {
-    /// Method, target, and the header of the condition.
-    fn request(&self) -> (&'static str, String, Vec<(&str, &str)>) {
-        let method = if self.value.is_some() { "PUT" } else { "DELETE" };
-        let condition = self.condition.iter().map(|(name, tag)| (*name, &tag[..])).collect();
-        (method, format!("/v1/kv/{}", escape(&self.key)), condition)
-    }
-}
-
-struct Model {
-    /// By revision.
-    states: Vec<State>,
-    /// By idempotency key: the write, its status and its answer.
-    outcomes: HashMap<String, (Write, u16, Value)>,
-    retention: u64,
-}
-
-impl Model {
-    fn revision(&self) -> u64 {
-        self.states.len() as u64 - 1
-    }
-
-    fn floor(&self) -> u64 {
-        self.revision().saturating_sub(self.retention)
-    }
-
-    fn now(&self) -> &State {
-        self.states.last().expect("there is a first state")
-    }
-
-    fn at(&self, revision: u64) -> &State {
-        &self.states[usize::try_from(revision).unwrap()]
-    }
-
-    /// Executes `write`; the status, and the fields its answer must have.
-    fn write(&mut self, write: &Write) -> (u16, Value) {
-        let current = self.now().get(&write.key).cloned();
-        let mod_revision = current.as_ref().map_or(0, |row| row.mod_revision);
-        let holds = match &write.condition {
-            None => true,
-            Some(("If-None-Match", _)) => mod_revision == 0,
-            Some((_, tag)) if tag == "*" => mod_revision > 0,
-            Some((_, tag)) => *tag == format!("\"{mod_revision}\""),
-        };
-        let revision = self.revision() + 1;
-        if !holds {
-            let error = json!({"code": "precondition_failed", "mod_revision": mod_revision, "revision": revision - 1});
-            return (412, error);
-        }
-        let mut state = self.now().clone();
-        let reply = match (&write.value, current) {
-            (Some(value), current) => {
-                let (create_revision, version) =
-                    current.map_or((revision, 1), |r| (r.create_revision, r.version + 1));
-                let row = Row { value: value.clone(), create_revision, mod_revision: revision, version };
-                state.insert(write.key.clone(), row);
-                json!({"revision": revision, "create_revision": create_revision, "version": version})
-            }
-            (None, Some(_)) => {
-                state.remove(&write.key);
-                json!({"revision": revision, "deleted": 1})
-            }
-            (None, None) => return (200, json!({"revision": revision - 1, "deleted": 0})),
-        };
-        self.states.push(state);
-        (200, reply)
-    }
-}
 
 /// The cluster, the model, and what happened so far.
 struct Run {
@@ -149,44 +63,10 @@ struct Run {
     seen: BTreeMap<&'static str, u64>,
 }
 
-fn escape(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "%{byte:02x}").unwrap();
-        text
-    })
-}
-
-fn pair(name: &str, bytes: &[u8]) -> Value {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => json!({ name: text }),
-        Err(_) => json!({ format!("{name}_base64"): BASE64.encode(bytes) }),
-    }
-}
-
-/// A record as JSON; `keys_only` leaves out the value.
-fn record(key: &[u8], row: &Row, keys_only: bool) -> Value {
-    let mut record = pair("key", key);
-    let fields = record.as_object_mut().unwrap();
-    if !keys_only {
-        fields.extend(pair("value", &row.value).as_object().unwrap().clone());
-    }
-    for (name, number) in [
-        ("create_revision", row.create_revision),
-        ("mod_revision", row.mod_revision),
-        ("version", row.version),
-    ] {
-        fields.insert(name.to_owned(), number.into());
-    }
-    record
-}
-
 impl Run {
     fn start(size: usize, retention: u64, seed: u64) -> Run {
         let extra = format!("retention_revisions: {retention}\n");
-        let mut cluster = Cluster::prepare(size, &Setup { extra, ..Setup::default() });
-        (0..size).for_each(|n| cluster.spawn(n));
-        cluster.wait_for_leader();
-        wait_for_ready(&cluster);
+        let cluster = Cluster::start_with(size, &Setup { extra, ..Setup::default() });
         Run {
             connections: (0..size).map(|_| None).collect(),
             cluster,
@@ -274,7 +154,7 @@ impl Run {
         self.cluster.spawn(n);
         if self.cluster.size() == 1 {
             // From then on it knows everything, and answers are exact again.
-            wait_for_ready(&self.cluster);
+            self.cluster.wait_for_ready();
         }
     }
 
@@ -286,126 +166,6 @@ impl Run {
         if !holds {
             self.fail(what);
         }
-    }
-
-    // ---- writes ----------------------------------------------------------------------------------------------------
-
-    fn random_write(&mut self) -> Write {
-        let key = self.key();
-        let value = match self.rng.u8(..10) {
-            0..3 => None,
-            3 => Some(Vec::new()),
-            4 => Some(vec![0xff, self.rng.u8(..)]),
-            _ => Some(format!("value {} \"\u{e4}\"\n", self.rng.u16(..)).into_bytes()),
-        };
-        let current = self.model.now().get(&key).map_or(0, |row| row.mod_revision);
-        let condition = match self.rng.u8(..8) {
-            0 => Some(("If-None-Match", "*".to_owned())),
-            1 => Some(("If-Match", "*".to_owned())),
-            2 | 3 if current > 0 => Some(("If-Match", format!("\"{current}\""))),
-            4 => Some(("If-Match", format!("\"{}\"", self.rng.u64(1..=self.model.revision() + 2)))),
-            _ => None,
-        };
-        Write { key, value, condition }
-    }
-
-    /// A write without an idempotency key: it must not be repeated unless it is surely not done.
-    fn plain_write(&mut self) {
-        let write = self.random_write();
-        let (method, path, headers) = write.request();
-        let body = write.value.as_deref().unwrap_or_default();
-        let decided = wait_for("a plain write to be sent", || {
-            let answer = match self.attempt(method, &path, &headers, body)? {
-                Ok(answer) if answer.status == 503 => {
-                    self.check("503 is not done", answer.outcome() == "not_done");
-                    self.count("plain write refused");
-                    return None;
-                }
-                Ok(answer) if answer.status == 504 => {
-                    self.check("504 is unknown", answer.outcome() == "unknown");
-                    None
-                }
-                answer => answer.ok(),
-            };
-            Some(answer)
-        });
-        match decided {
-            Some(answer) => {
-                let (status, want) = self.model.write(&write);
-                self.check_write(&answer, status, &want);
-                self.count("plain write");
-            }
-            None => self.settle_unknown(&write),
-        }
-    }
-
-    /// Nobody knows what became of `write`. It is in the log before the next write, or was lost with the leader: the
-    /// revision of that one tells.
-    fn settle_unknown(&mut self, write: &Write) {
-        let before = self.model.revision();
-        let next = Write { key: KEYS[0].to_vec(), value: Some(b"next".to_vec()), condition: None };
-        let (method, path, _) = next.request();
-        let name = format!("{:016x}", self.rng.u64(..));
-        let (answer, _) = self.ask(method, &path, &[("Idempotency-Key", &name)], b"next");
-        let took_effect = answer.json()["revision"] == before + 2;
-        if took_effect {
-            self.model.write(write);
-            self.check(
-                "an unknown write that took effect changes something",
-                self.model.revision() == before + 1,
-            );
-        }
-        let (status, want) = self.model.write(&next);
-        self.check_write(&answer, status, &want);
-        self.count(if took_effect { "unknown and done" } else { "unknown and without effect" });
-    }
-
-    fn check_write(&self, answer: &Answer, status: u16, want: &Value) {
-        self.check(&format!("want {status} {want}"), answer.status == status);
-        let got = if status == 200 { answer.json() } else { answer.json()["error"].clone() };
-        for (name, value) in want.as_object().unwrap() {
-            self.check(&format!("want {want}"), &got[name] == value);
-        }
-    }
-
-    fn write(&mut self) {
-        if self.rng.u8(..3) == 0 {
-            return self.plain_write();
-        }
-        let mut write = self.random_write();
-        let known = (!self.keys_used.is_empty() && self.rng.u8(..5) == 0)
-            .then(|| self.keys_used[self.rng.usize(..self.keys_used.len())].clone());
-        if let Some(key) = &known
-            && self.rng.u8(..4) > 0
-        {
-            write = self.model.outcomes[key].0.clone();
-        }
-        let idempotency_key = known.unwrap_or_else(|| format!("{:016x}", self.rng.u64(..)));
-        let (method, path, mut headers) = write.request();
-        headers.push(("Idempotency-Key", &idempotency_key));
-        let (answer, was_repeated) =
-            self.ask(method, &path, &headers, write.value.as_deref().unwrap_or_default());
-        let is_replayed = answer.header("Dkv-Replayed") == Some("true");
-        let (status, want) = match self.model.outcomes.get(&idempotency_key).cloned() {
-            Some((earlier, status, want)) if earlier == write => {
-                self.check("a remembered outcome says so", is_replayed);
-                self.count("replayed");
-                (status, want)
-            }
-            Some(_) => {
-                self.count("another request under a known key");
-                (422, json!({"code": "idempotency_mismatch"}))
-            }
-            None => {
-                self.check("a new write is no replay", !is_replayed || was_repeated);
-                let (status, want) = self.model.write(&write);
-                self.count(if status == 412 { "condition failed" } else { "written" });
-                self.keys_used.push(idempotency_key.clone());
-                self.model.outcomes.insert(idempotency_key.clone(), (write.clone(), status, want.clone()));
-                (status, want)
-            }
-        };
-        self.check_write(&answer, status, &want);
     }
 
     // ---- reads -----------------------------------------------------------------------------------------------------
@@ -657,13 +417,6 @@ fn bytes_of(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> 
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: dkv\r\nContent-Length: {}\r\n", body.len());
     headers.iter().for_each(|(name, value)| write!(head, "{name}: {value}\r\n").unwrap());
     [head.as_bytes(), b"\r\n", body].concat()
-}
-
-fn wait_for_ready(cluster: &Cluster) {
-    wait_for("every node ready", || {
-        let is_ready = |n| cluster.request(n, "GET", "/readyz", &[], b"").is_ok_and(|a| a.status == 200);
-        (0..cluster.size()).all(is_ready).then_some(())
-    });
 }
 
 #[test]

@@ -64,13 +64,25 @@ impl Cluster {
         cluster
     }
 
-    /// Starts `size` nodes and waits for a leader that serves.
+    /// Starts `size` nodes and waits until each of them serves.
     pub fn start(size: usize) -> Cluster {
-        let mut cluster = Cluster::prepare(size, &Setup::default());
+        Cluster::start_with(size, &Setup::default())
+    }
+
+    /// The same, patient with a busy machine: for tests that mean to see no election but the first.
+    pub fn start_calm(size: usize) -> Cluster {
+        let extra = "election_timeout_ms: 2000\n".to_owned();
+        Cluster::start_with(size, &Setup { extra, ..Setup::default() })
+    }
+
+    /// The same, set up like this.
+    pub fn start_with(size: usize, setup: &Setup) -> Cluster {
+        let mut cluster = Cluster::prepare(size, setup);
         for n in 0..size {
             cluster.spawn(n);
         }
         cluster.wait_for_leader();
+        cluster.wait_for_ready();
         cluster
     }
 
@@ -231,6 +243,14 @@ impl Cluster {
             }
             self.leader()
         })
+    }
+
+    /// Waits until every running node is ready: on a busy machine one may be born long after the first leader.
+    pub fn wait_for_ready(&self) {
+        wait_for("every running node ready", || {
+            let is_ready = |n| self.request(n, "GET", "/readyz", &[], b"").is_ok_and(|a| a.status == 200);
+            self.running().into_iter().all(is_ready).then_some(())
+        });
     }
 
     /// Waits until every running node has applied the same index and says the same hash of its state.
