@@ -12,6 +12,8 @@ use std::time::Duration;
 #[path = "support/cluster.rs"]
 #[allow(dead_code)]
 mod cluster;
+#[path = "cli/terminal.rs"]
+mod terminal;
 
 use cluster::{Cluster, Connection};
 

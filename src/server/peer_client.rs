@@ -253,14 +253,14 @@ impl Connector for ConnectOrSayNotSent {
     type Out = Either<(), Box<dyn Transport>>;
 
     fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Self::Out>, ureq::Error> {
-        let not_sent = |text: String| {
+        let no_connection = |why: &str| {
             self.resolver.forget();
-            ureq::Error::Other(Box::new(NoConnection(text)))
+            not_sent(why)
         };
         match Connector::<()>::connect(&self.tcp, details, None) {
             Ok(Some(transport)) => Ok(Some(Either::B(Box::new(transport)))),
-            Ok(None) => Err(not_sent("no connection".into())),
-            Err(error) => Err(not_sent(error.to_string())),
+            Ok(None) => Err(no_connection("no connection")),
+            Err(error) => Err(no_connection(&error.to_string())),
         }
     }
 }
@@ -268,6 +268,10 @@ impl Connector for ConnectOrSayNotSent {
 /// There was no connection to send on.
 #[derive(Debug)]
 struct NoConnection(String);
+
+fn not_sent(why: &str) -> ureq::Error {
+    ureq::Error::Other(Box::new(NoConnection(why.to_owned())))
+}
 
 impl fmt::Display for NoConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -318,15 +322,14 @@ impl FixedResolver {
             }
             let lookup = match state.under_way.take() {
                 Some(lookup) => lookup,
-                None => self.begin().map_err(ureq::Error::Io)?,
+                None => self.begin().map_err(|e| not_sent(&format!("cannot look the host name up: {e}")))?,
             };
             // Nobody else waits for this lock but calls to the same peer, which need the same answer.
             match lookup.recv_timeout(patience) {
                 Ok(found) => state.known = found.map_err(|_| ureq::Error::HostNotFound)?,
                 Err(_) => {
                     state.under_way = Some(lookup);
-                    let text = "the lookup of the host name takes too long".to_owned();
-                    return Err(ureq::Error::Other(Box::new(NoConnection(text))));
+                    return Err(not_sent("the lookup of the host name takes too long"));
                 }
             }
         }
