@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+#[allow(dead_code)]
 mod support {
     pub mod cluster;
     pub mod load;
@@ -452,7 +453,7 @@ fn a_keyed_write_retried_through_another_node_after_its_leader_died_takes_effect
 
 #[test]
 fn conditions_hold_across_nodes() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_calm(3);
     let put = |n, header: (&str, &str), value: &[u8]| {
         cluster.request(n, "PUT", "/v1/kv/c", &[header], value).unwrap()
     };

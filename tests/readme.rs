@@ -79,7 +79,7 @@ fn run(document: &str) {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap();
     let steps = steps(&text);
     assert!(!steps.is_empty(), "{document} has no console block");
-    let cluster = Cluster::start(5);
+    let cluster = Cluster::start_calm(5);
     let programs = cluster.dir.join("target/release");
     std::fs::create_dir_all(&programs).unwrap();
     for program in [env!("CARGO_BIN_EXE_dkv-cli"), env!("CARGO_BIN_EXE_dkv-server")] {

@@ -65,8 +65,8 @@ pub use signals::Rings;
 pub use status::{NodeStatus, PeerStatus};
 pub use step::{Core, CoreOptions, Effects, Outgoing};
 pub use transport::{
-    ForwardedResult, ForwardedWrite, Lane, PeerError, PeerReply, PeerRequest, PeerTransport, ReadIndexResult,
-    Target,
+    ForwardedResult, ForwardedWrite, Lane, LeaderCall, PeerError, PeerReply, PeerRequest, PeerTransport,
+    ReadIndexResult, Target,
 };
 pub use waiters::{BackupResult, Finished, Parked, Work};
 
@@ -318,7 +318,10 @@ impl Node {
         lock(&self.alive).take();
         self.bells.ring(Rings::ALL);
         self.pieces.stop();
-        self.bells.peers().into_iter().for_each(|peer| self.transport.cancel(peer));
+        for peer in self.bells.peers() {
+            self.transport.cancel(peer, LeaderCall::Forward);
+            self.transport.cancel(peer, LeaderCall::ReadIndex);
+        }
         // Nothing is ever sent: the channel ends with the last thread.
         let has_ended =
             self.ended.recv_deadline(deadline) == Err(crossbeam_channel::RecvTimeoutError::Disconnected);
@@ -394,7 +397,7 @@ impl Node {
 
     fn carry_out(self: &Arc<Node>, effects: Effects) {
         // Before anybody is woken: a call that begins now must not be cancelled with the old ones.
-        effects.cancels.into_iter().for_each(|peer| self.transport.cancel(peer));
+        effects.cancels.into_iter().for_each(|(peer, call)| self.transport.cancel(peer, call));
         if effects.membership_changed
             && let Err(e) = self.staff(&effects.membership)
         {

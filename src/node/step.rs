@@ -1,6 +1,9 @@
 //! What happens under the lock: the core and the requests that wait for it are one state, changed in one step. Nothing
 //! here touches a file, a socket, the log or a clock; what is to be done outside comes back as [`Effects`].
 
+#[cfg(test)]
+mod tests;
+
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +11,7 @@ use std::time::Duration;
 use super::administer::{AdminFailure, AdminFailureKind};
 use super::request::{Completion, Failure, FailureKind, Origin};
 use super::signals::Rings;
-use super::transport::{ForwardedWrite, Lane, PeerError, PeerReply, PeerRequest, Target};
+use super::transport::{ForwardedWrite, Lane, LeaderCall, PeerError, PeerReply, PeerRequest, Target};
 use super::waiters::{BackupResult, Finished, MAX_REQUESTS, Parked, RequestId, Stage, Waiters, Work};
 use crate::raft::{
     self, AfterSync, Index, InstallSnapshotReply, MemberId, Membership, Note, Payload, Position,
@@ -59,7 +62,7 @@ pub struct Core {
     ask_call: Option<Leadership>,
     /// A call to a former leader is cancelled again at this time, in case that the first time it had not begun.
     cancel_at: Time,
-    cancels: Vec<MemberId>,
+    cancels: Vec<(MemberId, LeaderCall)>,
     heartbeat: Duration,
     election_timeout: Duration,
     check_invariants: bool,
@@ -78,8 +81,8 @@ pub struct Effects {
     pub membership_changed: bool,
     /// Answers to be given.
     pub finished: Vec<Finished>,
-    /// Former leaders: calls of the forwarder and the read-asker to them are to be cancelled.
-    pub cancels: Vec<MemberId>,
+    /// Calls to former leaders that are to be cancelled.
+    pub cancels: Vec<(MemberId, LeaderCall)>,
 }
 
 /// A batch for the leader, taken by the forwarder or the read-asker.
@@ -460,11 +463,11 @@ impl Core {
 
     fn cancel_stale_calls(&mut self, now: Time) {
         let current = self.current_leadership();
-        let stale =
-            [self.forward_call, self.ask_call].into_iter().flatten().filter(|&call| Some(call) != current);
-        let to: Vec<MemberId> = stale.map(|(_, leader)| leader).collect();
-        self.cancel_at = if to.is_empty() { Time::NEVER } else { now + self.heartbeat };
-        self.cancels.extend(to);
+        let calls = [(self.forward_call, LeaderCall::Forward), (self.ask_call, LeaderCall::ReadIndex)];
+        let stale = calls.into_iter().filter(|&(of, _)| of != current);
+        let stale: Vec<_> = stale.filter_map(|(of, call)| Some((of?.1, call))).collect();
+        self.cancel_at = if stale.is_empty() { Time::NEVER } else { now + self.heartbeat };
+        self.cancels.extend(stale);
     }
 
     // ---- the end of every step ---------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use dkv::node::{
     AdminResult, Administration, BackupResult, Completion, Consistency, Failure, FailureKind, Lane,
-    Listeners, Node, NodeOptions, Origin, PeerError, PeerReply, PeerRequest, PeerTransport, Stored, Target,
-    WriteResult,
+    LeaderCall, Listeners, Node, NodeOptions, Origin, PeerError, PeerReply, PeerRequest, PeerTransport,
+    Stored, Target, WriteResult,
 };
 use dkv::raft::{
     ClusterId, Entry, Found, HardState, Index, Member, MemberId, Membership, Payload, Position, RoleKind,
@@ -39,8 +39,8 @@ pub enum Fault {
 pub struct Network {
     pub nodes: BTreeMap<MemberId, Arc<Node>>,
     pub faults: BTreeMap<(MemberId, MemberId), Fault>,
-    /// Calls that `cancel` ends: who calls whom, and how to tell it.
-    pub cancellable: Vec<(MemberId, MemberId, Sender<()>)>,
+    /// Calls that `cancel` ends: who calls whom, what for, and how to tell it.
+    pub cancellable: Vec<(MemberId, MemberId, LeaderCall, Sender<()>)>,
     pub cancelled: usize,
     pub forwards: usize,
     /// Forwards and read indexes only are subject to this fault.
@@ -75,11 +75,14 @@ impl PeerTransport for Wire {
         let (cancel, is_cancelled) = bounded(1);
         let (peer, fault) = {
             let mut network = self.network.lock().unwrap();
-            if matches!(request, PeerRequest::Forward(_)) {
-                network.forwards += 1;
-            }
-            if lane == Lane::Bulk {
-                network.cancellable.push((self.from, to.member_id, cancel));
+            let call = match request {
+                PeerRequest::Forward(_) => Some(LeaderCall::Forward),
+                PeerRequest::ReadIndex { .. } => Some(LeaderCall::ReadIndex),
+                _ => None,
+            };
+            network.forwards += usize::from(call == Some(LeaderCall::Forward));
+            if let Some(call) = call {
+                network.cancellable.push((self.from, to.member_id, call, cancel));
             }
             let bulk = network.bulk_fault.filter(|_| lane == Lane::Bulk);
             let fault = bulk.or(network.faults.get(&(self.from, to.member_id)).copied());
@@ -126,11 +129,11 @@ impl PeerTransport for Wire {
         }
     }
 
-    fn cancel(&self, to: MemberId) {
+    fn cancel(&self, to: MemberId, call: LeaderCall) {
         let mut network = self.network.lock().unwrap();
         network.cancelled += 1;
-        network.cancellable.retain(|(from, peer, cancel)| {
-            let is_meant = (*from, *peer) == (self.from, to);
+        network.cancellable.retain(|(from, peer, kind, cancel)| {
+            let is_meant = (*from, *peer, *kind) == (self.from, to, call);
             if is_meant {
                 let _ = cancel.try_send(());
             }

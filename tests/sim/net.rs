@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dkv::node::{PeerError, PeerReply, PeerRequest};
+use dkv::node::{LeaderCall, PeerError, PeerReply, PeerRequest};
 use dkv::raft::Ticket;
 
 use crate::node::NodeEvent;
@@ -152,12 +152,16 @@ impl World {
         self.plan(delay, Event::Net(NetEvent::End { call, result: Ok(reply) }));
     }
 
-    /// Interrupts the calls of forwarder and read-asker to a former leader.
-    pub fn cancel_calls(&mut self, from: NodeIndex, to: NodeIndex) {
+    /// Interrupts the call of the forwarder, or of the read-asker, to a former leader.
+    pub fn cancel_calls(&mut self, from: NodeIndex, to: NodeIndex, kind: LeaderCall) {
         let life = self.nodes[from].life;
         let is_meant = |call: &Call| {
-            (call.from, call.to, call.life) == (from, to, life)
-                && !matches!(call.caller, Caller::Replicator(_))
+            let is_kind = match call.caller {
+                Caller::Replicator(_) => false,
+                Caller::Forwarder(_) => kind == LeaderCall::Forward,
+                Caller::ReadAsker(_) => kind == LeaderCall::ReadIndex,
+            };
+            is_kind && (call.from, call.to, call.life) == (from, to, life)
         };
         let calls: Vec<CallId> =
             self.net.calls.iter().filter(|(_, c)| is_meant(c)).map(|(&id, _)| id).collect();

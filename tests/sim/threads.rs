@@ -286,8 +286,8 @@ impl World {
             self.line(|| note.to_string());
             self.mark_decision(node, &note.what);
         }
-        for leader in effects.cancels {
-            self.cancel_calls(node, leader.0 as usize - 1);
+        for (leader, call) in effects.cancels {
+            self.cancel_calls(node, leader.0 as usize - 1, call);
         }
         effects.finished.into_iter().for_each(|finished| finished.answer());
         self.empty_mailbox(node);

@@ -64,13 +64,25 @@ impl Cluster {
         cluster
     }
 
-    /// Starts `size` nodes and waits for a leader that serves.
+    /// Starts `size` nodes and waits until each of them serves.
     pub fn start(size: usize) -> Cluster {
-        let mut cluster = Cluster::prepare(size, &Setup::default());
+        Cluster::start_with(size, &Setup::default())
+    }
+
+    /// The same, patient with a busy machine: for tests that mean to see no election but the first.
+    pub fn start_calm(size: usize) -> Cluster {
+        let extra = "election_timeout_ms: 2000\n".to_owned();
+        Cluster::start_with(size, &Setup { extra, ..Setup::default() })
+    }
+
+    /// The same, set up like this.
+    pub fn start_with(size: usize, setup: &Setup) -> Cluster {
+        let mut cluster = Cluster::prepare(size, setup);
         for n in 0..size {
             cluster.spawn(n);
         }
         cluster.wait_for_leader();
+        cluster.wait_for_ready();
         cluster
     }
 
@@ -233,6 +245,14 @@ impl Cluster {
         })
     }
 
+    /// Waits until every running node is ready: on a busy machine one may be born long after the first leader.
+    pub fn wait_for_ready(&self) {
+        wait_for("every running node ready", || {
+            let is_ready = |n| self.request(n, "GET", "/readyz", &[], b"").is_ok_and(|a| a.status == 200);
+            self.running().into_iter().all(is_ready).then_some(())
+        });
+    }
+
     /// Waits until every running node has applied the same index and says the same hash of its state.
     pub fn wait_for_equal_state(&self) {
         wait_for("equal state on every running node", || {
@@ -298,7 +318,11 @@ pub struct Connection {
 impl Connection {
     pub fn open(addr: &str) -> io::Result<Connection> {
         let addr: SocketAddr = addr.parse().expect("an address");
-        let stream = TcpStream::connect_timeout(&addr, Duration::from_secs(2))?;
+        Connection::over(TcpStream::connect_timeout(&addr, Duration::from_secs(2))?)
+    }
+
+    /// Speaks over a stream that is connected already.
+    pub fn over(stream: TcpStream) -> io::Result<Connection> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
         stream.set_write_timeout(Some(Duration::from_secs(20)))?;
@@ -333,7 +357,24 @@ impl Connection {
         socket.set_linger(Some(Duration::ZERO)).expect("an open socket");
     }
 
+    /// A HEAD request: its answer has a length and no body.
+    pub fn head(&mut self, path: &str, headers: &[(&str, &str)]) -> io::Result<Answer> {
+        let mut text = format!("HEAD {path} HTTP/1.1\r\nHost: dkv\r\n");
+        headers.iter().for_each(|(name, value)| text.push_str(&format!("{name}: {value}\r\n")));
+        self.send((text + "\r\n").as_bytes())?;
+        self.read_head()
+    }
+
     pub fn read_answer(&mut self) -> io::Result<Answer> {
+        let mut answer = self.read_head()?;
+        let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+        let length = answer.header("Content-Length").and_then(|value| value.parse().ok());
+        answer.body = vec![0; length.ok_or_else(|| bad("no length"))?];
+        self.stream.read_exact(&mut answer.body)?;
+        Ok(answer)
+    }
+
+    fn read_head(&mut self) -> io::Result<Answer> {
         let mut line = String::new();
         if self.stream.read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -351,10 +392,6 @@ impl Connection {
             let (name, value) = line.split_once(':').ok_or_else(|| bad(line))?;
             headers.push((name.to_owned(), value.trim().to_owned()));
         }
-        let length = headers.iter().find(|(n, _)| n.eq_ignore_ascii_case("content-length"));
-        let length: usize = length.and_then(|(_, v)| v.parse().ok()).ok_or_else(|| bad("no length"))?;
-        let mut body = vec![0; length];
-        self.stream.read_exact(&mut body)?;
-        Ok(Answer { status, headers, body })
+        Ok(Answer { status, headers, body: Vec::new() })
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 /// A heading of the help's own kind. Clap takes the escape codes out again where there is no colour.
 macro_rules! heading {
@@ -113,6 +113,7 @@ const DEFAULT_ENDPOINTS: &str = "127.0.0.1:8081,127.0.0.1:8082,127.0.0.1:8083,12
 /// idempotency key, so that it never takes effect twice.
 #[derive(Parser)]
 #[command(name = "dkv-cli", version, max_term_width = 80, after_long_help = MAIN_HELP)]
+#[command(subcommand_value_name = "COMMAND")]
 #[command(after_help = "`dkv-cli --help` says more; `dkv-cli help COMMAND` has examples.")]
 pub struct Cli {
     /// Nodes to ask, host:port, with commas between them.
@@ -125,6 +126,7 @@ pub struct Cli {
         env = "DKV_ENDPOINTS",
         hide_env_values = true,
         value_name = "NODES",
+        value_hint = ValueHint::Other,
         value_delimiter = ',',
         default_value = DEFAULT_ENDPOINTS,
         hide_default_value = true,
@@ -139,6 +141,7 @@ pub struct Cli {
     #[arg(
         long,
         value_name = "SECONDS",
+        value_hint = ValueHint::Other,
         default_value = "10",
         value_parser = seconds,
         global = true,
@@ -179,9 +182,10 @@ pub enum Command {
     #[command(after_long_help = SET_HELP)]
     Set {
         /// The key, any bytes.
+        #[arg(value_hint = ValueHint::Other)]
         key: OsString,
         /// The value; `-`, or nothing, takes it from standard input, byte for byte.
-        #[arg(allow_negative_numbers = true)]
+        #[arg(allow_negative_numbers = true, value_hint = ValueHint::Other)]
         value: Option<OsString>,
         /// Conditions.
         #[command(flatten)]
@@ -197,6 +201,7 @@ pub enum Command {
     #[command(after_long_help = GET_HELP)]
     Get {
         /// The key.
+        #[arg(value_hint = ValueHint::Other)]
         key: OsString,
         /// When it is read.
         #[command(flatten)]
@@ -208,9 +213,10 @@ pub enum Command {
     #[command(after_long_help = DELETE_HELP)]
     Delete {
         /// The key.
+        #[arg(value_hint = ValueHint::Other)]
         key: OsString,
         /// Only if the key's modification revision is N.
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
         if_revision: Option<u64>,
         /// How the write is named.
         #[command(flatten)]
@@ -222,12 +228,13 @@ pub enum Command {
     #[command(after_long_help = LIST_HELP)]
     List {
         /// Only keys that begin with this.
+        #[arg(value_hint = ValueHint::Other)]
         prefix: Option<OsString>,
         /// Print the keys alone, without tab and value.
         #[arg(long)]
         keys_only: bool,
         /// Print at most N keys.
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        #[arg(long, value_name = "N", value_hint = ValueHint::Other, value_parser = clap::value_parser!(u64).range(1..))]
         limit: Option<u64>,
         /// The first key first, or the last.
         #[arg(long, value_enum, value_name = "ORDER", default_value_t = Order::Asc)]
@@ -275,7 +282,7 @@ pub struct Read {
     #[arg(long)]
     pub stale: bool,
     /// Read the store as it was at revision N.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
     pub revision: Option<u64>,
 }
 
@@ -283,7 +290,7 @@ pub struct Read {
 #[derive(Args)]
 pub struct SetCondition {
     /// Only if the key's modification revision is N.
-    #[arg(long, value_name = "N", conflicts_with = "if_absent")]
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other, conflicts_with = "if_absent")]
     pub if_revision: Option<u64>,
     /// Only if there is no such key.
     #[arg(long)]
@@ -297,7 +304,7 @@ pub struct Write {
     ///
     /// 1 to 64 of A-Z a-z 0-9 . _ ~ -. Repeating a write under the same name, soon after it, finds out whether it took effect, and makes it take
     /// effect at most once. Without this option every command gets a name of its own.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_hint = ValueHint::Other)]
     pub idempotency_key: Option<String>,
 }
 

@@ -49,6 +49,7 @@ const CLUSTER_HELP: &str = concat!(
 /// Without arguments: a store of one node, node1 on 127.0.0.1:8081, with its data in ./data/single.
 #[derive(Parser)]
 #[command(name = "dkv-server", version, max_term_width = 80, after_long_help = MAIN_HELP)]
+#[command(subcommand_value_name = "COMMAND")]
 #[command(after_help = "`dkv-server --help` says more, with examples.")]
 pub struct Cli {
     /// The node's configuration; configs/sample.yaml shows every key.

@@ -5,6 +5,7 @@
 mod cli;
 mod cluster;
 mod run;
+mod terminal;
 
 use std::process::ExitCode;
 use std::time::Duration;
