@@ -229,6 +229,14 @@ fn unpin_gives_back_what_was_kept_and_the_map_keeps_nothing_more() {
 }
 
 #[test]
+fn a_written_snapshot_survives_a_power_loss() {
+    let (sim, mut kv) = (SimDisk::new(1), sample());
+    let (name, _) = stored(&sim, &mut kv);
+    let sim = sim.restart(Loss::Everything);
+    assert_eq!(load(&disk(&sim), name).unwrap().1.state_hash(), kv.state_hash());
+}
+
+#[test]
 fn the_file_has_the_documented_bytes() {
     let sim = SimDisk::new(1);
     let (name, bytes) = stored(&sim, &mut sample());
