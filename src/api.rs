@@ -57,10 +57,13 @@ pub enum ErrorCode {
     Forbidden,
     /// No such route.
     UnknownRoute,
-    /// No such key.
+    /// No such key, or no such member.
     NotFound,
     /// The route exists, but not with this method.
     MethodNotAllowed,
+    /// The cluster is in no state to do it, or it contradicts what is so: the message says what. `temporary` says whether
+    /// the same request may succeed later.
+    Conflict,
     /// The revision asked for is below the compaction floor.
     Compacted,
     /// The condition does not hold; the body says the current `mod_revision`.
@@ -83,13 +86,14 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order of the table in the API's documentation.
-    pub const ALL: [ErrorCode; 15] = [
+    pub const ALL: [ErrorCode; 16] = [
         ErrorCode::InvalidRequest,
         ErrorCode::FutureRevision,
         ErrorCode::Forbidden,
         ErrorCode::UnknownRoute,
         ErrorCode::NotFound,
         ErrorCode::MethodNotAllowed,
+        ErrorCode::Conflict,
         ErrorCode::Compacted,
         ErrorCode::PreconditionFailed,
         ErrorCode::TooLarge,
@@ -109,6 +113,7 @@ impl ErrorCode {
             ErrorCode::Forbidden => &[403],
             ErrorCode::UnknownRoute | ErrorCode::NotFound => &[404],
             ErrorCode::MethodNotAllowed => &[405],
+            ErrorCode::Conflict => &[409],
             ErrorCode::Compacted => &[410],
             ErrorCode::PreconditionFailed => &[412],
             ErrorCode::TooLarge => &[413, 431],
@@ -141,6 +146,7 @@ impl ErrorCode {
             ErrorCode::UnknownRoute => "unknown_route",
             ErrorCode::NotFound => "not_found",
             ErrorCode::MethodNotAllowed => "method_not_allowed",
+            ErrorCode::Conflict => "conflict",
             ErrorCode::Compacted => "compacted",
             ErrorCode::PreconditionFailed => "precondition_failed",
             ErrorCode::TooLarge => "too_large",
@@ -185,6 +191,9 @@ pub struct ErrorDetail {
     /// The leader, when one is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<LeaderRef>,
+    /// `conflict`: it passes by itself, or by what the message says, and then the same request may succeed.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub temporary: bool,
 }
 
 impl ErrorBody {
@@ -198,6 +207,7 @@ impl ErrorBody {
             mod_revision: None,
             revision: None,
             leader: None,
+            temporary: false,
         };
         ErrorBody { error }
     }
@@ -217,6 +227,12 @@ impl ErrorBody {
     /// The same error with the revision that explains it.
     pub fn with_revision(mut self, revision: u64) -> ErrorBody {
         self.error.revision = Some(revision);
+        self
+    }
+
+    /// The same error, which passes.
+    pub fn as_temporary(mut self) -> ErrorBody {
+        self.error.temporary = true;
         self
     }
 
@@ -287,8 +303,68 @@ pub struct MemberInfo {
     pub raft_addr: String,
     /// Where clients reach it, `host:port`.
     pub http_addr: String,
-    /// Whether it votes.
+    /// Whether it votes. A learner holds the same data, but counts for no majority.
     pub voter: bool,
+    /// Whether a learner becomes a voter by itself, once it has caught up.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub promote: bool,
+}
+
+/// Answer of `GET /v1/cluster/members`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MembersReply {
+    /// The members as the answering node knows them, sorted by name.
+    pub members: Vec<MemberInfo>,
+}
+
+/// Body of `POST /v1/cluster/members`: a new member, as a learner at first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewMember {
+    /// Its name: 1 to 64 of `A-Z a-z 0-9 . _ -`, and no other member's.
+    pub node_id: String,
+    /// Its Raft identity, 16 hexadecimal digits; without it the node at `raft_addr` is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member_id: Option<String>,
+    /// Where the other members reach it, `host:port`.
+    pub raft_addr: String,
+    /// Where clients reach it, `host:port`.
+    pub http_addr: String,
+    /// Whether it becomes a voter by itself, once it has caught up; otherwise it stays a learner.
+    #[serde(default = "yes")]
+    pub promote: bool,
+}
+
+/// Answer of every change of the members: it is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeReply {
+    /// Log index of the entry that made the members what was asked for; an earlier one when they were so already.
+    pub index: u64,
+}
+
+/// Body of `POST /v1/cluster/leader`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HandOverRequest {
+    /// Who is to lead; without it the voter whose log has come furthest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_id: Option<String>,
+}
+
+/// Answer of `POST /v1/cluster/leader`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOverReply {
+    /// Who leads now.
+    pub leader: LeaderRef,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// What a node is at the moment.
@@ -363,6 +439,12 @@ pub struct PeerStatus {
     pub node_id: String,
     /// Its Raft identity, 16 hexadecimal digits.
     pub member_id: String,
+    /// Whether it votes; otherwise it is a learner.
+    #[serde(default)]
+    pub voter: bool,
+    /// How the leader brings it up to date.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<PeerMode>,
     /// Greatest index known to be durable there.
     pub match_index: Option<u64>,
     /// How many entries it is behind the end of the leader's log.
@@ -372,6 +454,20 @@ pub struct PeerStatus {
     /// It rejected what it had acknowledged as durable: it lost data and gets nothing more. Replace that member.
     #[serde(default)]
     pub has_lost_entries: bool,
+}
+
+/// How a leader brings a peer up to date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerMode {
+    /// It looks for the last entry that both have, one at a time.
+    Probe,
+    /// It sends what is appended.
+    Replicate,
+    /// It sends a snapshot, since the entries are not kept any more.
+    Snapshot,
+    /// It sends nothing: that peer lost what it had acknowledged.
+    Lost,
 }
 
 /// One key with its value. In JSON key and value are text where they are UTF-8, else `key_base64` / `value_base64`;

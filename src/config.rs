@@ -76,6 +76,19 @@ pub struct Peer {
     pub http_addr: String,
 }
 
+/// What a command line says of a node that joins a cluster; the rest comes from its file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Joiner {
+    /// Its name.
+    pub node_id: Option<String>,
+    /// Where the members reach it, `host:port`.
+    pub raft_addr: Option<String>,
+    /// Where clients reach it, `host:port`.
+    pub http_addr: Option<String>,
+    /// Where it keeps its data.
+    pub data_dir: Option<PathBuf>,
+}
+
 /// Limits on requests, checked before anything is proposed, and on connections.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -266,6 +279,42 @@ impl Config {
 
     /// Reads and checks a file. Touches nothing but the file.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        Config::read(path)?.checked(&path.display().to_string())
+    }
+
+    /// The configuration of a node that joins a cluster: of a file, if there is one, with what the command line says in
+    /// the place of what the file says. `peers` has the own entry and nobody else.
+    pub fn load_to_join(path: Option<&Path>, joiner: &Joiner) -> Result<Config, ConfigError> {
+        let (mut config, file) = match path {
+            Some(path) => (Config::read(path)?, path.display().to_string()),
+            None => (Config::blank(), "the command line".to_owned()),
+        };
+        let mut own = Peer { node_id: String::new(), raft_addr: String::new(), http_addr: String::new() };
+        config.node_id = joiner.node_id.clone().unwrap_or(config.node_id);
+        config.data_dir = joiner.data_dir.clone().unwrap_or(config.data_dir);
+        if let Some(listed) = config.peers.iter().find(|p| p.node_id == config.node_id) {
+            own.clone_from(listed);
+        }
+        own.node_id.clone_from(&config.node_id);
+        own.raft_addr = joiner.raft_addr.clone().unwrap_or(own.raft_addr);
+        own.http_addr = joiner.http_addr.clone().unwrap_or(own.http_addr);
+        for (option, value) in [
+            ("--node-id", &own.node_id),
+            ("--raft-addr", &own.raft_addr),
+            ("--http-addr", &own.http_addr),
+            ("--data-dir", &config.data_dir.display().to_string()),
+        ] {
+            if value.is_empty() {
+                let fix = format!("a node that joins needs it: give {option}, or the file that says it");
+                return Err(ConfigError { file, field: option.to_owned(), value: "missing".to_owned(), fix });
+            }
+        }
+        config.peers = vec![own];
+        config.checked(&file)
+    }
+
+    /// A file as it is.
+    fn read(path: &Path) -> Result<Config, ConfigError> {
         let file = path.display().to_string();
         let whole =
             |fix: String| ConfigError { file: file.clone(), field: String::new(), value: String::new(), fix };
@@ -279,19 +328,26 @@ impl Config {
             )));
         }
         let text = String::from_utf8(bytes).map_err(|e| whole(format!("is not UTF-8 text: {e}")))?;
-        Config::parse(&text, &file)
+        Config::parse_unchecked(&text, &file)
     }
 
     /// Parses and checks the text of a configuration; `file` is what errors call it.
     pub fn parse(text: &str, file: &str) -> Result<Config, ConfigError> {
-        let config: Config = serde_yaml::from_str(text).map_err(|e| ConfigError {
+        Config::parse_unchecked(text, file)?.checked(file)
+    }
+
+    fn parse_unchecked(text: &str, file: &str) -> Result<Config, ConfigError> {
+        serde_yaml::from_str(text).map_err(|e| ConfigError {
             file: file.to_owned(),
             field: String::new(),
             value: String::new(),
             fix: format!("{}; configs/sample.yaml shows every key", e.to_string().replace('\n', " ")),
-        })?;
-        config.validate(file)?;
-        Ok(config)
+        })
+    }
+
+    fn checked(self, file: &str) -> Result<Config, ConfigError> {
+        self.validate(file)?;
+        Ok(self)
     }
 
     /// Checks everything that can be checked without touching disk or network; `file` is what errors call it.
@@ -350,8 +406,7 @@ impl Config {
             );
         }
         for (i, peer) in self.peers.iter().enumerate() {
-            let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-            if peer.node_id.is_empty() || peer.node_id.len() > 64 || !peer.node_id.bytes().all(ok) {
+            if !is_node_id(&peer.node_id) {
                 let fix = "a name is 1 to 64 of A-Z a-z 0-9 . _ -";
                 return refuse(format!("peers[{i}].node_id"), format!("{:?}", peer.node_id), fix);
             }
@@ -507,6 +562,17 @@ fn check_address(field: &str, addr: &str) -> Result<(), Refused> {
             "write host:port with a port of 1 to 65535, like 127.0.0.1:8081",
         ),
     }
+}
+
+/// Whether a node may have this name: 1 to 64 of `A-Z a-z 0-9 . _ -`.
+pub fn is_node_id(name: &str) -> bool {
+    let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    (1..=64).contains(&name.len()) && name.bytes().all(ok)
+}
+
+/// Whether others may be told to reach a node at `addr`: `host:port` of a certain host.
+pub fn is_advertisable(addr: &str) -> bool {
+    split_address(addr).is_some() && !is_unspecified(addr)
 }
 
 fn is_unspecified(addr: &str) -> bool {

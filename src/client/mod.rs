@@ -7,6 +7,7 @@
 
 mod exchange;
 mod list;
+mod members;
 mod tour;
 
 use std::sync::Mutex;
@@ -35,6 +36,9 @@ const MAX_KEY_BYTES: usize = 8 << 10;
 
 /// What stays as it is in a path: everything that has no meaning in one, and the slash, which belongs to the key.
 const KEY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+
+/// The same where the slash has a meaning.
+const SEGMENT: &AsciiSet = &KEY.add(b'/');
 
 /// A condition on the key's present state; when it does not hold nothing changes (412).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,12 +110,12 @@ pub enum ClientError {
     #[error("not done: no node could serve the request in time; last reason: {0}")]
     Unavailable(String),
     /// It may be done. The same call with the same key finds out.
-    #[error("outcome unknown: the write may or may not be done; last reason: {reason}")]
+    #[error("outcome unknown: it may or may not be done; last reason: {reason}")]
     Unknown {
         /// What the last attempt met.
         reason: String,
-        /// The key to repeat the write under.
-        idempotency_key: String,
+        /// The key to repeat a write under; a change of the cluster has none: it is repeated as it is.
+        idempotency_key: Option<String>,
     },
 }
 
@@ -150,6 +154,8 @@ enum Kind<'a> {
     Read,
     /// A write under this idempotency key.
     Write(&'a str),
+    /// A change of the cluster: asked for again, it is done already.
+    Change,
 }
 
 impl Client {
@@ -292,7 +298,7 @@ impl Client {
                         (Broken::Malformed(text), _) if in_doubt.is_none() => {
                             return Err(ClientError::Invalid(text));
                         }
-                        (Broken::Unknown(text), Kind::Write(_)) => Verdict::Unknown(text),
+                        (Broken::Unknown(text), Kind::Write(_) | Kind::Change) => Verdict::Unknown(text),
                         (Broken::Malformed(text) | Broken::NotSent(text) | Broken::Unknown(text), _) => {
                             Verdict::Later(text)
                         }
@@ -301,7 +307,7 @@ impl Client {
             };
             match verdict {
                 Verdict::Done(done) => return Ok(done),
-                Verdict::Refused(detail) if in_doubt.is_none() || is_remembered(detail.code) => {
+                Verdict::Refused(detail) if in_doubt.is_none() || covers_doubt(kind, detail.code) => {
                     return Err(ClientError::Refused(detail));
                 }
                 // The attempt in doubt may have been executed all the same: this refusal is not about it.
@@ -320,9 +326,10 @@ impl Client {
             }
         }
         match (kind, in_doubt) {
-            (Kind::Write(key), Some(first)) => {
+            (Kind::Write(_) | Kind::Change, Some(first)) => {
                 let reason = if first == reason { first } else { format!("{reason}; before: {first}") };
-                Err(ClientError::Unknown { reason, idempotency_key: key.to_owned() })
+                let idempotency_key = if let Kind::Write(key) = kind { Some(key.to_owned()) } else { None };
+                Err(ClientError::Unknown { reason, idempotency_key })
             }
             _ => Err(ClientError::Unavailable(reason)),
         }
@@ -348,16 +355,19 @@ impl Client {
     }
 }
 
-/// Whether a repetition under the same key gets this answer from the remembered outcome: only then it speaks of the
-/// earlier attempts too. The other refusals are made before, or without, a look at what the key did.
-fn is_remembered(code: ErrorCode) -> bool {
-    code == ErrorCode::PreconditionFailed
+/// Whether a refusal speaks of the earlier attempts too. A write's does when it comes from the remembered outcome of its
+/// key; the others are made before, or without, a look at that. Of a change: who is not there is gone.
+fn covers_doubt(kind: Kind<'_>, code: ErrorCode) -> bool {
+    match kind {
+        Kind::Change => code == ErrorCode::NotFound,
+        Kind::Read | Kind::Write(_) => code == ErrorCode::PreconditionFailed,
+    }
 }
 
 fn judge<T>(answer: &Answer, kind: Kind<'_>, read: impl Fn(&Answer) -> Option<T>) -> Verdict<T> {
     let unclear = |text: String| match kind {
         Kind::Read => Verdict::Later(text),
-        Kind::Write(_) => Verdict::Unknown(text),
+        Kind::Write(_) | Kind::Change => Verdict::Unknown(text),
     };
     if (200..300).contains(&answer.status) {
         return match read(answer) {

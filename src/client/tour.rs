@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::api::ClusterReply;
+use crate::api::{ClusterReply, MemberInfo};
 
 /// Most addresses the client remembers.
 const MAX_KNOWN: usize = 64;
@@ -56,11 +56,16 @@ impl Known {
 
     /// Adds the members and takes over the leader.
     pub fn learn_cluster(&mut self, cluster: &ClusterReply) {
-        for member in &cluster.members {
-            self.learn(&member.http_addr);
-        }
+        self.learn_members(&cluster.members);
         if let Some(leader) = &cluster.leader {
             self.learn_leader(&leader.http_addr);
+        }
+    }
+
+    /// Adds the members.
+    pub fn learn_members(&mut self, members: &[MemberInfo]) {
+        for member in members {
+            self.learn(&member.http_addr);
         }
     }
 

@@ -9,8 +9,18 @@ use serde::{Deserialize, Serialize};
 use super::Node;
 use super::request::{Completion, FailureKind, Origin};
 use super::step::Core;
+use super::transport::{Lane, PeerReply, PeerRequest, Target};
 use super::waiters::{RequestId, Stage, Work};
-use crate::raft::{ChangeError, Changed, HandOverError, Index, MemberId, MembershipChange, Time};
+use crate::raft::{ChangeError, Changed, HandOverError, Index, Member, MemberId, MembershipChange, Time};
+
+/// How long a change waits for another one that is under way: usually that is committed within moments.
+const UNDER_WAY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long to wait before a leader is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// The leader answers by the deadline; so long later the answer may still arrive.
+const ANSWER_MARGIN: Duration = Duration::from_millis(200);
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +50,11 @@ pub enum AdminFailureKind {
     NotLeader,
     /// There is no such member.
     NotFound,
-    /// The cluster is in no state to do it. Not done.
+    /// It cannot be done as it is asked, now or later. Not done.
+    Refused,
+    /// Another change is not yet committed: again in a moment. Not done.
+    UnderWay,
+    /// The cluster is in no state to do it; it may be again. Not done.
     Conflict,
     /// As for writes.
     Failed(FailureKind),
@@ -75,9 +89,9 @@ impl From<ChangeError> for AdminFailure {
             ChangeError::TooEarly | ChangeError::HandingOver => {
                 AdminFailureKind::Failed(FailureKind::Unavailable)
             }
-            ChangeError::UnderWay(_) | ChangeError::NoLiveMajority { .. } | ChangeError::Taken { .. } => {
-                AdminFailureKind::Conflict
-            }
+            ChangeError::UnderWay(_) => AdminFailureKind::UnderWay,
+            ChangeError::NoLiveMajority { .. } => AdminFailureKind::Conflict,
+            ChangeError::Taken { .. } => AdminFailureKind::Refused,
         };
         AdminFailure::new(kind, e.to_string())
     }
@@ -87,9 +101,9 @@ impl From<HandOverError> for AdminFailure {
     fn from(e: HandOverError) -> AdminFailure {
         let kind = match e {
             HandOverError::NotLeader { .. } => AdminFailureKind::NotLeader,
-            HandOverError::NotVoter | HandOverError::UnderWay | HandOverError::NobodyAnswers => {
-                AdminFailureKind::Conflict
-            }
+            HandOverError::NotVoter => AdminFailureKind::Refused,
+            HandOverError::UnderWay => AdminFailureKind::UnderWay,
+            HandOverError::NobodyAnswers => AdminFailureKind::Conflict,
         };
         AdminFailure::new(kind, e.to_string())
     }
@@ -104,8 +118,70 @@ impl Node {
         deadline: Instant,
         done: Completion<AdminResult>,
     ) {
+        if let Administration::Change(MembershipChange::Add(new)) = &what
+            && let Err(failure) = self.check_new(new)
+        {
+            return done(Err(failure));
+        }
         let deadline = self.clock.at(deadline);
         self.step(|core, now| core.submit(Work::Administer { what, done }, Origin::Client, deadline, now));
+    }
+
+    /// Identities are never reused (thesis §3.8): who was removed stays out. Only the state machine remembers them, so
+    /// it must have come as far as the membership in force.
+    fn check_new(&self, new: &Member) -> Result<(), AdminFailure> {
+        let in_force_since = self.look(|core, _| core.raft.watermarks().membership_index);
+        let (is_removed, applied) = self.with_kv(|kv| (kv.is_removed(new.member_id), kv.applied().index));
+        if is_removed {
+            let text = format!(
+                "member {} was removed from this cluster and never returns: empty the data_dir of {}, start it again, and \
+                 add it with the member_id it has then",
+                new.member_id, new.node_id
+            );
+            return Err(AdminFailure::new(AdminFailureKind::Refused, text));
+        }
+        match applied < in_force_since {
+            true => Err(ChangeError::UnderWay(in_force_since).into()),
+            false => Ok(()),
+        }
+    }
+
+    /// Does what an operator asks through whoever leads, and waits for it; meanwhile it asks again where nothing was done
+    /// yet. Returns by `deadline`.
+    ///
+    /// # Errors
+    /// It was not done, or nobody knows.
+    pub fn administer_through_leader(
+        self: &Arc<Self>,
+        what: &Administration,
+        deadline: Instant,
+    ) -> AdminResult {
+        let mut asking = Asking { node: self, what, deadline, in_doubt: None };
+        let give_up_at = deadline.min(Instant::now() + UNDER_WAY_PATIENCE);
+        let mut trouble =
+            AdminFailure::new(AdminFailureKind::Failed(FailureKind::Unavailable), "no leader is known");
+        while Instant::now() < deadline {
+            match asking.ask() {
+                Some(Err(AdminFailure { kind: AdminFailureKind::NotLeader, .. })) | None => {}
+                Some(Err(failure)) if failure.kind == AdminFailureKind::Failed(FailureKind::Unavailable) => {
+                    trouble = failure;
+                }
+                Some(Err(failure))
+                    if failure.kind == AdminFailureKind::UnderWay && Instant::now() < give_up_at =>
+                {
+                    trouble = failure;
+                }
+                Some(result) => return result,
+            }
+            std::thread::sleep(ASK_AGAIN.min(deadline.saturating_duration_since(Instant::now())));
+        }
+        match asking.in_doubt {
+            None => Err(trouble),
+            Some(doubt) => Err(AdminFailure::new(
+                AdminFailureKind::Failed(FailureKind::OutcomeUnknown),
+                format!("{}: it may or may not take effect", doubt.why),
+            )),
+        }
     }
 
     /// Hands the leadership over before this node stops. Returns once another member leads, at once when this one does
@@ -120,6 +196,78 @@ impl Node {
         self.administer(Administration::HandOver(None), Instant::now() + patience, done);
         matches!(tell.recv_timeout(patience), Ok(Ok(_)))
     }
+}
+
+/// What an operator asks, on its way to the leader: as often as it takes.
+struct Asking<'a> {
+    node: &'a Arc<Node>,
+    what: &'a Administration,
+    deadline: Instant,
+    in_doubt: Option<Doubt>,
+}
+
+/// An attempt that may have done it.
+struct Doubt {
+    asked: MemberId,
+    why: String,
+}
+
+impl Asking<'_> {
+    /// One attempt; nothing when no leader is known, or when nobody knows what became of it.
+    fn ask(&mut self) -> Option<AdminResult> {
+        let leader = self.node.leader()?;
+        // A second hand-over would undo the first: whoever leads now is the successor.
+        if let (Administration::HandOver(_), Some(doubt)) = (self.what, &self.in_doubt) {
+            return (leader.member_id != doubt.asked).then_some(Ok(Administered::LedBy(leader.member_id)));
+        }
+        let (me, left) =
+            (self.node.options.member_id, self.deadline.saturating_duration_since(Instant::now()));
+        let result = match leader.member_id == me {
+            true => self.ask_here(),
+            false => self.ask_there(&leader, left),
+        };
+        match result {
+            Err(AdminFailure { kind: AdminFailureKind::Failed(FailureKind::OutcomeUnknown), message }) => {
+                self.in_doubt = Some(Doubt { asked: leader.member_id, why: message });
+                None
+            }
+            // Gone by the attempt in doubt, or by somebody else's: gone all the same.
+            Err(AdminFailure { kind: AdminFailureKind::NotFound, .. })
+                if self.in_doubt.is_some()
+                    && matches!(self.what, Administration::Change(MembershipChange::Remove(_))) =>
+            {
+                let index = self.node.look(|core, _| core.raft.watermarks().membership_index);
+                Some(Ok(Administered::Changed(index)))
+            }
+            result => Some(result),
+        }
+    }
+
+    fn ask_here(&self) -> AdminResult {
+        let (told, tell) = crossbeam_channel::bounded(1);
+        // The other end may have given up.
+        let done = Box::new(move |result: AdminResult| drop(told.try_send(result)));
+        self.node.administer(self.what.clone(), self.deadline, done);
+        tell.recv_deadline(self.deadline + ANSWER_MARGIN).unwrap_or_else(|_| Err(unknown("no answer")))
+    }
+
+    fn ask_there(&self, leader: &Member, left: Duration) -> AdminResult {
+        let to = Target { member_id: leader.member_id, raft_addr: leader.raft_addr.clone() };
+        let remaining_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        let request = PeerRequest::Administer { what: self.what.clone(), remaining_ms };
+        match self.node.transport.call(&to, Lane::Bulk, request, left + ANSWER_MARGIN) {
+            Ok(PeerReply::Administer(result)) => result,
+            Ok(_) => Err(unknown("the leader's answer belongs to another question")),
+            Err(e) if e.is_surely_not_executed() => {
+                Err(AdminFailure::new(AdminFailureKind::Failed(FailureKind::Unavailable), e.to_string()))
+            }
+            Err(e) => Err(unknown(&e.to_string())),
+        }
+    }
+}
+
+fn unknown(why: &str) -> AdminFailure {
+    AdminFailure::new(AdminFailureKind::Failed(FailureKind::OutcomeUnknown), why)
 }
 
 impl Core {

@@ -32,11 +32,13 @@ pub enum BirthError {
     #[error(
         "this node's log is gone: {dir} belongs to member {member_id} of cluster {cluster_id} and holds no log; a \
          member that forgot what it acknowledged must never take part again: bring the log back, or replace the \
-         member (empty data_dir, new node)"
+         member (empty data_dir, then dkv-cli member replace {node_id} {node_id})"
     )]
     LogGone {
         /// The data directory.
         dir: String,
+        /// Its name.
+        node_id: String,
         /// The member.
         member_id: MemberId,
         /// Its cluster.
@@ -45,7 +47,7 @@ pub enum BirthError {
     /// There is a log and no identity file.
     #[error(
         "{dir} holds the log of member {} of cluster {} but no identity file: bring the file back, or replace the \
-         member (empty data_dir, new node)", .ids.member_id, .ids.cluster_id
+         member (empty data_dir, then dkv-cli member replace)", .ids.member_id, .ids.cluster_id
     )]
     NoIdentity {
         /// The data directory.
@@ -56,7 +58,7 @@ pub enum BirthError {
     /// The log does not begin with the found entry of its cluster.
     #[error(
         "the log in {dir} does not begin with the found entry of cluster {cluster_id}: {what}; replace the member \
-         (empty data_dir, new node)"
+         (empty data_dir, then dkv-cli member replace)"
     )]
     NoFound {
         /// The data directory.
@@ -109,6 +111,8 @@ pub struct IdentityConfig {
     pub settings: Settings,
     /// Whether `listen_raft` is set: then the own `raft_addr` may differ from the stored one.
     pub listen_raft: bool,
+    /// It joins a cluster, or has joined it: it never founds one, and `peers` lists nobody but itself.
+    pub joins: bool,
 }
 
 /// What a start finds.
@@ -243,8 +247,8 @@ pub fn open(disk: Arc<dyn Disk>, options: WalOptions, config: &IdentityConfig) -
     let cluster_id = match (identity.cluster_id, log?) {
         (None, None) => return Ok(unborn(disk, options, identity, config)),
         (Some(cluster_id), None) => {
-            let (dir, member_id) = (disk.display(""), identity.member_id);
-            return Err(BirthError::LogGone { dir, member_id, cluster_id });
+            let Identity { node_id, member_id, .. } = identity;
+            return Err(BirthError::LogGone { dir: disk.display(""), node_id, member_id, cluster_id });
         }
         (stored, Some(log)) => stored.unwrap_or(log.cluster_id),
     };
@@ -263,7 +267,7 @@ pub fn open(disk: Arc<dyn Disk>, options: WalOptions, config: &IdentityConfig) -
 
 fn unborn(disk: Arc<dyn Disk>, options: WalOptions, identity: Identity, config: &IdentityConfig) -> Opened {
     let place = Birthplace { disk, options, identity };
-    Opened::Unborn(Box::new(Founding::new(place, config.peers.clone(), config.settings.clone())))
+    Opened::Unborn(Box::new(Founding::new(place, config)))
 }
 
 /// The found entry of `cluster_id`, which every history begins with.
@@ -290,7 +294,7 @@ fn check_configuration(born: &mut Born, config: &IdentityConfig) -> Result<(), B
         });
     }
     let stored = PeerList::from(&*membership);
-    if stored != config.peers {
+    if !config.joins && stored != config.peers {
         born.warnings.push(format!(
             "`peers` in the configuration differ from the stored membership, which wins: configured {}, stored {stored}",
             config.peers

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::birth::{BirthError, Birthplace, Born};
+use super::birth::{BirthError, Birthplace, Born, IdentityConfig};
 use super::hand_over::{
     FoundReply, FoundRequest, FoundTransport, Peer, PeerList, SAY_EVERY, StoreFound, Unborn, check_found,
 };
@@ -49,8 +49,9 @@ pub enum FoundingError {
     /// A peer is a member of that cluster already.
     #[error(
         "peer {} already belongs to cluster {cluster_id} with {}, but this node has no log and was about to found {}; \
-         if the data of this node was lost, replace the member; if this is to be a new cluster, correct `peers` or \
-         empty the data_dir of {}", .dispute.peer, .dispute.theirs, .dispute.ours, .dispute.peer.node_id
+         if this node is to join that cluster, start it with --join {}; if this is to be a new cluster, correct \
+         `peers` or empty the data_dir of {}", .dispute.peer, .dispute.theirs, .dispute.ours,
+         .dispute.peer.http_addr, .dispute.peer.node_id
     )]
     PeerIsBorn {
         /// Its cluster.
@@ -85,8 +86,8 @@ pub enum FoundingError {
     /// A cluster knows this node's name under another identity.
     #[error(
         "cluster {cluster_id} knows node {node_id:?} as member {stored}, but this data_dir was born as member {own}: \
-         the old data is gone; bring the old data_dir back, or replace the member (remove {stored}, then add this \
-         node under a new name)"
+         the old data is gone; bring the old data_dir back, or replace the member: run `dkv-cli member replace \
+         {node_id} {node_id}` and start this node again meanwhile"
     )]
     Replaced {
         /// The cluster.
@@ -129,24 +130,28 @@ pub struct Founding {
     place: Birthplace,
     peers: PeerList,
     settings: Settings,
+    joins: bool,
+    listen_raft: bool,
     /// For whom this node waits and why, for the log.
     waiting: Vec<String>,
 }
 
 impl Founding {
     /// The node that `place` holds the identity of, with the founding members and the settings of its configuration
-    /// file (the settings count only if it founds). Panics unless `peers` lists this node: the configuration was
-    /// validated.
-    pub fn new(place: Birthplace, peers: PeerList, settings: Settings) -> Founding {
+    /// (the settings count only if it founds). Panics unless `peers` lists this node: the configuration was validated.
+    pub fn new(place: Birthplace, config: &IdentityConfig) -> Founding {
+        let IdentityConfig { peers, settings, joins, listen_raft, .. } = config.clone();
         let own = &place.identity().node_id;
         assert!(peers.by_name(own).is_some(), "the configuration lists its own node");
         let founder = peers.founder().expect("not empty");
-        let waiting = if founder.node_id == *own {
+        let waiting = if joins {
+            vec!["a member of the cluster that it joins to hand the cluster over".to_owned()]
+        } else if founder.node_id == *own {
             peers.peers().iter().filter(|p| p.node_id != *own).map(Peer::to_string).collect()
         } else {
             vec![format!("the founder {founder}, or any born member, to hand the cluster over")]
         };
-        Founding { place, peers, settings, waiting }
+        Founding { place, peers, settings, joins, listen_raft, waiting }
     }
 
     /// What this node answers to every peer RPC.
@@ -155,9 +160,9 @@ impl Founding {
         Unborn { node_id: identity.node_id.clone(), member_id: identity.member_id, peers: self.peers.clone() }
     }
 
-    /// Whether this node founds the cluster.
+    /// Whether this node founds the cluster. Who joins one never does.
     pub fn is_founder(&self) -> bool {
-        self.peers.founder().is_some_and(|p| p.node_id == self.place.identity().node_id)
+        !self.joins && self.peers.founder().is_some_and(|p| p.node_id == self.place.identity().node_id)
     }
 
     /// Whom to ask in the next round: all others for the founder, nobody for the rest.
@@ -187,13 +192,17 @@ impl Founding {
         for (peer, answer) in answers {
             match answer {
                 Ok(FoundReply::Unborn(unborn)) => members.push(self.accept(&peer, unborn)?),
-                Ok(FoundReply::Born { node_id, cluster_id, peers, .. }) => {
-                    let dispute = self.dispute(&peer, peers);
-                    return Err(if node_id == peer.node_id {
-                        FoundingError::PeerIsBorn { cluster_id, dispute }
-                    } else {
-                        FoundingError::OtherNode { found: node_id, dispute }
-                    });
+                Ok(FoundReply::Born { node_id, cluster_id, members, founders, .. }) => {
+                    if node_id != peer.node_id {
+                        let dispute = self.dispute(&peer, (&members).into());
+                        return Err(FoundingError::OtherNode { found: node_id, dispute });
+                    }
+                    if founders != self.peers {
+                        let dispute = self.dispute(&peer, (&members).into());
+                        return Err(FoundingError::PeerIsBorn { cluster_id, dispute });
+                    }
+                    self.check_replaced(cluster_id, &members)?;
+                    self.waiting.push(self.to_be_added(&peer.to_string(), &members));
                 }
                 Ok(other) => self.waiting.push(format!("{peer} (answered out of turn: {other:?})")),
                 Err(error) => self.waiting.push(format!("{peer} ({error})")),
@@ -209,6 +218,32 @@ impl Founding {
         let found = Found { cluster_id, settings: self.settings.clone(), members };
         let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
         Ok(Some(self.place.birth(entry)?))
+    }
+
+    /// A cluster that this node belongs to, or did: under its name stands nobody, or this very node.
+    fn check_replaced(&self, cluster_id: ClusterId, members: &Membership) -> Result<(), FoundingError> {
+        let own = self.place.identity();
+        match members.by_name(&own.node_id) {
+            Some(named) if named.member_id != own.member_id => Err(FoundingError::Replaced {
+                cluster_id,
+                node_id: own.node_id.clone(),
+                stored: named.member_id,
+                own: own.member_id,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn to_be_added(&self, peer: &str, members: &Membership) -> String {
+        let own = self.place.identity();
+        match members.get(own.member_id) {
+            Some(_) => format!("{peer}, or another member, to hand the cluster over"),
+            None => format!(
+                "an operator to add it again: {peer} belongs to a cluster that this node is no member of any more \
+                 (dkv-cli member replace {0} {0})",
+                own.node_id
+            ),
+        }
     }
 
     /// The member an unborn peer will be.
@@ -247,15 +282,8 @@ impl Founding {
             Err(text) => return Received::Refused(text),
         };
         let own = self.unborn();
-        if let Some(named) = found.members.by_name(&own.node_id)
-            && named.member_id != own.member_id
-        {
-            return Received::End(FoundingError::Replaced {
-                cluster_id: found.cluster_id,
-                node_id: own.node_id,
-                stored: named.member_id,
-                own: own.member_id,
-            });
+        if let Err(replaced) = self.check_replaced(found.cluster_id, &store.members) {
+            return Received::End(replaced);
         }
         if store.target != own.member_id {
             return Received::Refused(format!(
@@ -263,13 +291,7 @@ impl Founding {
                 store.target, own.member_id
             ));
         }
-        let theirs = PeerList::from(&found.members);
-        if theirs != self.peers || found.members.get(own.member_id).is_none() {
-            let text = format!(
-                "node {} was offered cluster {} with other `peers`: here {}, there {theirs}; make its configuration \
-                 file equal and start it again",
-                own.node_id, found.cluster_id, self.peers
-            );
+        if let Err(text) = self.check_offer(&found, &store.members) {
             self.waiting = vec![text.clone()];
             return Received::Refused(text);
         }
@@ -277,6 +299,32 @@ impl Founding {
             Ok(born) => Received::Born(Box::new(born)),
             Err(error) => Received::End(error.into()),
         }
+    }
+
+    /// Whether a cluster is the one that this node waits for: it founds it together with the same others, or its
+    /// members have let it in.
+    fn check_offer(&self, found: &Found, members: &Membership) -> Result<(), String> {
+        let own = self.unborn();
+        let theirs = PeerList::from(&found.members);
+        if theirs == self.peers && found.members.get(own.member_id).is_some() {
+            return Ok(());
+        }
+        let Some(added) = members.get(own.member_id) else {
+            return Err(format!(
+                "node {} was offered cluster {} with other `peers`: here {}, there {theirs}; make its configuration \
+                 file equal and start it again",
+                own.node_id, found.cluster_id, self.peers
+            ));
+        };
+        let raft_addr = &self.peers.by_name(&own.node_id).expect("lists its own node").raft_addr;
+        if added.node_id != own.node_id || (added.raft_addr != *raft_addr && !self.listen_raft) {
+            return Err(format!(
+                "node {} raft={raft_addr} was added to cluster {} as {} raft={}: remove that member, and add it as it \
+                 is configured (or set listen_raft, if that address is forwarded here)",
+                own.node_id, found.cluster_id, added.node_id, added.raft_addr
+            ));
+        }
+        Ok(())
     }
 
     /// Runs the protocol on this thread until the node is born, must end, or [`FoundingPort::stop`] is called

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{OnUnborn, PeerError, Target};
+use super::{OnUnborn, PeerError, Target, UnbornPeer};
 use crate::raft::{ClusterId, Entry, EntryKind, Found, Member, MemberId, Membership, Position};
 
 /// How often a node that waits, or that meets trouble with a peer, says so.
@@ -110,6 +110,8 @@ pub struct StoreFound {
     pub target: MemberId,
     /// Entry `1@1`.
     pub entry: Entry,
+    /// The sender's latest membership: who joins is not in the found entry.
+    pub members: Membership,
 }
 
 /// The answer to a [`FoundRequest`].
@@ -126,8 +128,10 @@ pub enum FoundReply {
         member_id: MemberId,
         /// Its cluster.
         cluster_id: ClusterId,
-        /// The members of that cluster.
-        peers: PeerList,
+        /// Its latest membership.
+        members: Membership,
+        /// Who founded that cluster.
+        founders: PeerList,
     },
     /// To a store: the entry is on disk here, now or since long.
     Stored,
@@ -182,16 +186,25 @@ impl HandOver {
         self.own
     }
 
-    /// The peer addressed as `to`, a member of the latest membership, answered `unborn` with this name and identity.
-    pub fn handle_unborn(&self, to: &Target, node_id: &str, member_id: MemberId) -> UnbornStep {
-        let store = StoreFound { target: to.member_id, entry: self.entry.clone() };
+    /// The peer addressed as `to`, a member of the latest membership `latest`, answered `unborn` with this name and
+    /// identity.
+    pub fn handle_unborn(
+        &self,
+        to: &Target,
+        node_id: &str,
+        member_id: MemberId,
+        latest: &Membership,
+    ) -> UnbornStep {
+        let store =
+            StoreFound { target: to.member_id, entry: self.entry.clone(), members: latest.clone() };
         if member_id == to.member_id {
             return UnbornStep::Store(store);
         }
+        let name = latest.get(to.member_id).map_or("NAME", |m| m.node_id.as_str());
         let repair = format!(
             "the node at {} is member {} of this cluster no more: it calls itself {:?}, member {}, and has no log; \
-             bring its old data_dir back, or replace the member (remove {}, then add the node under a new name)",
-            to.raft_addr, to.member_id, node_id, member_id, to.member_id
+             bring its old data_dir back, or replace the member: dkv-cli member replace {name} {name}",
+            to.raft_addr, to.member_id, node_id, member_id
         );
         UnbornStep::Replaced { store, repair }
     }
@@ -205,7 +218,8 @@ impl HandOver {
                     node_id: latest.get(self.own).map(|m| m.node_id.clone()).unwrap_or_default(),
                     member_id: self.own,
                     cluster_id: self.found.cluster_id,
-                    peers: latest.into(),
+                    members: latest.clone(),
+                    founders: (&self.found.members).into(),
                 };
             }
         };
@@ -239,12 +253,13 @@ impl HandOvers {
 
     /// This as what [`Node::start`](super::Node::start) takes.
     pub fn on_unborn(self) -> OnUnborn {
-        Box::new(move |peer| self.handle_unborn(&peer.to, &peer.node_id, peer.member_id))
+        Box::new(move |peer| self.handle_unborn(&peer))
     }
 
-    /// An RPC to `to` was answered `unborn` with this name and identity. Makes one call to that peer.
-    pub fn handle_unborn(&self, to: &Target, node_id: &str, member_id: MemberId) {
-        match self.hand_over.handle_unborn(to, node_id, member_id) {
+    /// An RPC was answered `unborn`. Makes one call to that peer.
+    pub fn handle_unborn(&self, peer: &UnbornPeer) {
+        let UnbornPeer { to, node_id, member_id, latest } = peer;
+        match self.hand_over.handle_unborn(to, node_id, *member_id, latest) {
             UnbornStep::Store(store) => {
                 let name = format!("{node_id} at {} (member {member_id})", to.raft_addr);
                 let trouble = match self.transport.found(&to.raft_addr, &FoundRequest::Store(store)) {

@@ -127,6 +127,8 @@ pub struct UnbornPeer {
     /// The identity it answered with. Another one than the membership's means that its data is gone: the member has to
     /// be replaced.
     pub member_id: MemberId,
+    /// The latest membership here.
+    pub latest: Arc<Membership>,
 }
 
 /// Told of every RPC that was answered `unborn`, by the thread that sent it and before its next one: may make a call of
@@ -174,6 +176,8 @@ pub struct Node {
     /// Held while old snapshots are removed.
     pruning: Mutex<()>,
     syncs: AtomicU64,
+    /// How often this node asked whether it was removed.
+    removal_asks: AtomicU64,
     counters: Counters,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Dropped when the node stops; every thread holds another one.
@@ -265,6 +269,7 @@ impl Node {
             received: Mutex::default(),
             pruning: Mutex::default(),
             syncs: AtomicU64::new(0),
+            removal_asks: AtomicU64::new(0),
             counters: Counters::new(),
             threads: Mutex::new(Vec::new()),
             alive: Mutex::new(Some(alive)),

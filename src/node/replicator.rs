@@ -48,7 +48,8 @@ pub(super) fn run(node: &Arc<Node>, peer: MemberId, bells: &PeerBells) {
         report(&node_id, &to, &mut trouble, result.as_ref().err().cloned());
         match result {
             Err(PeerError::Unborn { node_id, member_id }) => {
-                (node.listeners.on_unborn)(UnbornPeer { to, node_id, member_id });
+                let latest = node.membership();
+                (node.listeners.on_unborn)(UnbornPeer { to, node_id, member_id, latest });
             }
             Err(PeerError::Removed) => (node.listeners.on_removed)(),
             _ => {}

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::{Node, replicator, sender};
+use super::{Lane, Node, PeerError, PeerRequest, Target, replicator, sender};
 use crate::raft::Membership;
 
 impl Node {
@@ -22,6 +23,31 @@ impl Node {
             })?;
         }
         Ok(())
+    }
+
+    /// A voter that missed its own removal campaigns and is told. A member without a vote never campaigns: while it hears
+    /// no leader it has to ask, one other member with each call. Blocks for the time of one RPC.
+    pub fn ask_whether_removed(&self) {
+        let patience = 2 * self.options.election_timeout;
+        let targets: Vec<Target> = self.look(|core, now| {
+            let raft = &core.raft;
+            let membership = raft.membership();
+            let is_heard = raft.leader_heard_at(now).is_some_and(|at| now.since(at) <= patience);
+            if is_heard || membership.is_voter(raft.me()) || core.is_stopping {
+                return Vec::new();
+            }
+            let voters = membership.voters().filter(|&id| id != raft.me());
+            voters.map(|id| core.target(id).0).collect()
+        });
+        if targets.is_empty() {
+            return;
+        }
+        let turn = self.removal_asks.fetch_add(1, Ordering::Relaxed);
+        let to = &targets[usize::try_from(turn).unwrap_or(0) % targets.len()];
+        let request = PeerRequest::ReadIndex { remaining_ms: 1 };
+        if self.transport.call(to, Lane::Bulk, request, patience) == Err(PeerError::Removed) {
+            (self.listeners.on_removed)();
+        }
     }
 
     /// Tells whoever runs this node when the state machine says that this member was removed.

@@ -59,14 +59,17 @@ pub struct PeerStatus {
     pub node_id: String,
     /// Its identity.
     pub member_id: MemberId,
+    /// Whether it votes.
+    pub voter: bool,
+    /// How it is brought up to date; `Lost` when it rejected what it had acknowledged: it gets nothing more. Replace that
+    /// member.
+    pub mode: Mode,
     /// Last index known to be on its disk.
     pub match_index: Index,
     /// Entries of the leader's log that are not known to be on its disk.
     pub lag: u64,
     /// How long ago the last RPC was sent that it answered.
     pub last_contact: Duration,
-    /// It rejected what it had acknowledged: it lost data and gets nothing more. Replace that member.
-    pub has_lost_entries: bool,
 }
 
 impl Node {
@@ -81,10 +84,11 @@ impl Node {
             let peer = |(id, progress): (MemberId, &crate::raft::Progress)| PeerStatus {
                 node_id: membership.get(id).map(|m| m.node_id.clone()).unwrap_or_default(),
                 member_id: id,
+                voter: membership.is_voter(id),
+                mode: progress.mode,
                 match_index: progress.match_index,
                 lag: last_index - progress.match_index,
                 last_contact: now.since(progress.last_contact),
-                has_lost_entries: progress.mode == Mode::Lost,
             };
             NodeStatus {
                 cluster_id: self.options.cluster_id,
@@ -138,6 +142,11 @@ impl Node {
     /// The cluster it belongs to.
     pub fn cluster_id(&self) -> ClusterId {
         self.options.cluster_id
+    }
+
+    /// Its identity.
+    pub fn member_id(&self) -> MemberId {
+        self.options.member_id
     }
 
     /// Its current term.

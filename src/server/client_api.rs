@@ -4,16 +4,19 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use super::admin::AdminPort;
 use super::http::{Handler, Method, Reply, Request, Response};
 use super::legacy;
 use super::lists::List;
 use super::log_level;
+use super::members;
 use super::metrics;
 use super::params::{self, Query, invalid};
 use super::reads::{KeyRead, Read};
 use super::shared::Shared;
 use crate::api::{
-    self, ClusterReply, DeleteReply, ErrorBody, ErrorCode, ErrorOutcome, LeaderRef, MemberInfo, PutReply,
+    self, ClusterReply, DeleteReply, ErrorBody, ErrorCode, ErrorOutcome, LeaderRef, MemberInfo, MembersReply,
+    PutReply,
 };
 use crate::node::{Consistency, Failure, FailureKind, Origin, WriteResult};
 use crate::raft::Index;
@@ -25,12 +28,14 @@ const KV_PREFIX: &str = "/v1/kv/";
 /// Serves the client port.
 pub struct ClientApi {
     shared: Arc<Shared>,
+    admin: AdminPort,
 }
 
 impl ClientApi {
     /// Serves what `shared` holds: before founding only the probes and the cluster's configuration.
-    pub fn new(shared: Arc<Shared>) -> ClientApi {
-        ClientApi { shared }
+    /// What operators ask goes to `admin`.
+    pub fn new(shared: Arc<Shared>, admin: AdminPort) -> ClientApi {
+        ClientApi { shared, admin }
     }
 
     fn key_route(&self, raw_key: &str, request: &Request, reply: Reply) {
@@ -124,36 +129,12 @@ impl ClientApi {
     }
 
     fn cluster(&self) -> Response {
-        let leader = self.shared.leader();
-        let reply = match self.shared.node() {
-            Some(node) => ClusterReply {
-                cluster_id: Some(node.cluster_id().to_string()),
-                term: node.term(),
-                leader,
-                members: (node.membership().members.iter())
-                    .map(|m| MemberInfo {
-                        node_id: m.node_id.clone(),
-                        member_id: Some(m.member_id.to_string()),
-                        raft_addr: m.raft_addr.clone(),
-                        http_addr: m.http_addr.clone(),
-                        voter: m.voter,
-                    })
-                    .collect(),
-            },
-            None => ClusterReply {
-                cluster_id: None,
-                term: 0,
-                leader,
-                members: (self.shared.config().peers.iter())
-                    .map(|p| MemberInfo {
-                        node_id: p.node_id.clone(),
-                        member_id: None,
-                        raft_addr: p.raft_addr.clone(),
-                        http_addr: p.http_addr.clone(),
-                        voter: true,
-                    })
-                    .collect(),
-            },
+        let node = self.shared.node();
+        let reply = ClusterReply {
+            cluster_id: node.map(|node| node.cluster_id().to_string()),
+            term: node.map_or(0, |node| node.term()),
+            leader: self.shared.leader(),
+            members: self.shared.members(),
         };
         Response::json(200, &reply)
     }
@@ -179,7 +160,7 @@ impl ClientApi {
         if let Err(error) = checked {
             return self.send_error(reply, error, request);
         }
-        let api = ClientApi { shared: self.shared.clone() };
+        let api = ClientApi { shared: self.shared.clone(), admin: self.admin.clone() };
         reply.send(move || api.shared.decorate(make(&api)));
     }
 
@@ -191,6 +172,19 @@ impl ClientApi {
         let shared = self.shared.clone();
         match set {
             Ok(response) => reply.send(move || shared.decorate(response)),
+            Err(error) => self.send_error(reply, error, request),
+        }
+    }
+
+    /// The routes that change the cluster itself: answered by the admin thread.
+    fn administer(&self, route: members::Route, request: &Request, mut reply: Reply) {
+        let asked = route.parse(request).map_err(Error::from).and_then(|asked| {
+            self.shared.node().ok_or_else(|| self.shared.unborn_error())?;
+            park(&mut reply)?;
+            Ok(asked)
+        });
+        match asked {
+            Ok(asked) => self.admin.ask(asked, Instant::now() + self.shared.request_timeout(), reply),
             Err(error) => self.send_error(reply, error, request),
         }
     }
@@ -217,7 +211,16 @@ impl Handler for ClientApi {
         if let Some(route) = legacy::Route::at(&request.path) {
             return route.handle(&self.shared, &request, reply);
         }
+        if let Some(route) = members::Route::at(&request) {
+            return match route {
+                Ok(route) => self.administer(route, &request, reply),
+                Err(allow) => self.send_error(reply, method_not_allowed(allow), &request),
+            };
+        }
         match request.path.as_str() {
+            members::MEMBERS => self.page(&request, reply, |api| {
+                Response::json(200, &MembersReply { members: api.shared.members() })
+            }),
             "/metrics" => self.page(&request, reply, |api| metrics::page(&api.shared)),
             LIST => self.list_route(&request, reply),
             "/v1/cluster" => self.page(&request, reply, |api| api.cluster()),
@@ -324,6 +327,19 @@ pub(super) fn failed(failure: &Failure) -> ErrorBody {
         FailureKind::OutcomeUnknown => ErrorCode::OutcomeUnknown,
     };
     ErrorBody::new(code, failure.message.clone())
+}
+
+impl From<&crate::raft::Member> for MemberInfo {
+    fn from(member: &crate::raft::Member) -> MemberInfo {
+        MemberInfo {
+            node_id: member.node_id.clone(),
+            member_id: Some(member.member_id.to_string()),
+            raft_addr: member.raft_addr.clone(),
+            http_addr: member.http_addr.clone(),
+            voter: member.voter,
+            promote: member.promote && !member.voter,
+        }
+    }
 }
 
 impl From<&crate::raft::Member> for LeaderRef {

@@ -3,6 +3,7 @@
 //! A request passes four stages, each with threads of its own: the [`gate`] reads and checks it, the pool
 //! ([`upstream`]) carries it to tiny_http, a worker ([`http`]) parses and parks it, a responder writes the answer.
 
+pub mod admin;
 pub mod client_api;
 pub mod cursor;
 pub mod fdlimit;
@@ -11,6 +12,7 @@ pub mod http;
 pub mod legacy;
 mod lists;
 pub mod log_level;
+mod members;
 pub mod metrics;
 pub mod params;
 pub mod peer_api;

@@ -165,8 +165,9 @@ impl PeerApi {
         };
         match codec::decode_request(path, body) {
             Ok((envelope, request)) => match check_envelope(&hand_over, &envelope) {
-                // A member that missed its own removal campaigns: it is told, so that it ends.
-                Ok(()) if is_vote(&request) && member.is_removed(envelope.from) => {
+                // A member that missed its own removal campaigns or asks: it is told, so that it ends. A leader that is
+                // removed manages its cluster until the others know of it, so appends pass.
+                Ok(()) if !is_leaders(&request) && member.is_removed(envelope.from) => {
                     done(PeerAnswer::None(410, NoReply::Removed));
                 }
                 Ok(()) => dispatch(&*member, request, done),
@@ -226,8 +227,12 @@ fn check_envelope(own: &HandOver, envelope: &Envelope) -> Result<(), String> {
     Ok(())
 }
 
-fn is_vote(request: &PeerRequest) -> bool {
-    matches!(request, PeerRequest::RequestVote(_))
+/// Whether only a leader sends it.
+fn is_leaders(request: &PeerRequest) -> bool {
+    matches!(
+        request,
+        PeerRequest::AppendEntries(_) | PeerRequest::InstallSnapshot(_) | PeerRequest::TimeoutNow(_)
+    )
 }
 
 fn dispatch(member: &dyn Member, request: PeerRequest, done: Completion<PeerAnswer>) {

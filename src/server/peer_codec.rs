@@ -10,7 +10,7 @@
 //! | `/raft/install_snapshot` | envelope, term, which snapshot, offset, CRC-32C of the piece | the piece |
 //! | `/raft/timeout_now` | envelope, term | |
 //! | `/raft/administer` | envelope, what is asked, remaining time | |
-//! | `/raft/found` | ask, or store with its target | for a store one frame |
+//! | `/raft/found` | ask, or store with its target and the latest membership | for a store one frame |
 //!
 //! Every count and length is compared with the bytes that are there before anything is allocated for it, every frame
 //! and command is checked by its CRC, and what the core takes for granted is checked here: consecutive entries, terms
@@ -24,7 +24,7 @@ use crate::node::{
 };
 use crate::raft::{
     AppendEntriesRequest, ClusterId, Entry, FRAME_HEADER_BYTES, Index, InstallSnapshotRequest,
-    MAX_PAYLOAD_BYTES, MemberId, Position, RequestVoteRequest, Term, TimeoutNowRequest,
+    MAX_PAYLOAD_BYTES, MemberId, Membership, Position, RequestVoteRequest, Term, TimeoutNowRequest,
 };
 
 /// The greatest body of the peer port, either way. An append carries at most 1 MiB of entries, or a single one.
@@ -135,7 +135,7 @@ struct AdministerLine {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum FoundLine {
     Ask(Unborn),
-    Store { target: MemberId },
+    Store { target: MemberId, members: Membership },
 }
 
 /// The body of an answer that is none: with status 409 the receiver is unborn, with 410 the sender was removed, with 400, 403 and 503 it refused
@@ -366,7 +366,8 @@ pub fn encode_found(request: &FoundRequest) -> Vec<u8> {
     match request {
         FoundRequest::Ask(unborn) => line(&FoundLine::Ask(unborn.clone()), 0),
         FoundRequest::Store(store) => {
-            let mut body = line(&FoundLine::Store { target: store.target }, store.entry.frame().len());
+            let head = FoundLine::Store { target: store.target, members: store.members.clone() };
+            let mut body = line(&head, store.entry.frame().len());
             body.extend_from_slice(store.entry.frame());
             body
         }
@@ -378,11 +379,11 @@ pub fn decode_found(body: &[u8]) -> Result<FoundRequest, CodecError> {
     let (head, rest) = split(body);
     match parse(head)? {
         FoundLine::Ask(unborn) => nothing_behind(rest).map(|()| FoundRequest::Ask(unborn)),
-        FoundLine::Store { target } => {
+        FoundLine::Store { target, members } => {
             let (entry, used) =
                 Entry::decode(rest).map_err(|e| CodecError::Body(format!("the found frame: {e}")))?;
             nothing_behind(&rest[used..])?;
-            Ok(FoundRequest::Store(StoreFound { target, entry }))
+            Ok(FoundRequest::Store(StoreFound { target, entry, members }))
         }
     }
 }
@@ -449,7 +450,7 @@ fn bounded<const N: usize>(numbers: [u64; N]) -> Result<(), CodecError> {
 mod tests {
     use super::*;
     use crate::node::{Failure, FailureKind, PeerList};
-    use crate::raft::{Found, Membership, Payload, Settings};
+    use crate::raft::{Found, Payload, Settings};
     use proptest::prelude::*;
 
     const ENVELOPE: Envelope = Envelope { cluster_id: ClusterId(1), from: MemberId(2), to: MemberId(3) };
@@ -556,9 +557,9 @@ mod tests {
         let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
         let unborn =
             Unborn { node_id: "node1".into(), member_id: MemberId(4), peers: PeerList::from(vec![]) };
-        for request in
-            [FoundRequest::Ask(unborn), FoundRequest::Store(StoreFound { target: MemberId(8), entry })]
-        {
+        let members = Membership::default();
+        let store = StoreFound { target: MemberId(8), entry, members };
+        for request in [FoundRequest::Ask(unborn), FoundRequest::Store(store)] {
             let body = encode_found(&request);
             assert_eq!(decode_found(&body), Ok(request));
             assert!(decode_found(&[&body[..], b"x"].concat()).is_err());

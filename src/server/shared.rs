@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 
 use super::gate::Header;
 use super::http::{PortCounters, Response};
-use crate::api::{self, ErrorBody, ErrorCode, LeaderRef, PeerStatus, RoleName, StatusReply};
-use crate::config::{Config, Limits};
+use crate::api::{self, ErrorBody, ErrorCode, LeaderRef, MemberInfo, PeerMode, PeerStatus, RoleName, StatusReply};
+use crate::config::{Config, Limits, Peer};
 use crate::node::Node;
 use crate::node::founding::FoundingPort;
-use crate::raft::RoleKind;
+use crate::raft::{Mode, RoleKind};
 
 /// Shared by the handlers of both ports.
 pub struct Shared {
     config: Config,
+    joins: bool,
     started: Instant,
     founding: OnceLock<FoundingPort>,
     node: OnceLock<Arc<Node>>,
@@ -23,10 +24,11 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Nothing is born yet.
-    pub fn new(config: Config) -> Shared {
+    /// Nothing is born yet; `joins` when this node waits to be let into a cluster instead of founding one.
+    pub fn new(config: Config, joins: bool) -> Shared {
         Shared {
             config,
+            joins,
             started: Instant::now(),
             founding: OnceLock::new(),
             node: OnceLock::new(),
@@ -87,6 +89,11 @@ impl Shared {
         self.is_stopping.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the server is on its way out.
+    pub fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Relaxed)
+    }
+
     /// The leader, as far as this node knows.
     pub fn leader(&self) -> Option<LeaderRef> {
         let leader = self.node()?.leader()?;
@@ -108,13 +115,36 @@ impl Shared {
 
     /// What a request for data is told before the cluster is founded.
     pub fn unborn_error(&self) -> ErrorBody {
-        let text = "the cluster is not founded yet: every node of `peers` must have been started once";
+        let text = match self.joins {
+            true => "this node is not let into its cluster yet: it waits for that cluster's leader",
+            false => "the cluster is not founded yet: every node of `peers` must have been started once",
+        };
         ErrorBody::new(ErrorCode::Unavailable, text)
+    }
+
+    /// The members that this node knows of. Before a founding those of the configuration file; who waits to join knows
+    /// none.
+    pub fn members(&self) -> Vec<MemberInfo> {
+        match self.node() {
+            Some(node) => node.membership().members.iter().map(MemberInfo::from).collect(),
+            None if self.joins => Vec::new(),
+            None => {
+                let founding = |p: &Peer| MemberInfo {
+                    node_id: p.node_id.clone(),
+                    member_id: None,
+                    raft_addr: p.raft_addr.clone(),
+                    http_addr: p.http_addr.clone(),
+                    voter: true,
+                    promote: false,
+                };
+                self.config.peers.iter().map(founding).collect()
+            }
+        }
     }
 
     /// Why `/readyz` fails.
     pub fn not_ready(&self) -> Option<String> {
-        if self.is_stopping.load(Ordering::Relaxed) {
+        if self.is_stopping() {
             return Some("the node is stopping".to_owned());
         }
         match self.node() {
@@ -176,10 +206,17 @@ impl Shared {
                 .map(|p| PeerStatus {
                     node_id: p.node_id.clone(),
                     member_id: p.member_id.to_string(),
+                    voter: p.voter,
+                    mode: Some(match p.mode {
+                        Mode::Probe => PeerMode::Probe,
+                        Mode::Replicate => PeerMode::Replicate,
+                        Mode::Snapshot => PeerMode::Snapshot,
+                        Mode::Lost => PeerMode::Lost,
+                    }),
                     match_index: Some(p.match_index),
                     lag: Some(p.lag),
                     reachable: Some(p.last_contact <= patience),
-                    has_lost_entries: p.has_lost_entries,
+                    has_lost_entries: p.mode == Mode::Lost,
                 })
                 .collect(),
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::admin;
 use super::client_api::ClientApi;
 use super::fdlimit;
 use super::gate::{self, ErrorHeaders, GateLimits};
@@ -24,6 +25,9 @@ use crate::raft::Settings;
 use crate::store::disk::RealDisk;
 use crate::store::identity::{DataDirLock, IdentityError};
 use crate::store::wal::WalOptions;
+
+/// For so many members a node that joins has room in any case.
+const LIKELY_MEMBERS: usize = 5;
 
 /// How long a leader that stops waits for another one.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
@@ -76,16 +80,19 @@ pub struct Server {
 
 impl Server {
     /// Opens ports, data directory and log, in the order in which a mistake in the configuration is found before
-    /// anything is touched, and serves. A node without a log waits in the background to be born.
+    /// anything is touched, and serves. A node without a log waits in the background to be born; one that `joins` a
+    /// cluster never founds one, and waits until that cluster has let it in.
     ///
     /// # Errors
     /// With the exit code and a line for the operator.
-    pub fn start(config: Config) -> Result<Server, ServerError> {
+    pub fn start(config: Config, joins: bool) -> Result<Server, ServerError> {
+        // The members of the other cluster are not known yet.
+        let members = if joins { config.peers.len().max(LIKELY_MEMBERS) } else { config.peers.len() };
         let client_listener = bind("listen_http", config.listen_http())?;
         let peer_listener = bind("listen_raft", config.listen_raft())?;
         let limit =
             fdlimit::raise().map_err(|e| ServerError::new(1, format!("cannot raise the file limit: {e}")))?;
-        let plan = fdlimit::plan(limit, config.peers.len(), config.limits.max_connections)
+        let plan = fdlimit::plan(limit, members, config.limits.max_connections)
             .map_err(|e| ServerError::new(2, e.to_string()))?;
         if plan.is_reduced() {
             log::warn!(
@@ -101,12 +108,12 @@ impl Server {
         };
         let disk = Arc::new(RealDisk::open(&config.data_dir).map_err(runtime("open it"))?);
         let opened =
-            open(disk, WalOptions { segment_bytes: config.segment_bytes }, &identity_config(&config))?;
+            open(disk, WalOptions { segment_bytes: config.segment_bytes }, &identity_config(&config, joins))?;
         let run_dir = Arc::new(
             RunDir::prepare(&config.data_dir.join("run"))
                 .map_err(runtime("make its directory for sockets"))?,
         );
-        let shared = Arc::new(Shared::new(config));
+        let shared = Arc::new(Shared::new(config, joins));
         let peer_api = Arc::new(PeerApi::default());
         let (fail, failures) = bounded(1);
         // Whoever is asked before the node is born must be able to say that it is not.
@@ -141,14 +148,15 @@ impl Server {
         let of_node = Arc::downgrade(&shared);
         client.error_headers =
             ErrorHeaders::new(move || of_node.upgrade().map_or_else(Vec::new, |shared| shared.headers()));
-        let mut peer = PortOptions::peer(run_dir, shared.config().peers.len());
+        let mut peer = PortOptions::peer(run_dir, members);
         peer.limits.max_connections = plan.peer_connections;
         peer.limits.answer_timeout = shared.request_timeout() + Duration::from_secs(5);
         let port = |e: std::io::Error| ServerError::new(1, format!("cannot serve the ports: {e}"));
         let peer_port = HttpServer::start(peer_listener, peer, peer_api.clone()).map_err(port)?;
+        let thread = |e| ServerError::new(1, format!("cannot start a thread: {e}"));
+        let client_api = ClientApi::new(shared.clone(), admin::start(&shared).map_err(thread)?);
         let client_port =
-            HttpServer::start(client_listener, client, Arc::new(ClientApi::new(shared.clone())))
-                .map_err(port)?;
+            HttpServer::start(client_listener, client, Arc::new(client_api)).map_err(port)?;
         shared.set_ports([client_port.counters(), peer_port.counters()]);
         log::info!(
             "{} serves clients on {} and members on {}",
@@ -159,8 +167,16 @@ impl Server {
         let founding = unborn
             .map(|(founding, inbox)| spawn_founding(&shared, &peer_api, *founding, inbox, fail.clone()))
             .transpose()
-            .map_err(|e| ServerError::new(1, format!("cannot start a thread: {e}")))?;
+            .map_err(thread)?;
         Ok(Server { shared, client_port, peer_port, founding, failures, _fail: fail, lock })
+    }
+
+    /// The identity of a node that is not born yet; nothing once it is.
+    pub fn unborn_member_id(&self) -> Option<String> {
+        if self.shared.node().is_some() {
+            return None;
+        }
+        self.shared.founding().map(|port| port.unborn().member_id.to_string())
     }
 
     /// Receives the error that ends a server which is already running.
@@ -210,7 +226,7 @@ fn bind(field: &str, address: &str) -> Result<TcpListener, ServerError> {
     })
 }
 
-fn identity_config(config: &Config) -> IdentityConfig {
+fn identity_config(config: &Config, joins: bool) -> IdentityConfig {
     let peer = |p: &crate::config::Peer| crate::node::Peer {
         node_id: p.node_id.clone(),
         raft_addr: p.raft_addr.clone(),
@@ -226,6 +242,7 @@ fn identity_config(config: &Config) -> IdentityConfig {
             idempotency_rows: config.idempotency_rows,
         },
         listen_raft: config.listen_raft.is_some(),
+        joins,
     }
 }
 

@@ -19,6 +19,7 @@ const MAIN_HELP: &str = concat!(
   dkv-cli list                         print every key with its value
   dkv-cli delete greeting              remove it
   dkv-cli status                       see how the nodes are
+  dkv-cli member list                  and who they are
   dkv-cli --endpoints 10.0.0.7:8081 status
   export DKV_ENDPOINTS=10.0.0.7:8081,10.0.0.8:8081
 
@@ -94,6 +95,52 @@ const STATUS_HELP: &str = concat!(
   APPLIED    the last log entry in its map
   LAG        how many entries its map is behind the greatest COMMIT shown
   REACHABLE  whether it answered within 2 seconds"
+);
+
+const MEMBER_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli member list
+  dkv-cli member add n6 --raft-addr 10.0.0.6:18081 --http-addr 10.0.0.6:8081
+  dkv-cli member remove n2
+  dkv-cli member replace n3 n6 --raft-addr 10.0.0.6:18081 --http-addr 10.0.0.6:8081
+                                       n3's machine is lost, n6 takes its place
+  dkv-cli member replace n3 n3         n3's data is lost, its machine is not
+
+  One member at a time is added, promoted or removed. A change that would leave
+  fewer voters answering than a majority is refused. `dkv-cli help member add`
+  and so on say more."
+);
+
+const MEMBER_ADD_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli member add n6 --raft-addr 10.0.0.6:18081 --http-addr 10.0.0.6:8081
+  dkv-cli member add n6 --raft-addr 10.0.0.6:18081 --http-addr 10.0.0.6:8081 \\
+      --learner                        a read replica
+  dkv-cli member add ... --timeout 600 gives you time to start it
+
+  Not needed for a node that is started with `dkv-server --join`: that adds
+  itself."
+);
+
+const MEMBER_REPLACE_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli member replace n3 n6 --raft-addr 10.0.0.6:18081 --http-addr 10.0.0.6:8081
+                                       adds n6, waits until it votes, removes n3
+  dkv-cli member replace n3 n3 --timeout 600
+                                       removes n3; once it is started again with an
+                                       empty data_dir, adds it and waits until it
+                                       votes
+
+  Interrupted, it goes on where it was when it is run again."
+);
+
+const TRANSFER_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli transfer                     to whoever is furthest
+  dkv-cli transfer n2
+
+  Nothing fails meanwhile: requests wait for the new leader. A node that is
+  stopped with SIGTERM does this by itself."
 );
 
 const COMPLETION_HELP: &str = concat!(
@@ -246,12 +293,80 @@ pub enum Command {
     /// Show each node: role, term, commit, applied, lag, reachable.
     #[command(after_long_help = STATUS_HELP)]
     Status,
+    /// Show and change the members of the cluster, one at a time.
+    #[command(after_long_help = MEMBER_HELP, arg_required_else_help = true)]
+    Member {
+        /// What to do.
+        #[command(subcommand)]
+        command: Member,
+    },
+    /// Hand the leadership over to another node; prints who leads then.
+    #[command(after_long_help = TRANSFER_HELP)]
+    Transfer {
+        /// Who is to lead; by default the node whose log has come furthest.
+        #[arg(value_name = "NODE")]
+        to: Option<String>,
+    },
     /// Print the script by which a shell completes dkv-cli commands.
     #[command(after_long_help = COMPLETION_HELP)]
     Completion {
         /// The shell.
         #[arg(value_enum)]
         shell: Shell,
+    },
+}
+
+/// What can be done with members.
+#[derive(Subcommand)]
+pub enum Member {
+    /// Show each member: its name, whether it votes, its identity and addresses.
+    List,
+    /// Add a node that was started to join; waits until it is there.
+    ///
+    /// It is a learner at first: the leader brings it up to date, and it becomes a voter by itself once it has caught up.
+    #[command(after_long_help = MEMBER_ADD_HELP)]
+    Add {
+        /// Its name.
+        #[arg(value_name = "NAME")]
+        node_id: String,
+        /// Where the members reach it.
+        #[arg(long, value_name = "HOST:PORT")]
+        raft_addr: String,
+        /// Where clients reach it.
+        #[arg(long, value_name = "HOST:PORT")]
+        http_addr: String,
+        /// Let it stay a learner: a read replica that counts for no majority.
+        #[arg(long)]
+        learner: bool,
+    },
+    /// Remove a member; its process ends by itself, and its data is of no more use.
+    Remove {
+        /// Its name.
+        #[arg(value_name = "NAME")]
+        node_id: String,
+    },
+    /// Make a learner a voter.
+    Promote {
+        /// Its name.
+        #[arg(value_name = "NAME")]
+        node_id: String,
+    },
+    /// Put a new node in the place of one that is lost.
+    ///
+    /// With two names NEW is added, and OLD removed once NEW votes. With one and the same name, for a node that has lost
+    /// its data, it is removed first, and added again with the identity that it has then.
+    #[command(after_long_help = MEMBER_REPLACE_HELP)]
+    Replace {
+        /// The member that is lost.
+        old: String,
+        /// The node in its place; the same name for a node with an empty data_dir.
+        new: String,
+        /// Where the members reach NEW; where they reached OLD, if the names are the same.
+        #[arg(long, value_name = "HOST:PORT")]
+        raft_addr: Option<String>,
+        /// Where clients reach NEW.
+        #[arg(long, value_name = "HOST:PORT")]
+        http_addr: Option<String>,
     },
 }
 

@@ -19,6 +19,8 @@ pub enum Failure {
     Incomplete(u64, ClientError),
     /// What was read cannot be printed.
     Output(io::Error),
+    /// A command of several steps waited in vain; what is done stays done, and the text says how to go on.
+    Unfinished(String),
     /// Everything is said already.
     Silent(u8),
 }
@@ -45,7 +47,7 @@ impl Failure {
             Failure::NotFound(_) => 1,
             Failure::Client(error) | Failure::Incomplete(_, error) => match error {
                 ClientError::Refused(detail) => match detail.code {
-                    ErrorCode::PreconditionFailed | ErrorCode::NotFound => 1,
+                    ErrorCode::PreconditionFailed | ErrorCode::NotFound | ErrorCode::Conflict => 1,
                     _ => 2,
                 },
                 ClientError::Invalid(_) => 2,
@@ -53,6 +55,7 @@ impl Failure {
                 ClientError::Unknown { .. } => 4,
             },
             Failure::Output(_) => 2,
+            Failure::Unfinished(_) => 3,
             Failure::Silent(code) => *code,
         }
     }
@@ -68,6 +71,7 @@ impl Failure {
             Failure::Output(error) => {
                 format!("cannot write to standard output: {error}; the output is incomplete")
             }
+            Failure::Unfinished(text) => text.clone(),
             Failure::Silent(_) => String::new(),
         }
     }
@@ -76,6 +80,7 @@ impl Failure {
     pub fn json(&self) -> Option<serde_json::Value> {
         let error = match self {
             Failure::NotFound(text) => return to_json(&ErrorBody::new(ErrorCode::NotFound, text)),
+            Failure::Unfinished(text) => return to_json(&ErrorBody::new(ErrorCode::Unavailable, text)),
             Failure::Client(error) | Failure::Incomplete(_, error) => error,
             Failure::Output(_) | Failure::Silent(_) => return None,
         };
@@ -86,8 +91,8 @@ impl Failure {
             ClientError::Unknown { reason, .. } => ErrorBody::new(ErrorCode::OutcomeUnknown, reason),
         };
         let mut json = to_json(&body)?;
-        if let ClientError::Unknown { idempotency_key, .. } = error {
-            json["error"]["idempotency_key"] = idempotency_key.as_str().into();
+        if let ClientError::Unknown { idempotency_key: Some(key), .. } = error {
+            json["error"]["idempotency_key"] = key.as_str().into();
         }
         Some(json)
     }
@@ -104,9 +109,12 @@ fn client_text(error: &ClientError) -> String {
         ClientError::Unavailable(_) => format!(
             "{error}\nCheck that the nodes run and that --endpoints names one of them, then try\nagain."
         ),
-        ClientError::Unknown { idempotency_key, .. } => format!(
-            "{error}\nTo find out, repeat the same command with --idempotency-key {idempotency_key}\n\
+        ClientError::Unknown { idempotency_key: Some(key), .. } => format!(
+            "{error}\nTo find out, repeat the same command with --idempotency-key {key}\n\
              It takes effect at most once."
+        ),
+        ClientError::Unknown { idempotency_key: None, .. } => format!(
+            "{error}\nLook at `dkv-cli member list`, and repeat the same command: what is done is not\ndone again."
         ),
     }
 }

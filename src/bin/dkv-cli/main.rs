@@ -5,6 +5,7 @@
 mod cli;
 mod failure;
 mod list;
+mod member;
 mod output;
 mod status;
 
@@ -78,6 +79,8 @@ fn run(cli: &Cli, printer: &Printer) -> Result<(), Failure> {
             list::show(&client, &options, *limit, printer)
         }
         Command::Status => status::show(&client, cli.timeout, printer),
+        Command::Member { command } => member::run(&client, cli.timeout, command, printer),
+        Command::Transfer { to } => member::transfer(&client, cli.timeout, to.as_deref(), printer),
         Command::Completion { .. } => unreachable!("answered without a client"),
     }
 }
@@ -150,6 +153,10 @@ mod tests {
         assert!(parse(&["get", "k", "--timeout", "0"]).is_err());
         assert!(parse(&["get", "k", "--timeout", "nan"]).is_err());
         assert!(parse(&["get"]).is_err());
+        assert!(parse(&["member", "add", "n6", "--raft-addr", "a:1", "--http-addr", "a:2", "--learner"]).is_ok());
+        assert!(parse(&["member", "add", "n6", "--raft-addr", "a:1"]).is_err());
+        assert!(parse(&["member", "replace", "n3", "n3"]).is_ok() && parse(&["member", "replace", "n3"]).is_err());
+        assert!(parse(&["transfer"]).is_ok() && parse(&["transfer", "n2"]).is_ok());
         assert!(parse(&["list", "--limit", "0"]).is_err());
         assert!(parse(&["list", "p", "--order", "desc", "--keys-only"]).is_ok());
     }

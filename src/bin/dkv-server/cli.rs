@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use dkv::config::Joiner;
 
 /// A heading of the help's own kind. Clap takes the escape codes out again where there is no colour.
 macro_rules! heading {
@@ -19,11 +20,14 @@ const MAIN_HELP: &str = concat!(
   dkv-server --config /etc/dkv/node1.yaml
                                        one node of a cluster
   dkv-server --config node1.yaml --check-config
+  dkv-server --join 10.0.0.1:8081 --node-id n6 --data-dir /var/lib/dkv \\
+      --raft-addr 10.0.0.6:18081 --http-addr 10.0.0.6:8081
+                                       a new member of the cluster of 10.0.0.1
 
 ",
     heading!("Signals:"),
     "  SIGTERM and SIGINT stop it: what is in flight is finished for at most 5
-  seconds, and the log is sealed. A second signal ends it at once. Nothing that
+  seconds, a leader hands over, and the log is sealed. A second signal ends it at once. Nothing that
   was acknowledged is lost either way.
 
 ",
@@ -64,9 +68,64 @@ pub struct Cli {
     #[arg(long)]
     pub exit_with_stdin: bool,
 
+    /// How a node joins a cluster that runs.
+    #[command(flatten)]
+    pub join: JoinArgs,
+
     /// What to do instead of running one node.
     #[command(subcommand)]
     pub command: Option<Command>,
+}
+
+impl Cli {
+    /// What a configuration without a file is called.
+    pub fn source(&self) -> &'static str {
+        if self.join.join.is_some() { "the command line" } else { "the defaults" }
+    }
+}
+
+/// How a node joins a cluster that runs.
+#[derive(Args)]
+#[command(next_help_heading = "To join a cluster")]
+pub struct JoinArgs {
+    /// Join the cluster of the node whose http_addr this is; any member will do.
+    ///
+    /// It is let in as a learner, brought up to date, and becomes a voter by itself. Once it is a member this only says
+    /// that it was not founded with the others, so that it can be started with the same command line for ever.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub join: Option<String>,
+
+    /// Its name, which no other member has.
+    #[arg(long, value_name = "NAME", requires = "join")]
+    pub node_id: Option<String>,
+
+    /// Where the members reach it.
+    #[arg(long, value_name = "HOST:PORT", requires = "join")]
+    pub raft_addr: Option<String>,
+
+    /// Where clients reach it.
+    #[arg(long, value_name = "HOST:PORT", requires = "join")]
+    pub http_addr: Option<String>,
+
+    /// Where it keeps its data: an empty directory at first.
+    #[arg(long, value_name = "DIR", requires = "join")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Stay a learner: a read replica that counts for no majority.
+    #[arg(long, requires = "join")]
+    pub learner: bool,
+}
+
+impl JoinArgs {
+    /// What they say in the place of the file; everything else is the file's, or the default.
+    pub fn joiner(&self) -> Joiner {
+        Joiner {
+            node_id: self.node_id.clone(),
+            raft_addr: self.raft_addr.clone(),
+            http_addr: self.http_addr.clone(),
+            data_dir: self.data_dir.clone(),
+        }
+    }
 }
 
 /// What can be done instead of running one node.

@@ -4,6 +4,7 @@
 
 mod cli;
 mod cluster;
+mod join;
 mod run;
 mod terminal;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use dkv::config::Config;
+use join::Join;
 use run::End;
 
 use cli::{Cli, Command};
@@ -24,22 +26,25 @@ fn main() -> ExitCode {
     if let Some(Command::Cluster { files, program }) = &cli.command {
         return cluster::run(program.as_deref(), files);
     }
-    let config = match &cli.config {
-        Some(file) => Config::load(file),
-        None => Ok(Config::default()),
+    let config = match (&cli.join.join, &cli.config) {
+        (Some(_), file) => Config::load_to_join(file.as_deref(), &cli.join.joiner()),
+        (None, Some(file)) => Config::load(file),
+        (None, None) => Ok(Config::default()),
     };
-    let config = match config {
-        Ok(_) if cli.check_config => return ExitCode::SUCCESS,
-        Ok(config) => config,
-        Err(error) => return refuse(&error),
+    let join = cli.join.join.as_ref().map(|through| Join::new(through, !cli.join.learner)).transpose();
+    let (config, join) = match (config, join) {
+        (Err(error), _) => return refuse(&error),
+        (_, Err(error)) => return refuse(&format_args!("--join: {error}")),
+        (Ok(_), Ok(_)) if cli.check_config => return ExitCode::SUCCESS,
+        (Ok(config), Ok(join)) => (config, join),
     };
     // What is found to be wrong only now is said like what the file itself shows to be wrong.
     let file =
-        cli.config.as_ref().map_or_else(|| "the defaults".to_owned(), |file| file.display().to_string());
+        cli.config.as_ref().map_or_else(|| cli.source().to_owned(), |file| file.display().to_string());
     if let Err(error) = dkv::logging::start(&config.log) {
         return refuse(&format_args!("{file}: {error}"));
     }
-    let code = match run::run(config, cli.exit_with_stdin) {
+    let code = match run::run(config, join, cli.exit_with_stdin) {
         Ok(End::Stopped(code)) => code,
         Ok(End::Refused(text)) => refuse(&format_args!("{file}: {text}")),
         Err(error) => {

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::CONFIG_ERROR;
+use crate::join::Join;
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, bounded, select};
 use dkv::config::Config;
@@ -23,18 +24,25 @@ pub enum End {
     Refused(String),
 }
 
-/// Serves until a signal, the end of standard input (with `exit_with_stdin`), or a failure.
-pub fn run(config: Config, exit_with_stdin: bool) -> anyhow::Result<End> {
+/// Serves, and joins a cluster before if it is to, until a signal, the end of standard input (with `exit_with_stdin`), or a failure.
+pub fn run(config: Config, join: Option<Join>, exit_with_stdin: bool) -> anyhow::Result<End> {
     // Before anything else, so that no signal finds the default action in the middle of a start.
     let signals = watch_signals().context("cannot watch for signals")?;
     let stdin_end = if exit_with_stdin { watch_stdin()? } else { crossbeam_channel::never() };
-    let server = match Server::start(config) {
+    let own = config.me().clone();
+    let server = match Server::start(config, join.is_some()) {
         Ok(server) => server,
         Err(e) if e.exit_code == CONFIG_ERROR => return Ok(End::Refused(e.text)),
         Err(e) => return Ok(fail(&e.text, e.exit_code)),
     };
+    // A node that was let in before just runs.
+    let refusals = match (join, server.unborn_member_id()) {
+        (Some(join), Some(member_id)) => join.spawn(&own, member_id).context("cannot start a thread")?,
+        _ => crossbeam_channel::never(),
+    };
     let failed = select! {
         recv(server.failures()) -> failure => failure.ok(),
+        recv(refusals) -> refusal => refusal.ok(),
         recv(signals) -> name => {
             log::info!("{}: stopping; a second signal ends at once", name.unwrap_or("signal"));
             None

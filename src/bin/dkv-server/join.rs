@@ -1,0 +1,95 @@
+//! A node that joins asks to be let in until it is.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+use dkv::api::{ErrorCode, ErrorDetail, NewMember};
+use dkv::client::{Client, ClientError};
+use dkv::server::ServerError;
+
+use crate::CONFIG_ERROR;
+
+/// Longest wait for one attempt, with all the nodes it asks.
+const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// How long to wait before the cluster is asked again.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// How often it says for what it waits, when that stays the same.
+const SAY_EVERY: Duration = Duration::from_secs(5);
+
+/// Exit code when the cluster refuses this node for good.
+const IDENTITY_REFUSED: u8 = 4;
+
+/// Which cluster, and how.
+pub struct Join {
+    through: String,
+    client: Client,
+    promote: bool,
+}
+
+impl Join {
+    /// Through the member whose client address this is; as a learner that stays one, or becomes a voter.
+    ///
+    /// # Errors
+    /// That is no address.
+    pub fn new(through: &str, promote: bool) -> Result<Join, ClientError> {
+        Ok(Join { through: through.to_owned(), client: Client::new(&[through], ATTEMPT)?, promote })
+    }
+
+    /// Asks in a thread of its own until the node is a member. The receiver gets the error of a cluster that refuses it
+    /// for good.
+    pub fn spawn(self, node: &dkv::config::Peer, member_id: String) -> std::io::Result<Receiver<ServerError>> {
+        let new = NewMember {
+            node_id: node.node_id.clone(),
+            member_id: Some(member_id),
+            raft_addr: node.raft_addr.clone(),
+            http_addr: node.http_addr.clone(),
+            promote: self.promote,
+        };
+        let (fail, failures) = bounded(1);
+        std::thread::Builder::new().name("join".to_owned()).spawn(move || match self.ask(&new) {
+            // Kept to the end of the process: a receiver without a sender would look like a failure.
+            Ok(()) => std::mem::forget(fail),
+            Err(e) => drop(fail.send(e)),
+        })?;
+        Ok(failures)
+    }
+
+    fn ask(&self, new: &NewMember) -> Result<(), ServerError> {
+        let mut said: Option<(String, Instant)> = None;
+        loop {
+            let trouble = match self.client.add_member(new, Instant::now() + ATTEMPT) {
+                Ok(done) => {
+                    log::info!("let into the cluster by entry {}: its leader hands the cluster over", done.index);
+                    return Ok(());
+                }
+                Err(ClientError::Refused(detail)) if detail.temporary => detail.message,
+                Err(ClientError::Refused(detail)) => return Err(self.refused(new, &detail)),
+                Err(e) => e.to_string(),
+            };
+            if said.as_ref().is_none_or(|(text, at)| *text != trouble || at.elapsed() >= SAY_EVERY) {
+                log::warn!("not let in through {} yet: {trouble}", self.through);
+                said = Some((trouble, Instant::now()));
+            }
+            std::thread::sleep(ASK_EVERY);
+        }
+    }
+
+    fn refused(&self, new: &NewMember, detail: &ErrorDetail) -> ServerError {
+        let (through, name) = (&self.through, &new.node_id);
+        let said = format!("the cluster of {through} does not let {name} in: {}", detail.message);
+        let (exit_code, repair) = match detail.code {
+            ErrorCode::Conflict => {
+                let repair = format!(
+                    "take another name and other addresses; or, if the member of that name is lost, run dkv-cli \
+                     --endpoints {through} member replace {name} {name} and start this node again"
+                );
+                (IDENTITY_REFUSED, repair)
+            }
+            ErrorCode::UnknownRoute => (CONFIG_ERROR, "--join takes the http_addr of a member".to_owned()),
+            _ => (CONFIG_ERROR, "correct the command line".to_owned()),
+        };
+        ServerError { exit_code, text: format!("{said}; {repair}") }
+    }
+}

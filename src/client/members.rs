@@ -1,0 +1,62 @@
+//! What operators ask: the members and their changes, the leadership. Each call has a deadline of its own, since an
+//! operator's command is several of them.
+
+use std::time::Instant;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::exchange::{Answer, Request};
+use super::{Client, ClientError, Kind, get, json};
+use crate::api::{ChangeReply, HandOverReply, HandOverRequest, MembersReply, NewMember};
+
+const MEMBERS: &str = "/v1/cluster/members";
+
+impl Client {
+    /// The members as some reachable node knows them; they become known to the client.
+    pub fn members(&self, until: Instant) -> Result<MembersReply, ClientError> {
+        let reply: MembersReply = self.call_until(until, &get(MEMBERS), Kind::Read, json)?;
+        self.known().learn_members(&reply.members);
+        Ok(reply)
+    }
+
+    /// Adds a member as a learner. Adding the same one again is done already.
+    pub fn add_member(&self, new: &NewMember, until: Instant) -> Result<ChangeReply, ClientError> {
+        self.change("POST", MEMBERS.to_owned(), Some(new), until)
+    }
+
+    /// Removes the member of this name.
+    pub fn remove_member(&self, node_id: &str, until: Instant) -> Result<ChangeReply, ClientError> {
+        self.change("DELETE", member_target(node_id, ""), None::<&()>, until)
+    }
+
+    /// Makes a learner a voter.
+    pub fn promote_member(&self, node_id: &str, until: Instant) -> Result<ChangeReply, ClientError> {
+        self.change("POST", member_target(node_id, "/promote"), None::<&()>, until)
+    }
+
+    /// Hands the leadership over, to the member of this name or to the most advanced one.
+    pub fn hand_over(&self, node_id: Option<&str>, until: Instant) -> Result<HandOverReply, ClientError> {
+        let body = HandOverRequest { node_id: node_id.map(str::to_owned) };
+        self.change("POST", "/v1/cluster/leader".to_owned(), Some(&body), until)
+    }
+
+    fn change<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        target: String,
+        body: Option<&impl Serialize>,
+        until: Instant,
+    ) -> Result<T, ClientError> {
+        let body = body.map(|body| serde_json::to_vec(body).expect("plain data serialises"));
+        // A length belongs to every POST.
+        let empty = (method == "POST").then_some(&b""[..]);
+        let request = Request { method, target, headers: Vec::new(), body: body.as_deref().or(empty) };
+        self.call_until(until, &request, Kind::Change, |answer: &Answer| json(answer))
+    }
+}
+
+fn member_target(node_id: &str, rest: &str) -> String {
+    let name = percent_encoding::percent_encode(node_id.as_bytes(), super::SEGMENT);
+    format!("{MEMBERS}/{name}{rest}")
+}
