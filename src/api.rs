@@ -23,6 +23,10 @@ pub const REVISION_HEADER: &str = "Dkv-Revision";
 pub const CREATE_REVISION_HEADER: &str = "Dkv-Create-Revision";
 /// Response header of a single-key read: how often the key was written since it was created.
 pub const VERSION_HEADER: &str = "Dkv-Version";
+/// Response header of a piece of a snapshot: the length of the whole file.
+pub const SNAPSHOT_BYTES_HEADER: &str = "Dkv-Snapshot-Bytes";
+/// Response header of a piece of a snapshot: the checksum at the end of the file, 8 hexadecimal digits.
+pub const SNAPSHOT_CRC_HEADER: &str = "Dkv-Snapshot-Crc32c";
 /// Request header of a write: the name under which its outcome is remembered.
 pub const IDEMPOTENCY_KEY_HEADER: &str = "Idempotency-Key";
 
@@ -356,6 +360,86 @@ pub struct HandOverRequest {
 pub struct HandOverReply {
     /// Who leads now.
     pub leader: LeaderRef,
+}
+
+/// Most bytes of one piece of a snapshot.
+pub const MAX_SNAPSHOT_PIECE: usize = 1 << 20;
+
+/// Answer of `POST /v1/snapshots`: a snapshot that holds everything that was acknowledged before the request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotReply {
+    /// Its name: `GET /v1/snapshots/{name}` brings its bytes.
+    pub name: String,
+    /// Log index of the last entry in it.
+    pub index: u64,
+    /// Term of that entry.
+    pub term: u64,
+    /// 16 hexadecimal digits.
+    pub cluster_id: String,
+    /// The store's revision in it.
+    pub revision: u64,
+    /// Keys that exist in it.
+    pub keys: u64,
+    /// Length of the file.
+    pub bytes: u64,
+    /// The checksum at the end of the file, of everything before: 8 hexadecimal digits.
+    pub crc32c: String,
+    /// The hash of the state in it, 32 hexadecimal digits.
+    pub state_hash: String,
+}
+
+/// A snapshot that a node has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotInfo {
+    /// Its name.
+    pub name: String,
+    /// Log index of the last entry in it.
+    pub index: u64,
+    /// Term of that entry.
+    pub term: u64,
+    /// Length of the file.
+    pub bytes: u64,
+}
+
+/// Answer of `GET /v1/snapshots`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotsReply {
+    /// Those that the answering node has, the newest first.
+    pub snapshots: Vec<SnapshotInfo>,
+}
+
+/// A key with its value as a line of an export: the JSON of a [`Record`], whose revisions may be missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyValue {
+    /// The key.
+    pub key: Vec<u8>,
+    /// The value.
+    pub value: Vec<u8>,
+}
+
+impl<'de> Deserialize<'de> for KeyValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<KeyValue, D::Error> {
+        let json = KeyValueJson::deserialize(deserializer)?;
+        Ok(KeyValue {
+            key: bytes_of("key", json.key, json.key_base64).map_err(D::Error::custom)?,
+            value: bytes_of("value", json.value, json.value_base64).map_err(D::Error::custom)?,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyValueJson<'a> {
+    key: Option<Cow<'a, str>>,
+    key_base64: Option<Cow<'a, str>>,
+    value: Option<Cow<'a, str>>,
+    value_base64: Option<Cow<'a, str>>,
+    #[serde(default, rename = "create_revision")]
+    _create_revision: u64,
+    #[serde(default, rename = "mod_revision")]
+    _mod_revision: u64,
+    #[serde(default, rename = "version")]
+    _version: u64,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]

@@ -15,11 +15,11 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("config", &[]),
     ("logging", &["config"]),
     ("client", &["api"]),
-    ("bin", &["server", "node", "api", "client", "config", "logging"]),
+    ("bin", &["server", "node", "store", "api", "client", "config", "logging"]),
 ];
 
 /// The names of `raft` that are data: all that `store` may use.
-const RAFT_DATA: [&str; 24] = [
+const RAFT_DATA: [&str; 25] = [
     "AfterSync",
     "ClusterId",
     "Entry",
@@ -36,6 +36,7 @@ const RAFT_DATA: [&str; 24] = [
     "Payload",
     "Position",
     "QueuedWrite",
+    "RestoredState",
     "Settings",
     "SnapshotMeta",
     "Stamp",

@@ -422,7 +422,7 @@ fn founder_with_a_born_peer_ends_with_4_and_names_peer_and_both_lists() {
 fn founder_with_another_node_at_a_peers_address_ends_with_4() {
     let cluster = Cluster::started(3, 12);
     let State::Unborn(founding) = &mut cluster.node(1).state else { panic!() };
-    let other = |name: &str| Unborn { node_id: name.into(), member_id: MemberId(9), peers: peers(3) };
+    let other = |name: &str| Unborn { node_id: name.into(), member_id: MemberId(9), peers: peers(3), restored: None };
     let answers = vec![
         (peer(2), Ok(FoundReply::Unborn(other("node3")))),
         (peer(3), Ok(FoundReply::Unborn(other("node3")))),
@@ -635,7 +635,7 @@ fn hand_over_answers_an_ask_with_its_cluster() {
     cluster.settle();
     let State::Born(born) = &cluster.node(2).state else { panic!() };
     let hand_over: HandOver = born.hand_over();
-    let ask = Unborn { node_id: "x".into(), member_id: MemberId(1), peers: peers(3) };
+    let ask = Unborn { node_id: "x".into(), member_id: MemberId(1), peers: peers(3), restored: None };
     let reply = hand_over.handle_found(&FoundRequest::Ask(ask), born.membership());
     let expected = FoundReply::Born {
         node_id: "node2".into(),

@@ -43,7 +43,7 @@ fn found_entry(cluster_id: u64) -> Entry {
         promote: false,
     };
     let members = Membership { members: vec![member(1), member(2)] };
-    let found = Found { cluster_id: ClusterId(cluster_id), settings: Settings::default(), members };
+    let found = Found { cluster_id: ClusterId(cluster_id), settings: Settings::default(), members, restored: None };
     Entry::new(Position::new(1, 1), 0, &Payload::Found(found))
 }
 
@@ -465,7 +465,7 @@ fn founding_over_the_peer_ports_hands_over_to_whoever_answers_unborn() {
         assert_eq!(sibling.found, born.found);
         // Its port still says unborn until it starts; then a question finds it born.
         node.port.api.become_born(sibling.hand_over(), Arc::new(Echo::default()));
-        let ask = FoundRequest::Ask(dkv::node::Unborn { node_id, member_id, peers: list.clone() });
+        let ask = FoundRequest::Ask(dkv::node::Unborn { node_id, member_id, peers: list.clone(), restored: None });
         let reply = HttpFounding::default().found(&addr, &ask).unwrap();
         assert!(matches!(reply, FoundReply::Born { cluster_id, .. } if cluster_id == born.ids.cluster_id));
     }

@@ -70,13 +70,17 @@ impl Node {
     pub fn backup(self: &Arc<Self>, deadline: Instant, done: Completion<BackupResult>) {
         let node = self.clone();
         let then = move |index: Result<Index, Failure>| match index {
-            Ok(index) => {
-                let deadline = node.clock.at(deadline);
-                node.step(|core, _| core.await_snapshot(index, deadline, done));
-            }
+            Ok(index) => node.backup_through(index, deadline, done),
             Err(failure) => done(Err(failure)),
         };
         self.read(Consistency::Linearizable, deadline, Box::new(then));
+    }
+
+    /// Asks for a snapshot through `index` at least. Whoever asks again after a deadline asks so: a snapshot that was begun
+    /// for the first request serves the second one.
+    pub fn backup_through(self: &Arc<Self>, index: Index, deadline: Instant, done: Completion<BackupResult>) {
+        let deadline = self.clock.at(deadline);
+        self.step(|core, _| core.await_snapshot(index, deadline, done));
     }
 
     /// Where the snapshots of this node lie.

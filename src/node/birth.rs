@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::Stored;
 use super::founding::Founding;
 use super::hand_over::{HandOver, PeerList, check_found};
+use super::restore::{self, Backup};
 use crate::raft::{ClusterId, Entry, HardState, MemberId, Membership, Position, Settings, WriteOp};
 use crate::store::disk::Disk;
 use crate::store::identity::{Identity, IdentityError};
@@ -68,6 +69,15 @@ pub enum BirthError {
         /// What is there instead.
         what: String,
     },
+    /// A snapshot lies in a directory without a log.
+    #[error(
+        "{file} lies in a data_dir that holds no log: if it is a backup, move it elsewhere and start with --restore; if \
+         the log is gone, bring it back, or replace the member"
+    )]
+    StraySnapshot {
+        /// The snapshot.
+        file: String,
+    },
     /// The other members would look for this node elsewhere.
     #[error(
         "raft_addr of {node_id} is {configured} in the configuration, but the other members reach it at {stored}, as \
@@ -94,6 +104,7 @@ impl BirthError {
             | BirthError::Snapshot(SnapshotError::Corrupt { .. } | SnapshotError::NewerFormat { .. })
             | BirthError::LogGone { .. }
             | BirthError::NoIdentity { .. }
+            | BirthError::StraySnapshot { .. }
             | BirthError::NoFound { .. } => 3,
             BirthError::Wal(_) | BirthError::Snapshot(_) => 1,
         }
@@ -198,6 +209,11 @@ pub struct Birthplace {
 }
 
 impl Birthplace {
+    /// An empty directory, for a node of this name and identity.
+    pub(super) fn new(disk: Arc<dyn Disk>, options: WalOptions, identity: Identity) -> Birthplace {
+        Birthplace { disk, options, identity }
+    }
+
     /// Who is to be born here.
     pub fn identity(&self) -> &Identity {
         &self.identity
@@ -209,23 +225,29 @@ impl Birthplace {
     }
 
     /// Stores the found entry with term 1 and no vote, then the cluster id. When this returns both are durable; after
-    /// an error the process ends, and the next start finds out how far it came.
-    pub fn birth(&mut self, entry: Entry) -> Result<Born, BirthError> {
+    /// an error the process ends, and the next start finds out how far it came. A cluster that begins with a backup has a
+    /// snapshot of that in the place of its first entries.
+    pub fn birth(&mut self, entry: Entry, backup: Option<Backup>) -> Result<Born, BirthError> {
         let found = check_found(&entry).expect("founding hands over found entries only");
         let ids = WalIds { cluster_id: found.cluster_id, member_id: self.identity.member_id };
         let hard_state = HardState { term: 1, voted_for: None };
+        let snapshot = backup.map(|backup| backup.begin(&self.disk, &entry)).transpose()?;
+        let (base, entries, begin) = match &snapshot {
+            None => (Position::ZERO, vec![entry.clone()], WriteOp::Entries(vec![entry.clone()])),
+            Some((meta, _)) => (meta.last, Vec::new(), WriteOp::Reset(meta.last)),
+        };
         let mut wal = Wal::create(self.disk.clone(), ids, self.options)?;
-        wal.write(&[WriteOp::HardState(hard_state), WriteOp::Entries(vec![entry.clone()])])?;
+        wal.write(&[WriteOp::HardState(hard_state), begin])?;
         self.identity = self.identity.with_cluster(ids.cluster_id);
         self.identity.store(&*self.disk)?;
         let recovered = Recovered {
             hard_state,
-            base: Position::ZERO,
-            entries: vec![entry.clone()],
+            base,
+            entries,
             synced_mark: LogPlace { sequence: 1, block: 0 },
             warnings: Vec::new(),
         };
-        let stored = Stored { disk: self.disk.clone(), wal, recovered, snapshot: None };
+        let stored = Stored { disk: self.disk.clone(), wal, recovered, snapshot };
         Ok(Born { stored, ids, found: entry, warnings: Vec::new() })
     }
 }
@@ -238,6 +260,7 @@ pub fn open(disk: Arc<dyn Disk>, options: WalOptions, config: &IdentityConfig) -
         if let Some(ids) = log? {
             return Err(BirthError::NoIdentity { dir: disk.display(""), ids });
         }
+        restore::remove_unborn(&disk, false)?;
         let member_id = MemberId(disk.nonce().map_err(IdentityError::Random)?);
         let identity = Identity::new(&config.node_id, member_id);
         identity.store(&*disk)?;
@@ -245,7 +268,10 @@ pub fn open(disk: Arc<dyn Disk>, options: WalOptions, config: &IdentityConfig) -
     };
     identity.check_name(&config.node_id)?;
     let cluster_id = match (identity.cluster_id, log?) {
-        (None, None) => return Ok(unborn(disk, options, identity, config)),
+        (None, None) => {
+            restore::remove_unborn(&disk, true)?;
+            return Ok(unborn(disk, options, identity, config));
+        }
         (Some(cluster_id), None) => {
             let Identity { node_id, member_id, .. } = identity;
             return Err(BirthError::LogGone { dir: disk.display(""), node_id, member_id, cluster_id });
@@ -266,7 +292,7 @@ pub fn open(disk: Arc<dyn Disk>, options: WalOptions, config: &IdentityConfig) -
 }
 
 fn unborn(disk: Arc<dyn Disk>, options: WalOptions, identity: Identity, config: &IdentityConfig) -> Opened {
-    let place = Birthplace { disk, options, identity };
+    let place = Birthplace::new(disk, options, identity);
     Opened::Unborn(Box::new(Founding::new(place, config)))
 }
 

@@ -16,8 +16,9 @@ use super::birth::{BirthError, Birthplace, Born, IdentityConfig};
 use super::hand_over::{
     FoundReply, FoundRequest, FoundTransport, Peer, PeerList, SAY_EVERY, StoreFound, Unborn, check_found,
 };
+use super::restore::Backup;
 use super::{Completion, PeerError};
-use crate::raft::{ClusterId, Entry, Found, Member, MemberId, Membership, Payload, Position, Settings};
+use crate::raft::{ClusterId, Entry, Found, Member, MemberId, Membership, Payload, Position, RestoredState, Settings};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 /// How long the founder pauses before it asks again those that have not all answered.
@@ -46,6 +47,19 @@ pub enum FoundingError {
          both again", .0.peer, .0.ours, .0.theirs
     )]
     OtherPeers(Box<Dispute>),
+    /// A peer waits with another state for the cluster to begin with.
+    #[error(
+        "peer {peer} is to begin with {}, but this node with {}: start every founding member with --restore and the same \
+         backup, or none", state_text(*.theirs), state_text(*.ours)
+    )]
+    OtherState {
+        /// The peer as this node's configuration names it.
+        peer: Peer,
+        /// What this node was started with.
+        ours: Option<RestoredState>,
+        /// What the peer was started with.
+        theirs: Option<RestoredState>,
+    },
     /// A peer is a member of that cluster already.
     #[error(
         "peer {} already belongs to cluster {cluster_id} with {}, but this node has no log and was about to found {}; \
@@ -132,6 +146,8 @@ pub struct Founding {
     settings: Settings,
     joins: bool,
     listen_raft: bool,
+    /// The state that the cluster is to begin with; an empty one without it.
+    backup: Option<Backup>,
     /// For whom this node waits and why, for the log.
     waiting: Vec<String>,
 }
@@ -151,13 +167,23 @@ impl Founding {
         } else {
             vec![format!("the founder {founder}, or any born member, to hand the cluster over")]
         };
-        Founding { place, peers, settings, joins, listen_raft, waiting }
+        Founding { place, peers, settings, joins, listen_raft, backup: None, waiting }
+    }
+
+    /// The cluster begins with this state. To be called before anybody is told of this node.
+    pub fn restore(&mut self, backup: Backup) {
+        self.backup = Some(backup);
     }
 
     /// What this node answers to every peer RPC.
     pub fn unborn(&self) -> Unborn {
         let identity = self.place.identity();
-        Unborn { node_id: identity.node_id.clone(), member_id: identity.member_id, peers: self.peers.clone() }
+        Unborn {
+            node_id: identity.node_id.clone(),
+            member_id: identity.member_id,
+            peers: self.peers.clone(),
+            restored: self.backup.as_ref().map(Backup::restored),
+        }
     }
 
     /// Whether this node founds the cluster. Who joins one never does.
@@ -215,9 +241,11 @@ impl Founding {
         members.sort_by(|a, b| a.node_id.cmp(&b.node_id));
         let cluster_id = ClusterId(self.place.random_id()?);
         let members = Membership { members };
-        let found = Found { cluster_id, settings: self.settings.clone(), members };
+        let settings = self.backup.as_ref().map_or(&self.settings, Backup::settings).clone();
+        let restored = self.backup.as_ref().map(Backup::restored);
+        let found = Found { cluster_id, settings, members, restored };
         let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
-        Ok(Some(self.place.birth(entry)?))
+        Ok(Some(self.place.birth(entry, self.backup.take())?))
     }
 
     /// A cluster that this node belongs to, or did: under its name stands nobody, or this very node.
@@ -254,6 +282,10 @@ impl Founding {
         }
         if unborn.peers != self.peers {
             return Err(FoundingError::OtherPeers(self.dispute(peer, unborn.peers)));
+        }
+        let ours = self.backup.as_ref().map(Backup::restored);
+        if unborn.restored != ours {
+            return Err(FoundingError::OtherState { peer: peer.clone(), ours, theirs: unborn.restored });
         }
         Ok(self.member(&unborn))
     }
@@ -295,7 +327,10 @@ impl Founding {
             self.waiting = vec![text.clone()];
             return Received::Refused(text);
         }
-        match self.place.birth(store.entry) {
+        // Who joins later is sent the state by the leader.
+        let founds = found.members.get(own.member_id).is_some();
+        let backup = self.backup.take().filter(|_| founds);
+        match self.place.birth(store.entry, backup) {
             Ok(born) => Received::Born(Box::new(born)),
             Err(error) => Received::End(error.into()),
         }
@@ -307,7 +342,17 @@ impl Founding {
         let own = self.unborn();
         let theirs = PeerList::from(&found.members);
         if theirs == self.peers && found.members.get(own.member_id).is_some() {
-            return Ok(());
+            if found.restored == own.restored {
+                return Ok(());
+            }
+            return Err(format!(
+                "node {} was offered cluster {}, which begins with {}, but was started with {}: start it again {}",
+                own.node_id,
+                found.cluster_id,
+                state_text(found.restored),
+                state_text(own.restored),
+                if found.restored.is_some() { "with --restore and that backup" } else { "without --restore" }
+            ));
         }
         let Some(added) = members.get(own.member_id) else {
             return Err(format!(
@@ -392,6 +437,10 @@ impl Founding {
         }
         self.handle_answers(answers)
     }
+}
+
+fn state_text(restored: Option<RestoredState>) -> String {
+    restored.map_or("an empty state".to_owned(), |restored| format!("a backup ({restored})"))
 }
 
 fn check_identities(members: &[Member]) -> Result<(), FoundingError> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::{OnUnborn, PeerError, Target, UnbornPeer};
-use crate::raft::{ClusterId, Entry, EntryKind, Found, Member, MemberId, Membership, Position};
+use crate::raft::{ClusterId, Entry, EntryKind, Found, Member, MemberId, Membership, Position, RestoredState};
 
 /// How often a node that waits, or that meets trouble with a peer, says so.
 pub(super) const SAY_EVERY: Duration = Duration::from_secs(5);
@@ -92,6 +92,9 @@ pub struct Unborn {
     pub member_id: MemberId,
     /// The founding members according to its configuration file.
     pub peers: PeerList,
+    /// The backup that it was started with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<RestoredState>,
 }
 
 /// The two RPCs that carry no cluster id and no target.

@@ -32,6 +32,8 @@ mod log_writer;
 mod receiver;
 mod replicator;
 mod request;
+pub mod recover;
+pub mod restore;
 mod sender;
 mod signals;
 mod snapshotter;

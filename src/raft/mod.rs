@@ -107,8 +107,8 @@ pub use reply::Reply;
 pub use role::{Ballot, Leader, Role, RoleKind};
 pub use snapshot::InstallVerdict;
 pub use types::{
-    ClusterId, Found, HardState, Index, Member, MemberId, Membership, Position, Settings, SnapshotMeta,
-    Stamp, Term, Time,
+    ClusterId, Found, HardState, Index, Member, MemberId, Membership, Position, RestoredState, Settings,
+    SnapshotMeta, Stamp, Term, Time,
 };
 pub use watermarks::Watermarks;
 pub use write::{AfterSync, QueuedWrite, WriteBatch, WriteOp, WriteQueue, WriteSeq};

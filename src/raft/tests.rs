@@ -36,7 +36,7 @@ pub(super) fn found(n: u64) -> Entry {
         })
         .collect();
     let found =
-        Found { cluster_id: ClusterId(1), settings: Settings::default(), members: Membership { members } };
+        Found { cluster_id: ClusterId(1), settings: Settings::default(), members: Membership { members }, restored: None };
     Entry::new(Position::new(1, 1), 0, &Payload::Found(found))
 }
 

@@ -165,6 +165,7 @@ fn ask_who_is_there(
         node_id: shared.config().node_id.clone(),
         member_id: node.member_id(),
         peers: PeerList::from(&*membership),
+        restored: None,
     };
     let NewMember { node_id, raft_addr, http_addr, .. } = new;
     let (there, member_id) = match founding.found(raft_addr, &FoundRequest::Ask(own)) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::admin::AdminPort;
+use super::backups::{self, BackupPort};
 use super::http::{Handler, Method, Reply, Request, Response};
 use super::legacy;
 use super::lists::List;
@@ -29,13 +30,14 @@ const KV_PREFIX: &str = "/v1/kv/";
 pub struct ClientApi {
     shared: Arc<Shared>,
     admin: AdminPort,
+    backups: BackupPort,
 }
 
 impl ClientApi {
     /// Serves what `shared` holds: before founding only the probes and the cluster's configuration.
-    /// What operators ask goes to `admin`.
-    pub fn new(shared: Arc<Shared>, admin: AdminPort) -> ClientApi {
-        ClientApi { shared, admin }
+    /// What operators ask goes to `admin`, what concerns snapshots to `backups`.
+    pub fn new(shared: Arc<Shared>, admin: AdminPort, backups: BackupPort) -> ClientApi {
+        ClientApi { shared, admin, backups }
     }
 
     fn key_route(&self, raw_key: &str, request: &Request, reply: Reply) {
@@ -160,7 +162,7 @@ impl ClientApi {
         if let Err(error) = checked {
             return self.send_error(reply, error, request);
         }
-        let api = ClientApi { shared: self.shared.clone(), admin: self.admin.clone() };
+        let api = ClientApi { shared: self.shared.clone(), admin: self.admin.clone(), backups: self.backups.clone() };
         reply.send(move || api.shared.decorate(make(&api)));
     }
 
@@ -185,6 +187,21 @@ impl ClientApi {
         });
         match asked {
             Ok(asked) => self.admin.ask(asked, Instant::now() + self.shared.request_timeout(), reply),
+            Err(error) => self.send_error(reply, error, request),
+        }
+    }
+
+    /// The routes about snapshots: answered by the thread that may touch files.
+    fn snapshots(&self, route: backups::Route, request: &Request, mut reply: Reply) {
+        let asked = route.parse(request).map_err(Error::from).and_then(|asked| {
+            let node = self.shared.node().ok_or_else(|| self.shared.unborn_error())?;
+            park(&mut reply)?;
+            Ok((asked, node))
+        });
+        match asked {
+            Ok((asked, node)) => {
+                self.backups.ask(node, asked, Instant::now() + self.shared.request_timeout(), reply);
+            }
             Err(error) => self.send_error(reply, error, request),
         }
     }
@@ -214,6 +231,12 @@ impl Handler for ClientApi {
         if let Some(route) = members::Route::at(&request) {
             return match route {
                 Ok(route) => self.administer(route, &request, reply),
+                Err(allow) => self.send_error(reply, method_not_allowed(allow), &request),
+            };
+        }
+        if let Some(route) = backups::Route::at(&request) {
+            return match route {
+                Ok(route) => self.snapshots(route, &request, reply),
                 Err(allow) => self.send_error(reply, method_not_allowed(allow), &request),
             };
         }

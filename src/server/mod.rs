@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod client_api;
+pub mod backups;
 pub mod cursor;
 pub mod fdlimit;
 pub mod gate;
@@ -20,6 +21,7 @@ pub mod peer_client;
 pub mod peer_codec;
 mod process;
 mod reads;
+mod restore;
 pub mod shared;
 pub mod start;
 pub mod upstream;

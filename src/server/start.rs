@@ -1,6 +1,7 @@
 //! From a configuration to a running server: the order in which things are opened, and in which they end.
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::Path;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -9,17 +10,20 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::admin;
+use super::backups;
 use super::client_api::ClientApi;
 use super::fdlimit;
 use super::gate::{self, ErrorHeaders, GateLimits};
 use super::http::{HttpServer, PortOptions};
 use super::peer_api::PeerApi;
 use super::peer_client::{HttpFounding, HttpPeers};
+use super::restore::Restore;
 use super::shared::Shared;
 use super::upstream::RunDir;
 use crate::config::Config;
 use crate::node::birth::{BirthError, Born, IdentityConfig, Opened, open};
 use crate::node::founding::{Founding, FoundingError, FoundingInbox, founding_port};
+use crate::node::recover::check_finished;
 use crate::node::{HandOvers, Listeners, Node, NodeOptions, PeerList};
 use crate::raft::Settings;
 use crate::store::disk::RealDisk;
@@ -43,7 +47,7 @@ pub struct ServerError {
 }
 
 impl ServerError {
-    fn new(exit_code: u8, text: impl Into<String>) -> ServerError {
+    pub(super) fn new(exit_code: u8, text: impl Into<String>) -> ServerError {
         ServerError { exit_code, text: text.into() }
     }
 }
@@ -81,11 +85,12 @@ pub struct Server {
 impl Server {
     /// Opens ports, data directory and log, in the order in which a mistake in the configuration is found before
     /// anything is touched, and serves. A node without a log waits in the background to be born; one that `joins` a
-    /// cluster never founds one, and waits until that cluster has let it in.
+    /// cluster never founds one, and waits until that cluster has let it in. With `restore` the cluster that is founded
+    /// begins with that backup.
     ///
     /// # Errors
     /// With the exit code and a line for the operator.
-    pub fn start(config: Config, joins: bool) -> Result<Server, ServerError> {
+    pub fn start(config: Config, joins: bool, restore: Option<&Path>) -> Result<Server, ServerError> {
         // The members of the other cluster are not known yet.
         let members = if joins { config.peers.len().max(LIKELY_MEMBERS) } else { config.peers.len() };
         let client_listener = bind("listen_http", config.listen_http())?;
@@ -101,7 +106,9 @@ impl Server {
                 fdlimit::WANTED_UPSTREAM
             );
         }
+        let restore = restore.map(|path| Restore::prepare(path, &config.data_dir)).transpose()?;
         let lock = DataDirLock::take(&config.data_dir)?;
+        check_finished(&config.data_dir).map_err(|text| ServerError::new(2, text))?;
         let runtime = |what: &'static str| {
             let dir = config.data_dir.display().to_string();
             move |e: std::io::Error| ServerError::new(1, format!("{dir}: cannot {what}: {e}"))
@@ -119,10 +126,18 @@ impl Server {
         // Whoever is asked before the node is born must be able to say that it is not.
         let unborn = match opened {
             Opened::Born(born) => {
+                if let Some(restore) = restore {
+                    let found = born.found.found().expect("checked when it was opened");
+                    restore.check_born(&shared.config().data_dir, found.restored)?;
+                }
                 start_node(&shared, &peer_api, *born, &fail)?;
                 None
             }
-            Opened::Unborn(founding) => {
+            Opened::Unborn(mut founding) => {
+                if let Some(backup) = restore.and_then(Restore::into_backup) {
+                    log::info!("the cluster is to begin with a backup: {}", backup.restored());
+                    founding.restore(backup);
+                }
                 let (port, inbox) = founding_port(&founding);
                 peer_api.become_unborn(port.clone());
                 shared.set_founding(port);
@@ -154,7 +169,11 @@ impl Server {
         let port = |e: std::io::Error| ServerError::new(1, format!("cannot serve the ports: {e}"));
         let peer_port = HttpServer::start(peer_listener, peer, peer_api.clone()).map_err(port)?;
         let thread = |e| ServerError::new(1, format!("cannot start a thread: {e}"));
-        let client_api = ClientApi::new(shared.clone(), admin::start(&shared).map_err(thread)?);
+        let client_api = ClientApi::new(
+            shared.clone(),
+            admin::start(&shared).map_err(thread)?,
+            backups::start(&shared).map_err(thread)?,
+        );
         let client_port =
             HttpServer::start(client_listener, client, Arc::new(client_api)).map_err(port)?;
         shared.set_ports([client_port.counters(), peer_port.counters()]);

@@ -65,7 +65,7 @@ pub fn membership(ids: &[u64]) -> Membership {
 pub fn entry(index: Index, term: Term, n: u64) -> Entry {
     let payload = if index == 1 {
         let members = membership(&(1..=n).collect::<Vec<_>>());
-        Payload::Found(Found { cluster_id: ClusterId(7), settings: Settings::default(), members })
+        Payload::Found(Found { cluster_id: ClusterId(7), settings: Settings::default(), members, restored: None })
     } else {
         Payload::Command(format!("{index}@{term}").into_bytes())
     };

@@ -20,6 +20,8 @@ const MAIN_HELP: &str = concat!(
   dkv-server --config /etc/dkv/node1.yaml
                                        one node of a cluster
   dkv-server --config node1.yaml --check-config
+  dkv-server --config node1.yaml --restore dkv.backup
+                                       a new cluster with an old one's state
   dkv-server --join 10.0.0.1:8081 --node-id n6 --data-dir /var/lib/dkv \\
       --raft-addr 10.0.0.6:18081 --http-addr 10.0.0.6:8081
                                        a new member of the cluster of 10.0.0.1
@@ -48,6 +50,31 @@ const CLUSTER_HELP: &str = concat!(
   others go on. Data stays in the directories that the files name."
 );
 
+const RECOVER_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-server recover --config node1.yaml
+                                       what is there, and what would be lost
+  dkv-server recover --config node1.yaml --force-new-cluster
+
+  Only for when the majority of a cluster is gone for good: what the other
+  members acknowledged and this one never received is lost. Everything in the
+  log of this node is kept, committed or not. The node must be stopped. Its old
+  files are moved to before-recovery-N in the data directory; nothing is
+  deleted. A run that was cut short is finished by the same command.
+
+  Afterwards the node starts with its configuration as a cluster of one member,
+  with a new cluster id, and grows by dkv-server --join. The old members never
+  take part in it: empty their data directories and let them join.
+
+",
+    heading!("Exit codes:"),
+    "  0  done
+  1  failed at run time
+  2  refused; nothing was changed
+  3  the data is corrupt
+  4  the data directory belongs to another node"
+);
+
 /// A replicated key-value store.
 ///
 /// Without arguments: a store of one node, node1 on 127.0.0.1:8081, with its data in ./data/single.
@@ -67,6 +94,14 @@ pub struct Cli {
     /// Stop when standard input ends: whoever holds its other end may die in any way.
     #[arg(long)]
     pub exit_with_stdin: bool,
+
+    /// Found the cluster with the state of this backup; the data directory must be empty.
+    ///
+    /// Every founding member is started with the same file. The cluster gets a new cluster id; keys, revisions, history and
+    /// idempotency keys are those of the backup. A file that is cut short or altered is refused before anything is
+    /// written. Once the node is born the option has nothing more to do and can be left away.
+    #[arg(long, value_name = "BACKUP", conflicts_with_all = ["join", "check_config"])]
+    pub restore: Option<PathBuf>,
 
     /// How a node joins a cluster that runs.
     #[command(flatten)]
@@ -140,5 +175,18 @@ pub enum Command {
         /// The program to start for each node, as PROGRAM --config FILE --exit-with-stdin; by default this one.
         #[arg(long)]
         program: Option<PathBuf>,
+    },
+    /// Make a new cluster of one member from the data directory of a node whose cluster is lost.
+    #[command(after_long_help = RECOVER_HELP)]
+    Recover {
+        /// The configuration of the node whose data directory is left.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// Do it. Without this the command says what it found, changes nothing, and ends with 2.
+        #[arg(long)]
+        force_new_cluster: bool,
+        /// Do not ask; needed where standard input is no terminal.
+        #[arg(long)]
+        yes: bool,
     },
 }

@@ -5,6 +5,7 @@
 mod cli;
 mod cluster;
 mod join;
+mod recover;
 mod run;
 mod terminal;
 
@@ -23,8 +24,12 @@ pub const CONFIG_ERROR: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(Command::Cluster { files, program }) = &cli.command {
-        return cluster::run(program.as_deref(), files);
+    match &cli.command {
+        Some(Command::Cluster { files, program }) => return cluster::run(program.as_deref(), files),
+        Some(Command::Recover { config, force_new_cluster, yes }) => {
+            return recover::run(config, *force_new_cluster, *yes);
+        }
+        None => {}
     }
     let config = match (&cli.join.join, &cli.config) {
         (Some(_), file) => Config::load_to_join(file.as_deref(), &cli.join.joiner()),
@@ -44,7 +49,7 @@ fn main() -> ExitCode {
     if let Err(error) = dkv::logging::start(&config.log) {
         return refuse(&format_args!("{file}: {error}"));
     }
-    let code = match run::run(config, join, cli.exit_with_stdin) {
+    let code = match run::run(config, join, cli.restore.as_deref(), cli.exit_with_stdin) {
         Ok(End::Stopped(code)) => code,
         Ok(End::Refused(text)) => refuse(&format_args!("{file}: {text}")),
         Err(error) => {

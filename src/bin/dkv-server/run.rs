@@ -1,6 +1,7 @@
 //! One node, from start to stop.
 
 use std::io::Read;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -25,12 +26,17 @@ pub enum End {
 }
 
 /// Serves, and joins a cluster before if it is to, until a signal, the end of standard input (with `exit_with_stdin`), or a failure.
-pub fn run(config: Config, join: Option<Join>, exit_with_stdin: bool) -> anyhow::Result<End> {
+pub fn run(
+    config: Config,
+    join: Option<Join>,
+    restore: Option<&Path>,
+    exit_with_stdin: bool,
+) -> anyhow::Result<End> {
     // Before anything else, so that no signal finds the default action in the middle of a start.
     let signals = watch_signals().context("cannot watch for signals")?;
     let stdin_end = if exit_with_stdin { watch_stdin()? } else { crossbeam_channel::never() };
     let own = config.me().clone();
-    let server = match Server::start(config, join.is_some()) {
+    let server = match Server::start(config, join.is_some(), restore) {
         Ok(server) => server,
         Err(e) if e.exit_code == CONFIG_ERROR => return Ok(End::Refused(e.text)),
         Err(e) => return Ok(fail(&e.text, e.exit_code)),

@@ -22,7 +22,7 @@ fn follower() -> Core {
         voter: true,
     };
     let members = Membership { members: (1..=3).map(member).collect() };
-    let found = Found { cluster_id: ClusterId(1), settings: Settings::default(), members };
+    let found = Found { cluster_id: ClusterId(1), settings: Settings::default(), members, restored: None };
     let entries = vec![Entry::new(Position::new(1, 1), 0, &Payload::Found(found))];
     let restored =
         Restored { hard_state: HardState { term: 1, voted_for: None }, entries, ..Restored::default() };

@@ -25,7 +25,7 @@ fn membership(ids: impl IntoIterator<Item = u64>) -> Membership {
 }
 
 fn found(settings: Settings) -> Payload {
-    Payload::Found(Found { cluster_id: ClusterId(7), settings, members: membership(1..4) })
+    Payload::Found(Found { cluster_id: ClusterId(7), settings, members: membership(1..4), restored: None })
 }
 
 fn command(op: Op, idempotency: Option<&str>) -> Payload {
