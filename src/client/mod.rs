@@ -8,6 +8,7 @@
 mod exchange;
 mod list;
 mod members;
+mod snapshots;
 mod tour;
 
 use std::sync::Mutex;
@@ -26,6 +27,7 @@ use exchange::{Answer, Broken, Exchanger, Request};
 use tour::{Known, Tour};
 
 pub use list::ListOptions;
+pub use snapshots::SnapshotSaveError;
 
 /// For how long a write is repeated after its first attempt that ended unknown: well below the shortest idempotency
 /// window a server can be configured with (60 s), so that a repetition can never be executed as a new write.

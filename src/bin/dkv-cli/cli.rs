@@ -1,6 +1,7 @@
 //! The command line: what can be written, and the help that says so. The man pages are made from it too.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -20,6 +21,7 @@ const MAIN_HELP: &str = concat!(
   dkv-cli delete greeting              remove it
   dkv-cli status                       see how the nodes are
   dkv-cli member list                  and who they are
+  dkv-cli snapshot save dkv.backup     back everything up
   dkv-cli --endpoints 10.0.0.7:8081 status
   export DKV_ENDPOINTS=10.0.0.7:8081,10.0.0.8:8081
 
@@ -30,6 +32,7 @@ const MAIN_HELP: &str = concat!(
   2  bad usage or refused input; nothing changed
   3  unavailable; surely not done
   4  outcome unknown; repeat the command with the --idempotency-key it names
+  5  the file is damaged, or no backup
 
 ",
     heading!("Environment:"),
@@ -141,6 +144,65 @@ const TRANSFER_HELP: &str = concat!(
 
   Nothing fails meanwhile: requests wait for the new leader. A node that is
   stopped with SIGTERM does this by itself."
+);
+
+const SNAPSHOT_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli snapshot save dkv.backup
+  dkv-cli snapshot status dkv.backup
+  dkv-server --config node1.yaml --restore dkv.backup"
+);
+
+const SAVE_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli snapshot save dkv.backup
+  dkv-cli snapshot save /backups/dkv-$(date +%F).backup
+  dkv-cli --endpoints 10.0.0.7:8081 snapshot save dkv.backup
+                                       through this node first
+
+  The backup holds everything that was acknowledged before the command: keys,
+  their history as far as it is kept, idempotency keys. It is written to
+  FILE.part, verified whole, synced, and renamed. --timeout is for how long
+  nothing comes, so that a large store needs no larger one."
+);
+
+const SNAPSHOT_STATUS_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli snapshot status dkv.backup
+  dkv-cli snapshot status dkv.backup -o json | jq .revision
+
+  Reads the whole file and loads it as a restore would: every checksum, the
+  order of the rows, their number, the hash of the state. It takes about the
+  memory of a node. The exit code is 5 when the file is damaged, and the text
+  names the place."
+);
+
+const EXPORT_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli export                       every key, one JSON record a line
+  dkv-cli export app/ > app.jsonl
+  dkv-cli export app/ --file app.jsonl
+                                       whole or not at all
+  dkv-cli export --revision 41
+  dkv-cli export | jq -r .key
+
+  All lines show the store at one revision. Keys and values that are no text
+  are in key_base64 and value_base64. --timeout is for each page of keys."
+);
+
+const IMPORT_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli import app.jsonl
+  dkv-cli import app.jsonl --prefix app/users/
+                                       only keys that begin so
+  dkv-cli import app.jsonl --if-absent
+                                       keys that exist stay as they are
+  dkv-cli export | dkv-cli --endpoints 10.0.0.7:8081 import -
+
+  Lines are those of `dkv-cli export`; key and value are enough. Every line of a
+  file is checked before the first key is stored. Standard input is checked line
+  by line while it is stored. --timeout is for each key. Lines with one and the
+  same key are stored in their order, others side by side."
 );
 
 const COMPLETION_HELP: &str = concat!(
@@ -307,6 +369,40 @@ pub enum Command {
         #[arg(value_name = "NODE")]
         to: Option<String>,
     },
+    /// Back the store up, and look at backups.
+    #[command(subcommand, after_long_help = SNAPSHOT_HELP)]
+    Snapshot(Snapshot),
+    /// Print keys with their values as JSON, one record a line.
+    ///
+    /// All of them at one and the same revision.
+    #[command(after_long_help = EXPORT_HELP)]
+    Export {
+        /// Only keys that begin with this.
+        #[arg(value_hint = ValueHint::Other)]
+        prefix: Option<OsString>,
+        /// Write to this file instead of standard output: whole or not at all.
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: Option<PathBuf>,
+        /// Replace the file if it exists.
+        #[arg(long, requires = "file")]
+        force: bool,
+        /// Read the store as it was at revision N.
+        #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
+        revision: Option<u64>,
+    },
+    /// Store the keys of an export.
+    #[command(after_long_help = IMPORT_HELP)]
+    Import {
+        /// The file; `-`, or nothing, takes standard input.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: Option<PathBuf>,
+        /// Only keys that begin with this.
+        #[arg(long, value_name = "PREFIX", value_hint = ValueHint::Other)]
+        prefix: Option<OsString>,
+        /// Leave keys that exist as they are.
+        #[arg(long)]
+        if_absent: bool,
+    },
     /// Print the script by which a shell completes dkv-cli commands.
     #[command(after_long_help = COMPLETION_HELP)]
     Completion {
@@ -367,6 +463,28 @@ pub enum Member {
         /// Where clients reach NEW.
         #[arg(long, value_name = "HOST:PORT")]
         http_addr: Option<String>,
+    },
+}
+
+/// What can be done with backups.
+#[derive(Subcommand)]
+pub enum Snapshot {
+    /// Save a backup of the whole store, while it is used.
+    #[command(after_long_help = SAVE_HELP)]
+    Save {
+        /// The file to write.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Replace it if it exists.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Verify a backup and say what is in it. Needs no cluster.
+    #[command(after_long_help = SNAPSHOT_STATUS_HELP)]
+    Status {
+        /// The backup.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
     },
 }
 

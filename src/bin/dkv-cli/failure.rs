@@ -21,6 +21,10 @@ pub enum Failure {
     Output(io::Error),
     /// A command of several steps waited in vain; what is done stays done, and the text says how to go on.
     Unfinished(String),
+    /// A file is no whole snapshot, or comes from a newer version; the text says which and where.
+    Damaged(String),
+    /// An import broke off at this line, after so many keys.
+    Line(u64, u64, ClientError),
     /// Everything is said already.
     Silent(u8),
 }
@@ -41,11 +45,12 @@ impl Failure {
         })
     }
 
-    /// The exit code: 1 not found or condition failed, 2 refused input, 3 unavailable, 4 unknown.
+    /// The exit code: 1 not found or condition failed, 2 refused input, 3 unavailable, 4 unknown,
+    /// 5 a damaged file.
     pub fn exit_code(&self) -> u8 {
         match self {
             Failure::NotFound(_) => 1,
-            Failure::Client(error) | Failure::Incomplete(_, error) => match error {
+            Failure::Client(error) | Failure::Incomplete(_, error) | Failure::Line(_, _, error) => match error {
                 ClientError::Refused(detail) => match detail.code {
                     ErrorCode::PreconditionFailed | ErrorCode::NotFound | ErrorCode::Conflict => 1,
                     _ => 2,
@@ -56,6 +61,7 @@ impl Failure {
             },
             Failure::Output(_) => 2,
             Failure::Unfinished(_) => 3,
+            Failure::Damaged(_) => 5,
             Failure::Silent(code) => *code,
         }
     }
@@ -72,6 +78,21 @@ impl Failure {
                 format!("cannot write to standard output: {error}; the output is incomplete")
             }
             Failure::Unfinished(text) => text.clone(),
+            Failure::Damaged(text) => {
+                format!("{text}\nIt cannot be restored from. Take another backup, or this one from where it was copied.")
+            }
+            Failure::Line(line, stored, error) => {
+                let said = match error {
+                    ClientError::Invalid(text) => text.clone(),
+                    ClientError::Refused(detail) => refused_text(detail),
+                    other => other.to_string(),
+                };
+                let next = match stored {
+                    0 => "Nothing was stored.".to_owned(),
+                    _ => format!("{stored} keys were stored before; the same import again stores the same values."),
+                };
+                format!("line {line}: {said}\n{next}")
+            }
             Failure::Silent(_) => String::new(),
         }
     }
@@ -81,8 +102,8 @@ impl Failure {
         let error = match self {
             Failure::NotFound(text) => return to_json(&ErrorBody::new(ErrorCode::NotFound, text)),
             Failure::Unfinished(text) => return to_json(&ErrorBody::new(ErrorCode::Unavailable, text)),
-            Failure::Client(error) | Failure::Incomplete(_, error) => error,
-            Failure::Output(_) | Failure::Silent(_) => return None,
+            Failure::Client(error) | Failure::Incomplete(_, error) | Failure::Line(_, _, error) => error,
+            Failure::Output(_) | Failure::Damaged(_) | Failure::Silent(_) => return None,
         };
         let body = match error {
             ClientError::Refused(detail) => ErrorBody { error: (**detail).clone() },

@@ -3,10 +3,14 @@
 #![forbid(unsafe_code)]
 
 mod cli;
+mod export;
 mod failure;
+mod import;
 mod list;
 mod member;
 mod output;
+mod progress;
+mod snapshot;
 mod status;
 
 use std::ffi::OsStr;
@@ -40,6 +44,9 @@ fn main() -> ExitCode {
 fn run(cli: &Cli, printer: &Printer) -> Result<(), Failure> {
     if let Command::Completion { shell } = cli.command {
         return printer.bytes(&completion(shell));
+    }
+    if let Command::Snapshot(cli::Snapshot::Status { file }) = &cli.command {
+        return snapshot::status(file, printer);
     }
     let client = Client::new(&cli.endpoints, cli.timeout)?;
     match &cli.command {
@@ -81,7 +88,20 @@ fn run(cli: &Cli, printer: &Printer) -> Result<(), Failure> {
         Command::Status => status::show(&client, cli.timeout, printer),
         Command::Member { command } => member::run(&client, cli.timeout, command, printer),
         Command::Transfer { to } => member::transfer(&client, cli.timeout, to.as_deref(), printer),
-        Command::Completion { .. } => unreachable!("answered without a client"),
+        Command::Snapshot(cli::Snapshot::Save { file, force }) => {
+            snapshot::save(&client, file, *force, printer)
+        }
+        Command::Export { prefix, file, force, revision } => {
+            let prefix = prefix.as_ref().map(|p| p.as_bytes().to_vec()).unwrap_or_default();
+            export::run(&client, prefix, *revision, file.as_deref(), *force, printer)
+        }
+        Command::Import { file, prefix, if_absent } => {
+            let prefix = prefix.as_ref().map(|p| p.as_bytes().to_vec()).unwrap_or_default();
+            import::run(&client, file.as_deref(), &prefix, *if_absent, printer)
+        }
+        Command::Snapshot(cli::Snapshot::Status { .. }) | Command::Completion { .. } => {
+            unreachable!("answered without a client")
+        }
     }
 }
 

@@ -1,0 +1,154 @@
+//! Fetching a backup: a snapshot that some node makes, in pieces that can be asked for again.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::exchange::{Answer, Broken, Request};
+use super::{Client, ClientError, Kind, Verdict, get, json, judge};
+use crate::api::{INDEX_HEADER, MAX_SNAPSHOT_PIECE, SNAPSHOT_CRC_HEADER, SnapshotReply};
+
+/// A node has this long to make a snapshot before another one is asked; above every server's usual request timeout.
+const MAKE_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// A piece that does not come is asked for so many times before another node is.
+const PIECE_ATTEMPTS: u32 = 3;
+
+/// Pause before something is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a backup was not fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotSaveError {
+    /// No node could serve it.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// It could not be written down.
+    #[error("cannot write the backup: {0}")]
+    File(io::Error),
+}
+
+/// What came of one node.
+enum Trouble {
+    /// Another node, or the same one later.
+    Later(String),
+    Final(SnapshotSaveError),
+}
+
+impl Client {
+    /// Writes into `file` a snapshot that holds everything that was acknowledged before this call. Any node will do; what
+    /// breaks off goes on where it was, at another node as well when that has the same snapshot. `progress` is told how
+    /// many bytes of how many are there. The timeout is for how long nothing comes.
+    ///
+    /// The caller verifies the file: this compares lengths and checksums that nodes tell, not the content.
+    ///
+    /// # Errors
+    /// No node could serve it, or the file could not be written.
+    pub fn save_snapshot(
+        &self,
+        file: &File,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<SnapshotReply, SnapshotSaveError> {
+        let mut deadline = Instant::now() + self.timeout;
+        // Asked once: a snapshot that was begun for a request that broke off serves the next one.
+        let index = self.call_until(deadline, &get("/v1/kv?limit=1&keys_only=true"), Kind::Read, |answer| {
+            answer.number(INDEX_HEADER)
+        })?;
+        let mut have: Option<(SnapshotReply, u64)> = None;
+        let mut reason = "the timeout is too short for a single attempt".to_owned();
+        loop {
+            for addr in self.endpoints() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(ClientError::Unavailable(reason).into());
+                }
+                let made = match self.make_snapshot(&addr, index, left.min(MAKE_TIMEOUT)) {
+                    Ok(made) => made,
+                    Err(Trouble::Later(text)) => {
+                        reason = text;
+                        continue;
+                    }
+                    Err(Trouble::Final(error)) => return Err(error),
+                };
+                let same = |old: &SnapshotReply| (&old.name, &old.crc32c) == (&made.name, &made.crc32c);
+                let mut at = have.filter(|(old, _)| same(old)).map_or(0, |(_, at)| at);
+                if at == 0 {
+                    file.set_len(0).map_err(SnapshotSaveError::File)?;
+                }
+                match self.fetch(&addr, &made, &mut at, file, &mut deadline, &mut progress) {
+                    Ok(()) => return Ok(made),
+                    Err(Trouble::Later(text)) => reason = text,
+                    Err(Trouble::Final(error)) => return Err(error),
+                }
+                have = Some((made, at));
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
+    fn make_snapshot(&self, addr: &str, index: u64, patience: Duration) -> Result<SnapshotReply, Trouble> {
+        let target = format!("/v1/snapshots?min_index={index}");
+        let request = Request { method: "POST", target, headers: Vec::new(), body: Some(b"") };
+        self.ask_one(addr, &request, patience, json)
+    }
+
+    fn fetch(
+        &self,
+        addr: &str,
+        made: &SnapshotReply,
+        at: &mut u64,
+        file: &File,
+        deadline: &mut Instant,
+        progress: &mut impl FnMut(u64, u64),
+    ) -> Result<(), Trouble> {
+        let mut attempts = 0;
+        progress(*at, made.bytes);
+        while *at < made.bytes {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let target = format!("/v1/snapshots/{}?offset={at}&limit={MAX_SNAPSHOT_PIECE}", made.name);
+            let read = |answer: &Answer| {
+                let is_it = answer.header(SNAPSHOT_CRC_HEADER) == Some(&made.crc32c) && !answer.body.is_empty();
+                is_it.then(|| answer.body.clone())
+            };
+            match self.ask_one(addr, &get(&target), left, read) {
+                Ok(piece) => {
+                    file.write_all_at(&piece, *at).map_err(|e| Trouble::Final(SnapshotSaveError::File(e)))?;
+                    *at += piece.len() as u64;
+                    *deadline = Instant::now() + self.timeout;
+                    attempts = 0;
+                    progress(*at, made.bytes);
+                }
+                Err(Trouble::Later(_)) if attempts + 1 < PIECE_ATTEMPTS && !left.is_zero() => {
+                    attempts += 1;
+                    thread::sleep(PAUSE);
+                }
+                // Also what is refused for good: it may be replaced by now, and is made anew then.
+                Err(Trouble::Later(text)) => return Err(Trouble::Later(text)),
+                Err(Trouble::Final(error)) => return Err(Trouble::Later(error.to_string())),
+            }
+        }
+        Ok(())
+    }
+
+    /// One exchange with one node.
+    fn ask_one<T>(
+        &self,
+        addr: &str,
+        request: &Request<'_>,
+        patience: Duration,
+        read: impl Fn(&Answer) -> Option<T>,
+    ) -> Result<T, Trouble> {
+        let answer = match self.exchanger.exchange(addr, request, patience) {
+            Ok(answer) => answer,
+            Err(Broken::Malformed(text)) => return Err(Trouble::Final(ClientError::Invalid(text).into())),
+            Err(Broken::NotSent(text) | Broken::Unknown(text)) => return Err(Trouble::Later(text)),
+        };
+        match judge(&answer, Kind::Read, read) {
+            Verdict::Done(done) => Ok(done),
+            Verdict::Refused(detail) => Err(Trouble::Final(ClientError::Refused(detail).into())),
+            Verdict::Later(text) | Verdict::Unknown(text) => Err(Trouble::Later(text)),
+        }
+    }
+}
