@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 mod support {
+    #[allow(dead_code)]
     pub mod checker;
+    #[allow(dead_code)]
     pub mod cluster;
     pub mod load;
 }
