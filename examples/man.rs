@@ -20,13 +20,16 @@ fn main() -> io::Result<()> {
     for program in [client::Cli::command(), server::Cli::command()] {
         let mut program = program.disable_help_subcommand(true);
         program.build();
-        write_page(&program, None, &dir)?;
-        for command in program.get_subcommands() {
-            write_page(command, Some(&program), &dir)?;
-        }
+        write_pages(&program, None, &dir)?;
     }
     println!("manual pages are in {}; try: man -l {0}/dkv-cli.1", dir.display());
     Ok(())
+}
+
+/// The page of a command, and those of its own commands.
+fn write_pages(command: &Command, parent: Option<&Command>, dir: &Path) -> io::Result<()> {
+    write_page(command, parent, dir)?;
+    command.get_subcommands().try_for_each(|sub| write_pages(sub, Some(command), dir))
 }
 
 /// One page: clap's sections, then those of the long help, whose examples must keep their lines.

@@ -10,7 +10,7 @@ use dkv::node::{
     FoundReply, FoundRequest, FoundTransport, HandOver, Peer, PeerError, PeerList, StoreFound, Target,
     Unborn, UnbornStep,
 };
-use dkv::raft::{ClusterId, HardState, MemberId, Settings, WriteOp};
+use dkv::raft::{ClusterId, HardState, Member, MemberId, Membership, Settings, WriteOp};
 use dkv::store::identity::Identity;
 use dkv::store::simdisk::{Fault, Loss, SimDisk};
 use dkv::store::wal::{Wal, WalIds, WalOptions};
@@ -31,7 +31,7 @@ fn peers(count: usize) -> PeerList {
 }
 
 fn config(n: usize, peers: PeerList) -> IdentityConfig {
-    IdentityConfig { node_id: format!("node{n}"), peers, settings: Settings::default(), listen_raft: false }
+    IdentityConfig { node_id: format!("node{n}"), peers, settings: Settings::default(), listen_raft: false, joins: false }
 }
 
 enum State {
@@ -148,17 +148,30 @@ impl Cluster {
 
     /// What a born `n` does when an RPC to `to` is answered `unborn`.
     fn call(&self, n: usize, to: usize) -> Option<UnbornStep> {
-        let (hand_over, target) = {
+        let (hand_over, latest) = {
             let node = self.node(n);
             let State::Born(born) = &node.state else { return None };
-            let member = born.membership().by_name(&format!("node{to}")).unwrap().clone();
-            (born.hand_over(), Target { member_id: member.member_id, raft_addr: member.raft_addr })
+            (born.hand_over(), born.membership().clone())
         };
+        let member = latest.by_name(&format!("node{to}")).unwrap().clone();
+        self.call_member(&hand_over, &latest, &member, to)
+    }
+
+    /// What the node of `hand_over`, whose latest membership is `latest`, does when an RPC to `member` is answered
+    /// `unborn` by node `to`.
+    fn call_member(
+        &self,
+        hand_over: &HandOver,
+        latest: &Membership,
+        member: &Member,
+        to: usize,
+    ) -> Option<UnbornStep> {
+        let target = Target { member_id: member.member_id, raft_addr: member.raft_addr.clone() };
         let unborn = match &self.node(to).state {
             State::Unborn(founding) => founding.unborn(),
             _ => return None,
         };
-        let step = hand_over.handle_unborn(&target, &unborn.node_id, unborn.member_id);
+        let step = hand_over.handle_unborn(&target, &unborn.node_id, unborn.member_id, latest);
         let (UnbornStep::Store(store) | UnbornStep::Replaced { store, .. }) = &step;
         let _ = self.found(&target.raft_addr, &FoundRequest::Store(store.clone()));
         Some(step)
@@ -415,7 +428,28 @@ fn founder_with_a_born_peer_ends_with_4_and_names_peer_and_both_lists() {
     cluster.ask_round(1);
     let (code, text) = cluster.ended(1);
     assert_eq!(code, 4);
-    assert_has(&text, &["node2", &id.to_string(), &peers(3).to_string(), "replace the member"]);
+    assert_has(&text, &[&id.to_string(), "dkv-cli member replace node1 node1"]);
+}
+
+#[test]
+fn founder_with_a_peer_that_others_founded_ends_with_4_and_names_peer_and_both_lists() {
+    let other = Cluster::started(3, 29);
+    other.settle();
+    let id = other.check_one_cluster();
+    let cluster = Cluster::new(4, 30);
+    cluster.start(1);
+    let ask = FoundRequest::Ask(Unborn { node_id: "x".into(), member_id: MemberId(1), peers: peers(4), restored: None });
+    let answers = (2..=4)
+        .map(|n| {
+            let unreached = || Err(PeerError::NotSent("nobody there".into()));
+            (peer(n), if n == 2 { other.node(2).found(&ask) } else { unreached() })
+        })
+        .collect();
+    let State::Unborn(founding) = &mut cluster.node(1).state else { panic!() };
+    let error = founding.handle_answers(answers).err().expect("refused");
+    assert_eq!(error.exit_code(), 4);
+    let words = ["node2", &id.to_string(), &peers(3).to_string(), &peers(4).to_string(), "--join"];
+    assert_has(&error.to_string(), &words);
 }
 
 #[test]
@@ -460,10 +494,10 @@ fn wiped_node_under_its_old_name_ends_with_4_and_the_others_say_the_repair() {
     let Some(UnbornStep::Replaced { repair, .. }) = cluster.call(3, 2) else {
         panic!("handed over to a stranger")
     };
-    assert_has(&repair, &["127.0.0.1:18082", "node2", "replace the member"]);
+    assert_has(&repair, &["127.0.0.1:18082", "dkv-cli member replace node2 node2"]);
     let (code, text) = cluster.ended(2);
     assert_eq!(code, 4);
-    assert_has(&text, &["node2", "replace the member", "remove"]);
+    assert_has(&text, &["dkv-cli member replace node2 node2"]);
     // It was never born, so every further start says the same.
     cluster.start(2);
     assert!(matches!(cluster.node(2).state, State::Unborn(_)));
@@ -501,8 +535,10 @@ fn store_of_the_same_entry_again_is_done_and_of_another_refused() {
         _ => panic!(),
     };
     let (own, target) = entry(&first);
-    let store =
-        |entry, target| first.node(1).found(&FoundRequest::Store(StoreFound { target, entry })).unwrap();
+    let store = |entry, target| {
+        let members = Membership::default();
+        first.node(1).found(&FoundRequest::Store(StoreFound { target, entry, members })).unwrap()
+    };
     assert_eq!(store(own.clone(), target), FoundReply::Stored);
     let FoundReply::Refused(text) = store(entry(&other).0, target) else { panic!("took a second birth") };
     assert_has(&text, &["belongs to cluster"]);
@@ -515,10 +551,109 @@ fn hand_over_to_an_unborn_node_of_another_target_is_refused() {
     let cluster = Cluster::started(3, 18);
     cluster.ask_round(1);
     let State::Born(born) = &cluster.node(1).state else { panic!() };
-    let store = StoreFound { target: MemberId(1), entry: born.found.clone() };
+    let members = (**born.membership()).clone();
+    let store = StoreFound { target: MemberId(1), entry: born.found.clone(), members };
     let State::Unborn(founding) = &mut cluster.node(2).state else { panic!() };
     let Received::Refused(text) = founding.handle_store(store) else { panic!("took another's entry") };
     assert_has(&text, &["meant for member"]);
+}
+
+/// A born cluster of three and its hand-over as node 3 does it, with another latest membership: `name` added under the
+/// identity of node `to`, in the place of whoever had that name.
+fn added(cluster: &Cluster, name: &str, to: usize) -> (HandOver, Membership, Member) {
+    let unborn = match &cluster.node(to).state {
+        State::Unborn(founding) => founding.unborn(),
+        _ => panic!("node{to} is not unborn"),
+    };
+    let node = cluster.node(3);
+    let State::Born(born) = &node.state else { panic!() };
+    let own = peer(to);
+    let member = Member {
+        node_id: name.to_owned(),
+        member_id: unborn.member_id,
+        raft_addr: own.raft_addr,
+        http_addr: own.http_addr,
+        voter: false,
+        promote: true,
+    };
+    let mut latest = (**born.membership()).clone();
+    latest.members.retain(|m| m.node_id != name);
+    latest.members.push(member.clone());
+    (born.hand_over(), latest, member)
+}
+
+/// Three born nodes and a fourth that is started to join.
+fn with_joiner(seed: u64) -> Cluster {
+    let cluster = Cluster::new(4, seed);
+    (1..=3).for_each(|n| cluster.node(n).config.peers = peers(3));
+    let alone = PeerList::from(vec![peer(4)]);
+    cluster.node(4).config = IdentityConfig { joins: true, ..config(4, alone) };
+    (1..=3).for_each(|n| cluster.start(n));
+    cluster.ask_round(1);
+    (2..=3).for_each(|n| drop(cluster.call(1, n)));
+    cluster.start(4);
+    cluster
+}
+
+#[test]
+fn who_joins_never_founds_and_is_born_once_the_membership_has_it() {
+    let cluster = with_joiner(31);
+    cluster.ask_round(4);
+    let (hand_over, mut latest, member) = added(&cluster, "node4", 4);
+    // A membership without it is not its cluster's, whoever founded that.
+    latest.members.pop();
+    cluster.call_member(&hand_over, &latest, &member, 4);
+    assert_eq!(cluster.cluster_id(4), None, "born without having been let in");
+    let (hand_over, latest, member) = added(&cluster, "node4", 4);
+    cluster.call_member(&hand_over, &latest, &member, 4);
+    cluster.check_one_cluster();
+    // The same command line again: it just runs, and nothing of its list is worth a warning.
+    let config = cluster.node(4).config.clone();
+    let Opened::Born(born) = reopened(&cluster, 4, &config).unwrap() else { panic!() };
+    assert_eq!(born.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn who_was_added_under_another_name_or_address_is_not_born() {
+    let cluster = with_joiner(32);
+    let (hand_over, latest, member) = added(&cluster, "node5", 4);
+    cluster.call_member(&hand_over, &latest, &member, 4);
+    let (hand_over, mut latest, member) = added(&cluster, "node4", 4);
+    latest.members.last_mut().unwrap().raft_addr = "10.0.0.4:18081".to_owned();
+    cluster.call_member(&hand_over, &latest, &member, 4);
+    let node = cluster.node(4);
+    let State::Unborn(founding) = &node.state else { panic!("born as somebody else") };
+    assert_has(&founding.waiting_for(), &["10.0.0.4:18081", "127.0.0.1:18084", "listen_raft"]);
+}
+
+#[test]
+fn a_wiped_node_whose_old_identity_was_removed_is_born_as_a_new_member() {
+    for wiped in [1, 2] {
+        let cluster = Cluster::started(3, 33);
+        cluster.settle();
+        cluster.node(wiped).disk = SimDisk::new(4713);
+        cluster.start(wiped);
+        let name = format!("node{wiped}");
+        let (hand_over, latest, member) = added(&cluster, &name, wiped);
+        if wiped == 1 {
+            // The founder finds the others born. Its name is gone from their membership: it waits.
+            let node = &mut *cluster.node(1);
+            let State::Unborn(founding) = &mut node.state else { panic!() };
+            let without = Membership { members: latest.members[..2].to_vec() };
+            let born = |n| {
+                let (member_id, cluster_id) = (MemberId(n), hand_over.cluster_id());
+                let (node_id, founders) = (format!("node{n}"), peers(3));
+                let members = without.clone();
+                Ok(FoundReply::Born { node_id, member_id, cluster_id, members, founders })
+            };
+            let answers = vec![(peer(2), born(2)), (peer(3), born(3))];
+            assert!(founding.handle_answers(answers).unwrap().is_none());
+            assert_has(&founding.waiting_for(), &["dkv-cli member replace node1 node1"]);
+        }
+        // The found entry still has its name under the old identity.
+        cluster.call_member(&hand_over, &latest, &member, wiped);
+        cluster.check_one_cluster();
+    }
 }
 
 fn reopened(cluster: &Cluster, n: usize, config: &IdentityConfig) -> Result<Opened, BirthError> {
@@ -641,7 +776,8 @@ fn hand_over_answers_an_ask_with_its_cluster() {
         node_id: "node2".into(),
         member_id: born.ids.member_id,
         cluster_id: born.ids.cluster_id,
-        peers: peers(3),
+        members: (**born.membership()).clone(),
+        founders: peers(3),
     };
     assert_eq!(reply, expected);
 }

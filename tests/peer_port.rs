@@ -12,7 +12,7 @@ use dkv::node::founding::{Founding, founding_port};
 use dkv::node::{
     AdminFailure, AdminFailureKind, AdminResult, Administration, Completion, Failure, ForwardedResult,
     ForwardedWrite, FoundReply, FoundRequest, FoundTransport, HandOver, HandOvers, Lane, LeaderCall, Peer,
-    PeerError, PeerList, PeerReply, PeerRequest, PeerTransport, ReadIndexResult, Target,
+    PeerError, PeerList, PeerReply, PeerRequest, PeerTransport, ReadIndexResult, Target, UnbornPeer,
 };
 use dkv::raft::{
     AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, Found, InstallOutcome,
@@ -423,7 +423,7 @@ fn start_unborn(n: usize, list: &PeerList) -> Newborn {
     let port = Port::start(&format!("127.77.10.{n}"));
     let settings = Settings::default();
     let config =
-        IdentityConfig { node_id: format!("node{n}"), peers: list.clone(), settings, listen_raft: false };
+        IdentityConfig { node_id: format!("node{n}"), peers: list.clone(), settings, listen_raft: false, joins: false };
     let options = WalOptions { segment_bytes: 64 << 10 };
     let opened = open(Arc::new(SimDisk::new(n as u64)), options, &config).unwrap();
     let Opened::Unborn(founding) = opened else { panic!("born from an empty disk") };
@@ -459,7 +459,8 @@ fn founding_over_the_peer_ports_hands_over_to_whoever_answers_unborn() {
             panic!("an unborn node answered")
         };
         assert_eq!((node_id.as_str(), member_id), (listed.node_id.as_str(), listed.member_id));
-        hand_overs.handle_unborn(&to, &node_id, member_id);
+        let latest = born.membership().clone();
+        hand_overs.handle_unborn(&UnbornPeer { to, node_id: node_id.clone(), member_id, latest });
         let sibling = node.birth.join().unwrap();
         assert_eq!(sibling.ids.cluster_id, born.ids.cluster_id);
         assert_eq!(sibling.found, born.found);
@@ -486,6 +487,7 @@ fn run_ends_when_it_is_stopped() {
             peers: peers.clone(),
             settings,
             listen_raft: false,
+            joins: false,
         };
         let options = WalOptions { segment_bytes: 64 << 10 };
         let Opened::Unborn(founding) = open(Arc::new(SimDisk::new(5)), options, &config).unwrap() else {

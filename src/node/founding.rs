@@ -341,7 +341,8 @@ impl Founding {
     fn check_offer(&self, found: &Found, members: &Membership) -> Result<(), String> {
         let own = self.unborn();
         let theirs = PeerList::from(&found.members);
-        if theirs == self.peers && found.members.get(own.member_id).is_some() {
+        let founds = found.members.get(own.member_id).is_some();
+        if founds && theirs == self.peers {
             if found.restored == own.restored {
                 return Ok(());
             }
@@ -354,7 +355,8 @@ impl Founding {
                 if found.restored.is_some() { "with --restore and that backup" } else { "without --restore" }
             ));
         }
-        let Some(added) = members.get(own.member_id) else {
+        // Who founds must mean the same cluster as the others do; who is added later just has to be added.
+        let Some(added) = members.get(own.member_id).filter(|_| !founds) else {
             return Err(format!(
                 "node {} was offered cluster {} with other `peers`: here {}, there {theirs}; make its configuration \
                  file equal and start it again",

@@ -41,6 +41,8 @@ pub struct Setup {
     pub extra: String,
     /// What the others are told as its `raft_addr`, when that is not where it listens.
     pub advertised_raft: Vec<Option<String>>,
+    /// How many of the nodes found the cluster, the first ones; None: all of them. The others have no configuration.
+    pub founders: Option<usize>,
 }
 
 /// Some processes, their files, and the address they share. Dropped, it ends every process it started.
@@ -58,9 +60,18 @@ impl Cluster {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let (dir, ip) = (temp.path().to_owned(), fresh_ip());
         let cluster = Cluster { dir, ip, size, children: (0..size).map(|_| None).collect(), _temp: temp };
-        for n in 0..size {
+        for n in 0..setup.founders.unwrap_or(size) {
             cluster.write_config(n, setup);
         }
+        cluster
+    }
+
+    /// Starts a cluster of `founders` nodes with room for others, up to `size`.
+    pub fn start_with_room(founders: usize, size: usize) -> Cluster {
+        let mut cluster = Cluster::prepare(size, &Setup { founders: Some(founders), ..Setup::default() });
+        (0..founders).for_each(|n| cluster.spawn(n));
+        cluster.wait_for_leader();
+        cluster.wait_for_ready();
         cluster
     }
 
@@ -90,7 +101,7 @@ impl Cluster {
         let mut text = format!("node_id: {}\ndata_dir: {}\n", self.name(n), self.data_dir(n).display());
         text.push_str(&setup.extra);
         text.push_str("peers:\n");
-        for peer in 0..self.size {
+        for peer in 0..setup.founders.unwrap_or(self.size) {
             let raft =
                 setup.advertised_raft.get(peer).cloned().flatten().unwrap_or_else(|| self.raft_addr(peer));
             let (name, http) = (self.name(peer), self.http_addr(peer));
@@ -143,11 +154,26 @@ impl Cluster {
         self.children[n] = Some(self.command(n).spawn().expect("dkv-server starts"));
     }
 
+    /// Starts node `n`, which joins through node `through`.
+    pub fn spawn_to_join(&mut self, n: usize, through: usize, more: &[&str]) {
+        assert!(self.children[n].is_none(), "{} runs already", self.name(n));
+        let mut command = self.server(n);
+        command.args(["--join", &self.http_addr(through), "--node-id", &self.name(n)]);
+        command.args(["--raft-addr", &self.raft_addr(n), "--http-addr", &self.http_addr(n)]);
+        command.arg("--data-dir").arg(self.data_dir(n)).args(more);
+        self.children[n] = Some(command.spawn().expect("dkv-server starts"));
+    }
+
     pub fn command(&self, n: usize) -> Command {
+        let mut command = self.server(n);
+        command.arg("--config").arg(self.config_path(n));
+        command
+    }
+
+    fn server(&self, n: usize) -> Command {
         let log = File::options().create(true).append(true).open(self.log_path(n)).expect("a log file");
         let mut command = Command::new(env!("CARGO_BIN_EXE_dkv-server"));
-        command.arg("--config").arg(self.config_path(n)).stdin(Stdio::null());
-        command.stdout(log.try_clone().expect("a second handle")).stderr(log);
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         command
     }
 
