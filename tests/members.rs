@@ -302,6 +302,12 @@ fn a_learner_stays_one_until_it_is_promoted_and_hears_of_its_removal() {
     assert_eq!(cluster.wait_exit(3).code(), Some(4), "{}", cluster.log(3));
 
     // Its name may come back, its identity not.
+    let gone = format!(
+        r#"{{"node_id":"n9","member_id":"{}","raft_addr":"10.0.0.1:1","http_addr":"10.0.0.1:2"}}"#,
+        learner["member_id"].as_str().unwrap()
+    );
+    let answer = post(&cluster, 0, "/v1/cluster/members", &gone);
+    assert_error(&answer, 409, "conflict", &["was removed from this cluster and never returns"]);
     fs::remove_dir_all(cluster.data_dir(3)).unwrap();
     cluster.spawn_to_join(3, 2, &["--learner"]);
     wait_for("the learner again", || (members(&cluster, 0).len() == 4).then_some(()));
