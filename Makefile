@@ -3,7 +3,7 @@
 
 CARGO ?= cargo
 
-.PHONY: cluster build test check fix openapi-check mutants man clean
+.PHONY: cluster build test check fix openapi-check mutants soak man clean
 
 cluster: build
 	exec target/release/dkv-server cluster configs/node*.yaml
@@ -37,6 +37,11 @@ openapi-check:
 
 mutants:
 	$(CARGO) test --test mutants -- --run
+
+# A thousand keys overwritten for ten minutes (or SECONDS=n): disk and memory stay bounded.
+SECONDS ?= 600
+soak:
+	DKV_SOAK_SECONDS=$(SECONDS) $(CARGO) test --release --test soak -- --nocapture
 
 # The manual pages of both programs. `man -l target/man/dkv-cli.1` shows one; section 1 of a manual path takes them all.
 man:
