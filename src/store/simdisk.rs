@@ -392,7 +392,10 @@ fn apply_damaged(change: &Change, image: &mut Vec<u8>, rng: &mut fastrand::Rng) 
             put(image, offset, data);
             let sector = rng.usize(0..=data.len() / SECTOR_BYTES) * SECTOR_BYTES;
             let end = data.len().min(sector + SECTOR_BYTES);
-            image[offset + sector..offset + end].fill(0);
+            // A write that was stopped before its first byte has not grown the file.
+            if sector < end {
+                image[offset + sector..offset + end].fill(0);
+            }
         }
     }
 }

@@ -450,6 +450,22 @@ fn cut_gives_up_whole_segments_behind_the_index_and_never_the_current_one() {
     wal.write(&[entries(61..=61, 1)]).unwrap();
     let (mut wal, recovered) = open_behind(&sim.restart(Loss::Everything), 60, 1).unwrap();
     assert_eq!((positions(&recovered), wal.cut(60).unwrap()), (vec!["61@1".to_owned()], 0));
+    assert_eq!(Wal::identify(&disk(&sim)).unwrap(), Some(IDS));
+}
+
+#[test]
+fn cut_at_any_index_leaves_a_log_that_goes_on_behind_it() {
+    let mut left = Vec::new();
+    for index in 1..=60 {
+        let (sim, mut wal, mut preparer) = long();
+        wal.cut(index).unwrap();
+        prepare(&mut preparer);
+        let recovered = open_behind(&sim.restart(Loss::Everything), index, 1).unwrap().1;
+        assert_eq!(recovered.entries.len() as u64, 60 - index, "cut at {index}");
+        left.push(sequences(&sim).len());
+    }
+    left.dedup();
+    assert_eq!(left, [4, 3, 2, 1]);
 }
 
 #[test]
