@@ -33,6 +33,7 @@ mod step;
 mod threads;
 mod timer;
 mod transport;
+pub mod verify;
 mod waiters;
 
 use std::io;

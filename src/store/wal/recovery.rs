@@ -30,7 +30,9 @@ pub(super) struct Replay {
     pub chain: u32,
     batches: u64,
     /// Whose log the first segment is.
-    ids: Option<WalIds>,
+    pub ids: Option<WalIds>,
+    /// How far everything was synced, as the segment's name and its last batch say.
+    pub synced_mark: LogPlace,
 }
 
 impl Replay {
@@ -71,14 +73,13 @@ pub(super) struct Scan {
     pub replay: Replay,
     /// The last segment, where writing goes on.
     pub last: Current,
-    pub synced_mark: LogPlace,
     pub torn: Option<Torn>,
 }
 
 /// What is to be zeroed in the last segment: from its `next_block` on.
 pub(super) struct Torn {
     /// The block behind the last one that is not zero.
-    end_block: u64,
+    pub end_block: u64,
 }
 
 /// Where the batches of a segment end.
@@ -90,14 +91,24 @@ struct SegmentEnd {
 
 /// Reads the whole log. Changes nothing.
 pub(super) fn scan(disk: &Arc<dyn Disk>, expected: Option<WalIds>) -> Result<Scan, WalError> {
+    let mut replay = Replay::default();
+    let (last, torn) = scan_into(&mut replay, disk, expected)?;
+    Ok(Scan { replay, last, torn })
+}
+
+/// The same; after an error `replay` holds what stands before the damage.
+pub(super) fn scan_into(
+    replay: &mut Replay,
+    disk: &Arc<dyn Disk>,
+    expected: Option<WalIds>,
+) -> Result<(Current, Option<Torn>), WalError> {
     let names = segment::list_segments(disk)?;
     let missing = || WalError::Missing(disk.display(""));
-    let mut replay = Replay::default();
     for (n, &name) in names.iter().enumerate() {
         let (file, bytes) = segment::read_segment(disk, name)?;
         let is_last = n + 1 == names.len();
         let segment = SegmentBytes { disk, name, shown: name.to_string(), bytes: &bytes, expected };
-        let end = segment.walk(&mut replay, is_last)?;
+        let end = segment.walk(replay, is_last)?;
         if is_last {
             if replay.batches == 0 {
                 return Err(missing());
@@ -107,8 +118,7 @@ pub(super) fn scan(disk: &Arc<dyn Disk>, expected: Option<WalIds>) -> Result<Sca
             let next_block = end.next_block;
             let shown = segment.shown;
             let last = Current { name, shown, file, blocks, next_block, synced_blocks };
-            let synced_mark = LogPlace { sequence: name.sequence, block: synced_blocks };
-            return Ok(Scan { replay, last, synced_mark, torn: end.torn });
+            return Ok((last, end.torn));
         }
     }
     Err(missing())
@@ -171,6 +181,7 @@ impl SegmentBytes<'_> {
     /// Takes batch after batch up to the end, and judges what stands there.
     fn walk(&self, replay: &mut Replay, is_last: bool) -> Result<SegmentEnd, WalError> {
         let segment_header = self.segment_header()?;
+        replay.synced_mark = LogPlace { sequence: self.name.sequence, block: 0 };
         let mut block = 0;
         let mut synced_through = 0;
         while let Some((header, crc)) = self.whole_batch(block) {
@@ -184,6 +195,7 @@ impl SegmentBytes<'_> {
             replay.chain = crc;
             replay.batches += 1;
             synced_through = header.synced_through;
+            replay.synced_mark.block = synced_through;
             block += header.blocks();
         }
         let torn = self.judge_end(block, is_last)?;

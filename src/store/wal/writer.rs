@@ -84,7 +84,7 @@ impl Wal {
     /// was synced is damaged, and nothing is changed then.
     pub fn open(disk: Arc<dyn Disk>, ids: WalIds, options: WalOptions) -> Result<(Wal, Recovered), WalError> {
         segment_blocks(&options);
-        let Scan { replay, last, synced_mark, torn } = recovery::scan(&disk, Some(ids))?;
+        let Scan { replay, last, torn } = recovery::scan(&disk, Some(ids))?;
         let mut warnings = Vec::new();
         if let Some(torn) = torn {
             warnings.push(recovery::cut_off(&disk, &last, &torn, &replay)?);
@@ -102,7 +102,7 @@ impl Wal {
         wal.last = replay.last();
         wal.unsealed = true;
         wal.seal()?;
-        let recovery::Replay { hard_state, base, entries, .. } = replay;
+        let recovery::Replay { hard_state, base, entries, synced_mark, .. } = replay;
         Ok((wal, Recovered { hard_state, base, entries, synced_mark, warnings }))
     }
 
