@@ -1,9 +1,9 @@
 # cluster: five nodes in the foreground, data in data/. test: everything proven. check: writes nothing. fix: formats.
-# man: manual pages in target/man/.
+# torture: tests/torture for MINUTES. man: manual pages in target/man/.
 
 CARGO ?= cargo
 
-.PHONY: cluster build test check fix openapi-check mutants soak man clean
+.PHONY: cluster build test torture soak check fix openapi-check mutants man clean
 
 cluster: build
 	exec target/release/dkv-server cluster configs/node*.yaml
@@ -17,6 +17,12 @@ test:
 	{ $(CARGO) test --no-fail-fast 2>&1; echo "exit: $$?"; } | tee "$$log" | grep --line-buffered -v "^exit: " ; \
 	awk '/^test result:/ { passed += $$4; failed += $$6; ignored += $$8 } /^exit: / { code = $$2 } \
 	END { printf "passed %d, failed %d, ignored %d\n", passed, failed, ignored; exit code != 0 || failed > 0 }' "$$log"
+
+# Real processes, killed, stopped and cut off from each other under load, for MINUTES; SEED=n repeats a run.
+MINUTES ?= 10
+
+torture:
+	$(CARGO) test --test torture -- --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 check:
 	$(CARGO) fmt --check

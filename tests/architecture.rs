@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// What each layer may name of the others.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("raft", &[]),
     ("store", &["raft"]),
     ("node", &["store", "raft"]),
@@ -15,7 +15,8 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("config", &[]),
     ("logging", &["config"]),
     ("client", &["api"]),
-    ("bin", &["server", "node", "api", "client", "config", "logging"]),
+    ("check", &[]),
+    ("bin", &["server", "node", "api", "client", "config", "logging", "check"]),
 ];
 
 /// The names of `raft` that are data: all that `store` may use.

@@ -1,41 +1,72 @@
 //! The linearizability checker of the other suites, tested itself: histories judged by hand, and thousands of small
 //! random ones judged by trying every order.
 
-mod support;
-
 use std::collections::BTreeMap;
 
-use fastrand::Rng;
-use support::checker::{
-    Answer, Condition, Event, Fault, MAX_STEPS, Op, check, check_linearizable, check_revisions,
+use dkv::check::{
+    Answer, Condition, Event, Fault, Limits, Op, Row, check_linearizable, check_order, check_revisions,
 };
+use fastrand::Rng;
 
-fn event(times: (u64, u64), op: Op, result: Answer) -> Event {
-    Event { client: 1, key: "k".into(), call_us: times.0, return_us: times.1, op, result }
+fn check(history: &[Event]) -> Result<(), Fault> {
+    dkv::check::check(history, &Limits::default())
+}
+
+fn event(times: (u64, u64), op: Op, answer: Answer) -> Event {
+    Event { process: 1, call_ns: times.0, return_ns: times.1, op, answer, index: None }
+}
+
+fn put_op(value: u64, condition: Option<Condition>) -> Op {
+    Op::Put { key: "k".into(), value: value.to_string(), condition }
+}
+
+fn delete_op(condition: Option<Condition>) -> Op {
+    Op::Delete { key: "k".into(), condition }
+}
+
+fn get_op() -> Op {
+    Op::Get { key: "k".into() }
+}
+
+fn value_of(value: u64, mod_revision: u64) -> Answer {
+    Answer::Value { value: value.to_string(), mod_revision }
 }
 
 fn put(times: (u64, u64), value: u64, revision: u64) -> Event {
-    event(times, Op::Put { value, condition: None }, Answer::Written { revision })
+    event(times, put_op(value, None), Answer::Written { revision })
 }
 
-fn cas(times: (u64, u64), value: u64, condition: Condition, result: Answer) -> Event {
-    event(times, Op::Put { value, condition: Some(condition) }, result)
+fn cas(times: (u64, u64), value: u64, condition: Condition, answer: Answer) -> Event {
+    event(times, put_op(value, Some(condition)), answer)
 }
 
-fn unknown_put(call_us: u64, value: u64) -> Event {
-    event((call_us, 0), Op::Put { value, condition: None }, Answer::Unknown)
+fn unknown_put(call_ns: u64, value: u64) -> Event {
+    event((call_ns, 0), put_op(value, None), Answer::Unknown)
 }
 
 fn delete(times: (u64, u64), revision: u64, deleted: bool) -> Event {
-    event(times, Op::Delete { condition: None }, Answer::Deleted { revision, deleted })
+    event(times, delete_op(None), Answer::Deleted { revision, deleted })
 }
 
 fn get(times: (u64, u64), value: u64, mod_revision: u64) -> Event {
-    event(times, Op::Get, Answer::Value { value, mod_revision })
+    event(times, get_op(), value_of(value, mod_revision))
 }
 
 fn absent(times: (u64, u64)) -> Event {
-    event(times, Op::Get, Answer::Absent)
+    event(times, get_op(), Answer::Absent)
+}
+
+/// The same on another key.
+fn elsewhere(mut event: Event) -> Event {
+    match &mut event.op {
+        Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } => *key = "other".into(),
+        Op::List { .. } => {}
+    }
+    event
+}
+
+fn at(index: u64, event: Event) -> Event {
+    Event { index: Some(index), ..event }
 }
 
 #[track_caller]
@@ -47,8 +78,9 @@ fn assert_good(history: &[Event]) {
 
 #[track_caller]
 fn assert_not_linearizable(history: &[Event]) {
-    let verdict = check(history);
+    let verdict = check_linearizable(history, &Limits::default());
     assert!(matches!(verdict, Err(Fault::NotLinearizable { .. })), "{verdict:?}");
+    assert!(check(history).is_err());
 }
 
 #[track_caller]
@@ -56,6 +88,12 @@ fn assert_bad_revisions(history: &[Event]) {
     let verdict = check_revisions(history);
     assert!(matches!(verdict, Err(Fault::Revisions(_))), "{verdict:?}");
     assert_eq!(check(history), verdict);
+}
+
+#[track_caller]
+fn assert_bad_order(history: &[Event]) {
+    let verdict = check_order(history);
+    assert!(matches!(verdict, Err(Fault::Order(_))), "{verdict:?}");
 }
 
 #[test]
@@ -87,10 +125,10 @@ fn check_finds_a_stale_read() {
 #[test]
 fn check_finds_a_value_nobody_wrote_or_that_was_not_done() {
     assert_not_linearizable(&[get((1, 2), 10, 1)]);
-    let refused = event((1, 2), Op::Put { value: 10, condition: None }, Answer::NotDone);
+    let refused = event((1, 2), put_op(10, None), Answer::NotDone);
     assert_good(&[refused.clone(), absent((3, 4))]);
     assert_not_linearizable(&[refused, get((3, 4), 10, 1)]);
-    let early = check_linearizable(&[get((1, 2), 10, 1), put((3, 4), 10, 1)], MAX_STEPS);
+    let early = check_linearizable(&[get((1, 2), 10, 1), put((3, 4), 10, 1)], &Limits::default());
     assert!(matches!(early, Err(Fault::NotLinearizable { .. })), "{early:?}");
 }
 
@@ -103,70 +141,63 @@ fn check_lets_an_unknown_write_happen_late_or_never_but_once() {
     let twice = [unknown_put(1, 10), get((2, 3), 10, 1), put((4, 5), 20, 2), get((6, 7), 10, 1)];
     assert_not_linearizable(&twice);
 
-    let unknown_delete = event((3, 0), Op::Delete { condition: None }, Answer::Unknown);
+    let unknown_delete = event((3, 0), delete_op(None), Answer::Unknown);
     let read = get((4, 5), 10, 1);
     assert_good(&[put((1, 2), 10, 1), unknown_delete.clone(), read.clone(), absent((6, 7))]);
     assert_not_linearizable(&[put((1, 2), 10, 1), unknown_delete, absent((4, 5)), get((6, 7), 10, 1)]);
-    assert_good(&[event((1, 0), Op::Get, Answer::Unknown)]);
+    assert_good(&[event((1, 0), get_op(), Answer::Unknown)]);
 }
 
 #[test]
 fn check_follows_conditions() {
-    let at = Condition::ModRevision;
+    let holds_at = Condition::ModRevision;
     let written = |revision| Answer::Written { revision };
     let failed = |mod_revision| Answer::PreconditionFailed { mod_revision };
     assert_good(&[
         cas((1, 2), 10, Condition::Absent, written(1)),
         cas((3, 4), 20, Condition::Absent, failed(1)),
-        cas((5, 6), 30, at(1), written(2)),
-        cas((7, 8), 40, at(1), failed(2)),
+        cas((5, 6), 30, holds_at(1), written(2)),
+        cas((7, 8), 40, holds_at(1), failed(2)),
         cas((9, 10), 50, Condition::Exists, written(3)),
-        event(
-            (11, 12),
-            Op::Delete { condition: Some(at(3)) },
-            Answer::Deleted { revision: 4, deleted: true },
-        ),
+        event((11, 12), delete_op(Some(holds_at(3))), Answer::Deleted { revision: 4, deleted: true }),
         cas((13, 14), 60, Condition::Exists, failed(0)),
     ]);
     let first = put((1, 2), 10, 1);
     // The lost update: both saw revision 1, both were told that it still held.
     assert_not_linearizable(&[
         first.clone(),
-        cas((3, 9), 20, at(1), written(2)),
-        cas((4, 8), 30, at(1), written(3)),
+        cas((3, 9), 20, holds_at(1), written(2)),
+        cas((4, 8), 30, holds_at(1), written(3)),
     ]);
     assert_not_linearizable(&[first.clone(), cas((3, 4), 20, Condition::Absent, written(2))]);
-    assert_not_linearizable(&[first.clone(), cas((3, 4), 20, at(1), failed(1))]);
+    assert_not_linearizable(&[first.clone(), cas((3, 4), 20, holds_at(1), failed(1))]);
     assert_not_linearizable(&[first.clone(), cas((3, 4), 20, Condition::Exists, failed(0))]);
-    assert_not_linearizable(&[
-        first.clone(),
-        event((3, 4), Op::Put { value: 20, condition: None }, failed(1)),
-    ]);
+    assert_not_linearizable(&[first.clone(), event((3, 4), put_op(20, None), failed(1))]);
     assert_not_linearizable(&[first, delete((3, 4), 1, false)]);
     // Refused because of a write whose own answer was lost.
     assert_good(&[
         put((1, 2), 10, 1),
         unknown_put(3, 20),
-        cas((4, 5), 30, at(1), failed(2)),
+        cas((4, 5), 30, holds_at(1), failed(2)),
         get((6, 7), 20, 2),
     ]);
-    assert_not_linearizable(&[put((1, 2), 10, 1), cas((4, 5), 30, at(1), failed(2)), get((6, 7), 10, 1)]);
+    assert_not_linearizable(&[
+        put((1, 2), 10, 1),
+        cas((4, 5), 30, holds_at(1), failed(2)),
+        get((6, 7), 10, 1),
+    ]);
 }
 
 #[test]
 fn check_looks_at_each_key_alone() {
-    let mut other = put((1, 2), 10, 1);
-    other.key = "other".into();
+    let other = elsewhere(put((1, 2), 10, 1));
     assert_good(&[other.clone(), absent((3, 4))]);
-    let mut read = get((5, 6), 10, 1);
-    read.key = "other".into();
-    assert_good(&[other, absent((3, 4)), read]);
+    assert_good(&[other, absent((3, 4)), elsewhere(get((5, 6), 10, 1))]);
 }
 
 #[test]
 fn check_revisions_follow_real_time_over_all_keys() {
-    let mut other = put((3, 4), 20, 1);
-    other.key = "other".into();
+    let other = elsewhere(put((3, 4), 20, 1));
     assert_bad_revisions(&[put((1, 2), 10, 2), other.clone()]);
     assert_bad_revisions(&[put((1, 2), 10, 1), get((3, 4), 10, 1), delete((5, 6), 0, false)]);
     assert_bad_revisions(&[get((1, 2), 10, 5), other]);
@@ -182,20 +213,83 @@ fn check_revisions_name_one_change_each() {
     assert_bad_revisions(&[put((1, 2), 10, 0)]);
 }
 
+fn list(times: (u64, u64), revision: u64, rows: &[(&str, u64, u64)]) -> Event {
+    let rows = rows.iter().map(|&(key, value, mod_revision)| Row {
+        key: key.into(),
+        value: value.to_string(),
+        mod_revision,
+    });
+    event(times, Op::List { prefix: "".into() }, Answer::Listed { revision, rows: rows.collect() })
+}
+
+#[test]
+fn check_order_replays_the_log() {
+    let good = [
+        at(4, absent((1, 2))),
+        at(5, put((1, 9), 10, 1)),
+        at(6, elsewhere(put((3, 8), 20, 2))),
+        at(6, list((5, 10), 2, &[("k", 10, 1), ("other", 20, 2)])),
+        at(7, delete((11, 12), 3, true)),
+        at(9, list((13, 14), 3, &[("other", 20, 2)])),
+    ];
+    assert_good(&good);
+    // A list that shows the second write and not the first: no key alone has a fault.
+    let mut torn = good.to_vec();
+    torn[3] = at(6, list((5, 10), 2, &[("other", 20, 2)]));
+    assert_eq!(check_linearizable(&torn, &Limits::default()), Ok(()));
+    assert_bad_order(&torn);
+    // A state that never was.
+    torn[3] = at(4, list((5, 10), 2, &[("k", 10, 1), ("other", 20, 2)]));
+    assert_bad_order(&torn);
+    torn[3] = at(6, list((5, 10), 2, &[("other", 20, 2), ("k", 10, 1)]));
+    assert_bad_order(&torn);
+    torn[3] = at(6, list((5, 10), 2, &[("k", 10, 1), ("nobody's", 1, 7), ("other", 20, 2)]));
+    assert_bad_order(&torn);
+}
+
+#[test]
+fn check_order_follows_real_time_over_all_keys() {
+    assert_bad_order(&[at(5, put((3, 4), 10, 1)), at(6, elsewhere(put((1, 2), 20, 2)))]);
+    assert_bad_order(&[at(5, put((1, 2), 10, 1)), at(4, elsewhere(absent((3, 4))))]);
+    // Reads of one index have no order among themselves.
+    assert_good(&[at(5, absent((3, 4))), at(5, absent((1, 2)))]);
+    assert_bad_order(&[at(5, put((1, 9), 10, 1)), at(5, elsewhere(put((1, 9), 20, 2)))]);
+    assert_bad_order(&[at(5, put((1, 9), 10, 2)), at(6, elsewhere(put((1, 9), 20, 1)))]);
+}
+
+#[test]
+fn check_order_places_what_has_no_index() {
+    let deleted = event((5, 0), delete_op(None), Answer::Unknown);
+    let first = at(1, put((1, 2), 10, 1));
+    assert_good(&[first.clone(), deleted.clone(), at(1, get((6, 7), 10, 1)), at(2, absent((8, 9)))]);
+    assert_bad_order(&[first.clone(), at(2, absent((3, 4))), deleted.clone()]);
+    let unknown = unknown_put(5, 20);
+    assert_good(&[first.clone(), unknown.clone(), at(2, get((6, 7), 20, 2))]);
+    assert_bad_order(&[first.clone(), unknown.clone(), at(2, get((6, 7), 20, 2)), at(3, get((8, 9), 10, 1))]);
+    // A change whose answer was a replayed one: its revision says where it stands, before its call it cannot be.
+    let replayed = put((5, 9), 20, 2);
+    assert_good(&[first.clone(), replayed.clone(), at(4, elsewhere(put((5, 6), 1, 3)))]);
+    assert_bad_order(&[first.clone(), replayed, at(4, elsewhere(put((3, 4), 1, 3)))]);
+}
+
 #[test]
 fn check_gives_up_loudly() {
     let history: Vec<Event> = (0..20).map(|i| put((2 * i + 1, 2 * i + 2), i, i + 1)).collect();
-    let verdict = check_linearizable(&history, 10);
-    assert_eq!(verdict, Err(Fault::Undecided { key: "k".into(), steps: 10 }));
-    assert_eq!(check_linearizable(&history, 20), Ok(()));
+    let undecided = |limits| check_linearizable(&history, &limits).is_err_and(|fault| fault.is_undecided());
+    let limits = Limits::default();
+    assert!(undecided(Limits { max_steps: 10, ..limits }));
+    assert!(undecided(Limits { max_bytes: 100, ..limits }));
+    assert_eq!(check_linearizable(&history, &Limits { max_steps: 20, ..limits }), Ok(()));
 }
 
 /// What happens in a random history.
 struct Shape {
     events: usize,
-    /// How long an operation takes at most; one is called every 100 µs on average.
-    duration_us: u64,
+    /// How long an operation takes at most; one is called every 100 ns on average.
+    duration_ns: u64,
     unknown_percent: u64,
+    /// Answers that do not name their log index.
+    no_index_percent: u64,
 }
 
 /// Runs random operations against one map, each at one moment between call and return.
@@ -203,7 +297,7 @@ fn random_history(rng: &mut Rng, shape: &Shape) -> Vec<Event> {
     let mut moments: Vec<u64> =
         (0..shape.events).map(|_| 10_000 + rng.u64(0..100 * shape.events as u64)).collect();
     moments.sort_unstable();
-    let (mut revision, mut current) = (0, None::<(u64, u64)>);
+    let (mut index, mut revision, mut current) = (0, 0, None::<(u64, u64)>);
     let mut history = Vec::new();
     for (i, moment) in moments.into_iter().enumerate() {
         let condition = match rng.u8(0..6) {
@@ -215,23 +309,30 @@ fn random_history(rng: &mut Rng, shape: &Shape) -> Vec<Event> {
             _ => None,
         };
         let op = match rng.u8(0..10) {
-            0..5 => Op::Get,
-            5..9 => Op::Put { value: 100 + i as u64, condition },
-            _ => Op::Delete { condition },
+            0..5 => get_op(),
+            5..9 => put_op(100 + i as u64, condition),
+            _ => delete_op(condition),
         };
-        let (call_us, return_us) =
-            (moment - rng.u64(0..shape.duration_us), moment + rng.u64(0..shape.duration_us));
-        let mut event = Event { client: i as u64, ..event((call_us, return_us), op, Answer::NotDone) };
+        let (call_ns, return_ns) =
+            (moment - rng.u64(0..shape.duration_ns), moment + rng.u64(0..shape.duration_ns));
+        let mut event = Event { process: i as u64, ..event((call_ns, return_ns), op, Answer::NotDone) };
         let luck = rng.u64(0..100);
         // A third of the unknown ones never happens; the others may happen long after their call.
         if luck >= shape.unknown_percent / 3 {
-            event.result = execute(op, &mut revision, &mut current);
+            event.answer = execute(&event.op, &mut revision, &mut current);
+            index += u64::from(event.op.is_write());
+            event.index = Some(index);
         }
         if luck < shape.unknown_percent {
-            event.result = Answer::Unknown;
-            event.call_us -= rng.u64(0..3 * shape.duration_us);
-        } else if luck >= 98 && matches!(event.result, Answer::PreconditionFailed { .. }) {
-            event.result = Answer::NotDone;
+            event.answer = Answer::Unknown;
+            event.call_ns -= rng.u64(0..3 * shape.duration_ns);
+        } else if luck >= 98 && matches!(event.answer, Answer::PreconditionFailed { .. }) {
+            event.answer = Answer::NotDone;
+        }
+        if matches!(event.answer, Answer::Unknown | Answer::NotDone)
+            || rng.u64(0..100) < shape.no_index_percent
+        {
+            event.index = None;
         }
         history.push(event);
     }
@@ -239,11 +340,11 @@ fn random_history(rng: &mut Rng, shape: &Shape) -> Vec<Event> {
     history
 }
 
-fn execute(op: Op, revision: &mut u64, current: &mut Option<(u64, u64)>) -> Answer {
+fn execute(op: &Op, revision: &mut u64, current: &mut Option<(u64, u64)>) -> Answer {
     let mod_revision = current.map_or(0, |(_, at)| at);
     let condition = match op {
-        Op::Get => None,
-        Op::Put { condition, .. } | Op::Delete { condition } => condition,
+        Op::Get { .. } | Op::List { .. } => None,
+        Op::Put { condition, .. } | Op::Delete { condition, .. } => *condition,
     };
     let holds = match condition {
         None => true,
@@ -253,11 +354,12 @@ fn execute(op: Op, revision: &mut u64, current: &mut Option<(u64, u64)>) -> Answ
     };
     match (op, *current) {
         _ if !holds => Answer::PreconditionFailed { mod_revision },
-        (Op::Get, None) => Answer::Absent,
-        (Op::Get, Some((value, mod_revision))) => Answer::Value { value, mod_revision },
+        (Op::List { .. }, _) => unreachable!("no lists of one key"),
+        (Op::Get { .. }, None) => Answer::Absent,
+        (Op::Get { .. }, Some((value, mod_revision))) => value_of(value, mod_revision),
         (Op::Put { value, .. }, _) => {
             *revision += 1;
-            *current = Some((value, *revision));
+            *current = Some((number(value), *revision));
             Answer::Written { revision: *revision }
         }
         (Op::Delete { .. }, None) => Answer::Deleted { revision: *revision, deleted: false },
@@ -274,16 +376,16 @@ fn damage(rng: &mut Rng, history: &mut [Event]) {
     let known: Vec<(u64, u64)> = known_revisions(history).into_iter().collect();
     let at = rng.usize(0..history.len());
     let other = rng.usize(0..history.len());
-    let (call_us, return_us) = (history[other].call_us, history[other].return_us);
+    let (call_ns, return_ns) = (history[other].call_ns, history[other].return_ns);
     let event = &mut history[at];
     let unused = 1_000 + at as u64;
     if rng.u8(0..3) == 0 {
-        (event.call_us, event.return_us) = (call_us, return_us);
+        (event.call_ns, event.return_ns) = (call_ns, return_ns);
         return;
     }
-    event.result = match event.result {
+    event.answer = match event.answer {
         Answer::Value { .. } | Answer::Absent => match rng.choice(&known) {
-            Some(&(value, mod_revision)) if rng.u8(0..4) > 0 => Answer::Value { value, mod_revision },
+            Some(&(value, mod_revision)) if rng.u8(0..4) > 0 => value_of(value, mod_revision),
             _ => Answer::Absent,
         },
         Answer::Deleted { deleted, .. } => Answer::Deleted { revision: unused, deleted: !deleted },
@@ -292,15 +394,19 @@ fn damage(rng: &mut Rng, history: &mut [Event]) {
             Answer::PreconditionFailed { mod_revision }
         }
         Answer::Written { .. } => Answer::NotDone,
-        unchanged => unchanged,
+        _ => return,
     };
+}
+
+fn number(value: &str) -> u64 {
+    value.parse().expect("values are numbers here")
 }
 
 /// The revision of every value that some answer tells.
 fn known_revisions(history: &[Event]) -> BTreeMap<u64, u64> {
-    let told = history.iter().filter_map(|event| match (event.op, event.result) {
-        (Op::Put { value, .. }, Answer::Written { revision }) => Some((value, revision)),
-        (_, Answer::Value { value, mod_revision }) => Some((value, mod_revision)),
+    let told = history.iter().filter_map(|event| match (&event.op, &event.answer) {
+        (Op::Put { value, .. }, Answer::Written { revision }) => Some((number(value), *revision)),
+        (_, Answer::Value { value, mod_revision }) => Some((number(value), *mod_revision)),
         _ => None,
     });
     told.collect()
@@ -309,7 +415,7 @@ fn known_revisions(history: &[Event]) -> BTreeMap<u64, u64> {
 /// Tries every order of every choice of the unknown operations.
 fn has_an_order(history: &[Event], placed: u32, now: Option<u64>, known: &BTreeMap<u64, u64>) -> bool {
     let is_open = |i: usize| placed & 1 << i == 0;
-    let must_be_placed = |event: &Event| !matches!(event.result, Answer::Unknown | Answer::NotDone);
+    let must_be_placed = |event: &Event| !matches!(event.answer, Answer::Unknown | Answer::NotDone);
     if !history.iter().enumerate().any(|(i, e)| is_open(i) && must_be_placed(e)) {
         return true;
     }
@@ -317,7 +423,7 @@ fn has_an_order(history: &[Event], placed: u32, now: Option<u64>, known: &BTreeM
         let is_too_early = history
             .iter()
             .enumerate()
-            .any(|(j, e)| is_open(j) && must_be_placed(e) && e.return_us < event.call_us);
+            .any(|(j, e)| is_open(j) && must_be_placed(e) && e.return_ns < event.call_ns);
         is_open(i)
             && !is_too_early
             && explain(event, now, known)
@@ -346,35 +452,38 @@ fn explain(event: &Event, now: Option<u64>, known: &BTreeMap<u64, u64>) -> Optio
         Some(Condition::Absent) => revision != 0,
         Some(Condition::ModRevision(wanted)) => revision == 0 || wanted != revision,
     };
-    match (event.op, event.result) {
-        (_, Answer::NotDone) | (Op::Get, Answer::Unknown) => None,
-        (Op::Get, Answer::Value { value, .. }) => (now == Some(value)).then_some(now),
-        (Op::Get, _) => now.is_none().then_some(now),
+    match (&event.op, &event.answer) {
+        (_, Answer::NotDone) | (Op::Get { .. }, Answer::Unknown) => None,
+        (Op::Get { .. }, Answer::Value { value, .. }) => (now == Some(number(value))).then_some(now),
+        (Op::Get { .. }, _) => now.is_none().then_some(now),
         (
-            Op::Put { condition, .. } | Op::Delete { condition },
+            Op::Put { condition, .. } | Op::Delete { condition, .. },
             Answer::PreconditionFailed { mod_revision },
-        ) => (may_be_at(mod_revision) && may_fail_at(condition, mod_revision)).then_some(now),
-        (Op::Put { value, condition }, _) => may_hold(condition).then_some(Some(value)),
-        (Op::Delete { condition }, Answer::Deleted { deleted, .. }) => {
-            (may_hold(condition) && deleted == now.is_some()).then_some(None)
+        ) => (may_be_at(*mod_revision) && may_fail_at(*condition, *mod_revision)).then_some(now),
+        (Op::Put { value, condition, .. }, _) => may_hold(*condition).then_some(Some(number(value))),
+        (Op::Delete { condition, .. }, Answer::Deleted { deleted, .. }) => {
+            (may_hold(*condition) && *deleted == now.is_some()).then_some(None)
         }
-        (Op::Delete { condition }, _) => may_hold(condition).then_some(None),
+        (Op::Delete { condition, .. }, _) => may_hold(*condition).then_some(None),
+        (Op::List { .. }, _) => unreachable!("no lists of one key"),
     }
 }
 
 #[test]
 fn check_agrees_with_trying_every_order() {
-    let (mut good, mut bad) = (0, 0);
+    let (mut good, mut bad, mut ordered) = (0, 0, 0);
     for seed in 0..40_000 {
         let mut rng = Rng::with_seed(seed);
         let unknown_percent = *rng.choice(&[0, 20, 50]).unwrap();
-        let shape = Shape { events: rng.usize(3..=7), duration_us: rng.u64(1..200), unknown_percent };
+        let no_index_percent = *rng.choice(&[0, 0, 20]).unwrap();
+        let (events, duration_ns) = (rng.usize(3..=7), rng.u64(1..200));
+        let shape = Shape { events, duration_ns, unknown_percent, no_index_percent };
         let mut history = random_history(&mut rng, &shape);
         let is_damaged = rng.u8(0..4) > 0;
         if is_damaged {
             (0..rng.u8(1..4)).for_each(|_| damage(&mut rng, &mut history));
         }
-        let verdict = check_linearizable(&history, MAX_STEPS);
+        let verdict = check_linearizable(&history, &Limits::default());
         if let Err(Fault::Revisions(_)) = verdict {
             assert!(is_damaged, "seed {seed}: {verdict:?}");
             continue;
@@ -383,28 +492,39 @@ fn check_agrees_with_trying_every_order() {
         assert_eq!(verdict.is_ok(), has_order, "seed {seed}: {verdict:?}\n{history:#?}");
         assert!(has_order || is_damaged, "seed {seed}: what one map did was refused");
         *(if has_order { &mut good } else { &mut bad }) += 1;
+        // The order of the indexes is one order: where it explains everything, there is one.
+        match check_order(&history) {
+            Ok(()) if no_index_percent == 0 => {
+                assert!(has_order, "seed {seed}: there is no order, so not this one:\n{history:#?}");
+                ordered += 1;
+            }
+            Ok(()) => {}
+            Err(fault) => assert!(is_damaged, "seed {seed}: {fault}\n{history:#?}"),
+        }
     }
     assert!(good > 5_000 && bad > 5_000, "both kinds must occur: {good} good, {bad} bad");
+    assert!(ordered > 4_000, "only {ordered} were good by the order of their indexes");
 }
 
 #[test]
 fn check_decides_long_histories_and_finds_one_flipped_read() {
     for seed in 0..20 {
         let mut rng = Rng::with_seed(seed);
-        let (duration_us, unknown_percent) = (rng.u64(100..2_500), rng.u64(0..15));
-        let shape = Shape { events: 2_000, duration_us, unknown_percent };
+        let (duration_ns, unknown_percent) = (rng.u64(100..2_500), rng.u64(0..15));
+        let shape = Shape { events: 2_000, duration_ns, unknown_percent, no_index_percent: seed % 3 };
         let mut history = random_history(&mut rng, &shape);
         assert_good(&history);
-        history.sort_by_key(|event| event.call_us);
+        history.sort_by_key(|event| event.call_ns);
         // A value that was overwritten, and the overwriting answered, long before the read.
-        let old = history[..500].iter().find_map(|event| match (event.op, event.result) {
-            (Op::Put { value, .. }, Answer::Written { revision }) => Some((value, revision)),
+        let old = history[..500].iter().find_map(|event| match (&event.op, &event.answer) {
+            (Op::Put { value, .. }, Answer::Written { revision }) => Some((number(value), *revision)),
             _ => None,
         });
         let (value, mod_revision) = old.expect("most puts are answered");
-        let mut reads: Vec<&mut Event> = history[1_000..].iter_mut().filter(|e| e.op == Op::Get).collect();
+        let mut reads: Vec<&mut Event> = history[1_000..].iter_mut().filter(|e| !e.op.is_write()).collect();
         let at = rng.usize(0..reads.len());
-        reads[at].result = Answer::Value { value, mod_revision };
+        reads[at].answer = value_of(value, mod_revision);
+        assert!(reads[at].index.is_none() || check_order(&history).is_err(), "seed {seed}");
         assert_not_linearizable(&history);
     }
 }

@@ -240,15 +240,10 @@ pub fn open(disk: Arc<dyn Disk>, options: WalOptions, config: &IdentityConfig) -
         return Ok(unborn(disk, options, identity, config));
     };
     identity.check_name(&config.node_id)?;
-    let cluster_id = match (identity.cluster_id, log?) {
-        (None, None) => return Ok(unborn(disk, options, identity, config)),
-        (Some(cluster_id), None) => {
-            let (dir, member_id) = (disk.display(""), identity.member_id);
-            return Err(BirthError::LogGone { dir, member_id, cluster_id });
-        }
-        (stored, Some(log)) => stored.unwrap_or(log.cluster_id),
+    let Some(ids) = whose_log(&disk, &identity, log?)? else {
+        return Ok(unborn(disk, options, identity, config));
     };
-    let ids = WalIds { cluster_id, member_id: identity.member_id };
+    let cluster_id = ids.cluster_id;
     let (stored, warnings) = Stored::load(disk.clone(), ids, options)?;
     let no_found = |what| BirthError::NoFound { dir: disk.display(""), cluster_id, what };
     let first = stored.first_entry().ok_or_else(|| no_found("it has no first entry".to_owned()))?;
@@ -259,6 +254,20 @@ pub fn open(disk: Arc<dyn Disk>, options: WalOptions, config: &IdentityConfig) -
         identity.with_cluster(cluster_id).store(&*disk)?;
     }
     Ok(Opened::Born(Box::new(born)))
+}
+
+/// Whose the log must be; `None` for a node that is not born yet.
+pub(super) fn whose_log(
+    disk: &Arc<dyn Disk>,
+    identity: &Identity,
+    log: Option<WalIds>,
+) -> Result<Option<WalIds>, BirthError> {
+    let member_id = identity.member_id;
+    match (identity.cluster_id, log) {
+        (None, None) => Ok(None),
+        (Some(cluster_id), None) => Err(BirthError::LogGone { dir: disk.display(""), member_id, cluster_id }),
+        (stored, Some(log)) => Ok(Some(WalIds { cluster_id: stored.unwrap_or(log.cluster_id), member_id })),
+    }
 }
 
 fn unborn(disk: Arc<dyn Disk>, options: WalOptions, identity: Identity, config: &IdentityConfig) -> Opened {

@@ -41,6 +41,7 @@ mod step;
 mod threads;
 mod timer;
 mod transport;
+pub mod verify;
 mod waiters;
 
 use std::collections::BTreeMap;

@@ -155,10 +155,13 @@ struct Page {
 impl Page {
     /// One look at the store.
     fn fill(&mut self, kv: &Kv, list: &List) -> Result<Filled, ReadError> {
-        self.applied = kv.applied().index;
         let revision = match self.revision {
             Some(revision) => revision,
-            None => list.states.pick(kv)?,
+            None => {
+                // Later looks see this very state: the page names the index that it had.
+                self.applied = kv.applied().index;
+                list.states.pick(kv)?
+            }
         };
         self.revision = Some(revision);
         let mut is_full = false;

@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 
+use dkv::check;
 use dkv::raft::{Entry, EntryKind, Index};
 use dkv::store::{Applied, Command, Condition, Kv, Op, Outcome};
 
 use crate::client::Asker;
 use crate::report::{Mark, Report};
-use crate::support::checker;
 
 /// What a key shows: its value and the revision that wrote it, when it is there.
 type Shown = Option<(Vec<u8>, u64)>;
@@ -287,61 +287,55 @@ fn check_real_time(replay: &Replay, history: &[Record]) {
     }
 }
 
-/// P2 once more, black box: some order of each key's operations explains every answer. Trusts neither the log nor the
-/// indexes; what is unknown stays unknown.
+/// P2 once more, by the checker that users have: it trusts neither the log nor the plain map here, only that the indexes
+/// in the answers make sense together, and then not even that. What is unknown stays unknown.
 pub fn check_linearizable(history: &[Record]) {
-    let events: Vec<checker::Event> = history.iter().filter_map(event).collect();
-    if let Err(fault) = checker::check(&events) {
+    let events: Vec<check::Event> = history.iter().map(event).collect();
+    if let Err(fault) = check::check(&events, &check::Limits::default()) {
         panic!("P2: {fault}");
     }
 }
 
-fn event(record: &Record) -> Option<checker::Event> {
+fn event(record: &Record) -> check::Event {
+    let text =
+        |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("the clients' keys and values are text");
     let condition = record.condition.map(|condition| match condition {
-        Condition::ModRevision(revision) => checker::Condition::ModRevision(revision),
-        Condition::Exists => checker::Condition::Exists,
-        Condition::Absent => checker::Condition::Absent,
+        Condition::ModRevision(revision) => check::Condition::ModRevision(revision),
+        Condition::Exists => check::Condition::Exists,
+        Condition::Absent => check::Condition::Absent,
     });
+    let key = text(&record.key);
     let op = match &record.write {
-        None => checker::Op::Get,
-        Some(Op::Put { value, .. }) => checker::Op::Put { value: value_number(value), condition },
-        Some(Op::Delete { .. }) => checker::Op::Delete { condition },
+        None => check::Op::Get { key },
+        Some(Op::Put { value, .. }) => check::Op::Put { key, value: text(value), condition },
+        Some(Op::Delete { .. }) => check::Op::Delete { key, condition },
     };
-    let result = match &record.told {
+    let answer = match &record.told {
         Told::Read(Seen { value: Some((value, mod_revision)), .. }) => {
-            checker::Answer::Value { value: value_number(value), mod_revision: *mod_revision }
+            check::Answer::Value { value: text(value), mod_revision: *mod_revision }
         }
-        Told::Read(Seen { value: None, .. }) => checker::Answer::Absent,
+        Told::Read(Seen { value: None, .. }) => check::Answer::Absent,
         Told::Write(Applied { outcome, .. }) => match *outcome {
-            Outcome::Put { revision, .. } => checker::Answer::Written { revision },
+            Outcome::Put { revision, .. } => check::Answer::Written { revision },
             Outcome::Deleted { revision, deleted } => {
-                checker::Answer::Deleted { revision, deleted: deleted == 1 }
+                check::Answer::Deleted { revision, deleted: deleted == 1 }
             }
             Outcome::PreconditionFailed { mod_revision, .. } => {
-                checker::Answer::PreconditionFailed { mod_revision }
+                check::Answer::PreconditionFailed { mod_revision }
             }
             Outcome::IdempotencyMismatch | Outcome::Overloaded => {
                 panic!("no client was to be told this: {record:?}")
             }
         },
-        Told::NotDone => checker::Answer::NotDone,
-        Told::Unknown if record.write.is_none() => return None,
-        Told::Unknown => checker::Answer::Unknown,
+        Told::NotDone => check::Answer::NotDone,
+        Told::Unknown => check::Answer::Unknown,
     };
-    let key = String::from_utf8(record.key.clone()).expect("the clients' keys are text");
-    Some(checker::Event {
-        client: record.client as u64,
-        key,
-        call_us: record.call,
-        return_us: record.ret,
-        op,
-        result,
-    })
-}
-
-/// The number in place of a value `client.operation`.
-fn value_number(value: &[u8]) -> u64 {
-    let text = std::str::from_utf8(value).expect("the clients' values are text");
-    let (client, op) = text.split_once('.').expect("client.operation");
-    client.parse::<u64>().expect("a number") << 32 | op.parse::<u64>().expect("a number")
+    let index = match &record.told {
+        Told::Read(seen) => Some(seen.applied),
+        // The index of a replayed answer is that of the repetition.
+        Told::Write(applied) => (!applied.replayed).then_some(applied.index),
+        Told::NotDone | Told::Unknown => None,
+    };
+    let (process, call_ns, return_ns) = (record.client as u64, record.call, record.ret);
+    check::Event { process, call_ns, return_ns, op, answer, index }
 }

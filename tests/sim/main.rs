@@ -30,8 +30,6 @@ mod oracle;
 mod peers;
 mod report;
 mod run;
-#[path = "../support/mod.rs"]
-mod support;
 mod swarm;
 mod threads;
 mod world;

@@ -19,6 +19,7 @@ const MAIN_HELP: &str = concat!(
   dkv-server --config /etc/dkv/node1.yaml
                                        one node of a cluster
   dkv-server --config node1.yaml --check-config
+  dkv-server verify data/node1         is what a stopped node has on disk whole?
 
 ",
     heading!("Signals:"),
@@ -42,6 +43,20 @@ const CLUSTER_HELP: &str = concat!(
 
   Every line of a node is printed with its name in front. When one node ends the
   others go on. Data stays in the directories that the files name."
+);
+
+const VERIFY_HELP: &str = concat!(
+    heading!("Verdicts and exit codes:"),
+    "  0  clean      a start finds everything whole
+  0  torn tail  the last write was not finished; a start cuts it off, and
+                nothing that was acknowledged is lost
+  1  refused    a file cannot be read
+  2             DATA_DIR is none, or a process uses it
+  3  rot        what was synced is damaged or gone: a start refuses
+  4  refused    the log is another member's
+
+  The first bad byte is printed with its file, and the last index, the term and
+  the vote, and up to where the log itself proves that it was synced."
 );
 
 /// A replicated key-value store.
@@ -81,5 +96,11 @@ pub enum Command {
         /// The program to start for each node, as PROGRAM --config FILE --exit-with-stdin; by default this one.
         #[arg(long)]
         program: Option<PathBuf>,
+    },
+    /// Read a data directory as a start would, say what is wrong with it, and change nothing.
+    #[command(after_long_help = VERIFY_HELP)]
+    Verify {
+        /// The data directory of a node that is not running.
+        data_dir: PathBuf,
     },
 }

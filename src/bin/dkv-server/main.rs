@@ -7,6 +7,8 @@ mod cluster;
 mod run;
 mod terminal;
 
+use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,8 +23,10 @@ pub const CONFIG_ERROR: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(Command::Cluster { files, program }) = &cli.command {
-        return cluster::run(program.as_deref(), files);
+    match &cli.command {
+        Some(Command::Cluster { files, program }) => return cluster::run(program.as_deref(), files),
+        Some(Command::Verify { data_dir }) => return verify(data_dir),
+        None => {}
     }
     let config = match &cli.config {
         Some(file) => Config::load(file),
@@ -49,6 +53,17 @@ fn main() -> ExitCode {
     };
     dkv::logging::flush(Duration::from_secs(1));
     code
+}
+
+fn verify(data_dir: &Path) -> ExitCode {
+    match dkv::node::verify::verify(data_dir) {
+        Ok(report) => {
+            // The exit code says it too: a closed pipe changes nothing.
+            let _ = write!(std::io::stdout().lock(), "{report}");
+            ExitCode::from(report.exit_code())
+        }
+        Err(error) => refuse(&error),
+    }
 }
 
 fn refuse(error: &dyn std::fmt::Display) -> ExitCode {
