@@ -35,8 +35,9 @@ openapi-check:
 	$(CARGO) build
 	tests/openapi-check.sh
 
+# Breaks the code on purpose and expects the tests to notice. ONLY="words of names" chooses, RESUME=1 goes on.
 mutants:
-	$(CARGO) test --test mutants -- --run
+	$(CARGO) test --test mutants -- --run $(if $(RESUME),--resume) $(ONLY)
 
 # The manual pages of both programs. `man -l target/man/dkv-cli.1` shows one; section 1 of a manual path takes them all.
 man:
