@@ -2,11 +2,15 @@
 //! random ones judged by trying every order.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dkv::check::{
     Answer, Condition, Event, Fault, Limits, Op, Row, check_linearizable, check_order, check_revisions,
 };
 use fastrand::Rng;
+use todc_utils::linearizability::WGLChecker;
+use todc_utils::linearizability::history::{Action, History};
+use todc_utils::specifications::Specification;
 
 fn check(history: &[Event]) -> Result<(), Fault> {
     dkv::check::check(history, &Limits::default())
@@ -504,6 +508,72 @@ fn check_agrees_with_trying_every_order() {
     }
     assert!(good > 5_000 && bad > 5_000, "both kinds must occur: {good} good, {bad} bad");
     assert!(ordered > 4_000, "only {ordered} were good by the order of their indexes");
+}
+
+/// The same rules in the form that another implementation takes: `todc-utils`.
+struct OneKey;
+
+#[derive(Clone, Debug)]
+struct Operation {
+    event: Event,
+    known: Arc<BTreeMap<u64, u64>>,
+}
+
+impl Specification for OneKey {
+    type State = Option<u64>;
+    type Operation = Operation;
+
+    fn init() -> Option<u64> {
+        None
+    }
+
+    /// What is unknown, or was not done, may always be placed: at the very end it does no harm.
+    fn apply(operation: &Operation, now: &Option<u64>) -> (bool, Option<u64>) {
+        match explain(&operation.event, *now, &operation.known) {
+            Some(next) => (true, next),
+            None => (matches!(operation.event.answer, Answer::Unknown | Answer::NotDone), *now),
+        }
+    }
+}
+
+fn is_linearizable_by_todc(history: &[Event]) -> bool {
+    let known = Arc::new(known_revisions(history));
+    // Calls before returns of the same time: equal times are concurrent.
+    let mut actions: Vec<(u64, bool, usize, Action<Operation>)> = Vec::new();
+    for (process, event) in history.iter().enumerate() {
+        let end = if event.answer == Answer::Unknown { u64::MAX } else { event.return_ns };
+        let operation = Operation { event: event.clone(), known: Arc::clone(&known) };
+        actions.push((event.call_ns, false, process, Action::Call(operation.clone())));
+        actions.push((end, true, process, Action::Response(operation)));
+    }
+    actions.sort_by_key(|(time, is_return, process, _)| (*time, *is_return, *process));
+    let actions = actions.into_iter().map(|(.., process, action)| (process, action)).collect();
+    WGLChecker::<OneKey>::is_linearizable(History::from_actions(actions))
+}
+
+#[test]
+fn check_agrees_with_another_implementation() {
+    let (mut compared, mut good) = (0, 0);
+    for seed in 1_000_000.. {
+        let mut rng = Rng::with_seed(seed);
+        let (events, duration_ns) = (rng.usize(5..=24), rng.u64(1..300));
+        let unknown_percent = *rng.choice(&[0, 10, 30]).unwrap();
+        let shape = Shape { events, duration_ns, unknown_percent, no_index_percent: 0 };
+        let mut history = random_history(&mut rng, &shape);
+        (0..rng.u8(0..3)).for_each(|_| damage(&mut rng, &mut history));
+        let verdict = check_linearizable(&history, &Limits::default());
+        if let Err(Fault::Revisions(_)) = verdict {
+            continue;
+        }
+        let other = is_linearizable_by_todc(&history);
+        assert_eq!(verdict.is_ok(), other, "seed {seed}: {verdict:?}\n{history:#?}");
+        compared += 1;
+        good += u32::from(other);
+        if compared == 10_000 {
+            break;
+        }
+    }
+    assert!((2_000..8_000).contains(&good), "both kinds must occur: {good} of {compared} are good");
 }
 
 #[test]
