@@ -132,6 +132,7 @@ fn run(root: &Path, mut mutants: Vec<&Mutant>, resume: bool) -> io::Result<bool>
     let work = root.join("target/mutants");
     let tree = work.join("tree");
     mirror(root, &tree)?;
+    leave_programs_out(&tree)?;
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         flag::register(signal, Arc::clone(&interrupted))?;
@@ -361,6 +362,13 @@ impl Cargo {
             thread::sleep(Duration::from_millis(50));
         }
     }
+}
+
+/// The tests named in the list run no program, and linking the two would cost more than all the rest.
+fn leave_programs_out(tree: &Path) -> io::Result<()> {
+    let path = tree.join("Cargo.toml");
+    let manifest = fs::read_to_string(&path)?;
+    fs::write(&path, manifest.replacen("[package]\n", "[package]\nautobins = false\n", 1))
 }
 
 /// Makes `to` equal to `from`, touching only the files that differ, so that little is built again.
