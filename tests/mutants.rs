@@ -66,6 +66,11 @@ impl Mutant {
     fn target(&self) -> &[String] {
         self.test.split_last().map_or(&[], |(_, target)| target)
     }
+
+    /// What is built and run in one way.
+    fn group(&self) -> (&[String], Option<u32>) {
+        (self.target(), self.seeds)
+    }
 }
 
 /// What became of a mutant.
@@ -139,13 +144,17 @@ fn run(root: &Path, mut mutants: Vec<&Mutant>, resume: bool) -> io::Result<bool>
     }
     let cargo = Cargo { tree, target: work.join("build"), interrupted };
     // One kind of build after the other, and file by file: what two mutants in a row share is not built again.
-    mutants.sort_by(|a, b| (a.target(), &a.file).cmp(&(b.target(), &b.file)));
+    mutants.sort_by(|a, b| (a.group(), &a.file).cmp(&(b.group(), &b.file)));
     let mut results = Results::open(&work.join("results"), resume)?;
     let mutants: Vec<&Mutant> = mutants.into_iter().filter(|m| !results.has(m)).collect();
     println!("{} mutants to run; {} were caught before", mutants.len(), results.rows.len());
-    let unsound = check_all_sound(&cargo, &mutants)?;
+    let mut unsound = BTreeMap::new();
     let mut open = Vec::new();
-    for mutant in mutants {
+    for (n, mutant) in mutants.iter().enumerate() {
+        if n == 0 || mutants[n - 1].group() != mutant.group() {
+            let group = mutants.iter().filter(|other| other.group() == mutant.group());
+            unsound = check_sound(&cargo, mutant, group.map(|m| m.test_name()).collect())?;
+        }
         let started = Instant::now();
         let verdict = match unsound.get(mutant.test_name()) {
             Some(error) => Verdict::Error(error.clone()),
@@ -173,41 +182,29 @@ fn run(root: &Path, mut mutants: Vec<&Mutant>, resume: bool) -> io::Result<bool>
     Ok(open.is_empty())
 }
 
-/// Runs each test once without a break: one that is red, or does not exist, proves nothing. What is wrong, by test.
-fn check_all_sound(cargo: &Cargo, mutants: &[&Mutant]) -> io::Result<BTreeMap<String, String>> {
-    let mut by_target: BTreeMap<(&[String], Option<u32>), BTreeSet<&str>> = BTreeMap::new();
-    for mutant in mutants {
-        by_target.entry((mutant.target(), mutant.seeds)).or_default().insert(mutant.test_name());
+/// Runs each test of a target once without a break: one that is red, or does not exist, proves nothing. What is wrong,
+/// by test.
+fn check_sound(cargo: &Cargo, any: &Mutant, names: BTreeSet<&str>) -> io::Result<BTreeMap<String, String>> {
+    let started = Instant::now();
+    let names: Vec<&str> = names.into_iter().collect();
+    let blame = |names: &[&str], error: &str| {
+        names.iter().map(|name| ((*name).to_owned(), error.to_owned())).collect::<BTreeMap<_, _>>()
+    };
+    if let Some(error) = cargo.build(any.target())? {
+        return Ok(blame(&names, &error));
     }
-    let mut unsound = BTreeMap::new();
-    for ((target, seeds), names) in by_target {
-        let started = Instant::now();
-        let names: Vec<&str> = names.into_iter().collect();
-        let mut blame = |names: &[&str], error: &str| {
-            unsound.extend(names.iter().map(|name| ((*name).to_owned(), error.to_owned())));
-        };
-        if let Some(error) = cargo.build(target)? {
-            blame(&names, &error);
-            continue;
-        }
-        let Some((status, text)) = cargo.test(target, &names, seeds, BUILD_TIMEOUT)? else {
-            blame(&names, "the test does not end even without the break");
-            continue;
-        };
-        let is_green = |name: &&str| text.lines().any(|line| line == format!("test {name} ... ok"));
-        let missing: Vec<&str> = names.iter().filter(|name| !is_green(name)).copied().collect();
-        blame(&missing, "the test is red, or missing, even without the break");
-        if !status.success() && missing.is_empty() {
-            blame(&names, "the tests fail even without a break");
-        }
-        println!(
-            "{:6.1}s  {} tests of {} are green without a break",
-            started.elapsed().as_secs_f64(),
-            names.len() - missing.len(),
-            target.join(" ")
-        );
+    let Some((status, text)) = cargo.test(any.target(), &names, any.seeds, BUILD_TIMEOUT)? else {
+        return Ok(blame(&names, "the test does not end even without the break"));
+    };
+    let is_green = |name: &&str| text.lines().any(|line| line == format!("test {name} ... ok"));
+    let missing: Vec<&str> = names.iter().filter(|name| !is_green(name)).copied().collect();
+    let (green, target, took) =
+        (names.len() - missing.len(), any.target().join(" "), started.elapsed().as_secs_f64());
+    println!("{took:6.1}s  {green} of {} tests of {target} are green without a break", names.len());
+    if !status.success() && missing.is_empty() {
+        return Ok(blame(&names, "the tests fail even without a break"));
     }
-    Ok(unsound)
+    Ok(blame(&missing, "the test is red, or missing, even without the break"))
 }
 
 /// Applies the break, builds, tests, and takes it back.
