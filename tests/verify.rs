@@ -264,7 +264,8 @@ impl Store {
             (None, Some(_)) => now == 0,
             (None, None) => true,
         };
-        if !holds && !(lie == Lie::BlindCondition && self.lies(5)) {
+        let is_blind = lie == Lie::BlindCondition && self.lies(5);
+        if !(holds || is_blind) {
             return error(412, &headers, "precondition_failed", now);
         }
         if value.is_none() && now == 0 {

@@ -216,3 +216,47 @@ fn listed(record: &Record<'_>, keys_only: bool) -> ListedRecord {
     let value = (!keys_only).then(|| value.to_vec());
     ListedRecord { key: key.to_vec(), value, create_revision, mod_revision, version }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::{Entry, Payload, Position, Settings};
+    use crate::store::{Command, Op, SCAN_KEYS};
+
+    fn apply(kv: &mut Kv, op: Op) {
+        let command = Command { op, condition: None, idempotency: None, wall_ms: 0, actor: String::new() };
+        let position = Position::new(kv.applied().index + 1, 1);
+        kv.apply(&Entry::new(position, 0, &Payload::Command(command.encode())));
+    }
+
+    #[test]
+    fn a_page_of_several_looks_names_the_index_of_the_state_it_shows() {
+        let mut kv = Kv::new(Settings {
+            retention_revisions: 1 << 20,
+            retention_bytes: 1 << 30,
+            ..Settings::default()
+        });
+        let key = |n: usize| format!("{n:05}").into_bytes();
+        (0..=SCAN_KEYS).for_each(|n| apply(&mut kv, Op::Put { key: key(n), value: Vec::new() }));
+        (0..SCAN_KEYS).for_each(|n| apply(&mut kv, Op::Delete { key: key(n) }));
+        let request = Request {
+            method: crate::server::http::Method::Get,
+            path: "/v1/kv".into(),
+            query: None,
+            headers: Vec::new(),
+            body: Vec::new(),
+            from_loopback: true,
+        };
+        let list = List::parse(&request, 100).unwrap();
+        let mut page = Page::default();
+        assert!(matches!(page.fill(&kv, &list), Ok(Filled::Part)));
+        let seen = kv.applied().index;
+        apply(&mut kv, Op::Put { key: b"later".to_vec(), value: Vec::new() });
+        assert!(matches!(page.fill(&kv, &list), Ok(Filled::Whole)));
+        assert_eq!(
+            (page.rows.len(), page.applied),
+            (1, seen),
+            "the later key is not shown, nor its index named"
+        );
+    }
+}
