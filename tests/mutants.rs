@@ -196,7 +196,8 @@ fn check_sound(cargo: &Cargo, any: &Mutant, names: BTreeSet<&str>) -> io::Result
     let Some((status, text)) = cargo.test(any.target(), &names, any.seeds, BUILD_TIMEOUT)? else {
         return Ok(blame(&names, "the test does not end even without the break"));
     };
-    let is_green = |name: &&str| text.lines().any(|line| line == format!("test {name} ... ok"));
+    let green: BTreeSet<&str> = ended(&text, " ... ok").collect();
+    let is_green = |name: &&str| green.contains(name);
     let missing: Vec<&str> = names.iter().filter(|name| !is_green(name)).copied().collect();
     let (green, target, took) =
         (names.len() - missing.len(), any.target().join(" "), started.elapsed().as_secs_f64());
@@ -229,10 +230,15 @@ fn judge(cargo: &Cargo, mutant: &Mutant) -> io::Result<Verdict> {
     verdict
 }
 
+/// The tests that ended so.
+fn ended<'a>(text: &'a str, how: &str) -> impl Iterator<Item = &'a str> {
+    let names = text.lines().filter_map(move |line| line.strip_prefix("test ")?.strip_suffix(how));
+    names.map(|name| name.strip_suffix(" - should panic").unwrap_or(name))
+}
+
 /// The tests that say that they failed; one that took its whole process along cannot say so.
 fn caught_by(mutant: &Mutant, text: &str) -> String {
-    let failed = text.lines().filter_map(|l| l.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
-    let failed: BTreeSet<&str> = failed.collect();
+    let failed: BTreeSet<&str> = ended(text, " ... FAILED").collect();
     match failed.is_empty() {
         true => format!("{} (the process aborted)", mutant.test_name()),
         false => failed.into_iter().collect::<Vec<_>>().join(", "),
