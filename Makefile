@@ -41,8 +41,9 @@ openapi-check:
 	$(CARGO) build
 	tests/openapi-check.sh
 
+# Breaks the code on purpose and expects the tests to notice. ONLY="words of names" chooses, RESUME=1 goes on.
 mutants:
-	$(CARGO) test --test mutants -- --run
+	$(CARGO) test --test mutants -- --run $(if $(RESUME),--resume) $(ONLY)
 
 # A thousand keys overwritten for ten minutes (or SECONDS=n): disk and memory stay bounded.
 SECONDS ?= 600

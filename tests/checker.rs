@@ -2,11 +2,16 @@
 //! random ones judged by trying every order.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dkv::check::{
-    Answer, Condition, Event, Fault, Limits, Op, Row, check_linearizable, check_order, check_revisions,
+    Answer, Committed, Condition, Event, Fault, Limits, Op, Row, check_linearizable, check_order,
+    check_revisions, narrow, read_history, write_history,
 };
 use fastrand::Rng;
+use todc_utils::linearizability::WGLChecker;
+use todc_utils::linearizability::history::{Action, History};
+use todc_utils::specifications::Specification;
 
 fn check(history: &[Event]) -> Result<(), Fault> {
     dkv::check::check(history, &Limits::default())
@@ -506,6 +511,72 @@ fn check_agrees_with_trying_every_order() {
     assert!(ordered > 4_000, "only {ordered} were good by the order of their indexes");
 }
 
+/// The same rules in the form that another implementation takes: `todc-utils`.
+struct OneKey;
+
+#[derive(Clone, Debug)]
+struct Operation {
+    event: Event,
+    known: Arc<BTreeMap<u64, u64>>,
+}
+
+impl Specification for OneKey {
+    type State = Option<u64>;
+    type Operation = Operation;
+
+    fn init() -> Option<u64> {
+        None
+    }
+
+    /// What is unknown, or was not done, may always be placed: at the very end it does no harm.
+    fn apply(operation: &Operation, now: &Option<u64>) -> (bool, Option<u64>) {
+        match explain(&operation.event, *now, &operation.known) {
+            Some(next) => (true, next),
+            None => (matches!(operation.event.answer, Answer::Unknown | Answer::NotDone), *now),
+        }
+    }
+}
+
+fn is_linearizable_by_todc(history: &[Event]) -> bool {
+    let known = Arc::new(known_revisions(history));
+    // Calls before returns of the same time: equal times are concurrent.
+    let mut actions: Vec<(u64, bool, usize, Action<Operation>)> = Vec::new();
+    for (process, event) in history.iter().enumerate() {
+        let end = if event.answer == Answer::Unknown { u64::MAX } else { event.return_ns };
+        let operation = Operation { event: event.clone(), known: Arc::clone(&known) };
+        actions.push((event.call_ns, false, process, Action::Call(operation.clone())));
+        actions.push((end, true, process, Action::Response(operation)));
+    }
+    actions.sort_by_key(|(time, is_return, process, _)| (*time, *is_return, *process));
+    let actions = actions.into_iter().map(|(.., process, action)| (process, action)).collect();
+    WGLChecker::<OneKey>::is_linearizable(History::from_actions(actions))
+}
+
+#[test]
+fn check_agrees_with_another_implementation() {
+    let (mut compared, mut good) = (0, 0);
+    for seed in 1_000_000.. {
+        let mut rng = Rng::with_seed(seed);
+        let (events, duration_ns) = (rng.usize(5..=24), rng.u64(1..300));
+        let unknown_percent = *rng.choice(&[0, 10, 30]).unwrap();
+        let shape = Shape { events, duration_ns, unknown_percent, no_index_percent: 0 };
+        let mut history = random_history(&mut rng, &shape);
+        (0..rng.u8(0..3)).for_each(|_| damage(&mut rng, &mut history));
+        let verdict = check_linearizable(&history, &Limits::default());
+        if let Err(Fault::Revisions(_)) = verdict {
+            continue;
+        }
+        let other = is_linearizable_by_todc(&history);
+        assert_eq!(verdict.is_ok(), other, "seed {seed}: {verdict:?}\n{history:#?}");
+        compared += 1;
+        good += u32::from(other);
+        if compared == 10_000 {
+            break;
+        }
+    }
+    assert!((2_000..8_000).contains(&good), "both kinds must occur: {good} of {compared} are good");
+}
+
 #[test]
 fn check_decides_long_histories_and_finds_one_flipped_read() {
     for seed in 0..20 {
@@ -527,4 +598,203 @@ fn check_decides_long_histories_and_finds_one_flipped_read() {
         assert!(reads[at].index.is_none() || check_order(&history).is_err(), "seed {seed}");
         assert_not_linearizable(&history);
     }
+}
+
+type Cells = BTreeMap<String, (u64, u64)>;
+
+/// Random operations on a few keys and lists of them, each at one moment between call and return, with its index.
+fn random_store_history(rng: &mut Rng, events: usize, duration_ns: u64) -> Vec<Event> {
+    let mut moments: Vec<u64> = (0..events).map(|_| 10_000 + rng.u64(0..100 * events as u64)).collect();
+    moments.sort_unstable();
+    let (mut index, mut revision, mut cells) = (0, 0, Cells::new());
+    let mut history = Vec::new();
+    for (i, moment) in moments.into_iter().enumerate() {
+        let key = format!("{}/{}", rng.u8(0..2), rng.u8(0..2));
+        let now = cells.get(&key).copied();
+        let value = 100 + i as u64;
+        let (op, answer) = match rng.u8(0..10) {
+            0..3 => {
+                let listed = list_of(&cells, "0/", revision);
+                (Op::List { prefix: "0/".into() }, listed)
+            }
+            3 => (Op::List { prefix: String::new() }, list_of(&cells, "", revision)),
+            4 => (Op::Get { key }, now.map_or(Answer::Absent, |(value, at)| value_of(value, at))),
+            5 if now.is_some() => {
+                revision += 1;
+                cells.remove(&key);
+                (Op::Delete { key, condition: None }, Answer::Deleted { revision, deleted: true })
+            }
+            _ => {
+                revision += 1;
+                cells.insert(key.clone(), (value, revision));
+                (Op::Put { key, value: value.to_string(), condition: None }, Answer::Written { revision })
+            }
+        };
+        index += u64::from(op.is_write());
+        let mut event = Event {
+            process: i as u64,
+            call_ns: moment - rng.u64(0..duration_ns),
+            return_ns: moment + rng.u64(0..duration_ns),
+            op,
+            answer,
+            index: Some(index),
+        };
+        if event.op.is_write() && rng.u8(0..10) == 0 {
+            (event.answer, event.index) = (Answer::Unknown, None);
+        }
+        history.push(event);
+    }
+    history
+}
+
+fn list_of(cells: &Cells, prefix: &str, revision: u64) -> Answer {
+    let below = cells.iter().filter(|(key, _)| key.starts_with(prefix));
+    let rows = below.map(|(key, &(value, mod_revision))| Row {
+        key: key.clone(),
+        value: value.to_string(),
+        mod_revision,
+    });
+    Answer::Listed { revision, rows: rows.collect() }
+}
+
+/// Some list shows a row that another list showed, leaves one out, or comes from another index.
+fn damage_a_list(rng: &mut Rng, history: &mut [Event]) {
+    let listed = |event: &Event| match &event.answer {
+        Answer::Listed { rows, .. } => rows.clone(),
+        _ => Vec::new(),
+    };
+    let all_rows: Vec<Row> = history.iter().flat_map(listed).collect();
+    let mut lists: Vec<&mut Event> = history.iter_mut().filter(|e| e.op.key().is_none()).collect();
+    let Some(event) = rng.choice(lists.iter_mut()) else { return };
+    let Answer::Listed { rows, .. } = &mut event.answer else { return };
+    match (rng.u8(0..3), rng.choice(&all_rows)) {
+        (0, _) if !rows.is_empty() => drop(rows.remove(rng.usize(0..rows.len()))),
+        (1, Some(other)) => {
+            if let Some(row) = rows.iter_mut().find(|row| row.key == other.key) {
+                *row = other.clone();
+            }
+        }
+        _ => event.index = event.index.map(|index| (index + rng.u64(0..3)).saturating_sub(1)),
+    }
+}
+
+/// The whole store as one object: lists too, so nothing is partitioned.
+struct WholeStore;
+
+impl Specification for WholeStore {
+    type State = Cells;
+    type Operation = Event;
+
+    fn init() -> Cells {
+        Cells::new()
+    }
+
+    fn apply(event: &Event, cells: &Cells) -> (bool, Cells) {
+        let mut after = cells.clone();
+        // Revisions are compared where they are known; an unknown write has none.
+        let fits = match (&event.op, &event.answer) {
+            (Op::List { prefix }, Answer::Listed { rows, .. }) => {
+                let below = cells.iter().filter(|(key, _)| key.starts_with(prefix));
+                below.map(|(key, (value, _))| (key.clone(), value.to_string())).collect::<Vec<_>>()
+                    == rows.iter().map(|row| (row.key.clone(), row.value.clone())).collect::<Vec<_>>()
+            }
+            (Op::Get { key }, Answer::Absent) => !cells.contains_key(key),
+            (Op::Get { key }, Answer::Value { value, .. }) => {
+                cells.get(key).is_some_and(|(now, _)| *now == number(value))
+            }
+            (Op::Put { key, value, .. }, _) => {
+                after.insert(key.clone(), (number(value), 0));
+                true
+            }
+            (Op::Delete { key, .. }, answer) => after.remove(key).is_some() || *answer == Answer::Unknown,
+            _ => unreachable!("not drawn: {event}"),
+        };
+        if fits { (true, after) } else { (false, cells.clone()) }
+    }
+}
+
+#[test]
+fn check_order_of_lists_agrees_with_another_implementation() {
+    let (mut good, mut bad) = (0, 0);
+    for seed in 0..4_000 {
+        let mut rng = Rng::with_seed(seed);
+        let (events, duration_ns) = (rng.usize(4..=14), rng.u64(1..300));
+        let mut history = random_store_history(&mut rng, events, duration_ns);
+        let is_damaged = rng.bool();
+        if is_damaged {
+            damage_a_list(&mut rng, &mut history);
+        }
+        let verdict = dkv::check::check(&history, &Limits::default());
+        assert!(is_damaged || verdict == Ok(()), "seed {seed}: {verdict:?}\n{history:#?}");
+        if verdict.is_err() {
+            bad += 1;
+            continue;
+        }
+        good += 1;
+        let mut actions: Vec<(u64, bool, usize, Action<Event>)> = Vec::new();
+        for (process, event) in history.iter().enumerate() {
+            let end = if event.answer == Answer::Unknown { u64::MAX } else { event.return_ns };
+            actions.push((event.call_ns, false, process, Action::Call(event.clone())));
+            actions.push((end, true, process, Action::Response(event.clone())));
+        }
+        actions.sort_by_key(|(time, is_return, process, _)| (*time, *is_return, *process));
+        let actions = actions.into_iter().map(|(.., process, action)| (process, action)).collect();
+        let is_good = WGLChecker::<WholeStore>::is_linearizable(History::from_actions(actions));
+        assert!(is_good, "seed {seed}: accepted, but there is no order:\n{history:#?}");
+    }
+    assert!(good > 1_000 && bad > 500, "both kinds must occur: {good} good, {bad} bad");
+}
+
+#[test]
+fn narrow_changes_no_verdict() {
+    let (mut good, mut bad, mut settled) = (0, 0, 0);
+    for seed in 0..5_000 {
+        let mut rng = Rng::with_seed(seed);
+        let (events, duration_ns) = (rng.usize(5..=20), rng.u64(1..300));
+        let shape = Shape { events, duration_ns, unknown_percent: 40, no_index_percent: 20 };
+        let mut history = random_history(&mut rng, &shape);
+        (0..rng.u8(0..3)).for_each(|_| damage(&mut rng, &mut history));
+        let narrowed = narrow(&history, None);
+        settled += history.iter().zip(&narrowed).filter(|(before, after)| before != after).count();
+        let (before, after) = (
+            check_linearizable(&history, &Limits::default()).is_ok(),
+            check_linearizable(&narrowed, &Limits::default()).is_ok(),
+        );
+        assert_eq!(before, after, "seed {seed}\n{history:#?}\n{narrowed:#?}");
+        *(if before { &mut good } else { &mut bad }) += 1;
+    }
+    assert!(good > 1_000 && bad > 1_000 && settled > 1_000, "{good} good, {bad} bad, {settled} settled");
+}
+
+#[test]
+fn narrow_takes_the_log_at_its_word() {
+    let mut log = Committed::default();
+    log.put("k", "10", 7);
+    let history = [unknown_put(1, 10), unknown_put(2, 20), get((3, 4), 30, 3), unknown_put(1, 30)];
+    let narrowed = narrow(&history, Some(&log));
+    assert_eq!((&narrowed[0].answer, narrowed[0].index), (&Answer::Unknown, Some(7)));
+    assert_eq!(narrowed[1].answer, Answer::NotDone);
+    // Read, and not in the log: that is for the checks to say.
+    assert_eq!(narrowed[3].answer, Answer::NotDone);
+    assert_not_linearizable(&narrowed);
+    let seen = narrow(&history[2..], None);
+    assert_eq!((&seen[1].answer, seen[1].return_ns), (&Answer::Written { revision: 3 }, 4));
+}
+
+#[test]
+fn histories_are_json_lines() {
+    let mut history = random_history(
+        &mut Rng::with_seed(5),
+        &Shape { events: 60, duration_ns: 100, unknown_percent: 20, no_index_percent: 20 },
+    );
+    history.extend(random_store_history(&mut Rng::with_seed(5), 60, 100));
+    let mut bytes = Vec::new();
+    write_history(&mut bytes, &history).unwrap();
+    assert_eq!(bytes.iter().filter(|b| **b == b'\n').count(), history.len());
+    assert_eq!(read_history(&bytes[..]).unwrap(), history);
+    let one = br#"{"process":3,"call_ns":5,"return_ns":9,"op":{"put":{"key":"k","value":"v"}},"answer":{"written":{"revision":2}},"index":17}"#;
+    let event = read_history(&one[..]).unwrap().remove(0);
+    assert_eq!((event.process, event.index, event.op.key()), (3, Some(17), Some("k")));
+    let error = read_history(&b"{}\n"[..]).unwrap_err();
+    assert!(error.to_string().starts_with("line 1: "), "{error}");
 }

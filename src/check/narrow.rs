@@ -34,7 +34,10 @@ pub fn narrow(history: &[Event], committed: Option<&Committed>) -> Vec<Event> {
         let (Op::Put { key, value, .. }, Answer::Unknown) = (&event.op, &event.answer) else { continue };
         if let Some(committed) = committed {
             match committed.puts.get(&(key.clone(), value.clone())).map(Vec::as_slice) {
-                None | Some([]) => event.answer = Answer::NotDone,
+                None | Some([]) => {
+                    event.answer = Answer::NotDone;
+                    event.return_ns = event.return_ns.max(event.call_ns);
+                }
                 Some([index]) => event.index = Some(*index),
                 // Twice is a fault of the store, for the other checks to find.
                 Some(_) => continue,

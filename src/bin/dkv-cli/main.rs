@@ -7,6 +7,7 @@ mod failure;
 mod list;
 mod output;
 mod status;
+mod verify;
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Read};
@@ -76,6 +77,11 @@ fn run(cli: &Cli, printer: &Printer) -> Result<(), Failure> {
                 ..ListOptions::default()
             };
             list::show(&client, &options, *limit, printer)
+        }
+        Command::Verify { seconds, clients, keys, history } => {
+            let (seconds, clients, keys, history) = (*seconds, *clients, *keys, history.clone());
+            let plan = verify::Plan { seconds, clients, keys, history, timeout: cli.timeout };
+            verify::run(&client, &plan, printer)
         }
         Command::Status => status::show(&client, cli.timeout, printer),
         Command::Completion { .. } => unreachable!("answered without a client"),
@@ -151,6 +157,10 @@ mod tests {
         assert!(parse(&["get", "k", "--timeout", "nan"]).is_err());
         assert!(parse(&["get"]).is_err());
         assert!(parse(&["list", "--limit", "0"]).is_err());
+        assert!(
+            parse(&["verify", "--seconds", "1", "--clients", "2", "--keys", "3", "--history", "h"]).is_ok()
+        );
+        assert!(parse(&["verify", "--clients", "0"]).is_err());
         assert!(parse(&["list", "p", "--order", "desc", "--keys-only"]).is_ok());
     }
 }
