@@ -7,7 +7,9 @@
 //! | `swarm` | what a seed draws before its run: sizes, timings, kinds and rates of faults; its independent streams |
 //! | `world` | virtual time, the heap of events |
 //! | `net` | lost, doubled, late and replayed RPCs; links cut in each direction |
+//! | `shape` | ways to cut a network, and who can still do what |
 //! | `disk` | what a crash leaves |
+//! | `decay` | disks that fail, fill up and rot; which ones may |
 //! | `node` | one member: machine, clock, disk, and the process with the node's own state |
 //! | `threads` | what drives it: timer, log writer, applier, replicators, forwarder, read-asker, rung as in production |
 //! | `peers` | requests of peers, answered when the disk or the log allows |
@@ -15,12 +17,14 @@
 //! | `nemesis` | crashes, cuts, pauses, slow disks |
 //! | `oracle` | the invariants of the cluster, after every step |
 //! | `history` | what clients were told, against the committed log |
+//! | `standing` | promise P6: situations that stand for a long time, and the stuck detector |
 //! | `run` | a run from seed to verdict; its bounds on time |
 //! | `report` | trace, coverage marks, counters |
 //!
 //! `SEEDS=n` sets the dose, `SEED=n cargo test --test sim -- --nocapture replay` shows one run in full.
 
 mod client;
+mod decay;
 mod disk;
 mod history;
 mod nemesis;
@@ -30,6 +34,8 @@ mod oracle;
 mod peers;
 mod report;
 mod run;
+mod shape;
+mod standing;
 #[path = "../support/mod.rs"]
 mod support;
 mod swarm;

@@ -104,14 +104,40 @@ marks! {
     CrashInRecovery,
     /// Recovery cut a torn end off.
     TornTailCut,
+    /// The power failed after a process had died and before the next one had recovered.
+    PowerLossAfterDeath,
+    /// A process ended itself because its disk was full.
+    DiskFullStop,
+    /// A process ended itself because a write or a sync failed.
+    DiskFailedStop,
+    /// A process ended itself because its disk was silent for 30 s.
+    DiskDead,
+    /// A process did not start because its disk failed or was full.
+    StartFailed,
+    /// A process did not start because what was synced had rotted.
+    RotRefused,
+    /// A bit that flipped in a copy of a disk was found.
+    FlipRefused,
     /// A log was sealed.
     Sealed,
     /// A member was stopped and went on.
     Paused,
+    /// A machine stood still, its clock included.
+    Suspended,
+    /// A timer was late while the other threads of its process were not.
+    TimerStarved,
+    /// Links came and went.
+    Flapped,
+    /// A link became slow.
+    Clogged,
+    /// An answer to a client was lost.
+    AnswerLost,
     /// A write was done.
     WriteDone,
     /// A read was done.
     ReadDone,
+    /// A list was done.
+    ListDone,
     /// A condition did not hold.
     PreconditionFailed,
     /// A retry was answered from the idempotency table.
@@ -124,8 +150,12 @@ marks! {
     UnknownNeverTookEffect,
     /// A write was surely not done.
     WriteNotDone,
-    /// A network shape with a connected majority stood, and writes went on.
-    StandingShape,
+    /// A shape of the network with a connected majority stood, and writes went on.
+    StoodWithMajority,
+    /// A shape in which one member reaches a majority stood, and writes went on.
+    StoodWithHub,
+    /// A majority was left in peace while everybody else was not, and writes went on.
+    StoodHostile,
 }
 
 /// What was counted in one run, or in all.

@@ -88,14 +88,15 @@ struct SegmentEnd {
     torn: Option<Torn>,
 }
 
-/// Reads the whole log. Changes nothing.
+/// Reads the whole log. Changes nothing; what the last segment has in the page cache reaches the disk first.
 pub(super) fn scan(disk: &Arc<dyn Disk>, expected: Option<WalIds>) -> Result<Scan, WalError> {
     let names = segment::list_segments(disk)?;
     let missing = || WalError::Missing(disk.display(""));
     let mut replay = Replay::default();
     for (n, &name) in names.iter().enumerate() {
-        let (file, bytes) = segment::read_segment(disk, name)?;
         let is_last = n + 1 == names.len();
+        let read = if is_last { segment::read_last_segment } else { segment::read_segment };
+        let (file, bytes) = read(disk, name)?;
         let segment = SegmentBytes { disk, name, shown: name.to_string(), bytes: &bytes, expected };
         let end = segment.walk(&mut replay, is_last)?;
         if is_last {

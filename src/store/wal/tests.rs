@@ -376,6 +376,21 @@ fn open_syncs_what_a_killed_process_left_in_the_page_cache() {
     assert_eq!(open(&sim.restart(Loss::Everything)).unwrap().1.entries.len(), 5, "and vouched for");
 }
 
+/// Seed 7 of the simulator: a sync failed and the process ended, as it must. The next one read from the page cache what the
+/// disk had never got, vouched for it, and lost it when the power failed.
+#[test]
+fn open_does_not_vouch_for_what_a_failed_sync_left_in_the_page_cache() {
+    let (sim, mut wal) = sample();
+    sim.plan(sim.ops() + 2, Fault::Eio);
+    assert!(wal.write(&[entries(5..=5, 1)]).is_err());
+    let sim = sim.restart(Loss::Nothing);
+    let (mut wal, recovered) = open(&sim).unwrap();
+    assert_eq!(positions(&recovered), ["1@1", "2@1", "3@1", "4@1"]);
+    wal.write(&[entries(5..=6, 2)]).unwrap();
+    let (_, recovered) = open(&sim.restart(Loss::Everything)).unwrap();
+    assert_eq!(positions(&recovered), ["1@1", "2@1", "3@1", "4@1", "5@2", "6@2"]);
+}
+
 #[test]
 fn a_client_that_stores_a_header_does_not_make_one() {
     // The bytes of a batch, stored as a value at a block boundary of a later torn batch, lack its place and nonce.
