@@ -50,10 +50,15 @@ impl MachineDisk {
         self.disk.set_capacity(Some(self.disk.used() + room));
     }
 
+    /// There is room again.
+    pub fn free_space(&mut self) {
+        self.disk.set_capacity(None);
+    }
+
     /// Nothing fails any more, and there is room.
     pub fn mend(&mut self) {
         self.disk.forget_plans();
-        self.disk.set_capacity(None);
+        self.free_space();
         self.may_fail = false;
     }
 
@@ -84,6 +89,7 @@ impl MachineDisk {
 
 fn flip(disk: &SimDisk, ids: WalIds, options: WalOptions, rng: &mut fastrand::Rng) -> Option<String> {
     let durable = disk.fork().restart(Loss::Everything);
+    durable.set_capacity(None);
     let (_, recovered) = Wal::open(Arc::new(durable), ids, options).ok()?;
     let mark = recovered.synced_mark;
     let sealed: Vec<(String, u64)> = disk

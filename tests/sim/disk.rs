@@ -224,6 +224,7 @@ impl MachineDisk {
             return;
         }
         let disk = self.disk.fork().restart(Loss::Everything);
+        disk.set_capacity(None);
         let (_, recovered) = Wal::open(Arc::new(disk), self.ids, self.options)
             .unwrap_or_else(|e| panic!("P1: {} is not durable: {e}", self.durable.describe()));
         let recovered = Image::from(recovered);

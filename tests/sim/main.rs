@@ -43,6 +43,7 @@ mod threads;
 mod world;
 
 use std::sync::Mutex;
+use std::time::Instant;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use report::Counters;
@@ -101,8 +102,9 @@ fn run_all(seeds: std::ops::Range<u64>) -> (Counters, Vec<String>) {
 fn seeds_keep_every_promise() {
     let from = number("FROM").unwrap_or(0);
     let dose = number("SEEDS").unwrap_or(DOSE);
+    let began = Instant::now();
     let (counters, failures) = run_all(from..from + dose);
-    println!("{}", counters.summary());
+    println!("{}{}", counters.summary(), counters.speed(began.elapsed()));
     assert!(failures.is_empty(), "{}", failures.join("\n----\n"));
     assert_eq!(counters.seeds, dose, "every seed was run");
     if dose >= DOSE {

@@ -154,7 +154,7 @@ impl World {
             Act::QuickenDisk { node } => self.set_sync_mean(node, None),
             Act::FreeSpace { node } => {
                 self.line(|| format!("n{} has room on its disk", node + 1));
-                self.nodes[node].disk.mend();
+                self.nodes[node].disk.free_space();
             }
         }
     }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use crate::swarm::mix;
 
@@ -178,6 +179,13 @@ impl Counters {
         for (&mark, count) in &other.marks {
             *self.marks.entry(mark).or_default() += count;
         }
+    }
+
+    /// How fast that was, for people: nothing depends on it.
+    pub fn speed(&self, took: Duration) -> String {
+        let seconds = took.as_secs_f64();
+        let (seeds, events) = (self.seeds as f64 / seconds, self.events as f64 / seconds);
+        format!("{seconds:.1} s: {seeds:.1} seeds/s, {events:.0} events/s\n")
     }
 
     /// Marks that were never reached.
