@@ -1,9 +1,9 @@
 # cluster: five nodes in the foreground, data in data/. test: everything proven. check: writes nothing. fix: formats.
-# man: manual pages in target/man/.
+# sim: the simulator, SEEDS=n [FROM=m] many seeds, SEED=n one with its trace. man: manual pages in target/man/.
 
 CARGO ?= cargo
 
-.PHONY: cluster build test check fix openapi-check mutants man clean
+.PHONY: cluster build test check fix openapi-check sim mutants man clean
 
 cluster: build
 	exec target/release/dkv-server cluster configs/node*.yaml
@@ -34,6 +34,15 @@ fix:
 openapi-check:
 	$(CARGO) build
 	tests/openapi-check.sh
+
+SEEDS ?= 2000
+FROM ?= 0
+sim:
+ifdef SEED
+	SEED=$(SEED) $(CARGO) test --locked --test sim -- --nocapture --exact replay
+else
+	SEEDS=$(SEEDS) FROM=$(FROM) $(CARGO) test --locked --test sim -- --nocapture --exact seeds_keep_every_promise
+endif
 
 mutants:
 	$(CARGO) test --test mutants -- --run

@@ -77,7 +77,7 @@ impl Oracle {
 
     /// A process begins with what recovery found.
     pub fn started(&mut self, node: NodeIndex, raft: &Raft) {
-        self.check_log(node, raft);
+        let _lost_in_the_crash = self.check_log(node, raft);
     }
 
     /// After every step of a core: I8, I9, I10, I14.
@@ -91,7 +91,12 @@ impl Oracle {
     ) -> Vec<Mark> {
         let mut marks = Vec::new();
         if before.queued_seq != after.queued_seq {
-            self.check_log(node, raft);
+            for cut in self.check_log(node, raft) {
+                let holders = disks.iter().filter(|d| d.durable().term_at(cut.index) == Some(cut.term));
+                if holders.count() >= majority(self.voters) {
+                    marks.push(Mark::Figure8);
+                }
+            }
         }
         let leads_anew =
             after.role == RoleKind::Leader && (before.role, before.term) != (after.role, after.term);
@@ -130,12 +135,16 @@ impl Oracle {
         marks
     }
 
-    /// I9, log matching, by induction: an index and a term stand for one entry behind one other, in every log ever.
-    fn check_log(&mut self, node: NodeIndex, raft: &Raft) {
+    /// I9, log matching, by induction: an index and a term stand for one entry behind one other, in every log ever. What
+    /// was cut since the last look comes back.
+    fn check_log(&mut self, node: NodeIndex, raft: &Raft) -> Vec<Position> {
         let log = raft.log();
         let seen = &mut self.logs[node];
-        seen.truncate(log.last_index() as usize);
-        while seen.last().is_some_and(|&term| log.term_at(seen.len() as Index) != Some(term)) {
+        let mut cut = Vec::new();
+        while let Some(&term) = seen.last()
+            && log.term_at(seen.len() as Index) != Some(term)
+        {
+            cut.push(Position::new(seen.len() as Index, term));
             seen.pop();
         }
         for index in seen.len() as Index + 1..=log.last_index() {
@@ -151,6 +160,7 @@ impl Oracle {
             );
             seen.push(entry.term());
         }
+        cut
     }
 
     /// I8, one leader per term, and I10, leader completeness: what an earlier term's leader has committed is in its log. (A

@@ -47,6 +47,8 @@ marks! {
     ConflictTruncation,
     /// A leader had to look for where a peer's log agrees.
     Backtracked,
+    /// Figure 8: an entry was cut that stood on a majority of disks without being committed.
+    Figure8,
     /// Entries of an earlier term were committed together with one of the leader's own.
     OldTermCommitted,
     /// A pre-vote or vote was refused because a leader was alive.

@@ -4,11 +4,14 @@
 
 use crate::report::Mark;
 use crate::shape::{Shape, has_connected_majority, reaches_majority};
-use crate::swarm::Standing;
+use crate::swarm::{Kind, Standing};
 use crate::world::{NodeIndex, World};
 
 /// Draws of a shape before a run goes without.
 const MAX_DRAWS: usize = 50;
+
+/// By then a disk that hung when the situation began is given up, by the slowest clock too.
+const DISK_DEAD_US: u64 = 40_000_000;
 
 /// Longest election timeouts without a write that count as stuck.
 const PATIENCE: u64 = 20;
@@ -29,7 +32,10 @@ impl World {
         let Some(hub) = hub else { return };
         self.clients.rest();
         self.start_probe();
-        let end = self.now + self.swarm.standing_us;
+        // Long enough for a process whose disk hangs to give itself up.
+        let gives_up = standing == Standing::Hostile && self.swarm.kinds.contains(&Kind::HangDisk);
+        let least = if gives_up { DISK_DEAD_US } else { 0 };
+        let end = self.now + self.swarm.standing_us.max(least);
         let patience = PATIENCE * self.longest_timeout();
         while self.now < end {
             let before = self.oracle.commit_index();

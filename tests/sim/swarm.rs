@@ -140,6 +140,8 @@ pub struct Swarm {
     pub standing_us: u64,
     /// Syncs say done and do nothing. Never drawn: for control runs.
     pub disks_lie: bool,
+    /// What the disks hold is compared with what was synced. Always drawn true.
+    pub disks_are_watched: bool,
     pub clients: usize,
     pub keys: u64,
     pub think_mean_us: u64,
@@ -199,6 +201,7 @@ impl Swarm {
             },
             standing_us: 2 * t * 60,
             disks_lie: false,
+            disks_are_watched: true,
             clients: [rng.usize(1..=6), rng.usize(1..=6), 20][rng.usize(0..3)],
             keys: rng.u64(1..=4),
             think_mean_us: t / [100, 10, 2][rng.usize(0..3)],

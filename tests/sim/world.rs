@@ -98,8 +98,11 @@ impl World {
         };
         world.line(|| format!("seed {seed}"));
         world.found();
-        if world.swarm.disks_lie {
-            world.nodes.iter_mut().for_each(|machine| machine.disk.lie());
+        for machine in &mut world.nodes {
+            machine.disk.is_watched = world.swarm.disks_are_watched;
+            if world.swarm.disks_lie {
+                machine.disk.lie();
+            }
         }
         world
     }
