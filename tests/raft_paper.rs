@@ -14,5 +14,7 @@ mod partition;
 mod read;
 #[path = "raft_paper/replication.rs"]
 mod replication;
+#[path = "raft_paper/script.rs"]
+mod script;
 #[path = "raft_paper/state_machine.rs"]
 mod state_machine;

@@ -41,6 +41,8 @@ pub struct Nemesis {
     pub atlas: Atlas,
     /// The leader is cut off, and the next one is awaited.
     deposes: bool,
+    /// The moment of Figure 8 is awaited.
+    tempts: bool,
     is_over: bool,
 }
 
@@ -52,6 +54,7 @@ impl Nemesis {
             spared: vec![false; swarm.voters],
             atlas: Atlas::new(swarm.voters),
             deposes: false,
+            tempts: false,
             is_over: false,
         }
     }
@@ -67,14 +70,14 @@ impl Nemesis {
 }
 
 impl World {
-    /// Lets the nemesis begin, or begin again.
-    pub fn start_nemesis(&mut self) {
+    /// Lets the nemesis begin, or begin again; with `strikes` it does something new from time to time.
+    pub fn start_nemesis(&mut self, strikes: bool) {
         self.nemesis.is_over = false;
         let may_fail = self.swarm.kinds.contains(&Kind::FailDisk);
         for node in 0..self.nodes.len() {
             self.nodes[node].disk.may_fail = may_fail && !self.nemesis.spared[node];
         }
-        if !self.swarm.kinds.is_empty() {
+        if strikes && !self.swarm.kinds.is_empty() {
             self.plan_strike();
         }
     }
@@ -83,6 +86,7 @@ impl World {
     pub fn end_nemesis(&mut self) {
         self.nemesis.is_over = true;
         self.nemesis.deposes = false;
+        self.nemesis.tempts = false;
         self.net.heal();
     }
 
@@ -133,10 +137,13 @@ impl World {
             Act::Crash { node, for_us } => self.crash_for(node, for_us),
             Act::Meet => {
                 self.net.heal();
+                let (newest, t) = (self.leader(), self.swarm.election_timeout_us);
                 for node in 0..self.swarm.voters {
-                    let for_us = self.nemesis.rng.u64(1..=self.swarm.election_timeout_us);
+                    let behind = if newest == Some(node) { 3 * t } else { 0 };
+                    let for_us = behind + self.nemesis.rng.u64(1..=t);
                     self.crash_for(node, for_us);
                 }
+                self.nemesis.tempts = true;
             }
             Act::Restart { node, life } => {
                 if self.nodes[node].life == life && self.nodes[node].process.is_none() {
@@ -267,6 +274,27 @@ impl World {
             self.mark(Mark::Deposed);
             let after = self.nemesis.rng.u64(0..=self.swarm.election_timeout_us / 4);
             self.plan(after, Event::Nemesis(Act::Meet));
+        }
+    }
+
+    /// A disk has synced: is this the moment of Figure 8 (c), in which an entry of an old term stands on a majority of disks
+    /// and only the leader has one of its own term? Then it dies, and whoever has a later term's entry may win.
+    pub fn tempt_figure_8(&mut self) {
+        if !self.nemesis.tempts {
+            return;
+        }
+        let Some(leader) = self.leader() else { return };
+        let raft = &self.nodes[leader].process.as_ref().expect("it leads").core.raft;
+        let (term, index) = (raft.term(), self.oracle.commit_index() + 1);
+        let Some(old) = raft.log().get(index).filter(|entry| entry.term() < term) else { return };
+        let disks = || self.nodes.iter().map(|machine| machine.disk.durable());
+        let holders = disks().filter(|disk| disk.get(index) == Some(old)).count();
+        let has_rival = disks().any(|disk| old.term() < disk.last().term && disk.last().term < term);
+        let own = disks().filter(|disk| disk.last().term == term).count();
+        if holders >= dkv::raft::majority(self.swarm.voters) && has_rival && own <= 1 {
+            self.nemesis.tempts = false;
+            self.line(|| format!("Figure 8: n{} dies", leader + 1));
+            self.crash_for(leader, 8 * self.swarm.election_timeout_us);
         }
     }
 

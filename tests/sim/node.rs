@@ -287,9 +287,7 @@ impl World {
         let now = machine.clock.show(self.now);
         let restored = Restored { hard_state, entries, ..Restored::default() };
         let raft = Raft::new(config(&self.swarm, machine.id, machine.life), restored, now);
-        if machine.disk.is_watched {
-            self.oracle.check_durable(node, &machine.disk);
-        }
+        self.oracle.check_durable(node, &machine.disk);
         let timer_at = self.now;
         let options = CoreOptions {
             heartbeat: Duration::from_micros(self.swarm.heartbeat_us),

@@ -203,6 +203,9 @@ impl Oracle {
 
     /// I1 and I2 on the disk: term and vote never go back, and a vote once given stays.
     pub fn check_durable(&mut self, node: NodeIndex, disk: &MachineDisk) {
+        if !disk.is_watched {
+            return;
+        }
         let (old, new) = (self.hard_states[node], disk.durable().hard_state);
         assert!(
             new.term >= old.term,

@@ -77,7 +77,7 @@ fn attempt(
 fn live(swarm: Swarm, report: Rc<RefCell<Report>>) {
     let mut world = World::new(swarm, report);
     world.start_clients();
-    world.start_nemesis();
+    world.start_nemesis(true);
     world.run_until(world.swarm.chaos_us, |_| false);
     world.end_nemesis();
     world.line(|| "the chaos is over".to_owned());

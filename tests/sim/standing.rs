@@ -25,7 +25,8 @@ impl World {
             Standing::Hub => self.cut_with_hub().map(Some),
             Standing::Hostile => {
                 self.spare_a_majority();
-                self.start_nemesis();
+                let only_hangs = self.waits_for_dead_disks() && self.hang_others();
+                self.start_nemesis(!only_hangs);
                 Some(None)
             }
         };
@@ -33,8 +34,8 @@ impl World {
         self.clients.rest();
         self.start_probe();
         // Long enough for a process whose disk hangs to give itself up.
-        let gives_up = standing == Standing::Hostile && self.swarm.kinds.contains(&Kind::HangDisk);
-        let least = if gives_up { DISK_DEAD_US } else { 0 };
+        let waits = standing == Standing::Hostile && self.waits_for_dead_disks();
+        let least = if waits { DISK_DEAD_US } else { 0 };
         let end = self.now + self.swarm.standing_us.max(least);
         let patience = PATIENCE * self.longest_timeout();
         while self.now < end {
@@ -56,6 +57,19 @@ impl World {
             Standing::Hostile => Mark::StoodHostile,
         });
         self.end_nemesis();
+    }
+
+    fn waits_for_dead_disks(&self) -> bool {
+        self.swarm.kinds.contains(&Kind::HangDisk)
+    }
+
+    /// Now and then the disks of all who are not spared hang, and nothing else happens. Whether it is so.
+    fn hang_others(&mut self) -> bool {
+        let hangs = self.nemesis.rng.bool();
+        for (machine, _) in self.nodes.iter_mut().zip(&self.nemesis.spared).filter(|(_, spared)| !**spared) {
+            machine.is_disk_hung |= hangs;
+        }
+        hangs
     }
 
     fn are_able(&self) -> Vec<bool> {

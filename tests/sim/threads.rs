@@ -132,6 +132,10 @@ impl World {
         };
         self.oracle.check_durable(node, &machine.disk);
         self.line(|| format!("n{} synced write {seq}", node + 1));
+        self.tempt_figure_8();
+        if self.nodes[node].process.is_none() {
+            return;
+        }
         self.step(node, |core, now| core.raft.handle_persisted(seq, now));
         let at = self.now + self.nodes[node].clock.duration_to_world(SEAL_AFTER_US);
         self.process(node).seal_at = at;
