@@ -320,8 +320,8 @@ fn open_refuses_a_batch_from_elsewhere() {
 fn open_names_file_and_offset_of_a_read_error() {
     let (sim, _) = sample();
     let sim = sim.restart(Loss::Nothing);
-    // list, open, size, read
-    sim.plan(sim.ops() + 4, Fault::Eio);
+    // list, open, sync, forget_cache, size, read
+    sim.plan(sim.ops() + 6, Fault::Eio);
     let error = open(&sim).err().unwrap();
     assert!(matches!(error, WalError::Io { action: "read", offset: Some(0), .. }), "{error}");
     assert!(error.to_string().contains(".wal at byte 0"), "{error}");
