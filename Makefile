@@ -35,7 +35,7 @@ openapi-check:
 	$(CARGO) build
 	tests/openapi-check.sh
 
-SEEDS ?= 2000
+SEEDS ?= 2500
 FROM ?= 0
 sim:
 ifdef SEED

@@ -117,7 +117,7 @@ impl Script {
             ["arrive", name] => self.arrive(name),
             ["again", name] => {
                 let flight = self.sent[name].clone();
-                drop(self.cluster().arrive(flight));
+                let _unheard = self.cluster().arrive(flight);
             }
             ["open", name] => self.open(name),
             ["deliver", name] => {
@@ -206,7 +206,11 @@ impl Script {
                 assert_eq!(self.cluster().raft(member_of(n)).term(), number::<Term>(term), "its term")
             }
             [n, "commit", index] => {
-                assert_eq!(self.cluster().raft(member_of(n)).commit_index(), number::<u64>(index), "its commit")
+                assert_eq!(
+                    self.cluster().raft(member_of(n)).commit_index(),
+                    number::<u64>(index),
+                    "its commit"
+                )
             }
             [n, "log", ref log @ ..] => {
                 let log: Vec<Term> = log.iter().map(|term| number(term)).collect();

@@ -83,7 +83,10 @@ impl World {
             }
             Question::Read(query) => {
                 let done: Completion<ReadIndexResult> = Box::new(move |result| {
-                    mailbox.lock().expect("one thread").push(Done::Read(ReadFor::Client(asker, query), result));
+                    mailbox
+                        .lock()
+                        .expect("one thread")
+                        .push(Done::Read(ReadFor::Client(asker, query), result));
                 });
                 self.step(node, |core, now| {
                     core.submit(Work::Read { done }, Origin::Client, now + patience, now)

@@ -48,13 +48,13 @@ mod threads;
 mod world;
 
 use std::sync::Mutex;
-use std::time::Instant;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use report::Counters;
 
 /// Seeds in the standard dose.
-const DOSE: u64 = 2_000;
+const DOSE: u64 = 2_500;
 
 /// Every so many seeds one is run twice.
 const TWICE_EVERY: u64 = 50;
@@ -90,7 +90,14 @@ fn run_all(seeds: std::ops::Range<u64>) -> (Counters, Vec<String>) {
                             total.1.push(format!("seed {seed} ran twice with different traces"));
                             return;
                         }
-                        (Ok(passed), _) => total.0.add(&passed.counters),
+                        (Ok(_), Some(Err(failure))) => {
+                            total.1.push(format!("seed {seed} failed only the second time: {failure}"));
+                            return;
+                        }
+                        (Ok(passed), twice) => {
+                            total.0.add(&passed.counters);
+                            total.0.run_twice += u64::from(twice.is_some());
+                        }
                         (Err(failure), _) => {
                             total.1.push(failure);
                             return;
@@ -115,6 +122,7 @@ fn seeds_keep_every_promise() {
     if dose >= DOSE {
         let missing = counters.missing();
         assert!(missing.is_empty(), "never reached: {missing:?}");
+        assert!(counters.run_twice >= dose / TWICE_EVERY, "only {} twice", counters.run_twice);
         assert!(counters.events >= dose * 8_000, "only {} events", counters.events);
         assert!(counters.crashes >= dose * 3, "only {} crashes", counters.crashes);
         assert!(counters.checked_operations >= dose * 200, "only {} operations", counters.checked_operations);

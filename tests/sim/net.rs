@@ -79,6 +79,18 @@ impl Net {
         };
     }
 
+    /// The seed's faults again, as far as a majority can work with them.
+    pub fn be_unkind(&mut self, swarm: &Swarm) {
+        let most = &swarm.net;
+        self.faults = NetFaults {
+            delay_mean_us: most.delay_mean_us.min(swarm.election_timeout_us / 60),
+            tail: most.tail.min(0.02),
+            lose_request: most.lose_request.min(0.05),
+            lose_reply: most.lose_reply.min(0.05),
+            ..most.clone()
+        };
+    }
+
     /// Repairs every link.
     pub fn heal(&mut self) {
         self.cut.iter_mut().flatten().for_each(|cut| *cut = false);

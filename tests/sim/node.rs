@@ -342,8 +342,7 @@ impl World {
     /// The process ends itself, as it must when its log cannot be written.
     pub fn fail_stop(&mut self, node: NodeIndex, why: &WalError) {
         assert!(self.nemesis.is_active(), "a disk fails in peace: {why}");
-        let is_full =
-            matches!(why, WalError::Io { source, .. } if source.kind() == ErrorKind::StorageFull);
+        let is_full = matches!(why, WalError::Io { source, .. } if source.kind() == ErrorKind::StorageFull);
         self.mark(if is_full { Mark::DiskFullStop } else { Mark::DiskFailedStop });
         self.line(|| format!("n{} ends: {why}", node + 1));
         self.nodes[node].disk.stop();

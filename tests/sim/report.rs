@@ -168,6 +168,8 @@ pub struct Counters {
     pub events: u64,
     pub crashes: u64,
     pub checked_operations: u64,
+    /// Seeds that ran twice and left the same trace.
+    pub run_twice: u64,
     pub marks: BTreeMap<Mark, u64>,
 }
 
@@ -178,6 +180,7 @@ impl Counters {
         self.events += other.events;
         self.crashes += other.crashes;
         self.checked_operations += other.checked_operations;
+        self.run_twice += other.run_twice;
         for (&mark, count) in &other.marks {
             *self.marks.entry(mark).or_default() += count;
         }
@@ -198,8 +201,8 @@ impl Counters {
     /// For people.
     pub fn summary(&self) -> String {
         let mut text = format!(
-            "{} seeds, {} events, {} crashes, {} operations checked\n",
-            self.seeds, self.events, self.crashes, self.checked_operations
+            "{} seeds ({} of them twice), {} events, {} crashes, {} operations checked\n",
+            self.seeds, self.run_twice, self.events, self.crashes, self.checked_operations
         );
         for mark in Mark::ALL {
             let count = self.marks.get(mark).copied().unwrap_or(0);

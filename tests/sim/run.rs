@@ -57,11 +57,7 @@ pub fn replay(seed: u64) {
     }
 }
 
-fn attempt(
-    seed: u64,
-    change: fn(&mut Swarm),
-    mode: TraceMode,
-) -> (Result<(), String>, Rc<RefCell<Report>>) {
+fn attempt(seed: u64, change: fn(&mut Swarm), mode: TraceMode) -> (Result<(), String>, Rc<RefCell<Report>>) {
     let mut swarm = Swarm::draw(seed);
     change(&mut swarm);
     let report = Rc::new(RefCell::new(Report::new(mode)));

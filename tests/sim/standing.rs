@@ -25,6 +25,7 @@ impl World {
             Standing::Hub => self.cut_with_hub().map(Some),
             Standing::Hostile => {
                 self.spare_a_majority();
+                self.net.be_unkind(&self.swarm);
                 let only_hangs = self.waits_for_dead_disks() && self.hang_others();
                 self.start_nemesis(!only_hangs);
                 Some(None)

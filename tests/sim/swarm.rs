@@ -192,7 +192,7 @@ impl Swarm {
             kinds,
             nemesis_mean_us: t * rng.u64(2..=10),
             power_loss: [0.0, 0.5, 1.0][rng.usize(0..3)],
-            chaos_us: 2 * t * rng.u64(8..=30),
+            chaos_us: 2 * t * [rng.u64(8..=30), rng.u64(8..=30), rng.u64(60..=90)][rng.usize(0..3)],
             standing: match rng.u8(0..12) {
                 0 => Some(Standing::Majority),
                 1 => Some(Standing::Hub),
