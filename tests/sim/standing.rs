@@ -4,7 +4,7 @@
 
 use crate::report::Mark;
 use crate::shape::{Shape, has_connected_majority, reaches_majority};
-use crate::swarm::{Kind, Standing};
+use crate::swarm::{Kind, Sabotage, Standing};
 use crate::world::{NodeIndex, World};
 
 /// Draws of a shape before a run goes without.
@@ -32,6 +32,9 @@ impl World {
             }
         };
         let Some(hub) = hub else { return };
+        if self.swarm.sabotage == Some(Sabotage::CutAll) {
+            self.net.cut.iter_mut().flatten().for_each(|cut| *cut = true);
+        }
         self.clients.rest();
         self.start_probe();
         // Long enough for a process whose disk hangs to give itself up.

@@ -31,6 +31,15 @@ pub fn mix(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// What a control run does to itself, so that its detectors have something to detect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Every link is cut while a situation stands in which writes must go on.
+    CutAll,
+    /// One read of the history shows a value that had been replaced before the read began.
+    StaleRead,
+}
+
 /// No message is under way for longer.
 pub const LONGEST_DELAY_US: u64 = 60_000_000;
 
@@ -140,6 +149,8 @@ pub struct Swarm {
     pub standing_us: u64,
     /// Syncs say done and do nothing. Never drawn: for control runs.
     pub disks_lie: bool,
+    /// Never drawn: for control runs.
+    pub sabotage: Option<Sabotage>,
     /// What the disks hold is compared with what was synced. Always drawn true.
     pub disks_are_watched: bool,
     pub clients: usize,
@@ -201,6 +212,7 @@ impl Swarm {
             },
             standing_us: 2 * t * 60,
             disks_lie: false,
+            sabotage: None,
             disks_are_watched: true,
             clients: [rng.usize(1..=6), rng.usize(1..=6), 20][rng.usize(0..3)],
             keys: rng.u64(1..=4),
