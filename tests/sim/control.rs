@@ -49,7 +49,7 @@ pub fn forge(history: &mut [Record]) -> bool {
         older.map(|(_, put)| put).max_by_key(|(_, revision)| *revision)
     };
     let reads = history.iter().enumerate().filter(|(_, record)| matches!(record.told, Told::Read(_)));
-    let Some((at, old)) = reads.filter_map(|(at, read)| Some((at, stale(read)?))).last() else {
+    let Some((at, old)) = reads.rev().find_map(|(at, read)| Some((at, stale(read)?))) else {
         return false;
     };
     let Told::Read(Seen { value, .. }) = &mut history[at].told else { unreachable!("a read") };
