@@ -10,9 +10,11 @@ pub struct Found {
     pub file: &'static str,
 }
 
+const PAGE_CACHE: &str = "open_does_not_vouch_for_what_a_failed_sync_left_in_the_page_cache";
+
 /// All of them.
-pub const FOUND: &[Found] = &[Found {
-    seed: 7,
-    regression: "open_does_not_vouch_for_what_a_failed_sync_left_in_the_page_cache",
-    file: "src/store/wal/tests.rs",
-}];
+pub const FOUND: &[Found] = &[
+    // The first one; what is drawn has changed since, and 3 would find the same today.
+    Found { seed: 7, regression: PAGE_CACHE, file: "src/store/wal/tests.rs" },
+    Found { seed: 3, regression: PAGE_CACHE, file: "src/store/wal/tests.rs" },
+];
