@@ -1,9 +1,10 @@
 # cluster: five nodes in the foreground, data in data/. test: everything proven. check: writes nothing. fix: formats.
-# torture: tests/torture for MINUTES. man: manual pages in target/man/.
+# sim: the simulator, SEEDS=n [FROM=m] many seeds, SEED=n one with its trace. torture: real processes for MINUTES.
+# soak: overwrites for SECONDS. man: manual pages in target/man/.
 
 CARGO ?= cargo
 
-.PHONY: cluster build test torture soak check fix openapi-check mutants man clean
+.PHONY: cluster build test sim torture soak check fix openapi-check mutants man clean
 
 cluster: build
 	exec target/release/dkv-server cluster configs/node*.yaml
@@ -40,6 +41,15 @@ fix:
 openapi-check:
 	$(CARGO) build
 	tests/openapi-check.sh
+
+SEEDS ?= 2500
+FROM ?= 0
+sim:
+ifdef SEED
+	SEED=$(SEED) $(CARGO) test --locked --test sim -- --nocapture --exact replay
+else
+	SEEDS=$(SEEDS) FROM=$(FROM) $(CARGO) test --locked --test sim -- --nocapture --exact seeds_keep_every_promise
+endif
 
 # Breaks the code on purpose and expects the tests to notice. ONLY="words of names" chooses, RESUME=1 goes on.
 mutants:

@@ -469,7 +469,7 @@ fn brief(io: &Io) -> String {
 #[test]
 fn every_operation_can_fail() {
     let Recorded { trace, moments, .. } = record();
-    let (failures, refusals) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let failures = AtomicUsize::new(0);
     in_parallel(&moments, |n, moment| {
         let op = n as u64 + 1;
         for fault in [Fault::Eio, Fault::NoSpace] {
@@ -484,20 +484,15 @@ fn every_operation_can_fail() {
                 let (sim, mark) = failed();
                 let context = || format!("{fault:?} at {op} {}", brief(&moment.io));
                 let sim = sim.restart(loss(l, op));
-                recover(&sim, &trace, mark, &context);
+                // After a failed sync the page cache may show what the disk will never have; recovery must not vouch for
+                // that, or the second look finds less.
+                recover_twice(&sim, &trace, mark, &context);
                 failures.fetch_add(1, Ordering::Relaxed);
-                // After a failed sync the page cache may show what the disk will never have. A power loss then is
-                // a lost synced write: refused, or found whole. Nothing in between.
-                if let Err(error) = open(&sim.restart(Loss::Everything)) {
-                    let refused = matches!(error, WalError::Corrupt { .. } | WalError::Missing(_));
-                    assert!(refused && (mark.acked == 0 || moment.io == Io::Sync), "{}: {error}", context());
-                    refusals.fetch_add(1, Ordering::Relaxed);
-                }
             }
         }
     });
-    println!("{} failures, {} refused after a later power loss", failures.get(), refusals.get());
-    assert!(failures.get() > 3_000 && refusals.get() > 100);
+    println!("{} failures", failures.get());
+    assert!(failures.get() > 3_000);
 }
 
 trait Get {

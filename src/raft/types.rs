@@ -268,6 +268,7 @@ mod tests {
             raft_addr: String::new(),
             http_addr: String::new(),
             voter,
+            promote: false,
         };
         let membership = Membership { members: vec![member(1, true), member(2, false), member(3, true)] };
         assert_eq!(membership.voters().collect::<Vec<_>>(), [MemberId(1), MemberId(3)]);

@@ -54,6 +54,10 @@ pub trait DiskFile: Send + Sync {
 
     /// Makes data and length durable (fdatasync).
     fn sync(&self) -> io::Result<()>;
+
+    /// Forgets what the page cache holds of the file and counts as clean, so that reads see the disk. After a failed sync
+    /// the cache shows what the disk never got, and no later sync writes it.
+    fn forget_cache(&self) -> io::Result<()>;
 }
 
 /// A directory of the real file system.
@@ -187,6 +191,10 @@ impl DiskFile for RealFile {
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
     }
+
+    fn forget_cache(&self) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed)?)
+    }
 }
 
 #[cfg(test)]
@@ -201,6 +209,7 @@ mod tests {
         file.allocate(8192).unwrap();
         file.write_at(4096, b"hello").unwrap();
         file.sync().unwrap();
+        file.forget_cache().unwrap();
         fs::create_dir(disk.path().join("run")).unwrap();
         disk.rename("x", "y").unwrap();
         disk.sync_dir().unwrap();

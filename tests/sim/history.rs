@@ -3,10 +3,11 @@
 //! index or revision, by the search for a linearization of each key.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use dkv::check;
 use dkv::raft::{Entry, EntryKind, Index};
-use dkv::store::{Applied, Command, Condition, Kv, Op, Outcome};
+use dkv::store::{Applied, Command, Condition, KeyRange, Kv, Op, Order, Outcome};
 
 use crate::client::Asker;
 use crate::report::{Mark, Report};
@@ -30,11 +31,34 @@ impl Seen {
     }
 }
 
+/// What a list saw: every key from its start on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Through which entry the map it read was applied.
+    pub applied: Index,
+    pub rows: BTreeMap<Vec<u8>, (Vec<u8>, u64)>,
+}
+
+impl Listed {
+    /// Lists the keys from `start` on.
+    pub fn look(kv: &Kv, start: &[u8]) -> Listed {
+        let mut rows = BTreeMap::new();
+        let range = KeyRange::new(b"", start, b"");
+        let rest = kv.scan(kv.revision(), &range, Order::Ascending, None, |r| {
+            rows.insert(r.key.to_vec(), (r.value.to_vec(), r.mod_revision));
+            ControlFlow::Continue(())
+        });
+        assert_eq!(rest, Ok(None), "the latest revision can be listed in one go");
+        Listed { applied: kv.applied().index, rows }
+    }
+}
+
 /// What a client was told in the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     Write(Applied),
     Read(Seen),
+    List(Listed),
     NotDone,
     Unknown,
 }
@@ -62,7 +86,9 @@ pub struct Record {
     pub op: u32,
     pub call: u64,
     pub ret: u64,
+    /// The key; of a list the first one it asks for.
     pub key: Vec<u8>,
+    pub is_list: bool,
     /// `None` for a read.
     pub write: Option<Op>,
     pub condition: Option<Condition>,
@@ -253,6 +279,13 @@ fn check_answer(replay: &Replay, record: &Record) {
             let expected = replay.value_at(&record.key, seen.applied);
             assert!(seen.value == expected, "the plain map has {expected:?}: {record:?}");
         }
+        Told::List(listed) => {
+            let keys = replay.cells.range(record.key.clone()..);
+            let expected: BTreeMap<_, _> = keys
+                .filter_map(|(key, _)| Some((key.clone(), replay.value_at(key, listed.applied)?)))
+                .collect();
+            assert!(listed.rows == expected, "the plain map has {expected:?}: {record:?}");
+        }
         Told::NotDone | Told::Unknown => {}
     }
 }
@@ -263,7 +296,9 @@ fn check_real_time(replay: &Replay, history: &[Record]) {
     let mut places: Vec<(Index, bool, &Record)> = Vec::new();
     for record in history {
         match &record.told {
-            Told::Read(seen) => places.push((seen.applied, true, record)),
+            Told::Read(Seen { applied, .. }) | Told::List(Listed { applied, .. }) => {
+                places.push((*applied, true, record));
+            }
             _ if record.write.is_some() => {
                 places.extend(replay.decided_at(record).map(|index| (index, false, record)));
             }
@@ -288,12 +323,28 @@ fn check_real_time(replay: &Replay, history: &[Record]) {
 }
 
 /// P2 once more, by the checker that users have: it trusts neither the log nor the plain map here, only that the indexes
-/// in the answers make sense together, and then not even that. What is unknown stays unknown.
-pub fn check_linearizable(history: &[Record]) {
-    let events: Vec<check::Event> = history.iter().map(event).collect();
+/// in the answers make sense together, and then not even that. What is unknown stays unknown. A list counts as a read of
+/// each of the `keys` it covers.
+pub fn check_linearizable(history: &[Record], keys: u64) {
+    let mut events: Vec<check::Event> = Vec::new();
+    for record in history {
+        match &record.told {
+            Told::List(listed) => events.extend(reads_of(record, listed, keys).map(|read| event(&read))),
+            _ => events.push(event(record)),
+        }
+    }
     if let Err(fault) = check::check(&events, &check::Limits::default()) {
         panic!("P2: {fault}");
     }
+}
+
+/// A list, key by key.
+fn reads_of(record: &Record, listed: &Listed, keys: u64) -> impl Iterator<Item = Record> {
+    let all = (0..keys).map(|n| format!("k{n}").into_bytes()).filter(|key| *key >= record.key);
+    all.map(|key| {
+        let seen = Seen { applied: listed.applied, value: listed.rows.get(&key).cloned() };
+        Record { key, told: Told::Read(seen), ..record.clone() }
+    })
 }
 
 fn event(record: &Record) -> check::Event {
@@ -327,6 +378,7 @@ fn event(record: &Record) -> check::Event {
                 panic!("no client was to be told this: {record:?}")
             }
         },
+        Told::List(_) => unreachable!("a list is split into reads"),
         Told::NotDone => check::Answer::NotDone,
         Told::Unknown => check::Answer::Unknown,
     };
@@ -334,7 +386,7 @@ fn event(record: &Record) -> check::Event {
         Told::Read(seen) => Some(seen.applied),
         // The index of a replayed answer is that of the repetition.
         Told::Write(applied) => (!applied.replayed).then_some(applied.index),
-        Told::NotDone | Told::Unknown => None,
+        Told::List(_) | Told::NotDone | Told::Unknown => None,
     };
     let (process, call_ns, return_ns) = (record.client as u64, record.call, record.ret);
     check::Event { process, call_ns, return_ns, op, answer, index }

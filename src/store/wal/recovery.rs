@@ -114,7 +114,7 @@ struct SegmentEnd {
     rest: Rest,
 }
 
-/// Reads the whole log. Changes nothing. Only one that `may_be_cut` may begin with another segment than the first.
+/// Reads the whole log. Changes nothing; what the last segment has in the page cache reaches the disk first. Only one that `may_be_cut` may begin with another segment than the first.
 pub(super) fn scan(
     disk: &Arc<dyn Disk>,
     expected: Option<WalIds>,
@@ -181,8 +181,9 @@ pub(super) fn scan_into(
     }
     let mut older = VecDeque::new();
     for (n, &name) in names.iter().enumerate() {
-        let (file, bytes) = segment::read_segment(disk, name)?;
         let is_last = n + 1 == names.len();
+        let read = if is_last { segment::read_last_segment } else { segment::read_segment };
+        let (file, bytes) = read(disk, name)?;
         let segment = SegmentBytes { disk, name, shown: name.to_string(), bytes: &bytes, expected };
         let mut base_index = replay.last().index;
         let end = segment.walk(replay, is_last, &mut base_index)?;
