@@ -35,7 +35,8 @@ fn write_pages(command: &Command, parent: Option<&Command>, dir: &Path) -> io::R
 /// One page: clap's sections, then those of the long help, whose examples must keep their lines.
 fn write_page(command: &Command, parent: Option<&Command>, dir: &Path) -> io::Result<()> {
     let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
-    let man = Man::new(command.clone()).title(name.to_uppercase()).manual("dkv");
+    let source = format!("dkv {}", env!("CARGO_PKG_VERSION"));
+    let man = Man::new(command.clone()).title(name.to_uppercase()).source(source).manual("dkv");
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;

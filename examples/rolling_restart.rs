@@ -131,7 +131,10 @@ fn main() -> io::Result<()> {
     };
     let threads: Vec<_> = (0..clients).map(load_of).collect();
     thread::sleep(Duration::from_secs(1));
-    println!("{:<8} {:<9} {:>10} {:>16} {:>18}", "node", "role", "answers", "longest answer", "longest silence");
+    println!(
+        "{:<8} {:<9} {:>10} {:>16} {:>18}",
+        "node", "role", "answers", "longest answer", "longest silence"
+    );
     let mut windows = Vec::new();
     for (n, node) in nodes.iter_mut().enumerate() {
         let status = client.status(&http_addr(n), Duration::from_secs(1)).map_err(io::Error::other)?;

@@ -10,9 +10,14 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use log::LevelFilter;
-use simplelog::{ConfigBuilder, ThreadLogMode, WriteLogger};
+use simplelog::{ConfigBuilder, FormatItem, ThreadLogMode, WriteLogger};
+use time::macros::format_description;
 
 use crate::config::{LogConfig, LogLevel};
+
+/// RFC 3339 in UTC with microseconds, always of one width, so that lines align and sort as text.
+const TIME_FORMAT: &[FormatItem<'static>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 
 /// Lines that may wait for the writer; the next one is dropped.
 const QUEUE_LINES: usize = 4_096;
@@ -76,7 +81,7 @@ pub fn start(config: &LogConfig) -> Result<(), LogError> {
         .map_err(LogError::Thread)?;
     // The format is built for every level: the level in force is log::max_level, which may change at run time.
     let format = ConfigBuilder::new()
-        .set_time_format_rfc3339()
+        .set_time_format_custom(TIME_FORMAT)
         .set_thread_level(LevelFilter::Error)
         .set_thread_mode(ThreadLogMode::Names)
         .set_target_level(LevelFilter::Off)

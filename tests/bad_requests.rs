@@ -6,6 +6,8 @@
 #[path = "support/cluster.rs"]
 #[allow(dead_code)]
 mod cluster;
+#[path = "bad_requests/lists.rs"]
+mod lists;
 
 use cluster::{Answer, Cluster, Connection, Setup};
 use serde_json::{Value, json};
@@ -45,8 +47,10 @@ const TOO_LARGE: (u16, &str) = (413, "too_large");
 const NO_METHOD: (u16, &str) = (405, "method_not_allowed");
 const NO_ROUTE: (u16, &str) = (404, "unknown_route");
 
-/// The one key of the store, written before the first bad request.
+/// A key of the store, written before the first bad request.
 const KEPT: &str = "kept";
+/// The only other one.
+const ALSO_KEPT: &str = "kept too";
 
 /// Limits below the defaults, so that a body can be a value too long, or a request too long.
 const LIMITS: &str = "limits: { max_key_bytes: 100, max_value_bytes: 2000, max_request_bytes: 3000, transfer_timeout_ms: 500 }\n";
@@ -58,10 +62,16 @@ struct Server {
 
 impl Server {
     fn start() -> Server {
-        let mut cluster = Cluster::prepare(1, &Setup { extra: LIMITS.to_owned(), ..Setup::default() });
+        Server::start_with(LIMITS)
+    }
+
+    fn start_with(extra: &str) -> Server {
+        let mut cluster = Cluster::prepare(1, &Setup { extra: extra.to_owned(), ..Setup::default() });
         cluster.spawn(0);
         cluster.wait_for_leader();
-        assert_eq!(cluster.put(0, KEPT, "value").expect("a write").status, 200);
+        for key in [KEPT, &ALSO_KEPT.replace(' ', "%20")] {
+            assert_eq!(cluster.put(0, key, "value").expect("a write").status, 200);
+        }
         let before = state(&cluster);
         Server { cluster, before }
     }
@@ -75,6 +85,11 @@ impl Server {
             let answer = client.read_answer().unwrap_or_else(|e| panic!("{name}: no answer: {e}"));
             assert_eq!(answer.status, *status, "{name}: {}", answer.text());
             check_error(name, &answer, code);
+            if address == self.cluster.http_addr(0) {
+                // Also on what no route has seen.
+                assert_eq!(answer.header("Dkv-Node"), Some("node1"), "{name}");
+                assert_eq!(answer.header("Dkv-Leader"), Some(address), "{name}");
+            }
             assert_eq!(state(&self.cluster), self.before, "{name} changed something");
         }
         assert_eq!(self.cluster.running(), [0]);
@@ -261,7 +276,9 @@ fn client_port_refuses_bad_changes_of_the_cluster() {
     const NOT_FOUND: (u16, &str) = (404, "not_found");
     let server = Server::start();
     let ip = &server.cluster.ip;
-    let good = format!(r#"{{"node_id":"n9","raft_addr":"{ip}:9","http_addr":"{ip}:8","member_id":"00000000000000ff"}}"#);
+    let good = format!(
+        r#"{{"node_id":"n9","raft_addr":"{ip}:9","http_addr":"{ip}:8","member_id":"00000000000000ff"}}"#
+    );
     let spoilt = |is: &str, becomes: &str| {
         assert!(good.contains(is), "{is}");
         good.replacen(is, becomes, 1)

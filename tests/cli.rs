@@ -1,7 +1,9 @@
 //! `dkv-cli` as a process, against fake nodes and real ones: what it prints, and its exit codes.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -10,8 +12,10 @@ use std::time::Duration;
 #[path = "support/cluster.rs"]
 #[allow(dead_code)]
 mod cluster;
+#[path = "cli/terminal.rs"]
+mod terminal;
 
-use cluster::Cluster;
+use cluster::{Cluster, Connection};
 
 /// A node that gives every request the same answer; returns its address and the bodies it gets.
 fn node(answer: Vec<u8>) -> (String, Receiver<Vec<u8>>) {
@@ -145,7 +149,7 @@ fn exit_code_1_says_that_the_key_or_the_condition_is_missing() {
     let (addr, _) = node(error(412, "precondition_failed", "not_done"));
     let output = run(&addr, &["set", "k", "v", "--if-revision", "3"]);
     assert_eq!(code(&output), 1);
-    assert!(said(&output).contains("modification revision is 7"), "{}", said(&output));
+    assert!(said(&output).contains("last written at revision 7"), "{}", said(&output));
 }
 
 #[test]
@@ -354,6 +358,35 @@ fn completion_knows_every_command_in_every_shell() {
     assert_eq!(code(&run("nonsense", &["completion", "tcsh"])), 2);
 }
 
+/// What bash offers for the last of `words`, by the script that dkv-cli prints.
+fn bash_offers(words: &[&str]) -> Vec<String> {
+    // `compopt` is for a shell that is completing; it chooses whether files are offered too.
+    let script = "compopt() { :; }; source <(\"$DKV\" completion bash); entry=$(complete -p dkv-cli); entry=${entry#*-F }\n\
+                  COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1))\n\
+                  ${entry%% *} \"$1\" \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD - 1]}\"\n\
+                  printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let output = Command::new("bash")
+        .args(["--norc", "-c", script, "bash"])
+        .args(words)
+        .env("DKV", env!("CARGO_BIN_EXE_dkv-cli"))
+        .output()
+        .expect("bash runs");
+    assert!(output.status.success() && output.stderr.is_empty(), "{words:?}: {}", said(&output));
+    String::from_utf8(output.stdout).unwrap().split_whitespace().map(str::to_owned).collect()
+}
+
+/// The hyphen in the program's name once left bash without anything to offer behind a command.
+#[test]
+fn completion_in_bash_goes_on_behind_the_command() {
+    assert_eq!(bash_offers(&["dkv-cli", "l"]), ["list"]);
+    assert_eq!(bash_offers(&["dkv-cli", "set", "--if"]), ["--if-revision", "--if-absent"]);
+    assert_eq!(bash_offers(&["dkv-cli", "list", "--keys"]), ["--keys-only"]);
+    assert_eq!(bash_offers(&["dkv-cli", "list", "--order", ""]), ["asc", "desc"]);
+    assert_eq!(bash_offers(&["dkv-cli", "get", "k", "-o", ""]), ["plain", "json"]);
+    assert!(bash_offers(&["dkv-cli", "completion", ""]).contains(&"fish".to_owned()));
+    assert!(bash_offers(&["dkv-cli", "set", "k", "v", "--idempotency-key", ""]).is_empty(), "no files");
+}
+
 #[test]
 fn real_cluster_takes_every_command() {
     let cluster = Cluster::start(3);
@@ -381,4 +414,70 @@ fn real_cluster_takes_every_command() {
     let (status, table) = out(&["status"]);
     assert_eq!((status, table.lines().count()), (0, 4), "{table}");
     assert_eq!(table.matches("leader").count(), 1, "{table}");
+}
+
+#[test]
+fn real_cluster_lists_across_pages_any_bytes_and_into_a_closed_pipe() {
+    let cluster = Cluster::start(3);
+    let addr = cluster.http_addr(2);
+    let out = |args: &[&str]| {
+        let output = run(&addr, args);
+        (code(&output), String::from_utf8_lossy(&output.stdout).into_owned(), said(&output))
+    };
+    assert_eq!(out(&["list"]), (0, String::new(), String::new()), "an empty store has no lines");
+    let (_, document, _) = out(&["list", "-o", "json"]);
+    assert_eq!(document, "{\"revision\":0,\"kvs\":[],\"count\":0}\n");
+
+    // Unprintable bytes in key and value, written and shown by the client itself.
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dkv-cli"))
+        .env("DKV_ENDPOINTS", &addr)
+        .arg("set")
+        .arg(OsStr::from_bytes(b"raw/\xff\n\\"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"\x00\x1b[2J\tgr\xc3\xbcn\xfe").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let (status, lines, _) = out(&["list"]);
+    assert_eq!((status, &lines[..]), (0, "raw/\\xff\\x0a\\\\\t\\x00\\x1b[2J\\x09gr\u{fc}n\\xfe\n"));
+    let (_, document, _) = out(&["list", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&document).unwrap();
+    assert_eq!(json["kvs"][0]["key_base64"], "cmF3L/8KXA==");
+    assert!(json["kvs"][0]["value_base64"].is_string() && json["kvs"][0].get("value").is_none(), "{json}");
+
+    // More keys than a page has rows.
+    let mut connection = Connection::open(&addr).unwrap();
+    for n in 0..1_203 {
+        let path = format!("/v1/kv/app/{n:04}");
+        assert_eq!(connection.request("PUT", &path, &[], b"v").unwrap().status, 200);
+    }
+    let (status, lines, _) = out(&["list", "app/", "--keys-only"]);
+    let want: String = (0..1_203).map(|n| format!("app/{n:04}\n")).collect();
+    assert!(status == 0 && lines == want, "{status}: {} lines", lines.lines().count());
+    let (_, lines, _) = out(&["list", "app/", "--order", "desc", "--limit", "1002"]);
+    let want: String = (201..1_203).rev().map(|n| format!("app/{n:04}\tv\n")).collect();
+    assert!(lines == want, "{} lines", lines.lines().count());
+    let (_, document, _) = out(&["list", "app/", "-o", "json", "--stale", "--revision", "1204"]);
+    let json: serde_json::Value = serde_json::from_str(&document).unwrap();
+    assert_eq!((&json["count"], &json["revision"], json.get("cursor")), (&1_203.into(), &1_204.into(), None));
+    assert_eq!(json["kvs"].as_array().unwrap().len(), 1_203);
+    assert_eq!(json["kvs"][1_202]["key"], "app/1202");
+    let (_, lines, _) = out(&["list", "app/", "--revision", "3"]);
+    assert_eq!(lines, "app/0000\tv\napp/0001\tv\n", "what there was then");
+    let (status, lines, said_then) = out(&["list", "--revision", "9999"]);
+    assert_eq!((status, &lines[..]), (2, ""));
+    assert!(said_then.contains("The newest revision is 1204"), "{said_then}");
+
+    // A reader that goes after its first byte: the rest is far more than a pipe holds.
+    for n in 0..3 {
+        let path = format!("/v1/kv/big/{n}");
+        assert_eq!(connection.request("PUT", &path, &[], &vec![b'x'; 1 << 20]).unwrap().status, 200);
+    }
+    for form in ["plain", "json"] {
+        let mut child = command(&addr, &["list", "big/", "-o", form]).spawn().unwrap();
+        child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((code(&output), said(&output)), (0, String::new()), "{form}");
+    }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+#[allow(dead_code)]
 mod support {
     pub mod cluster;
     pub mod load;
@@ -132,6 +133,24 @@ fn a_sigterm_seals_the_log_and_exits_0() {
     cluster.spawn(0);
     cluster.wait_for_leader();
     assert_eq!(cluster.get(0, "k").unwrap().text(), "v");
+}
+
+/// Exit code 1 sends the operator to the disk; SIGABRT, which it used to be, says that the program is at fault.
+#[test]
+fn a_disk_that_fails_is_not_reported_as_a_defect() {
+    let setup = Setup { extra: "segment_bytes: 65536\n".into(), ..Setup::default() };
+    let mut cluster = Cluster::prepare(1, &setup);
+    // The next segment cannot be made: its name is taken by what is no file.
+    fs::create_dir_all(cluster.data_dir(0).join("spare.tmp")).unwrap();
+    cluster.spawn(0);
+    let mut n = 0;
+    let status = wait_for("the node to need its next segment", || {
+        n += 1;
+        let _ = cluster.put(0, &format!("k{n}"), &"v".repeat(4000));
+        cluster.ended(0)
+    });
+    assert_eq!(status.code(), Some(1), "{status}: {}", cluster.log(0));
+    assert!(cluster.log(0).contains("Check the disk"), "{}", cluster.log(0));
 }
 
 /// The log files of a node, oldest first.
@@ -452,7 +471,7 @@ fn a_keyed_write_retried_through_another_node_after_its_leader_died_takes_effect
 
 #[test]
 fn conditions_hold_across_nodes() {
-    let cluster = Cluster::start(3);
+    let cluster = Cluster::start_calm(3);
     let put = |n, header: (&str, &str), value: &[u8]| {
         cluster.request(n, "PUT", "/v1/kv/c", &[header], value).unwrap()
     };

@@ -31,7 +31,13 @@ fn peers(count: usize) -> PeerList {
 }
 
 fn config(n: usize, peers: PeerList) -> IdentityConfig {
-    IdentityConfig { node_id: format!("node{n}"), peers, settings: Settings::default(), listen_raft: false, joins: false }
+    IdentityConfig {
+        node_id: format!("node{n}"),
+        peers,
+        settings: Settings::default(),
+        listen_raft: false,
+        joins: false,
+    }
 }
 
 enum State {

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dkv::server::fdlimit;
-use dkv::server::gate;
+use dkv::server::gate::{self, ErrorHeaders};
 use dkv::server::http::{Handler, HttpServer, Method, PortOptions, Reply, Request, Response};
 use dkv::server::upstream::RunDir;
 
@@ -79,7 +79,7 @@ impl Port {
         let dir = tempfile::tempdir().unwrap();
         let run_dir = Arc::new(RunDir::prepare(&dir.path().join("run")).unwrap());
         let mut options = PortOptions::client(run_dir, connections);
-        options.error_headers.push(("Dkv-Node", "n1".to_string()));
+        options.error_headers = ErrorHeaders::new(|| vec![("Dkv-Node", "n1".to_string())]);
         change(&mut options);
         let listener = gate::bind("127.81.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();

@@ -11,15 +11,13 @@ use std::time::{Duration, Instant};
 
 mod support {
     #[allow(dead_code)]
-    pub mod checker;
-    #[allow(dead_code)]
     pub mod cluster;
     pub mod load;
 }
 
+use dkv::check::{self, Event, Op};
 use dkv::client::{Client, ReadOptions, WriteOptions};
 use serde_json::Value;
-use support::checker::{self, Event, Op};
 use support::cluster::{Answer, Cluster, wait_for};
 use support::load::{self, Load};
 
@@ -385,27 +383,27 @@ impl Clients {
 
 /// One operation through the client library. It may retry; that it fails is the failure of the test.
 fn operate(library: &Client, client: u64, number: u64, start: Instant) -> Event {
-    let micros = || u64::try_from(start.elapsed().as_micros()).expect("not that long");
+    let nanos = || u64::try_from(start.elapsed().as_nanos()).expect("not that long");
     // Every key is used for a while, then the next ones: so the check stays short.
     let key = format!("h/{}/{}", number / 50, (client + number) % 2);
-    let call_us = micros();
-    let (op, result) = if (client + number / 2).is_multiple_of(2) {
-        let value = client * 1_000_000 + number;
-        let written = library.put(key.as_bytes(), value.to_string().as_bytes(), &WriteOptions::default());
+    let call_ns = nanos();
+    let (op, answer) = if (client + number / 2).is_multiple_of(2) {
+        let value = (client * 1_000_000 + number).to_string();
+        let written = library.put(key.as_bytes(), value.as_bytes(), &WriteOptions::default());
         let revision = written.unwrap_or_else(|e| panic!("a write failed: {e}")).reply.revision;
-        (Op::Put { value, condition: None }, checker::Answer::Written { revision })
+        (Op::Put { key, value, condition: None }, check::Answer::Written { revision })
     } else {
         let read = library.get(key.as_bytes(), &ReadOptions::default());
-        let result = match read.unwrap_or_else(|e| panic!("a read failed: {e}")) {
-            Some(record) => checker::Answer::Value {
-                value: String::from_utf8(record.value).expect("digits").parse().expect("digits"),
+        let answer = match read.unwrap_or_else(|e| panic!("a read failed: {e}")) {
+            Some(record) => check::Answer::Value {
+                value: String::from_utf8(record.value).expect("digits"),
                 mod_revision: record.mod_revision,
             },
-            None => checker::Answer::Absent,
+            None => check::Answer::Absent,
         };
-        (Op::Get, result)
+        (Op::Get { key }, answer)
     };
-    Event { client, key, call_us, return_us: micros(), op, result }
+    Event { process: client, call_ns, return_ns: nanos(), op, answer, index: None }
 }
 
 #[test]
@@ -429,6 +427,7 @@ fn a_rolling_restart_of_all_five_fails_no_operation_of_a_client() {
     clients.wait_for(50);
     let history = clients.finish();
     println!("{} operations, {leaders_stopped} leaders stopped", history.len());
-    checker::check(&history).unwrap_or_else(|fault| panic!("{fault:?}"));
+    check::check_revisions(&history).unwrap_or_else(|fault| panic!("{fault}"));
+    check::check_linearizable(&history, &check::Limits::default()).unwrap_or_else(|fault| panic!("{fault}"));
     cluster.wait_for_equal_state();
 }

@@ -2,23 +2,27 @@
 //! one for each revision, and the outcome of every write by its idempotency key.
 //!
 //! One client works alone, so every answer is known in advance to the last field; only a stale read may show an earlier
-//! state, and says which one.
+//! state, and says which one. Now and then the leader is killed while a request is under way. A keyed write is repeated
+//! then; what became of a plain one shows in the revision of the next write.
 
+#[path = "support/cluster.rs"]
 #[allow(dead_code)]
-mod support {
-    pub mod cluster;
-}
+mod cluster;
+#[path = "model/plain_map.rs"]
+mod plain_map;
+#[path = "model/writes.rs"]
+mod writes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::io;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-use support::cluster::{Answer, Cluster, Connection, Setup, wait_for};
+use cluster::{Answer, Cluster, Connection, Setup, wait_for};
+use plain_map::{Model, Row, State, escape, record};
 
 const KEYS: [&[u8]; 12] = [
     b"a",
@@ -34,89 +38,13 @@ const KEYS: [&[u8]; 12] = [
     b"\xff",
     b"\xff\xfe",
 ];
+/// Between the death of a leader and its return, and from there to the next one's death.
+const CALM: Duration = Duration::from_millis(700);
+
 const BOUNDS: [&[u8]; 8] = [b"", b"a", b"a/", b"a/1\x00", b"b", b"b/\xc3", b"\x01", b"\xff"];
-
-#[derive(Clone, Debug, PartialEq)]
-struct Row {
-    value: Vec<u8>,
-    create_revision: u64,
-    mod_revision: u64,
-    version: u64,
-}
-
-type State = BTreeMap<Vec<u8>, Row>;
 
 /// The revision an answer must show (None: whichever it says), or its status and fields of its error.
 type Wanted = Result<Option<u64>, (u16, Value)>;
-
-/// A write as it can be repeated.
-#[derive(Clone, Debug, PartialEq)]
-struct Write {
-    key: Vec<u8>,
-    /// None = delete.
-    value: Option<Vec<u8>>,
-    condition: Option<(&'static str, String)>,
-}
-
-struct Model {
-    /// By revision.
-    states: Vec<State>,
-    /// By idempotency key: the write, its status and its answer.
-    outcomes: HashMap<String, (Write, u16, Value)>,
-    retention: u64,
-}
-
-impl Model {
-    fn revision(&self) -> u64 {
-        self.states.len() as u64 - 1
-    }
-
-    fn floor(&self) -> u64 {
-        self.revision().saturating_sub(self.retention)
-    }
-
-    fn now(&self) -> &State {
-        self.states.last().expect("there is a first state")
-    }
-
-    fn at(&self, revision: u64) -> &State {
-        &self.states[usize::try_from(revision).unwrap()]
-    }
-
-    /// Executes `write`; the status, and the fields its answer must have.
-    fn write(&mut self, write: &Write) -> (u16, Value) {
-        let current = self.now().get(&write.key).cloned();
-        let mod_revision = current.as_ref().map_or(0, |row| row.mod_revision);
-        let holds = match &write.condition {
-            None => true,
-            Some(("If-None-Match", _)) => mod_revision == 0,
-            Some((_, tag)) if tag == "*" => mod_revision > 0,
-            Some((_, tag)) => *tag == format!("\"{mod_revision}\""),
-        };
-        let revision = self.revision() + 1;
-        if !holds {
-            let error = json!({"code": "precondition_failed", "mod_revision": mod_revision, "revision": revision - 1});
-            return (412, error);
-        }
-        let mut state = self.now().clone();
-        let reply = match (&write.value, current) {
-            (Some(value), current) => {
-                let (create_revision, version) =
-                    current.map_or((revision, 1), |r| (r.create_revision, r.version + 1));
-                let row = Row { value: value.clone(), create_revision, mod_revision: revision, version };
-                state.insert(write.key.clone(), row);
-                json!({"revision": revision, "create_revision": create_revision, "version": version})
-            }
-            (None, Some(_)) => {
-                state.remove(&write.key);
-                json!({"revision": revision, "deleted": 1})
-            }
-            (None, None) => return (200, json!({"revision": revision - 1, "deleted": 0})),
-        };
-        self.states.push(state);
-        (200, reply)
-    }
-}
 
 /// The cluster, the model, and what happened so far.
 struct Run {
@@ -125,59 +53,28 @@ struct Run {
     model: Model,
     rng: Rng,
     keys_used: Vec<String>,
+    /// Kill the leader as soon as the next request is on its way.
+    is_kill_due: bool,
+    /// The node that was killed last and does not run.
+    killed: Option<usize>,
     /// The last requests and answers, for a failure's text.
     trace: Vec<String>,
     /// How often each kind of thing was seen.
     seen: BTreeMap<&'static str, u64>,
 }
 
-fn escape(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "%{byte:02x}").unwrap();
-        text
-    })
-}
-
-fn pair(name: &str, bytes: &[u8]) -> Value {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => json!({ name: text }),
-        Err(_) => json!({ format!("{name}_base64"): BASE64.encode(bytes) }),
-    }
-}
-
-/// A record as JSON; `keys_only` leaves out the value.
-fn record(key: &[u8], row: &Row, keys_only: bool) -> Value {
-    let mut record = pair("key", key);
-    let fields = record.as_object_mut().unwrap();
-    if !keys_only {
-        fields.extend(pair("value", &row.value).as_object().unwrap().clone());
-    }
-    for (name, number) in [
-        ("create_revision", row.create_revision),
-        ("mod_revision", row.mod_revision),
-        ("version", row.version),
-    ] {
-        fields.insert(name.to_owned(), number.into());
-    }
-    record
-}
-
 impl Run {
     fn start(size: usize, retention: u64, seed: u64) -> Run {
         let extra = format!("retention_revisions: {retention}\n");
-        let mut cluster = Cluster::prepare(size, &Setup { extra, ..Setup::default() });
-        (0..size).for_each(|n| cluster.spawn(n));
-        cluster.wait_for_leader();
-        wait_for("every node ready", || {
-            let is_ready = |n| cluster.request(n, "GET", "/readyz", &[], b"").is_ok_and(|a| a.status == 200);
-            (0..size).all(is_ready).then_some(())
-        });
+        let cluster = Cluster::start_with(size, &Setup { extra, ..Setup::default() });
         Run {
             connections: (0..size).map(|_| None).collect(),
             cluster,
             model: Model { states: vec![State::new()], outcomes: HashMap::new(), retention },
             rng: Rng::with_seed(seed),
             keys_used: Vec::new(),
+            is_kill_due: false,
+            killed: None,
             trace: vec![format!("seed {seed}")],
             seen: BTreeMap::new(),
         }
@@ -197,22 +94,68 @@ impl Run {
         let mut attempts = 0;
         let answer = wait_for(path, || {
             attempts += 1;
-            let n = self.rng.usize(..self.connections.len());
-            let connection = match &mut self.connections[n] {
-                Some(connection) => connection,
-                none => none.insert(Connection::open(&self.cluster.http_addr(n)).ok()?),
-            };
-            let answer = connection.request(method, path, headers, body);
-            if answer.is_err() {
-                self.connections[n] = None;
-            }
-            answer.ok().filter(|a| !matches!(a.status, 503 | 504))
+            self.attempt(method, path, headers, body)?.ok().filter(|a| !matches!(a.status, 503 | 504))
         });
-        self.trace.push(format!("{method} {path} {headers:?} -> {} {}", answer.status, answer.text()));
+        (answer, attempts > 1)
+    }
+
+    /// One request to a random node. None: there was no connection, so nothing was sent.
+    fn attempt(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Option<io::Result<Answer>> {
+        let n = self.rng.usize(..self.connections.len());
+        let mut connection = match self.connections[n].take() {
+            Some(connection) => connection,
+            None => Connection::open(&self.cluster.http_addr(n)).ok()?,
+        };
+        let sent = connection.send(&bytes_of(method, path, headers, body));
+        if std::mem::take(&mut self.is_kill_due) {
+            self.kill_leader();
+        }
+        let answer = sent.and_then(|()| connection.read_answer());
+        let said = match &answer {
+            Ok(answer) => format!("{} {}", answer.status, answer.text()),
+            Err(e) => e.to_string(),
+        };
+        self.note(format!("{method} {path} {headers:?} through {n} -> {said}"));
+        if answer.is_ok() && self.cluster.running().contains(&n) {
+            self.connections[n] = Some(connection);
+        }
+        Some(answer)
+    }
+
+    fn note(&mut self, line: String) {
+        self.trace.push(line);
         if self.trace.len() > 12 {
             self.trace.remove(1);
         }
-        (answer, attempts > 1)
+    }
+
+    /// Whoever leads, if anybody does. The only node starts again at once, one of several after a while.
+    fn kill_leader(&mut self) {
+        let leads = |n: &usize| self.cluster.status(*n).is_some_and(|status| status["role"] == "leader");
+        let Some(leader) = self.cluster.running().into_iter().find(leads) else { return };
+        self.note(format!("node {leader} is killed"));
+        self.cluster.kill(leader);
+        self.connections[leader] = None;
+        self.count("killed");
+        self.killed = Some(leader);
+        if self.cluster.size() == 1 {
+            self.restart();
+        }
+    }
+
+    fn restart(&mut self) {
+        let Some(n) = self.killed.take() else { return };
+        self.cluster.spawn(n);
+        if self.cluster.size() == 1 {
+            // From then on it knows everything, and answers are exact again.
+            self.cluster.wait_for_ready();
+        }
     }
 
     fn fail(&self, what: &str) -> ! {
@@ -222,72 +165,6 @@ impl Run {
     fn check(&self, what: &str, holds: bool) {
         if !holds {
             self.fail(what);
-        }
-    }
-
-    // ---- writes ----------------------------------------------------------------------------------------------------
-
-    fn random_write(&mut self) -> Write {
-        let key = self.key();
-        let value = match self.rng.u8(..10) {
-            0..3 => None,
-            3 => Some(Vec::new()),
-            4 => Some(vec![0xff, self.rng.u8(..)]),
-            _ => Some(format!("value {} \"\u{e4}\"\n", self.rng.u16(..)).into_bytes()),
-        };
-        let current = self.model.now().get(&key).map_or(0, |row| row.mod_revision);
-        let condition = match self.rng.u8(..8) {
-            0 => Some(("If-None-Match", "*".to_owned())),
-            1 => Some(("If-Match", "*".to_owned())),
-            2 | 3 if current > 0 => Some(("If-Match", format!("\"{current}\""))),
-            4 => Some(("If-Match", format!("\"{}\"", self.rng.u64(1..=self.model.revision() + 2)))),
-            _ => None,
-        };
-        Write { key, value, condition }
-    }
-
-    fn write(&mut self) {
-        let mut write = self.random_write();
-        let known = (!self.keys_used.is_empty() && self.rng.u8(..5) == 0)
-            .then(|| self.keys_used[self.rng.usize(..self.keys_used.len())].clone());
-        if let Some(key) = &known
-            && self.rng.u8(..4) > 0
-        {
-            write = self.model.outcomes[key].0.clone();
-        }
-        let idempotency_key = known.unwrap_or_else(|| format!("{:016x}", self.rng.u64(..)));
-        let path = format!("/v1/kv/{}", escape(&write.key));
-        let mut headers = vec![("Idempotency-Key", &idempotency_key[..])];
-        if let Some((name, tag)) = &write.condition {
-            headers.push((name, tag));
-        }
-        let method = if write.value.is_some() { "PUT" } else { "DELETE" };
-        let (answer, was_repeated) =
-            self.ask(method, &path, &headers, write.value.as_deref().unwrap_or_default());
-        let is_replayed = answer.header("Dkv-Replayed") == Some("true");
-        let (status, want) = match self.model.outcomes.get(&idempotency_key).cloned() {
-            Some((earlier, status, want)) if earlier == write => {
-                self.check("a remembered outcome says so", is_replayed);
-                self.count("replayed");
-                (status, want)
-            }
-            Some(_) => {
-                self.count("another request under a known key");
-                (422, json!({"code": "idempotency_mismatch"}))
-            }
-            None => {
-                self.check("a new write is no replay", !is_replayed || was_repeated);
-                let (status, want) = self.model.write(&write);
-                self.count(if status == 412 { "condition failed" } else { "written" });
-                self.keys_used.push(idempotency_key.clone());
-                self.model.outcomes.insert(idempotency_key, (write, status, want.clone()));
-                (status, want)
-            }
-        };
-        self.check(&format!("want {status} {want}"), answer.status == status);
-        let got = if status == 200 { answer.json() } else { answer.json()["error"].clone() };
-        for (name, value) in want.as_object().unwrap() {
-            self.check(&format!("want {want}"), &got[name] == value);
         }
     }
 
@@ -496,15 +373,28 @@ impl Run {
     /// Goes on for `time`; every kind of answer must have been seen.
     fn go(mut self, time: Duration) {
         let until = Instant::now() + time;
+        let mut next = Instant::now();
         while Instant::now() < until {
+            if Instant::now() >= next {
+                next = Instant::now() + CALM;
+                if self.killed.is_some() {
+                    self.restart();
+                } else {
+                    self.is_kill_due = true;
+                }
+            }
             match self.rng.u8(..10) {
                 0..4 => self.write(),
                 4..7 => self.get(),
                 _ => self.list(),
             }
         }
+        self.restart();
+        self.cluster.wait_for_leader();
         self.cluster.wait_for_equal_state();
         let kinds = [
+            "killed",
+            "plain write",
             "written",
             "condition failed",
             "replayed",
@@ -522,12 +412,19 @@ impl Run {
     }
 }
 
+/// A request as it goes over the wire.
+fn bytes_of(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: dkv\r\nContent-Length: {}\r\n", body.len());
+    headers.iter().for_each(|(name, value)| write!(head, "{name}: {value}\r\n").unwrap());
+    [head.as_bytes(), b"\r\n", body].concat()
+}
+
 #[test]
 fn one_node_agrees_with_a_plain_map() {
-    Run::start(1, 20, fastrand::u64(..)).go(Duration::from_secs(6));
+    Run::start(1, 20, fastrand::u64(..)).go(Duration::from_secs(8));
 }
 
 #[test]
 fn five_nodes_agree_with_a_plain_map_whichever_is_asked() {
-    Run::start(5, 20, fastrand::u64(..)).go(Duration::from_secs(8));
+    Run::start(5, 20, fastrand::u64(..)).go(Duration::from_secs(12));
 }

@@ -11,8 +11,8 @@ use dkv::node::birth::{Born, IdentityConfig, Opened, open};
 use dkv::node::founding::{Founding, founding_port};
 use dkv::node::{
     AdminFailure, AdminFailureKind, AdminResult, Administration, Completion, Failure, ForwardedResult,
-    ForwardedWrite, FoundReply, FoundRequest, FoundTransport, HandOver, HandOvers, Lane, Peer, PeerError,
-    PeerList, PeerReply, PeerRequest, PeerTransport, ReadIndexResult, Target, UnbornPeer,
+    ForwardedWrite, FoundReply, FoundRequest, FoundTransport, HandOver, HandOvers, Lane, LeaderCall, Peer,
+    PeerError, PeerList, PeerReply, PeerRequest, PeerTransport, ReadIndexResult, Target, UnbornPeer,
 };
 use dkv::raft::{
     AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, Found, InstallOutcome,
@@ -383,18 +383,29 @@ fn call_uses_its_connection_again_and_each_lane_its_own() {
 }
 
 #[test]
-fn cancel_interrupts_reads_and_forwards_and_later_calls_pass() {
+fn cancel_interrupts_one_kind_of_calls_and_later_ones_pass() {
     let (port, echo) = Port::echo("127.77.9.1");
     let (sender, asked): (_, Receiver<()>) = channel();
     *echo.asked.lock().unwrap() = Some(sender);
     let peers = Arc::new(peers());
-    let call = {
+    let ask = || {
         let (peers, to) = (peers.clone(), port.target());
-        thread::spawn(move || peers.call(&to, Lane::Bulk, READ, LONG))
+        let call = thread::spawn(move || peers.call(&to, Lane::Bulk, READ, LONG));
+        asked.recv_timeout(LONG).expect("the question arrives");
+        call
     };
-    asked.recv_timeout(LONG).expect("the question arrives");
+    let call = ask();
+    peers.cancel(RECEIVER, LeaderCall::Forward);
+    echo.kept.lock().unwrap().pop().expect("the question")(Ok(9));
+    assert_eq!(
+        call.join().unwrap(),
+        Ok(PeerReply::ReadIndex(Ok(9))),
+        "the forwards' cancel is not the question's"
+    );
+
+    let call = ask();
     let start = Instant::now();
-    peers.cancel(RECEIVER);
+    peers.cancel(RECEIVER, LeaderCall::ReadIndex);
     let result = call.join().unwrap();
     assert!(matches!(result, Err(PeerError::Unknown(_))), "{result:?}");
     assert!(start.elapsed() < Duration::from_secs(10));
@@ -411,8 +422,13 @@ struct Newborn {
 fn start_unborn(n: usize, list: &PeerList) -> Newborn {
     let port = Port::start(&format!("127.77.10.{n}"));
     let settings = Settings::default();
-    let config =
-        IdentityConfig { node_id: format!("node{n}"), peers: list.clone(), settings, listen_raft: false, joins: false };
+    let config = IdentityConfig {
+        node_id: format!("node{n}"),
+        peers: list.clone(),
+        settings,
+        listen_raft: false,
+        joins: false,
+    };
     let options = WalOptions { segment_bytes: 64 << 10 };
     let opened = open(Arc::new(SimDisk::new(n as u64)), options, &config).unwrap();
     let Opened::Unborn(founding) = opened else { panic!("born from an empty disk") };

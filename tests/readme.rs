@@ -84,7 +84,10 @@ impl Drop for Beside {
     fn drop(&mut self) {
         for group in &self.0 {
             // Nobody may be left in it.
-            let _ = Command::new("kill").args(["-KILL", "--", &format!("-{group}")]).stderr(Stdio::null()).status();
+            let _ = Command::new("kill")
+                .args(["-KILL", "--", &format!("-{group}")])
+                .stderr(Stdio::null())
+                .status();
         }
     }
 }
@@ -94,7 +97,7 @@ fn run(document: &str) {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap();
     let steps = steps(&text);
     assert!(!steps.is_empty(), "{document} has no console block");
-    let cluster = Cluster::start(5);
+    let cluster = Cluster::start_calm(5);
     let programs = cluster.dir.join("target/release");
     std::fs::create_dir_all(&programs).unwrap();
     for program in [env!("CARGO_BIN_EXE_dkv-cli"), env!("CARGO_BIN_EXE_dkv-server")] {

@@ -172,6 +172,46 @@ fn cluster_kills_at_the_end_of_its_patience_what_ignores_signals() {
     wait_gone(&pids);
 }
 
+/// A terminal that was stopped, or a pager that did not read on, once held up the end of a node, and with it every signal.
+#[test]
+fn cluster_that_nobody_reads_reaps_and_passes_signals_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let flood = "echo $$ > $2.pid\n(yes 'a line of a node' | head -n 200000) &\nexec cat > /dev/null\n";
+    let program = script(dir.path(), flood);
+    let files = configs(dir.path(), 9);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dkv-server"))
+        .arg("cluster")
+        .args(&files)
+        .arg("--program")
+        .arg(program)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let unread = child.stdout.take().unwrap();
+    wait_until(Instant::now() + PATIENCE, "the pipe is full", || {
+        rustix::io::ioctl_fionread(&unread).unwrap() > 60_000
+    });
+    let pid = |file: &PathBuf| {
+        let text = std::fs::read_to_string(format!("{}.pid", file.display())).unwrap_or_default();
+        Pid::from_raw(text.trim().parse().ok()?)
+    };
+    let mut pids = Vec::new();
+    for file in &files {
+        wait_until(Instant::now() + PATIENCE, "a node says its number", || pid(file).is_some());
+        pids.push((file.display().to_string(), pid(file).unwrap()));
+    }
+    kill_process(pids[0].1, Signal::KILL).unwrap();
+    wait_gone(&pids[..1]);
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    wait_until(deadline, "the supervisor has ended", || child.try_wait().unwrap().is_some());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    wait_gone(&pids);
+    drop(unread);
+}
+
 #[test]
 fn cluster_ends_with_code_2_when_a_node_refuses_its_configuration() {
     let text = format!("case $2 in *n3.yaml) echo 'n3 is refused' >&2; exit 2;; esac\n{GOOD}");

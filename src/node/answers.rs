@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::request::{Completion, Consistency, Failure, FailureKind, Origin, WriteResult};
 use super::transport::{ForwardedResult, ForwardedWrite, ReadIndexResult};
-use super::waiters::{Parked, Work};
+use super::waiters::{BackupResult, Parked, Work};
 use super::{Node, lock};
 use crate::raft::{
     AppendEntriesReply, AppendEntriesRequest, Index, InstallSnapshotReply, InstallSnapshotRequest,
     InstallVerdict, MAX_PAYLOAD_BYTES, RequestVoteReply, RequestVoteRequest, TimeoutNowReply,
     TimeoutNowRequest,
 };
+use crate::store::disk::Disk;
 use crate::store::{Command, CommandError};
 
 impl Node {
@@ -62,6 +63,25 @@ impl Node {
         self.counters.count_linearizable_read();
         let deadline = self.clock.at(deadline);
         self.step(|core, now| core.submit(Work::Read { done }, Origin::Client, deadline, now));
+    }
+
+    /// Asks for a snapshot that holds everything acknowledged before: the state is saved unless nothing has changed since
+    /// it last was. `done` is told where the snapshot ends; its file is in the data directory then.
+    pub fn backup(self: &Arc<Self>, deadline: Instant, done: Completion<BackupResult>) {
+        let node = self.clone();
+        let then = move |index: Result<Index, Failure>| match index {
+            Ok(index) => {
+                let deadline = node.clock.at(deadline);
+                node.step(|core, _| core.await_snapshot(index, deadline, done));
+            }
+            Err(failure) => done(Err(failure)),
+        };
+        self.read(Consistency::Linearizable, deadline, Box::new(then));
+    }
+
+    /// Where the snapshots of this node lie.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
     }
 
     /// For each idempotency key whether the table has no room for it, counted at the cluster time that its command would

@@ -195,8 +195,7 @@ impl HandOver {
         member_id: MemberId,
         latest: &Membership,
     ) -> UnbornStep {
-        let store =
-            StoreFound { target: to.member_id, entry: self.entry.clone(), members: latest.clone() };
+        let store = StoreFound { target: to.member_id, entry: self.entry.clone(), members: latest.clone() };
         if member_id == to.member_id {
             return UnbornStep::Store(store);
         }

@@ -41,6 +41,7 @@ mod step;
 mod threads;
 mod timer;
 mod transport;
+pub mod verify;
 mod waiters;
 
 use std::collections::BTreeMap;
@@ -65,10 +66,10 @@ pub use signals::Rings;
 pub use status::{NodeStatus, PeerStatus};
 pub use step::{Core, CoreOptions, Effects, Outgoing};
 pub use transport::{
-    ForwardedResult, ForwardedWrite, Lane, PeerError, PeerReply, PeerRequest, PeerTransport, ReadIndexResult,
-    Target,
+    ForwardedResult, ForwardedWrite, Lane, LeaderCall, PeerError, PeerReply, PeerRequest, PeerTransport,
+    ReadIndexResult, Target,
 };
-pub use waiters::{Finished, Parked, Work};
+pub use waiters::{BackupResult, Finished, Parked, Work};
 
 use crate::raft::{
     ClusterId, Index, MemberId, Membership, Note, NoteLevel, Raft, RaftConfig, Restored, Settings,
@@ -238,7 +239,12 @@ impl Node {
         let (snapshot, kv) = snapshot.unwrap_or_else(|| {
             (SnapshotMeta { last: recovered.base, ..SnapshotMeta::default() }, Kv::new(Settings::default()))
         });
-        let restored = Restored { hard_state: recovered.hard_state, snapshot, entries: recovered.entries };
+        let restored = Restored {
+            hard_state: recovered.hard_state,
+            snapshot,
+            snapshot_bytes: kv.size().bytes + kv.size().superseded_bytes,
+            entries: recovered.entries,
+        };
         let raft = Raft::new(config, restored, clock.now());
         let membership = raft.membership().clone();
         let core = Core::new(
@@ -318,7 +324,10 @@ impl Node {
         lock(&self.alive).take();
         self.bells.ring(Rings::ALL);
         self.pieces.stop();
-        self.bells.peers().into_iter().for_each(|peer| self.transport.cancel(peer));
+        for peer in self.bells.peers() {
+            self.transport.cancel(peer, LeaderCall::Forward);
+            self.transport.cancel(peer, LeaderCall::ReadIndex);
+        }
         // Nothing is ever sent: the channel ends with the last thread.
         let has_ended =
             self.ended.recv_deadline(deadline) == Err(crossbeam_channel::RecvTimeoutError::Disconnected);
@@ -394,7 +403,7 @@ impl Node {
 
     fn carry_out(self: &Arc<Node>, effects: Effects) {
         // Before anybody is woken: a call that begins now must not be cancelled with the old ones.
-        effects.cancels.into_iter().for_each(|peer| self.transport.cancel(peer));
+        effects.cancels.into_iter().for_each(|(peer, call)| self.transport.cancel(peer, call));
         if effects.membership_changed
             && let Err(e) = self.staff(&effects.membership)
         {

@@ -69,7 +69,7 @@ pub(super) fn run(node: &Arc<Node>, inbox: Inbox) {
                 // Before the core asks the applier for it.
                 lock(&node.received).insert(last.index, *kv);
                 let is_news = node.step(|core, now| {
-                    let (is_news, waiting) = core.handle_snapshot_received(header.meta, now);
+                    let (is_news, waiting) = core.handle_snapshot_received(header.meta, piece.size, now);
                     core.park(Parked::Install(waiting, done));
                     is_news
                 });

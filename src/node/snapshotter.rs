@@ -63,7 +63,7 @@ fn take(node: &Arc<Node>) -> Result<Option<SnapshotFile>, SnapshotError> {
     let index = writer.header().meta.last.index;
     node.step(|core, _| core.snapshot_waits_for = Some(index));
     let is_stopping = node.wait(&node.bells.snapshotter, |core, _| {
-        if core.is_stopping || core.raft.persisted_index() >= index {
+        if core.is_stopping || core.may_name_snapshot(index) {
             return Next::Do(core.is_stopping);
         }
         Next::SleepUntil(Time::NEVER)
@@ -73,7 +73,7 @@ fn take(node: &Arc<Node>) -> Result<Option<SnapshotFile>, SnapshotError> {
         return Ok(None);
     }
     let file = writer.finish()?;
-    node.step(|core, _| core.raft.handle_snapshot_saved(file.meta.clone()));
+    node.step(|core, _| core.raft.handle_snapshot_saved(file.meta.clone(), file.bytes));
     prune(node)?;
     Ok(Some(file))
 }

@@ -1,15 +1,18 @@
 //! What happens under the lock: the core and the requests that wait for it are one state, changed in one step. Nothing
 //! here touches a file, a socket, the log or a clock; what is to be done outside comes back as [`Effects`].
 
+#[cfg(test)]
+mod tests;
+
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::administer::{AdminFailure, AdminFailureKind};
-use super::request::{Failure, FailureKind, Origin};
+use super::request::{Completion, Failure, FailureKind, Origin};
 use super::signals::Rings;
-use super::transport::{ForwardedWrite, Lane, PeerError, PeerReply, PeerRequest, Target};
-use super::waiters::{Finished, MAX_REQUESTS, Parked, RequestId, Stage, Waiters, Work};
+use super::transport::{ForwardedWrite, Lane, LeaderCall, PeerError, PeerReply, PeerRequest, Target};
+use super::waiters::{BackupResult, Finished, MAX_REQUESTS, Parked, RequestId, Stage, Waiters, Work};
 use crate::raft::{
     self, AfterSync, Index, InstallSnapshotReply, MemberId, Membership, Note, Payload, Position,
     ProposeError, Raft, ReadDone, RoleKind, SnapshotMeta, Term, Time, Watermarks,
@@ -47,8 +50,8 @@ pub struct Core {
     pub(super) proposals: u64,
     /// The snapshot being written is to have its name once the log is durable through this index.
     pub(super) snapshot_waits_for: Option<Index>,
-    /// Somebody wants a snapshot of the state, due or not, that holds this index at least.
-    pub(super) snapshot_wanted: Option<Index>,
+    /// A backup was asked for in this step.
+    backup_is_new: bool,
     /// Until when the timer sleeps: a step that needs it earlier rings.
     timer_sleeps_until: Time,
     /// When this process last found that it had stood still: the disk had no chance to finish anything before.
@@ -59,7 +62,7 @@ pub struct Core {
     ask_call: Option<Leadership>,
     /// A call to a former leader is cancelled again at this time, in case that the first time it had not begun.
     cancel_at: Time,
-    cancels: Vec<MemberId>,
+    cancels: Vec<(MemberId, LeaderCall)>,
     heartbeat: Duration,
     election_timeout: Duration,
     check_invariants: bool,
@@ -78,8 +81,8 @@ pub struct Effects {
     pub membership_changed: bool,
     /// Answers to be given.
     pub finished: Vec<Finished>,
-    /// Former leaders: calls of the forwarder and the read-asker to them are to be cancelled.
-    pub cancels: Vec<MemberId>,
+    /// Calls to former leaders that are to be cancelled.
+    pub cancels: Vec<(MemberId, LeaderCall)>,
 }
 
 /// A batch for the leader, taken by the forwarder or the read-asker.
@@ -116,7 +119,7 @@ impl Core {
             ready_index: None,
             proposals: 0,
             snapshot_waits_for: None,
-            snapshot_wanted: None,
+            backup_is_new: false,
             timer_sleeps_until: Time::NEVER,
             resumed_at: Time(0),
             forward_call: None,
@@ -164,6 +167,7 @@ impl Core {
                     let what = what.clone();
                     self.dispatch_administration(id, &what, now);
                 }
+                Work::Backup { .. } => {}
                 Work::Read { .. } => match self.raft.read_index(now) {
                     Ok(token) => self.waiters.set_stage(id, Stage::Confirming(token)),
                     Err(e) => self.waiters.fail(id, Failure::unavailable(e.to_string())),
@@ -274,14 +278,30 @@ impl Core {
         self.raft.handle_applied(last.index);
     }
 
+    // ---- backups -----------------------------------------------------------------------------------------------------
+
+    /// Waits for a snapshot that holds `index`; one that is there already will do.
+    pub fn await_snapshot(&mut self, index: Index, deadline: Time, done: Completion<BackupResult>) {
+        let id = self.waiters.add(Work::Backup { done }, Origin::Client, deadline);
+        self.waiters.set_stage(id, Stage::AwaitSnapshot(index));
+        self.backup_is_new = true;
+        self.waiters.handle_snapshot(self.raft.snapshot().last);
+    }
+
     // ---- the snapshotter -------------------------------------------------------------------------------------------
 
     /// Whether the snapshotter has something to do.
     fn snapshotter_has_work(&self) -> bool {
         match self.snapshot_waits_for {
-            Some(index) => self.raft.persisted_index() >= index,
+            Some(index) => self.may_name_snapshot(index),
             None => self.raft.is_snapshot_due() || self.snapshot_is_wanted(),
         }
+    }
+
+    /// Whether a snapshot through `index` may have its name: the own log holds all of it, and the core knows that it is
+    /// applied.
+    pub fn may_name_snapshot(&self, index: Index) -> bool {
+        self.raft.persisted_index() >= index && self.raft.last_applied() >= index
     }
 
     /// Whether a snapshot is to be written now.
@@ -290,7 +310,7 @@ impl Core {
     }
 
     fn snapshot_is_wanted(&self) -> bool {
-        self.snapshot_wanted.is_some_and(|index| {
+        self.waiters.snapshot_wanted().is_some_and(|index| {
             let is_there = self.raft.snapshot().last.index >= index;
             !is_there && self.raft.last_applied() >= index
         })
@@ -302,10 +322,11 @@ impl Core {
     pub fn handle_snapshot_received(
         &mut self,
         meta: SnapshotMeta,
+        bytes: u64,
         now: Time,
     ) -> (bool, AfterSync<InstallSnapshotReply>) {
         let index = meta.last.index;
-        let (is_news, reply) = self.raft.handle_snapshot_received(meta, now);
+        let (is_news, reply) = self.raft.handle_snapshot_received(meta, bytes, now);
         if is_news {
             self.ready_index.get_or_insert(index);
             self.waiters.fail_covered(
@@ -442,11 +463,11 @@ impl Core {
 
     fn cancel_stale_calls(&mut self, now: Time) {
         let current = self.current_leadership();
-        let stale =
-            [self.forward_call, self.ask_call].into_iter().flatten().filter(|&call| Some(call) != current);
-        let to: Vec<MemberId> = stale.map(|(_, leader)| leader).collect();
-        self.cancel_at = if to.is_empty() { Time::NEVER } else { now + self.heartbeat };
-        self.cancels.extend(to);
+        let calls = [(self.forward_call, LeaderCall::Forward), (self.ask_call, LeaderCall::ReadIndex)];
+        let stale = calls.into_iter().filter(|&(of, _)| of != current);
+        let stale: Vec<_> = stale.filter_map(|(of, call)| Some((of?.1, call))).collect();
+        self.cancel_at = if stale.is_empty() { Time::NEVER } else { now + self.heartbeat };
+        self.cancels.extend(stale);
     }
 
     // ---- the end of every step ---------------------------------------------------------------------------------------
@@ -475,6 +496,9 @@ impl Core {
         }
         self.handle_reads_done(now);
         self.finish_hand_over();
+        if before.snapshot_index != marks.snapshot_index {
+            self.waiters.handle_snapshot(self.raft.snapshot().last);
+        }
         if before.last_applied != marks.last_applied {
             self.waiters.handle_applied_index(marks.last_applied);
         }
@@ -527,8 +551,9 @@ impl Core {
             applier: before.wakes_applier(after),
             replicators: before.wakes_replicators(after),
             snapshotter: self.snapshotter_has_work()
-                && (before.last_applied, before.persisted_index)
-                    != (after.last_applied, after.persisted_index),
+                && (mem::take(&mut self.backup_is_new)
+                    || (before.last_applied, before.persisted_index)
+                        != (after.last_applied, after.persisted_index)),
             forwarder: self.forward_call.is_none() && self.waiters.has_queued_writes(),
             read_asker: self.ask_call.is_none() && self.waiters.has_queued_reads(),
         }

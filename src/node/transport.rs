@@ -30,6 +30,15 @@ pub enum Lane {
     Bulk,
 }
 
+/// A call to a leader that is given up when the leader changes: the forwarder's, or the read-asker's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LeaderCall {
+    /// [`PeerRequest::Forward`].
+    Forward,
+    /// [`PeerRequest::ReadIndex`].
+    ReadIndex,
+}
+
 /// A write on its way to the leader: one hop and no further.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwardedWrite {
@@ -136,7 +145,7 @@ pub trait PeerTransport: Send + Sync + 'static {
         timeout: Duration,
     ) -> Result<PeerReply, PeerError>;
 
-    /// Interrupts the `Forward` and `ReadIndex` calls under way to `to`: they return [`PeerError::Unknown`] at once.
-    /// Calls that begin later are not touched; votes and appends never.
-    fn cancel(&self, to: MemberId);
+    /// Interrupts the calls of one kind that are under way to `to`: they return [`PeerError::Unknown`] at once. Calls
+    /// that begin later are not touched, nor those of the other kind; votes and appends never.
+    fn cancel(&self, to: MemberId, call: LeaderCall);
 }

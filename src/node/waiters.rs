@@ -16,6 +16,9 @@ use crate::store::Applied;
 /// Requests that wait at one node: beyond, new ones are refused as overloaded. The ports admit far fewer.
 pub(super) const MAX_REQUESTS: usize = 4_096;
 
+/// Where the snapshot ends that holds what was asked for.
+pub type BackupResult = Result<Position, Failure>;
+
 /// Names a request, in the order of arrival.
 pub type RequestId = u64;
 
@@ -32,6 +35,11 @@ pub enum Work {
     Read {
         /// Told the index.
         done: Completion<ReadIndexResult>,
+    },
+    /// For a snapshot of the state that holds a certain index.
+    Backup {
+        /// Told which one.
+        done: Completion<BackupResult>,
     },
     /// To change the cluster itself.
     Administer {
@@ -59,6 +67,8 @@ pub(super) enum Stage {
     AwaitApplied(Index),
     /// For another member to lead.
     HandingOver,
+    /// For a durable snapshot that holds this index.
+    AwaitSnapshot(Index),
 }
 
 pub(super) struct Request {
@@ -109,6 +119,8 @@ pub enum Finished {
     Install(Completion<InstallSnapshotReply>, InstallSnapshotReply),
     /// To a peer that hands over.
     TimeoutNow(Completion<TimeoutNowReply>, TimeoutNowReply),
+    /// To who wants a backup.
+    Backup(Completion<BackupResult>, BackupResult),
     /// To an operator.
     Administered(Completion<AdminResult>, AdminResult),
 }
@@ -131,6 +143,7 @@ impl Finished {
             Finished::Append(done, reply) => done(reply),
             Finished::Install(done, reply) => done(reply),
             Finished::TimeoutNow(done, reply) => done(reply),
+            Finished::Backup(done, result) => done(result),
             Finished::Administered(done, result) => done(result),
         }
     }
@@ -149,6 +162,7 @@ pub(super) struct Waiters {
     confirming: BTreeMap<ReadToken, RequestId>,
     applying: BTreeSet<(Index, RequestId)>,
     handing_over: BTreeSet<RequestId>,
+    saving: BTreeSet<(Index, RequestId)>,
     parked: Vec<Parked>,
     /// When the next hold of a parked reply ends. One whose hold is over and that still waits needs the disk, not time.
     settle_at: Time,
@@ -169,6 +183,7 @@ impl Waiters {
             confirming: BTreeMap::new(),
             applying: BTreeSet::new(),
             handing_over: BTreeSet::new(),
+            saving: BTreeSet::new(),
             parked: Vec::new(),
             settle_at: Time::NEVER,
             finished: Vec::new(),
@@ -210,8 +225,11 @@ impl Waiters {
             (Stage::Queued, Work::Read { .. }) => {
                 self.queued_reads.insert(id);
             }
-            (Stage::Queued, Work::Administer { .. }) => {
-                unreachable!("an administration is never forwarded here")
+            (Stage::Queued, Work::Administer { .. } | Work::Backup { .. }) => {
+                unreachable!("only reads and writes are forwarded here")
+            }
+            (Stage::AwaitSnapshot(index), _) => {
+                self.saving.insert((index, id));
             }
             (Stage::HandingOver, _) => {
                 self.handing_over.insert(id);
@@ -275,6 +293,9 @@ impl Waiters {
             Stage::HandingOver => {
                 self.handing_over.remove(&id);
             }
+            Stage::AwaitSnapshot(index) => {
+                self.saving.remove(&(index, id));
+            }
         }
     }
 
@@ -289,6 +310,7 @@ impl Waiters {
         self.finished.push(match request.work {
             Work::Write { done, .. } => Finished::Write(done, Err(failure)),
             Work::Read { done } => Finished::Read(done, Err(failure)),
+            Work::Backup { done } => Finished::Backup(done, Err(failure)),
             Work::Administer { done, .. } => {
                 let Failure { kind, message } = failure;
                 Finished::Administered(done, Err(AdminFailure::new(AdminFailureKind::Failed(kind), message)))
@@ -301,6 +323,23 @@ impl Waiters {
         if let Some(Request { work: Work::Administer { done, .. }, .. }) = self.take(id) {
             self.finished.push(Finished::Administered(done, result));
         }
+    }
+
+    /// A snapshot through `last` is durable: answers who waited for one.
+    pub(super) fn handle_snapshot(&mut self, last: Position) {
+        while let Some(&(index, id)) = self.saving.first() {
+            if index > last.index {
+                break;
+            }
+            if let Some(Request { work: Work::Backup { done }, .. }) = self.take(id) {
+                self.finished.push(Finished::Backup(done, Ok(last)));
+            }
+        }
+    }
+
+    /// The index that a snapshot must hold for all who wait for one.
+    pub(super) fn snapshot_wanted(&self) -> Option<Index> {
+        self.saving.last().map(|&(index, _)| index)
     }
 
     pub(super) fn has_handing_over(&self) -> bool {
@@ -395,7 +434,7 @@ impl Waiters {
                         "the leader changed after the write was sent to it: it may or may not take effect",
                     ),
                 ),
-                Work::Read { .. } | Work::Administer { .. } => again.push(id),
+                _ => again.push(id),
             }
         }
         again.extend(self.leaderless.iter().chain(&self.queued_writes).chain(&self.queued_reads));
@@ -486,7 +525,7 @@ impl Waiters {
         self.parked.clear();
         for id in self.requests.keys().copied().collect::<Vec<_>>() {
             let request = &self.requests[&id];
-            let is_unknown = !matches!(request.work, Work::Read { .. })
+            let is_unknown = matches!(request.work, Work::Write { .. } | Work::Administer { .. })
                 && matches!(request.stage, Stage::Proposed(_) | Stage::Sent);
             let failure = match is_unknown {
                 true => Failure::unknown(
@@ -538,12 +577,61 @@ fn overdue(request: &Request) -> Failure {
         (Work::Administer { .. }, _) => {
             Failure::unavailable("no other member took the leadership over in time")
         }
+        (Work::Backup { .. }, _) => Failure::new(
+            FailureKind::Timeout,
+            "the state could not be saved in time: it is being written; ask again",
+        ),
         (Work::Read { .. }, Stage::AwaitApplied(index)) => Failure::new(
             FailureKind::Timeout,
             format!("this node has not applied entry {index} in time: it lags behind the leader"),
         ),
         (Work::Read { .. }, _) => {
             Failure::new(FailureKind::Timeout, "no majority confirmed the leader in time for this read")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::store::Outcome;
+
+    /// A write that waits for its entry at 5@2, and what it is answered.
+    fn proposed() -> (Waiters, mpsc::Receiver<WriteResult>) {
+        let (sender, answer) = mpsc::channel();
+        let done = Box::new(move |result| sender.send(result).expect("the test waits"));
+        let mut waiters = Waiters::new();
+        let id = waiters.add(Work::Write { command: Vec::new(), done }, Origin::Client, Time::NEVER);
+        waiters.set_stage(id, Stage::Proposed(Position::new(5, 2)));
+        (waiters, answer)
+    }
+
+    fn applied() -> Option<Applied> {
+        let outcome = Outcome::Put { revision: 1, create_revision: 1, version: 1 };
+        Some(Applied { index: 5, outcome, replayed: false })
+    }
+
+    #[test]
+    fn a_write_is_done_once_its_entry_is_applied() {
+        let (mut waiters, answer) = proposed();
+        waiters.handle_applied_entry(Position::new(4, 2), applied());
+        assert!(waiters.take_finished().is_empty());
+        waiters.handle_applied_entry(Position::new(5, 2), applied());
+        waiters.take_finished().into_iter().for_each(Finished::answer);
+        assert_eq!(answer.try_recv().unwrap().unwrap().index, 5);
+        assert_eq!(waiters.len(), 0);
+    }
+
+    #[test]
+    fn a_write_whose_place_another_leaders_entry_took_is_not_done() {
+        for other in [applied(), None] {
+            let (mut waiters, answer) = proposed();
+            waiters.handle_applied_entry(Position::new(5, 3), other);
+            waiters.take_finished().into_iter().for_each(Finished::answer);
+            let failure = answer.try_recv().unwrap().unwrap_err();
+            assert!(failure.kind.is_not_done(), "{failure:?}");
         }
     }
 }

@@ -59,6 +59,8 @@ pub struct Restored {
     pub hard_state: HardState,
     /// The newest snapshot: where the log begins.
     pub snapshot: SnapshotMeta,
+    /// About how many bytes it has.
+    pub snapshot_bytes: u64,
     /// The entries behind it.
     pub entries: Vec<Entry>,
 }
@@ -112,6 +114,8 @@ pub struct Raft {
     pub(super) memberships: Memberships,
     /// The newest durable snapshot. The log begins at or before its end.
     pub(super) snapshot: SnapshotMeta,
+    /// About how many bytes it has.
+    pub(super) snapshot_bytes: u64,
     /// Bytes of entries applied since the newest snapshot.
     pub(super) applied_bytes: u64,
     /// The log on disk may be cut through this index, once.
@@ -140,7 +144,7 @@ pub struct Raft {
 impl Raft {
     /// A member as recovery found it: a follower that knows no leader, with nothing committed until a leader says so.
     pub fn new(config: RaftConfig, restored: Restored, now: Time) -> Raft {
-        let Restored { hard_state, snapshot, entries } = restored;
+        let Restored { hard_state, snapshot, snapshot_bytes, entries } = restored;
         let memberships = Memberships::new(&snapshot, entries.iter());
         let commit_index = snapshot.last.index;
         let log = Log::new(snapshot.last, entries);
@@ -152,6 +156,7 @@ impl Raft {
             log,
             memberships,
             snapshot,
+            snapshot_bytes,
             applied_bytes: 0,
             cut: None,
             commit_index,

@@ -24,18 +24,20 @@ pub enum InstallVerdict {
 impl Raft {
     // ---- every member's own ------------------------------------------------------------------------------------------
 
-    /// Whether the state machine has moved on far enough since the newest snapshot. Not before the own disk holds what is
-    /// applied: a snapshot never passes `persisted_index`.
+    /// Whether the state machine has moved on far enough since the newest snapshot: by the configured bytes or entries,
+    /// and by half of what that snapshot has, or a great state would be written again and again for little news. Not
+    /// before the own disk holds what is applied: a snapshot never passes `persisted_index`.
     pub fn is_snapshot_due(&self) -> bool {
         let entries = self.last_applied - self.snapshot.last.index.min(self.last_applied);
+        let is_worth_it = self.applied_bytes >= self.snapshot_bytes / 2;
         let is_much = entries >= self.config.snapshot_log_entries
             || self.applied_bytes >= self.config.snapshot_log_bytes;
-        entries > 0 && is_much && self.persisted_index() >= self.last_applied
+        entries > 0 && is_much && is_worth_it && self.persisted_index() >= self.last_applied
     }
 
     /// A snapshot of the own state is durable: file, name and directory (raft-rules 21). The log keeps what the snapshot
     /// before it does not cover, for peers that are a little behind and for a restart that finds the newest damaged.
-    pub fn handle_snapshot_saved(&mut self, meta: SnapshotMeta) {
+    pub fn handle_snapshot_saved(&mut self, meta: SnapshotMeta, bytes: u64) {
         self.steps += 1;
         assert!(
             meta.last.index <= self.last_applied,
@@ -48,13 +50,14 @@ impl Raft {
         }
         self.note(Decision::SnapshotSaved(meta.last));
         self.writes.cover(meta.last.index);
-        self.replace_snapshot(meta);
+        self.replace_snapshot(meta, bytes);
         let behind =
             (self.snapshot.last.index + 1..=self.last_applied).filter_map(|index| self.log.get(index));
         self.applied_bytes = behind.map(|e| e.frame().len() as u64).sum();
     }
 
-    fn replace_snapshot(&mut self, meta: SnapshotMeta) {
+    fn replace_snapshot(&mut self, meta: SnapshotMeta, bytes: u64) {
+        self.snapshot_bytes = bytes;
         let previous = std::mem::replace(&mut self.snapshot, meta).last.index;
         self.log.compact(previous);
         self.cut = Some(previous);
@@ -113,17 +116,18 @@ impl Raft {
     pub fn handle_snapshot_received(
         &mut self,
         meta: SnapshotMeta,
+        bytes: u64,
         now: Time,
     ) -> (bool, AfterSync<InstallSnapshotReply>) {
         self.steps += 1;
         let is_news = meta.last.index > self.commit_index;
         if is_news {
-            self.install(meta, now);
+            self.install(meta, bytes, now);
         }
         (is_news, self.install_reply(InstallOutcome::Holds(self.durably_committed())))
     }
 
-    fn install(&mut self, meta: SnapshotMeta, now: Time) {
+    fn install(&mut self, meta: SnapshotMeta, bytes: u64, now: Time) {
         let last = meta.last;
         self.note(Decision::SnapshotInstalled(last));
         if self.log.term_at(last.index) == Some(last.term) {
@@ -136,7 +140,7 @@ impl Raft {
         self.memberships = Memberships::new(&meta, behind);
         self.commit_index = last.index;
         self.memberships.commit(last.index);
-        self.replace_snapshot(meta);
+        self.replace_snapshot(meta, bytes);
         self.log.compact(last.index);
         self.applied_bytes = 0;
     }

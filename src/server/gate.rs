@@ -8,6 +8,7 @@ mod connection;
 pub mod head;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -33,8 +34,30 @@ const STACK_BYTES: usize = 256 * 1024;
 /// How long broken connections get at a shutdown to say their last word and end.
 const FORCED_END: Duration = Duration::from_millis(500);
 
-/// Headers that are on every answer the handler did not make.
-pub type ErrorHeaders = Vec<(&'static str, String)>;
+/// A header of an answer.
+pub type Header = (&'static str, String);
+
+/// The headers that are on every answer the handler did not make, as they are at the moment it is made. None by default.
+#[derive(Clone, Default)]
+pub struct ErrorHeaders(Option<Arc<dyn Fn() -> Vec<Header> + Send + Sync>>);
+
+impl ErrorHeaders {
+    /// What `now` says whenever such an answer is made, on any thread; it must not wait.
+    pub fn new(now: impl Fn() -> Vec<Header> + Send + Sync + 'static) -> ErrorHeaders {
+        ErrorHeaders(Some(Arc::new(now)))
+    }
+
+    /// The headers at this moment.
+    pub fn now(&self) -> Vec<Header> {
+        self.0.as_ref().map(|now| now()).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for ErrorHeaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ErrorHeaders")
+    }
+}
 
 /// What one port lets in, and for how long.
 #[derive(Clone, Debug)]
@@ -371,7 +394,7 @@ fn error_answer(status: u16, body: &ErrorBody, headers: &ErrorHeaders, close: bo
         reason(status),
         json.len()
     );
-    for (name, value) in headers {
+    for (name, value) in headers.now() {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     if body.error.code == ErrorCode::Overloaded {

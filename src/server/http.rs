@@ -90,7 +90,7 @@ fn internal_error(method: Method, headers: &ErrorHeaders) -> Response {
     let body = ErrorBody::new(ErrorCode::Internal, "the server failed on this request; its log says more");
     let outcome = if method.is_read() { ErrorOutcome::NotDone } else { ErrorOutcome::Unknown };
     let mut response = Response::error(&body.with_outcome(outcome));
-    response.headers.extend(headers.iter().cloned());
+    response.headers.extend(headers.now());
     response
 }
 
@@ -137,7 +137,7 @@ impl PortOptions {
             responders: 2,
             responder_name: "responder",
             limits: GateLimits::default(),
-            error_headers: Vec::new(),
+            error_headers: ErrorHeaders::default(),
         }
     }
 
@@ -154,7 +154,7 @@ impl PortOptions {
             responders: 1,
             responder_name: "peer-responder",
             limits: GateLimits { max_body_bytes: 8 << 20, ..GateLimits::default() },
-            error_headers: Vec::new(),
+            error_headers: ErrorHeaders::default(),
         }
     }
 }

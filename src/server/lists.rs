@@ -89,9 +89,18 @@ impl List {
     /// The answer from a node that is fresh enough. A count, and a page in a range with many deleted keys, may take
     /// several looks at the store, no longer than to `deadline`.
     pub fn serve(&self, node: &Node, deadline: Instant) -> Response {
+        self.collect(|page| node.with_kv(|kv| page.fill(kv, self)), deadline)
+    }
+
+    /// Takes as many looks as are needed, and as there is time for; at least one.
+    fn collect(
+        &self,
+        mut look: impl FnMut(&mut Page) -> Result<Filled, ReadError>,
+        deadline: Instant,
+    ) -> Response {
         let mut page = Page::default();
         loop {
-            match node.with_kv(|kv| page.fill(kv, self)) {
+            match look(&mut page) {
                 Ok(Filled::Whole) => return page.render(self),
                 // Nobody asked for this revision by number: a later one does as well.
                 Err(ReadError::Compacted { .. }) if self.states.revision.is_none() => page = Page::default(),
@@ -146,10 +155,13 @@ struct Page {
 impl Page {
     /// One look at the store.
     fn fill(&mut self, kv: &Kv, list: &List) -> Result<Filled, ReadError> {
-        self.applied = kv.applied().index;
         let revision = match self.revision {
             Some(revision) => revision,
-            None => list.states.pick(kv)?,
+            None => {
+                // Later looks see this very state: the page names the index that it had.
+                self.applied = kv.applied().index;
+                list.states.pick(kv)?
+            }
         };
         self.revision = Some(revision);
         let mut is_full = false;
@@ -212,4 +224,121 @@ fn listed(record: &Record<'_>, keys_only: bool) -> ListedRecord {
     let Record { key, value, create_revision, mod_revision, version } = *record;
     let value = (!keys_only).then(|| value.to_vec());
     ListedRecord { key: key.to_vec(), value, create_revision, mod_revision, version }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::http::Method;
+    use super::*;
+    use crate::raft::{Entry, Payload, Position, Settings};
+    use crate::store::{Command, Op, SCAN_KEYS};
+
+    /// A store of `keys` keys that all have this value.
+    fn store(keys: usize, value: &[u8]) -> Kv {
+        let mut kv = Kv::new(Settings::default());
+        for key in 0..keys {
+            apply(&mut kv, Op::Put { key: format!("{key:06}").into_bytes(), value: value.to_vec() });
+        }
+        kv
+    }
+
+    fn apply(kv: &mut Kv, op: Op) {
+        let command = Command { op, condition: None, idempotency: None, wall_ms: 0, actor: String::new() };
+        let position = Position::new(kv.applied().index + 1, 1);
+        kv.apply(&Entry::new(position, 0, &Payload::Command(command.encode())));
+    }
+
+    fn list(query: &str) -> List {
+        let request = Request {
+            method: Method::Get,
+            path: "/v1/kv".to_owned(),
+            query: Some(query.to_owned()),
+            headers: Vec::new(),
+            body: Vec::new(),
+            from_loopback: true,
+        };
+        List::parse(&request, 4_096).unwrap()
+    }
+
+    fn serve(kv: &Kv, query: &str, patience: Duration) -> (Response, usize) {
+        let (list, mut looks) = (list(query), 0);
+        let look = |page: &mut Page| {
+            looks += 1;
+            page.fill(kv, &list)
+        };
+        (list.collect(look, Instant::now() + patience), looks)
+    }
+
+    #[test]
+    fn a_count_goes_on_until_its_deadline_and_no_longer() {
+        let kv = store(2 * SCAN_KEYS + 1, b"");
+        let (response, looks) = serve(&kv, "count_only=true", Duration::from_secs(60));
+        let reply: api::ListReply = serde_json::from_slice(&response.body).unwrap();
+        assert_eq!((response.status, reply.count, looks), (200, 2 * SCAN_KEYS as u64 + 1, 3));
+
+        let (response, looks) = serve(&kv, "count_only=true", Duration::ZERO);
+        let error: ErrorBody = serde_json::from_slice(&response.body).unwrap();
+        assert_eq!((response.status, error.error.code, looks), (504, ErrorCode::Timeout, 1));
+        assert_eq!(error.error.outcome, api::ErrorOutcome::NotDone);
+        // What fits into one look is answered however late it is.
+        let (response, _) = serve(&kv, "count_only=true&prefix=00", Duration::ZERO);
+        assert_eq!(response.status, 200);
+    }
+
+    /// Every page of a listing, each followed by its cursor; how many rows each had.
+    fn pages(kv: &Kv, query: &str) -> Vec<usize> {
+        let (mut pages, mut keys, mut cursor) = (Vec::new(), Vec::new(), String::new());
+        loop {
+            let (response, _) = serve(kv, &format!("{query}{cursor}"), Duration::from_secs(60));
+            assert_eq!(response.status, 200);
+            let reply: api::ListReply = serde_json::from_slice(&response.body).unwrap();
+            assert_eq!(reply.count, reply.kvs.len() as u64);
+            assert!(response.body.len() <= MAX_LIST_BYTES || reply.count == 1, "{}", response.body.len());
+            keys.extend(reply.kvs.iter().map(|row| row.key.clone()));
+            pages.push(reply.kvs.len());
+            match reply.cursor {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        let all = usize::try_from(kv.revision()).unwrap();
+        assert!(keys.len() == all && keys.is_sorted_by(|a, b| a < b), "each key once, in order");
+        pages
+    }
+
+    #[test]
+    fn a_page_ends_at_4_mib_and_has_at_least_one_row() {
+        assert_eq!(pages(&store(7, &[b'v'; 1 << 20]), ""), [3, 3, 1]);
+        // Escaped, a single row is larger than a page.
+        assert_eq!(pages(&store(3, &[0; 1 << 20]), ""), [1, 1, 1]);
+        // In base64 it grows by a third.
+        assert_eq!(pages(&store(4, &[0xff; 1 << 20]), ""), [2, 2]);
+        // As bytes they fit into a page, as JSON they do not.
+        let escaped = pages(&store(900, &[1; 4 << 10]), "");
+        assert!(escaped.len() > 1 && escaped[0] > 100, "{escaped:?}");
+        assert_eq!(pages(&store(900, &[1; 4 << 10]), "keys_only=true"), [900]);
+    }
+
+    #[test]
+    fn a_page_of_several_looks_names_the_index_of_the_state_it_shows() {
+        let retention =
+            Settings { retention_revisions: 1 << 20, retention_bytes: 1 << 30, ..Settings::default() };
+        let mut kv = Kv::new(retention);
+        let key = |n: usize| format!("{n:05}").into_bytes();
+        (0..=SCAN_KEYS).for_each(|n| apply(&mut kv, Op::Put { key: key(n), value: Vec::new() }));
+        (0..SCAN_KEYS).for_each(|n| apply(&mut kv, Op::Delete { key: key(n) }));
+        let list = list("");
+        let mut page = Page::default();
+        assert!(matches!(page.fill(&kv, &list), Ok(Filled::Part)));
+        let seen = kv.applied().index;
+        apply(&mut kv, Op::Put { key: b"later".to_vec(), value: Vec::new() });
+        assert!(matches!(page.fill(&kv, &list), Ok(Filled::Whole)));
+        assert_eq!(
+            (page.rows.len(), page.applied),
+            (1, seen),
+            "the later key is not shown, nor its index named"
+        );
+    }
 }

@@ -1,5 +1,5 @@
 //! `GET /metrics`: what the node counts and measures, as OpenMetrics text. Everything is read at the moment of the scrape,
-//! the core's part at once under its lock, the counters without one. `docs/metrics.md` lists every metric.
+//! the core's part at once under its lock, the counters without one. `docs/api.md` lists every metric.
 
 use std::fmt;
 use std::sync::Arc;

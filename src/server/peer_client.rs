@@ -1,17 +1,20 @@
 //! Calls to peers over HTTP: [`PeerTransport`] for a member, [`FoundTransport`] for the founding. The only file of the
 //! server that names ureq.
 //!
-//! Each peer has three agents, each with connections of its own: `core` for votes and appends, `bulk` for everything
-//! without haste, and `asks` for forwarded writes and read indexes, which can be cancelled as a whole. A call is
+//! Each peer has four agents, each with connections of its own: `core` for votes and appends, `bulk` for everything
+//! without haste, and `forwards` and `asks` for forwarded writes and read indexes, which can be cancelled. A call is
 //! bounded as a whole by its timeout. Whether a failed call was surely not executed is decided by the connector: what
 //! fails before there is a connection was never sent, everything later is unknown.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, bounded};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     ConnectionDetails, Connector, Either, NextTimeout, TcpConnector, Transport,
@@ -20,7 +23,7 @@ use ureq::{Agent, http};
 
 use super::peer_codec::{self as codec, Envelope, MAX_PEER_BODY_BYTES, NoReply};
 use crate::node::{
-    FoundReply, FoundRequest, FoundTransport, HandOver, Lane, PeerError, PeerReply, PeerRequest,
+    FoundReply, FoundRequest, FoundTransport, HandOver, Lane, LeaderCall, PeerError, PeerReply, PeerRequest,
     PeerTransport, Target, Unborn,
 };
 use crate::raft::{ClusterId, MemberId};
@@ -31,6 +34,9 @@ const MAX_IDLE_AGE: Duration = Duration::from_secs(10);
 
 /// A connection takes at most this long, and at most half of a call's time.
 const MAX_CONNECT: Duration = Duration::from_secs(1);
+
+/// A call waits at most this long for the addresses of a host name, and for no longer than its own time.
+const MAX_LOOKUP: Duration = Duration::from_secs(1);
 
 /// A founding call takes at most this long: the receiver of a hand-over answers after several syncs.
 const FOUND_TIMEOUT: Duration = Duration::from_secs(3);
@@ -56,7 +62,9 @@ struct PeerAgents {
     raft_addr: String,
     core: Agent,
     bulk: Agent,
-    /// Replaced when its calls are cancelled: an agent that was shut down stays shut.
+    /// Replaced when their calls are cancelled: an agent that was shut down stays shut. One for each kind of call, so
+    /// that giving up a stale one leaves a fresh one of the other kind alone.
+    forwards: Mutex<Agent>,
     asks: Mutex<Agent>,
 }
 
@@ -66,13 +74,15 @@ impl PeerAgents {
             raft_addr: raft_addr.to_owned(),
             core: new_agent(raft_addr),
             bulk: new_agent(raft_addr),
+            forwards: Mutex::new(new_agent(raft_addr)),
             asks: Mutex::new(new_agent(raft_addr)),
         }
     }
 
     fn agent(&self, lane: Lane, request: &PeerRequest) -> Agent {
         match (request, lane) {
-            (PeerRequest::ReadIndex { .. } | PeerRequest::Forward(_), _) => locked(&self.asks).clone(),
+            (PeerRequest::Forward(_), _) => locked(&self.forwards).clone(),
+            (PeerRequest::ReadIndex { .. }, _) => locked(&self.asks).clone(),
             (_, Lane::Core) => self.core.clone(),
             (_, Lane::Bulk) => self.bulk.clone(),
         }
@@ -122,9 +132,13 @@ impl PeerTransport for HttpPeers {
         }
     }
 
-    fn cancel(&self, to: MemberId) {
+    fn cancel(&self, to: MemberId, call: LeaderCall) {
         let Some(agents) = locked(&self.agents).get(&to).cloned() else { return };
-        let old = std::mem::replace(&mut *locked(&agents.asks), new_agent(&agents.raft_addr));
+        let agent = match call {
+            LeaderCall::Forward => &agents.forwards,
+            LeaderCall::ReadIndex => &agents.asks,
+        };
+        let old = std::mem::replace(&mut *locked(agent), new_agent(&agents.raft_addr));
         old.shutdown();
     }
 }
@@ -243,14 +257,14 @@ impl Connector for ConnectOrSayNotSent {
     type Out = Either<(), Box<dyn Transport>>;
 
     fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Self::Out>, ureq::Error> {
-        let not_sent = |text: String| {
+        let no_connection = |why: &str| {
             self.resolver.forget();
-            ureq::Error::Other(Box::new(NoConnection(text)))
+            not_sent(why)
         };
         match Connector::<()>::connect(&self.tcp, details, None) {
             Ok(Some(transport)) => Ok(Some(Either::B(Box::new(transport)))),
-            Ok(None) => Err(not_sent("no connection".into())),
-            Err(error) => Err(not_sent(error.to_string())),
+            Ok(None) => Err(no_connection("no connection")),
+            Err(error) => Err(no_connection(&error.to_string())),
         }
     }
 }
@@ -258,6 +272,10 @@ impl Connector for ConnectOrSayNotSent {
 /// There was no connection to send on.
 #[derive(Debug)]
 struct NoConnection(String);
+
+fn not_sent(why: &str) -> ureq::Error {
+    ureq::Error::Other(Box::new(NoConnection(why.to_owned())))
+}
 
 impl fmt::Display for NoConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -267,21 +285,69 @@ impl fmt::Display for NoConnection {
 
 impl std::error::Error for NoConnection {}
 
-/// The addresses of one peer. An IP address is never looked up. A host name is looked up by the calling thread when
-/// there is no connection, and again after one failed; not for every request, as a resolver usually is.
+/// What a lookup of the system brings.
+type Addresses = io::Result<Vec<SocketAddr>>;
+
+/// The addresses of one peer. An IP address is never looked up. A host name is looked up when there is no connection,
+/// and again after one failed; not for every request, as a resolver usually is. The system bounds no lookup, so a thread
+/// of its own makes it, at most one at a time, and a call waits for it no longer than for anything else.
 #[derive(Clone, Debug)]
 struct FixedResolver {
     raft_addr: String,
-    known: Arc<Mutex<Vec<SocketAddr>>>,
+    state: Arc<Mutex<Resolved>>,
+    look_up: fn(&str) -> Addresses,
+}
+
+#[derive(Debug, Default)]
+struct Resolved {
+    /// Empty: to be looked up.
+    known: Vec<SocketAddr>,
+    /// A lookup under way, begun by this call or by an earlier one that could not wait for it.
+    under_way: Option<Receiver<Addresses>>,
 }
 
 impl FixedResolver {
     fn new(raft_addr: &str) -> FixedResolver {
-        FixedResolver { raft_addr: raft_addr.to_owned(), known: Arc::default() }
+        let look_up = |raft_addr: &str| Ok(raft_addr.to_socket_addrs()?.take(MAX_ADDRESSES).collect());
+        FixedResolver { raft_addr: raft_addr.to_owned(), state: Arc::default(), look_up }
     }
 
     fn forget(&self) {
-        locked(&self.known).clear();
+        locked(&self.state).known.clear();
+    }
+
+    /// The addresses, after at most `patience`.
+    fn addresses(&self, patience: Duration) -> Result<Vec<SocketAddr>, ureq::Error> {
+        let mut state = locked(&self.state);
+        if state.known.is_empty() {
+            if let Ok(address) = self.raft_addr.parse() {
+                state.known.push(address);
+                return Ok(state.known.clone());
+            }
+            let lookup = match state.under_way.take() {
+                Some(lookup) => lookup,
+                None => self.begin().map_err(|e| not_sent(&format!("cannot look the host name up: {e}")))?,
+            };
+            // Nobody else waits for this lock but calls to the same peer, which need the same answer.
+            match lookup.recv_timeout(patience) {
+                Ok(found) => state.known = found.map_err(|_| ureq::Error::HostNotFound)?,
+                Err(_) => {
+                    state.under_way = Some(lookup);
+                    return Err(not_sent("the lookup of the host name takes too long"));
+                }
+            }
+        }
+        Ok(state.known.clone())
+    }
+
+    fn begin(&self) -> io::Result<Receiver<Addresses>> {
+        let (sender, lookup) = bounded(1);
+        let (raft_addr, look_up) = (self.raft_addr.clone(), self.look_up);
+        thread::Builder::new().name("lookup".to_owned()).spawn(move || {
+            // When nobody waits any more there is nobody to tell.
+            let _ = sender.try_send(look_up(&raft_addr));
+        })?;
+        Ok(lookup)
     }
 }
 
@@ -290,15 +356,12 @@ impl Resolver for FixedResolver {
         &self,
         _: &http::Uri,
         _: &ureq::config::Config,
-        _: NextTimeout,
+        timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let mut known = locked(&self.known);
-        if known.is_empty() {
-            let found = self.raft_addr.to_socket_addrs().map_err(|_| ureq::Error::HostNotFound)?;
-            known.extend(found.take(MAX_ADDRESSES));
-        }
         let mut resolved = self.empty();
-        known.iter().for_each(|&address| resolved.push(address));
+        self.addresses(MAX_LOOKUP.min(*timeout.after))?
+            .into_iter()
+            .for_each(|address| resolved.push(address));
         if resolved.is_empty() { Err(ureq::Error::HostNotFound) } else { Ok(resolved) }
     }
 }
@@ -306,4 +369,45 @@ impl Resolver for FixedResolver {
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // Nothing under these locks can leave half a change behind.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A lookup that begins each time with the word of the test, and counts.
+    static LOOKUPS: Mutex<usize> = Mutex::new(0);
+    static MAY_END: Mutex<()> = Mutex::new(());
+
+    fn slow(_: &str) -> Addresses {
+        *locked(&LOOKUPS) += 1;
+        drop(locked(&MAY_END));
+        Ok(vec![([127, 0, 0, 9], 7).into()])
+    }
+
+    /// A name server that does not answer once held up a replicator for as long as the system asks it.
+    #[test]
+    fn a_lookup_that_hangs_holds_up_no_call_and_is_not_begun_twice() {
+        let resolver = FixedResolver { look_up: slow, ..FixedResolver::new("some-host:7") };
+        let hangs = locked(&MAY_END);
+        for _ in 0..3 {
+            let error = failed("some-host:7", resolver.addresses(Duration::from_millis(20)).unwrap_err());
+            assert!(matches!(&error, PeerError::NotSent(text) if text.contains("too long")), "{error}");
+        }
+        drop(hangs);
+        let found: Vec<SocketAddr> = vec![([127, 0, 0, 9], 7).into()];
+        assert_eq!(resolver.addresses(Duration::from_secs(30)).unwrap(), found);
+        assert_eq!(resolver.addresses(Duration::ZERO).unwrap(), found, "it is known now");
+        assert_eq!(*locked(&LOOKUPS), 1);
+        resolver.forget();
+        assert_eq!(resolver.addresses(Duration::from_secs(30)).unwrap(), found);
+        assert_eq!(*locked(&LOOKUPS), 2);
+    }
+
+    #[test]
+    fn an_ip_address_is_never_looked_up() {
+        let never = |_: &str| -> Addresses { panic!("looked up") };
+        let resolver = FixedResolver { look_up: never, ..FixedResolver::new("127.0.0.9:7") };
+        assert_eq!(resolver.addresses(Duration::ZERO).unwrap(), [([127, 0, 0, 9], 7).into()]);
+    }
 }

@@ -4,8 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::gate::Header;
 use super::http::{PortCounters, Response};
-use crate::api::{self, ErrorBody, ErrorCode, LeaderRef, MemberInfo, PeerMode, PeerStatus, RoleName, StatusReply};
+use crate::api::{
+    self, ErrorBody, ErrorCode, LeaderRef, MemberInfo, PeerMode, PeerStatus, RoleName, StatusReply,
+};
 use crate::config::{Config, Limits, Peer};
 use crate::node::Node;
 use crate::node::founding::FoundingPort;
@@ -99,13 +102,17 @@ impl Shared {
         Some(LeaderRef { node_id: leader.node_id, http_addr: leader.http_addr })
     }
 
-    /// Adds the headers that every answer has. They say what this node knows, nothing that a request said.
-    pub fn decorate(&self, response: Response) -> Response {
-        let response = response.with_header(api::NODE_HEADER, self.config.node_id.clone());
-        match self.leader() {
-            Some(leader) => response.with_header(api::LEADER_HEADER, leader.http_addr),
-            None => response,
-        }
+    /// The headers that every answer has. They say what this node knows, nothing that a request said.
+    pub fn headers(&self) -> Vec<Header> {
+        let mut headers = vec![(api::NODE_HEADER, self.config.node_id.clone())];
+        headers.extend(self.leader().map(|leader| (api::LEADER_HEADER, leader.http_addr)));
+        headers
+    }
+
+    /// Adds the headers that every answer has.
+    pub fn decorate(&self, mut response: Response) -> Response {
+        response.headers.extend(self.headers());
+        response
     }
 
     /// What a request for data is told before the cluster is founded.

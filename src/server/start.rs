@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::admin;
 use super::client_api::ClientApi;
 use super::fdlimit;
-use super::gate::{self, GateLimits};
+use super::gate::{self, ErrorHeaders, GateLimits};
 use super::http::{HttpServer, PortOptions};
 use super::peer_api::PeerApi;
 use super::peer_client::{HttpFounding, HttpPeers};
@@ -144,7 +144,10 @@ impl Server {
             PortOptions::client(run_dir.clone(), plan.client_upstream.min(limits.upstream_connections));
         client.limits = gate_limits;
         client.lanes[0].parked_limit = client.lanes[0].parked_limit.min(limits.max_parked);
-        client.error_headers = vec![(crate::api::NODE_HEADER, shared.config().node_id.clone())];
+        // Weak: what is shared knows the ports, too.
+        let of_node = Arc::downgrade(&shared);
+        client.error_headers =
+            ErrorHeaders::new(move || of_node.upgrade().map_or_else(Vec::new, |shared| shared.headers()));
         let mut peer = PortOptions::peer(run_dir, members);
         peer.limits.max_connections = plan.peer_connections;
         peer.limits.answer_timeout = shared.request_timeout() + Duration::from_secs(5);
@@ -152,8 +155,7 @@ impl Server {
         let peer_port = HttpServer::start(peer_listener, peer, peer_api.clone()).map_err(port)?;
         let thread = |e| ServerError::new(1, format!("cannot start a thread: {e}"));
         let client_api = ClientApi::new(shared.clone(), admin::start(&shared).map_err(thread)?);
-        let client_port =
-            HttpServer::start(client_listener, client, Arc::new(client_api)).map_err(port)?;
+        let client_port = HttpServer::start(client_listener, client, Arc::new(client_api)).map_err(port)?;
         shared.set_ports([client_port.counters(), peer_port.counters()]);
         log::info!(
             "{} serves clients on {} and members on {}",

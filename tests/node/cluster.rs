@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use dkv::node::{
-    AdminResult, Administration, Completion, Consistency, Failure, FailureKind, Lane, Listeners, Node,
-    NodeOptions, Origin, PeerError, PeerReply, PeerRequest, PeerTransport, Stored, Target, WriteResult,
+    AdminResult, Administration, BackupResult, Completion, Consistency, Failure, FailureKind, Lane,
+    LeaderCall, Listeners, Node, NodeOptions, Origin, PeerError, PeerReply, PeerRequest, PeerTransport,
+    Stored, Target, WriteResult,
 };
 use dkv::raft::{
     ClusterId, Entry, Found, HardState, Index, Member, MemberId, Membership, Payload, Position, RoleKind,
@@ -38,8 +39,8 @@ pub enum Fault {
 pub struct Network {
     pub nodes: BTreeMap<MemberId, Arc<Node>>,
     pub faults: BTreeMap<(MemberId, MemberId), Fault>,
-    /// Calls that `cancel` ends: who calls whom, and how to tell it.
-    pub cancellable: Vec<(MemberId, MemberId, Sender<()>)>,
+    /// Calls that `cancel` ends: who calls whom, what for, and how to tell it.
+    pub cancellable: Vec<(MemberId, MemberId, LeaderCall, Sender<()>)>,
     pub cancelled: usize,
     pub forwards: usize,
     /// Forwards and read indexes only are subject to this fault.
@@ -74,11 +75,14 @@ impl PeerTransport for Wire {
         let (cancel, is_cancelled) = bounded(1);
         let (peer, fault) = {
             let mut network = self.network.lock().unwrap();
-            if matches!(request, PeerRequest::Forward(_)) {
-                network.forwards += 1;
-            }
-            if lane == Lane::Bulk {
-                network.cancellable.push((self.from, to.member_id, cancel));
+            let call = match request {
+                PeerRequest::Forward(_) => Some(LeaderCall::Forward),
+                PeerRequest::ReadIndex { .. } => Some(LeaderCall::ReadIndex),
+                _ => None,
+            };
+            network.forwards += usize::from(call == Some(LeaderCall::Forward));
+            if let Some(call) = call {
+                network.cancellable.push((self.from, to.member_id, call, cancel));
             }
             let bulk = network.bulk_fault.filter(|_| lane == Lane::Bulk);
             let fault = bulk.or(network.faults.get(&(self.from, to.member_id)).copied());
@@ -125,11 +129,11 @@ impl PeerTransport for Wire {
         }
     }
 
-    fn cancel(&self, to: MemberId) {
+    fn cancel(&self, to: MemberId, call: LeaderCall) {
         let mut network = self.network.lock().unwrap();
         network.cancelled += 1;
-        network.cancellable.retain(|(from, peer, cancel)| {
-            let is_meant = (*from, *peer) == (self.from, to);
+        network.cancellable.retain(|(from, peer, kind, cancel)| {
+            let is_meant = (*from, *peer, *kind) == (self.from, to, call);
             if is_meant {
                 let _ = cancel.try_send(());
             }
@@ -241,7 +245,9 @@ impl Cluster {
         };
         let wire = Arc::new(Wire { from: id, network: self.network.clone() });
         let network = self.network.clone();
-        let on_removed = Box::new(move || drop(network.lock().unwrap().removed.insert(id)));
+        let on_removed = Box::new(move || {
+            network.lock().unwrap().removed.insert(id);
+        });
         let listeners = Listeners { on_unborn: Box::new(|_| {}), on_removed };
         let node = Node::start(options, stored, wire, listeners).unwrap();
         self.network.lock().unwrap().nodes.insert(id, node);
@@ -393,4 +399,10 @@ pub fn administer(node: &Arc<Node>, what: Administration) -> AdminResult {
     let (sender, answer) = bounded(1);
     node.administer(what, Instant::now() + PATIENCE, Box::new(move |r| sender.send(r).unwrap()));
     answer.recv_timeout(PATIENCE).expect("every operator is answered")
+}
+
+pub fn backup(node: &Arc<Node>) -> BackupResult {
+    let (sender, answer) = bounded(1);
+    node.backup(Instant::now() + PATIENCE, Box::new(move |r| sender.send(r).unwrap()));
+    answer.recv_timeout(PATIENCE).expect("every backup is answered")
 }

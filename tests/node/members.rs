@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dkv::node::{AdminFailureKind, Administered, Administration, FailureKind};
+use dkv::node::{AdminFailureKind, AdminResult, Administered, Administration, FailureKind};
 use dkv::raft::{Member, MemberId, MembershipChange, RoleKind};
 
 use crate::cluster::*;
@@ -11,15 +11,24 @@ fn learner(id: u64) -> Member {
     Member { voter: false, promote: true, ..member(MemberId(id)) }
 }
 
-fn change(cluster: &Cluster, change: MembershipChange) -> dkv::node::AdminResult {
-    administer(&cluster.node(cluster.leader()), Administration::Change(change))
+/// As a patient operator asks: again while a leader is new in office.
+fn change(cluster: &Cluster, change: MembershipChange) -> AdminResult {
+    wait_for("a leader in office", || {
+        let leader = cluster.node(cluster.leader());
+        let result = administer(&leader, Administration::Change(change.clone()));
+        let is_early =
+            result.as_ref().is_err_and(|e| e.kind == AdminFailureKind::Failed(FailureKind::Unavailable));
+        (!is_early).then_some(result)
+    })
 }
 
 #[test]
 fn a_new_member_is_brought_up_and_becomes_a_voter() {
     let cluster = Cluster::start(3);
     let leader = cluster.node(cluster.leader());
-    (0..100).for_each(|i| drop(write(&leader, put(&format!("k{i}"), "v")).unwrap()));
+    for i in 0..100 {
+        write(&leader, put(&format!("k{i}"), "v")).unwrap();
+    }
     cluster.create_log(MemberId(4));
     cluster.start_node(MemberId(4));
     assert!(matches!(change(&cluster, MembershipChange::Add(learner(4))), Ok(Administered::Changed(_))));

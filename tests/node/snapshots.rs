@@ -41,7 +41,7 @@ fn the_state_is_saved_when_the_log_has_grown_and_two_snapshots_are_kept() {
 fn a_restart_loads_the_snapshot_and_the_log_behind_it() {
     let cluster = cluster();
     fill(&cluster, 0, 333);
-    ids(3).for_each(|id| drop(wait_for("a snapshot", || (saved(&cluster, id) > 200).then_some(()))));
+    ids(3).for_each(|id| wait_for("a snapshot", || (saved(&cluster, id) > 200).then_some(())));
     cluster.wait_until_equal();
     let before = cluster.nodes()[0].status();
     ids(3).for_each(|id| cluster.stop_node(id));
@@ -90,4 +90,18 @@ fn a_node_that_loses_its_newest_snapshot_starts_from_the_one_before() {
     let warnings = cluster.start_node_with_warnings(victim);
     assert!(warnings.iter().any(|w| w.contains(&newest.to_string())), "{warnings:?}");
     cluster.wait_until_equal();
+}
+
+#[test]
+fn a_backup_holds_everything_acknowledged_before_it_was_asked_for() {
+    let cluster = cluster();
+    for id in ids(3) {
+        fill(&cluster, 0, 7);
+        let revision = cluster.node(cluster.leader()).status().revision;
+        let last = backup(&cluster.node(id)).unwrap();
+        let (header, kv) = snapshot::load(&cluster.disk(id), snapshot::SnapshotName::new(last)).unwrap();
+        assert!(header.revision >= revision, "{} of {revision}", header.revision);
+        assert_eq!(kv.get(b"k6", None).unwrap().unwrap().value, b"v6");
+        assert_eq!(backup(&cluster.node(id)).unwrap(), last, "nothing has changed: the same will do");
+    }
 }

@@ -163,6 +163,7 @@ impl Durable {
         Restored {
             hard_state: self.hard_state,
             snapshot: self.snapshot.clone(),
+            snapshot_bytes: 0,
             entries: behind.cloned().collect(),
         }
     }
@@ -185,7 +186,7 @@ struct Node {
 }
 
 /// A request on its way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Flight {
     pub from: u64,
     pub to: u64,
@@ -324,6 +325,11 @@ impl Cluster {
     /// Whether a line of the trace so far contains all of these words.
     pub fn has_traced(&self, words: &[&str]) -> bool {
         self.trace.iter().any(|line| words.iter().all(|word| line.contains(word)))
+    }
+
+    /// Everything that happened, line by line.
+    pub fn trace(&self) -> String {
+        self.trace.join("\n")
     }
 
     pub fn leader(&self) -> Option<u64> {
@@ -482,7 +488,7 @@ impl Cluster {
         let node = self.nodes.get_mut(&me).unwrap();
         self.snapshots.insert(last.index, node.applied.clone());
         node.durable.snapshot = meta.clone();
-        self.step(me, |raft, _| raft.handle_snapshot_saved(meta));
+        self.step(me, |raft, _| raft.handle_snapshot_saved(meta, 0));
         last
     }
 
@@ -535,7 +541,7 @@ impl Cluster {
             InstallVerdict::Answer(waiting) => waiting,
             InstallVerdict::Take => {
                 self.nodes.get_mut(&to).unwrap().durable.snapshot = meta.clone();
-                self.step(to, |raft, now| raft.handle_snapshot_received(meta, now)).1
+                self.step(to, |raft, now| raft.handle_snapshot_received(meta, 1, now)).1
             }
         };
         let reply = ready(&self.nodes[&to].raft, waiting, self.now);
@@ -551,15 +557,6 @@ impl Cluster {
     fn meta_of(&self, last: Position) -> SnapshotMeta {
         let held = |node: &&Node| node.durable.snapshot.last == last;
         self.nodes.values().find(held).expect("somebody has that snapshot").durable.snapshot.clone()
-    }
-
-    /// One whole transfer.
-    #[track_caller]
-    pub fn transfer(&mut self, from: u64, to: u64) -> InstallSnapshotReply {
-        let (last, ticket) = self.offer(from, to);
-        let reply = self.install(from, to, last, ticket.term());
-        self.end_transfer(from, ticket, Ok(reply));
-        reply
     }
 
     /// The ticket of a transfer comes back.
@@ -673,6 +670,16 @@ impl Cluster {
         if self.nodes[&from].is_up && self.nodes[&from].life == life {
             self.step(from, |raft, now| raft.handle_rpc_result(ticket, Ok(reply), now));
         }
+    }
+
+    /// The reply never leaves, and the sender gives up.
+    pub fn lose_held(&mut self, held: Held) {
+        self.fail(held.from, held.life, held.ticket);
+    }
+
+    /// The reply gets lost, and the sender gives up.
+    pub fn lose_answer(&mut self, answer: Answer) {
+        self.fail(answer.from, answer.life, answer.ticket);
     }
 
     /// The request or its reply is lost: the sender hears nothing until it gives up, now.

@@ -354,7 +354,7 @@ fn rule_18_the_end_of_the_snapshot_is_checked_and_what_it_covers_is_skipped() {
         let snapshot = SnapshotMeta { last: Position::new(5, 2), ..SnapshotMeta::default() };
         let hard_state = HardState { term: 4, voted_for: None };
         let entries = vec![entry(6, 3, 3)];
-        Raft::new(config(1), Restored { hard_state, snapshot, entries }, Time(0))
+        Raft::new(config(1), Restored { hard_state, snapshot, entries, ..Restored::default() }, Time(0))
     };
     let mut raft = behind_snapshot();
     assert_eq!(raft.commit_index(), 5);

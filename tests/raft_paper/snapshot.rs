@@ -10,7 +10,9 @@ fn one_behind() -> Cluster {
     let mut cluster = Cluster::new(3);
     cluster.elect(1);
     cluster.isolate(3);
-    (3..=6).for_each(|i| drop(cluster.propose(1, &i.to_string())));
+    for i in 3..=6 {
+        cluster.propose(1, &i.to_string());
+    }
     cluster.settle();
     assert_eq!(cluster.raft(1).commit_index(), 6);
     cluster
@@ -68,6 +70,34 @@ fn rule_21_no_snapshot_is_due_beyond_what_is_durable_here() {
     assert!(raft.is_snapshot_due());
 }
 
+/// A state that is great next to what has changed is not written again yet.
+#[test]
+fn no_snapshot_is_due_before_half_of_the_last_one_has_come_anew() {
+    let due_with = |snapshot_bytes| {
+        let config = RaftConfig { snapshot_log_entries: 1, ..config(1) };
+        let hard_state = HardState { term: 2, voted_for: None };
+        let restored =
+            Restored { hard_state, entries: log(&[1, 1], 1), snapshot_bytes, ..Restored::default() };
+        let mut raft = Raft::new(config, restored, Time(0));
+        append_as_leader(&mut raft);
+        raft.is_snapshot_due()
+    };
+    assert!(due_with(100));
+    assert!(!due_with(1 << 20));
+}
+
+/// The only member leads, commits and applies.
+fn append_as_leader(raft: &mut Raft) {
+    let now = raft.poll_timeout();
+    raft.handle_timeout(now);
+    sync(raft, now);
+    sync(raft, now);
+    while let Some(Apply::Entries(entries)) = raft.poll_apply() {
+        raft.handle_applied(entries.last().unwrap().index());
+    }
+    assert_eq!(raft.last_applied(), 3);
+}
+
 /// Figure 13; openraft#1930: a snapshot at or below the commit index changes nothing and is answered with what is held.
 #[test]
 fn rule_19_an_older_snapshot_than_what_is_committed_is_ignored() {
@@ -90,7 +120,7 @@ fn rule_20_a_log_with_the_last_entry_of_the_snapshot_keeps_its_suffix() {
     cluster.save_snapshot(1);
     let mut raft = member(2, 3, 3, None, &[1, 2, 2, 2, 2]);
     let meta = SnapshotMeta { last: Position::new(4, 2), ..cluster.state_of(1) };
-    let (is_news, _) = raft.handle_snapshot_received(meta, Time(5));
+    let (is_news, _) = raft.handle_snapshot_received(meta, 1, Time(5));
     assert!(is_news);
     assert_eq!((raft.last(), raft.commit_index(), terms(&raft)), (Position::new(5, 2), 4, vec![2]));
     assert!(raft.poll_write().is_empty(), "nothing is cut");
@@ -110,7 +140,7 @@ fn rule_20_a_log_that_conflicts_with_the_snapshot_is_dropped_whole() {
             membership: membership(&[1, 2, 3]).into(),
             membership_index: 1,
         };
-        let (is_news, reply) = raft.handle_snapshot_received(meta, Time(5));
+        let (is_news, reply) = raft.handle_snapshot_received(meta, 1, Time(5));
         assert!(is_news);
         assert_eq!((raft.last(), raft.commit_index(), terms(&raft)), (Position::new(4, 3), 4, vec![]));
         let ops: Vec<WriteOp> = raft.poll_write().writes.into_iter().map(|w| w.op).collect();

@@ -26,7 +26,7 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
 
 /// Each cluster of a test run has an address of its own, so that suites run side by side: the process id chooses the
 /// middle bytes, a counter the last one.
-fn fresh_ip() -> String {
+pub fn fresh_ip() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let pid = std::process::id();
     let next = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -74,13 +74,25 @@ impl Cluster {
         cluster
     }
 
-    /// Starts `size` nodes and waits for a leader that serves.
+    /// Starts `size` nodes and waits until each of them serves.
     pub fn start(size: usize) -> Cluster {
-        let mut cluster = Cluster::prepare(size, &Setup::default());
+        Cluster::start_with(size, &Setup::default())
+    }
+
+    /// The same, patient with a busy machine: for tests that mean to see no election but the first.
+    pub fn start_calm(size: usize) -> Cluster {
+        let extra = "election_timeout_ms: 2000\n".to_owned();
+        Cluster::start_with(size, &Setup { extra, ..Setup::default() })
+    }
+
+    /// The same, set up like this.
+    pub fn start_with(size: usize, setup: &Setup) -> Cluster {
+        let mut cluster = Cluster::prepare(size, setup);
         for n in 0..size {
             cluster.spawn(n);
         }
         cluster.wait_for_leader();
+        cluster.wait_for_ready();
         cluster
     }
 
@@ -209,6 +221,13 @@ impl Cluster {
         }
     }
 
+    /// The exit status of a process that has ended by itself.
+    pub fn ended(&mut self, n: usize) -> Option<ExitStatus> {
+        let status = self.children[n].as_mut()?.try_wait().expect("its status")?;
+        self.children[n] = None;
+        Some(status)
+    }
+
     pub fn log(&self, n: usize) -> String {
         fs::read_to_string(self.log_path(n)).unwrap_or_default()
     }
@@ -256,6 +275,14 @@ impl Cluster {
             }
             self.leader()
         })
+    }
+
+    /// Waits until every running node is ready: on a busy machine one may be born long after the first leader.
+    pub fn wait_for_ready(&self) {
+        wait_for("every running node ready", || {
+            let is_ready = |n| self.request(n, "GET", "/readyz", &[], b"").is_ok_and(|a| a.status == 200);
+            self.running().into_iter().all(is_ready).then_some(())
+        });
     }
 
     /// Waits until every running node has applied the same index and says the same hash of its state.
@@ -322,12 +349,33 @@ pub struct Connection {
 
 impl Connection {
     pub fn open(addr: &str) -> io::Result<Connection> {
+        let mut connection = Connection::open_within(addr, Duration::from_secs(2))?;
+        connection.set_timeout(Duration::from_secs(20))?;
+        Ok(connection)
+    }
+
+    /// Opens one, and waits no longer than `timeout` for it nor for anything that is read from it.
+    pub fn open_within(addr: &str, timeout: Duration) -> io::Result<Connection> {
         let addr: SocketAddr = addr.parse().expect("an address");
-        let stream = TcpStream::connect_timeout(&addr, Duration::from_secs(2))?;
+        Connection::over_within(TcpStream::connect_timeout(&addr, timeout)?, timeout)
+    }
+
+    /// Speaks over a stream that is connected already.
+    pub fn over(stream: TcpStream) -> io::Result<Connection> {
+        Connection::over_within(stream, Duration::from_secs(20))
+    }
+
+    fn over_within(stream: TcpStream, timeout: Duration) -> io::Result<Connection> {
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        stream.set_write_timeout(Some(Duration::from_secs(20)))?;
-        Ok(Connection { stream: BufReader::new(stream) })
+        let mut connection = Connection { stream: BufReader::new(stream) };
+        connection.set_timeout(timeout)?;
+        Ok(connection)
+    }
+
+    pub fn set_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        let stream = self.stream.get_ref();
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))
     }
 
     pub fn request(
@@ -358,7 +406,24 @@ impl Connection {
         socket.set_linger(Some(Duration::ZERO)).expect("an open socket");
     }
 
+    /// A HEAD request: its answer has a length and no body.
+    pub fn head(&mut self, path: &str, headers: &[(&str, &str)]) -> io::Result<Answer> {
+        let mut text = format!("HEAD {path} HTTP/1.1\r\nHost: dkv\r\n");
+        headers.iter().for_each(|(name, value)| text.push_str(&format!("{name}: {value}\r\n")));
+        self.send((text + "\r\n").as_bytes())?;
+        self.read_head()
+    }
+
     pub fn read_answer(&mut self) -> io::Result<Answer> {
+        let mut answer = self.read_head()?;
+        let bad = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+        let length = answer.header("Content-Length").and_then(|value| value.parse().ok());
+        answer.body = vec![0; length.ok_or_else(|| bad("no length"))?];
+        self.stream.read_exact(&mut answer.body)?;
+        Ok(answer)
+    }
+
+    fn read_head(&mut self) -> io::Result<Answer> {
         let mut line = String::new();
         if self.stream.read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -376,10 +441,6 @@ impl Connection {
             let (name, value) = line.split_once(':').ok_or_else(|| bad(line))?;
             headers.push((name.to_owned(), value.trim().to_owned()));
         }
-        let length = headers.iter().find(|(n, _)| n.eq_ignore_ascii_case("content-length"));
-        let length: usize = length.and_then(|(_, v)| v.parse().ok()).ok_or_else(|| bad("no length"))?;
-        let mut body = vec![0; length];
-        self.stream.read_exact(&mut body)?;
-        Ok(Answer { status, headers, body })
+        Ok(Answer { status, headers, body: Vec::new() })
     }
 }

@@ -1,9 +1,10 @@
 //! The command line: what can be written, and the help that says so. The man pages are made from it too.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 /// A heading of the help's own kind. Clap takes the escape codes out again where there is no colour.
 macro_rules! heading {
@@ -20,6 +21,7 @@ const MAIN_HELP: &str = concat!(
   dkv-cli delete greeting              remove it
   dkv-cli status                       see how the nodes are
   dkv-cli member list                  and who they are
+  dkv-cli verify                       see whether they keep their word
   dkv-cli --endpoints 10.0.0.7:8081 status
   export DKV_ENDPOINTS=10.0.0.7:8081,10.0.0.8:8081
 
@@ -30,6 +32,8 @@ const MAIN_HELP: &str = concat!(
   2  bad usage or refused input; nothing changed
   3  unavailable; surely not done
   4  outcome unknown; repeat the command with the --idempotency-key it names
+  5  verify: what the clients saw was not linearizable
+  6  verify: undecided, the check was given up
 
 ",
     heading!("Environment:"),
@@ -143,6 +147,30 @@ const TRANSFER_HELP: &str = concat!(
   stopped with SIGTERM does this by itself."
 );
 
+const VERIFY_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli verify                       half a minute
+  dkv-cli verify --seconds 600 --clients 32 --history run.jsonl
+                                       while nodes are killed and cut off
+  dkv-cli verify -o json | jq -r .verdict
+
+",
+    heading!("What it does:"),
+    "  Clients put, get, delete, compare and set, and list keys of their own below a
+  prefix that is used once, each through one node. Every answer is recorded with
+  the time of its call and its return, as one JSON object a line, and the record
+  is checked twice: against the order of the log that the answers name, and, with
+  no trust in that, by searching an order for each key. At the end the keys are
+  removed; those of an interrupted run stay below dkv-verify/.
+
+",
+    heading!("Exit codes:"),
+    "  0  linearizable
+  3  nothing was done: no node could serve
+  5  not linearizable: report it, with the history
+  6  undecided: the check was given up; try fewer clients or more keys"
+);
+
 const COMPLETION_HELP: &str = concat!(
     heading!("Examples:"),
     "  source <(dkv-cli completion bash)    for this shell
@@ -160,6 +188,7 @@ const DEFAULT_ENDPOINTS: &str = "127.0.0.1:8081,127.0.0.1:8082,127.0.0.1:8083,12
 /// idempotency key, so that it never takes effect twice.
 #[derive(Parser)]
 #[command(name = "dkv-cli", version, max_term_width = 80, after_long_help = MAIN_HELP)]
+#[command(subcommand_value_name = "COMMAND")]
 #[command(after_help = "`dkv-cli --help` says more; `dkv-cli help COMMAND` has examples.")]
 pub struct Cli {
     /// Nodes to ask, host:port, with commas between them.
@@ -172,6 +201,7 @@ pub struct Cli {
         env = "DKV_ENDPOINTS",
         hide_env_values = true,
         value_name = "NODES",
+        value_hint = ValueHint::Other,
         value_delimiter = ',',
         default_value = DEFAULT_ENDPOINTS,
         hide_default_value = true,
@@ -186,6 +216,7 @@ pub struct Cli {
     #[arg(
         long,
         value_name = "SECONDS",
+        value_hint = ValueHint::Other,
         default_value = "10",
         value_parser = seconds,
         global = true,
@@ -226,9 +257,10 @@ pub enum Command {
     #[command(after_long_help = SET_HELP)]
     Set {
         /// The key, any bytes.
+        #[arg(value_hint = ValueHint::Other)]
         key: OsString,
         /// The value; `-`, or nothing, takes it from standard input, byte for byte.
-        #[arg(allow_negative_numbers = true)]
+        #[arg(allow_negative_numbers = true, value_hint = ValueHint::Other)]
         value: Option<OsString>,
         /// Conditions.
         #[command(flatten)]
@@ -244,6 +276,7 @@ pub enum Command {
     #[command(after_long_help = GET_HELP)]
     Get {
         /// The key.
+        #[arg(value_hint = ValueHint::Other)]
         key: OsString,
         /// When it is read.
         #[command(flatten)]
@@ -255,9 +288,10 @@ pub enum Command {
     #[command(after_long_help = DELETE_HELP)]
     Delete {
         /// The key.
+        #[arg(value_hint = ValueHint::Other)]
         key: OsString,
         /// Only if the key's modification revision is N.
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
         if_revision: Option<u64>,
         /// How the write is named.
         #[command(flatten)]
@@ -269,12 +303,13 @@ pub enum Command {
     #[command(after_long_help = LIST_HELP)]
     List {
         /// Only keys that begin with this.
+        #[arg(value_hint = ValueHint::Other)]
         prefix: Option<OsString>,
         /// Print the keys alone, without tab and value.
         #[arg(long)]
         keys_only: bool,
         /// Print at most N keys.
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        #[arg(long, value_name = "N", value_hint = ValueHint::Other, value_parser = clap::value_parser!(u64).range(1..))]
         limit: Option<u64>,
         /// The first key first, or the last.
         #[arg(long, value_enum, value_name = "ORDER", default_value_t = Order::Asc)]
@@ -299,6 +334,25 @@ pub enum Command {
         /// Who is to lead; by default the node whose log has come furthest.
         #[arg(value_name = "NODE")]
         to: Option<String>,
+    },
+    /// Check a live cluster: do concurrent clients see one store?
+    ///
+    /// Writes to keys of its own and removes them. Every read must show the newest write that was acknowledged, and all
+    /// answers together must fit one order.
+    #[command(after_long_help = VERIFY_HELP)]
+    Verify {
+        /// For how long.
+        #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        seconds: u64,
+        /// How many clients at once.
+        #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=256))]
+        clients: u64,
+        /// On how many keys at a time.
+        #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=500))]
+        keys: u64,
+        /// Where the history goes; by default a new file here, dkv-history-*.jsonl.
+        #[arg(long, value_name = "FILE")]
+        history: Option<PathBuf>,
     },
     /// Print the script by which a shell completes dkv-cli commands.
     #[command(after_long_help = COMPLETION_HELP)]
@@ -390,7 +444,7 @@ pub struct Read {
     #[arg(long)]
     pub stale: bool,
     /// Read the store as it was at revision N.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
     pub revision: Option<u64>,
 }
 
@@ -398,7 +452,7 @@ pub struct Read {
 #[derive(Args)]
 pub struct SetCondition {
     /// Only if the key's modification revision is N.
-    #[arg(long, value_name = "N", conflicts_with = "if_absent")]
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other, conflicts_with = "if_absent")]
     pub if_revision: Option<u64>,
     /// Only if there is no such key.
     #[arg(long)]
@@ -412,7 +466,7 @@ pub struct Write {
     ///
     /// 1 to 64 of A-Z a-z 0-9 . _ ~ -. Repeating a write under the same name, soon after it, finds out whether it took effect, and makes it take
     /// effect at most once. Without this option every command gets a name of its own.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_hint = ValueHint::Other)]
     pub idempotency_key: Option<String>,
 }
 

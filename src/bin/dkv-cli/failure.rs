@@ -107,13 +107,14 @@ fn client_text(error: &ClientError) -> String {
         ClientError::Invalid(text) => text.clone(),
         ClientError::Refused(detail) => refused_text(detail),
         ClientError::Unavailable(_) => format!(
-            "{error}\nCheck that the nodes run and that --endpoints names one of them, then try again."
+            "{error}\nCheck that the nodes run and that --endpoints names one of them, then try\nagain."
         ),
         ClientError::Unknown { idempotency_key: Some(key), .. } => format!(
-            "{error}\nTo find out, repeat the same command with --idempotency-key {key}: it takes effect at most once."
+            "{error}\nTo find out, repeat the same command with --idempotency-key {key}\n\
+             It takes effect at most once."
         ),
         ClientError::Unknown { idempotency_key: None, .. } => format!(
-            "{error}\nLook at `dkv-cli member list`, and repeat the same command: what is done is not done again."
+            "{error}\nLook at `dkv-cli member list`, and repeat the same command: what is done is not\ndone again."
         ),
     }
 }
@@ -123,17 +124,16 @@ fn refused_text(detail: &ErrorDetail) -> String {
     let ErrorDetail { code, message, mod_revision, revision, .. } = detail;
     let said = format!("refused: {message} ({code})");
     match (code, mod_revision, revision) {
-        (ErrorCode::PreconditionFailed, Some(0), _) => {
-            "the condition does not hold: there is no such key; nothing was changed.\n\
-             To create it, use `dkv-cli set` with --if-absent."
-                .to_owned()
-        }
+        (ErrorCode::PreconditionFailed, Some(0), _) => "the condition does not hold: there is no such key.\n\
+             Nothing was changed. To create it, use `dkv-cli set` with --if-absent."
+            .to_owned(),
         (ErrorCode::PreconditionFailed, Some(now), _) => format!(
-            "the condition does not hold: the key's modification revision is {now}; nothing was changed.\n\
-             Look at what it holds now with `dkv-cli get`, then decide again with --if-revision {now}."
+            "the condition does not hold: the key was last written at revision {now}.\n\
+             Nothing was changed. Look at what it holds now with `dkv-cli get`, then decide\n\
+             again with --if-revision {now}."
         ),
         (ErrorCode::PreconditionFailed, None, _) => {
-            format!("the condition does not hold: {message}; nothing was changed.")
+            format!("the condition does not hold: {message}.\nNothing was changed.")
         }
         (ErrorCode::Compacted, _, Some(floor)) => {
             format!("{said}\nThe oldest revision that can still be read is {floor}.")

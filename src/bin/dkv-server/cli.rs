@@ -23,6 +23,7 @@ const MAIN_HELP: &str = concat!(
   dkv-server --join 10.0.0.1:8081 --node-id n6 --data-dir /var/lib/dkv \\
       --raft-addr 10.0.0.6:18081 --http-addr 10.0.0.6:8081
                                        a new member of the cluster of 10.0.0.1
+  dkv-server verify data/node1         is what a stopped node has on disk whole?
 
 ",
     heading!("Signals:"),
@@ -48,11 +49,26 @@ const CLUSTER_HELP: &str = concat!(
   others go on. Data stays in the directories that the files name."
 );
 
+const VERIFY_HELP: &str = concat!(
+    heading!("Verdicts and exit codes:"),
+    "  0  clean      a start finds everything whole
+  0  torn tail  the last write was not finished; a start cuts it off, and
+                nothing that was acknowledged is lost
+  1  refused    a file cannot be read
+  2             DATA_DIR is none, or a process uses it
+  3  rot        what was synced is damaged or gone: a start refuses
+  4  refused    the log is another member's
+
+  The first bad byte is printed with its file, and the last index, the term and
+  the vote, and up to where the log itself proves that it was synced."
+);
+
 /// A replicated key-value store.
 ///
 /// Without arguments: a store of one node, node1 on 127.0.0.1:8081, with its data in ./data/single.
 #[derive(Parser)]
 #[command(name = "dkv-server", version, max_term_width = 80, after_long_help = MAIN_HELP)]
+#[command(subcommand_value_name = "COMMAND")]
 #[command(after_help = "`dkv-server --help` says more, with examples.")]
 pub struct Cli {
     /// The node's configuration; configs/sample.yaml shows every key.
@@ -139,5 +155,11 @@ pub enum Command {
         /// The program to start for each node, as PROGRAM --config FILE --exit-with-stdin; by default this one.
         #[arg(long)]
         program: Option<PathBuf>,
+    },
+    /// Read a data directory as a start would, say what is wrong with it, and change nothing.
+    #[command(after_long_help = VERIFY_HELP)]
+    Verify {
+        /// The data directory of a node that is not running.
+        data_dir: PathBuf,
     },
 }

@@ -9,7 +9,7 @@ use std::net::TcpListener;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -21,9 +21,13 @@ use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::CONFIG_ERROR;
+use crate::terminal::Terminal;
 
 /// After the first signal the children have this long; then they are killed. Longer than a node's own grace of 5 s.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the end of a child waits for its last lines to be printed.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How often the nodes are asked who leads: until somebody does, and afterwards.
 const ASK_EVERY: Duration = Duration::from_millis(200);
@@ -46,7 +50,8 @@ struct Running {
     node_id: String,
     file: PathBuf,
     child: Child,
-    readers: Vec<JoinHandle<()>>,
+    /// Disconnected once everything that it said is on its way to the terminal.
+    said: Receiver<()>,
 }
 
 /// Starts one node per file and stays until all have ended.
@@ -54,7 +59,7 @@ pub fn run(program: Option<&Path>, files: &[PathBuf]) -> ExitCode {
     match start_and_watch(program, files) {
         Ok(code) => code,
         Err(error) => {
-            complain(&format!("{error:#}"));
+            refuse(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -64,7 +69,7 @@ fn start_and_watch(program: Option<&Path>, files: &[PathBuf]) -> anyhow::Result<
     let nodes = match load(files).and_then(|nodes| check_ports(&nodes).map(|()| nodes)) {
         Ok(nodes) => nodes,
         Err(line) => {
-            complain(&line);
+            refuse(&line);
             return Ok(ExitCode::from(CONFIG_ERROR));
         }
     };
@@ -82,11 +87,13 @@ fn start_and_watch(program: Option<&Path>, files: &[PathBuf]) -> anyhow::Result<
             let _ = events.try_send(signal);
         }
     })?;
-    let mut cluster = Cluster { running: Vec::new(), stopping: None, code: None };
+    let (terminal, printed) = Terminal::start().context("cannot start a thread")?;
+    let mut cluster = Cluster { running: Vec::new(), stopping: None, code: None, terminal: terminal.clone() };
     let started = cluster.start(&program, &nodes);
     let (stop_watch, watch_ends) = bounded::<()>(0);
-    let watch =
-        thread::Builder::new().name("watch".to_owned()).spawn(move || watch_leader(&nodes, &watch_ends))?;
+    let watch = thread::Builder::new()
+        .name("watch".to_owned())
+        .spawn(move || watch_leader(&nodes, &watch_ends, &terminal))?;
     if started.is_err() {
         cluster.stop(Signal::TERM);
     }
@@ -94,6 +101,8 @@ fn start_and_watch(program: Option<&Path>, files: &[PathBuf]) -> anyhow::Result<
     drop(stop_watch);
     handle.close();
     let _ = (watch.join(), listener.join());
+    drop(cluster);
+    printed.wait();
     started.map(|()| code)
 }
 
@@ -146,6 +155,7 @@ struct Cluster {
     stopping: Option<Instant>,
     /// The exit code, where something other than a signal decided it.
     code: Option<u8>,
+    terminal: Terminal,
 }
 
 impl Cluster {
@@ -171,14 +181,15 @@ impl Cluster {
             let (out, err) = (child.stdout.take(), child.stderr.take());
             // In the list before anything else can fail: whatever is in it is ended.
             let (node_id, file) = (config.node_id.clone(), file.clone());
-            self.running.push(Running { node_id, file, child, readers: Vec::new() });
-            let readers = &mut self.running.last_mut().expect("just pushed").readers;
+            let (saying, said) = bounded(0);
+            self.running.push(Running { node_id, file, child, said });
             let sources = [out.map(|o| Box::new(o) as Box<dyn Read + Send>), err.map(|e| Box::new(e) as _)];
             for source in sources.into_iter().flatten() {
-                let prefix = prefix.clone();
-                readers.push(
-                    thread::Builder::new().name("lines".to_owned()).spawn(move || relay(source, &prefix))?,
-                );
+                let (prefix, terminal, saying) = (prefix.clone(), self.terminal.clone(), saying.clone());
+                thread::Builder::new().name("lines".to_owned()).spawn(move || {
+                    relay(source, &prefix, &terminal);
+                    drop(saying);
+                })?;
             }
         }
         Ok(())
@@ -210,7 +221,7 @@ impl Cluster {
             (Some(code), _) => ExitCode::from(code),
             (None, Some(_)) => ExitCode::SUCCESS,
             (None, None) => {
-                complain("all nodes have ended");
+                self.terminal.complain("all nodes have ended");
                 ExitCode::FAILURE
             }
         }
@@ -222,7 +233,7 @@ impl Cluster {
         for Running { child, node_id, .. } in &self.running {
             // Not reaped yet, so the number is still this child's.
             if let Err(e) = kill_process(Pid::from_child(child), signal) {
-                complain(&format!("cannot signal {node_id}: {e}"));
+                self.terminal.complain(&format!("cannot signal {node_id}: {e}"));
             }
         }
     }
@@ -234,13 +245,14 @@ impl Cluster {
                 Ok(None) => at += 1,
                 Ok(Some(status)) => {
                     let ended = self.running.remove(at);
-                    // The pipes are closed with the child: what it said last is printed before its end is.
-                    ended.readers.into_iter().for_each(|r| drop(r.join()));
+                    // The pipes are closed with the child: what it said last is printed before its end is, unless
+                    // the terminal is stopped. Nothing is ever sent.
+                    let _ = ended.said.recv_timeout(LAST_WORDS);
                     self.say_end(&ended.node_id, &ended.file, status);
                 }
                 Err(e) => {
                     let lost = self.running.remove(at);
-                    complain(&format!("cannot wait for {}: {e}", lost.node_id));
+                    self.terminal.complain(&format!("cannot wait for {}: {e}", lost.node_id));
                 }
             }
         }
@@ -263,13 +275,12 @@ impl Cluster {
         }
         let program = std::env::args().next().unwrap_or_else(|| "dkv-server".to_owned());
         let again = format!("{program} --config {}", file.display());
-        say(&format!("{node_id} ended ({how}); the others go on. To start it again: {again}"));
+        self.terminal.say(&format!("{node_id} ended ({how}); the others go on. To start it again: {again}"));
     }
 }
 
-/// Prints a child's lines with its prefix, each in one piece. Keeps reading when nobody takes them: a child must not
-/// stand still because of a closed terminal.
-fn relay(source: impl Read, prefix: &str) {
+/// Prints a child's lines with its prefix, each in one piece.
+fn relay(source: impl Read, prefix: &str, terminal: &Terminal) {
     let mut source = BufReader::new(source);
     let mut line = Vec::new();
     loop {
@@ -281,14 +292,14 @@ fn relay(source: impl Read, prefix: &str) {
                 if line.last() != Some(&b'\n') {
                     line.push(b'\n');
                 }
-                let _ = io::stdout().lock().write_all(&line);
+                terminal.relay(std::mem::take(&mut line));
             }
         }
     }
 }
 
 /// Says who leads, first with what one can do then, and again whenever it changes.
-fn watch_leader(nodes: &[Node], ends: &Receiver<()>) {
+fn watch_leader(nodes: &[Node], ends: &Receiver<()>, terminal: &Terminal) {
     let addrs: Vec<&str> = nodes.iter().map(|n| n.config.me().http_addr.as_str()).collect();
     let Ok(client) = Client::new(&addrs, Duration::from_millis(500)) else { return };
     let mut known: Option<(String, u64)> = None;
@@ -304,25 +315,25 @@ fn watch_leader(nodes: &[Node], ends: &Receiver<()>) {
         if known.as_ref().is_some_and(|(_, term)| *term >= now.1) {
             continue;
         }
-        say(&format!("{} leads (term {}) of {} nodes", now.0, now.1, cluster.members.len()));
+        terminal.say(&format!("{} leads (term {}) of {} nodes", now.0, now.1, cluster.members.len()));
         if known.is_none() {
-            invite(&addrs);
+            invite(&addrs, terminal);
         }
         known = Some(now);
     }
 }
 
 /// The client's address and three commands to try.
-fn invite(addrs: &[&str]) {
+fn invite(addrs: &[&str], terminal: &Terminal) {
     let (first, second) = (addrs[0], addrs.get(1).unwrap_or(&addrs[0]));
     // The client's own default; any other address must be named.
     let endpoints = if first == "127.0.0.1:8081" { String::new() } else { format!(" --endpoints {first}") };
     let cli = sibling_cli();
-    say(&format!("the store is at http://{first}; try in another terminal:"));
-    say(&format!("    {cli}{endpoints} set greeting hello"));
-    say(&format!("    curl http://{second}/v1/kv/greeting"));
-    say(&format!("    {cli}{endpoints} status"));
-    say("Ctrl-C stops all nodes; their data stays");
+    terminal.say(&format!("the store is at http://{first}; try in another terminal:"));
+    terminal.say(&format!("    {cli}{endpoints} set greeting hello"));
+    terminal.say(&format!("    curl http://{second}/v1/kv/greeting"));
+    terminal.say(&format!("    {cli}{endpoints} status"));
+    terminal.say("Ctrl-C stops all nodes; their data stays");
 }
 
 /// How to call the client that lies beside this program.
@@ -335,11 +346,7 @@ fn sibling_cli() -> String {
     "dkv-cli".to_owned()
 }
 
-fn say(text: &str) {
-    // A closed terminal must not end the cluster.
-    let _ = writeln!(io::stdout().lock(), "dkv: {text}");
-}
-
-fn complain(text: &str) {
+/// Before anything runs.
+fn refuse(text: &str) {
     let _ = writeln!(io::stderr().lock(), "dkv-server: {text}");
 }

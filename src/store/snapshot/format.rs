@@ -45,24 +45,21 @@ pub(super) fn header_len(head: &[u8]) -> Result<usize, &'static str> {
     if len > MAX_HEADER_BYTES { Err("its header claims to be longer than any is") } else { Ok(len) }
 }
 
-/// What head and JSON say.
-pub(super) enum Header {
-    Known(SnapshotHeader),
+/// Why head and JSON are no header of this version.
+pub(super) enum HeaderError {
     Newer(u32),
     Broken(String),
 }
 
-pub(super) fn decode_header(head: &[u8], json: &[u8]) -> Header {
+pub(super) fn decode_header(head: &[u8], json: &[u8]) -> Result<SnapshotHeader, HeaderError> {
     if u32_at(head, 16) != crc32c::crc32c_append(crc32c::crc32c(&head[..16]), json) {
-        return Header::Broken("the checksum of its header does not match".to_owned());
+        return Err(HeaderError::Broken("the checksum of its header does not match".to_owned()));
     }
     match u32_at(head, 8) {
-        VERSION => match serde_json::from_slice(json) {
-            Ok(header) => Header::Known(header),
-            Err(e) => Header::Broken(format!("its header does not parse: {e}")),
-        },
-        version if version > VERSION => Header::Newer(version),
-        version => Header::Broken(format!("there is no format version {version}")),
+        VERSION => serde_json::from_slice(json)
+            .map_err(|e| HeaderError::Broken(format!("its header does not parse: {e}"))),
+        version if version > VERSION => Err(HeaderError::Newer(version)),
+        version => Err(HeaderError::Broken(format!("there is no format version {version}"))),
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::format::{self, CHUNK_HEAD_BYTES, HEAD_BYTES, Header, TRAILER_BYTES};
+use super::format::{self, CHUNK_HEAD_BYTES, HEAD_BYTES, HeaderError, TRAILER_BYTES};
 use super::rows::{self, AnyRow};
 use super::{SnapshotError, SnapshotHeader, SnapshotName};
 use crate::raft::Position;
@@ -145,13 +145,10 @@ impl<'a> Scan<'a> {
         self.take(HEAD_BYTES, &mut head)?;
         let len = format::header_len(&head).map_err(|what| self.corrupt(0, what))?;
         self.take(len, &mut json)?;
-        let header = match format::decode_header(&head, &json) {
-            Header::Known(header) => header,
-            Header::Newer(version) => {
-                return Err(SnapshotError::NewerFormat { file: self.shown.clone(), version });
-            }
-            Header::Broken(what) => return Err(self.corrupt(0, what)),
-        };
+        let header = format::decode_header(&head, &json).map_err(|error| match error {
+            HeaderError::Newer(version) => SnapshotError::NewerFormat { file: self.shown.clone(), version },
+            HeaderError::Broken(what) => self.corrupt(0, what),
+        })?;
         if last.is_some_and(|last| last != header.meta.last) {
             return Err(self.corrupt(0, format!("it ends with entry {}, another one", header.meta.last)));
         }

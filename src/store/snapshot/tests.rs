@@ -229,6 +229,14 @@ fn unpin_gives_back_what_was_kept_and_the_map_keeps_nothing_more() {
 }
 
 #[test]
+fn a_written_snapshot_survives_a_power_loss() {
+    let (sim, mut kv) = (SimDisk::new(1), sample());
+    let (name, _) = stored(&sim, &mut kv);
+    let sim = sim.restart(Loss::Everything);
+    assert_eq!(load(&disk(&sim), name).unwrap().1.state_hash(), kv.state_hash());
+}
+
+#[test]
 fn the_file_has_the_documented_bytes() {
     let sim = SimDisk::new(1);
     let (name, bytes) = stored(&sim, &mut sample());
@@ -251,13 +259,15 @@ fn the_file_has_the_documented_bytes() {
     numbers(&mut rows, &[6, 1, 3]);
     rows.extend([0, 0, 0, 0]);
     rows.extend([1, 1, 0, 0, 0, b'b', 2]);
+    numbers(&mut rows, &[2, 2, 1]);
+    rows.extend([1, 0, 0, 0, b'1', 2]);
     numbers(&mut rows, &[5, 2, 2]);
     rows.extend([1, 0, 0, 0, b'2', 3]);
     numbers(&mut rows, &[7]);
     let chunk = 20 + json_len;
     assert_eq!(bytes[chunk + 8..chunk + 8 + rows.len()], rows);
     let end = &bytes[bytes.len() - 20..];
-    assert_eq!((&end[..4], u64::from_le_bytes(end[8..16].try_into().unwrap())), (&[0; 4][..], 12));
+    assert_eq!((&end[..4], u64::from_le_bytes(end[8..16].try_into().unwrap())), (&[0; 4][..], 13));
     assert_eq!(end[16..], crc32c::crc32c(&bytes[..bytes.len() - 4]).to_le_bytes());
 }
 
@@ -282,7 +292,7 @@ fn load_and_verify_refuse_every_flipped_byte_and_every_cut() {
     }
     refused(&[&bytes[..], &[0]].concat(), "a byte behind the end");
     put_file(&sim, &shown, &bytes);
-    assert_eq!(verify(&disk(&sim), name).unwrap().rows, 12);
+    assert_eq!(verify(&disk(&sim), name).unwrap().rows, 13);
     let other = SnapshotName::new(Position::new(9, 1));
     put_file(&sim, &other.to_string(), &bytes);
     assert!(load(&disk(&sim), other).unwrap_err().to_string().contains("10@1"), "another one's name");

@@ -14,8 +14,8 @@ use super::segment;
 /// Bytes zeroed and synced in one step: little enough that a write of the log is never long behind it.
 const PIECE_BYTES: u64 = 256 << 10;
 
-/// No more files than this wait to become segments; what else a cut frees is removed.
-const MAX_SPARES: usize = 2;
+/// No more files than this wait to become segments, besides the one in the making; what else a cut frees is removed.
+const MAX_SPARES: usize = 4;
 
 /// What the log writer and the housekeeper share.
 pub(super) struct Slot {
@@ -140,7 +140,7 @@ impl SparePreparer {
 
     fn do_away_with(&mut self, retired: &Retired) -> Result<(), WalError> {
         let shown = retired.name.to_string();
-        let spares = self.slot.lock().ready.len() + usize::from(self.making.is_some());
+        let spares = self.slot.lock().ready.len();
         if retired.blocks * BLOCK_BYTES as u64 != self.slot.segment_bytes || spares >= MAX_SPARES {
             self.disk.remove(&shown).map_err(WalError::io(&self.disk, &shown, "remove"))?;
             return self.sync_dir();

@@ -1,0 +1,124 @@
+//! Reads of old states, and lists.
+
+use super::{INVALID, KEPT, LIMITS, NO_METHOD, Server, case, request, targets};
+
+const FUTURE: (u16, &str) = (400, "future_revision");
+const COMPACTED: (u16, &str) = (410, "compacted");
+
+#[test]
+fn client_port_refuses_bad_reads_of_old_states() {
+    let rows = [
+        ("future", "revision=3", FUTURE),
+        ("far future", "revision=18446744073709551615", FUTURE),
+        ("future", "min_revision=3", FUTURE),
+        ("far future", "min_revision=18446744073709551615&consistency=stale", FUTURE),
+        ("below the floor", "revision=0", COMPACTED),
+        ("out of range", "revision=18446744073709551616", INVALID),
+        ("out of range", "min_revision=18446744073709551616", INVALID),
+        ("negative", "revision=-1", INVALID),
+        ("signed", "min_revision=%2B1", INVALID),
+        ("leading zero", "revision=01", INVALID),
+        ("fraction", "revision=1.5", INVALID),
+        ("hexadecimal", "min_revision=0x1", INVALID),
+        ("no number", "revision=", INVALID),
+        ("no number", "revision", INVALID),
+        ("no number", "min_revision=newest", INVALID),
+        ("binary", "revision=%ff", INVALID),
+        ("zero byte", "min_revision=1%00", INVALID),
+        ("repeated", "revision=1&revision=1", INVALID),
+        ("repeated", "min_revision=1&min_revision=2", INVALID),
+        ("both", "revision=1&min_revision=1", INVALID),
+    ];
+    let mut targets_of_both = Vec::new();
+    for (name, query, want) in rows {
+        targets_of_both.push((name, format!("/v1/kv/kept?{query}"), want));
+        targets_of_both.push((name, format!("/v1/kv?{query}"), want));
+    }
+    let rows: Vec<_> =
+        targets_of_both.iter().map(|(name, target, want)| (*name, "GET", &target[..], *want)).collect();
+    let server = Server::start_with(&format!("{LIMITS}retention_revisions: 1\n"));
+    server.refuses(&server.cluster.http_addr(0), &targets(&rows));
+}
+
+#[test]
+fn client_port_refuses_bad_lists() {
+    let server = Server::start();
+    let page =
+        server.cluster.request(0, "GET", "/v1/kv?limit=1&start=k&order=desc", &[], b"").expect("a page");
+    let cursor = page.json()["cursor"].as_str().expect("there is a second key").to_owned();
+    let with_cursor = |query: &str| format!("/v1/kv?{query}&cursor={cursor}");
+    // That the cursor is right shows in the next page.
+    let next = server.cluster.request(0, "GET", &with_cursor("limit=1&start=k&order=desc"), &[], b"");
+    assert_eq!(next.expect("a page").json()["kvs"][0]["key"], KEPT);
+    let cut = &cursor[..cursor.len() - 1];
+    let first = if cursor.starts_with('A') { 'B' } else { 'A' };
+    let targets_of_lists = [
+        ("limit out of range", "/v1/kv?limit=0".to_owned(), INVALID),
+        ("limit out of range", "/v1/kv?limit=10001".to_owned(), INVALID),
+        ("limit out of range", "/v1/kv?limit=4294967297".to_owned(), INVALID),
+        ("limit out of range", "/v1/kv?limit=99999999999999999999".to_owned(), INVALID),
+        ("negative limit", "/v1/kv?limit=-1".to_owned(), INVALID),
+        ("signed limit", "/v1/kv?limit=%2B5".to_owned(), INVALID),
+        ("limit with a leading zero", "/v1/kv?limit=05".to_owned(), INVALID),
+        ("limit that is no number", "/v1/kv?limit=all".to_owned(), INVALID),
+        ("empty limit", "/v1/kv?limit=".to_owned(), INVALID),
+        ("limit with a space", "/v1/kv?limit=5+".to_owned(), INVALID),
+        ("binary limit", "/v1/kv?limit=%ff%fe".to_owned(), INVALID),
+        ("repeated limit", "/v1/kv?limit=5&limit=5".to_owned(), INVALID),
+        ("unknown order", "/v1/kv?order=up".to_owned(), INVALID),
+        ("order in capitals", "/v1/kv?order=ASC".to_owned(), INVALID),
+        ("empty order", "/v1/kv?order".to_owned(), INVALID),
+        ("binary order", "/v1/kv?order=%00".to_owned(), INVALID),
+        ("repeated order", "/v1/kv?order=asc&order=desc".to_owned(), INVALID),
+        ("no flag", "/v1/kv?keys_only".to_owned(), INVALID),
+        ("no flag", "/v1/kv?keys_only=1".to_owned(), INVALID),
+        ("no flag", "/v1/kv?count_only=yes".to_owned(), INVALID),
+        ("flag in capitals", "/v1/kv?count_only=True".to_owned(), INVALID),
+        ("binary flag", "/v1/kv?keys_only=%80".to_owned(), INVALID),
+        ("repeated flag", "/v1/kv?keys_only=true&keys_only=true".to_owned(), INVALID),
+        ("repeated prefix", "/v1/kv?prefix=a&prefix=a".to_owned(), INVALID),
+        ("repeated start, once escaped", "/v1/kv?start=a&st%61rt=a".to_owned(), INVALID),
+        ("repeated end", "/v1/kv?end=a&end=".to_owned(), INVALID),
+        ("broken escape in prefix", "/v1/kv?prefix=%".to_owned(), INVALID),
+        ("broken escape in start", "/v1/kv?start=%4".to_owned(), INVALID),
+        ("broken escape in end", "/v1/kv?end=%gg".to_owned(), INVALID),
+        ("broken escape in a name", "/v1/kv?pre%=a".to_owned(), INVALID),
+        ("binary name", "/v1/kv?%ff=a".to_owned(), INVALID),
+        ("start behind end", "/v1/kv?start=b&end=a".to_owned(), INVALID),
+        ("start behind end, binary", "/v1/kv?start=%ff%00&end=%ff".to_owned(), INVALID),
+        ("start behind end in descending order", "/v1/kv?start=b&end=a&order=desc".to_owned(), INVALID),
+        ("unknown parameter", "/v1/kv?keysonly=true".to_owned(), INVALID),
+        ("unknown parameter", "/v1/kv?key=kept".to_owned(), INVALID),
+        ("parameter in capitals", "/v1/kv?Prefix=a".to_owned(), INVALID),
+        ("bad consistency", "/v1/kv?consistency=strong".to_owned(), INVALID),
+        ("count of a page", "/v1/kv?count_only=true&limit=5".to_owned(), INVALID),
+        ("count in an order", "/v1/kv?count_only=true&order=asc".to_owned(), INVALID),
+        ("count of keys alone", "/v1/kv?count_only=true&keys_only=true".to_owned(), INVALID),
+        ("count from a cursor", with_cursor("count_only=true&start=k"), INVALID),
+        ("empty cursor", "/v1/kv?cursor=".to_owned(), INVALID),
+        ("invented cursor", "/v1/kv?cursor=AAAA".to_owned(), INVALID),
+        ("a number as cursor", "/v1/kv?cursor=2".to_owned(), INVALID),
+        ("binary cursor", "/v1/kv?cursor=%00%ff".to_owned(), INVALID),
+        ("cursor that is no base64", "/v1/kv?cursor=!!!!".to_owned(), INVALID),
+        ("cursor cut short", format!("/v1/kv?start=k&order=desc&cursor={cut}"), INVALID),
+        ("cursor with padding", format!("{}=", with_cursor("start=k&order=desc")), INVALID),
+        ("changed cursor", format!("/v1/kv?start=k&order=desc&cursor={first}{}", &cursor[1..]), INVALID),
+        ("cursor of another order", with_cursor("start=k"), INVALID),
+        ("cursor of another start", with_cursor("start=l&order=desc"), INVALID),
+        ("cursor of another prefix", with_cursor("start=k&prefix=k&order=desc"), INVALID),
+        ("cursor of another end", with_cursor("start=k&end=z&order=desc"), INVALID),
+        ("repeated cursor", format!("{}&cursor={cursor}", with_cursor("start=k&order=desc")), INVALID),
+        ("cursor of another revision", with_cursor("start=k&order=desc&revision=1"), INVALID),
+        ("cursor older than asked for", with_cursor("start=k&order=desc&min_revision=3"), INVALID),
+        ("very long cursor", format!("/v1/kv?cursor={}", "A".repeat(9_000)), INVALID),
+    ];
+    let rows: Vec<_> =
+        targets_of_lists.iter().map(|(name, target, want)| (*name, "GET", &target[..], *want)).collect();
+    let mut cases = targets(&rows);
+    for method in ["PUT", "POST", "DELETE", "PATCH"] {
+        cases.extend(targets(&[("wrong method", method, "/v1/kv", NO_METHOD)]));
+    }
+    let conditional = request("GET", "/v1/kv", &[("If-Match", b"*")], b"");
+    cases.push(case("condition on a list", conditional, 400, "invalid_request"));
+    server.refuses(&server.cluster.http_addr(0), &cases);
+}
