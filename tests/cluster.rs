@@ -140,8 +140,10 @@ fn a_sigterm_seals_the_log_and_exits_0() {
 fn a_disk_that_fails_is_not_reported_as_a_defect() {
     let setup = Setup { extra: "segment_bytes: 65536\n".into(), ..Setup::default() };
     let mut cluster = Cluster::prepare(1, &setup);
-    // The next segment cannot be made: its name is taken by what is no file.
-    fs::create_dir_all(cluster.data_dir(0).join("spare.tmp")).unwrap();
+    // The next segment cannot be made: its names are taken by what are no files.
+    for spare in 0..16 {
+        fs::create_dir_all(cluster.data_dir(0).join(format!("spare-{spare}.tmp"))).unwrap();
+    }
     cluster.spawn(0);
     let mut n = 0;
     let status = wait_for("the node to need its next segment", || {

@@ -463,7 +463,8 @@ fn cut_gives_up_whole_segments_behind_the_index_and_never_the_current_one() {
     prepare(&mut preparer);
     assert_eq!(sequences(&sim), [4]);
     wal.write(&[entries(61..=61, 1)]).unwrap();
-    let (mut wal, recovered) = open_behind(&sim.restart(Loss::Everything), 60, 1).unwrap();
+    let sim = sim.restart(Loss::Everything);
+    let (mut wal, recovered) = open_behind(&sim, 60, 1).unwrap();
     assert_eq!((positions(&recovered), wal.cut(60).unwrap()), (vec!["61@1".to_owned()], 0));
     assert_eq!(Wal::identify(&disk(&sim)).unwrap(), Some(IDS));
 }
