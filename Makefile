@@ -1,9 +1,10 @@
 # cluster: five nodes in the foreground, data in data/. test: everything proven. check: writes nothing. fix: formats.
-# man: manual pages in target/man/.
+# sim: the simulator, SEEDS=n [FROM=m] many seeds, SEED=n one with its trace. torture: real processes for MINUTES.
+# soak: overwrites for SECONDS. man: manual pages in target/man/.
 
 CARGO ?= cargo
 
-.PHONY: cluster build test check fix openapi-check mutants man clean
+.PHONY: cluster build test sim torture soak check fix openapi-check mutants man clean
 
 cluster: build
 	exec target/release/dkv-server cluster configs/node*.yaml
@@ -17,6 +18,12 @@ test:
 	{ $(CARGO) test --no-fail-fast 2>&1; echo "exit: $$?"; } | tee "$$log" | grep --line-buffered -v "^exit: " ; \
 	awk '/^test result:/ { passed += $$4; failed += $$6; ignored += $$8 } /^exit: / { code = $$2 } \
 	END { printf "passed %d, failed %d, ignored %d\n", passed, failed, ignored; exit code != 0 || failed > 0 }' "$$log"
+
+# Real processes, killed, stopped and cut off from each other under load, for MINUTES; SEED=n repeats a run.
+MINUTES ?= 10
+
+torture:
+	$(CARGO) test --test torture -- --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 check:
 	$(CARGO) fmt --check
@@ -35,8 +42,23 @@ openapi-check:
 	$(CARGO) build
 	tests/openapi-check.sh
 
+SEEDS ?= 2500
+FROM ?= 0
+sim:
+ifdef SEED
+	SEED=$(SEED) $(CARGO) test --locked --test sim -- --nocapture --exact replay
+else
+	SEEDS=$(SEEDS) FROM=$(FROM) $(CARGO) test --locked --test sim -- --nocapture --exact seeds_keep_every_promise
+endif
+
+# Breaks the code on purpose and expects the tests to notice. ONLY="words of names" chooses, RESUME=1 goes on.
 mutants:
-	$(CARGO) test --test mutants -- --run
+	$(CARGO) test --test mutants -- --run $(if $(RESUME),--resume) $(ONLY)
+
+# A thousand keys overwritten for ten minutes (or SECONDS=n): disk and memory stay bounded.
+SECONDS ?= 600
+soak:
+	DKV_SOAK_SECONDS=$(SECONDS) $(CARGO) test --release --test soak -- --nocapture
 
 # The manual pages of both programs. `man -l target/man/dkv-cli.1` shows one; section 1 of a manual path takes them all.
 man:

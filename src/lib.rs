@@ -15,10 +15,12 @@
 //! | [`api`], [`config`] | JSON types and error codes; the YAML configuration | serde only |
 //! | [`logging`] | the log of the process | `config` |
 //! | [`client`] | the blocking client that `dkv-cli` and the tests use | `api` |
+//! | [`check`] | whether what clients saw is linearizable: histories in, verdicts out, pure | nothing of ours |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
 pub mod api;
+pub mod check;
 pub mod client;
 pub mod config;
 pub mod logging;

@@ -1,12 +1,12 @@
 //! Imports point one way: `bin -> server -> node -> {store, raft}`, `store -> raft` (data types only),
-//! `client -> api`, `server -> api`; `api` and `config` stand alone; `raft` knows nothing of ours and nothing that
+//! `client -> api`, `server -> api`; `api`, `config` and `check` stand alone; `raft` knows nothing of ours and nothing that
 //! could make it answer differently twice. Tests within a file are exempt.
 
 use std::fs;
 use std::path::Path;
 
 /// What each layer may name of the others.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("raft", &[]),
     ("store", &["raft"]),
     ("node", &["store", "raft"]),
@@ -15,7 +15,8 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("config", &[]),
     ("logging", &["config"]),
     ("client", &["api"]),
-    ("bin", &["server", "node", "store", "api", "client", "config", "logging"]),
+    ("check", &[]),
+    ("bin", &["server", "node", "store", "api", "client", "config", "logging", "check"]),
 ];
 
 /// The names of `raft` that are data: all that `store` may use.
@@ -318,6 +319,11 @@ fn violations(file: &str, source: &str) -> Vec<String> {
         {
             forbid("api and config hold data only");
         }
+        if layer == "check"
+            && ["std::fs", "std::net", "std::thread", "std::time", "std::process"].into_iter().any(below)
+        {
+            forbid("the checker takes events and gives a verdict");
+        }
         if layer == "raft" {
             if NOT_IN_RAFT.iter().any(|root| below(root)) {
                 forbid("the core is pure");
@@ -417,6 +423,8 @@ fn violations_finds_each_planted_one() {
         ("server/mod.rs", "use serde_yaml as yaml;"),
         ("bin/dkv-cli/main.rs", "use dkv::raft::Raft;"),
         ("bin/dkv-cli/main.rs", "use dkv::{client::Client, store::Kv};"),
+        ("check/order.rs", "use crate::raft::Term;"),
+        ("check/mod.rs", "use std::time::Instant;"),
         ("util.rs", ""),
     ];
     for (file, source) in planted {
@@ -451,10 +459,33 @@ fn violations_lets_the_rest_pass() {
         ("server/http.rs", "use tiny_http::Server; use crate::node::Node; use crate::api::ErrorCode;"),
         ("server/peer_client.rs", "use ureq::Agent;"),
         ("client/exchange.rs", "use ureq::Agent; use crate::api::PutReply;"),
+        ("check/history.rs", "use std::io::BufRead; use super::names::Names; use serde::Serialize;"),
         ("config.rs", "use serde_yaml::Value; use std::net::Ipv4Addr;"),
         ("bin/dkv-server/main.rs", "use dkv::server::Server; use crate::run::run;"),
     ];
     for (file, source) in fine {
         assert_eq!(violations(file, source), Vec::<String>::new(), "{file}: {source}");
+    }
+}
+
+/// The links of `docs/testing.md` that name a test: `[`name`](../file)`.
+fn named_tests(text: &str) -> Vec<(&str, &str)> {
+    let parts = text.split("[`").skip(1).filter_map(|part| part.split_once("`](../"));
+    parts.filter_map(|(name, rest)| Some((name, rest.split_once(')')?.0))).collect()
+}
+
+#[test]
+fn every_test_that_the_documents_name_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("docs/testing.md")).unwrap();
+    let named = named_tests(&text);
+    assert!(named.len() > 25, "only {} tests are named", named.len());
+    for (name, file) in named {
+        let source = fs::read_to_string(root.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
+        let is_file = name == file;
+        assert!(is_file || source.contains(&format!("fn {name}(")), "{file} has no test {name}");
+    }
+    for promise in 1..=8 {
+        assert!(text.contains(&format!("| P{promise} ")), "no test is named for promise P{promise}");
     }
 }

@@ -43,8 +43,7 @@ fn json(text: &str) -> serde_json::Value {
 
 fn put_keyed(cluster: &Cluster, n: usize, key: &str, value: &str, name: &str) -> (u16, bool, String) {
     let path = format!("/v1/kv/{key}");
-    let answer =
-        cluster.request(n, "PUT", &path, &[("Idempotency-Key", name)], value.as_bytes()).unwrap();
+    let answer = cluster.request(n, "PUT", &path, &[("Idempotency-Key", name)], value.as_bytes()).unwrap();
     (answer.status, answer.header("Dkv-Replayed") == Some("true"), answer.text())
 }
 
@@ -217,7 +216,10 @@ fn restore_refuses_what_it_must_before_anything_is_written() {
     ] {
         fs::write(&path, content).unwrap();
         let (code, said) = run(&cluster, &path);
-        assert!(code == Some(3) && said.contains("bad.backup") && said.contains(says), "{what}: {code:?} {said}");
+        assert!(
+            code == Some(3) && said.contains("bad.backup") && said.contains(says),
+            "{what}: {code:?} {said}"
+        );
         assert!(!cluster.data_dir(0).exists(), "{what}: nothing was written");
         let output = cli_at("127.0.0.1:1", &cluster.dir, &["snapshot", "status", "bad.backup"], b"");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -345,7 +347,12 @@ fn snapshots_are_made_listed_and_handed_out_in_pieces() {
     }
     assert!(!cluster.data_dir(0).join(&name).exists(), "two are kept");
     let gone = piece(half, 1 << 20);
-    assert_eq!((gone.status, gone.json()["error"]["code"].as_str()), (404, Some("not_found")), "{}", gone.text());
+    assert_eq!(
+        (gone.status, gone.json()["error"]["code"].as_str()),
+        (404, Some("not_found")),
+        "{}",
+        gone.text()
+    );
     assert!(gone.text().contains("POST /v1/snapshots"), "{}", gone.text());
 
     let newest = cluster.request(0, "POST", "/v1/snapshots", &[], b"").unwrap().json();
@@ -431,7 +438,9 @@ fn what_is_exported_can_be_imported_byte_for_byte() {
     let plain = |text: &str| -> Vec<String> {
         let row = |line: &str| {
             let mut row = json(line);
-            ["create_revision", "mod_revision", "version"].map(|name| row.as_object_mut().unwrap().remove(name));
+            for name in ["create_revision", "mod_revision", "version"] {
+                row.as_object_mut().unwrap().remove(name);
+            }
             row.to_string()
         };
         text.lines().map(row).collect()
@@ -441,7 +450,10 @@ fn what_is_exported_can_be_imported_byte_for_byte() {
     // A bad line anywhere: nothing is stored.
     fs::write(cluster.dir.join("bad.jsonl"), format!("{whole}{{\"key\":\"x\"}}\n")).unwrap();
     let (code, said) = to(&["import", "bad.jsonl"], "");
-    assert!(code == Some(2) && said.contains("line 23") && said.contains("Nothing was stored"), "{code:?} {said}");
+    assert!(
+        code == Some(2) && said.contains("line 23") && said.contains("Nothing was stored"),
+        "{code:?} {said}"
+    );
     assert_eq!(revision(), 0);
     let (code, said) = to(&["import", "all.jsonl", "--prefix", "k/1"], "");
     assert_eq!((code, said.as_str()), (Some(0), "stored 11 keys, skipped 11 with another prefix\n"));
@@ -449,7 +461,10 @@ fn what_is_exported_can_be_imported_byte_for_byte() {
     assert_eq!((code, said.as_str()), (Some(0), "stored 11 keys, left 11 that existed\n"));
     assert_eq!(plain(&cli(&other, &["export"])), plain(&whole));
     // From standard input; a line that comes twice ends as the later one says.
-    let (code, said) = to(&["import", "-o", "json"], "{\"key\":\"k/1\",\"value\":\"a\"}\n{\"key\":\"k/1\",\"value\":\"b\"}\n");
+    let (code, said) = to(
+        &["import", "-o", "json"],
+        "{\"key\":\"k/1\",\"value\":\"a\"}\n{\"key\":\"k/1\",\"value\":\"b\"}\n",
+    );
     assert_eq!((code, json(&said)), (Some(0), serde_json::json!({ "stored": 2, "kept": 0, "skipped": 0 })));
     assert_eq!(other.get(0, "k/1").unwrap().text(), "b");
     let (code, said) = to(&["import", "-"], "{\"key\":\"s\",\"value\":\"a\"}\nnonsense\n");

@@ -271,6 +271,71 @@ fn client_port_refuses_bad_headers() {
 }
 
 #[test]
+fn client_port_refuses_bad_changes_of_the_cluster() {
+    const CONFLICT: (u16, &str) = (409, "conflict");
+    const NOT_FOUND: (u16, &str) = (404, "not_found");
+    let server = Server::start();
+    let ip = &server.cluster.ip;
+    let good = format!(
+        r#"{{"node_id":"n9","raft_addr":"{ip}:9","http_addr":"{ip}:8","member_id":"00000000000000ff"}}"#
+    );
+    let spoilt = |is: &str, becomes: &str| {
+        assert!(good.contains(is), "{is}");
+        good.replacen(is, becomes, 1)
+    };
+    let members = "/v1/cluster/members";
+    let mut cases = targets(&[
+        ("methods of the members", "PUT", members, NO_METHOD),
+        ("methods of the members", "DELETE", members, NO_METHOD),
+        ("methods of a member", "GET", "/v1/cluster/members/n9", NO_METHOD),
+        ("methods of a promotion", "DELETE", "/v1/cluster/members/n9/promote", NO_METHOD),
+        ("methods of the leadership", "GET", "/v1/cluster/leader", NO_METHOD),
+        ("no route", "POST", "/v1/cluster/members/n9/demote", NO_METHOD),
+        ("no route", "POST", "/v1/cluster/members/n9/promote/x", NO_METHOD),
+        ("no name", "DELETE", "/v1/cluster/members/", INVALID),
+        ("no name", "POST", "/v1/cluster/members//promote", INVALID),
+        ("no name but an escape", "DELETE", "/v1/cluster/members/%6e9", INVALID),
+        ("a parameter", "DELETE", "/v1/cluster/members/n9?force=true", INVALID),
+        ("a parameter", "POST", "/v1/cluster/leader?node_id=n9", INVALID),
+        ("no such member", "DELETE", "/v1/cluster/members/n9", NOT_FOUND),
+        ("no such member", "POST", "/v1/cluster/members/n9/promote", NOT_FOUND),
+        ("the last member", "DELETE", "/v1/cluster/members/node1", CONFLICT),
+        ("nobody to hand over to", "POST", "/v1/cluster/leader", CONFLICT),
+        ("no body", "POST", members, INVALID),
+    ]);
+    let address = |of: &str| format!("\"{of}\"");
+    let rows: Vec<(&str, &str, Vec<u8>, (u16, &'static str))> = vec![
+        ("not JSON", members, b"node9".to_vec(), INVALID),
+        ("binary", members, vec![0xff, 0xfe, 0], INVALID),
+        ("deep JSON", members, vec![b'['; 2000], INVALID),
+        ("another shape", members, b"[]".to_vec(), INVALID),
+        ("a field missing", members, spoilt("\"http_addr\"", "\"http\"").into(), INVALID),
+        ("a field unknown", members, spoilt("{", "{\"voter\":true,").into(), INVALID),
+        ("a field twice", members, spoilt("{", "{\"node_id\":\"n8\",").into(), INVALID),
+        ("a bad name", members, spoilt("n9", "n 9").into(), INVALID),
+        ("a long name", members, spoilt("n9", &"n".repeat(65)).into(), INVALID),
+        ("no port", members, spoilt(&address(&format!("{ip}:9")), "\"10.0.0.1\"").into(), INVALID),
+        ("nowhere", members, spoilt(&address(&format!("{ip}:9")), "\"0.0.0.0:9\"").into(), INVALID),
+        ("one port for both", members, spoilt(":8\"", ":9\"").into(), INVALID),
+        ("a short identity", members, spoilt("00000000000000ff", "ff").into(), INVALID),
+        ("no identity", members, spoilt("00000000000000ff", "000000000000000g").into(), INVALID),
+        ("a taken name", members, spoilt("n9", "node1").into(), CONFLICT),
+        ("nobody there", members, spoilt(",\"member_id\":\"00000000000000ff\"", "").into(), CONFLICT),
+        ("a body", "/v1/cluster/members/n9/promote", b"{}".to_vec(), INVALID),
+        ("no name", "/v1/cluster/leader", b"{\"node_id\":\"\"}".to_vec(), INVALID),
+        ("a number", "/v1/cluster/leader", b"{\"node_id\":1}".to_vec(), INVALID),
+        ("a field unknown", "/v1/cluster/leader", b"{\"to\":\"n9\"}".to_vec(), INVALID),
+        ("no such member", "/v1/cluster/leader", b"{\"node_id\":\"n9\"}".to_vec(), NOT_FOUND),
+    ];
+    cases.extend(rows.into_iter().map(|(name, target, body, (status, code))| {
+        case(format!("{name}: POST {target}"), request("POST", target, &[], &body), status, code)
+    }));
+    let delete = request("DELETE", "/v1/cluster/members/node1", &[], b"{}");
+    cases.push(case("a body: DELETE", delete, 400, "invalid_request"));
+    server.refuses(&server.cluster.http_addr(0), &cases);
+}
+
+#[test]
 fn client_port_refuses_bad_bodies_and_heads() {
     let put = |target: &str, body: &[u8]| request("PUT", target, &[], body);
     let raw = |text: &str| text.as_bytes().to_vec();

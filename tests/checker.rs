@@ -1,41 +1,77 @@
 //! The linearizability checker of the other suites, tested itself: histories judged by hand, and thousands of small
 //! random ones judged by trying every order.
 
-mod support;
-
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use fastrand::Rng;
-use support::checker::{
-    Answer, Condition, Event, Fault, MAX_STEPS, Op, check, check_linearizable, check_revisions,
+use dkv::check::{
+    Answer, Committed, Condition, Event, Fault, Limits, Op, Row, check_linearizable, check_order,
+    check_revisions, narrow, read_history, write_history,
 };
+use fastrand::Rng;
+use todc_utils::linearizability::WGLChecker;
+use todc_utils::linearizability::history::{Action, History};
+use todc_utils::specifications::Specification;
 
-fn event(times: (u64, u64), op: Op, result: Answer) -> Event {
-    Event { client: 1, key: "k".into(), call_us: times.0, return_us: times.1, op, result }
+fn check(history: &[Event]) -> Result<(), Fault> {
+    dkv::check::check(history, &Limits::default())
+}
+
+fn event(times: (u64, u64), op: Op, answer: Answer) -> Event {
+    Event { process: 1, call_ns: times.0, return_ns: times.1, op, answer, index: None }
+}
+
+fn put_op(value: u64, condition: Option<Condition>) -> Op {
+    Op::Put { key: "k".into(), value: value.to_string(), condition }
+}
+
+fn delete_op(condition: Option<Condition>) -> Op {
+    Op::Delete { key: "k".into(), condition }
+}
+
+fn get_op() -> Op {
+    Op::Get { key: "k".into() }
+}
+
+fn value_of(value: u64, mod_revision: u64) -> Answer {
+    Answer::Value { value: value.to_string(), mod_revision }
 }
 
 fn put(times: (u64, u64), value: u64, revision: u64) -> Event {
-    event(times, Op::Put { value, condition: None }, Answer::Written { revision })
+    event(times, put_op(value, None), Answer::Written { revision })
 }
 
-fn cas(times: (u64, u64), value: u64, condition: Condition, result: Answer) -> Event {
-    event(times, Op::Put { value, condition: Some(condition) }, result)
+fn cas(times: (u64, u64), value: u64, condition: Condition, answer: Answer) -> Event {
+    event(times, put_op(value, Some(condition)), answer)
 }
 
-fn unknown_put(call_us: u64, value: u64) -> Event {
-    event((call_us, 0), Op::Put { value, condition: None }, Answer::Unknown)
+fn unknown_put(call_ns: u64, value: u64) -> Event {
+    event((call_ns, 0), put_op(value, None), Answer::Unknown)
 }
 
 fn delete(times: (u64, u64), revision: u64, deleted: bool) -> Event {
-    event(times, Op::Delete { condition: None }, Answer::Deleted { revision, deleted })
+    event(times, delete_op(None), Answer::Deleted { revision, deleted })
 }
 
 fn get(times: (u64, u64), value: u64, mod_revision: u64) -> Event {
-    event(times, Op::Get, Answer::Value { value, mod_revision })
+    event(times, get_op(), value_of(value, mod_revision))
 }
 
 fn absent(times: (u64, u64)) -> Event {
-    event(times, Op::Get, Answer::Absent)
+    event(times, get_op(), Answer::Absent)
+}
+
+/// The same on another key.
+fn elsewhere(mut event: Event) -> Event {
+    match &mut event.op {
+        Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } => *key = "other".into(),
+        Op::List { .. } => {}
+    }
+    event
+}
+
+fn at(index: u64, event: Event) -> Event {
+    Event { index: Some(index), ..event }
 }
 
 #[track_caller]
@@ -47,8 +83,9 @@ fn assert_good(history: &[Event]) {
 
 #[track_caller]
 fn assert_not_linearizable(history: &[Event]) {
-    let verdict = check(history);
+    let verdict = check_linearizable(history, &Limits::default());
     assert!(matches!(verdict, Err(Fault::NotLinearizable { .. })), "{verdict:?}");
+    assert!(check(history).is_err());
 }
 
 #[track_caller]
@@ -56,6 +93,12 @@ fn assert_bad_revisions(history: &[Event]) {
     let verdict = check_revisions(history);
     assert!(matches!(verdict, Err(Fault::Revisions(_))), "{verdict:?}");
     assert_eq!(check(history), verdict);
+}
+
+#[track_caller]
+fn assert_bad_order(history: &[Event]) {
+    let verdict = check_order(history);
+    assert!(matches!(verdict, Err(Fault::Order(_))), "{verdict:?}");
 }
 
 #[test]
@@ -87,10 +130,10 @@ fn check_finds_a_stale_read() {
 #[test]
 fn check_finds_a_value_nobody_wrote_or_that_was_not_done() {
     assert_not_linearizable(&[get((1, 2), 10, 1)]);
-    let refused = event((1, 2), Op::Put { value: 10, condition: None }, Answer::NotDone);
+    let refused = event((1, 2), put_op(10, None), Answer::NotDone);
     assert_good(&[refused.clone(), absent((3, 4))]);
     assert_not_linearizable(&[refused, get((3, 4), 10, 1)]);
-    let early = check_linearizable(&[get((1, 2), 10, 1), put((3, 4), 10, 1)], MAX_STEPS);
+    let early = check_linearizable(&[get((1, 2), 10, 1), put((3, 4), 10, 1)], &Limits::default());
     assert!(matches!(early, Err(Fault::NotLinearizable { .. })), "{early:?}");
 }
 
@@ -103,70 +146,63 @@ fn check_lets_an_unknown_write_happen_late_or_never_but_once() {
     let twice = [unknown_put(1, 10), get((2, 3), 10, 1), put((4, 5), 20, 2), get((6, 7), 10, 1)];
     assert_not_linearizable(&twice);
 
-    let unknown_delete = event((3, 0), Op::Delete { condition: None }, Answer::Unknown);
+    let unknown_delete = event((3, 0), delete_op(None), Answer::Unknown);
     let read = get((4, 5), 10, 1);
     assert_good(&[put((1, 2), 10, 1), unknown_delete.clone(), read.clone(), absent((6, 7))]);
     assert_not_linearizable(&[put((1, 2), 10, 1), unknown_delete, absent((4, 5)), get((6, 7), 10, 1)]);
-    assert_good(&[event((1, 0), Op::Get, Answer::Unknown)]);
+    assert_good(&[event((1, 0), get_op(), Answer::Unknown)]);
 }
 
 #[test]
 fn check_follows_conditions() {
-    let at = Condition::ModRevision;
+    let holds_at = Condition::ModRevision;
     let written = |revision| Answer::Written { revision };
     let failed = |mod_revision| Answer::PreconditionFailed { mod_revision };
     assert_good(&[
         cas((1, 2), 10, Condition::Absent, written(1)),
         cas((3, 4), 20, Condition::Absent, failed(1)),
-        cas((5, 6), 30, at(1), written(2)),
-        cas((7, 8), 40, at(1), failed(2)),
+        cas((5, 6), 30, holds_at(1), written(2)),
+        cas((7, 8), 40, holds_at(1), failed(2)),
         cas((9, 10), 50, Condition::Exists, written(3)),
-        event(
-            (11, 12),
-            Op::Delete { condition: Some(at(3)) },
-            Answer::Deleted { revision: 4, deleted: true },
-        ),
+        event((11, 12), delete_op(Some(holds_at(3))), Answer::Deleted { revision: 4, deleted: true }),
         cas((13, 14), 60, Condition::Exists, failed(0)),
     ]);
     let first = put((1, 2), 10, 1);
     // The lost update: both saw revision 1, both were told that it still held.
     assert_not_linearizable(&[
         first.clone(),
-        cas((3, 9), 20, at(1), written(2)),
-        cas((4, 8), 30, at(1), written(3)),
+        cas((3, 9), 20, holds_at(1), written(2)),
+        cas((4, 8), 30, holds_at(1), written(3)),
     ]);
     assert_not_linearizable(&[first.clone(), cas((3, 4), 20, Condition::Absent, written(2))]);
-    assert_not_linearizable(&[first.clone(), cas((3, 4), 20, at(1), failed(1))]);
+    assert_not_linearizable(&[first.clone(), cas((3, 4), 20, holds_at(1), failed(1))]);
     assert_not_linearizable(&[first.clone(), cas((3, 4), 20, Condition::Exists, failed(0))]);
-    assert_not_linearizable(&[
-        first.clone(),
-        event((3, 4), Op::Put { value: 20, condition: None }, failed(1)),
-    ]);
+    assert_not_linearizable(&[first.clone(), event((3, 4), put_op(20, None), failed(1))]);
     assert_not_linearizable(&[first, delete((3, 4), 1, false)]);
     // Refused because of a write whose own answer was lost.
     assert_good(&[
         put((1, 2), 10, 1),
         unknown_put(3, 20),
-        cas((4, 5), 30, at(1), failed(2)),
+        cas((4, 5), 30, holds_at(1), failed(2)),
         get((6, 7), 20, 2),
     ]);
-    assert_not_linearizable(&[put((1, 2), 10, 1), cas((4, 5), 30, at(1), failed(2)), get((6, 7), 10, 1)]);
+    assert_not_linearizable(&[
+        put((1, 2), 10, 1),
+        cas((4, 5), 30, holds_at(1), failed(2)),
+        get((6, 7), 10, 1),
+    ]);
 }
 
 #[test]
 fn check_looks_at_each_key_alone() {
-    let mut other = put((1, 2), 10, 1);
-    other.key = "other".into();
+    let other = elsewhere(put((1, 2), 10, 1));
     assert_good(&[other.clone(), absent((3, 4))]);
-    let mut read = get((5, 6), 10, 1);
-    read.key = "other".into();
-    assert_good(&[other, absent((3, 4)), read]);
+    assert_good(&[other, absent((3, 4)), elsewhere(get((5, 6), 10, 1))]);
 }
 
 #[test]
 fn check_revisions_follow_real_time_over_all_keys() {
-    let mut other = put((3, 4), 20, 1);
-    other.key = "other".into();
+    let other = elsewhere(put((3, 4), 20, 1));
     assert_bad_revisions(&[put((1, 2), 10, 2), other.clone()]);
     assert_bad_revisions(&[put((1, 2), 10, 1), get((3, 4), 10, 1), delete((5, 6), 0, false)]);
     assert_bad_revisions(&[get((1, 2), 10, 5), other]);
@@ -182,20 +218,83 @@ fn check_revisions_name_one_change_each() {
     assert_bad_revisions(&[put((1, 2), 10, 0)]);
 }
 
+fn list(times: (u64, u64), revision: u64, rows: &[(&str, u64, u64)]) -> Event {
+    let rows = rows.iter().map(|&(key, value, mod_revision)| Row {
+        key: key.into(),
+        value: value.to_string(),
+        mod_revision,
+    });
+    event(times, Op::List { prefix: "".into() }, Answer::Listed { revision, rows: rows.collect() })
+}
+
+#[test]
+fn check_order_replays_the_log() {
+    let good = [
+        at(4, absent((1, 2))),
+        at(5, put((1, 9), 10, 1)),
+        at(6, elsewhere(put((3, 8), 20, 2))),
+        at(6, list((5, 10), 2, &[("k", 10, 1), ("other", 20, 2)])),
+        at(7, delete((11, 12), 3, true)),
+        at(9, list((13, 14), 3, &[("other", 20, 2)])),
+    ];
+    assert_good(&good);
+    // A list that shows the second write and not the first: no key alone has a fault.
+    let mut torn = good.to_vec();
+    torn[3] = at(6, list((5, 10), 2, &[("other", 20, 2)]));
+    assert_eq!(check_linearizable(&torn, &Limits::default()), Ok(()));
+    assert_bad_order(&torn);
+    // A state that never was.
+    torn[3] = at(4, list((5, 10), 2, &[("k", 10, 1), ("other", 20, 2)]));
+    assert_bad_order(&torn);
+    torn[3] = at(6, list((5, 10), 2, &[("other", 20, 2), ("k", 10, 1)]));
+    assert_bad_order(&torn);
+    torn[3] = at(6, list((5, 10), 2, &[("k", 10, 1), ("nobody's", 1, 7), ("other", 20, 2)]));
+    assert_bad_order(&torn);
+}
+
+#[test]
+fn check_order_follows_real_time_over_all_keys() {
+    assert_bad_order(&[at(5, put((3, 4), 10, 1)), at(6, elsewhere(put((1, 2), 20, 2)))]);
+    assert_bad_order(&[at(5, put((1, 2), 10, 1)), at(4, elsewhere(absent((3, 4))))]);
+    // Reads of one index have no order among themselves.
+    assert_good(&[at(5, absent((3, 4))), at(5, absent((1, 2)))]);
+    assert_bad_order(&[at(5, put((1, 9), 10, 1)), at(5, elsewhere(put((1, 9), 20, 2)))]);
+    assert_bad_order(&[at(5, put((1, 9), 10, 2)), at(6, elsewhere(put((1, 9), 20, 1)))]);
+}
+
+#[test]
+fn check_order_places_what_has_no_index() {
+    let deleted = event((5, 0), delete_op(None), Answer::Unknown);
+    let first = at(1, put((1, 2), 10, 1));
+    assert_good(&[first.clone(), deleted.clone(), at(1, get((6, 7), 10, 1)), at(2, absent((8, 9)))]);
+    assert_bad_order(&[first.clone(), at(2, absent((3, 4))), deleted.clone()]);
+    let unknown = unknown_put(5, 20);
+    assert_good(&[first.clone(), unknown.clone(), at(2, get((6, 7), 20, 2))]);
+    assert_bad_order(&[first.clone(), unknown.clone(), at(2, get((6, 7), 20, 2)), at(3, get((8, 9), 10, 1))]);
+    // A change whose answer was a replayed one: its revision says where it stands, before its call it cannot be.
+    let replayed = put((5, 9), 20, 2);
+    assert_good(&[first.clone(), replayed.clone(), at(4, elsewhere(put((5, 6), 1, 3)))]);
+    assert_bad_order(&[first.clone(), replayed, at(4, elsewhere(put((3, 4), 1, 3)))]);
+}
+
 #[test]
 fn check_gives_up_loudly() {
     let history: Vec<Event> = (0..20).map(|i| put((2 * i + 1, 2 * i + 2), i, i + 1)).collect();
-    let verdict = check_linearizable(&history, 10);
-    assert_eq!(verdict, Err(Fault::Undecided { key: "k".into(), steps: 10 }));
-    assert_eq!(check_linearizable(&history, 20), Ok(()));
+    let undecided = |limits| check_linearizable(&history, &limits).is_err_and(|fault| fault.is_undecided());
+    let limits = Limits::default();
+    assert!(undecided(Limits { max_steps: 10, ..limits }));
+    assert!(undecided(Limits { max_bytes: 100, ..limits }));
+    assert_eq!(check_linearizable(&history, &Limits { max_steps: 20, ..limits }), Ok(()));
 }
 
 /// What happens in a random history.
 struct Shape {
     events: usize,
-    /// How long an operation takes at most; one is called every 100 µs on average.
-    duration_us: u64,
+    /// How long an operation takes at most; one is called every 100 ns on average.
+    duration_ns: u64,
     unknown_percent: u64,
+    /// Answers that do not name their log index.
+    no_index_percent: u64,
 }
 
 /// Runs random operations against one map, each at one moment between call and return.
@@ -203,7 +302,7 @@ fn random_history(rng: &mut Rng, shape: &Shape) -> Vec<Event> {
     let mut moments: Vec<u64> =
         (0..shape.events).map(|_| 10_000 + rng.u64(0..100 * shape.events as u64)).collect();
     moments.sort_unstable();
-    let (mut revision, mut current) = (0, None::<(u64, u64)>);
+    let (mut index, mut revision, mut current) = (0, 0, None::<(u64, u64)>);
     let mut history = Vec::new();
     for (i, moment) in moments.into_iter().enumerate() {
         let condition = match rng.u8(0..6) {
@@ -215,23 +314,30 @@ fn random_history(rng: &mut Rng, shape: &Shape) -> Vec<Event> {
             _ => None,
         };
         let op = match rng.u8(0..10) {
-            0..5 => Op::Get,
-            5..9 => Op::Put { value: 100 + i as u64, condition },
-            _ => Op::Delete { condition },
+            0..5 => get_op(),
+            5..9 => put_op(100 + i as u64, condition),
+            _ => delete_op(condition),
         };
-        let (call_us, return_us) =
-            (moment - rng.u64(0..shape.duration_us), moment + rng.u64(0..shape.duration_us));
-        let mut event = Event { client: i as u64, ..event((call_us, return_us), op, Answer::NotDone) };
+        let (call_ns, return_ns) =
+            (moment - rng.u64(0..shape.duration_ns), moment + rng.u64(0..shape.duration_ns));
+        let mut event = Event { process: i as u64, ..event((call_ns, return_ns), op, Answer::NotDone) };
         let luck = rng.u64(0..100);
         // A third of the unknown ones never happens; the others may happen long after their call.
         if luck >= shape.unknown_percent / 3 {
-            event.result = execute(op, &mut revision, &mut current);
+            event.answer = execute(&event.op, &mut revision, &mut current);
+            index += u64::from(event.op.is_write());
+            event.index = Some(index);
         }
         if luck < shape.unknown_percent {
-            event.result = Answer::Unknown;
-            event.call_us -= rng.u64(0..3 * shape.duration_us);
-        } else if luck >= 98 && matches!(event.result, Answer::PreconditionFailed { .. }) {
-            event.result = Answer::NotDone;
+            event.answer = Answer::Unknown;
+            event.call_ns -= rng.u64(0..3 * shape.duration_ns);
+        } else if luck >= 98 && matches!(event.answer, Answer::PreconditionFailed { .. }) {
+            event.answer = Answer::NotDone;
+        }
+        if matches!(event.answer, Answer::Unknown | Answer::NotDone)
+            || rng.u64(0..100) < shape.no_index_percent
+        {
+            event.index = None;
         }
         history.push(event);
     }
@@ -239,11 +345,11 @@ fn random_history(rng: &mut Rng, shape: &Shape) -> Vec<Event> {
     history
 }
 
-fn execute(op: Op, revision: &mut u64, current: &mut Option<(u64, u64)>) -> Answer {
+fn execute(op: &Op, revision: &mut u64, current: &mut Option<(u64, u64)>) -> Answer {
     let mod_revision = current.map_or(0, |(_, at)| at);
     let condition = match op {
-        Op::Get => None,
-        Op::Put { condition, .. } | Op::Delete { condition } => condition,
+        Op::Get { .. } | Op::List { .. } => None,
+        Op::Put { condition, .. } | Op::Delete { condition, .. } => *condition,
     };
     let holds = match condition {
         None => true,
@@ -253,11 +359,12 @@ fn execute(op: Op, revision: &mut u64, current: &mut Option<(u64, u64)>) -> Answ
     };
     match (op, *current) {
         _ if !holds => Answer::PreconditionFailed { mod_revision },
-        (Op::Get, None) => Answer::Absent,
-        (Op::Get, Some((value, mod_revision))) => Answer::Value { value, mod_revision },
+        (Op::List { .. }, _) => unreachable!("no lists of one key"),
+        (Op::Get { .. }, None) => Answer::Absent,
+        (Op::Get { .. }, Some((value, mod_revision))) => value_of(value, mod_revision),
         (Op::Put { value, .. }, _) => {
             *revision += 1;
-            *current = Some((value, *revision));
+            *current = Some((number(value), *revision));
             Answer::Written { revision: *revision }
         }
         (Op::Delete { .. }, None) => Answer::Deleted { revision: *revision, deleted: false },
@@ -274,16 +381,16 @@ fn damage(rng: &mut Rng, history: &mut [Event]) {
     let known: Vec<(u64, u64)> = known_revisions(history).into_iter().collect();
     let at = rng.usize(0..history.len());
     let other = rng.usize(0..history.len());
-    let (call_us, return_us) = (history[other].call_us, history[other].return_us);
+    let (call_ns, return_ns) = (history[other].call_ns, history[other].return_ns);
     let event = &mut history[at];
     let unused = 1_000 + at as u64;
     if rng.u8(0..3) == 0 {
-        (event.call_us, event.return_us) = (call_us, return_us);
+        (event.call_ns, event.return_ns) = (call_ns, return_ns);
         return;
     }
-    event.result = match event.result {
+    event.answer = match event.answer {
         Answer::Value { .. } | Answer::Absent => match rng.choice(&known) {
-            Some(&(value, mod_revision)) if rng.u8(0..4) > 0 => Answer::Value { value, mod_revision },
+            Some(&(value, mod_revision)) if rng.u8(0..4) > 0 => value_of(value, mod_revision),
             _ => Answer::Absent,
         },
         Answer::Deleted { deleted, .. } => Answer::Deleted { revision: unused, deleted: !deleted },
@@ -292,15 +399,19 @@ fn damage(rng: &mut Rng, history: &mut [Event]) {
             Answer::PreconditionFailed { mod_revision }
         }
         Answer::Written { .. } => Answer::NotDone,
-        unchanged => unchanged,
+        _ => return,
     };
+}
+
+fn number(value: &str) -> u64 {
+    value.parse().expect("values are numbers here")
 }
 
 /// The revision of every value that some answer tells.
 fn known_revisions(history: &[Event]) -> BTreeMap<u64, u64> {
-    let told = history.iter().filter_map(|event| match (event.op, event.result) {
-        (Op::Put { value, .. }, Answer::Written { revision }) => Some((value, revision)),
-        (_, Answer::Value { value, mod_revision }) => Some((value, mod_revision)),
+    let told = history.iter().filter_map(|event| match (&event.op, &event.answer) {
+        (Op::Put { value, .. }, Answer::Written { revision }) => Some((number(value), *revision)),
+        (_, Answer::Value { value, mod_revision }) => Some((number(value), *mod_revision)),
         _ => None,
     });
     told.collect()
@@ -309,7 +420,7 @@ fn known_revisions(history: &[Event]) -> BTreeMap<u64, u64> {
 /// Tries every order of every choice of the unknown operations.
 fn has_an_order(history: &[Event], placed: u32, now: Option<u64>, known: &BTreeMap<u64, u64>) -> bool {
     let is_open = |i: usize| placed & 1 << i == 0;
-    let must_be_placed = |event: &Event| !matches!(event.result, Answer::Unknown | Answer::NotDone);
+    let must_be_placed = |event: &Event| !matches!(event.answer, Answer::Unknown | Answer::NotDone);
     if !history.iter().enumerate().any(|(i, e)| is_open(i) && must_be_placed(e)) {
         return true;
     }
@@ -317,7 +428,7 @@ fn has_an_order(history: &[Event], placed: u32, now: Option<u64>, known: &BTreeM
         let is_too_early = history
             .iter()
             .enumerate()
-            .any(|(j, e)| is_open(j) && must_be_placed(e) && e.return_us < event.call_us);
+            .any(|(j, e)| is_open(j) && must_be_placed(e) && e.return_ns < event.call_ns);
         is_open(i)
             && !is_too_early
             && explain(event, now, known)
@@ -346,35 +457,38 @@ fn explain(event: &Event, now: Option<u64>, known: &BTreeMap<u64, u64>) -> Optio
         Some(Condition::Absent) => revision != 0,
         Some(Condition::ModRevision(wanted)) => revision == 0 || wanted != revision,
     };
-    match (event.op, event.result) {
-        (_, Answer::NotDone) | (Op::Get, Answer::Unknown) => None,
-        (Op::Get, Answer::Value { value, .. }) => (now == Some(value)).then_some(now),
-        (Op::Get, _) => now.is_none().then_some(now),
+    match (&event.op, &event.answer) {
+        (_, Answer::NotDone) | (Op::Get { .. }, Answer::Unknown) => None,
+        (Op::Get { .. }, Answer::Value { value, .. }) => (now == Some(number(value))).then_some(now),
+        (Op::Get { .. }, _) => now.is_none().then_some(now),
         (
-            Op::Put { condition, .. } | Op::Delete { condition },
+            Op::Put { condition, .. } | Op::Delete { condition, .. },
             Answer::PreconditionFailed { mod_revision },
-        ) => (may_be_at(mod_revision) && may_fail_at(condition, mod_revision)).then_some(now),
-        (Op::Put { value, condition }, _) => may_hold(condition).then_some(Some(value)),
-        (Op::Delete { condition }, Answer::Deleted { deleted, .. }) => {
-            (may_hold(condition) && deleted == now.is_some()).then_some(None)
+        ) => (may_be_at(*mod_revision) && may_fail_at(*condition, *mod_revision)).then_some(now),
+        (Op::Put { value, condition, .. }, _) => may_hold(*condition).then_some(Some(number(value))),
+        (Op::Delete { condition, .. }, Answer::Deleted { deleted, .. }) => {
+            (may_hold(*condition) && *deleted == now.is_some()).then_some(None)
         }
-        (Op::Delete { condition }, _) => may_hold(condition).then_some(None),
+        (Op::Delete { condition, .. }, _) => may_hold(*condition).then_some(None),
+        (Op::List { .. }, _) => unreachable!("no lists of one key"),
     }
 }
 
 #[test]
 fn check_agrees_with_trying_every_order() {
-    let (mut good, mut bad) = (0, 0);
+    let (mut good, mut bad, mut ordered) = (0, 0, 0);
     for seed in 0..40_000 {
         let mut rng = Rng::with_seed(seed);
         let unknown_percent = *rng.choice(&[0, 20, 50]).unwrap();
-        let shape = Shape { events: rng.usize(3..=7), duration_us: rng.u64(1..200), unknown_percent };
+        let no_index_percent = *rng.choice(&[0, 0, 20]).unwrap();
+        let (events, duration_ns) = (rng.usize(3..=7), rng.u64(1..200));
+        let shape = Shape { events, duration_ns, unknown_percent, no_index_percent };
         let mut history = random_history(&mut rng, &shape);
         let is_damaged = rng.u8(0..4) > 0;
         if is_damaged {
             (0..rng.u8(1..4)).for_each(|_| damage(&mut rng, &mut history));
         }
-        let verdict = check_linearizable(&history, MAX_STEPS);
+        let verdict = check_linearizable(&history, &Limits::default());
         if let Err(Fault::Revisions(_)) = verdict {
             assert!(is_damaged, "seed {seed}: {verdict:?}");
             continue;
@@ -383,28 +497,304 @@ fn check_agrees_with_trying_every_order() {
         assert_eq!(verdict.is_ok(), has_order, "seed {seed}: {verdict:?}\n{history:#?}");
         assert!(has_order || is_damaged, "seed {seed}: what one map did was refused");
         *(if has_order { &mut good } else { &mut bad }) += 1;
+        // The order of the indexes is one order: where it explains everything, there is one.
+        match check_order(&history) {
+            Ok(()) if no_index_percent == 0 => {
+                assert!(has_order, "seed {seed}: there is no order, so not this one:\n{history:#?}");
+                ordered += 1;
+            }
+            Ok(()) => {}
+            Err(fault) => assert!(is_damaged, "seed {seed}: {fault}\n{history:#?}"),
+        }
     }
     assert!(good > 5_000 && bad > 5_000, "both kinds must occur: {good} good, {bad} bad");
+    assert!(ordered > 4_000, "only {ordered} were good by the order of their indexes");
+}
+
+/// The same rules in the form that another implementation takes: `todc-utils`.
+struct OneKey;
+
+#[derive(Clone, Debug)]
+struct Operation {
+    event: Event,
+    known: Arc<BTreeMap<u64, u64>>,
+}
+
+impl Specification for OneKey {
+    type State = Option<u64>;
+    type Operation = Operation;
+
+    fn init() -> Option<u64> {
+        None
+    }
+
+    /// What is unknown, or was not done, may always be placed: at the very end it does no harm.
+    fn apply(operation: &Operation, now: &Option<u64>) -> (bool, Option<u64>) {
+        match explain(&operation.event, *now, &operation.known) {
+            Some(next) => (true, next),
+            None => (matches!(operation.event.answer, Answer::Unknown | Answer::NotDone), *now),
+        }
+    }
+}
+
+fn is_linearizable_by_todc(history: &[Event]) -> bool {
+    let known = Arc::new(known_revisions(history));
+    // Calls before returns of the same time: equal times are concurrent.
+    let mut actions: Vec<(u64, bool, usize, Action<Operation>)> = Vec::new();
+    for (process, event) in history.iter().enumerate() {
+        let end = if event.answer == Answer::Unknown { u64::MAX } else { event.return_ns };
+        let operation = Operation { event: event.clone(), known: Arc::clone(&known) };
+        actions.push((event.call_ns, false, process, Action::Call(operation.clone())));
+        actions.push((end, true, process, Action::Response(operation)));
+    }
+    actions.sort_by_key(|(time, is_return, process, _)| (*time, *is_return, *process));
+    let actions = actions.into_iter().map(|(.., process, action)| (process, action)).collect();
+    WGLChecker::<OneKey>::is_linearizable(History::from_actions(actions))
+}
+
+#[test]
+fn check_agrees_with_another_implementation() {
+    let (mut compared, mut good) = (0, 0);
+    for seed in 1_000_000.. {
+        let mut rng = Rng::with_seed(seed);
+        let (events, duration_ns) = (rng.usize(5..=24), rng.u64(1..300));
+        let unknown_percent = *rng.choice(&[0, 10, 30]).unwrap();
+        let shape = Shape { events, duration_ns, unknown_percent, no_index_percent: 0 };
+        let mut history = random_history(&mut rng, &shape);
+        (0..rng.u8(0..3)).for_each(|_| damage(&mut rng, &mut history));
+        let verdict = check_linearizable(&history, &Limits::default());
+        if let Err(Fault::Revisions(_)) = verdict {
+            continue;
+        }
+        let other = is_linearizable_by_todc(&history);
+        assert_eq!(verdict.is_ok(), other, "seed {seed}: {verdict:?}\n{history:#?}");
+        compared += 1;
+        good += u32::from(other);
+        if compared == 10_000 {
+            break;
+        }
+    }
+    assert!((2_000..8_000).contains(&good), "both kinds must occur: {good} of {compared} are good");
 }
 
 #[test]
 fn check_decides_long_histories_and_finds_one_flipped_read() {
     for seed in 0..20 {
         let mut rng = Rng::with_seed(seed);
-        let (duration_us, unknown_percent) = (rng.u64(100..2_500), rng.u64(0..15));
-        let shape = Shape { events: 2_000, duration_us, unknown_percent };
+        let (duration_ns, unknown_percent) = (rng.u64(100..2_500), rng.u64(0..15));
+        let shape = Shape { events: 2_000, duration_ns, unknown_percent, no_index_percent: seed % 3 };
         let mut history = random_history(&mut rng, &shape);
         assert_good(&history);
-        history.sort_by_key(|event| event.call_us);
+        history.sort_by_key(|event| event.call_ns);
         // A value that was overwritten, and the overwriting answered, long before the read.
-        let old = history[..500].iter().find_map(|event| match (event.op, event.result) {
-            (Op::Put { value, .. }, Answer::Written { revision }) => Some((value, revision)),
+        let old = history[..500].iter().find_map(|event| match (&event.op, &event.answer) {
+            (Op::Put { value, .. }, Answer::Written { revision }) => Some((number(value), *revision)),
             _ => None,
         });
         let (value, mod_revision) = old.expect("most puts are answered");
-        let mut reads: Vec<&mut Event> = history[1_000..].iter_mut().filter(|e| e.op == Op::Get).collect();
+        let mut reads: Vec<&mut Event> = history[1_000..].iter_mut().filter(|e| !e.op.is_write()).collect();
         let at = rng.usize(0..reads.len());
-        reads[at].result = Answer::Value { value, mod_revision };
+        reads[at].answer = value_of(value, mod_revision);
+        assert!(reads[at].index.is_none() || check_order(&history).is_err(), "seed {seed}");
         assert_not_linearizable(&history);
     }
+}
+
+type Cells = BTreeMap<String, (u64, u64)>;
+
+/// Random operations on a few keys and lists of them, each at one moment between call and return, with its index.
+fn random_store_history(rng: &mut Rng, events: usize, duration_ns: u64) -> Vec<Event> {
+    let mut moments: Vec<u64> = (0..events).map(|_| 10_000 + rng.u64(0..100 * events as u64)).collect();
+    moments.sort_unstable();
+    let (mut index, mut revision, mut cells) = (0, 0, Cells::new());
+    let mut history = Vec::new();
+    for (i, moment) in moments.into_iter().enumerate() {
+        let key = format!("{}/{}", rng.u8(0..2), rng.u8(0..2));
+        let now = cells.get(&key).copied();
+        let value = 100 + i as u64;
+        let (op, answer) = match rng.u8(0..10) {
+            0..3 => {
+                let listed = list_of(&cells, "0/", revision);
+                (Op::List { prefix: "0/".into() }, listed)
+            }
+            3 => (Op::List { prefix: String::new() }, list_of(&cells, "", revision)),
+            4 => (Op::Get { key }, now.map_or(Answer::Absent, |(value, at)| value_of(value, at))),
+            5 if now.is_some() => {
+                revision += 1;
+                cells.remove(&key);
+                (Op::Delete { key, condition: None }, Answer::Deleted { revision, deleted: true })
+            }
+            _ => {
+                revision += 1;
+                cells.insert(key.clone(), (value, revision));
+                (Op::Put { key, value: value.to_string(), condition: None }, Answer::Written { revision })
+            }
+        };
+        index += u64::from(op.is_write());
+        let mut event = Event {
+            process: i as u64,
+            call_ns: moment - rng.u64(0..duration_ns),
+            return_ns: moment + rng.u64(0..duration_ns),
+            op,
+            answer,
+            index: Some(index),
+        };
+        if event.op.is_write() && rng.u8(0..10) == 0 {
+            (event.answer, event.index) = (Answer::Unknown, None);
+        }
+        history.push(event);
+    }
+    history
+}
+
+fn list_of(cells: &Cells, prefix: &str, revision: u64) -> Answer {
+    let below = cells.iter().filter(|(key, _)| key.starts_with(prefix));
+    let rows = below.map(|(key, &(value, mod_revision))| Row {
+        key: key.clone(),
+        value: value.to_string(),
+        mod_revision,
+    });
+    Answer::Listed { revision, rows: rows.collect() }
+}
+
+/// Some list shows a row that another list showed, leaves one out, or comes from another index.
+fn damage_a_list(rng: &mut Rng, history: &mut [Event]) {
+    let listed = |event: &Event| match &event.answer {
+        Answer::Listed { rows, .. } => rows.clone(),
+        _ => Vec::new(),
+    };
+    let all_rows: Vec<Row> = history.iter().flat_map(listed).collect();
+    let mut lists: Vec<&mut Event> = history.iter_mut().filter(|e| e.op.key().is_none()).collect();
+    let Some(event) = rng.choice(lists.iter_mut()) else { return };
+    let Answer::Listed { rows, .. } = &mut event.answer else { return };
+    match (rng.u8(0..3), rng.choice(&all_rows)) {
+        (0, _) if !rows.is_empty() => drop(rows.remove(rng.usize(0..rows.len()))),
+        (1, Some(other)) => {
+            if let Some(row) = rows.iter_mut().find(|row| row.key == other.key) {
+                *row = other.clone();
+            }
+        }
+        _ => event.index = event.index.map(|index| (index + rng.u64(0..3)).saturating_sub(1)),
+    }
+}
+
+/// The whole store as one object: lists too, so nothing is partitioned.
+struct WholeStore;
+
+impl Specification for WholeStore {
+    type State = Cells;
+    type Operation = Event;
+
+    fn init() -> Cells {
+        Cells::new()
+    }
+
+    fn apply(event: &Event, cells: &Cells) -> (bool, Cells) {
+        let mut after = cells.clone();
+        // Revisions are compared where they are known; an unknown write has none.
+        let fits = match (&event.op, &event.answer) {
+            (Op::List { prefix }, Answer::Listed { rows, .. }) => {
+                let below = cells.iter().filter(|(key, _)| key.starts_with(prefix));
+                below.map(|(key, (value, _))| (key.clone(), value.to_string())).collect::<Vec<_>>()
+                    == rows.iter().map(|row| (row.key.clone(), row.value.clone())).collect::<Vec<_>>()
+            }
+            (Op::Get { key }, Answer::Absent) => !cells.contains_key(key),
+            (Op::Get { key }, Answer::Value { value, .. }) => {
+                cells.get(key).is_some_and(|(now, _)| *now == number(value))
+            }
+            (Op::Put { key, value, .. }, _) => {
+                after.insert(key.clone(), (number(value), 0));
+                true
+            }
+            (Op::Delete { key, .. }, answer) => after.remove(key).is_some() || *answer == Answer::Unknown,
+            _ => unreachable!("not drawn: {event}"),
+        };
+        if fits { (true, after) } else { (false, cells.clone()) }
+    }
+}
+
+#[test]
+fn check_order_of_lists_agrees_with_another_implementation() {
+    let (mut good, mut bad) = (0, 0);
+    for seed in 0..4_000 {
+        let mut rng = Rng::with_seed(seed);
+        let (events, duration_ns) = (rng.usize(4..=14), rng.u64(1..300));
+        let mut history = random_store_history(&mut rng, events, duration_ns);
+        let is_damaged = rng.bool();
+        if is_damaged {
+            damage_a_list(&mut rng, &mut history);
+        }
+        let verdict = dkv::check::check(&history, &Limits::default());
+        assert!(is_damaged || verdict == Ok(()), "seed {seed}: {verdict:?}\n{history:#?}");
+        if verdict.is_err() {
+            bad += 1;
+            continue;
+        }
+        good += 1;
+        let mut actions: Vec<(u64, bool, usize, Action<Event>)> = Vec::new();
+        for (process, event) in history.iter().enumerate() {
+            let end = if event.answer == Answer::Unknown { u64::MAX } else { event.return_ns };
+            actions.push((event.call_ns, false, process, Action::Call(event.clone())));
+            actions.push((end, true, process, Action::Response(event.clone())));
+        }
+        actions.sort_by_key(|(time, is_return, process, _)| (*time, *is_return, *process));
+        let actions = actions.into_iter().map(|(.., process, action)| (process, action)).collect();
+        let is_good = WGLChecker::<WholeStore>::is_linearizable(History::from_actions(actions));
+        assert!(is_good, "seed {seed}: accepted, but there is no order:\n{history:#?}");
+    }
+    assert!(good > 1_000 && bad > 500, "both kinds must occur: {good} good, {bad} bad");
+}
+
+#[test]
+fn narrow_changes_no_verdict() {
+    let (mut good, mut bad, mut settled) = (0, 0, 0);
+    for seed in 0..5_000 {
+        let mut rng = Rng::with_seed(seed);
+        let (events, duration_ns) = (rng.usize(5..=20), rng.u64(1..300));
+        let shape = Shape { events, duration_ns, unknown_percent: 40, no_index_percent: 20 };
+        let mut history = random_history(&mut rng, &shape);
+        (0..rng.u8(0..3)).for_each(|_| damage(&mut rng, &mut history));
+        let narrowed = narrow(&history, None);
+        settled += history.iter().zip(&narrowed).filter(|(before, after)| before != after).count();
+        let (before, after) = (
+            check_linearizable(&history, &Limits::default()).is_ok(),
+            check_linearizable(&narrowed, &Limits::default()).is_ok(),
+        );
+        assert_eq!(before, after, "seed {seed}\n{history:#?}\n{narrowed:#?}");
+        *(if before { &mut good } else { &mut bad }) += 1;
+    }
+    assert!(good > 1_000 && bad > 1_000 && settled > 1_000, "{good} good, {bad} bad, {settled} settled");
+}
+
+#[test]
+fn narrow_takes_the_log_at_its_word() {
+    let mut log = Committed::default();
+    log.put("k", "10", 7);
+    let history = [unknown_put(1, 10), unknown_put(2, 20), get((3, 4), 30, 3), unknown_put(1, 30)];
+    let narrowed = narrow(&history, Some(&log));
+    assert_eq!((&narrowed[0].answer, narrowed[0].index), (&Answer::Unknown, Some(7)));
+    assert_eq!(narrowed[1].answer, Answer::NotDone);
+    // Read, and not in the log: that is for the checks to say.
+    assert_eq!(narrowed[3].answer, Answer::NotDone);
+    assert_not_linearizable(&narrowed);
+    let seen = narrow(&history[2..], None);
+    assert_eq!((&seen[1].answer, seen[1].return_ns), (&Answer::Written { revision: 3 }, 4));
+}
+
+#[test]
+fn histories_are_json_lines() {
+    let mut history = random_history(
+        &mut Rng::with_seed(5),
+        &Shape { events: 60, duration_ns: 100, unknown_percent: 20, no_index_percent: 20 },
+    );
+    history.extend(random_store_history(&mut Rng::with_seed(5), 60, 100));
+    let mut bytes = Vec::new();
+    write_history(&mut bytes, &history).unwrap();
+    assert_eq!(bytes.iter().filter(|b| **b == b'\n').count(), history.len());
+    assert_eq!(read_history(&bytes[..]).unwrap(), history);
+    let one = br#"{"process":3,"call_ns":5,"return_ns":9,"op":{"put":{"key":"k","value":"v"}},"answer":{"written":{"revision":2}},"index":17}"#;
+    let event = read_history(&one[..]).unwrap().remove(0);
+    assert_eq!((event.process, event.index, event.op.key()), (3, Some(17), Some("k")));
+    let error = read_history(&b"{}\n"[..]).unwrap_err();
+    assert!(error.to_string().starts_with("line 1: "), "{error}");
 }

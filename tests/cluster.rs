@@ -135,6 +135,26 @@ fn a_sigterm_seals_the_log_and_exits_0() {
     assert_eq!(cluster.get(0, "k").unwrap().text(), "v");
 }
 
+/// Exit code 1 sends the operator to the disk; SIGABRT, which it used to be, says that the program is at fault.
+#[test]
+fn a_disk_that_fails_is_not_reported_as_a_defect() {
+    let setup = Setup { extra: "segment_bytes: 65536\n".into(), ..Setup::default() };
+    let mut cluster = Cluster::prepare(1, &setup);
+    // The next segment cannot be made: its names are taken by what are no files.
+    for spare in 0..16 {
+        fs::create_dir_all(cluster.data_dir(0).join(format!("spare-{spare}.tmp"))).unwrap();
+    }
+    cluster.spawn(0);
+    let mut n = 0;
+    let status = wait_for("the node to need its next segment", || {
+        n += 1;
+        let _ = cluster.put(0, &format!("k{n}"), &"v".repeat(4000));
+        cluster.ended(0)
+    });
+    assert_eq!(status.code(), Some(1), "{status}: {}", cluster.log(0));
+    assert!(cluster.log(0).contains("Check the disk"), "{}", cluster.log(0));
+}
+
 /// The log files of a node, oldest first.
 fn segments(cluster: &Cluster, n: usize) -> Vec<PathBuf> {
     let files = fs::read_dir(cluster.data_dir(n)).unwrap().map(|e| e.unwrap().path());

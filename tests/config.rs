@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use dkv::config::{Config, MAX_FILE_BYTES};
+use dkv::config::{Config, Joiner, MAX_FILE_BYTES, Peer};
 use dkv::store::identity::DataDirLock;
 
 fn shipped(name: &str) -> PathBuf {
@@ -317,6 +317,39 @@ fn server_refuses_what_this_machine_does_not_allow() {
     let by = format!("dkv-server: x.yaml: data_dir data: already in use by process {}", std::process::id());
     assert!(said.starts_with(&by), "{said}");
     drop(lock);
+}
+
+#[test]
+fn load_to_join_takes_the_command_line_before_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("x.yaml");
+    let joiner = Joiner {
+        node_id: Some("d".into()),
+        raft_addr: Some("10.0.0.4:1".into()),
+        http_addr: Some("10.0.0.4:2".into()),
+        data_dir: Some("data/d".into()),
+    };
+    let config = Config::load_to_join(None, &joiner).unwrap();
+    let own = Peer { node_id: "d".into(), raft_addr: "10.0.0.4:1".into(), http_addr: "10.0.0.4:2".into() };
+    assert_eq!((config.peers, config.heartbeat_ms), (vec![own], Config::default().heartbeat_ms));
+    // Of a file's peers only the own entry counts, and less than what is said on the command line.
+    std::fs::write(&file, format!("{GOOD}heartbeat_ms: 20\n")).unwrap();
+    let only_http = Joiner { http_addr: Some("10.0.0.1:2".into()), ..Joiner::default() };
+    let config = Config::load_to_join(Some(&file), &only_http).unwrap();
+    let own =
+        Peer { node_id: "a".into(), raft_addr: "127.0.0.1:18081".into(), http_addr: "10.0.0.1:2".into() };
+    assert_eq!((config.peers, config.heartbeat_ms), (vec![own], 20));
+    for (joiner, says) in [
+        (Joiner { node_id: None, ..joiner.clone() }, "--node-id: missing"),
+        (Joiner { raft_addr: None, ..joiner.clone() }, "--raft-addr: missing"),
+        (Joiner { http_addr: None, ..joiner.clone() }, "--http-addr: missing"),
+        (Joiner { data_dir: None, ..joiner.clone() }, "--data-dir: missing"),
+        (Joiner { node_id: Some("d d".into()), ..joiner.clone() }, "a name is"),
+        (Joiner { raft_addr: Some("0.0.0.0:1".into()), ..joiner.clone() }, "others cannot reach it"),
+    ] {
+        let error = Config::load_to_join(None, &joiner).unwrap_err().to_string();
+        assert!(error.starts_with("the command line: ") && error.contains(says), "{error}");
+    }
 }
 
 #[test]

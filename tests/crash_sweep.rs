@@ -165,10 +165,64 @@ impl Maker {
     }
 }
 
-fn trace(steps: usize, seed: u64) -> Trace {
-    let trace = Trace { steps: Vec::new(), states: vec![State::default()] };
-    let mut maker = Maker { rng: fastrand::Rng::with_seed(seed), trace, state: State::default() };
-    (0..steps).for_each(|n| maker.step(n));
+impl Maker {
+    fn new(seed: u64) -> Maker {
+        let trace = Trace { steps: Vec::new(), states: vec![State::default()] };
+        Maker { rng: fastrand::Rng::with_seed(seed), trace, state: State::default() }
+    }
+
+    /// Several ops in each write, as a log under load has them: the same things on fewer blocks.
+    fn dense_step(&mut self, n: usize) {
+        let mut ops = match n {
+            0 => {
+                let hard_state = self.hard_state(1);
+                self.keep(&hard_state);
+                vec![hard_state, self.append(1, 300)]
+            }
+            // Greater than a segment.
+            12 => vec![self.append(1, 20_000)],
+            24 => self.reset(),
+            _ => Vec::new(),
+        };
+        for _ in 0..self.rng.usize(1..9) {
+            let bytes = self.rng.usize(0..150);
+            match self.rng.u8(0..10) {
+                0 => ops.append(&mut self.overwrite()),
+                1 => {
+                    let op = self.hard_state(self.state.hard_state.term);
+                    self.keep(&op);
+                    ops.push(op);
+                }
+                _ => {
+                    let count = self.rng.u64(1..=2);
+                    ops.push(self.append(count, bytes));
+                }
+            }
+        }
+        self.write(ops);
+        match n % 5 {
+            0 => self.trace.steps.push(Step::Seal),
+            1 | 2 => self.trace.steps.push(Step::Prepare(1)),
+            _ => {}
+        }
+    }
+}
+
+/// 200 steps, most of them a write with few ops.
+fn trace() -> Trace {
+    let mut maker = Maker::new(11);
+    (0..200).for_each(|n| maker.step(n));
+    maker.trace
+}
+
+/// 200 ops on few blocks.
+fn dense_trace() -> Trace {
+    let mut maker = Maker::new(3);
+    let mut n = 0;
+    while maker.trace.states.len() <= 200 {
+        maker.dense_step(n);
+        n += 1;
+    }
     maker.trace
 }
 
@@ -293,7 +347,7 @@ struct Recorded {
 }
 
 fn record() -> Recorded {
-    let trace = trace(200, 11);
+    let trace = trace();
     let sim = SimDisk::new(5);
     let mut done = None;
     let moments = sim.moments(|sim| done = Some(run(&sim, &trace, OPTIONS)));
@@ -320,7 +374,7 @@ fn every_byte_of_every_write_can_be_the_last() {
             let context = || format!("operation {op} cut at byte {bytes} of {}", data.len());
             let sim = moment.cut(bytes).restart(Loss::KeepsEverything);
             let state = recover(&sim, &trace, mark, &context);
-            if bytes.is_multiple_of(16) && mark.acked > 0 {
+            if mark.acked > 0 {
                 let again = Mark { acked: state, issued: state, ..mark };
                 recover(&sim.restart(Loss::Everything), &trace, again, &context);
             }
@@ -415,7 +469,7 @@ fn brief(io: &Io) -> String {
 #[test]
 fn every_operation_can_fail() {
     let Recorded { trace, moments, .. } = record();
-    let (failures, refusals) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let failures = AtomicUsize::new(0);
     in_parallel(&moments, |n, moment| {
         let op = n as u64 + 1;
         for fault in [Fault::Eio, Fault::NoSpace] {
@@ -430,20 +484,15 @@ fn every_operation_can_fail() {
                 let (sim, mark) = failed();
                 let context = || format!("{fault:?} at {op} {}", brief(&moment.io));
                 let sim = sim.restart(loss(l, op));
-                recover(&sim, &trace, mark, &context);
+                // After a failed sync the page cache may show what the disk will never have; recovery must not vouch for
+                // that, or the second look finds less.
+                recover_twice(&sim, &trace, mark, &context);
                 failures.fetch_add(1, Ordering::Relaxed);
-                // After a failed sync the page cache may show what the disk will never have. A power loss then is
-                // a lost synced write: refused, or found whole. Nothing in between.
-                if let Err(error) = open(&sim.restart(Loss::Everything)) {
-                    let refused = matches!(error, WalError::Corrupt { .. } | WalError::Missing(_));
-                    assert!(refused && (mark.acked == 0 || moment.io == Io::Sync), "{}: {error}", context());
-                    refusals.fetch_add(1, Ordering::Relaxed);
-                }
             }
         }
     });
-    println!("{} failures, {} refused after a later power loss", failures.get(), refusals.get());
-    assert!(failures.get() > 3_000 && refusals.get() > 100);
+    println!("{} failures", failures.get());
+    assert!(failures.get() > 3_000);
 }
 
 trait Get {
@@ -463,14 +512,19 @@ fn used(sim: &SimDisk) -> (String, u64) {
     (name, (last as u64 / 4096 + 1) * 4096)
 }
 
-/// Flips one bit at every `stride`th byte of every segment. Every flip must be refused in the file it is in, or be
-/// warned of when it lies behind `unproven` in the last segment.
-fn flip_all(end: &SimDisk, last_states: &[&State], unproven: u64, stride: usize) -> (usize, usize) {
+/// Flips one bit at every `stride`th byte of the segments from number `first` on. Every flip must be refused in the file
+/// it is in, or be warned of when it lies behind `unproven` in the last segment.
+fn flip_all(
+    end: &SimDisk,
+    last_states: &[&State],
+    unproven: u64,
+    (first, stride): (usize, usize),
+) -> (usize, usize) {
     let (refused, torn) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let names: Vec<String> = end.names().into_iter().filter(|name| name.ends_with(".wal")).collect();
     let last = names.last().unwrap();
     let mut places = Vec::new();
-    for name in &names {
+    for name in &names[first..] {
         let size = end.contents(name).unwrap().len();
         places.extend((0..size).step_by(stride).map(|at| (name, at as u64)));
     }
@@ -495,15 +549,17 @@ fn flip_all(end: &SimDisk, last_states: &[&State], unproven: u64, stride: usize)
     (refused.get(), torn.get())
 }
 
+/// All files that 200 ops leave, every byte of them.
 #[test]
 fn every_flipped_byte_is_refused_or_warned_of() {
     let options = WalOptions { segment_bytes: 16 << 10 };
-    let trace = trace(30, 3);
+    let trace = dense_trace();
     let sim = SimDisk::new(9);
     assert!(run(&sim, &trace, options).error.is_none());
     // A write that nothing seals.
     let (mut wal, recovered) = Wal::open(dynamic(&sim), IDS, options).unwrap();
     let before = State::of(&recovered);
+    assert_eq!(before, *trace.states.last().unwrap());
     let mut after = before.clone();
     let index = before.last().index + 1;
     let position = Position::new(index, before.last().term);
@@ -513,14 +569,16 @@ fn every_flipped_byte_is_refused_or_warned_of() {
     wal.write([&op]).unwrap();
     let name = used(&sim).0;
     let begin = if name == end_before.0 { end_before.1 } else { 0 };
-    let (refused, torn) = flip_all(&sim, &[&before, &after], begin, 1);
-    println!("unsealed: {refused} flips refused, {torn} warned of");
-    assert!(refused > 100_000 && torn > 4_000, "{refused} {torn}");
+    let (refused, torn) = flip_all(&sim, &[&before, &after], begin, (0, 1));
+    let (ops, segments) =
+        (trace.states.len() - 1, sim.names().iter().filter(|n| n.ends_with(".wal")).count());
+    println!("{ops} ops, {segments} segments, unsealed: {refused} flips refused, {torn} warned of");
+    assert!(ops >= 200 && segments >= 5 && refused > 150_000 && torn > 4_000, "{refused} {torn}");
     // The same with a seal behind it: only the seal itself and the unused rest are left unproven.
     wal.seal().unwrap();
-    let (refused, torn) = flip_all(&sim, &[&after], used(&sim).1 - 4096, 3);
+    let (refused, torn) = flip_all(&sim, &[&after], used(&sim).1 - 4096, (segments - 2, 1));
     println!("sealed: {refused} flips refused, {torn} warned of");
-    assert!(refused > 30_000 && torn > 1_000, "{refused} {torn}");
+    assert!(refused > 15_000 && torn > 3_000, "{refused} {torn}");
 }
 
 #[test]
@@ -528,7 +586,7 @@ fn flipped_bytes_of_the_long_log_are_refused_or_warned_of() {
     let Recorded { trace, end, .. } = record();
     open(&end).unwrap();
     let seal = used(&end).1 - 4096;
-    let (refused, torn) = flip_all(&end, &[trace.states.last().unwrap()], seal, 101);
+    let (refused, torn) = flip_all(&end, &[trace.states.last().unwrap()], seal, (0, 101));
     println!("long log: {refused} flips refused, {torn} warned of");
     assert!(refused > 5_000, "{refused}");
 }

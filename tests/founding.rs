@@ -31,7 +31,13 @@ fn peers(count: usize) -> PeerList {
 }
 
 fn config(n: usize, peers: PeerList) -> IdentityConfig {
-    IdentityConfig { node_id: format!("node{n}"), peers, settings: Settings::default(), listen_raft: false, joins: false }
+    IdentityConfig {
+        node_id: format!("node{n}"),
+        peers,
+        settings: Settings::default(),
+        listen_raft: false,
+        joins: false,
+    }
 }
 
 enum State {
@@ -438,7 +444,12 @@ fn founder_with_a_peer_that_others_founded_ends_with_4_and_names_peer_and_both_l
     let id = other.check_one_cluster();
     let cluster = Cluster::new(4, 30);
     cluster.start(1);
-    let ask = FoundRequest::Ask(Unborn { node_id: "x".into(), member_id: MemberId(1), peers: peers(4), restored: None });
+    let ask = FoundRequest::Ask(Unborn {
+        node_id: "x".into(),
+        member_id: MemberId(1),
+        peers: peers(4),
+        restored: None,
+    });
     let answers = (2..=4)
         .map(|n| {
             let unreached = || Err(PeerError::NotSent("nobody there".into()));
@@ -456,7 +467,8 @@ fn founder_with_a_peer_that_others_founded_ends_with_4_and_names_peer_and_both_l
 fn founder_with_another_node_at_a_peers_address_ends_with_4() {
     let cluster = Cluster::started(3, 12);
     let State::Unborn(founding) = &mut cluster.node(1).state else { panic!() };
-    let other = |name: &str| Unborn { node_id: name.into(), member_id: MemberId(9), peers: peers(3), restored: None };
+    let other =
+        |name: &str| Unborn { node_id: name.into(), member_id: MemberId(9), peers: peers(3), restored: None };
     let answers = vec![
         (peer(2), Ok(FoundReply::Unborn(other("node3")))),
         (peer(3), Ok(FoundReply::Unborn(other("node3")))),
@@ -477,6 +489,7 @@ fn founder_with_two_peers_of_one_identity_ends_with_4() {
                 node_id: peer(n).node_id,
                 member_id: MemberId(9),
                 peers: peers(3),
+                restored: None,
             })),
         )
     };

@@ -11,15 +11,13 @@ use std::time::{Duration, Instant};
 
 mod support {
     #[allow(dead_code)]
-    pub mod checker;
-    #[allow(dead_code)]
     pub mod cluster;
     pub mod load;
 }
 
+use dkv::check::{self, Event, Op};
 use dkv::client::{Client, ReadOptions, WriteOptions};
 use serde_json::Value;
-use support::checker::{self, Event, Op};
 use support::cluster::{Answer, Cluster, wait_for};
 use support::load::{self, Load};
 
@@ -107,7 +105,12 @@ fn post(cluster: &Cluster, n: usize, path: &str, body: &str) -> Answer {
 }
 
 fn assert_error(answer: &Answer, status: u16, code: &str, words: &[&str]) {
-    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (status, Some(code)), "{}", answer.text());
+    assert_eq!(
+        (answer.status, answer.json()["error"]["code"].as_str()),
+        (status, Some(code)),
+        "{}",
+        answer.text()
+    );
     words.iter().for_each(|word| assert!(answer.text().contains(word), "{word:?}: {}", answer.text()));
 }
 
@@ -223,7 +226,12 @@ fn what_the_cluster_cannot_do_is_refused_with_the_reason() {
         r#"{{"node_id":"{}","member_id":"00000000000000ff","raft_addr":"10.0.0.1:1","http_addr":"10.0.0.1:2"}}"#,
         cluster.name(other)
     );
-    assert_error(&post(&cluster, other, "/v1/cluster/members", &taken), 409, "conflict", &["belongs to member"]);
+    assert_error(
+        &post(&cluster, other, "/v1/cluster/members", &taken),
+        409,
+        "conflict",
+        &["belongs to member"],
+    );
     let nobody = format!(r#"{{"node_id":"n9","raft_addr":"{0}:9","http_addr":"{0}:8"}}"#, cluster.ip);
     let answer = post(&cluster, other, "/v1/cluster/members", &nobody);
     assert_error(&answer, 409, "conflict", &["dkv-server --join", "--node-id n9"]);
@@ -302,6 +310,12 @@ fn a_learner_stays_one_until_it_is_promoted_and_hears_of_its_removal() {
     assert_eq!(cluster.wait_exit(3).code(), Some(4), "{}", cluster.log(3));
 
     // Its name may come back, its identity not.
+    let gone = format!(
+        r#"{{"node_id":"n9","member_id":"{}","raft_addr":"10.0.0.1:1","http_addr":"10.0.0.1:2"}}"#,
+        learner["member_id"].as_str().unwrap()
+    );
+    let answer = post(&cluster, 0, "/v1/cluster/members", &gone);
+    assert_error(&answer, 409, "conflict", &["was removed from this cluster and never returns"]);
     fs::remove_dir_all(cluster.data_dir(3)).unwrap();
     cluster.spawn_to_join(3, 2, &["--learner"]);
     wait_for("the learner again", || (members(&cluster, 0).len() == 4).then_some(()));
@@ -316,7 +330,10 @@ fn who_joins_under_a_name_that_is_taken_ends_with_4_and_the_repair() {
     let output = stranger.output().expect("dkv-server runs");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(4), "{said}");
-    assert!(said.contains("the name belongs to member node1") && said.contains("member replace node1 node1"), "{said}");
+    assert!(
+        said.contains("the name belongs to member node1") && said.contains("member replace node1 node1"),
+        "{said}"
+    );
     let output = cluster_command(&cluster, &[]).output().expect("dkv-server runs");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{said}");
@@ -379,27 +396,27 @@ impl Clients {
 
 /// One operation through the client library. It may retry; that it fails is the failure of the test.
 fn operate(library: &Client, client: u64, number: u64, start: Instant) -> Event {
-    let micros = || u64::try_from(start.elapsed().as_micros()).expect("not that long");
+    let nanos = || u64::try_from(start.elapsed().as_nanos()).expect("not that long");
     // Every key is used for a while, then the next ones: so the check stays short.
     let key = format!("h/{}/{}", number / 50, (client + number) % 2);
-    let call_us = micros();
-    let (op, result) = if (client + number / 2).is_multiple_of(2) {
-        let value = client * 1_000_000 + number;
-        let written = library.put(key.as_bytes(), value.to_string().as_bytes(), &WriteOptions::default());
+    let call_ns = nanos();
+    let (op, answer) = if (client + number / 2).is_multiple_of(2) {
+        let value = (client * 1_000_000 + number).to_string();
+        let written = library.put(key.as_bytes(), value.as_bytes(), &WriteOptions::default());
         let revision = written.unwrap_or_else(|e| panic!("a write failed: {e}")).reply.revision;
-        (Op::Put { value, condition: None }, checker::Answer::Written { revision })
+        (Op::Put { key, value, condition: None }, check::Answer::Written { revision })
     } else {
         let read = library.get(key.as_bytes(), &ReadOptions::default());
-        let result = match read.unwrap_or_else(|e| panic!("a read failed: {e}")) {
-            Some(record) => checker::Answer::Value {
-                value: String::from_utf8(record.value).expect("digits").parse().expect("digits"),
+        let answer = match read.unwrap_or_else(|e| panic!("a read failed: {e}")) {
+            Some(record) => check::Answer::Value {
+                value: String::from_utf8(record.value).expect("digits"),
                 mod_revision: record.mod_revision,
             },
-            None => checker::Answer::Absent,
+            None => check::Answer::Absent,
         };
-        (Op::Get, result)
+        (Op::Get { key }, answer)
     };
-    Event { client, key, call_us, return_us: micros(), op, result }
+    Event { process: client, call_ns, return_ns: nanos(), op, answer, index: None }
 }
 
 #[test]
@@ -423,6 +440,7 @@ fn a_rolling_restart_of_all_five_fails_no_operation_of_a_client() {
     clients.wait_for(50);
     let history = clients.finish();
     println!("{} operations, {leaders_stopped} leaders stopped", history.len());
-    checker::check(&history).unwrap_or_else(|fault| panic!("{fault:?}"));
+    check::check_revisions(&history).unwrap_or_else(|fault| panic!("{fault}"));
+    check::check_linearizable(&history, &check::Limits::default()).unwrap_or_else(|fault| panic!("{fault}"));
     cluster.wait_for_equal_state();
 }

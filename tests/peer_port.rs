@@ -43,7 +43,8 @@ fn found_entry(cluster_id: u64) -> Entry {
         promote: false,
     };
     let members = Membership { members: vec![member(1), member(2)] };
-    let found = Found { cluster_id: ClusterId(cluster_id), settings: Settings::default(), members, restored: None };
+    let found =
+        Found { cluster_id: ClusterId(cluster_id), settings: Settings::default(), members, restored: None };
     Entry::new(Position::new(1, 1), 0, &Payload::Found(found))
 }
 
@@ -422,8 +423,13 @@ struct Newborn {
 fn start_unborn(n: usize, list: &PeerList) -> Newborn {
     let port = Port::start(&format!("127.77.10.{n}"));
     let settings = Settings::default();
-    let config =
-        IdentityConfig { node_id: format!("node{n}"), peers: list.clone(), settings, listen_raft: false, joins: false };
+    let config = IdentityConfig {
+        node_id: format!("node{n}"),
+        peers: list.clone(),
+        settings,
+        listen_raft: false,
+        joins: false,
+    };
     let options = WalOptions { segment_bytes: 64 << 10 };
     let opened = open(Arc::new(SimDisk::new(n as u64)), options, &config).unwrap();
     let Opened::Unborn(founding) = opened else { panic!("born from an empty disk") };
@@ -466,7 +472,8 @@ fn founding_over_the_peer_ports_hands_over_to_whoever_answers_unborn() {
         assert_eq!(sibling.found, born.found);
         // Its port still says unborn until it starts; then a question finds it born.
         node.port.api.become_born(sibling.hand_over(), Arc::new(Echo::default()));
-        let ask = FoundRequest::Ask(dkv::node::Unborn { node_id, member_id, peers: list.clone(), restored: None });
+        let ask =
+            FoundRequest::Ask(dkv::node::Unborn { node_id, member_id, peers: list.clone(), restored: None });
         let reply = HttpFounding::default().found(&addr, &ask).unwrap();
         assert!(matches!(reply, FoundReply::Born { cluster_id, .. } if cluster_id == born.ids.cluster_id));
     }

@@ -18,6 +18,8 @@ mod partition;
 mod read;
 #[path = "raft_paper/replication.rs"]
 mod replication;
+#[path = "raft_paper/script.rs"]
+mod script;
 #[path = "raft_paper/snapshot.rs"]
 mod snapshot;
 #[path = "raft_paper/state_machine.rs"]

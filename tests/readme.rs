@@ -6,8 +6,10 @@
 //! - What follows, up to the next command or the end of the block, is everything that the command prints. `...` stands
 //!   for any text within a line; a line `...` alone for any number of lines.
 //! - Without such lines the command must print nothing and succeed.
+//! - A command that ends with `&` goes on beside those after it, and is ended with the document.
 //! - `make` is not run: five nodes are running already, at other addresses, which are put in the place of
-//!   `127.0.0.1:808N`; `configs/nodeN.yaml` are the files of these nodes; `target/release/` has this build's programs.
+//!   `127.0.0.1:808N`; `configs/nodeN.yaml` are the files of these nodes, `data/nodeN` their directories;
+//!   `target/release/` has this build's programs.
 //! - What must be true before a command but takes a moment (a leader after one was killed) is the command's own
 //!   business: `dkv-cli` waits for it.
 
@@ -74,6 +76,22 @@ fn lines_match(patterns: &[String], lines: &[&str]) -> bool {
     }
 }
 
+/// Groups of processes that go on beside the document, and end with it.
+#[derive(Default)]
+struct Beside(Vec<u32>);
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        for group in &self.0 {
+            // Nobody may be left in it.
+            let _ = Command::new("kill")
+                .args(["-KILL", "--", &format!("-{group}")])
+                .stderr(Stdio::null())
+                .status();
+        }
+    }
+}
+
 /// Runs the console blocks of a document against a fresh cluster.
 fn run(document: &str) {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap();
@@ -88,12 +106,14 @@ fn run(document: &str) {
     }
     let endpoints: Vec<String> = (0..5).map(|n| cluster.http_addr(n)).collect();
     let mut wrong = String::new();
+    let mut beside = Beside::default();
     for step in &steps {
         if step.command.starts_with("make ") {
             continue;
         }
         let command = step.command.replace("127.0.0.1:", &format!("{}:", cluster.ip));
         let command = command.replace("configs/", &format!("{}/", cluster.dir.display()));
+        let command = command.replace("data/node", &format!("{}/node", cluster.dir.display()));
         // From a file, as a shell one types into: no process but the nodes has their names on its command line.
         std::fs::write(cluster.dir.join("command"), command).unwrap();
         let output = Command::new("timeout")
@@ -102,8 +122,15 @@ fn run(document: &str) {
             .env("DKV_ENDPOINTS", endpoints.join(","))
             .env_remove("DKV_TIMEOUT")
             .stdin(Stdio::null())
-            .output()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
             .expect("sh runs");
+        // `timeout` makes a group of its own, in which whatever goes on beside the document stays.
+        if step.command.ends_with('&') {
+            beside.0.push(output.id());
+        }
+        let output = output.wait_with_output().expect("its output");
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said).replace(&cluster.ip, "127.0.0.1");
         let lines: Vec<&str> = said.lines().collect();

@@ -62,7 +62,10 @@ fn entries() -> Vec<Entry> {
     let delete = Op::Delete { key: b"b".to_vec() };
     let delete = Command { op: delete, condition: None, idempotency: None, wall_ms: 0, actor: String::new() };
     vec![
-        found_entry(Settings { retention_revisions: 50, ..Settings::default() }, (1..=3).map(member).collect()),
+        found_entry(
+            Settings { retention_revisions: 50, ..Settings::default() },
+            (1..=3).map(member).collect(),
+        ),
         command(2, 2, &keyed("a", "1", "first")),
         command(3, 2, &keyed("b", "2", "second")),
         command(4, 2, &keyed("a", "3", "third")),
@@ -132,8 +135,7 @@ fn a_restored_node_is_born_with_the_state_and_starts_again_with_it() {
     assert_eq!((born.stored.recovered.base, born.stored.recovered.entries.len()), (beginning(), 0));
     let found = born.found.clone();
     drop(born);
-    let Opened::Born(born) =
-        open(Arc::new(disk.restart(Loss::Everything)), OPTIONS, &config(1, 1)).unwrap()
+    let Opened::Born(born) = open(Arc::new(disk.restart(Loss::Everything)), OPTIONS, &config(1, 1)).unwrap()
     else {
         panic!("born before")
     };
@@ -141,11 +143,8 @@ fn a_restored_node_is_born_with_the_state_and_starts_again_with_it() {
     let (_, mut kv) = born.stored.snapshot.unwrap();
     check_state(&kv, &found);
     // The key was used in the old cluster: it is answered from what is remembered.
-    let again = Entry::new(
-        Position::new(3, 2),
-        kv.stamp() + 1,
-        &Payload::Command(keyed("a", "1", "first").encode()),
-    );
+    let again =
+        Entry::new(Position::new(3, 2), kv.stamp() + 1, &Payload::Command(keyed("a", "1", "first").encode()));
     let applied = kv.apply(&again).unwrap();
     assert!(applied.replayed);
     assert_eq!(applied.outcome, Outcome::Put { revision: 1, create_revision: 1, version: 1 });
@@ -165,7 +164,9 @@ fn a_restored_birth_that_is_cut_short_anywhere_is_none_or_whole() {
             _ => vec![0],
         };
         for cut in cuts {
-            for loss in [Loss::Nothing, Loss::Everything, Loss::KeepsEverything, Loss::Random { seed: n as u64 }] {
+            for loss in
+                [Loss::Nothing, Loss::Everything, Loss::KeepsEverything, Loss::Random { seed: n as u64 }]
+            {
                 let disk = moment.cut(cut).restart(loss);
                 let born = match open(Arc::new(disk.clone()), OPTIONS, &config(1, 1)).unwrap() {
                     Opened::Born(born) => {
@@ -175,7 +176,10 @@ fn a_restored_birth_that_is_cut_short_anywhere_is_none_or_whole() {
                     Opened::Unborn(mut founding) => {
                         none += 1;
                         let left = snapshot::list(&(Arc::new(disk.clone()) as _)).unwrap();
-                        assert!(left.is_empty(), "{left:?} is left of a birth that never was, at operation {n}");
+                        assert!(
+                            left.is_empty(),
+                            "{left:?} is left of a birth that never was, at operation {n}"
+                        );
                         founding.restore(backup());
                         Box::new(founding.handle_answers(Vec::new()).unwrap().unwrap())
                     }
@@ -210,7 +214,10 @@ fn founding_refuses_other_states_and_names_both() {
         assert_eq!(error.exit_code(), 4);
         let text = error.to_string();
         let hash = format!("{:032x}", backup().restored().state_hash);
-        assert!(text.contains("an empty state") && text.contains(&hash) && text.contains("--restore"), "{text}");
+        assert!(
+            text.contains("an empty state") && text.contains(&hash) && text.contains("--restore"),
+            "{text}"
+        );
     }
     assert!(disks.iter().all(|disk| disk.names().iter().all(|name| !name.ends_with(".wal"))));
 }
@@ -342,8 +349,7 @@ fn member_dir(dir: &Path) -> PathBuf {
     let disk = Arc::new(RealDisk::open(&path).unwrap());
     let Ok(Opened::Unborn(mut founding)) = open(disk, OPTIONS, &config(1, 3)) else { panic!() };
     let own = founding.unborn().member_id;
-    let members: Vec<Member> =
-        vec![Member { member_id: own, ..member(1) }, member(2), member(3)];
+    let members: Vec<Member> = vec![Member { member_id: own, ..member(1) }, member(2), member(3)];
     let entry = found_entry(Settings { retention_revisions: 50, ..Settings::default() }, members.clone());
     let Received::Born(mut born) =
         founding.handle_store(StoreFound { target: own, entry, members: Membership { members } })
@@ -403,7 +409,11 @@ fn recovery_is_finished_from_wherever_it_was_cut_short() {
             }
         }
         drop(recovery);
-        assert_eq!(check_finished(&dir).is_err(), more && steps_left(&dir), "no node starts in between, after {cut}");
+        assert_eq!(
+            check_finished(&dir).is_err(),
+            more && steps_left(&dir),
+            "no node starts in between, after {cut}"
+        );
         // The same command again.
         let recovery = Recovery::open(&dir, OPTIONS).unwrap();
         if recovery.is_under_way().unwrap() {

@@ -168,8 +168,12 @@ impl Maker {
         if n == 0 {
             let hard_state = HardState { term: 1, voted_for: None };
             let first = self.keep(WriteOp::HardState(hard_state));
-            let found =
-                Found { cluster_id: IDS.cluster_id, settings: settings(), members: membership(&[1, 2, 3]), restored: None };
+            let found = Found {
+                cluster_id: IDS.cluster_id,
+                settings: settings(),
+                members: membership(&[1, 2, 3]),
+                restored: None,
+            };
             let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
             let second = self.keep(WriteOp::Entries(vec![entry]));
             self.commit = 1;

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
-use super::{Client, ClientError, Kind, ReadOptions, get, json, with_query};
-use crate::api::{DEFAULT_LIST_LIMIT, ListReply};
+use super::{Client, ClientError, Kind, ReadOptions, Seen, get, json, with_query};
+use crate::api::{DEFAULT_LIST_LIMIT, INDEX_HEADER, ListReply};
 
 /// What to list. By default the first page of everything, smallest key first.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +35,11 @@ impl Client {
     /// One page of keys. A cursor in the reply, given back in the options, brings the next one, at the same revision
     /// and from any node.
     pub fn list(&self, options: &ListOptions) -> Result<ListReply, ClientError> {
+        Ok(self.see_list(options)?.value)
+    }
+
+    /// The same, with the log index that the page comes from.
+    pub fn see_list(&self, options: &ListOptions) -> Result<Seen<ListReply>, ClientError> {
         self.list_until(Instant::now() + self.timeout, options)
     }
 
@@ -52,7 +57,7 @@ impl Client {
         let mut left = total.unwrap_or(u64::MAX);
         while left > 0 {
             options.limit = Some(u32::try_from(left).unwrap_or(u32::MAX).min(page_rows));
-            let reply = self.list_until(deadline, &options)?;
+            let reply = self.list_until(deadline, &options)?.value;
             left = left.saturating_sub(reply.kvs.len() as u64);
             let cursor = reply.cursor.clone();
             if page(reply).is_break() || cursor.is_none() {
@@ -63,8 +68,10 @@ impl Client {
         Ok(())
     }
 
-    fn list_until(&self, deadline: Instant, options: &ListOptions) -> Result<ListReply, ClientError> {
-        self.call_until(deadline, &get(&target(options)), Kind::Read, json)
+    fn list_until(&self, deadline: Instant, options: &ListOptions) -> Result<Seen<ListReply>, ClientError> {
+        self.call_until(deadline, &get(&target(options)), Kind::Read, |answer| {
+            Some(Seen { value: json(answer)?, index: answer.number(INDEX_HEADER) })
+        })
     }
 }
 

@@ -99,6 +99,15 @@ pub struct Written<T> {
     pub idempotency_key: String,
 }
 
+/// What a read saw.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen<T> {
+    /// The answer.
+    pub value: T,
+    /// The last log entry applied to the state it comes from, where the server said it.
+    pub index: Option<u64>,
+}
+
 /// Why a request is not done, or not known to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
@@ -168,6 +177,12 @@ impl Client {
         Ok(Client { exchanger: Exchanger::new(), known: Mutex::new(known), timeout })
     }
 
+    /// A client that asks this one node only, whoever leads.
+    pub fn at_node(endpoint: &str, timeout: Duration) -> Result<Client, ClientError> {
+        let known = Known::new(&[endpoint]).map_err(ClientError::Invalid)?.fixed();
+        Ok(Client { exchanger: Exchanger::new(), known: Mutex::new(known), timeout })
+    }
+
     /// The nodes it knows of, the leader first where it knows it.
     pub fn endpoints(&self) -> Vec<String> {
         self.known().in_order()
@@ -190,23 +205,28 @@ impl Client {
 
     /// The record of `key`; None when there is no such key.
     pub fn get(&self, key: &[u8], options: &ReadOptions) -> Result<Option<Record>, ClientError> {
+        Ok(self.see(key, options)?.value)
+    }
+
+    /// The same, with the log index that the answer comes from.
+    pub fn see(&self, key: &[u8], options: &ReadOptions) -> Result<Seen<Option<Record>>, ClientError> {
         let target = with_query(key_target(key)?, &options.parameters());
         let request = Request { method: "GET", target, headers: Vec::new(), body: None };
-        let read = |answer: &Answer| {
+        self.call(&request, Kind::Read, |answer| {
+            let index = answer.number(INDEX_HEADER);
+            if answer.status == ErrorCode::NotFound.status() {
+                return Some(Seen { value: None, index });
+            }
             let mod_revision = answer.header("ETag")?.strip_prefix('"')?.strip_suffix('"')?.parse().ok()?;
-            Some(Record {
+            let record = Record {
                 key: key.to_vec(),
                 value: answer.body.clone(),
                 create_revision: answer.number(CREATE_REVISION_HEADER)?,
                 mod_revision,
                 version: answer.number(VERSION_HEADER)?,
-            })
-        };
-        match self.call(&request, Kind::Read, read) {
-            Ok(record) => Ok(Some(record)),
-            Err(ClientError::Refused(detail)) if detail.code == ErrorCode::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
+            };
+            Some(Seen { value: Some(record), index })
+        })
     }
 
     /// The cluster as some reachable node sees it. The members become known to the client.
@@ -274,8 +294,8 @@ impl Client {
         self.call_until(Instant::now() + self.timeout, request, kind, read)
     }
 
-    /// Attempts until there is a final answer or the time is over. `read` takes a 2xx answer apart; None = it is not
-    /// one of dkv's.
+    /// Attempts until there is a final answer or the time is over. `read` takes a 2xx answer apart, and a read's 404 where
+    /// it can make something of it; None = it is not one of dkv's.
     fn call_until<T>(
         &self,
         mut deadline: Instant,
@@ -382,6 +402,11 @@ fn judge<T>(answer: &Answer, kind: Kind<'_>, read: impl Fn(&Answer) -> Option<T>
     };
     if error.outcome == ErrorOutcome::Unknown {
         return unclear(error.message);
+    }
+    if error.code == ErrorCode::NotFound
+        && let Some(absent) = read(answer)
+    {
+        return Verdict::Done(absent);
     }
     match error.code {
         ErrorCode::Overloaded

@@ -53,9 +53,10 @@ impl Client {
     ) -> Result<SnapshotReply, SnapshotSaveError> {
         let mut deadline = Instant::now() + self.timeout;
         // Asked once: a snapshot that was begun for a request that broke off serves the next one.
-        let index = self.call_until(deadline, &get("/v1/kv?limit=1&keys_only=true"), Kind::Read, |answer| {
-            answer.number(INDEX_HEADER)
-        })?;
+        let index =
+            self.call_until(deadline, &get("/v1/kv?limit=1&keys_only=true"), Kind::Read, |answer| {
+                answer.number(INDEX_HEADER)
+            })?;
         let mut have: Option<(SnapshotReply, u64)> = None;
         let mut reason = "the timeout is too short for a single attempt".to_owned();
         loop {
@@ -109,7 +110,8 @@ impl Client {
             let left = deadline.saturating_duration_since(Instant::now());
             let target = format!("/v1/snapshots/{}?offset={at}&limit={MAX_SNAPSHOT_PIECE}", made.name);
             let read = |answer: &Answer| {
-                let is_it = answer.header(SNAPSHOT_CRC_HEADER) == Some(&made.crc32c) && !answer.body.is_empty();
+                let is_it =
+                    answer.header(SNAPSHOT_CRC_HEADER) == Some(&made.crc32c) && !answer.body.is_empty();
                 is_it.then(|| answer.body.clone())
             };
             match self.ask_one(addr, &get(&target), left, read) {

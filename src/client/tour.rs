@@ -25,6 +25,8 @@ pub(super) const LEARN_TIMEOUT: Duration = Duration::from_millis(500);
 pub(super) struct Known {
     addrs: Vec<String>,
     leader: Option<String>,
+    /// No other node is ever asked.
+    is_fixed: bool,
 }
 
 impl Known {
@@ -45,7 +47,12 @@ impl Known {
         if addrs.is_empty() {
             return Err("no endpoint given: write at least one host:port, like 127.0.0.1:8081".to_owned());
         }
-        Ok(Known { addrs, leader: None })
+        Ok(Known { addrs, leader: None, is_fixed: false })
+    }
+
+    /// Nothing is learned of other nodes.
+    pub fn fixed(self) -> Known {
+        Known { is_fixed: true, ..self }
     }
 
     /// All of them, the leader first.
@@ -80,7 +87,7 @@ impl Known {
         if self.addrs.iter().any(|known| known == addr) {
             return true;
         }
-        let room = is_address(addr) && self.addrs.len() < MAX_KNOWN;
+        let room = is_address(addr) && self.addrs.len() < MAX_KNOWN && !self.is_fixed;
         if room {
             self.addrs.push(addr.to_owned());
         }

@@ -267,18 +267,11 @@ pub fn open(disk: Arc<dyn Disk>, options: WalOptions, config: &IdentityConfig) -
         return Ok(unborn(disk, options, identity, config));
     };
     identity.check_name(&config.node_id)?;
-    let cluster_id = match (identity.cluster_id, log?) {
-        (None, None) => {
-            restore::remove_unborn(&disk, true)?;
-            return Ok(unborn(disk, options, identity, config));
-        }
-        (Some(cluster_id), None) => {
-            let Identity { node_id, member_id, .. } = identity;
-            return Err(BirthError::LogGone { dir: disk.display(""), node_id, member_id, cluster_id });
-        }
-        (stored, Some(log)) => stored.unwrap_or(log.cluster_id),
+    let Some(ids) = whose_log(&disk, &identity, log?)? else {
+        restore::remove_unborn(&disk, true)?;
+        return Ok(unborn(disk, options, identity, config));
     };
-    let ids = WalIds { cluster_id, member_id: identity.member_id };
+    let cluster_id = ids.cluster_id;
     let (stored, warnings) = Stored::load(disk.clone(), ids, options)?;
     let no_found = |what| BirthError::NoFound { dir: disk.display(""), cluster_id, what };
     let first = stored.first_entry().ok_or_else(|| no_found("it has no first entry".to_owned()))?;
@@ -289,6 +282,23 @@ pub fn open(disk: Arc<dyn Disk>, options: WalOptions, config: &IdentityConfig) -
         identity.with_cluster(cluster_id).store(&*disk)?;
     }
     Ok(Opened::Born(Box::new(born)))
+}
+
+/// Whose the log must be; `None` for a node that is not born yet.
+pub(super) fn whose_log(
+    disk: &Arc<dyn Disk>,
+    identity: &Identity,
+    log: Option<WalIds>,
+) -> Result<Option<WalIds>, BirthError> {
+    let member_id = identity.member_id;
+    match (identity.cluster_id, log) {
+        (None, None) => Ok(None),
+        (Some(cluster_id), None) => {
+            let (dir, node_id) = (disk.display(""), identity.node_id.clone());
+            Err(BirthError::LogGone { dir, node_id, member_id, cluster_id })
+        }
+        (stored, Some(log)) => Ok(Some(WalIds { cluster_id: stored.unwrap_or(log.cluster_id), member_id })),
+    }
 }
 
 fn unborn(disk: Arc<dyn Disk>, options: WalOptions, identity: Identity, config: &IdentityConfig) -> Opened {

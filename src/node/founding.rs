@@ -18,7 +18,9 @@ use super::hand_over::{
 };
 use super::restore::Backup;
 use super::{Completion, PeerError};
-use crate::raft::{ClusterId, Entry, Found, Member, MemberId, Membership, Payload, Position, RestoredState, Settings};
+use crate::raft::{
+    ClusterId, Entry, Found, Member, MemberId, Membership, Payload, Position, RestoredState, Settings,
+};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 /// How long the founder pauses before it asks again those that have not all answered.

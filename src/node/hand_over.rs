@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::{OnUnborn, PeerError, Target, UnbornPeer};
-use crate::raft::{ClusterId, Entry, EntryKind, Found, Member, MemberId, Membership, Position, RestoredState};
+use crate::raft::{
+    ClusterId, Entry, EntryKind, Found, Member, MemberId, Membership, Position, RestoredState,
+};
 
 /// How often a node that waits, or that meets trouble with a peer, says so.
 pub(super) const SAY_EVERY: Duration = Duration::from_secs(5);
@@ -198,8 +200,7 @@ impl HandOver {
         member_id: MemberId,
         latest: &Membership,
     ) -> UnbornStep {
-        let store =
-            StoreFound { target: to.member_id, entry: self.entry.clone(), members: latest.clone() };
+        let store = StoreFound { target: to.member_id, entry: self.entry.clone(), members: latest.clone() };
         if member_id == to.member_id {
             return UnbornStep::Store(store);
         }

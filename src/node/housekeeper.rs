@@ -2,7 +2,7 @@
 
 use crossbeam_channel::Receiver;
 
-use super::threads::die;
+use super::threads::fail;
 use crate::store::wal::SparePreparer;
 
 /// The thread. Works when the log writer has rung, and ends when the log writer has: one ring in the channel is enough,
@@ -13,7 +13,7 @@ pub(super) fn run(rings: &Receiver<()>, mut preparer: SparePreparer) {
             match preparer.step() {
                 Ok(true) => {}
                 Ok(false) => break,
-                Err(e) => die(&format!(
+                Err(e) => fail(&format!(
                     "the next segment of the log could not be prepared: {e}. Check the disk, then start the node again"
                 )),
             }

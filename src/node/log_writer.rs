@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use super::threads::die;
+use super::threads::fail;
 use super::{Next, Node};
 use crate::raft::{Index, Time, WriteBatch, WriteSeq};
 use crate::store::wal::{Wal, WalError};
@@ -82,13 +82,13 @@ pub(super) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<()>) {
             }
             Task::End => {
                 if let Err(e) = wal.seal() {
-                    die(&format!("the log could not be sealed: {e}"));
+                    fail(&format!("the log could not be sealed: {e}"));
                 }
                 return;
             }
         };
         if let Err(e) = result {
-            die(&format!(
+            fail(&format!(
                 "the log could not be written: {e}. What the disk holds now is unknown, so nothing is retried: check the \
                  disk, then start the node again"
             ));

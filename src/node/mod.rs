@@ -30,9 +30,9 @@ mod hand_over;
 mod housekeeper;
 mod log_writer;
 mod receiver;
+pub mod recover;
 mod replicator;
 mod request;
-pub mod recover;
 pub mod restore;
 mod sender;
 mod signals;
@@ -43,6 +43,7 @@ mod step;
 mod threads;
 mod timer;
 mod transport;
+pub mod verify;
 mod waiters;
 
 use std::collections::BTreeMap;

@@ -22,14 +22,25 @@ pub(super) fn spawn(
     })
 }
 
-/// Ends the process at once, saying why: no destructor runs and no file is touched any more.
+/// Ends the process at once because of a defect, saying which: no destructor runs and no file is touched any more.
 pub(super) fn die(why: &str) -> ! {
+    say_last(why);
+    process::abort();
+}
+
+/// Ends the process at once because of the machine under it, its disk for instance: the same, but the operator is told
+/// by exit code 1 that the program is as it should be.
+pub(super) fn fail(why: &str) -> ! {
+    say_last(why);
+    process::exit(1);
+}
+
+fn say_last(why: &str) {
     log::error!("{why}");
     log::logger().flush();
     if log::max_level() == log::LevelFilter::Off {
         eprintln!("dkv-server: {why}");
     }
-    process::abort();
 }
 
 /// Stands beside a lock guard: ends the process when the thread that holds the lock panics. The state behind it is half

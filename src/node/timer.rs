@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::step::DISK_DEAD_AFTER;
-use super::threads::die;
+use super::threads::fail;
 use super::{Next, Node};
 
 enum Task {
@@ -30,7 +30,7 @@ pub(super) fn run(node: &Arc<Node>) {
         });
         match task {
             Task::Tick => node.step(|core, now| core.handle_time(now)),
-            Task::DiskDead => die(&format!(
+            Task::DiskDead => fail(&format!(
                 "the disk under the log has not finished a write for {} s: check the disk, then start the node again",
                 DISK_DEAD_AFTER.as_secs()
             )),

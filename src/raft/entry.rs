@@ -244,8 +244,12 @@ mod tests {
 
     #[test]
     fn decode_found_gives_the_membership_back() {
-        let found =
-            Found { cluster_id: ClusterId(5), settings: Settings::default(), members: Membership::default(), restored: None };
+        let found = Found {
+            cluster_id: ClusterId(5),
+            settings: Settings::default(),
+            members: Membership::default(),
+            restored: None,
+        };
         let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found.clone()));
         let (back, used) = Entry::decode(entry.frame()).unwrap();
         assert_eq!((back.clone(), used), (entry.clone(), entry.frame().len()));

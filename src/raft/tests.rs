@@ -35,8 +35,12 @@ pub(super) fn found(n: u64) -> Entry {
             promote: false,
         })
         .collect();
-    let found =
-        Found { cluster_id: ClusterId(1), settings: Settings::default(), members: Membership { members }, restored: None };
+    let found = Found {
+        cluster_id: ClusterId(1),
+        settings: Settings::default(),
+        members: Membership { members },
+        restored: None,
+    };
     Entry::new(Position::new(1, 1), 0, &Payload::Found(found))
 }
 

@@ -297,6 +297,22 @@ mod tests {
     }
 
     #[test]
+    fn membership_counts_no_learner() {
+        let member = |id, voter| Member {
+            node_id: format!("node{id}"),
+            member_id: MemberId(id),
+            raft_addr: String::new(),
+            http_addr: String::new(),
+            voter,
+            promote: false,
+        };
+        let membership = Membership { members: vec![member(1, true), member(2, false), member(3, true)] };
+        assert_eq!(membership.voters().collect::<Vec<_>>(), [MemberId(1), MemberId(3)]);
+        let voters: Vec<bool> = (1..=4).map(|id| membership.is_voter(MemberId(id))).collect();
+        assert_eq!(voters, [true, false, true, false]);
+    }
+
+    #[test]
     fn ids_are_sixteen_hex_digits_in_json() {
         let text = serde_json::to_string(&MemberId(0xab)).unwrap();
         assert_eq!(text, "\"00000000000000ab\"");

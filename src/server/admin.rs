@@ -55,9 +55,10 @@ impl AdminPort {
         if let Err(refused) = self.jobs.try_send(Job { asked, deadline, reply }) {
             let shared = self.shared.clone();
             let text = "too many changes of the cluster wait already: try again";
-            refused.into_inner().reply.send(move || {
-                shared.decorate(Response::error(&ErrorBody::new(ErrorCode::Overloaded, text)))
-            });
+            refused
+                .into_inner()
+                .reply
+                .send(move || shared.decorate(Response::error(&ErrorBody::new(ErrorCode::Overloaded, text))));
         }
     }
 }

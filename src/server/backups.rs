@@ -49,7 +49,11 @@ pub(super) enum Asked {
     /// A snapshot through this index at least; without one, a snapshot of everything acknowledged before.
     Make(Option<Index>),
     List,
-    Piece { name: SnapshotName, offset: u64, limit: usize },
+    Piece {
+        name: SnapshotName,
+        offset: u64,
+        limit: usize,
+    },
 }
 
 impl Route {
@@ -156,7 +160,8 @@ impl BackupPort {
     fn send(&self, job: Job) {
         if let Err(refused) = self.jobs.try_send(job) {
             let shared = self.shared.clone();
-            let error = ErrorBody::new(ErrorCode::Overloaded, "too many requests for snapshots wait: try again");
+            let error =
+                ErrorBody::new(ErrorCode::Overloaded, "too many requests for snapshots wait: try again");
             refused.into_inner().into_reply().send(move || shared.decorate(Response::error(&error)));
         }
     }
@@ -199,7 +204,8 @@ impl Open {
         let last = made.map_err(|failure| failed(&failure))?;
         // Newer ones may have taken its place already, and hold all that it held.
         let newest = snapshot::list(node.disk()).map_err(|e| broken(&e))?.into_iter().next();
-        let name = newest.filter(|newest| newest.position().index > last.index).unwrap_or(SnapshotName::new(last));
+        let name =
+            newest.filter(|newest| newest.position().index > last.index).unwrap_or(SnapshotName::new(last));
         let status = self.get(node, name)?.status();
         let header = &status.header;
         let reply = SnapshotReply {

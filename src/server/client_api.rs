@@ -162,7 +162,11 @@ impl ClientApi {
         if let Err(error) = checked {
             return self.send_error(reply, error, request);
         }
-        let api = ClientApi { shared: self.shared.clone(), admin: self.admin.clone(), backups: self.backups.clone() };
+        let api = ClientApi {
+            shared: self.shared.clone(),
+            admin: self.admin.clone(),
+            backups: self.backups.clone(),
+        };
         reply.send(move || api.shared.decorate(make(&api)));
     }
 

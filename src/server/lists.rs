@@ -155,10 +155,13 @@ struct Page {
 impl Page {
     /// One look at the store.
     fn fill(&mut self, kv: &Kv, list: &List) -> Result<Filled, ReadError> {
-        self.applied = kv.applied().index;
         let revision = match self.revision {
             Some(revision) => revision,
-            None => list.states.pick(kv)?,
+            None => {
+                // Later looks see this very state: the page names the index that it had.
+                self.applied = kv.applied().index;
+                list.states.pick(kv)?
+            }
         };
         self.revision = Some(revision);
         let mut is_full = false;
@@ -236,13 +239,15 @@ mod tests {
     fn store(keys: usize, value: &[u8]) -> Kv {
         let mut kv = Kv::new(Settings::default());
         for key in 0..keys {
-            let op = Op::Put { key: format!("{key:06}").into_bytes(), value: value.to_vec() };
-            let command =
-                Command { op, condition: None, idempotency: None, wall_ms: 0, actor: String::new() };
-            let position = Position::new(key as u64 + 1, 1);
-            kv.apply(&Entry::new(position, 0, &Payload::Command(command.encode())));
+            apply(&mut kv, Op::Put { key: format!("{key:06}").into_bytes(), value: value.to_vec() });
         }
         kv
+    }
+
+    fn apply(kv: &mut Kv, op: Op) {
+        let command = Command { op, condition: None, idempotency: None, wall_ms: 0, actor: String::new() };
+        let position = Position::new(kv.applied().index + 1, 1);
+        kv.apply(&Entry::new(position, 0, &Payload::Command(command.encode())));
     }
 
     fn list(query: &str) -> List {
@@ -314,5 +319,26 @@ mod tests {
         let escaped = pages(&store(900, &[1; 4 << 10]), "");
         assert!(escaped.len() > 1 && escaped[0] > 100, "{escaped:?}");
         assert_eq!(pages(&store(900, &[1; 4 << 10]), "keys_only=true"), [900]);
+    }
+
+    #[test]
+    fn a_page_of_several_looks_names_the_index_of_the_state_it_shows() {
+        let retention =
+            Settings { retention_revisions: 1 << 20, retention_bytes: 1 << 30, ..Settings::default() };
+        let mut kv = Kv::new(retention);
+        let key = |n: usize| format!("{n:05}").into_bytes();
+        (0..=SCAN_KEYS).for_each(|n| apply(&mut kv, Op::Put { key: key(n), value: Vec::new() }));
+        (0..SCAN_KEYS).for_each(|n| apply(&mut kv, Op::Delete { key: key(n) }));
+        let list = list("");
+        let mut page = Page::default();
+        assert!(matches!(page.fill(&kv, &list), Ok(Filled::Part)));
+        let seen = kv.applied().index;
+        apply(&mut kv, Op::Put { key: b"later".to_vec(), value: Vec::new() });
+        assert!(matches!(page.fill(&kv, &list), Ok(Filled::Whole)));
+        assert_eq!(
+            (page.rows.len(), page.applied),
+            (1, seen),
+            "the later key is not shown, nor its index named"
+        );
     }
 }

@@ -121,7 +121,8 @@ fn bodiless(request: &Request) -> Result<(), ErrorBody> {
 }
 
 fn json<T: DeserializeOwned>(request: &Request) -> Result<T, ErrorBody> {
-    serde_json::from_slice(&request.body).map_err(|e| invalid(format!("the body is not what it should be: {e}")))
+    serde_json::from_slice(&request.body)
+        .map_err(|e| invalid(format!("the body is not what it should be: {e}")))
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //! ([`upstream`]) carries it to tiny_http, a worker ([`http`]) parses and parks it, a responder writes the answer.
 
 pub mod admin;
-pub mod client_api;
 pub mod backups;
+pub mod client_api;
 pub mod cursor;
 pub mod fdlimit;
 pub mod gate;

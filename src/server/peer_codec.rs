@@ -552,11 +552,19 @@ mod tests {
 
     #[test]
     fn decode_found_gives_back_both_forms() {
-        let found =
-            Found { cluster_id: ClusterId(5), settings: Settings::default(), members: Membership::default(), restored: None };
+        let found = Found {
+            cluster_id: ClusterId(5),
+            settings: Settings::default(),
+            members: Membership::default(),
+            restored: None,
+        };
         let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
-        let unborn =
-            Unborn { node_id: "node1".into(), member_id: MemberId(4), peers: PeerList::from(vec![]), restored: None };
+        let unborn = Unborn {
+            node_id: "node1".into(),
+            member_id: MemberId(4),
+            peers: PeerList::from(vec![]),
+            restored: None,
+        };
         let members = Membership::default();
         let store = StoreFound { target: MemberId(8), entry, members };
         for request in [FoundRequest::Ask(unborn), FoundRequest::Store(store)] {

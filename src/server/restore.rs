@@ -22,7 +22,8 @@ pub(super) struct Restore {
 impl Restore {
     /// Reads and verifies the backup, unless a node was born in `data_dir` already.
     pub fn prepare(path: &Path, data_dir: &Path) -> Result<Restore, ServerError> {
-        let identity = fs::read(data_dir.join(IDENTITY_FILE)).ok().and_then(|bytes| Identity::decode(&bytes).ok());
+        let identity =
+            fs::read(data_dir.join(IDENTITY_FILE)).ok().and_then(|bytes| Identity::decode(&bytes).ok());
         let backup = match identity {
             Some(identity) if identity.cluster_id.is_some() => None,
             Some(_) => Some(load(path)?),
@@ -64,7 +65,9 @@ impl Restore {
                 Ok(())
             }
             Err(e) => {
-                log::warn!("--restore is left aside, the cluster began with a backup ({restored}) already: {e}");
+                log::warn!(
+                    "--restore is left aside, the cluster began with a backup ({restored}) already: {e}"
+                );
                 Ok(())
             }
         }
@@ -81,8 +84,10 @@ fn load(path: &Path) -> Result<Backup, ServerError> {
 fn check_empty(dir: &Path) -> Result<(), ServerError> {
     // A directory that is not there yet is empty; one that cannot be read is found out when it is locked.
     let names = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    let mut others: Vec<String> =
-        names.map(|name| name.to_string_lossy().into_owned()).filter(|n| !HARMLESS.contains(&n.as_str())).collect();
+    let mut others: Vec<String> = names
+        .map(|name| name.to_string_lossy().into_owned())
+        .filter(|n| !HARMLESS.contains(&n.as_str()))
+        .collect();
     others.sort();
     match others.first() {
         None => Ok(()),

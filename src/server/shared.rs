@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::gate::Header;
 use super::http::{PortCounters, Response};
-use crate::api::{self, ErrorBody, ErrorCode, LeaderRef, MemberInfo, PeerMode, PeerStatus, RoleName, StatusReply};
+use crate::api::{
+    self, ErrorBody, ErrorCode, LeaderRef, MemberInfo, PeerMode, PeerStatus, RoleName, StatusReply,
+};
 use crate::config::{Config, Limits, Peer};
 use crate::node::Node;
 use crate::node::founding::FoundingPort;

@@ -1,8 +1,8 @@
 //! From a configuration to a running server: the order in which things are opened, and in which they end.
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::path::Path;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -174,8 +174,7 @@ impl Server {
             admin::start(&shared).map_err(thread)?,
             backups::start(&shared).map_err(thread)?,
         );
-        let client_port =
-            HttpServer::start(client_listener, client, Arc::new(client_api)).map_err(port)?;
+        let client_port = HttpServer::start(client_listener, client, Arc::new(client_api)).map_err(port)?;
         shared.set_ports([client_port.counters(), peer_port.counters()]);
         log::info!(
             "{} serves clients on {} and members on {}",

@@ -54,6 +54,10 @@ pub trait DiskFile: Send + Sync {
 
     /// Makes data and length durable (fdatasync).
     fn sync(&self) -> io::Result<()>;
+
+    /// Forgets what the page cache holds of the file and counts as clean, so that reads see the disk. After a failed sync
+    /// the cache shows what the disk never got, and no later sync writes it.
+    fn forget_cache(&self) -> io::Result<()>;
 }
 
 /// A directory of the real file system.
@@ -61,13 +65,24 @@ pub struct RealDisk {
     path: PathBuf,
     /// Kept open: a sync of the directory then needs no descriptor at the time when there may be none.
     dir: File,
+    is_read_only: bool,
 }
 
 impl RealDisk {
     /// Opens the directory at `path`. Creates it, and its missing parents, durably.
     pub fn open(path: &Path) -> io::Result<RealDisk> {
         create_dir_durably(path)?;
-        Ok(RealDisk { path: path.to_owned(), dir: File::open(path)? })
+        Ok(RealDisk { path: path.to_owned(), dir: File::open(path)?, is_read_only: false })
+    }
+
+    /// Opens the directory at `path`, which must be there, to look at its files: they are opened for reading only, and
+    /// whatever would change the directory is refused.
+    pub fn open_read_only(path: &Path) -> io::Result<RealDisk> {
+        Ok(RealDisk { path: path.to_owned(), dir: File::open(path)?, is_read_only: true })
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        if self.is_read_only { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
     }
 
     /// Where it is.
@@ -110,20 +125,23 @@ impl Disk for RealDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        self.check_writable()?;
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.at(name))?;
         Ok(Box::new(RealFile(file)))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(RealFile(OpenOptions::new().read(true).write(true).open(self.at(name))?)))
+        Ok(Box::new(RealFile(OpenOptions::new().read(true).write(!self.is_read_only).open(self.at(name))?)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.check_writable()?;
         fs::rename(self.at(from), self.at(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.check_writable()?;
         fs::remove_file(self.at(name))
     }
 
@@ -173,6 +191,10 @@ impl DiskFile for RealFile {
     fn sync(&self) -> io::Result<()> {
         self.0.sync_data()
     }
+
+    fn forget_cache(&self) -> io::Result<()> {
+        Ok(rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed)?)
+    }
 }
 
 #[cfg(test)]
@@ -187,6 +209,7 @@ mod tests {
         file.allocate(8192).unwrap();
         file.write_at(4096, b"hello").unwrap();
         file.sync().unwrap();
+        file.forget_cache().unwrap();
         fs::create_dir(disk.path().join("run")).unwrap();
         disk.rename("x", "y").unwrap();
         disk.sync_dir().unwrap();
@@ -200,6 +223,22 @@ mod tests {
         disk.remove("y").unwrap();
         assert_eq!(disk.open("y").err().unwrap().kind(), io::ErrorKind::NotFound);
         assert_eq!(disk.remove("y").unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_read_only_disk_changes_nothing() {
+        let tmp = tempfile::tempdir().unwrap();
+        fs::write(tmp.path().join("x"), b"hello").unwrap();
+        let disk = RealDisk::open_read_only(tmp.path()).unwrap();
+        let file = disk.open("x").unwrap();
+        let mut buf = [0; 5];
+        file.read_at(0, &mut buf).unwrap();
+        assert_eq!(&buf, b"hello");
+        assert!(file.write_at(0, b"j").is_err() && file.allocate(9).is_err());
+        assert!(disk.create("y").is_err() && disk.rename("x", "y").is_err() && disk.remove("x").is_err());
+        assert_eq!((disk.list().unwrap(), file.size().unwrap()), (vec!["x".to_owned()], 5));
+        let missing = tmp.path().join("missing");
+        assert!(RealDisk::open_read_only(&missing).is_err() && !missing.exists());
     }
 
     #[test]

@@ -163,6 +163,16 @@ impl Identity {
     pub fn load(disk: &dyn Disk) -> Result<Option<Identity>, IdentityError> {
         let failed =
             |action| move |source| IdentityError::Io { file: disk.display(IDENTITY_FILE), action, source };
+        let Some(identity) = Identity::read(disk)? else { return Ok(None) };
+        disk.open(IDENTITY_FILE).and_then(|file| file.sync()).map_err(failed("sync"))?;
+        disk.sync_dir().map_err(failed("sync the directory of"))?;
+        Ok(Some(identity))
+    }
+
+    /// The same without the sync: for whoever only looks.
+    pub fn read(disk: &dyn Disk) -> Result<Option<Identity>, IdentityError> {
+        let failed =
+            |action| move |source| IdentityError::Io { file: disk.display(IDENTITY_FILE), action, source };
         let file = match disk.open(IDENTITY_FILE) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(failed("open"))?,
@@ -172,8 +182,6 @@ impl Identity {
         file.read_at(0, &mut bytes).map_err(failed("read"))?;
         let identity = Identity::decode(&bytes)
             .map_err(|what| IdentityError::Corrupt { file: disk.display(IDENTITY_FILE), what })?;
-        file.sync().map_err(failed("sync"))?;
-        disk.sync_dir().map_err(failed("sync the directory of"))?;
         Ok(Some(identity))
     }
 
@@ -234,6 +242,28 @@ impl DataDirLock {
         }
         write_pid(&mut file).map_err(unwritable("write its LOCK file"))?;
         Ok(DataDirLock { dir: dir.to_owned(), _file: file })
+    }
+
+    /// Keeps every server out for the life of this value, without changing anything: for whoever only looks. A
+    /// directory that was never locked has nothing to lock, and nothing is made: then there is no hold.
+    pub fn take_to_look(dir: &Path) -> Result<Option<DataDirLock>, IdentityError> {
+        let unwritable = |source| IdentityError::Unwritable {
+            dir: dir.display().to_string(),
+            action: "look at its LOCK file",
+            source,
+        };
+        let mut file = match File::open(dir.join(LOCK_FILE)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(unwritable)?,
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Some(DataDirLock { dir: dir.to_owned(), _file: file })),
+            Err(TryLockError::WouldBlock) => {
+                let dir = dir.display().to_string();
+                Err(IdentityError::Locked { dir, pid: holder(&mut file) })
+            }
+            Err(TryLockError::Error(source)) => Err(unwritable(source)),
+        }
     }
 
     /// The locked directory.

@@ -21,6 +21,7 @@
 //! [`SparePreparer`] for the hand-over.
 
 mod format;
+mod inspect;
 mod recovery;
 mod segment;
 mod spare;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 use crate::raft::{ClusterId, Entry, HardState, MemberId, Position};
 
 use super::disk::Disk;
+pub use inspect::{Inspection, TornEnd, inspect};
 pub use spare::SparePreparer;
 pub use writer::Wal;
 
@@ -77,7 +79,7 @@ pub struct Recovered {
 }
 
 /// A place in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LogPlace {
     /// The segment's sequence number.
     pub sequence: u64,

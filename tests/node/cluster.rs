@@ -214,8 +214,12 @@ impl Cluster {
     }
 
     pub fn create_log(&self, id: MemberId) {
-        let found =
-            Found { cluster_id: CLUSTER, settings: self.settings.clone(), members: self.members.clone(), restored: None };
+        let found = Found {
+            cluster_id: CLUSTER,
+            settings: self.settings.clone(),
+            members: self.members.clone(),
+            restored: None,
+        };
         let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
         let mut wal = Wal::create(self.disk(id), wal_ids(id), wal_options()).unwrap();
         let birth =

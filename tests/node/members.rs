@@ -26,7 +26,9 @@ fn change(cluster: &Cluster, change: MembershipChange) -> AdminResult {
 fn a_new_member_is_brought_up_and_becomes_a_voter() {
     let cluster = Cluster::start(3);
     let leader = cluster.node(cluster.leader());
-    (0..100).for_each(|i| drop(write(&leader, put(&format!("k{i}"), "v")).unwrap()));
+    for i in 0..100 {
+        write(&leader, put(&format!("k{i}"), "v")).unwrap();
+    }
     cluster.create_log(MemberId(4));
     cluster.start_node(MemberId(4));
     assert!(matches!(change(&cluster, MembershipChange::Add(learner(4))), Ok(Administered::Changed(_))));

@@ -65,7 +65,12 @@ pub fn membership(ids: &[u64]) -> Membership {
 pub fn entry(index: Index, term: Term, n: u64) -> Entry {
     let payload = if index == 1 {
         let members = membership(&(1..=n).collect::<Vec<_>>());
-        Payload::Found(Found { cluster_id: ClusterId(7), settings: Settings::default(), members, restored: None })
+        Payload::Found(Found {
+            cluster_id: ClusterId(7),
+            settings: Settings::default(),
+            members,
+            restored: None,
+        })
     } else {
         Payload::Command(format!("{index}@{term}").into_bytes())
     };
@@ -186,7 +191,7 @@ struct Node {
 }
 
 /// A request on its way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Flight {
     pub from: u64,
     pub to: u64,
@@ -325,6 +330,11 @@ impl Cluster {
     /// Whether a line of the trace so far contains all of these words.
     pub fn has_traced(&self, words: &[&str]) -> bool {
         self.trace.iter().any(|line| words.iter().all(|word| line.contains(word)))
+    }
+
+    /// Everything that happened, line by line.
+    pub fn trace(&self) -> String {
+        self.trace.join("\n")
     }
 
     pub fn leader(&self) -> Option<u64> {
@@ -554,15 +564,6 @@ impl Cluster {
         self.nodes.values().find(held).expect("somebody has that snapshot").durable.snapshot.clone()
     }
 
-    /// One whole transfer.
-    #[track_caller]
-    pub fn transfer(&mut self, from: u64, to: u64) -> InstallSnapshotReply {
-        let (last, ticket) = self.offer(from, to);
-        let reply = self.install(from, to, last, ticket.term());
-        self.end_transfer(from, ticket, Ok(reply));
-        reply
-    }
-
     /// The ticket of a transfer comes back.
     pub fn end_transfer(
         &mut self,
@@ -674,6 +675,16 @@ impl Cluster {
         if self.nodes[&from].is_up && self.nodes[&from].life == life {
             self.step(from, |raft, now| raft.handle_rpc_result(ticket, Ok(reply), now));
         }
+    }
+
+    /// The reply never leaves, and the sender gives up.
+    pub fn lose_held(&mut self, held: Held) {
+        self.fail(held.from, held.life, held.ticket);
+    }
+
+    /// The reply gets lost, and the sender gives up.
+    pub fn lose_answer(&mut self, answer: Answer) {
+        self.fail(answer.from, answer.life, answer.ticket);
     }
 
     /// The request or its reply is lost: the sender hears nothing until it gives up, now.

@@ -36,7 +36,9 @@ fn led(n: u64) -> Cluster {
 #[test]
 fn a_learner_is_brought_up_and_promoted_by_itself() {
     let mut cluster = led(3);
-    (0..5).for_each(|i| drop(cluster.propose(1, &i.to_string())));
+    for i in 0..5 {
+        cluster.propose(1, &i.to_string());
+    }
     cluster.join(4, 3);
     assert!(matches!(cluster.change(1, &add(4)), Ok(Changed::Appended(_))));
     assert_eq!(voters(cluster.raft(1)), [1, 2, 3], "not a voter yet");
@@ -294,7 +296,9 @@ fn a_change_that_leaves_no_live_majority_is_refused() {
 #[test]
 fn a_learner_is_brought_up_by_a_snapshot() {
     let mut cluster = led(3);
-    (0..10).for_each(|i| drop(cluster.propose(1, &i.to_string())));
+    for i in 0..10 {
+        cluster.propose(1, &i.to_string());
+    }
     cluster.run_for(100);
     cluster.save_snapshot(1);
     cluster.propose(1, "more");

@@ -10,7 +10,9 @@ fn one_behind() -> Cluster {
     let mut cluster = Cluster::new(3);
     cluster.elect(1);
     cluster.isolate(3);
-    (3..=6).for_each(|i| drop(cluster.propose(1, &i.to_string())));
+    for i in 3..=6 {
+        cluster.propose(1, &i.to_string());
+    }
     cluster.settle();
     assert_eq!(cluster.raft(1).commit_index(), 6);
     cluster

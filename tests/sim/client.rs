@@ -7,7 +7,7 @@ use std::time::Duration;
 use dkv::node::{Completion, Failure, FailureKind, Origin, ReadIndexResult, Work, WriteResult};
 use dkv::store::{Applied, Command, Condition, Idempotency, Op, Outcome, request_hash};
 
-use crate::history::{Attempt, Fate, Record, Seen, Told};
+use crate::history::{Attempt, Fate, Listed, Record, Seen, Told};
 use crate::node::{Done, ReadFor, WriteFor};
 use crate::report::Mark;
 use crate::swarm::{Stream, Swarm, exponential};
@@ -41,13 +41,22 @@ pub struct Asker {
 /// What is asked of a member.
 pub enum Question {
     Write(Command),
-    Read(Vec<u8>),
+    Read(Query),
+}
+
+/// What is to be read.
+pub enum Query {
+    /// One key.
+    Get(Vec<u8>),
+    /// Every key from this one on.
+    List(Vec<u8>),
 }
 
 /// What a member answers.
 pub enum Answer {
     Write(WriteResult),
     Read(Result<Seen, Failure>),
+    List(Result<Listed, Failure>),
     /// The connection was refused.
     Refused,
     /// The connection broke after the request was sent.
@@ -72,9 +81,12 @@ impl World {
                 let work = Work::Write { command: command.encode(), done };
                 self.submit_write(node, &command, work, Origin::Client, patience);
             }
-            Question::Read(key) => {
+            Question::Read(query) => {
                 let done: Completion<ReadIndexResult> = Box::new(move |result| {
-                    mailbox.lock().expect("one thread").push(Done::Read(ReadFor::Client(asker, key), result));
+                    mailbox
+                        .lock()
+                        .expect("one thread")
+                        .push(Done::Read(ReadFor::Client(asker, query), result));
                 });
                 self.step(node, |core, now| {
                     core.submit(Work::Read { done }, Origin::Client, now + patience, now)
@@ -92,20 +104,25 @@ impl World {
     }
 
     /// A read may be served: the member looks its state machine up.
-    pub fn answer_read(&mut self, node: NodeIndex, asker: Asker, key: &[u8], result: ReadIndexResult) {
+    pub fn answer_read(&mut self, node: NodeIndex, asker: Asker, query: &Query, result: ReadIndexResult) {
         let kv = &self.nodes[node].process.as_ref().expect("it runs").kv;
-        let result = result.map(|index| {
+        if let Ok(index) = result {
             assert!(kv.applied().index >= index, "a read at {index} was served before that was applied");
-            Seen::look(kv, key)
-        });
-        if result.is_err() {
+        } else {
             self.mark(Mark::ReadFailed);
         }
-        self.answer_client(node, asker, Answer::Read(result));
+        let answer = match query {
+            Query::Get(key) => Answer::Read(result.map(|_| Seen::look(kv, key))),
+            Query::List(start) => Answer::List(result.map(|_| Listed::look(kv, start))),
+        };
+        self.answer_client(node, asker, answer);
     }
 
     fn answer_client(&mut self, node: NodeIndex, asker: Asker, answer: Answer) {
         self.line(|| format!("n{} answers {asker}: {}", node + 1, answer.describe()));
+        if self.clients.rng.f64() < self.net.faults.lose_reply / 4.0 {
+            return self.mark(Mark::AnswerLost);
+        }
         let delay = self.clients.delay();
         self.plan(delay, Event::Client { client: asker.client, what: ToClient::Answer { asker, answer } });
     }
@@ -128,7 +145,8 @@ impl Answer {
         match self {
             Answer::Write(Ok(applied)) => format!("{applied:?}"),
             Answer::Read(Ok(seen)) => format!("{seen:?}"),
-            Answer::Write(Err(failure)) | Answer::Read(Err(failure)) => {
+            Answer::List(Ok(listed)) => format!("{listed:?}"),
+            Answer::Write(Err(failure)) | Answer::Read(Err(failure)) | Answer::List(Err(failure)) => {
                 format!("{:?}: {failure}", failure.kind)
             }
             Answer::Refused => "refused".to_owned(),
@@ -166,6 +184,7 @@ pub struct Clients {
     /// What became of every attempt to write.
     pub attempts: BTreeMap<Asker, Attempt>,
     is_stopping: bool,
+    is_resting: bool,
     has_probe: bool,
     rng: fastrand::Rng,
     delay_mean_us: u64,
@@ -187,6 +206,7 @@ impl Clients {
             history: Vec::new(),
             attempts: BTreeMap::new(),
             is_stopping: false,
+            is_resting: false,
             has_probe: false,
             rng: Stream::Load.rng(swarm.seed),
             delay_mean_us: swarm.election_timeout_us / 500,
@@ -201,6 +221,11 @@ impl Clients {
     /// No more operations begin.
     pub fn stop(&mut self) {
         self.is_stopping = true;
+    }
+
+    /// All but the probe take their time from now on.
+    pub fn rest(&mut self) {
+        self.is_resting = true;
     }
 
     /// Whether every operation has ended.
@@ -235,6 +260,7 @@ impl Clients {
                 call: now,
                 ret: u64::MAX,
                 key,
+                is_list: false,
                 write,
                 condition: None,
                 is_keyed: false,
@@ -247,6 +273,7 @@ impl Clients {
             call: now,
             ret: u64::MAX,
             key,
+            is_list: op.is_none() && self.rng.u8(0..4) == 0,
             write: op,
             condition,
             is_keyed,
@@ -290,7 +317,11 @@ impl World {
 
     fn plan_next(&mut self, client: usize) {
         let is_probe = client == self.swarm.clients;
-        let mean = if is_probe { self.swarm.election_timeout_us / 4 } else { self.swarm.think_mean_us };
+        let mean = match (is_probe, self.clients.is_resting) {
+            (true, _) => self.swarm.election_timeout_us / 4,
+            (false, true) => 4 * self.swarm.election_timeout_us,
+            (false, false) => self.swarm.think_mean_us,
+        };
         let think = exponential(&mut self.clients.rng, mean);
         self.plan(think, Event::Client { client, what: ToClient::Next });
     }
@@ -352,7 +383,8 @@ impl World {
         let asker = Asker { client, op: running.op, attempt: running.attempt };
         let question = match running.record.write {
             Some(_) => Question::Write(running.record.command(asker)),
-            None => Question::Read(running.record.key.clone()),
+            None if running.record.is_list => Question::Read(Query::List(running.record.key.clone())),
+            None => Question::Read(Query::Get(running.record.key.clone())),
         };
         if running.record.write.is_some() {
             clients.attempts.insert(asker, Attempt { fate: Fate::Unknown });
@@ -391,11 +423,15 @@ impl World {
                 self.mark(Mark::ReadDone);
                 self.finish(asker.client, Told::Read(seen));
             }
+            Answer::List(Ok(listed)) => {
+                self.mark(Mark::ListDone);
+                self.finish(asker.client, Told::List(listed));
+            }
             Answer::Broken => self.attempt_failed(asker, Fate::Unknown),
             Answer::Write(Err(failure)) if !failure.kind.is_not_done() => {
                 self.attempt_failed(asker, Fate::Unknown)
             }
-            Answer::Write(Err(_)) | Answer::Read(Err(_)) | Answer::Refused => {
+            Answer::Write(Err(_)) | Answer::Read(Err(_)) | Answer::List(Err(_)) | Answer::Refused => {
                 self.attempt_failed(asker, Fate::NotDone);
             }
         }

@@ -1,16 +1,17 @@
 //! What a machine keeps when its process dies: the real log on a simulated disk, and beside it the durable state as the
 //! rules have it. After every crash the two must agree: what was synced is there, of what was not a prefix may be.
+//! `decay.rs` has what goes wrong while nothing crashes.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use dkv::node::LogWriter;
 use dkv::raft::{
     ClusterId, Entry, HardState, Index, MemberId, Position, Term, WriteBatch, WriteOp, WriteSeq,
 };
-use dkv::store::disk::Disk;
 use dkv::store::simdisk::{Fault, Loss, SimDisk};
-use dkv::store::wal::{Recovered, SparePreparer, Wal, WalIds, WalOptions};
+use dkv::store::wal::{Recovered, SparePreparer, Wal, WalError, WalIds, WalOptions};
 
 use crate::report::Mark;
 use crate::swarm::mix;
@@ -64,20 +65,37 @@ impl From<Recovered> for Image {
 
 /// The disk of one machine.
 pub struct MachineDisk {
-    disk: SimDisk,
-    ids: WalIds,
-    options: WalOptions,
+    pub(super) disk: SimDisk,
+    pub(super) ids: WalIds,
+    pub(super) options: WalOptions,
     /// While a process runs.
     log: Option<(Wal, SparePreparer)>,
     durable: Image,
     /// What the last crash found under way: a prefix of it may have survived.
     in_flight: Vec<WriteOp>,
     writes: u64,
-    rng: fastrand::Rng,
+    /// Reads and writes may fail while the log is recovered.
+    pub may_fail: bool,
+    /// Only the process died, so far: what it wrote last may be in the page cache alone.
+    is_cached: bool,
+    /// What it holds is compared with what was synced.
+    pub is_watched: bool,
+    /// Where a bit has flipped.
+    pub(super) rot: Option<String>,
+    pub(super) rng: fastrand::Rng,
 }
 
 /// What a crash or a recovery came upon.
 pub type Marks = Vec<Mark>;
+
+/// Why a process does not start.
+#[derive(Debug)]
+pub enum Refusal {
+    /// What was synced is damaged: it never will.
+    Rot,
+    /// The disk failed, or is full.
+    Io,
+}
 
 impl MachineDisk {
     /// A disk that founding has left behind.
@@ -92,7 +110,20 @@ impl MachineDisk {
         wal.write(&ops).expect("a disk without faults");
         let durable = Image { hard_state, entries: vec![found.clone()] };
         let rng = fastrand::Rng::with_seed(mix(seed));
-        MachineDisk { disk, ids, options, log: None, durable, in_flight: Vec::new(), writes: 0, rng }
+        MachineDisk {
+            disk,
+            ids,
+            options,
+            log: None,
+            durable,
+            in_flight: Vec::new(),
+            writes: 0,
+            may_fail: false,
+            is_cached: false,
+            is_watched: true,
+            rot: None,
+            rng,
+        }
     }
 
     /// What no crash may take.
@@ -100,14 +131,17 @@ impl MachineDisk {
         &self.durable
     }
 
-    /// Recovers the log for a new process. Now and then that process dies while it recovers, or right behind it, and
-    /// the next one recovers again.
-    pub fn recover(&mut self, marks: &mut Marks) -> Image {
+    /// Recovers the log for a new process. Now and then the power fails before that, or the process dies while it
+    /// recovers or right behind it, and the next one recovers again.
+    pub fn recover(&mut self, marks: &mut Marks) -> Result<&Image, Refusal> {
+        if self.is_cached && self.rng.u8(0..4) == 0 {
+            self.lose_power();
+            marks.push(Mark::PowerLossAfterDeath);
+        }
         while self.rng.u8(0..6) == 0 {
             let dies_after = self.rng.u64(1..20);
             self.disk.plan(self.disk.ops() + dies_after, Fault::Die { bytes: self.rng.usize(0..4_096) });
-            let opened = Wal::open(Arc::new(self.disk.clone()), self.ids, self.options);
-            if let Ok((_, recovered)) = opened {
+            if let Ok((_, recovered)) = self.open() {
                 // It was told what is durable, so from here on it has to be.
                 self.accept(recovered.into());
             }
@@ -115,21 +149,48 @@ impl MachineDisk {
             self.disk = self.disk.restart(loss);
             marks.push(Mark::CrashInRecovery);
         }
-        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
-        let (mut wal, recovered) = Wal::open(disk, self.ids, self.options).unwrap_or_else(|e| {
-            panic!("P1: the log cannot be recovered, but must hold {}: {e}", self.durable.describe())
-        });
+        if self.may_fail && self.rng.u8(0..4) == 0 {
+            self.disk.plan(self.disk.ops() + self.rng.u64(1..25), Fault::Eio);
+        }
+        let (mut wal, recovered) = match self.open() {
+            Ok(opened) => opened,
+            Err(WalError::Io { source, .. }) if self.may_fail || source.kind() == ErrorKind::StorageFull => {
+                self.stop();
+                return Err(Refusal::Io);
+            }
+            Err(WalError::Corrupt { .. }) if self.rot.is_some() => return Err(Refusal::Rot),
+            Err(e) => {
+                panic!("P1: the log cannot be recovered, but must hold {}: {e}", self.durable.describe())
+            }
+        };
+        self.disk.forget_plans();
+        if let Some(rot) = &self.rot {
+            panic!("P7: {rot}, and the log was opened all the same");
+        }
         if !recovered.warnings.is_empty() {
             marks.push(Mark::TornTailCut);
         }
         self.accept(recovered.into());
         let preparer = wal.take_preparer().expect("it is taken once");
         self.log = Some((wal, preparer));
-        self.durable.clone()
+        self.is_cached = false;
+        if self.rng.bool() {
+            self.look();
+        }
+        Ok(&self.durable)
+    }
+
+    fn open(&self) -> Result<(Wal, Recovered), WalError> {
+        Wal::open(Arc::new(self.disk.clone()), self.ids, self.options)
     }
 
     /// What recovery reports must be what was synced, and of what was under way a prefix.
     fn accept(&mut self, recovered: Image) {
+        if !self.is_watched {
+            self.in_flight.clear();
+            self.durable = recovered;
+            return;
+        }
         let mut expected = self.durable.clone();
         let mut under_way = std::mem::take(&mut self.in_flight).into_iter();
         while expected != recovered {
@@ -145,23 +206,33 @@ impl MachineDisk {
         self.durable = recovered;
     }
 
-    /// Writes and syncs; the number of the last write.
-    pub fn write(&mut self, batch: WriteBatch) -> WriteSeq {
+    /// Writes and syncs; the number of the last write. After an error the process must end.
+    pub fn write(&mut self, batch: WriteBatch) -> Result<WriteSeq, WalError> {
         let (wal, _) = self.log.as_mut().expect("a process runs");
         let ops: Vec<WriteOp> = batch.writes.iter().map(|write| write.op.clone()).collect();
-        let seq = LogWriter::step(batch, wal).expect("a disk without faults");
+        let seq = match LogWriter::step(batch, wal) {
+            Ok(seq) => seq,
+            Err(e) => {
+                self.in_flight = ops;
+                return Err(e);
+            }
+        };
         ops.iter().for_each(|op| self.durable.take(op));
         self.writes += 1;
         // More often would cost more than all the rest: it reads the whole log.
         if self.writes.is_power_of_two() {
             self.look();
         }
-        seq
+        Ok(seq)
     }
 
     /// Looks at what would be left if the power failed now.
     fn look(&self) {
+        if self.rot.is_some() || !self.is_watched {
+            return;
+        }
         let disk = self.disk.fork().restart(Loss::Everything);
+        disk.set_capacity(None);
         let (_, recovered) = Wal::open(Arc::new(disk), self.ids, self.options)
             .unwrap_or_else(|e| panic!("P1: {} is not durable: {e}", self.durable.describe()));
         let recovered = Image::from(recovered);
@@ -178,10 +249,10 @@ impl MachineDisk {
         self.log.as_ref().is_some_and(|(wal, _)| wal.spare_is_due())
     }
 
-    /// One step of the housekeeper.
-    pub fn prepare_spare(&mut self) {
+    /// One step of the housekeeper. After an error the process must end.
+    pub fn prepare_spare(&mut self) -> Result<(), WalError> {
         let (_, preparer) = self.log.as_mut().expect("a process runs");
-        preparer.step().expect("a disk without faults");
+        preparer.step().map(drop)
     }
 
     /// Whether the last writes have no seal behind them.
@@ -189,10 +260,17 @@ impl MachineDisk {
         self.log.as_ref().is_some_and(|(wal, _)| wal.needs_seal())
     }
 
-    /// Seals the log.
-    pub fn seal(&mut self) {
+    /// Seals the log. After an error the process must end.
+    pub fn seal(&mut self) -> Result<(), WalError> {
         let (wal, _) = self.log.as_mut().expect("a process runs");
-        wal.seal().expect("a disk without faults");
+        wal.seal()
+    }
+
+    /// The process ends itself, because the disk has failed it.
+    pub fn stop(&mut self) {
+        self.log = None;
+        self.disk = self.disk.restart(Loss::Nothing);
+        self.is_cached = true;
     }
 
     /// The process dies with `in_flight` in its hands: before it touched the disk, in the middle of it, or after the
@@ -220,12 +298,25 @@ impl MachineDisk {
                 self.in_flight = ops;
             }
         }
-        let loss = if power { self.any_loss() } else { Loss::Nothing };
-        self.disk = self.disk.restart(loss);
+        self.disk = self.disk.restart(Loss::Nothing);
+        self.is_cached = true;
+        if power {
+            self.lose_power();
+        }
         effect
     }
 
+    fn lose_power(&mut self) {
+        let loss = self.any_loss();
+        self.disk = self.disk.restart(loss);
+        self.is_cached = false;
+    }
+
     fn any_loss(&mut self) -> Loss {
+        if !self.is_watched {
+            // What is left is a good log, only an older one: nobody but the cluster can notice.
+            return Loss::Everything;
+        }
         match self.rng.u8(0..8) {
             0 => Loss::Nothing,
             1 | 2 => Loss::Everything,

@@ -1,7 +1,9 @@
-//! The nemesis: crashes, cuts, pauses and slow disks, as far as the seed has them, at times the seed decides.
+//! The nemesis: crashes, cuts, pauses and bad disks, as far as the seed has them, at times the seed decides.
 
+use crate::decay::Atlas;
 use crate::node::Machine;
 use crate::report::Mark;
+use crate::shape::Shape;
 use crate::swarm::{Kind, Stream, Swarm, exponential};
 use crate::world::{Event, NodeIndex, World};
 
@@ -19,117 +21,63 @@ pub enum Act {
     Resume { node: NodeIndex },
     /// Repairs every link.
     Heal,
-    /// Cuts and repairs the links of one member, so many times more.
-    Flap { node: NodeIndex, times: u32 },
+    /// Cuts and repairs some links, so many times more.
+    Flap { links: Vec<(NodeIndex, NodeIndex)>, times: u32 },
+    /// A link is as quick as others again.
+    Unclog { from: NodeIndex, to: NodeIndex },
+    /// A timer gets its time again.
+    Feed { node: NodeIndex },
     /// Gives a disk its ordinary speed again.
     QuickenDisk { node: NodeIndex },
+    /// Makes room on a disk.
+    FreeSpace { node: NodeIndex },
 }
-
-/// Ways to cut a network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
-    /// Two groups that do not hear each other.
-    Split,
-    /// One member alone.
-    IsolateOne,
-    /// One group hears another, which does not hear it.
-    OneWay,
-    /// One member hears everybody and is heard by nobody, or the reverse.
-    Deaf,
-    /// Each directed link on its own.
-    Random,
-    /// Everybody has two neighbours.
-    Ring,
-    /// Two groups that only one member connects.
-    Bridge,
-    /// One member in the middle of all others.
-    Star,
-    /// Two members do not hear each other; everybody else hears both.
-    Cloudflare,
-}
-
-const SHAPES: [Shape; 9] = [
-    Shape::Split,
-    Shape::IsolateOne,
-    Shape::OneWay,
-    Shape::Deaf,
-    Shape::Random,
-    Shape::Ring,
-    Shape::Bridge,
-    Shape::Star,
-    Shape::Cloudflare,
-];
 
 /// Decides what goes wrong.
 pub struct Nemesis {
-    rng: fastrand::Rng,
+    pub rng: fastrand::Rng,
+    /// Members that it leaves in peace, with the links between them.
+    pub spared: Vec<bool>,
+    pub atlas: Atlas,
     /// The leader is cut off, and the next one is awaited.
     deposes: bool,
+    /// The moment of Figure 8 is awaited.
+    tempts: bool,
     is_over: bool,
 }
 
 impl Nemesis {
     /// At rest.
     pub fn new(swarm: &Swarm) -> Nemesis {
-        Nemesis { rng: Stream::Nemesis.rng(swarm.seed), deposes: false, is_over: false }
+        Nemesis {
+            rng: Stream::Nemesis.rng(swarm.seed),
+            spared: vec![false; swarm.voters],
+            atlas: Atlas::new(swarm.voters),
+            deposes: false,
+            tempts: false,
+            is_over: false,
+        }
     }
 
-    /// The links that `shape` cuts, the members in random order.
-    fn cut(&mut self, shape: Shape, voters: usize, leader: Option<NodeIndex>) -> Vec<Vec<bool>> {
-        let mut order: Vec<NodeIndex> = (0..voters).collect();
-        self.rng.shuffle(&mut order);
-        // What happens to the leader matters most.
-        if let Some(leader) = leader
-            && self.rng.bool()
-        {
-            let at = order.iter().position(|&node| node == leader).expect("a member");
-            order.swap(0, at);
-        }
-        let rank = |node: NodeIndex| order.iter().position(|&n| n == node).expect("a member");
-        let size = if voters > 1 { self.rng.usize(1..voters) } else { 1 };
-        let is_first = self.rng.bool();
-        let probability = self.rng.f64();
-        let mut cut = vec![vec![false; voters]; voters];
-        for (from, row) in cut.iter_mut().enumerate() {
-            for (to, link) in row.iter_mut().enumerate().filter(|(to, _)| *to != from) {
-                let (a, b) = (rank(from), rank(to));
-                *link = match shape {
-                    Shape::Split => (a < size) != (b < size),
-                    Shape::IsolateOne => a == 0 || b == 0,
-                    Shape::OneWay => a < size && b >= size,
-                    Shape::Deaf => {
-                        if is_first {
-                            a == 0
-                        } else {
-                            b == 0
-                        }
-                    }
-                    Shape::Random => self.rng.f64() < probability,
-                    Shape::Ring => a.abs_diff(b) != 1 && a.abs_diff(b) != voters - 1,
-                    Shape::Bridge => a != 0 && b != 0 && (a % 2) != (b % 2),
-                    Shape::Star => a != 0 && b != 0,
-                    Shape::Cloudflare => a.min(b) == 0 && a.max(b) == 1,
-                };
-            }
-        }
-        cut
+    fn spares_link(&self, from: NodeIndex, to: NodeIndex) -> bool {
+        self.spared[from] && self.spared[to]
     }
-}
 
-/// Whether some majority can exchange messages pairwise (the condition of P6).
-fn has_connected_majority(cut: &[Vec<bool>]) -> bool {
-    let voters = cut.len();
-    (0u32..1 << voters).any(|group| {
-        let members: Vec<NodeIndex> = (0..voters).filter(|node| group & (1 << node) != 0).collect();
-        members.len() > voters / 2
-            && members.iter().all(|&a| members.iter().all(|&b| a == b || (!cut[a][b] && !cut[b][a])))
-    })
+    /// Whether it is at work.
+    pub fn is_active(&self) -> bool {
+        !self.is_over
+    }
 }
 
 impl World {
-    /// Lets the nemesis begin.
-    pub fn start_nemesis(&mut self) {
-        if !self.swarm.kinds.is_empty() {
+    /// Lets the nemesis begin, or begin again; with `strikes` it does something new from time to time.
+    pub fn start_nemesis(&mut self, strikes: bool) {
+        self.nemesis.is_over = false;
+        let may_fail = self.swarm.kinds.contains(&Kind::FailDisk);
+        for node in 0..self.nodes.len() {
+            self.nodes[node].disk.may_fail = may_fail && !self.nemesis.spared[node];
+        }
+        if strikes && !self.swarm.kinds.is_empty() {
             self.plan_strike();
         }
     }
@@ -137,20 +85,9 @@ impl World {
     /// Nothing goes wrong any more, and everything that did is repaired.
     pub fn end_nemesis(&mut self) {
         self.nemesis.is_over = true;
+        self.nemesis.deposes = false;
+        self.nemesis.tempts = false;
         self.net.heal();
-    }
-
-    /// Cuts the network in a random shape that leaves a majority connected pairwise.
-    pub fn cut_with_connected_majority(&mut self) {
-        loop {
-            let shape = SHAPES[self.nemesis.rng.usize(0..SHAPES.len())];
-            let cut = self.nemesis.cut(shape, self.swarm.voters, self.leader());
-            if has_connected_majority(&cut) {
-                self.line(|| format!("{shape:?} stands: {cut:?}"));
-                self.net.cut = cut;
-                return;
-            }
-        }
     }
 
     fn plan_strike(&mut self) {
@@ -168,16 +105,20 @@ impl World {
             .max_by_key(|&n| leads(&self.nodes[n]))
     }
 
-    /// A member; the leader more often than others.
-    fn victim(&mut self) -> NodeIndex {
-        let leader = self.leader();
-        match leader {
-            Some(leader) if self.nemesis.rng.u8(0..3) == 0 => leader,
-            _ => self.nemesis.rng.usize(0..self.swarm.voters),
+    /// A member that is not spared; the leader more often than others.
+    fn victim(&mut self) -> Option<NodeIndex> {
+        if let Some(leader) = self.leader()
+            && self.nemesis.rng.u8(0..3) == 0
+            && !self.nemesis.spared[leader]
+        {
+            return Some(leader);
         }
+        let node = self.nemesis.rng.usize(0..self.swarm.voters);
+        (!self.nemesis.spared[node]).then_some(node)
     }
 
-    fn disturbance(&mut self) -> u64 {
+    /// How long something lasts.
+    pub fn disturbance(&mut self) -> u64 {
         let t = self.swarm.election_timeout_us;
         exponential(&mut self.nemesis.rng, 4 * t)
     }
@@ -188,16 +129,21 @@ impl World {
         }
         match act {
             Act::Strike => {
-                self.strike();
+                if let Some(node) = self.victim() {
+                    self.strike(node);
+                }
                 self.plan_strike();
             }
             Act::Crash { node, for_us } => self.crash_for(node, for_us),
             Act::Meet => {
                 self.net.heal();
+                let (newest, t) = (self.leader(), self.swarm.election_timeout_us);
                 for node in 0..self.swarm.voters {
-                    let for_us = self.nemesis.rng.u64(1..=self.swarm.election_timeout_us);
+                    let behind = if newest == Some(node) { 3 * t } else { 0 };
+                    let for_us = behind + self.nemesis.rng.u64(1..=t);
                     self.crash_for(node, for_us);
                 }
+                self.nemesis.tempts = true;
             }
             Act::Restart { node, life } => {
                 if self.nodes[node].life == life && self.nodes[node].process.is_none() {
@@ -209,15 +155,21 @@ impl World {
                 self.line(|| "links are whole".to_owned());
                 self.net.heal();
             }
-            Act::Flap { node, times } => self.flap(node, times),
+            Act::Flap { links, times } => self.flap(links, times),
+            Act::Unclog { from, to } => self.net.lag_us[from][to] = 0,
+            Act::Feed { node } => self.nodes[node].timer_late_us = 0,
             Act::QuickenDisk { node } => self.set_sync_mean(node, None),
+            Act::FreeSpace { node } => {
+                self.line(|| format!("n{} has room on its disk", node + 1));
+                self.nodes[node].disk.free_space();
+            }
         }
     }
 
-    fn strike(&mut self) {
+    fn strike(&mut self, node: NodeIndex) {
         let kind = self.swarm.kinds[self.nemesis.rng.usize(0..self.swarm.kinds.len())];
-        let node = self.victim();
         let for_us = self.disturbance();
+        let t = self.swarm.election_timeout_us;
         match kind {
             Kind::CrashOne if self.nemesis.rng.u8(0..4) == 0 => self.crash_for(node, for_us),
             Kind::CrashOne => self.nodes[node].doom = Some(Act::Crash { node, for_us }),
@@ -233,26 +185,41 @@ impl World {
                 self.mark(Mark::AllCrashed);
                 (0..self.swarm.voters).for_each(|node| self.crash_for(node, for_us));
             }
-            Kind::Cut => {
-                let shape = SHAPES[self.nemesis.rng.usize(0..SHAPES.len())];
-                let leader = self.leader();
-                self.net.cut = self.nemesis.cut(shape, self.swarm.voters, leader);
-                self.line(|| format!("cut: {shape:?} {:?}", self.net.cut));
-                self.plan(2 * for_us, Event::Nemesis(Act::Heal));
-            }
+            Kind::Cut => self.cut(2 * for_us),
             Kind::Depose => {
-                if let Some(leader) = self.leader() {
-                    self.cut_off(leader, true);
+                if let Some(leader) = self.leader().filter(|_| !self.nemesis.spared.contains(&true)) {
+                    let links = self.links_of(leader);
+                    self.set_links(&links, true);
                     self.nemesis.deposes = true;
                 }
             }
             Kind::Flap => {
+                let other = self.nemesis.rng.usize(0..self.swarm.voters);
+                let links = match self.nemesis.rng.u8(0..3) {
+                    0 => self.links_of(node),
+                    1 => vec![(node, other), (other, node)],
+                    _ => vec![(node, other)],
+                };
                 let times = self.nemesis.rng.u32(2..20);
-                self.flap(node, times);
+                self.mark(Mark::Flapped);
+                self.flap(links, times);
             }
-            Kind::Pause => {
-                self.pause(node);
+            Kind::Clog => {
+                let to = self.nemesis.rng.usize(0..self.swarm.voters);
+                if !self.nemesis.spares_link(node, to) {
+                    self.net.lag_us[node][to] = self.nemesis.rng.u64(1..=20) * t / 4;
+                    self.mark(Mark::Clogged);
+                    self.plan(2 * for_us, Event::Nemesis(Act::Unclog { from: node, to }));
+                }
+            }
+            Kind::Pause | Kind::Suspend => {
+                self.pause(node, kind == Kind::Suspend);
                 self.plan(for_us, Event::Nemesis(Act::Resume { node }));
+            }
+            Kind::Starve => {
+                self.nodes[node].timer_late_us = self.nemesis.rng.u64(1..=3) * t;
+                self.mark(Mark::TimerStarved);
+                self.plan(2 * for_us, Event::Nemesis(Act::Feed { node }));
             }
             Kind::SlowDisk => {
                 let factor = self.nemesis.rng.u64(1..=4);
@@ -263,13 +230,40 @@ impl World {
                 self.set_sync_mean(node, Some(2 * self.swarm.disk_stall_us));
                 self.plan(for_us, Event::Nemesis(Act::QuickenDisk { node }));
             }
+            Kind::HangDisk => self.nodes[node].is_disk_hung = true,
+            Kind::FailDisk => self.nodes[node].disk.fail_soon(),
+            Kind::FillDisk => {
+                let room = self.nemesis.rng.u64(0..=self.swarm.segment_bytes);
+                self.nodes[node].disk.fill_up(room);
+                self.line(|| format!("n{} has {room} bytes left on its disk", node + 1));
+                self.plan(4 * for_us, Event::Nemesis(Act::FreeSpace { node }));
+            }
+            Kind::Rot => self.rot(node, for_us),
+        }
+    }
+
+    /// A disk rots, if the atlas admits it; mostly it shows at once.
+    fn rot(&mut self, node: NodeIndex, for_us: u64) {
+        if self.nemesis.atlas.admits(node) && self.nodes[node].disk.decay() {
+            self.line(|| format!("the disk of n{} rots", node + 1));
+            if self.nemesis.rng.u8(0..4) > 0 {
+                self.crash_for(node, for_us);
+            }
         }
     }
 
     /// Ends a process and starts it again after a while.
-    fn crash_for(&mut self, node: NodeIndex, for_us: u64) {
+    pub fn crash_for(&mut self, node: NodeIndex, for_us: u64) {
+        if self.nemesis.spared[node] {
+            return;
+        }
         let power = self.nemesis.rng.f64() < self.swarm.power_loss;
         self.crash(node, power);
+        self.restart_after(node, for_us);
+    }
+
+    /// Starts the process that died last after a while.
+    pub fn restart_after(&mut self, node: NodeIndex, for_us: u64) {
         let life = self.nodes[node].life;
         self.plan(for_us, Event::Nemesis(Act::Restart { node, life }));
     }
@@ -283,18 +277,59 @@ impl World {
         }
     }
 
-    fn cut_off(&mut self, node: NodeIndex, is_cut: bool) {
-        for other in (0..self.swarm.voters).filter(|&other| other != node) {
-            self.net.cut[node][other] = is_cut;
-            self.net.cut[other][node] = is_cut;
+    /// A disk has synced: is this the moment of Figure 8 (c), in which an entry of an old term stands on a majority of disks
+    /// and only the leader has one of its own term? Then it dies, and whoever has a later term's entry may win.
+    pub fn tempt_figure_8(&mut self) {
+        if !self.nemesis.tempts {
+            return;
+        }
+        let Some(leader) = self.leader() else { return };
+        let raft = &self.nodes[leader].process.as_ref().expect("it leads").core.raft;
+        let (term, index) = (raft.term(), self.oracle.commit_index() + 1);
+        let Some(old) = raft.log().get(index).filter(|entry| entry.term() < term) else { return };
+        let disks = || self.nodes.iter().map(|machine| machine.disk.durable());
+        let holders = disks().filter(|disk| disk.get(index) == Some(old)).count();
+        let has_rival = disks().any(|disk| old.term() < disk.last().term && disk.last().term < term);
+        let own = disks().filter(|disk| disk.last().term == term).count();
+        if holders >= dkv::raft::majority(self.swarm.voters) && has_rival && own <= 1 {
+            self.nemesis.tempts = false;
+            self.line(|| format!("Figure 8: n{} dies", leader + 1));
+            self.crash_for(leader, 8 * self.swarm.election_timeout_us);
         }
     }
 
-    fn flap(&mut self, node: NodeIndex, times: u32) {
-        self.cut_off(node, times.is_multiple_of(2));
+    // ---- links -----------------------------------------------------------------------------------------------------------
+
+    fn cut(&mut self, for_us: u64) {
+        let shape = Shape::draw(&mut self.nemesis.rng);
+        let leader = self.leader();
+        let mut cut = shape.cut(&mut self.nemesis.rng, self.swarm.voters, leader);
+        for (from, row) in cut.iter_mut().enumerate() {
+            for (to, link) in row.iter_mut().enumerate() {
+                *link &= !self.nemesis.spares_link(from, to);
+            }
+        }
+        self.net.cut = cut;
+        self.line(|| format!("cut: {shape:?} {:?}", self.net.cut));
+        self.plan(for_us, Event::Nemesis(Act::Heal));
+    }
+
+    fn links_of(&self, node: NodeIndex) -> Vec<(NodeIndex, NodeIndex)> {
+        let others = (0..self.swarm.voters).filter(|&other| other != node);
+        others.flat_map(|other| [(node, other), (other, node)]).collect()
+    }
+
+    fn set_links(&mut self, links: &[(NodeIndex, NodeIndex)], is_cut: bool) {
+        for &(from, to) in links.iter().filter(|(from, to)| !self.nemesis.spares_link(*from, *to)) {
+            self.net.cut[from][to] = is_cut;
+        }
+    }
+
+    fn flap(&mut self, links: Vec<(NodeIndex, NodeIndex)>, times: u32) {
+        self.set_links(&links, times.is_multiple_of(2));
         if times > 0 {
             let after = self.nemesis.rng.u64(1..=self.swarm.election_timeout_us);
-            self.plan(after, Event::Nemesis(Act::Flap { node, times: times - 1 }));
+            self.plan(after, Event::Nemesis(Act::Flap { links, times: times - 1 }));
         }
     }
 }

@@ -10,7 +10,8 @@ use dkv::raft::Ticket;
 
 use crate::node::NodeEvent;
 use crate::report::Mark;
-use crate::swarm::{NetFaults, Stream, Swarm, exponential};
+use crate::shape::{Cut, whole};
+use crate::swarm::{LONGEST_DELAY_US, NetFaults, Stream, Swarm, exponential};
 use crate::world::{Event, NodeIndex, World};
 
 /// Numbers the RPCs of a run.
@@ -27,7 +28,7 @@ pub enum Caller {
 /// What the network has in store.
 pub enum NetEvent {
     /// A request reaches a member. Without a call it is a second delivery: executed, and its reply dropped.
-    Arrive { epoch: u64, from: NodeIndex, to: NodeIndex, call: Option<CallId>, request: PeerRequest },
+    Arrive { from: NodeIndex, to: NodeIndex, call: Option<CallId>, request: PeerRequest },
     /// A call ends for its caller.
     End { call: CallId, result: Result<PeerReply, PeerError> },
 }
@@ -43,10 +44,9 @@ struct Call {
 /// The links and what is under way.
 pub struct Net {
     pub faults: NetFaults,
-    /// `cut[from][to]`: nothing gets through.
-    pub cut: Vec<Vec<bool>>,
-    /// What was sent in an earlier epoch is lost: the network was calmed in between.
-    epoch: u64,
+    pub cut: Cut,
+    /// How much longer than others each link takes.
+    pub lag_us: Vec<Vec<u64>>,
     calls: BTreeMap<CallId, Call>,
     last_call: CallId,
     rng: fastrand::Rng,
@@ -57,17 +57,17 @@ impl Net {
     pub fn new(swarm: &Swarm) -> Net {
         Net {
             faults: swarm.net.clone(),
-            cut: vec![vec![false; swarm.voters]; swarm.voters],
-            epoch: 0,
+            cut: whole(swarm.voters),
+            lag_us: vec![vec![0; swarm.voters]; swarm.voters],
             calls: BTreeMap::new(),
             last_call: 0,
             rng: Stream::Net.rng(swarm.seed),
         }
     }
 
-    /// Quick and faithful from now on; what is still under way is lost. Cut links stay cut.
+    /// Quick and faithful from now on; what is still under way arrives, however late. Cut links stay cut.
     pub fn calm(&mut self, delay_mean_us: u64) {
-        self.epoch += 1;
+        self.lag_us.iter_mut().flatten().for_each(|lag| *lag = 0);
         self.faults = NetFaults {
             delay_mean_us,
             tail: 0.0,
@@ -79,16 +79,29 @@ impl Net {
         };
     }
 
+    /// The seed's faults again, as far as a majority can work with them.
+    pub fn be_unkind(&mut self, swarm: &Swarm) {
+        let most = &swarm.net;
+        self.faults = NetFaults {
+            delay_mean_us: most.delay_mean_us.min(swarm.election_timeout_us / 60),
+            tail: most.tail.min(0.02),
+            lose_request: most.lose_request.min(0.05),
+            lose_reply: most.lose_reply.min(0.05),
+            ..most.clone()
+        };
+    }
+
     /// Repairs every link.
     pub fn heal(&mut self) {
         self.cut.iter_mut().flatten().for_each(|cut| *cut = false);
     }
 
     /// How long a message takes.
-    pub fn delay(&mut self) -> u64 {
+    fn delay(&mut self, from: NodeIndex, to: NodeIndex) -> u64 {
         let base = exponential(&mut self.rng, self.faults.delay_mean_us);
         let tail = self.chance(self.faults.tail);
-        base + if tail { exponential(&mut self.rng, self.faults.tail_mean_us) } else { 0 }
+        let tail = if tail { exponential(&mut self.rng, self.faults.tail_mean_us) } else { 0 };
+        (base + tail + self.lag_us[from][to]).min(LONGEST_DELAY_US)
     }
 
     fn chance(&mut self, probability: f64) -> bool {
@@ -109,7 +122,6 @@ impl World {
         self.net.last_call += 1;
         let call = self.net.last_call;
         let life = self.nodes[from].life;
-        let epoch = self.net.epoch;
         // HTTP does not double what people wrote; votes and appends must bear it.
         let may_double = matches!(caller, Caller::Replicator(_));
         self.net.calls.insert(call, Call { from, to, life, caller });
@@ -122,23 +134,23 @@ impl World {
         let patience = self.nodes[from].clock.duration_to_world(timeout.as_micros() as u64);
         self.plan(patience, Event::Net(NetEvent::End { call, result: Err(error) }));
         if !is_lost {
-            let delay = self.net.delay();
+            let delay = self.net.delay(from, to);
             let request = request.clone();
-            self.plan(delay, Event::Net(NetEvent::Arrive { epoch, from, to, call: Some(call), request }));
+            self.plan(delay, Event::Net(NetEvent::Arrive { from, to, call: Some(call), request }));
         }
         if is_cut || !may_double {
             return;
         }
         if self.net.chance(self.net.faults.duplicate) {
             self.mark(Mark::Duplicated);
-            let delay = self.net.delay();
+            let delay = self.net.delay(from, to);
             let request = request.clone();
-            self.plan(delay, Event::Net(NetEvent::Arrive { epoch, from, to, call: None, request }));
+            self.plan(delay, Event::Net(NetEvent::Arrive { from, to, call: None, request }));
         }
         if self.net.chance(self.net.faults.replay) {
             self.mark(Mark::Replayed);
-            let delay = self.net.rng.u64(1..=40 * self.swarm.election_timeout_us);
-            self.plan(delay, Event::Net(NetEvent::Arrive { epoch, from, to, call: None, request }));
+            let delay = self.net.rng.u64(1..=LONGEST_DELAY_US);
+            self.plan(delay, Event::Net(NetEvent::Arrive { from, to, call: None, request }));
         }
     }
 
@@ -148,7 +160,7 @@ impl World {
         if self.net.cut[from][to] || self.net.chance(self.net.faults.lose_reply) {
             return;
         }
-        let delay = self.net.delay();
+        let delay = self.net.delay(from, to);
         self.plan(delay, Event::Net(NetEvent::End { call, result: Ok(reply) }));
     }
 
@@ -174,11 +186,10 @@ impl World {
 
     pub fn handle_net_event(&mut self, event: NetEvent) {
         match event {
-            NetEvent::Arrive { epoch, .. } if epoch != self.net.epoch => {}
-            NetEvent::Arrive { epoch, from, to, call, request } => {
+            NetEvent::Arrive { from, to, call, request } => {
                 if self.nodes[to].is_stopped() {
                     // The kernel keeps what arrives for a stopped process.
-                    let event = Event::Net(NetEvent::Arrive { epoch, from, to, call, request });
+                    let event = Event::Net(NetEvent::Arrive { from, to, call, request });
                     return self.nodes[to].backlog(event);
                 }
                 if self.nodes[to].process.is_some() {

@@ -2,6 +2,7 @@
 //! core with the requests that wait for it), a real log and a real state machine. `threads.rs` drives it.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,14 +11,18 @@ use dkv::raft::{
     AppendEntriesReply, Entry, MemberId, Raft, RaftConfig, RequestVoteReply, Restored, Time, WriteBatch,
 };
 use dkv::store::Kv;
+use dkv::store::wal::WalError;
 
-use crate::client::Asker;
-use crate::disk::MachineDisk;
+use crate::client::{Asker, Query};
+use crate::disk::{MachineDisk, Refusal};
 use crate::nemesis::Act;
 use crate::net::{CallId, Caller};
 use crate::report::Mark;
 use crate::swarm::{Stream, Swarm, exponential, mix};
 use crate::world::{Event, NodeIndex, World};
+
+/// Every clock shows at least this when the world begins: more than all suspensions of a run take away.
+const EARLIEST_CLOCK_US: u64 = 1 << 40;
 
 /// What a thread of a process does next.
 pub enum NodeEvent {
@@ -66,6 +71,11 @@ impl Clock {
         self.duration_to_world(time.0.saturating_sub(self.offset))
     }
 
+    /// It stood still for so long.
+    fn lose(&mut self, world_us: u64) {
+        self.offset -= (u128::from(world_us) * u128::from(self.rate_ppm) / 1_000_000) as u64;
+    }
+
     /// How long the world takes until this clock has run for so long.
     pub fn duration_to_world(self, us: u64) -> u64 {
         (u128::from(us) * 1_000_000).div_ceil(u128::from(self.rate_ppm)) as u64
@@ -86,6 +96,14 @@ pub struct Machine {
     /// Syncs take this long on average instead of the ordinary time.
     slow_sync_us: Option<u64>,
     sync_mean_us: u64,
+    /// Syncs do not end.
+    pub is_disk_hung: bool,
+    /// How much later than planned its timer may wake.
+    pub timer_late_us: u64,
+    /// What was synced is damaged: no process starts here any more.
+    pub is_ruined: bool,
+    /// Since when the machine, not only the process, stands still.
+    suspended_at: Option<u64>,
     /// Its process dies, or the machine loses power, in the middle of its next write.
     pub doom: Option<Act>,
     /// The term of the vote that recovery found: for a coverage mark.
@@ -121,6 +139,9 @@ impl Machine {
 
     /// How long the next sync takes.
     pub fn sync_latency(&mut self) -> u64 {
+        if self.is_disk_hung {
+            return u64::MAX;
+        }
         exponential(&mut self.disk_rng, self.slow_sync_us.unwrap_or(self.sync_mean_us))
     }
 }
@@ -180,7 +201,7 @@ pub enum WriteFor {
 
 /// Who waits for a read index.
 pub enum ReadFor {
-    Client(Asker, Vec<u8>),
+    Client(Asker, Query),
     Peer(NodeIndex, Option<CallId>),
 }
 
@@ -210,6 +231,8 @@ fn config(swarm: &Swarm, me: MemberId, life: u64) -> RaftConfig {
         seed: mix(swarm.seed ^ mix(Stream::Elections as u64) ^ me.0 ^ (life << 8)),
         max_append_bytes: swarm.max_append_bytes,
         max_unpersisted_bytes: swarm.max_unpersisted_bytes,
+        snapshot_log_bytes: u64::MAX,
+        snapshot_log_entries: u64::MAX,
     }
 }
 
@@ -223,13 +246,17 @@ impl World {
             let id = MemberId(node as u64 + 1);
             self.nodes.push(Machine {
                 id,
-                clock: Clock { offset: clocks.u64(0..1_000_000_000), rate_ppm },
+                clock: Clock { offset: EARLIEST_CLOCK_US + clocks.u64(0..1_000_000_000), rate_ppm },
                 disk: MachineDisk::found(self.swarm.seed, id, self.swarm.segment_bytes, &found),
                 life: 0,
                 process: None,
                 stopped: None,
                 disk_rng: fastrand::Rng::with_seed(mix(self.swarm.seed ^ (Stream::Disk as u64) << 32 ^ id.0)),
                 slow_sync_us: None,
+                is_disk_hung: false,
+                timer_late_us: 0,
+                is_ruined: false,
+                suspended_at: None,
                 doom: None,
                 sync_mean_us: self.swarm.sync_mean_us,
                 voted_before_crash_in: 0,
@@ -244,10 +271,20 @@ impl World {
     pub fn start(&mut self, node: NodeIndex) {
         let voters = self.swarm.voters;
         let machine = &mut self.nodes[node];
+        if machine.is_ruined {
+            return;
+        }
         let mut marks = Vec::new();
-        let recovered = machine.disk.recover(&mut marks);
+        let recovered = machine.disk.recover(&mut marks).cloned();
+        marks.into_iter().for_each(|mark| self.mark(mark));
+        let recovered = match recovered {
+            Ok(recovered) => recovered,
+            Err(refusal) => return self.refuse_to_start(node, &refusal),
+        };
+        let machine = &mut self.nodes[node];
         let hard_state = recovered.hard_state;
-        let (entries, last) = (recovered.entries.clone(), recovered.last());
+        let last = recovered.last();
+        let entries = recovered.entries;
         machine.voted_before_crash_in = if hard_state.voted_for.is_some() { hard_state.term } else { 0 };
         let now = machine.clock.show(self.now);
         let restored = Restored { hard_state, entries, ..Restored::default() };
@@ -276,7 +313,6 @@ impl World {
             read_asker: Thread::Asleep,
             replicators: peers.map(|peer| (peer, Replicator::Asleep { until: u64::MAX })).collect(),
         });
-        marks.into_iter().for_each(|mark| self.mark(mark));
         self.line(|| {
             format!(
                 "n{} starts: term {} voted {:?} log {last}",
@@ -288,44 +324,88 @@ impl World {
         self.plan_node_at(node, timer_at, NodeEvent::Timer { at: timer_at });
     }
 
+    /// The process ended before it began.
+    fn refuse_to_start(&mut self, node: NodeIndex, refusal: &Refusal) {
+        self.line(|| format!("n{} does not start: {refusal:?}", node + 1));
+        match refusal {
+            Refusal::Rot => {
+                self.nodes[node].is_ruined = true;
+                self.mark(Mark::RotRefused);
+            }
+            Refusal::Io => {
+                assert!(self.nemesis.is_active(), "a disk fails in peace");
+                self.mark(Mark::StartFailed);
+                let for_us = self.disturbance();
+                self.restart_after(node, for_us);
+            }
+        }
+    }
+
+    /// The process ends itself, as it must when its log cannot be written.
+    pub fn fail_stop(&mut self, node: NodeIndex, why: &WalError) {
+        assert!(self.nemesis.is_active(), "a disk fails in peace: {why}");
+        let is_full = matches!(why, WalError::Io { source, .. } if source.kind() == ErrorKind::StorageFull);
+        self.mark(if is_full { Mark::DiskFullStop } else { Mark::DiskFailedStop });
+        self.line(|| format!("n{} ends: {why}", node + 1));
+        self.nodes[node].disk.stop();
+        self.bury(node);
+        let for_us = self.disturbance();
+        self.restart_after(node, for_us);
+    }
+
+    /// The process is gone. The answers that waited go with it; whoever asked waits in vain or sees the connection break.
+    fn bury(&mut self, node: NodeIndex) {
+        let machine = &mut self.nodes[node];
+        machine.process = None;
+        machine.life += 1;
+        self.wake_machine(node);
+        self.nodes[node].stopped = None;
+        self.report.borrow_mut().counters.crashes += 1;
+        self.break_connections(node);
+    }
+
+    fn wake_machine(&mut self, node: NodeIndex) {
+        let machine = &mut self.nodes[node];
+        if let Some(since) = machine.suspended_at.take() {
+            machine.clock.lose(self.now - since);
+        }
+    }
+
     /// Ends the process of a machine. What it was writing is partly done; `power` says whether the machine goes too.
     pub fn crash(&mut self, node: NodeIndex, power: bool) {
         let machine = &mut self.nodes[node];
         let Some(process) = machine.process.take() else { return };
-        machine.life += 1;
-        machine.stopped = None;
         let hard_state = machine.disk.durable().hard_state;
         if hard_state.voted_for.is_some_and(|v| v != machine.id)
             && hard_state.term == process.core.raft.term()
         {
             self.mark(Mark::VotePersistedThenCrash);
         }
-        let machine = &mut self.nodes[node];
         let in_flight = match process.log_writer {
             Thread::Busy(batch) => batch,
             Thread::Asleep | Thread::Rung => WriteBatch::default(),
         };
-        let what = machine.disk.crash(in_flight, power);
+        let what = self.nodes[node].disk.crash(in_flight, power);
         self.line(|| format!("n{} {}: {what:?}", node + 1, if power { "loses power" } else { "dies" }));
         self.mark(if power { Mark::PowerLoss } else { Mark::ProcessDeath });
         what.marks().into_iter().for_each(|mark| self.mark(mark));
-        self.report.borrow_mut().counters.crashes += 1;
-        // The answers that waited go with the process; whoever asked waits in vain or sees the connection break.
-        self.break_connections(node);
+        self.bury(node);
     }
 
-    /// Stops a process.
-    pub fn pause(&mut self, node: NodeIndex) {
-        if self.nodes[node].process.is_some() {
-            self.nodes[node].stopped.get_or_insert_default();
-            self.mark(Mark::Paused);
-            self.line(|| format!("n{} is stopped", node + 1));
+    /// Stops a process, or with `machine` its clock as well.
+    pub fn pause(&mut self, node: NodeIndex, machine: bool) {
+        if self.nodes[node].process.is_some() && !self.nodes[node].is_stopped() {
+            self.nodes[node].stopped = Some(Vec::new());
+            self.nodes[node].suspended_at = machine.then_some(self.now);
+            self.mark(if machine { Mark::Suspended } else { Mark::Paused });
+            self.line(|| format!("n{} is stopped, its clock too: {machine}", node + 1));
         }
     }
 
     /// Lets a stopped process go on: all that has waited happens now, in any order, as its threads race.
     pub fn resume(&mut self, node: NodeIndex) {
         let Some(mut backlog) = self.nodes[node].stopped.take() else { return };
+        self.wake_machine(node);
         self.line(|| format!("n{} goes on", node + 1));
         self.schedule_rng.shuffle(&mut backlog);
         for event in backlog {
@@ -345,13 +425,17 @@ impl World {
             self.resume(node);
             let machine = &mut self.nodes[node];
             machine.slow_sync_us = None;
+            machine.is_disk_hung = false;
+            machine.timer_late_us = 0;
+            machine.doom = None;
             machine.sync_mean_us = sync_mean_us;
-            if self.nodes[node].process.is_none() {
-                self.start(node);
-            }
-            let is_busy = |p: &Process| matches!(p.log_writer, Thread::Busy(_));
-            if self.nodes[node].process.as_ref().is_some_and(is_busy) {
-                self.plan_node_at(node, self.now + 1, NodeEvent::Synced);
+            machine.disk.mend();
+            match &machine.process {
+                None => self.start(node),
+                Some(Process { log_writer: Thread::Busy(_), .. }) => {
+                    self.plan_node_at(node, self.now + 1, NodeEvent::Synced);
+                }
+                Some(_) => {}
             }
         }
     }

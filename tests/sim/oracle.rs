@@ -64,6 +64,7 @@ impl Oracle {
             cluster_id: ClusterId(swarm.seed),
             settings: swarm.settings.clone(),
             members: Membership { members },
+            restored: None,
         };
         let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
         self.committed.push(entry.clone());
@@ -78,7 +79,7 @@ impl Oracle {
 
     /// A process begins with what recovery found.
     pub fn started(&mut self, node: NodeIndex, raft: &Raft) {
-        self.check_log(node, raft);
+        let _lost_in_the_crash = self.check_log(node, raft);
     }
 
     /// After every step of a core: I8, I9, I10, I14.
@@ -92,7 +93,12 @@ impl Oracle {
     ) -> Vec<Mark> {
         let mut marks = Vec::new();
         if before.queued_seq != after.queued_seq {
-            self.check_log(node, raft);
+            for cut in self.check_log(node, raft) {
+                let holders = disks.iter().filter(|d| d.durable().term_at(cut.index) == Some(cut.term));
+                if holders.count() >= majority(self.voters) {
+                    marks.push(Mark::Figure8);
+                }
+            }
         }
         let leads_anew =
             after.role == RoleKind::Leader && (before.role, before.term) != (after.role, after.term);
@@ -131,12 +137,16 @@ impl Oracle {
         marks
     }
 
-    /// I9, log matching, by induction: an index and a term stand for one entry behind one other, in every log ever.
-    fn check_log(&mut self, node: NodeIndex, raft: &Raft) {
+    /// I9, log matching, by induction: an index and a term stand for one entry behind one other, in every log ever. What
+    /// was cut since the last look comes back.
+    fn check_log(&mut self, node: NodeIndex, raft: &Raft) -> Vec<Position> {
         let log = raft.log();
         let seen = &mut self.logs[node];
-        seen.truncate(log.last_index() as usize);
-        while seen.last().is_some_and(|&term| log.term_at(seen.len() as Index) != Some(term)) {
+        let mut cut = Vec::new();
+        while let Some(&term) = seen.last()
+            && log.term_at(seen.len() as Index) != Some(term)
+        {
+            cut.push(Position::new(seen.len() as Index, term));
             seen.pop();
         }
         for index in seen.len() as Index + 1..=log.last_index() {
@@ -152,6 +162,7 @@ impl Oracle {
             );
             seen.push(entry.term());
         }
+        cut
     }
 
     /// I8, one leader per term, and I10, leader completeness: what an earlier term's leader has committed is in its log. (A
@@ -194,6 +205,9 @@ impl Oracle {
 
     /// I1 and I2 on the disk: term and vote never go back, and a vote once given stays.
     pub fn check_durable(&mut self, node: NodeIndex, disk: &MachineDisk) {
+        if !disk.is_watched {
+            return;
+        }
         let (old, new) = (self.hard_states[node], disk.durable().hard_state);
         assert!(
             new.term >= old.term,
@@ -224,6 +238,7 @@ impl Oracle {
             RpcRequest::AppendEntries(r) => {
                 assert!(durable.term >= r.term, "I12: leads term {}, durable is {durable:?}", r.term);
             }
+            RpcRequest::TimeoutNow(_) => unreachable!("nobody hands over here"),
         }
     }
 

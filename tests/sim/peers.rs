@@ -67,6 +67,9 @@ impl World {
                 });
             }
             PeerRequest::Forward(writes) => self.handle_forward(node, from, call, writes),
+            PeerRequest::InstallSnapshot(_) | PeerRequest::TimeoutNow(_) | PeerRequest::Administer { .. } => {
+                unreachable!("no member of these clusters sends this")
+            }
         }
     }
 
@@ -75,7 +78,7 @@ impl World {
         let term = match &request {
             PeerRequest::RequestVote(vote) => vote.term,
             PeerRequest::AppendEntries(append) => append.term,
-            PeerRequest::ReadIndex { .. } | PeerRequest::Forward(_) => unreachable!("these are not parked"),
+            _ => unreachable!("these are not parked"),
         };
         let process = self.process(node);
         process.last_tag += 1;
@@ -165,5 +168,6 @@ pub fn describe(request: &PeerRequest) -> String {
         }
         PeerRequest::ReadIndex { remaining_ms } => format!("read index within {remaining_ms} ms"),
         PeerRequest::Forward(writes) => format!("{} writes", writes.len()),
+        other => format!("{other:?}"),
     }
 }

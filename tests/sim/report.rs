@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use crate::swarm::mix;
 
@@ -46,6 +47,8 @@ marks! {
     ConflictTruncation,
     /// A leader had to look for where a peer's log agrees.
     Backtracked,
+    /// Figure 8: an entry was cut that stood on a majority of disks without being committed.
+    Figure8,
     /// Entries of an earlier term were committed together with one of the leader's own.
     OldTermCommitted,
     /// A pre-vote or vote was refused because a leader was alive.
@@ -104,14 +107,40 @@ marks! {
     CrashInRecovery,
     /// Recovery cut a torn end off.
     TornTailCut,
+    /// The power failed after a process had died and before the next one had recovered.
+    PowerLossAfterDeath,
+    /// A process ended itself because its disk was full.
+    DiskFullStop,
+    /// A process ended itself because a write or a sync failed.
+    DiskFailedStop,
+    /// A process ended itself because its disk was silent for 30 s.
+    DiskDead,
+    /// A process did not start because its disk failed or was full.
+    StartFailed,
+    /// A process did not start because what was synced had rotted.
+    RotRefused,
+    /// A bit that flipped in a copy of a disk was found.
+    FlipRefused,
     /// A log was sealed.
     Sealed,
     /// A member was stopped and went on.
     Paused,
+    /// A machine stood still, its clock included.
+    Suspended,
+    /// A timer was late while the other threads of its process were not.
+    TimerStarved,
+    /// Links came and went.
+    Flapped,
+    /// A link became slow.
+    Clogged,
+    /// An answer to a client was lost.
+    AnswerLost,
     /// A write was done.
     WriteDone,
     /// A read was done.
     ReadDone,
+    /// A list was done.
+    ListDone,
     /// A condition did not hold.
     PreconditionFailed,
     /// A retry was answered from the idempotency table.
@@ -124,8 +153,12 @@ marks! {
     UnknownNeverTookEffect,
     /// A write was surely not done.
     WriteNotDone,
-    /// A network shape with a connected majority stood, and writes went on.
-    StandingShape,
+    /// A shape of the network with a connected majority stood, and writes went on.
+    StoodWithMajority,
+    /// A shape in which one member reaches a majority stood, and writes went on.
+    StoodWithHub,
+    /// A majority was left in peace while everybody else was not, and writes went on.
+    StoodHostile,
 }
 
 /// What was counted in one run, or in all.
@@ -135,6 +168,8 @@ pub struct Counters {
     pub events: u64,
     pub crashes: u64,
     pub checked_operations: u64,
+    /// Seeds that ran twice and left the same trace.
+    pub run_twice: u64,
     pub marks: BTreeMap<Mark, u64>,
 }
 
@@ -145,9 +180,17 @@ impl Counters {
         self.events += other.events;
         self.crashes += other.crashes;
         self.checked_operations += other.checked_operations;
+        self.run_twice += other.run_twice;
         for (&mark, count) in &other.marks {
             *self.marks.entry(mark).or_default() += count;
         }
+    }
+
+    /// How fast that was, for people: nothing depends on it.
+    pub fn speed(&self, took: Duration) -> String {
+        let seconds = took.as_secs_f64();
+        let (seeds, events) = (self.seeds as f64 / seconds, self.events as f64 / seconds);
+        format!("{seconds:.1} s: {seeds:.1} seeds/s, {events:.0} events/s\n")
     }
 
     /// Marks that were never reached.
@@ -158,8 +201,8 @@ impl Counters {
     /// For people.
     pub fn summary(&self) -> String {
         let mut text = format!(
-            "{} seeds, {} events, {} crashes, {} operations checked\n",
-            self.seeds, self.events, self.crashes, self.checked_operations
+            "{} seeds ({} of them twice), {} events, {} crashes, {} operations checked\n",
+            self.seeds, self.run_twice, self.events, self.crashes, self.checked_operations
         );
         for mark in Mark::ALL {
             let count = self.marks.get(mark).copied().unwrap_or(0);

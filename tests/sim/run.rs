@@ -7,9 +7,10 @@ use std::rc::Rc;
 
 use dkv::raft::EntryKind;
 
+use crate::control;
 use crate::history::{self, Replay};
 use crate::report::{Counters, Mark, Report, TraceMode};
-use crate::swarm::Swarm;
+use crate::swarm::{Sabotage, Swarm};
 use crate::world::World;
 
 /// What a run without fault leaves.
@@ -18,15 +19,20 @@ pub struct Passed {
     pub counters: Counters,
 }
 
+/// Runs a seed whose draw is changed: what was wrong, if anything.
+pub fn verdict(seed: u64, change: fn(&mut Swarm)) -> Result<(), String> {
+    attempt(seed, change, TraceMode::Hash).0
+}
+
 /// Runs a seed. A failure is run again with its trace and comes back as text.
 pub fn run(seed: u64) -> Result<Passed, String> {
-    match attempt(seed, TraceMode::Hash) {
+    match attempt(seed, |_| (), TraceMode::Hash) {
         (Ok(()), report) => {
             let report = report.borrow();
             Ok(Passed { hash: report.hash(), counters: report.counters.clone() })
         }
         (Err(what), _) => {
-            let (again, report) = attempt(seed, TraceMode::Last);
+            let (again, report) = attempt(seed, |_| (), TraceMode::Last);
             let report = report.borrow();
             let lines: Vec<&str> = report.last_lines().collect();
             let note = match again {
@@ -34,8 +40,7 @@ pub fn run(seed: u64) -> Result<Passed, String> {
                 _ => "\nNOT DETERMINISTIC: the replay ended otherwise",
             };
             Err(format!(
-                "{}\n\nseed {seed} failed: {what}{note}\nreplay it with its whole trace:\n    SEED={seed} cargo test --test sim \
-                 -- --nocapture replay\n",
+                "{}\n\nseed {seed} failed: {what}{note}\nreplay it with its whole trace:\n    make sim SEED={seed}\n",
                 lines.join("\n")
             ))
         }
@@ -45,7 +50,7 @@ pub fn run(seed: u64) -> Result<Passed, String> {
 /// Runs a seed and prints everything.
 pub fn replay(seed: u64) {
     eprintln!("{:#?}", Swarm::draw(seed));
-    let (result, report) = attempt(seed, TraceMode::Print);
+    let (result, report) = attempt(seed, |_| (), TraceMode::Print);
     let report = report.borrow();
     eprintln!("{}trace hash {:016x}", report.counters.summary(), report.hash());
     if let Err(what) = result {
@@ -53,10 +58,12 @@ pub fn replay(seed: u64) {
     }
 }
 
-fn attempt(seed: u64, mode: TraceMode) -> (Result<(), String>, Rc<RefCell<Report>>) {
+fn attempt(seed: u64, change: fn(&mut Swarm), mode: TraceMode) -> (Result<(), String>, Rc<RefCell<Report>>) {
+    let mut swarm = Swarm::draw(seed);
+    change(&mut swarm);
     let report = Rc::new(RefCell::new(Report::new(mode)));
     let shared = report.clone();
-    let result = catch_unwind(AssertUnwindSafe(move || live(Swarm::draw(seed), shared)));
+    let result = catch_unwind(AssertUnwindSafe(move || live(swarm, shared)));
     let result = result.map_err(|panic| match panic.downcast_ref::<String>() {
         Some(text) => text.clone(),
         None => panic.downcast_ref::<&str>().map_or("a panic without text", |text| text).to_owned(),
@@ -67,47 +74,30 @@ fn attempt(seed: u64, mode: TraceMode) -> (Result<(), String>, Rc<RefCell<Report
 fn live(swarm: Swarm, report: Rc<RefCell<Report>>) {
     let mut world = World::new(swarm, report);
     world.start_clients();
-    world.start_nemesis();
+    world.start_nemesis(true);
     world.run_until(world.swarm.chaos_us, |_| false);
     world.end_nemesis();
     world.line(|| "the chaos is over".to_owned());
-    if world.swarm.standing_us > 0 {
-        world.stand();
+    if let Some(standing) = world.swarm.standing {
+        world.stand(standing);
     }
     world.recover();
     world.converge();
     world.judge();
+    world.dissect();
 }
 
 impl World {
     /// An election timeout at its longest, by the slowest clock.
-    fn longest_timeout(&self) -> u64 {
+    pub fn longest_timeout(&self) -> u64 {
         self.swarm.max_election_timeout_us() * 10 / 9 + 1
     }
 
-    fn calm(&mut self) {
+    /// Whatever was disturbed is not any more; links stay as they are.
+    pub fn calm(&mut self) {
         let t = self.swarm.election_timeout_us;
         self.net.calm(t / 1_000);
         self.calm_machines(t / 1_000);
-    }
-
-    /// P6: while a majority can exchange messages pairwise, writes go on, whatever the others do.
-    fn stand(&mut self) {
-        self.calm();
-        self.cut_with_connected_majority();
-        self.start_probe();
-        let end = self.now + self.swarm.standing_us;
-        let patience = 20 * self.longest_timeout();
-        while self.now < end {
-            let before = self.oracle.commit_index();
-            self.run_until((self.now + patience).min(end), |_| false);
-            assert!(
-                self.now == end || self.has_committed_a_write_since(before),
-                "P6: a majority is connected, and nothing was written for {patience} us"
-            );
-        }
-        self.mark(Mark::StandingShape);
-        self.net.heal();
     }
 
     /// After the last fault there is a leader within three election timeouts and a write within five, and the time it
@@ -139,7 +129,7 @@ impl World {
         (0..self.nodes.len()).filter(|&node| raft(node) == agreed).count() > self.nodes.len() / 2
     }
 
-    fn has_committed_a_write_since(&self, committed: u64) -> bool {
+    pub fn has_committed_a_write_since(&self, committed: u64) -> bool {
         self.oracle.committed[committed as usize..].iter().any(|entry| entry.kind() == EntryKind::Command)
     }
 
@@ -158,7 +148,7 @@ impl World {
 
     fn has_converged(&self) -> bool {
         let target = self.oracle.commit_index();
-        self.nodes.iter().all(|machine| {
+        self.nodes.iter().filter(|machine| !machine.is_ruined).all(|machine| {
             machine.process.as_ref().is_some_and(|p| {
                 p.core.raft.last_applied() == target
                     && p.core.raft.last().index == target
@@ -170,7 +160,7 @@ impl World {
     /// P1 to P5 on what the clients were told.
     fn judge(&mut self) {
         let replay = Replay::new(&self.oracle.committed, self.swarm.settings.idempotency_rows);
-        for machine in &self.nodes {
+        for machine in self.nodes.iter().filter(|machine| !machine.is_ruined) {
             let kv = &machine.process.as_ref().expect("everybody is up").kv;
             assert!(
                 kv.revision() == replay.model.revision,
@@ -189,6 +179,20 @@ impl World {
             }
         }
         history::check(&replay, &self.clients.history, &self.clients.attempts, &mut self.report.borrow_mut());
-        history::check_linearizable(&self.clients.history);
+        if self.swarm.sabotage == Some(Sabotage::StaleRead) && control::forge(&mut self.clients.history) {
+            history::check_linearizable(&self.clients.history, self.swarm.keys);
+            panic!("a forged answer passed");
+        }
+        history::check_linearizable(&self.clients.history, self.swarm.keys);
+    }
+
+    /// P7: whatever bit flips in what was synced, the log is refused.
+    fn dissect(&mut self) {
+        for node in 0..self.nodes.len() {
+            let machine = &mut self.nodes[node];
+            if !machine.is_ruined && machine.disk.autopsy() {
+                self.mark(Mark::FlipRefused);
+            }
+        }
     }
 }

@@ -31,6 +31,18 @@ pub fn mix(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// What a control run does to itself, so that its detectors have something to detect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Every link is cut while a situation stands in which writes must go on.
+    CutAll,
+    /// One read of the history shows a value that had been replaced before the read began.
+    StaleRead,
+}
+
+/// No message is under way for longer.
+pub const LONGEST_DELAY_US: u64 = 60_000_000;
+
 /// Rates of the network's misbehaviour, each a probability per RPC. Times in microseconds.
 #[derive(Clone, Debug)]
 pub struct NetFaults {
@@ -54,23 +66,57 @@ pub enum Kind {
     Cut,
     /// The leader is cut off; soon after the next one is elected everybody dies, and all meet again.
     Depose,
+    /// A member's links, or one link, come and go.
     Flap,
+    /// Everything that takes one link takes long.
+    Clog,
+    /// A process stands still, as by SIGSTOP.
     Pause,
+    /// A whole machine stands still, its monotonic clock included.
+    Suspend,
+    /// The timer of a process gets no time, its other threads do.
+    Starve,
     SlowDisk,
     StallDisk,
+    /// A disk operation never ends: the process gives itself up after 30 s.
+    HangDisk,
+    /// A write or a sync fails.
+    FailDisk,
+    /// There is no room for the next segment.
+    FillDisk,
+    /// A bit flips in what was synced and sealed.
+    Rot,
 }
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 16] = [
     Kind::CrashOne,
     Kind::CrashMany,
     Kind::CrashAll,
     Kind::Cut,
     Kind::Depose,
     Kind::Flap,
+    Kind::Clog,
     Kind::Pause,
+    Kind::Suspend,
+    Kind::Starve,
     Kind::SlowDisk,
     Kind::StallDisk,
+    Kind::HangDisk,
+    Kind::FailDisk,
+    Kind::FillDisk,
+    Kind::Rot,
 ];
+
+/// What stands for a long time behind the chaos, while writes must go on (promise P6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// A shape of the network in which a majority is connected pairwise.
+    Majority,
+    /// A shape in which only one member, whose log is up to date, reaches a majority.
+    Hub,
+    /// A majority is left in peace; everybody else, and every link to them, is not.
+    Hostile,
+}
 
 /// Everything that is decided before a run. Times in microseconds.
 #[derive(Clone, Debug)]
@@ -98,8 +144,15 @@ pub struct Swarm {
     /// How likely a crash is a power loss rather than the death of a process.
     pub power_loss: f64,
     pub chaos_us: u64,
-    /// After the chaos a network shape that leaves a majority connected stands for so long; 0 = none.
+    /// What follows the chaos, and for how long.
+    pub standing: Option<Standing>,
     pub standing_us: u64,
+    /// Syncs say done and do nothing. Never drawn: for control runs.
+    pub disks_lie: bool,
+    /// Never drawn: for control runs.
+    pub sabotage: Option<Sabotage>,
+    /// What the disks hold is compared with what was synced. Always drawn true.
+    pub disks_are_watched: bool,
     pub clients: usize,
     pub keys: u64,
     pub think_mean_us: u64,
@@ -112,14 +165,14 @@ impl Swarm {
     pub fn draw(seed: u64) -> Swarm {
         let mut rng = Stream::Swarm.rng(seed);
         let t = rng.u64(100..=400) * 1_000;
-        let voters = [1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 5, 7][rng.usize(0..12)];
+        let voters = [1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7][rng.usize(0..12)];
         let mut rate = |max: f64| if rng.bool() { rng.f64() * max } else { 0.0 };
         let (tail, lose_request, lose_reply) = (rate(0.1), rate(0.15), rate(0.15));
         let (duplicate, replay) = (rate(0.2), rate(0.05));
         let net = NetFaults {
             delay_mean_us: t / [4_000, 400, 60, 12][rng.usize(0..4)] + 20,
             tail,
-            tail_mean_us: t * rng.u64(1..=8),
+            tail_mean_us: [t * rng.u64(1..=8), t * rng.u64(1..=8), LONGEST_DELAY_US / 4][rng.usize(0..3)],
             lose_request,
             lose_reply,
             duplicate,
@@ -133,6 +186,7 @@ impl Swarm {
             // Longer than any run: that a retry is never executed twice can be asserted.
             idempotency_window_s: 100_000,
         };
+        let keys = rng.u64(1..=4);
         Swarm {
             seed,
             voters,
@@ -150,10 +204,21 @@ impl Swarm {
             kinds,
             nemesis_mean_us: t * rng.u64(2..=10),
             power_loss: [0.0, 0.5, 1.0][rng.usize(0..3)],
-            chaos_us: 2 * t * rng.u64(8..=30),
-            standing_us: if rng.u8(0..8) == 0 { 2 * t * 110 } else { 0 },
-            clients: [rng.usize(1..=6), rng.usize(1..=6), 20][rng.usize(0..3)],
-            keys: rng.u64(1..=4),
+            chaos_us: 2 * t * [rng.u64(8..=30), rng.u64(8..=30), rng.u64(60..=90)][rng.usize(0..3)],
+            standing: match rng.u8(0..12) {
+                0 => Some(Standing::Majority),
+                1 => Some(Standing::Hub),
+                2 => Some(Standing::Hostile),
+                _ => None,
+            },
+            standing_us: 2 * t * 60,
+            disks_lie: false,
+            sabotage: None,
+            disks_are_watched: true,
+            // More writers of one key at once than that, and the linearizability checker, which believes no revision, has too
+            // many orders to try.
+            clients: [rng.usize(1..=6), rng.usize(1..=6), 20][rng.usize(0..3)].min(6 * keys as usize),
+            keys,
             think_mean_us: t / [100, 10, 2][rng.usize(0..3)],
             keyed: [0.0, 0.5, 1.0][rng.usize(0..3)],
         }

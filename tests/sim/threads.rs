@@ -46,10 +46,10 @@ impl World {
             NodeEvent::LogWriter => self.run_log_writer(node),
             NodeEvent::Synced => self.end_sync(node),
             NodeEvent::Seal { at } => self.seal(node, at),
-            NodeEvent::Housekeeper => {
-                self.nodes[node].disk.prepare_spare();
-                self.ring_housekeeper(node);
-            }
+            NodeEvent::Housekeeper => match self.nodes[node].disk.prepare_spare() {
+                Ok(()) => self.ring_housekeeper(node),
+                Err(e) => self.fail_stop(node, &e),
+            },
             NodeEvent::Applier => self.run_applier(node),
             NodeEvent::Applied => self.end_apply(node),
             NodeEvent::Replicator { peer, at } => self.run_replicator(node, peer, at),
@@ -73,11 +73,16 @@ impl World {
         let now = clock.show(self.now);
         let core = &mut self.process(node).core;
         core.notice_standstill(now);
-        assert!(!core.is_disk_dead(now), "no disk is silent for so long here");
+        if core.is_disk_dead(now) {
+            self.mark(Mark::DiskDead);
+            self.nodes[node].is_disk_hung = false;
+            self.crash(node, false);
+            return self.restart_after(node, self.swarm.election_timeout_us);
+        }
         let next = core.next_time();
         core.timer_sleeps_until(next.max(now));
         if next > now {
-            let at = clock.to_world(next);
+            let at = clock.to_world(next).saturating_add(self.timer_lateness(node));
             self.process(node).timer_at = at;
             return self.plan_node_at(node, at, NodeEvent::Timer { at });
         }
@@ -86,6 +91,14 @@ impl World {
         let at = self.now + 1;
         self.process(node).timer_at = at;
         self.plan_node_at(node, at, NodeEvent::Timer { at });
+    }
+
+    /// How much later than it should the timer of a starved process wakes.
+    fn timer_lateness(&mut self, node: NodeIndex) -> u64 {
+        match self.nodes[node].timer_late_us {
+            0 => 0,
+            most => self.schedule_rng.u64(0..=most),
+        }
     }
 
     fn run_log_writer(&mut self, node: NodeIndex) {
@@ -97,9 +110,9 @@ impl World {
         self.process(node).log_writer = Thread::Busy(batch);
         let latency = self.nodes[node].sync_latency();
         if let Some(act) = self.nodes[node].doom.take() {
-            self.plan(latency / 2, Event::Nemesis(act));
+            self.plan((latency / 2).min(self.swarm.election_timeout_us), Event::Nemesis(act));
         }
-        self.plan_node_at(node, self.now + latency, NodeEvent::Synced);
+        self.plan_node_at(node, self.now.saturating_add(latency), NodeEvent::Synced);
     }
 
     fn end_sync(&mut self, node: NodeIndex) {
@@ -113,9 +126,16 @@ impl World {
             }
         };
         let machine = &mut self.nodes[node];
-        let seq = machine.disk.write(batch);
+        let seq = match machine.disk.write(batch) {
+            Ok(seq) => seq,
+            Err(e) => return self.fail_stop(node, &e),
+        };
         self.oracle.check_durable(node, &machine.disk);
         self.line(|| format!("n{} synced write {seq}", node + 1));
+        self.tempt_figure_8();
+        if self.nodes[node].process.is_none() {
+            return;
+        }
         self.step(node, |core, now| core.raft.handle_persisted(seq, now));
         let at = self.now + self.nodes[node].clock.duration_to_world(SEAL_AFTER_US);
         self.process(node).seal_at = at;
@@ -128,8 +148,10 @@ impl World {
         let process = self.process(node);
         if process.seal_at == at && process.log_writer == Thread::Asleep && self.nodes[node].disk.needs_seal()
         {
-            self.nodes[node].disk.seal();
-            self.mark(Mark::Sealed);
+            match self.nodes[node].disk.seal() {
+                Ok(()) => self.mark(Mark::Sealed),
+                Err(e) => self.fail_stop(node, &e),
+            }
         }
     }
 
@@ -178,6 +200,7 @@ impl World {
                 let request = match request {
                     RpcRequest::RequestVote(request) => PeerRequest::RequestVote(request),
                     RpcRequest::AppendEntries(request) => PeerRequest::AppendEntries(request),
+                    RpcRequest::TimeoutNow(request) => PeerRequest::TimeoutNow(request),
                 };
                 let timeout = Duration::from_micros(self.swarm.election_timeout_us);
                 self.call(node, peer, request, Caller::Replicator(ticket), timeout);
@@ -326,8 +349,8 @@ impl World {
                     self.mark(Mark::ReadIndexAsked);
                     self.reply(node, to, call, PeerReply::ReadIndex(result));
                 }
-                Done::Read(ReadFor::Client(asker, key), result) => {
-                    self.answer_read(node, asker, &key, result)
+                Done::Read(ReadFor::Client(asker, query), result) => {
+                    self.answer_read(node, asker, &query, result)
                 }
                 Done::Write(WriteFor::Client(asker), result) => self.answer_write(node, asker, result),
                 Done::Write(WriteFor::Batch(tag, at), result) => self.put_in_batch(node, tag, at, result),
@@ -337,6 +360,7 @@ impl World {
 
     fn ring(&mut self, node: NodeIndex, rings: Rings) {
         let at = self.now + self.wake_latency();
+        let late = self.timer_lateness(node);
         let process = self.process(node);
         let mut due = Vec::new();
         if rings.log_writer && process.log_writer == Thread::Asleep {
@@ -355,7 +379,8 @@ impl World {
             process.read_asker = Thread::Rung;
             due.push(NodeEvent::ReadAsker);
         }
-        if rings.timer && at < process.timer_at {
+        if rings.timer && at + late < process.timer_at {
+            let at = at + late;
             process.timer_at = at;
             due.push(NodeEvent::Timer { at });
         }

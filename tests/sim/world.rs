@@ -29,30 +29,38 @@ pub enum Event {
     Nemesis(Act),
 }
 
-/// Ordered by time, then by the order in which it was planned.
-struct Planned {
-    at: u64,
-    seq: u64,
-    event: Event,
+/// When an event happens, in which order among those of one time, and in which slot it waits. Events are large, and a
+/// heap moves what it holds about.
+type Due = Reverse<(u64, u64, usize)>;
+
+/// Events to come, in the order of their times and then of their planning.
+#[derive(Default)]
+struct Agenda {
+    heap: BinaryHeap<Due>,
+    slots: Vec<Option<Event>>,
+    free: Vec<usize>,
+    last_seq: u64,
 }
 
-impl PartialEq for Planned {
-    fn eq(&self, other: &Planned) -> bool {
-        (self.at, self.seq) == (other.at, other.seq)
+impl Agenda {
+    fn push(&mut self, at: u64, event: Event) {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        self.slots[slot] = Some(event);
+        self.last_seq += 1;
+        self.heap.push(Reverse((at, self.last_seq, slot)));
     }
-}
 
-impl Eq for Planned {}
-
-impl PartialOrd for Planned {
-    fn partial_cmp(&self, other: &Planned) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
+    fn next_at(&self) -> Option<u64> {
+        self.heap.peek().map(|Reverse((at, _, _))| *at)
     }
-}
 
-impl Ord for Planned {
-    fn cmp(&self, other: &Planned) -> std::cmp::Ordering {
-        (self.at, self.seq).cmp(&(other.at, other.seq))
+    fn pop(&mut self) -> Option<(u64, Event)> {
+        let Reverse((at, _, slot)) = self.heap.pop()?;
+        self.free.push(slot);
+        Some((at, self.slots[slot].take().expect("a planned event has its slot")))
     }
 }
 
@@ -69,8 +77,7 @@ pub struct World {
     pub report: Rc<RefCell<Report>>,
     /// How late threads wake, how long they take.
     pub schedule_rng: fastrand::Rng,
-    heap: BinaryHeap<Reverse<Planned>>,
-    last_seq: u64,
+    agenda: Agenda,
 }
 
 impl World {
@@ -86,12 +93,17 @@ impl World {
             oracle: Oracle::new(swarm.voters),
             report,
             schedule_rng: Stream::Schedule.rng(seed),
-            heap: BinaryHeap::new(),
-            last_seq: 0,
+            agenda: Agenda::default(),
             swarm,
         };
         world.line(|| format!("seed {seed}"));
         world.found();
+        for machine in &mut world.nodes {
+            machine.disk.is_watched = world.swarm.disks_are_watched;
+            if world.swarm.disks_lie {
+                machine.disk.lie();
+            }
+        }
         world
     }
 
@@ -102,19 +114,15 @@ impl World {
 
     /// Plans an event.
     pub fn plan_at(&mut self, at: u64, event: Event) {
-        self.last_seq += 1;
-        self.heap.push(Reverse(Planned { at, seq: self.last_seq, event }));
+        self.agenda.push(at, event);
     }
 
     /// Lets everything happen until `until`; stops early when `done` says so.
     pub fn run_until(&mut self, until: u64, mut done: impl FnMut(&World) -> bool) {
-        while let Some(Reverse(next)) = self.heap.peek() {
-            if next.at > until || done(self) {
-                break;
-            }
-            let Reverse(planned) = self.heap.pop().expect("just seen");
-            self.now = planned.at;
-            self.happen(planned.event);
+        while self.agenda.next_at().is_some_and(|at| at <= until) && !done(self) {
+            let (at, event) = self.agenda.pop().expect("just seen");
+            self.now = at;
+            self.happen(event);
         }
         if !done(self) {
             self.now = until;

@@ -26,7 +26,7 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
 
 /// Each cluster of a test run has an address of its own, so that suites run side by side: the process id chooses the
 /// middle bytes, a counter the last one.
-fn fresh_ip() -> String {
+pub fn fresh_ip() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let pid = std::process::id();
     let next = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -234,6 +234,13 @@ impl Cluster {
         }
     }
 
+    /// The exit status of a process that has ended by itself.
+    pub fn ended(&mut self, n: usize) -> Option<ExitStatus> {
+        let status = self.children[n].as_mut()?.try_wait().expect("its status")?;
+        self.children[n] = None;
+        Some(status)
+    }
+
     pub fn log(&self, n: usize) -> String {
         fs::read_to_string(self.log_path(n)).unwrap_or_default()
     }
@@ -355,16 +362,33 @@ pub struct Connection {
 
 impl Connection {
     pub fn open(addr: &str) -> io::Result<Connection> {
+        let mut connection = Connection::open_within(addr, Duration::from_secs(2))?;
+        connection.set_timeout(Duration::from_secs(20))?;
+        Ok(connection)
+    }
+
+    /// Opens one, and waits no longer than `timeout` for it nor for anything that is read from it.
+    pub fn open_within(addr: &str, timeout: Duration) -> io::Result<Connection> {
         let addr: SocketAddr = addr.parse().expect("an address");
-        Connection::over(TcpStream::connect_timeout(&addr, Duration::from_secs(2))?)
+        Connection::over_within(TcpStream::connect_timeout(&addr, timeout)?, timeout)
     }
 
     /// Speaks over a stream that is connected already.
     pub fn over(stream: TcpStream) -> io::Result<Connection> {
+        Connection::over_within(stream, Duration::from_secs(20))
+    }
+
+    fn over_within(stream: TcpStream, timeout: Duration) -> io::Result<Connection> {
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        stream.set_write_timeout(Some(Duration::from_secs(20)))?;
-        Ok(Connection { stream: BufReader::new(stream) })
+        let mut connection = Connection { stream: BufReader::new(stream) };
+        connection.set_timeout(timeout)?;
+        Ok(connection)
+    }
+
+    pub fn set_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        let stream = self.stream.get_ref();
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))
     }
 
     pub fn request(

@@ -22,6 +22,7 @@ const MAIN_HELP: &str = concat!(
   dkv-cli status                       see how the nodes are
   dkv-cli member list                  and who they are
   dkv-cli snapshot save dkv.backup     back everything up
+  dkv-cli verify                       see whether they keep their word
   dkv-cli --endpoints 10.0.0.7:8081 status
   export DKV_ENDPOINTS=10.0.0.7:8081,10.0.0.8:8081
 
@@ -32,7 +33,9 @@ const MAIN_HELP: &str = concat!(
   2  bad usage or refused input; nothing changed
   3  unavailable; surely not done
   4  outcome unknown; repeat the command with the --idempotency-key it names
-  5  the file is damaged, or no backup
+  5  snapshot: the file is damaged, or no backup; verify: what the clients saw was
+     not linearizable
+  6  verify: undecided, the check was given up
 
 ",
     heading!("Environment:"),
@@ -203,6 +206,30 @@ const IMPORT_HELP: &str = concat!(
   file is checked before the first key is stored. Standard input is checked line
   by line while it is stored. --timeout is for each key. Lines with one and the
   same key are stored in their order, others side by side."
+);
+
+const VERIFY_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli verify                       half a minute
+  dkv-cli verify --seconds 600 --clients 32 --history run.jsonl
+                                       while nodes are killed and cut off
+  dkv-cli verify -o json | jq -r .verdict
+
+",
+    heading!("What it does:"),
+    "  Clients put, get, delete, compare and set, and list keys of their own below a
+  prefix that is used once, each through one node. Every answer is recorded with
+  the time of its call and its return, as one JSON object a line, and the record
+  is checked twice: against the order of the log that the answers name, and, with
+  no trust in that, by searching an order for each key. At the end the keys are
+  removed; those of an interrupted run stay below dkv-verify/.
+
+",
+    heading!("Exit codes:"),
+    "  0  linearizable
+  3  nothing was done: no node could serve
+  5  not linearizable: report it, with the history
+  6  undecided: the check was given up; try fewer clients or more keys"
 );
 
 const COMPLETION_HELP: &str = concat!(
@@ -402,6 +429,25 @@ pub enum Command {
         /// Leave keys that exist as they are.
         #[arg(long)]
         if_absent: bool,
+    },
+    /// Check a live cluster: do concurrent clients see one store?
+    ///
+    /// Writes to keys of its own and removes them. Every read must show the newest write that was acknowledged, and all
+    /// answers together must fit one order.
+    #[command(after_long_help = VERIFY_HELP)]
+    Verify {
+        /// For how long.
+        #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        seconds: u64,
+        /// How many clients at once.
+        #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=256))]
+        clients: u64,
+        /// On how many keys at a time.
+        #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=500))]
+        keys: u64,
+        /// Where the history goes; by default a new file here, dkv-history-*.jsonl.
+        #[arg(long, value_name = "FILE")]
+        history: Option<PathBuf>,
     },
     /// Print the script by which a shell completes dkv-cli commands.
     #[command(after_long_help = COMPLETION_HELP)]

@@ -50,15 +50,17 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Failure::NotFound(_) => 1,
-            Failure::Client(error) | Failure::Incomplete(_, error) | Failure::Line(_, _, error) => match error {
-                ClientError::Refused(detail) => match detail.code {
-                    ErrorCode::PreconditionFailed | ErrorCode::NotFound | ErrorCode::Conflict => 1,
-                    _ => 2,
-                },
-                ClientError::Invalid(_) => 2,
-                ClientError::Unavailable(_) => 3,
-                ClientError::Unknown { .. } => 4,
-            },
+            Failure::Client(error) | Failure::Incomplete(_, error) | Failure::Line(_, _, error) => {
+                match error {
+                    ClientError::Refused(detail) => match detail.code {
+                        ErrorCode::PreconditionFailed | ErrorCode::NotFound | ErrorCode::Conflict => 1,
+                        _ => 2,
+                    },
+                    ClientError::Invalid(_) => 2,
+                    ClientError::Unavailable(_) => 3,
+                    ClientError::Unknown { .. } => 4,
+                }
+            }
             Failure::Output(_) => 2,
             Failure::Unfinished(_) => 3,
             Failure::Damaged(_) => 5,
@@ -79,7 +81,9 @@ impl Failure {
             }
             Failure::Unfinished(text) => text.clone(),
             Failure::Damaged(text) => {
-                format!("{text}\nIt cannot be restored from. Take another backup, or this one from where it was copied.")
+                format!(
+                    "{text}\nIt cannot be restored from. Take another backup, or this one from where it was copied."
+                )
             }
             Failure::Line(line, stored, error) => {
                 let said = match error {
@@ -89,7 +93,9 @@ impl Failure {
                 };
                 let next = match stored {
                     0 => "Nothing was stored.".to_owned(),
-                    _ => format!("{stored} keys were stored before; the same import again stores the same values."),
+                    _ => format!(
+                        "{stored} keys were stored before; the same import again stores the same values."
+                    ),
                 };
                 format!("line {line}: {said}\n{next}")
             }

@@ -136,7 +136,9 @@ fn store_lines(client: &Client, queue: &Receiver<Line>, run: u128, if_absent: bo
         };
         match client.put(&line.key, &line.value, &options) {
             Ok(_) => drop(tally.stored.fetch_add(1, Ordering::Relaxed)),
-            Err(ClientError::Refused(detail)) if if_absent && detail.code == ErrorCode::PreconditionFailed => {
+            Err(ClientError::Refused(detail))
+                if if_absent && detail.code == ErrorCode::PreconditionFailed =>
+            {
                 tally.kept.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => tally.stop(Stop { line: number, error }),

@@ -12,6 +12,7 @@ mod output;
 mod progress;
 mod snapshot;
 mod status;
+mod verify;
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Read};
@@ -84,6 +85,11 @@ fn run(cli: &Cli, printer: &Printer) -> Result<(), Failure> {
                 ..ListOptions::default()
             };
             list::show(&client, &options, *limit, printer)
+        }
+        Command::Verify { seconds, clients, keys, history } => {
+            let (seconds, clients, keys, history) = (*seconds, *clients, *keys, history.clone());
+            let plan = verify::Plan { seconds, clients, keys, history, timeout: cli.timeout };
+            verify::run(&client, &plan, printer)
         }
         Command::Status => status::show(&client, cli.timeout, printer),
         Command::Member { command } => member::run(&client, cli.timeout, command, printer),
@@ -173,11 +179,19 @@ mod tests {
         assert!(parse(&["get", "k", "--timeout", "0"]).is_err());
         assert!(parse(&["get", "k", "--timeout", "nan"]).is_err());
         assert!(parse(&["get"]).is_err());
-        assert!(parse(&["member", "add", "n6", "--raft-addr", "a:1", "--http-addr", "a:2", "--learner"]).is_ok());
+        assert!(
+            parse(&["member", "add", "n6", "--raft-addr", "a:1", "--http-addr", "a:2", "--learner"]).is_ok()
+        );
         assert!(parse(&["member", "add", "n6", "--raft-addr", "a:1"]).is_err());
-        assert!(parse(&["member", "replace", "n3", "n3"]).is_ok() && parse(&["member", "replace", "n3"]).is_err());
+        assert!(
+            parse(&["member", "replace", "n3", "n3"]).is_ok() && parse(&["member", "replace", "n3"]).is_err()
+        );
         assert!(parse(&["transfer"]).is_ok() && parse(&["transfer", "n2"]).is_ok());
         assert!(parse(&["list", "--limit", "0"]).is_err());
+        assert!(
+            parse(&["verify", "--seconds", "1", "--clients", "2", "--keys", "3", "--history", "h"]).is_ok()
+        );
+        assert!(parse(&["verify", "--clients", "0"]).is_err());
         assert!(parse(&["list", "p", "--order", "desc", "--keys-only"]).is_ok());
     }
 }

@@ -50,7 +50,8 @@ pub fn run(client: &Client, timeout: Duration, command: &Member, printer: &Print
             report(printer, &done, &format!("{node_id} votes"))
         }
         Member::Replace { old, new, raft_addr, http_addr } => {
-            let wanted = Wanted { node_id: new, raft_addr: raft_addr.as_ref(), http_addr: http_addr.as_ref() };
+            let wanted =
+                Wanted { node_id: new, raft_addr: raft_addr.as_ref(), http_addr: http_addr.as_ref() };
             let said = if old == new { steps.renew(&wanted)? } else { steps.replace(old, &wanted)? };
             let members = client.members(steps.until)?;
             report(printer, &members, &said)
@@ -59,7 +60,12 @@ pub fn run(client: &Client, timeout: Duration, command: &Member, printer: &Print
 }
 
 /// `dkv-cli transfer`.
-pub fn transfer(client: &Client, timeout: Duration, to: Option<&str>, printer: &Printer) -> Result<(), Failure> {
+pub fn transfer(
+    client: &Client,
+    timeout: Duration,
+    to: Option<&str>,
+    printer: &Printer,
+) -> Result<(), Failure> {
     let done = client.hand_over(to, Instant::now() + timeout)?;
     report(printer, &done, &format!("{} leads", done.leader.node_id))
 }
@@ -92,7 +98,8 @@ fn table(members: &MembersReply, printer: &Printer) -> String {
     let widths: Vec<usize> = (0..5).map(width).collect();
     let mut text = String::new();
     for (n, row) in rows.iter().enumerate() {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, w)| format!("{cell:w$}", w = *w)).collect();
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, w)| format!("{cell:w$}", w = *w)).collect();
         let look = if n == 0 { Look::Bold } else { Look::Plain };
         text.push_str(&printer.paint(look, cells.join("  ").trim_end()));
         text.push('\n');
@@ -113,10 +120,8 @@ impl Wanted<'_> {
         let raft_addr = self.raft_addr.or(before.map(|m| &m.raft_addr));
         let http_addr = self.http_addr.or(before.map(|m| &m.http_addr));
         let (Some(raft_addr), Some(http_addr)) = (raft_addr, http_addr) else {
-            let text = format!(
-                "{0} is no member: say where it is, with --raft-addr and --http-addr",
-                self.node_id
-            );
+            let text =
+                format!("{0} is no member: say where it is, with --raft-addr and --http-addr", self.node_id);
             return Err(ClientError::Invalid(text).into());
         };
         Ok(NewMember {
@@ -232,7 +237,9 @@ impl Steps<'_> {
         loop {
             match self.client.remove_member(node_id, self.until) {
                 Ok(_) => return Ok(()),
-                Err(ClientError::Refused(detail)) if detail.code == dkv::api::ErrorCode::NotFound => return Ok(()),
+                Err(ClientError::Refused(detail)) if detail.code == dkv::api::ErrorCode::NotFound => {
+                    return Ok(());
+                }
                 Err(ClientError::Refused(detail)) if detail.temporary => {
                     let trouble = detail.message;
                     self.pause(&trouble, || format!("{node_id} is not removed: {trouble}"))?;

@@ -47,7 +47,8 @@ impl NewFile {
         file.sync_all().map_err(|e| unwritable(&self.part, &e))?;
         fs::rename(&self.part, &self.path).map_err(|e| unwritable(&self.path, &e))?;
         self.is_placed = true;
-        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent =
+            self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(parent).and_then(|dir| dir.sync_all()).map_err(|e| unwritable(parent, &e))
     }
 }
@@ -72,7 +73,9 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
 fn unreadable(error: SnapshotError) -> Failure {
     match error {
         SnapshotError::Io { .. } => invalid(error.to_string()),
-        SnapshotError::Corrupt { .. } | SnapshotError::NewerFormat { .. } => Failure::Damaged(error.to_string()),
+        SnapshotError::Corrupt { .. } | SnapshotError::NewerFormat { .. } => {
+            Failure::Damaged(error.to_string())
+        }
     }
 }
 
@@ -88,7 +91,8 @@ pub fn save(client: &Client, path: &Path, force: bool, printer: &Printer) -> Res
     })?;
     let status = verified(new.part())?;
     if (status.bytes, format!("{:08x}", status.crc)) != (made.bytes, made.crc32c.clone()) {
-        let text = format!("{} is whole, but not the snapshot {} that was asked for", path.display(), made.name);
+        let text =
+            format!("{} is whole, but not the snapshot {} that was asked for", path.display(), made.name);
         return Err(Failure::Damaged(text));
     }
     new.place(&file)?;

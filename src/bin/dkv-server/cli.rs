@@ -25,6 +25,7 @@ const MAIN_HELP: &str = concat!(
   dkv-server --join 10.0.0.1:8081 --node-id n6 --data-dir /var/lib/dkv \\
       --raft-addr 10.0.0.6:18081 --http-addr 10.0.0.6:8081
                                        a new member of the cluster of 10.0.0.1
+  dkv-server verify data/node1         is what a stopped node has on disk whole?
 
 ",
     heading!("Signals:"),
@@ -73,6 +74,20 @@ const RECOVER_HELP: &str = concat!(
   2  refused; nothing was changed
   3  the data is corrupt
   4  the data directory belongs to another node"
+);
+
+const VERIFY_HELP: &str = concat!(
+    heading!("Verdicts and exit codes:"),
+    "  0  clean      a start finds everything whole
+  0  torn tail  the last write was not finished; a start cuts it off, and
+                nothing that was acknowledged is lost
+  1  refused    a file cannot be read
+  2             DATA_DIR is none, or a process uses it
+  3  rot        what was synced is damaged or gone: a start refuses
+  4  refused    the log is another member's
+
+  The first bad byte is printed with its file, and the last index, the term and
+  the vote, and up to where the log itself proves that it was synced."
 );
 
 /// A replicated key-value store.
@@ -188,5 +203,11 @@ pub enum Command {
         /// Do not ask; needed where standard input is no terminal.
         #[arg(long)]
         yes: bool,
+    },
+    /// Read a data directory as a start would, say what is wrong with it, and change nothing.
+    #[command(after_long_help = VERIFY_HELP)]
+    Verify {
+        /// The data directory of a node that is not running.
+        data_dir: PathBuf,
     },
 }

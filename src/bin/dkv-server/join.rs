@@ -39,7 +39,11 @@ impl Join {
 
     /// Asks in a thread of its own until the node is a member. The receiver gets the error of a cluster that refuses it
     /// for good.
-    pub fn spawn(self, node: &dkv::config::Peer, member_id: String) -> std::io::Result<Receiver<ServerError>> {
+    pub fn spawn(
+        self,
+        node: &dkv::config::Peer,
+        member_id: String,
+    ) -> std::io::Result<Receiver<ServerError>> {
         let new = NewMember {
             node_id: node.node_id.clone(),
             member_id: Some(member_id),
@@ -61,7 +65,10 @@ impl Join {
         loop {
             let trouble = match self.client.add_member(new, Instant::now() + ATTEMPT) {
                 Ok(done) => {
-                    log::info!("let into the cluster by entry {}: its leader hands the cluster over", done.index);
+                    log::info!(
+                        "let into the cluster by entry {}: its leader hands the cluster over",
+                        done.index
+                    );
                     return Ok(());
                 }
                 Err(ClientError::Refused(detail)) if detail.temporary => detail.message,

@@ -9,6 +9,8 @@ mod recover;
 mod run;
 mod terminal;
 
+use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         Some(Command::Recover { config, force_new_cluster, yes }) => {
             return recover::run(config, *force_new_cluster, *yes);
         }
+        Some(Command::Verify { data_dir }) => return verify(data_dir),
         None => {}
     }
     let config = match (&cli.join.join, &cli.config) {
@@ -44,8 +47,7 @@ fn main() -> ExitCode {
         (Ok(config), Ok(join)) => (config, join),
     };
     // What is found to be wrong only now is said like what the file itself shows to be wrong.
-    let file =
-        cli.config.as_ref().map_or_else(|| cli.source().to_owned(), |file| file.display().to_string());
+    let file = cli.config.as_ref().map_or_else(|| cli.source().to_owned(), |file| file.display().to_string());
     if let Err(error) = dkv::logging::start(&config.log) {
         return refuse(&format_args!("{file}: {error}"));
     }
@@ -59,6 +61,17 @@ fn main() -> ExitCode {
     };
     dkv::logging::flush(Duration::from_secs(1));
     code
+}
+
+fn verify(data_dir: &Path) -> ExitCode {
+    match dkv::node::verify::verify(data_dir) {
+        Ok(report) => {
+            // The exit code says it too: a closed pipe changes nothing.
+            let _ = write!(std::io::stdout().lock(), "{report}");
+            ExitCode::from(report.exit_code())
+        }
+        Err(error) => refuse(&error),
+    }
 }
 
 fn refuse(error: &dyn std::fmt::Display) -> ExitCode {

@@ -81,8 +81,12 @@ fn describe(survivor: &Survivor, config: &Config) {
     println!("  of cluster {} with {}", ids.cluster_id, others.join(", "));
     let begin = snapshot.map_or("no snapshot".to_owned(), |at| format!("a snapshot through {at}"));
     println!("  {begin}, a log through {last}: revision {}, {} keys", kv.revision(), kv.size().keys);
-    println!("What the others acknowledged and this node never received is lost. Everything in this log is kept,");
-    println!("also entries of which nobody knows any more whether they were committed. The others must never");
+    println!(
+        "What the others acknowledged and this node never received is lost. Everything in this log is kept,"
+    );
+    println!(
+        "also entries of which nobody knows any more whether they were committed. The others must never"
+    );
     println!("run again as this cluster: stop them, and let them join anew with empty data directories.");
 }
 

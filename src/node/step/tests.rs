@@ -20,6 +20,7 @@ fn follower() -> Core {
         raft_addr: format!("127.0.0.1:{}", 18_080 + id),
         http_addr: format!("127.0.0.1:{}", 8_080 + id),
         voter: true,
+        promote: false,
     };
     let members = Membership { members: (1..=3).map(member).collect() };
     let found = Found { cluster_id: ClusterId(1), settings: Settings::default(), members, restored: None };
@@ -35,6 +36,8 @@ fn follower() -> Core {
         seed: 2,
         max_append_bytes: 1 << 20,
         max_unpersisted_bytes: 16 << 20,
+        snapshot_log_bytes: u64::MAX,
+        snapshot_log_entries: u64::MAX,
     };
     let options = CoreOptions {
         heartbeat: HEARTBEAT,

@@ -263,7 +263,12 @@ fn cluster_time_never_runs_backwards() {
 #[test]
 fn apply_found_sets_cluster_and_settings() {
     let mut kv = Kv::new(Settings::default());
-    let found = Found { cluster_id: ClusterId(7), settings: settings(), members: Membership::default(), restored: None };
+    let found = Found {
+        cluster_id: ClusterId(7),
+        settings: settings(),
+        members: Membership::default(),
+        restored: None,
+    };
     let empty = kv.state_hash();
     assert_eq!(next(&mut kv, 0, &Payload::Found(found)), None);
     assert_eq!((kv.cluster_id(), kv.settings()), (Some(ClusterId(7)), &settings()));

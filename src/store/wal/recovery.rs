@@ -39,7 +39,9 @@ pub(super) struct Replay {
     pub chain: u32,
     batches: u64,
     /// Whose log the first segment is.
-    ids: Option<WalIds>,
+    pub ids: Option<WalIds>,
+    /// How far everything was synced, as the segment's name and its last batch say.
+    pub synced_mark: LogPlace,
 }
 
 impl Replay {
@@ -88,14 +90,13 @@ pub(super) struct Scan {
     pub older: VecDeque<Older>,
     /// The last segment, where writing goes on.
     pub last: Current,
-    pub synced_mark: LogPlace,
     pub torn: Option<Torn>,
 }
 
 /// What is to be zeroed in the last segment: from its `next_block` on.
 pub(super) struct Torn {
     /// The block behind the last one that is not zero.
-    end_block: u64,
+    pub end_block: u64,
 }
 
 /// What stands behind the batches of a segment.
@@ -113,23 +114,79 @@ struct SegmentEnd {
     rest: Rest,
 }
 
-/// Reads the whole log. Changes nothing. Only one that `may_be_cut` may begin with another segment than the first.
-pub(super) fn scan(disk: &Arc<dyn Disk>, expected: WalIds, may_be_cut: bool) -> Result<Scan, WalError> {
+/// Reads the whole log. Changes nothing; what the last segment has in the page cache reaches the disk first. Only one that `may_be_cut` may begin with another segment than the first.
+pub(super) fn scan(
+    disk: &Arc<dyn Disk>,
+    expected: Option<WalIds>,
+    may_be_cut: bool,
+) -> Result<Scan, WalError> {
+    let mut replay = Replay::default();
+    let Walked { older, last, torn } = scan_into(&mut replay, disk, expected, may_be_cut)?;
+    Ok(Scan { replay, older, last, torn })
+}
+
+/// Whether the log in `replay` leads to the snapshot that ends at `snapshot`; see [`Wal::open_behind`](super::Wal::open_behind).
+///
+/// # Errors
+/// [`WalError::Gap`]: entries are missing between the two, or of what a damaged snapshot through `reach` held.
+pub(super) fn leads_to(
+    replay: &Replay,
+    disk: &Arc<dyn Disk>,
+    snapshot: Position,
+    reach: Index,
+) -> Result<bool, WalError> {
+    let (base, last) = (replay.base, replay.last());
+    if base.index > snapshot.index {
+        let what = format!("it begins behind entry {base}, the snapshot ends with {snapshot}");
+        return Err(WalError::gap(disk, what));
+    }
+    let covered = usize::try_from(snapshot.index - base.index).unwrap_or(usize::MAX);
+    let at_snapshot = match covered.checked_sub(1) {
+        None => Some(base),
+        Some(at) => replay.entries.get(at).map(Entry::position),
+    };
+    let fits = at_snapshot == Some(snapshot);
+    let end = if fits { last.index } else { snapshot.index };
+    if end < reach {
+        let what = format!(
+            "it ends with entry {last}, the snapshot with {snapshot}, but there is a damaged snapshot through index \
+             {reach}"
+        );
+        return Err(WalError::gap(disk, what));
+    }
+    Ok(fits)
+}
+
+/// The segments of a whole log.
+pub(super) struct Walked {
+    /// Those before the last one.
+    pub older: VecDeque<Older>,
+    /// The last one.
+    pub last: Current,
+    pub torn: Option<Torn>,
+}
+
+/// The same; after an error `replay` holds what stands before the damage.
+pub(super) fn scan_into(
+    replay: &mut Replay,
+    disk: &Arc<dyn Disk>,
+    expected: Option<WalIds>,
+    may_be_cut: bool,
+) -> Result<Walked, WalError> {
     let names = segment::list_segments(disk)?;
     let missing = || WalError::Missing(disk.display(""));
     if let Some(first) = names.first().filter(|first| first.sequence > 1 && !may_be_cut) {
         let what = segment::missing(first.sequence - 1);
         return Err(WalError::corrupt(disk, &first.to_string(), 0, what));
     }
-    let mut replay = Replay::default();
     let mut older = VecDeque::new();
     for (n, &name) in names.iter().enumerate() {
-        let (file, bytes) = segment::read_segment(disk, name)?;
         let is_last = n + 1 == names.len();
-        let expected = Some(expected);
+        let read = if is_last { segment::read_last_segment } else { segment::read_segment };
+        let (file, bytes) = read(disk, name)?;
         let segment = SegmentBytes { disk, name, shown: name.to_string(), bytes: &bytes, expected };
         let mut base_index = replay.last().index;
-        let end = segment.walk(&mut replay, is_last, &mut base_index)?;
+        let end = segment.walk(replay, is_last, &mut base_index)?;
         let blocks = (bytes.len() / BLOCK_BYTES) as u64;
         if is_last {
             if replay.batches == 0 {
@@ -146,8 +203,7 @@ pub(super) fn scan(disk: &Arc<dyn Disk>, expected: WalIds, may_be_cut: bool) -> 
             };
             let last =
                 Current { name, shown, file, blocks, base_index, next_block, synced_blocks, is_reused };
-            let synced_mark = LogPlace { sequence: name.sequence, block: synced_blocks };
-            return Ok(Scan { replay, older, last, synced_mark, torn });
+            return Ok(Walked { older, last, torn });
         }
         older.push_back(Older { name, blocks, base_index });
     }
@@ -217,6 +273,7 @@ impl SegmentBytes<'_> {
         base_index: &mut Index,
     ) -> Result<SegmentEnd, WalError> {
         let segment_header = self.segment_header()?;
+        replay.synced_mark = LogPlace { sequence: self.name.sequence, block: 0 };
         let mut block = 0;
         let mut synced_through = 0;
         // Nothing says what a segment without a batch was before.
@@ -235,6 +292,7 @@ impl SegmentBytes<'_> {
             replay.batches += 1;
             synced_through = header.synced_through;
             may_be_stale = header.terminated;
+            replay.synced_mark.block = synced_through;
             block += header.blocks();
         }
         let rest = self.judge_end(block, is_last, may_be_stale)?;

@@ -56,20 +56,44 @@ pub(super) fn read_segment(
     disk: &Arc<dyn Disk>,
     name: SegmentName,
 ) -> Result<(Box<dyn DiskFile>, Vec<u8>), WalError> {
+    let (shown, file) = open_segment(disk, name)?;
+    let bytes = read_file(disk, &shown, file.as_ref())?;
+    Ok((file, bytes))
+}
+
+/// The same for the last segment, from the disk itself and not from the page cache: a process that ended because a sync
+/// had failed leaves in the cache what the disk never got, and no later sync would write it.
+pub(super) fn read_last_segment(
+    disk: &Arc<dyn Disk>,
+    name: SegmentName,
+) -> Result<(Box<dyn DiskFile>, Vec<u8>), WalError> {
+    let (shown, file) = open_segment(disk, name)?;
+    // What a killed process left unsynced is not lost by this: it is written first.
+    file.sync().map_err(WalError::io(disk, &shown, "sync"))?;
+    file.forget_cache().map_err(WalError::io(disk, &shown, "drop the cache of"))?;
+    let bytes = read_file(disk, &shown, file.as_ref())?;
+    Ok((file, bytes))
+}
+
+fn open_segment(disk: &Arc<dyn Disk>, name: SegmentName) -> Result<(String, Box<dyn DiskFile>), WalError> {
     let shown = name.to_string();
     let file = disk.open(&shown).map_err(WalError::io(disk, &shown, "open"))?;
-    let size = file.size().map_err(WalError::io(disk, &shown, "measure"))?;
+    Ok((shown, file))
+}
+
+fn read_file(disk: &Arc<dyn Disk>, shown: &str, file: &dyn DiskFile) -> Result<Vec<u8>, WalError> {
+    let size = file.size().map_err(WalError::io(disk, shown, "measure"))?;
     if size == 0 || size % BLOCK_BYTES as u64 != 0 || size > MAX_SEGMENT_BYTES {
         let what = format!("its length of {size} bytes is not one a segment can have");
-        return Err(WalError::corrupt(disk, &shown, size, what));
+        return Err(WalError::corrupt(disk, shown, size, what));
     }
     let mut bytes = vec![0; size as usize];
     let mut at = 0;
     for piece in bytes.chunks_mut(READ_BYTES) {
-        file.read_at(at, piece).map_err(|e| WalError::io_at(disk, &shown, "read", at, e))?;
+        file.read_at(at, piece).map_err(|e| WalError::io_at(disk, shown, "read", at, e))?;
         at += piece.len() as u64;
     }
-    Ok((file, bytes))
+    Ok(bytes)
 }
 
 /// Makes a segment file of `blocks` blocks under [`MADE_NAME`], its length durable.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::raft::{Entry, HardState, Index, Position, WriteOp};
+use crate::raft::{HardState, Index, Position, WriteOp};
 use crate::store::disk::{Disk, DiskFile};
 
 use super::format::{self, BLOCK_BYTES, BatchHeader, SegmentHeader, SegmentName};
@@ -101,7 +101,7 @@ impl Wal {
     /// left durable and seals it. Errors: [`WalError::Missing`] when [`Wal::exists`] says no; [`WalError::Corrupt`] when
     /// something that was synced is damaged, and nothing is changed then.
     pub fn open(disk: Arc<dyn Disk>, ids: WalIds, options: WalOptions) -> Result<(Wal, Recovered), WalError> {
-        let scan = recovery::scan(&disk, ids, false)?;
+        let scan = recovery::scan(&disk, Some(ids), false)?;
         Wal::recover(disk, ids, options, scan, None)
     }
 
@@ -122,26 +122,9 @@ impl Wal {
         snapshot: Position,
         reach: Index,
     ) -> Result<(Wal, Recovered), WalError> {
-        let mut scan = recovery::scan(&disk, ids, true)?;
-        let (base, last) = (scan.replay.base, scan.replay.last());
-        let gap = |what: String| WalError::gap(&disk, what);
-        if base.index > snapshot.index {
-            return Err(gap(format!("it begins behind entry {base}, the snapshot ends with {snapshot}")));
-        }
-        let covered = usize::try_from(snapshot.index - base.index).unwrap_or(usize::MAX);
-        let at_snapshot = match covered.checked_sub(1) {
-            None => Some(base),
-            Some(at) => scan.replay.entries.get(at).map(Entry::position),
-        };
-        let fits = at_snapshot == Some(snapshot);
-        let end = if fits { last.index } else { snapshot.index };
-        if end < reach {
-            return Err(gap(format!(
-                "it ends with entry {last}, the snapshot with {snapshot}, but there is a damaged snapshot through index {reach}"
-            )));
-        }
-        if fits {
-            scan.replay.entries.drain(..covered);
+        let mut scan = recovery::scan(&disk, Some(ids), true)?;
+        if recovery::leads_to(&scan.replay, &disk, snapshot, reach)? {
+            scan.replay.entries.retain(|entry| entry.index() > snapshot.index);
             scan.replay.base = snapshot;
             return Wal::recover(disk, ids, options, scan, None);
         }
@@ -157,7 +140,7 @@ impl Wal {
         reset: Option<Position>,
     ) -> Result<(Wal, Recovered), WalError> {
         segment_blocks(&options);
-        let Scan { mut replay, older, last, synced_mark, torn } = scan;
+        let Scan { mut replay, older, last, torn } = scan;
         let mut warnings = Vec::new();
         if let Some(torn) = torn {
             warnings.push(recovery::cut_off(&disk, &last, &torn, &replay)?);
@@ -189,7 +172,7 @@ impl Wal {
             replay.base = snapshot;
         }
         wal.seal()?;
-        let recovery::Replay { hard_state, base, entries, .. } = replay;
+        let recovery::Replay { hard_state, base, entries, synced_mark, .. } = replay;
         Ok((wal, Recovered { hard_state, base, entries, synced_mark, warnings }))
     }
 

@@ -1,0 +1,361 @@
+//! `dkv-cli verify`: concurrent clients on a live cluster, and whether what they saw was linearizable.
+//!
+//! The keys lie below a prefix that no other run has and are taken away at the end. They come in generations: after a
+//! while all clients go on to fresh keys, so that the history of no key grows long, and a list shows one generation.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dkv::api::{ErrorCode, ListReply};
+use dkv::check::{self, Answer, Event, Limits, Op, Row};
+use dkv::client::{Client, ClientError, Condition, ListOptions, ReadOptions, WriteOptions};
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::output::{Look, Printer};
+
+/// Operations per key of a generation.
+const GENERATION_OPERATIONS: u64 = 200;
+
+/// Unknown writes of a generation: each one multiplies what a search has to try.
+const GENERATION_UNKNOWN: u64 = 12;
+
+/// Longest patience with one operation: a cluster that answers slowly is left time for several.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pause of a client whose node does not serve, before it asks the next one.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What the command line asks for.
+pub struct Plan {
+    pub seconds: u64,
+    pub clients: u64,
+    pub keys: u64,
+    pub history: Option<PathBuf>,
+    /// For one operation.
+    pub timeout: Duration,
+}
+
+/// What came out, as `-o json` prints it.
+#[derive(Serialize)]
+struct Report {
+    verdict: &'static str,
+    /// What contradicts what, or why it is undecided.
+    faults: Vec<String>,
+    operations: usize,
+    done: usize,
+    not_done: usize,
+    unknown: usize,
+    keys: usize,
+    nodes: usize,
+    seconds: f64,
+    history: PathBuf,
+}
+
+/// Runs the clients, saves and checks the history, and says what came out.
+pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failure> {
+    // So that every member is asked, not only those on the command line.
+    roaming.cluster()?;
+    let run = format!("{:012x}", fastrand::u64(..) >> 16);
+    let path = plan.history.clone().unwrap_or_else(|| PathBuf::from(format!("dkv-history-{run}.jsonl")));
+    let file = create(&path)?;
+    let workload = Workload {
+        prefix: format!("dkv-verify/{run}/"),
+        nodes: roaming.endpoints(),
+        clients: plan.clients,
+        keys: plan.keys,
+        timeout: plan.timeout.min(OPERATION_TIMEOUT),
+        started: Instant::now(),
+        until: Instant::now() + Duration::from_secs(plan.seconds),
+        spent: AtomicU64::new(0),
+        next_process: AtomicU64::new(0),
+    };
+    if !printer.is_json() {
+        let Workload { prefix, nodes, .. } = &workload;
+        printer.bytes(
+            format!(
+                "{} clients on {} keys below {prefix} through {}, for {} s\n",
+                plan.clients,
+                plan.keys,
+                nodes.join(", "),
+                plan.seconds
+            )
+            .as_bytes(),
+        )?;
+    }
+    let history = workload.drive()?;
+    let seconds = workload.started.elapsed().as_secs_f64();
+    save(file, &path, &history)?;
+    let left = clean_up(roaming, &workload.prefix);
+    let report = judge(&history, seconds, workload.nodes.len(), path);
+    if let Err(error) = left {
+        let prefix = &workload.prefix;
+        eprintln!("dkv-cli: keys are left below {prefix}: {error}; `dkv-cli list {prefix}` shows them");
+    }
+    say(&report, printer)?;
+    match report.verdict {
+        "linearizable" => Ok(()),
+        "not linearizable" => Err(Failure::Silent(5)),
+        "undecided" => Err(Failure::Silent(6)),
+        _ => Err(Failure::Silent(3)),
+    }
+}
+
+fn create(path: &Path) -> Result<File, Failure> {
+    File::create(path).map_err(|e| unwritable(path, &e))
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
+    let text = format!("the history cannot be written to {}: {error}", path.display());
+    Failure::Client(ClientError::Invalid(text))
+}
+
+fn save(file: File, path: &Path, history: &[Event]) -> Result<(), Failure> {
+    let mut out = BufWriter::new(file);
+    check::write_history(&mut out, history).and_then(|()| out.flush()).map_err(|e| unwritable(path, &e))
+}
+
+/// Removes every key of the run. What a write of unknown outcome does later stays behind.
+fn clean_up(client: &Client, prefix: &str) -> Result<(), ClientError> {
+    let options = ListOptions { prefix: prefix.into(), keys_only: true, ..ListOptions::default() };
+    let mut keys = Vec::new();
+    client.list_all(&options, None, |page: ListReply| {
+        keys.extend(page.kvs.into_iter().map(|row| row.key));
+        ControlFlow::Continue(())
+    })?;
+    keys.iter().try_for_each(|key| client.delete(key, &WriteOptions::default()).map(|_| ()))
+}
+
+fn judge(history: &[Event], seconds: f64, nodes: usize, path: PathBuf) -> Report {
+    let count = |answer: &Answer| history.iter().filter(|event| event.answer == *answer).count();
+    let (not_done, unknown) = (count(&Answer::NotDone), count(&Answer::Unknown));
+    let done = history.len() - not_done - unknown;
+    let limits = Limits::default();
+    // Each looks for itself: the one uses the order that the answers name, the other trusts nothing but the answers.
+    let verdicts = [
+        check::check_revisions(history),
+        check::check_order(history),
+        check::check_linearizable(&check::narrow(history, None), &limits),
+    ];
+    let faults: Vec<&check::Fault> = verdicts.iter().filter_map(|verdict| verdict.as_ref().err()).collect();
+    let verdict = match &faults[..] {
+        [] if done == 0 => "nothing was done",
+        [] => "linearizable",
+        faults if faults.iter().all(|fault| fault.is_undecided()) => "undecided",
+        _ => "not linearizable",
+    };
+    let mut keys: Vec<&str> = history.iter().filter_map(|event| event.op.key()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let faults = faults.iter().map(ToString::to_string).collect();
+    let (operations, keys) = (history.len(), keys.len());
+    Report { verdict, faults, operations, done, not_done, unknown, keys, nodes, seconds, history: path }
+}
+
+fn say(report: &Report, printer: &Printer) -> Result<(), Failure> {
+    if printer.is_json() {
+        return printer.json(report);
+    }
+    let Report { operations, done, not_done, unknown, keys, nodes, seconds, .. } = report;
+    let mut text = format!(
+        "{operations} operations on {keys} keys through {nodes} nodes in {seconds:.1} s: {done} done, {not_done} not \
+         done, {unknown} unknown\nhistory: {}\n",
+        report.history.display()
+    );
+    report.faults.iter().for_each(|fault| text.push_str(&format!("{fault}\n")));
+    let (look, sentence) = match report.verdict {
+        "linearizable" => (Look::Good, "linearizable: one order of the operations explains every answer"),
+        "not linearizable" => {
+            (Look::Bad, "NOT linearizable: no order of the operations explains every answer")
+        }
+        "undecided" => {
+            (Look::Bad, "undecided: the check was given up before it found an order, or that there is none")
+        }
+        _ => (Look::Bad, "nothing was done, so nothing was checked: see that the nodes serve"),
+    };
+    text.push_str(&format!("{}\n", printer.paint(look, sentence)));
+    printer.bytes(text.as_bytes())
+}
+
+/// What all clients share.
+struct Workload {
+    prefix: String,
+    nodes: Vec<String>,
+    clients: u64,
+    keys: u64,
+    timeout: Duration,
+    started: Instant,
+    until: Instant,
+    /// How much of all generations is used up.
+    spent: AtomicU64,
+    next_process: AtomicU64,
+}
+
+impl Workload {
+    fn drive(&self) -> Result<Vec<Event>, ClientError> {
+        let clients: Vec<Verifier> =
+            (0..self.clients).map(|n| Verifier::new(self, n)).collect::<Result<_, _>>()?;
+        let mut history: Vec<Event> = thread::scope(|scope| {
+            let threads: Vec<_> =
+                clients.into_iter().map(|client| scope.spawn(move || client.run())).collect();
+            threads.into_iter().flat_map(|thread| thread.join().expect("no client panics")).collect()
+        });
+        history.sort_by_key(|event| event.call_ns);
+        Ok(history)
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Where the keys of the present generation lie.
+    fn generation(&self) -> String {
+        let generation = self.spent.load(Ordering::Relaxed) / (GENERATION_OPERATIONS * self.keys);
+        format!("{}{generation:06}/", self.prefix)
+    }
+
+    fn spend(&self, event: &Event) {
+        let is_open = event.answer == Answer::Unknown && event.op.is_write();
+        let cost = if is_open { (GENERATION_OPERATIONS * self.keys).div_ceil(GENERATION_UNKNOWN) } else { 1 };
+        self.spent.fetch_add(cost, Ordering::Relaxed);
+    }
+
+    fn new_process(&self) -> u64 {
+        self.next_process.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// One client: one operation after the other, through one node as long as that serves.
+struct Verifier<'a> {
+    workload: &'a Workload,
+    /// One client per node.
+    clients: Vec<Client>,
+    at: usize,
+    process: u64,
+    operations: u64,
+    /// The revision seen last; a condition on another key's revision must fail.
+    last_revision: u64,
+}
+
+impl Verifier<'_> {
+    fn new(workload: &Workload, n: u64) -> Result<Verifier<'_>, ClientError> {
+        let at_node = |addr: &String| Client::at_node(addr, workload.timeout);
+        let clients: Vec<Client> = workload.nodes.iter().map(at_node).collect::<Result<_, _>>()?;
+        let at = n as usize % clients.len();
+        Ok(Verifier {
+            workload,
+            clients,
+            at,
+            process: workload.new_process(),
+            operations: 0,
+            last_revision: 0,
+        })
+    }
+
+    fn run(mut self) -> Vec<Event> {
+        let mut history = Vec::new();
+        while Instant::now() < self.workload.until {
+            let op = self.draw();
+            let call_ns = self.workload.now_ns();
+            let (answer, index) = self.ask(&op);
+            let return_ns = self.workload.now_ns();
+            let event = Event { process: self.process, call_ns, return_ns, op, answer, index };
+            self.workload.spend(&event);
+            match &event.answer {
+                // What comes of it may come later: whoever goes on is somebody else.
+                Answer::Unknown => self.process = self.workload.new_process(),
+                Answer::NotDone => {
+                    self.at = (self.at + 1) % self.clients.len();
+                    thread::sleep(PAUSE);
+                }
+                Answer::Value { mod_revision: revision, .. }
+                | Answer::PreconditionFailed { mod_revision: revision }
+                | Answer::Written { revision } => self.last_revision = *revision,
+                _ => {}
+            }
+            history.push(event);
+        }
+        history
+    }
+
+    /// The next operation.
+    fn draw(&mut self) -> Op {
+        self.operations += 1;
+        let prefix = self.workload.generation();
+        let key = format!("{prefix}{}", fastrand::u64(..self.workload.keys));
+        let condition = match fastrand::u8(..10) {
+            0..=1 => Some(check::Condition::ModRevision(self.last_revision)),
+            2 => Some(check::Condition::Absent),
+            3 => Some(check::Condition::Exists),
+            _ => None,
+        };
+        match fastrand::u8(..20) {
+            0..9 => Op::Get { key },
+            9..17 => Op::Put { key, value: format!("{}.{}", self.process, self.operations), condition },
+            17 => Op::Delete { key, condition },
+            _ => Op::List { prefix },
+        }
+    }
+
+    fn ask(&self, op: &Op) -> (Answer, Option<u64>) {
+        let client = &self.clients[self.at];
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let result = match op {
+            Op::Get { key } => client.see(key.as_bytes(), &ReadOptions::default()).map(|seen| {
+                let answer = seen.value.map_or(Answer::Absent, |record| Answer::Value {
+                    value: text(&record.value),
+                    mod_revision: record.mod_revision,
+                });
+                (answer, seen.index)
+            }),
+            Op::Put { key, value, condition } => {
+                client.put(key.as_bytes(), value.as_bytes(), &options(*condition)).map(|written| {
+                    let answer = Answer::Written { revision: written.reply.revision };
+                    (answer, written.index.filter(|_| !written.replayed))
+                })
+            }
+            Op::Delete { key, condition } => {
+                client.delete(key.as_bytes(), &options(*condition)).map(|written| {
+                    let (revision, deleted) = (written.reply.revision, written.reply.deleted == 1);
+                    (Answer::Deleted { revision, deleted }, written.index.filter(|_| !written.replayed))
+                })
+            }
+            Op::List { prefix } => {
+                let options = ListOptions { prefix: prefix.as_bytes().to_vec(), ..ListOptions::default() };
+                client.see_list(&options).map(|seen| {
+                    let rows = seen.value.kvs.iter().map(|row| Row {
+                        key: text(&row.key),
+                        value: text(row.value.as_deref().unwrap_or_default()),
+                        mod_revision: row.mod_revision,
+                    });
+                    (Answer::Listed { revision: seen.value.revision, rows: rows.collect() }, seen.index)
+                })
+            }
+        };
+        result.unwrap_or_else(|error| (refusal(&error), None))
+    }
+}
+
+fn options(condition: Option<check::Condition>) -> WriteOptions {
+    let condition = condition.map(|condition| match condition {
+        check::Condition::ModRevision(revision) => Condition::ModRevision(revision),
+        check::Condition::Exists => Condition::Exists,
+        check::Condition::Absent => Condition::Absent,
+    });
+    WriteOptions { condition, idempotency_key: None }
+}
+
+fn refusal(error: &ClientError) -> Answer {
+    match error {
+        ClientError::Refused(detail) if detail.code == ErrorCode::PreconditionFailed => {
+            Answer::PreconditionFailed { mod_revision: detail.mod_revision.unwrap_or(0) }
+        }
+        ClientError::Unknown { .. } => Answer::Unknown,
+        ClientError::Refused(_) | ClientError::Invalid(_) | ClientError::Unavailable(_) => Answer::NotDone,
+    }
+}

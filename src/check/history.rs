@@ -1,0 +1,195 @@
+//! What clients did and what they were told: the events of a history, and their form on disk, one JSON object a line.
+
+use std::fmt;
+use std::io::{self, BufRead, Write};
+
+use serde::{Deserialize, Serialize};
+
+/// One operation of one client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Event {
+    /// Who; for the report only.
+    pub process: u64,
+    /// When it was called, in nanoseconds of one monotonic clock that all events share.
+    pub call_ns: u64,
+    /// When its answer was there; for [`Answer::Unknown`] when its client gave up, which nothing depends on.
+    pub return_ns: u64,
+    /// What was asked.
+    pub op: Op,
+    /// What was answered.
+    pub answer: Answer,
+    /// The log index (`Dkv-Index`) of a write, or of the last entry applied to the state that a read saw. `None` when it
+    /// is not known, and for a replayed answer, whose index is that of the repetition. An unknown write with an index
+    /// is known, from the log itself, to have taken effect there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u64>,
+}
+
+/// What a client asks. A write that is repeated under one idempotency key is one event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Op {
+    /// A linearizable read of one key.
+    Get {
+        /// The key.
+        key: String,
+    },
+    /// A write.
+    Put {
+        /// The key.
+        key: String,
+        /// The value; no other put of the key has it.
+        value: String,
+        /// What must hold for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        condition: Option<Condition>,
+    },
+    /// A removal.
+    Delete {
+        /// The key.
+        key: String,
+        /// What must hold for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        condition: Option<Condition>,
+    },
+    /// A linearizable read of every key with a prefix, in the order of the keys.
+    List {
+        /// The prefix. Only the history's own clients write below it.
+        prefix: String,
+    },
+}
+
+impl Op {
+    /// The key; `None` for a list.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } => Some(key),
+            Op::List { .. } => None,
+        }
+    }
+
+    /// Whether it may change something.
+    pub fn is_write(&self) -> bool {
+        matches!(self, Op::Put { .. } | Op::Delete { .. })
+    }
+}
+
+/// What must hold of the key for a write to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Condition {
+    /// It was last changed at this revision; 0 never holds.
+    ModRevision(u64),
+    /// It exists.
+    Exists,
+    /// It does not exist.
+    Absent,
+}
+
+impl Condition {
+    /// Whether it holds for a key last changed at `mod_revision`; 0 = absent.
+    pub fn holds(self, mod_revision: u64) -> bool {
+        match self {
+            Condition::ModRevision(wanted) => mod_revision != 0 && mod_revision == wanted,
+            Condition::Exists => mod_revision != 0,
+            Condition::Absent => mod_revision == 0,
+        }
+    }
+}
+
+/// What a client is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Answer {
+    /// To a get: the value, and the revision that wrote it.
+    Value {
+        /// The value read. One that no put wrote is a fault of the store.
+        value: String,
+        /// Its revision.
+        mod_revision: u64,
+    },
+    /// To a get: there is no such key.
+    Absent,
+    /// To a put: done.
+    Written {
+        /// The revision it made.
+        revision: u64,
+    },
+    /// To a delete: done.
+    Deleted {
+        /// The revision it made or, when there was nothing to delete, found.
+        revision: u64,
+        /// Whether there was something to delete.
+        deleted: bool,
+    },
+    /// To a conditional write: the condition did not hold.
+    PreconditionFailed {
+        /// The revision that last changed the key; 0 = absent.
+        mod_revision: u64,
+    },
+    /// To a list: every key with the prefix.
+    Listed {
+        /// The revision of the store that it shows.
+        revision: u64,
+        /// The keys in their order.
+        rows: Vec<Row>,
+    },
+    /// Surely not done, now or later.
+    NotDone,
+    /// Nobody knows: it may take effect at any time after its call, or never.
+    Unknown,
+}
+
+/// A key in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    /// The key.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+    /// The revision that wrote it.
+    pub mod_revision: u64,
+}
+
+impl Event {
+    /// When it is over: never for a write of unknown outcome.
+    pub(super) fn end_ns(&self) -> u64 {
+        if self.answer == Answer::Unknown { u64::MAX } else { self.return_ns }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Event { process, call_ns, return_ns, op, answer, index } = self;
+        write!(f, "process {process} [{call_ns}..{return_ns}] {op:?} -> {answer:?}")?;
+        index.map_or(Ok(()), |index| write!(f, " at index {index}"))
+    }
+}
+
+/// Writes a history as JSON, one event a line.
+///
+/// # Errors
+/// What `out` says.
+pub fn write_history(mut out: impl Write, history: &[Event]) -> io::Result<()> {
+    for event in history {
+        serde_json::to_writer(&mut out, event)?;
+        out.write_all(b"\n")?;
+    }
+    out.flush()
+}
+
+/// Reads what [`write_history`] wrote.
+///
+/// # Errors
+/// What `input` says, and `InvalidData` with the number of the line that is no event.
+pub fn read_history(input: impl BufRead) -> io::Result<Vec<Event>> {
+    let mut history = Vec::new();
+    for (n, line) in input.lines().enumerate() {
+        let event = serde_json::from_str(&line?)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("line {}: {e}", n + 1)))?;
+        history.push(event);
+    }
+    Ok(history)
+}

@@ -1,0 +1,63 @@
+//! A look at a log that changes nothing: recovery's own reading and recovery's own verdict, without what recovery does
+//! about it.
+
+use std::sync::Arc;
+
+use crate::raft::{HardState, Index, Position};
+use crate::store::disk::Disk;
+
+use super::format::BLOCK_BYTES;
+use super::recovery::{self, Replay, Walked};
+use super::{LogPlace, WalError, WalIds};
+
+/// What a log holds, as far as it can be read, and how it ends.
+#[derive(Debug)]
+pub struct Inspection {
+    /// Whose log it is, if one batch was whole.
+    pub ids: Option<WalIds>,
+    /// Term and vote.
+    pub hard_state: HardState,
+    /// The last entry, or where the log begins when it has none.
+    pub last: Position,
+    /// How much is known to be synced from the log's own marks.
+    pub synced_mark: LogPlace,
+    /// The verdict: `None` when the log ends cleanly, the torn end that the next start cuts off, or why the log is
+    /// refused. In the last case everything above is what stands before the damage.
+    pub end: Result<Option<TornEnd>, WalError>,
+}
+
+/// The unfinished last write of a log. Nothing depends on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TornEnd {
+    /// The segment file.
+    pub file: String,
+    /// Its first byte that is no part of a whole batch.
+    pub offset: u64,
+    /// How many bytes from there to the last block that is not zero.
+    pub bytes: u64,
+}
+
+/// Reads the whole log as [`Wal::open_behind`](super::Wal::open_behind) does for a snapshot that ends at `snapshot` with
+/// this `reach` (`0@0` and 0: there is none), and changes nothing. With `expected`, another member's log is refused.
+pub fn inspect(
+    disk: &Arc<dyn Disk>,
+    expected: Option<WalIds>,
+    (snapshot, reach): (Position, Index),
+) -> Inspection {
+    let mut replay = Replay::default();
+    let walked = recovery::scan_into(&mut replay, disk, expected, true);
+    let fitting = walked.and_then(|walked| {
+        recovery::leads_to(&replay, disk, snapshot, reach)?;
+        Ok(walked)
+    });
+    let end = fitting.map(|Walked { last, torn, .. }| {
+        torn.map(|torn| TornEnd {
+            file: disk.display(&last.shown),
+            offset: last.next_block * BLOCK_BYTES as u64,
+            bytes: (torn.end_block - last.next_block) * BLOCK_BYTES as u64,
+        })
+    });
+    let last = replay.last();
+    let Replay { ids, hard_state, synced_mark, .. } = replay;
+    Inspection { ids, hard_state, last, synced_mark, end }
+}

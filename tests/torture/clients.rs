@@ -1,0 +1,344 @@
+//! The clients: each has one call under way at a time, to the node it is pinned to or to any.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use dkv::check::{Answer, Condition, Event, Op, Row};
+use fastrand::Rng;
+use serde_json::Value;
+
+use super::cluster::Addresses;
+use super::plan::RoundPlan;
+use super::report::Report;
+use super::support::cluster::{self as http, Connection};
+use super::value;
+
+/// Times a write with an idempotency key is tried at most.
+const ATTEMPTS: usize = 6;
+
+/// What the clients of a round share.
+pub struct Crowd<'a> {
+    /// Who serves.
+    pub addresses: Addresses,
+    /// First part of every key.
+    pub prefix: String,
+    /// The clock of all records.
+    pub epoch: Instant,
+    /// The round.
+    pub plan: &'a RoundPlan,
+    /// What is counted.
+    pub report: &'a Report,
+    /// When it is set, nobody calls any more.
+    pub over: &'a AtomicBool,
+    /// What they were told.
+    pub history: Mutex<Vec<Event>>,
+    /// Answers that nobody can have meant.
+    pub nonsense: Mutex<Vec<String>>,
+    /// Numbers that were never used.
+    pub values: &'a AtomicU64,
+    /// Lives of clients.
+    pub lives: &'a AtomicU64,
+    /// Calls so far.
+    pub calls: AtomicU64,
+}
+
+impl Crowd<'_> {
+    /// Nanoseconds since the start of the rig.
+    pub fn now_ns(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_nanos()).expect("five hundred years")
+    }
+
+    /// Says what an answer was that makes no sense.
+    pub fn complain(&self, text: String) {
+        self.nonsense.lock().expect("nothing panics under the lock").push(text);
+    }
+
+    /// The keys of a generation.
+    fn keys(&self, generation: u64) -> Vec<String> {
+        (0..self.plan.keys).map(|k| format!("{}g{generation}/k{k}", self.prefix)).collect()
+    }
+
+    /// Calls until the round is over. The clients must not be many at once on a machine that others use too.
+    pub fn run(&self, thread: usize) {
+        let mut rng = Rng::with_seed(self.plan.seed.wrapping_add(thread as u64 + 1));
+        let size = self.addresses.size();
+        let is_pinned = thread.is_multiple_of(2);
+        let mut client = Client {
+            crowd: self,
+            id: self.lives.fetch_add(1, Relaxed),
+            node: thread / 2 % size,
+            is_pinned,
+            rng: rng.fork(),
+            connections: (0..size).map(|_| None).collect(),
+            seen: BTreeMap::new(),
+            records: Vec::new(),
+        };
+        while !self.over.load(Relaxed) {
+            client.call();
+        }
+        self.history.lock().expect("nothing panics under the lock").append(&mut client.records);
+    }
+}
+
+struct Client<'a> {
+    crowd: &'a Crowd<'a>,
+    id: u64,
+    node: usize,
+    is_pinned: bool,
+    rng: Rng,
+    connections: Vec<Option<Connection>>,
+    /// The revision each key was last seen at.
+    seen: BTreeMap<String, u64>,
+    records: Vec<Event>,
+}
+
+/// How an attempt ended.
+enum Attempt {
+    /// With this answer.
+    Answered(http::Answer),
+    /// Surely before the request left.
+    NotSent,
+    /// Without an answer.
+    Unanswered,
+}
+
+impl Client<'_> {
+    fn call(&mut self) {
+        let crowd = self.crowd;
+        let generation = crowd.calls.fetch_add(1, Relaxed) / crowd.plan.generation;
+        if !self.is_pinned && self.rng.u8(0..4) == 0 {
+            self.node = self.rng.usize(0..self.connections.len());
+        }
+        let keys = crowd.keys(generation);
+        if self.rng.u8(0..100) < 6 {
+            self.list(&format!("{}g{generation}/", crowd.prefix));
+        } else {
+            let key = keys[self.rng.usize(0..keys.len())].clone();
+            let op = self.draw(key);
+            self.single(op);
+        }
+        std::thread::sleep(Duration::from_micros(self.rng.u64(0..12_000)));
+    }
+
+    fn draw(&mut self, key: String) -> Op {
+        let if_seen = self.seen.get(&key).copied().map(Condition::ModRevision);
+        let value = self.crowd.values.fetch_add(1, Relaxed).to_string();
+        match self.rng.u8(0..100) {
+            0..38 => Op::Get { key },
+            38..66 => Op::Put { key, value, condition: None },
+            66..82 => Op::Put { key, value, condition: if_seen.or(Some(Condition::Absent)) },
+            82..86 => Op::Put { key, value, condition: Some(Condition::Absent) },
+            86..90 => Op::Put { key, value, condition: Some(Condition::Exists) },
+            90..95 => Op::Delete { key, condition: None },
+            95..98 => Op::Delete { key, condition: if_seen },
+            _ => Op::Delete { key, condition: Some(Condition::Exists) },
+        }
+    }
+
+    /// One operation on one key, with its retries under one idempotency key if it has one.
+    fn single(&mut self, op: Op) {
+        let crowd = self.crowd;
+        let idempotency =
+            (op.is_write() && self.rng.u8(0..4) == 0).then(|| format!("c{}-{}", self.id, self.rng.u64(..)));
+        let (method, condition, body) = match &op {
+            Op::Put { value, condition, .. } => ("PUT", *condition, value::body(value, self.filler_bytes())),
+            Op::Delete { condition, .. } => ("DELETE", *condition, Vec::new()),
+            Op::Get { .. } | Op::List { .. } => ("GET", None, Vec::new()),
+        };
+        let key = op.key().expect("one key").to_owned();
+        let mut headers: Vec<(&str, String)> = condition.map(header).into_iter().collect();
+        headers.extend(idempotency.iter().map(|key| ("Idempotency-Key", key.clone())));
+        let path = format!("/v1/kv/{key}");
+        let call_ns = crowd.now_ns();
+        let mut was_unknown = false;
+        let mut index = None;
+        let mut result = Answer::Unknown;
+        for attempt in 0..if idempotency.is_some() { ATTEMPTS } else { 1 } {
+            if attempt > 0 {
+                crowd.report.retries.fetch_add(1, Relaxed);
+                self.node = self.rng.usize(0..self.connections.len());
+            }
+            result = match self.attempt(method, &path, &headers, &body) {
+                Attempt::NotSent => Answer::NotDone,
+                Attempt::Unanswered => Answer::Unknown,
+                Attempt::Answered(answer) => {
+                    index = place(&answer);
+                    self.understand(&op, &answer)
+                }
+            };
+            // An attempt that is not done says nothing of those before it.
+            let is_decided = !matches!(result, Answer::NotDone | Answer::Unknown);
+            was_unknown |= result == Answer::Unknown;
+            if is_decided || !was_unknown || crowd.over.load(Relaxed) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(self.rng.u64(5..80)));
+        }
+        if result == Answer::NotDone && was_unknown {
+            result = Answer::Unknown;
+        }
+        let return_ns = crowd.now_ns();
+        match &result {
+            &Answer::Value { mod_revision, .. } => drop(self.seen.insert(key.clone(), mod_revision)),
+            &Answer::Written { revision } => drop(self.seen.insert(key.clone(), revision)),
+            &Answer::PreconditionFailed { mod_revision } if mod_revision > 0 => {
+                self.seen.insert(key.clone(), mod_revision);
+            }
+            Answer::Absent | Answer::Deleted { .. } | Answer::PreconditionFailed { .. } => {
+                self.seen.remove(&key);
+            }
+            Answer::NotDone | Answer::Unknown | Answer::Listed { .. } => {}
+        }
+        let index = index.filter(|_| !matches!(result, Answer::NotDone | Answer::Unknown));
+        self.records.push(Event { process: self.id, call_ns, return_ns, op, answer: result.clone(), index });
+        self.count(&result);
+    }
+
+    fn count(&mut self, result: &Answer) {
+        let report = self.crowd.report;
+        match result {
+            Answer::NotDone => {
+                report.not_done.fetch_add(1, Relaxed);
+                self.after_failure();
+            }
+            Answer::Unknown => {
+                report.unknown.fetch_add(1, Relaxed);
+                // Whoever does not know what became of its call is not the same afterwards.
+                self.id = self.crowd.lives.fetch_add(1, Relaxed);
+                self.after_failure();
+            }
+            _ => drop(report.done.fetch_add(1, Relaxed)),
+        }
+    }
+
+    fn after_failure(&mut self) {
+        if !self.is_pinned {
+            self.node = self.rng.usize(0..self.connections.len());
+        }
+        std::thread::sleep(Duration::from_millis(self.rng.u64(5..60)));
+    }
+
+    fn filler_bytes(&mut self) -> usize {
+        match self.rng.u8(0..200) {
+            0 => self.rng.usize(0..80_000),
+            1..6 => self.rng.usize(0..8_000),
+            _ => self.rng.usize(0..100),
+        }
+    }
+
+    fn list(&mut self, prefix: &str) {
+        let crowd = self.crowd;
+        let call_ns = crowd.now_ns();
+        let attempt = self.attempt("GET", &format!("/v1/kv?prefix={prefix}"), &[], b"");
+        let return_ns = crowd.now_ns();
+        crowd.report.lists.fetch_add(1, Relaxed);
+        let op = Op::List { prefix: prefix.to_owned() };
+        let answer = match attempt {
+            Attempt::Answered(answer) if answer.status == 200 => answer,
+            Attempt::Answered(answer) => {
+                let result = self.understand(&op, &answer);
+                return self.count(&result);
+            }
+            Attempt::NotSent | Attempt::Unanswered => return self.count(&Answer::NotDone),
+        };
+        let page = answer.json();
+        let Some((revision, rows)) = page_of(&page) else {
+            return crowd
+                .complain(format!("a list that no client wrote, from node{}: {page}", self.node + 1));
+        };
+        let listed = Answer::Listed { revision, rows };
+        self.count(&listed);
+        // What did not fit onto the page is not known to be absent.
+        if page["cursor"].is_null() {
+            let index = place(&answer);
+            self.records.push(Event { process: self.id, call_ns, return_ns, op, answer: listed, index });
+        }
+    }
+
+    fn attempt(&mut self, method: &str, path: &str, headers: &[(&str, String)], body: &[u8]) -> Attempt {
+        let timeout = Duration::from_millis(self.rng.u64(200..2_000));
+        let place = &mut self.connections[self.node];
+        let mut connection = match place.take() {
+            Some(connection) => connection,
+            None => match Connection::open_within(&self.crowd.addresses.http(self.node), timeout) {
+                Ok(connection) => connection,
+                Err(_) => return Attempt::NotSent,
+            },
+        };
+        let headers: Vec<(&str, &str)> =
+            headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        match connection.set_timeout(timeout).and_then(|()| connection.request(method, path, &headers, body))
+        {
+            Ok(answer) => {
+                *place = (answer.header("Connection") != Some("close")).then_some(connection);
+                Attempt::Answered(answer)
+            }
+            Err(_) => Attempt::Unanswered,
+        }
+    }
+
+    /// What an answer means for the operation.
+    fn understand(&self, op: &Op, answer: &http::Answer) -> Answer {
+        let number = |name: &str| answer.json()[name].as_u64();
+        let understood = match (answer.status, op) {
+            (200, Op::Get { .. }) => match (value::value_of(&answer.body), tag(answer)) {
+                (Some(value), Some(mod_revision)) => Some(Answer::Value { value, mod_revision }),
+                _ => None,
+            },
+            (404, Op::Get { .. }) => Some(Answer::Absent),
+            (200, Op::Put { .. }) => number("revision").map(|revision| Answer::Written { revision }),
+            (200, Op::Delete { .. }) => match (number("revision"), number("deleted")) {
+                (Some(revision), Some(deleted @ 0..=1)) => {
+                    Some(Answer::Deleted { revision, deleted: deleted == 1 })
+                }
+                _ => None,
+            },
+            (412, Op::Put { .. } | Op::Delete { .. }) => answer.json()["error"]["mod_revision"]
+                .as_u64()
+                .map(|mod_revision| Answer::PreconditionFailed { mod_revision }),
+            (503 | 504 | 500, _) => match (answer.outcome().as_str(), op) {
+                ("not_done", _) | (_, Op::Get { .. } | Op::List { .. }) => Some(Answer::NotDone),
+                ("unknown", _) => Some(Answer::Unknown),
+                _ => None,
+            },
+            _ => None,
+        };
+        understood.unwrap_or_else(|| {
+            let (status, node) = (answer.status, self.node + 1);
+            self.crowd.complain(format!("{op:?} was answered {status} by node{node}: {}", answer.text()));
+            Answer::Unknown
+        })
+    }
+}
+
+fn header(condition: Condition) -> (&'static str, String) {
+    match condition {
+        Condition::ModRevision(revision) => ("If-Match", format!("\"{revision}\"")),
+        Condition::Exists => ("If-Match", "*".to_owned()),
+        Condition::Absent => ("If-None-Match", "*".to_owned()),
+    }
+}
+
+/// The index at which the outcome was decided. That of a repeated answer is the repetition's.
+fn place(answer: &http::Answer) -> Option<u64> {
+    if answer.header("Dkv-Replayed").is_some() {
+        return None;
+    }
+    answer.header("Dkv-Index")?.parse().ok()
+}
+
+fn tag(answer: &http::Answer) -> Option<u64> {
+    answer.header("ETag")?.trim_matches('"').parse().ok()
+}
+
+/// A page of a list: its revision and its rows.
+pub fn page_of(page: &Value) -> Option<(u64, Vec<Row>)> {
+    let row = |row: &Value| {
+        let value = value::value_of(row["value"].as_str()?.as_bytes())?;
+        Some(Row { key: row["key"].as_str()?.to_owned(), value, mod_revision: row["mod_revision"].as_u64()? })
+    };
+    let rows = page["kvs"].as_array()?.iter().map(row).collect::<Option<Vec<Row>>>()?;
+    Some((page["revision"].as_u64()?, rows))
+}

@@ -1,0 +1,341 @@
+//! `dkv-cli verify` against a real cluster, which must pass, and against a fake one that lies, which must be found out.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+#[path = "support/cluster.rs"]
+#[allow(dead_code)]
+mod cluster;
+
+use cluster::{Cluster, wait_for};
+use dkv::check::{self, Event};
+use percent_encoding::percent_decode_str;
+use serde_json::Value;
+
+fn verify(endpoints: &str, dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dkv-cli"));
+    command.env("DKV_ENDPOINTS", endpoints).current_dir(dir).arg("verify").args(args);
+    command
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// The only history in the directory.
+fn history(dir: &Path) -> Vec<Event> {
+    let files: Vec<PathBuf> = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path()).collect();
+    let file = files.iter().find(|file| file.extension().is_some_and(|e| e == "jsonl")).expect("a history");
+    check::read_history(BufReader::new(File::open(file).unwrap())).unwrap()
+}
+
+#[test]
+fn a_real_cluster_is_linearizable_and_keeps_no_key_of_it() {
+    let cluster = Cluster::start(3);
+    let temp = tempfile::tempdir().unwrap();
+    // One node is named; the others are found.
+    let output =
+        verify(&cluster.http_addr(0), temp.path(), &["--seconds", "2", "--clients", "6"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let said = text(&output);
+    assert!(said.contains("\nlinearizable: "), "{said}");
+    assert!(said.contains("through 3 nodes") && said.contains("\nhistory: dkv-history-"), "{said}");
+    let history = history(temp.path());
+    assert!(said.contains(&format!("{} operations", history.len())), "{said}");
+    assert!(history.len() > 100, "{said}");
+    let is_list = |event: &&Event| matches!(event.answer, check::Answer::Listed { .. });
+    assert!(history.iter().filter(is_list).count() > 0, "{said}");
+    assert!(history.iter().filter(is_list).all(|event| event.index.is_some()));
+    let left = cluster.request(0, "GET", "/v1/kv?prefix=dkv-verify&count_only=true", &[], b"").unwrap();
+    assert_eq!(left.json()["count"], 0);
+}
+
+#[test]
+fn a_cluster_whose_leader_is_killed_meanwhile_stays_linearizable() {
+    let mut cluster = Cluster::start(3);
+    let temp = tempfile::tempdir().unwrap();
+    let args = ["--seconds", "6", "--clients", "6", "-o", "json", "--timeout", "3"];
+    let run = verify(&cluster.http_addr(1), temp.path(), &args).stdout(std::process::Stdio::piped()).spawn();
+    let leader = cluster.leader().unwrap_or_else(|| cluster.wait_for_leader());
+    wait_for("a key of the run", || {
+        let count =
+            cluster.request(leader, "GET", "/v1/kv?prefix=dkv-verify&count_only=true", &[], b"").ok()?;
+        (count.json()["count"].as_u64()? > 0).then_some(())
+    });
+    cluster.kill(leader);
+    let output = run.unwrap().wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["verdict"], "linearizable");
+    assert!(report["done"].as_u64().unwrap() > 50, "{report}");
+    assert!(report["unknown"].as_u64().unwrap() + report["not_done"].as_u64().unwrap() > 0, "{report}");
+}
+
+#[test]
+fn nothing_done_is_no_success() {
+    let temp = tempfile::tempdir().unwrap();
+    let args = ["--seconds", "1", "--timeout", "0.5"];
+    let output = verify("127.0.73.1:1", temp.path(), &args).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+}
+
+#[test]
+fn a_history_that_cannot_be_written_is_refused_first() {
+    let fake = Fake::start(Lie::None);
+    let temp = tempfile::tempdir().unwrap();
+    let output = verify(&fake.addr, temp.path(), &["--history", "no/such/file"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(text(&output).contains("no/such/file"), "{}", text(&output));
+    assert_eq!(fake.store.lock().unwrap().revision, 0, "nothing was written");
+}
+
+/// How the fake lies, now and then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Lie {
+    None,
+    /// A read shows the value before the newest one.
+    StaleRead,
+    /// The same, and the read says that it was served at an older index: a lagging follower.
+    StaleReadAtItsIndex,
+    /// A write is acknowledged and forgotten.
+    LostWrite,
+    /// A condition that does not hold lets a write through.
+    BlindCondition,
+    /// A list leaves out the key that was written last.
+    TornList,
+    /// A write that is refused happens all the same.
+    NotDoneIsDone,
+}
+
+#[derive(Default)]
+struct Store {
+    revision: u64,
+    index: u64,
+    cells: BTreeMap<String, Cell>,
+    newest: String,
+    requests: u64,
+}
+
+#[derive(Clone, Default)]
+struct Cell {
+    value: String,
+    mod_revision: u64,
+    index: u64,
+    before: Option<Box<Cell>>,
+}
+
+/// One node of its own cluster.
+struct Fake {
+    addr: String,
+    store: Arc<Mutex<Store>>,
+}
+
+impl Fake {
+    fn start(lie: Lie) -> Fake {
+        let listener = TcpListener::bind("127.0.73.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let store = Arc::new(Mutex::new(Store::default()));
+        let shared = Arc::clone(&store);
+        // Lives until the test's process ends: it has nothing to stop.
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || serve(stream.unwrap(), &shared, lie));
+            }
+        });
+        Fake { addr, store }
+    }
+}
+
+/// Answers what comes on one connection until it is closed.
+fn serve(stream: TcpStream, store: &Mutex<Store>, lie: Lie) {
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut reader = BufReader::new(stream);
+    while let Ok(Some((head, body))) = read_request(&mut reader) {
+        let answer = store.lock().unwrap().answer(&head, &body, lie);
+        if reader.get_mut().write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+fn read_request(reader: &mut BufReader<TcpStream>) -> io::Result<Option<(Vec<String>, String)>> {
+    let (mut head, mut length) = (Vec::new(), 0);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(None);
+        }
+        let line = line.trim_end().to_owned();
+        if line.is_empty() {
+            break;
+        }
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
+            length = value.parse().unwrap();
+        }
+        head.push(line);
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    Ok(Some((head, String::from_utf8(body).unwrap())))
+}
+
+fn answer(status: u16, headers: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len())
+}
+
+fn error(status: u16, headers: &str, code: &str, mod_revision: u64) -> String {
+    let json = format!(
+        r#"{{"error":{{"code":"{code}","message":"m","outcome":"not_done","mod_revision":{mod_revision}}}}}"#
+    );
+    answer(status, headers, &json)
+}
+
+impl Store {
+    fn answer(&mut self, head: &[String], body: &str, lie: Lie) -> String {
+        let words: Vec<&str> = head[0].split(' ').collect();
+        let (method, target) = (words[0], words[1]);
+        let header = |name: &str| {
+            head.iter().find_map(|line| line.to_ascii_lowercase().strip_prefix(name).map(str::to_owned))
+        };
+        let condition = (header("if-match: "), header("if-none-match: "));
+        self.requests += 1;
+        if target == "/v1/cluster" {
+            return answer(200, "", r#"{"cluster_id":null,"term":1,"leader":null,"members":[]}"#);
+        }
+        if let Some(query) = target.strip_prefix("/v1/kv?") {
+            let prefix = query.split('&').find_map(|pair| pair.strip_prefix("prefix=")).unwrap_or_default();
+            return self.list(&percent_decode_str(prefix).decode_utf8_lossy(), lie);
+        }
+        let key = target.strip_prefix("/v1/kv/").unwrap_or_default().to_owned();
+        match method {
+            "GET" => self.get(&key, lie),
+            _ => self.write(&key, (method == "PUT").then_some(body), condition, lie),
+        }
+    }
+
+    /// Lies in one of so many requests.
+    fn lies(&self, one_of: u64) -> bool {
+        self.requests.is_multiple_of(one_of)
+    }
+
+    fn get(&self, key: &str, lie: Lie) -> String {
+        let mut index = self.index;
+        let mut cell = self.cells.get(key);
+        let is_stale = matches!(lie, Lie::StaleRead | Lie::StaleReadAtItsIndex) && self.lies(25);
+        if is_stale && let Some(before) = cell.and_then(|cell| cell.before.as_deref()) {
+            if lie == Lie::StaleReadAtItsIndex {
+                index = cell.map_or(0, |cell| cell.index - 1);
+            }
+            cell = Some(before);
+        }
+        let headers = format!("Dkv-Index: {index}\r\n");
+        match cell.filter(|cell| !cell.value.is_empty()) {
+            None => error(404, &headers, "not_found", 0),
+            Some(Cell { value, mod_revision, .. }) => answer(
+                200,
+                &format!("{headers}ETag: \"{mod_revision}\"\r\nDkv-Create-Revision: 1\r\nDkv-Version: 1\r\n"),
+                value,
+            ),
+        }
+    }
+
+    /// A value, or none to delete; a deleted key is an empty value here.
+    fn write(
+        &mut self,
+        key: &str,
+        value: Option<&str>,
+        condition: (Option<String>, Option<String>),
+        lie: Lie,
+    ) -> String {
+        self.index += 1;
+        let headers = format!("Dkv-Index: {}\r\n", self.index);
+        let now = self.cells.get(key).filter(|cell| !cell.value.is_empty()).map_or(0, |c| c.mod_revision);
+        let holds = match &condition {
+            (Some(tag), _) if tag == "*" => now != 0,
+            (Some(tag), _) => now != 0 && *tag == format!("\"{now}\""),
+            (None, Some(_)) => now == 0,
+            (None, None) => true,
+        };
+        let is_blind = lie == Lie::BlindCondition && self.lies(5);
+        if !(holds || is_blind) {
+            return error(412, &headers, "precondition_failed", now);
+        }
+        if value.is_none() && now == 0 {
+            return answer(200, &headers, &format!(r#"{{"revision":{},"deleted":0}}"#, self.revision));
+        }
+        self.revision += 1;
+        let (revision, index) = (self.revision, self.index);
+        if !(lie == Lie::LostWrite && self.lies(25)) {
+            let before = self.cells.get(key).cloned().map(|before| Box::new(Cell { before: None, ..before }));
+            let cell =
+                Cell { value: value.unwrap_or_default().to_owned(), mod_revision: revision, index, before };
+            self.cells.insert(key.to_owned(), cell);
+            self.newest = key.to_owned();
+        }
+        if lie == Lie::NotDoneIsDone && self.lies(25) {
+            return error(400, &headers, "invalid_request", 0);
+        }
+        match value {
+            Some(_) => {
+                let body = format!(r#"{{"revision":{revision},"create_revision":1,"version":1}}"#);
+                answer(200, &headers, &body)
+            }
+            None => answer(200, &headers, &format!(r#"{{"revision":{revision},"deleted":1}}"#)),
+        }
+    }
+
+    fn list(&self, prefix: &str, lie: Lie) -> String {
+        let is_torn = lie == Lie::TornList && self.lies(2);
+        let rows: Vec<Value> = self
+            .cells
+            .iter()
+            .filter(|(key, cell)| key.starts_with(prefix) && !cell.value.is_empty())
+            .filter(|(key, _)| !is_torn || **key != self.newest)
+            .map(|(key, cell)| {
+                serde_json::json!({
+                    "key": key, "value": cell.value, "create_revision": 1, "mod_revision": cell.mod_revision,
+                    "version": 1
+                })
+            })
+            .collect();
+        let body = serde_json::json!({ "revision": self.revision, "count": rows.len(), "kvs": rows });
+        answer(200, &format!("Dkv-Index: {}\r\n", self.index), &body.to_string())
+    }
+}
+
+fn verify_fake(lie: Lie) -> Output {
+    let fake = Fake::start(lie);
+    let temp = tempfile::tempdir().unwrap();
+    verify(&fake.addr, temp.path(), &["--seconds", "1", "--clients", "4", "--keys", "3"]).output().unwrap()
+}
+
+#[test]
+fn a_fake_that_tells_the_truth_is_linearizable() {
+    let output = verify_fake(Lie::None);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+}
+
+#[test]
+fn every_lie_is_found_out() {
+    let lies = [
+        Lie::StaleRead,
+        Lie::StaleReadAtItsIndex,
+        Lie::LostWrite,
+        Lie::BlindCondition,
+        Lie::TornList,
+        Lie::NotDoneIsDone,
+    ];
+    for lie in lies {
+        let output = verify_fake(lie);
+        assert_eq!(output.status.code(), Some(5), "{lie:?}: {}", text(&output));
+        assert!(text(&output).contains("\nNOT linearizable: "), "{lie:?}: {}", text(&output));
+    }
+}
