@@ -56,7 +56,7 @@ pub enum FoundingError {
     )]
     OtherState {
         /// The peer as this node's configuration names it.
-        peer: Peer,
+        peer: Box<Peer>,
         /// What this node was started with.
         ours: Option<RestoredState>,
         /// What the peer was started with.
@@ -287,7 +287,11 @@ impl Founding {
         }
         let ours = self.backup.as_ref().map(Backup::restored);
         if unborn.restored != ours {
-            return Err(FoundingError::OtherState { peer: peer.clone(), ours, theirs: unborn.restored });
+            return Err(FoundingError::OtherState {
+                peer: Box::new(peer.clone()),
+                ours,
+                theirs: unborn.restored,
+            });
         }
         Ok(self.member(&unborn))
     }

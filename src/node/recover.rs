@@ -167,7 +167,9 @@ impl Recovery {
             Some((meta, kv)) => (Some(meta.last), kv),
             None => (None, Kv::new(Settings::default())),
         };
-        recovered.entries.iter().for_each(|entry| drop(kv.apply(entry)));
+        for entry in &recovered.entries {
+            kv.apply(entry);
+        }
         let membership = kv.membership().clone();
         if membership.members.iter().all(|member| member.member_id == ids.member_id) {
             return Err(RecoverError::Alone(format!("{} ({})", identity.node_id, shown())));
