@@ -296,14 +296,7 @@ fn one_directory_that_is_left_becomes_a_cluster_that_grows_again() {
     cluster.kill(1);
 
     // It grows: the new member knows the found entry alone and is sent the state.
-    let (raft, http, dir) = (cluster.raft_addr(3), cluster.http_addr(3), cluster.data_dir(3));
-    let through = cluster.http_addr(0);
-    let mut joiner = Command::new(env!("CARGO_BIN_EXE_dkv-server"));
-    joiner.args(["--join", &through, "--node-id", "node4", "--raft-addr", &raft, "--http-addr", &http]);
-    joiner.arg("--data-dir").arg(&dir).stdin(Stdio::null());
-    let log = fs::File::create(cluster.log_path(3)).unwrap();
-    joiner.stdout(log.try_clone().unwrap()).stderr(log);
-    cluster.adopt(3, joiner.spawn().unwrap());
+    cluster.spawn_to_join(3, 0, &[]);
     wait_for("two voters", || {
         let answer = cluster.request(0, "GET", "/v1/cluster/members", &[], b"").ok()?;
         let members = answer.json()["members"].as_array()?.clone();

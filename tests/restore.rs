@@ -75,7 +75,9 @@ fn entries() -> Vec<Entry> {
 
 fn old_state() -> Kv {
     let mut kv = Kv::new(Settings::default());
-    entries().iter().for_each(|entry| drop(kv.apply(entry)));
+    for entry in entries() {
+        kv.apply(&entry);
+    }
     kv
 }
 
@@ -260,7 +262,7 @@ fn a_restored_cluster_is_handed_over_with_its_state_and_never_without() {
     let offer = StoreFound { members: grown, ..store(&joiner) };
     let Received::Born(born) = joiner.handle_store(offer) else { panic!("refused") };
     assert!(born.stored.snapshot.is_none());
-    assert_eq!(born.stored.recovered.entries, [born.found.clone()]);
+    assert_eq!(born.stored.recovered.entries, std::slice::from_ref(&born.found));
     assert_eq!(born.found.found().unwrap().restored, Some(backup().restored()));
 }
 

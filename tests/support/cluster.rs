@@ -154,12 +154,6 @@ impl Cluster {
         self.children[n] = Some(self.command(n).args(args).spawn().expect("dkv-server starts"));
     }
 
-    /// Takes over a process that was started as node `n`.
-    pub fn adopt(&mut self, n: usize, child: Child) {
-        assert!(self.children[n].is_none(), "{} runs already", self.name(n));
-        self.children[n] = Some(child);
-    }
-
     /// Starts node `n`; its output is appended to its log file.
     pub fn spawn(&mut self, n: usize) {
         assert!(self.children[n].is_none(), "{} runs already", self.name(n));
