@@ -422,7 +422,7 @@ fn violations_finds_each_planted_one() {
         ("server/gate.rs", "use crate::client::Client;"),
         ("server/mod.rs", "use serde_yaml as yaml;"),
         ("bin/dkv-cli/main.rs", "use dkv::raft::Raft;"),
-        ("bin/dkv-cli/main.rs", "use dkv::{client::Client, store::Kv};"),
+        ("bin/dkv-cli/main.rs", "use dkv::{client::Client, raft::Raft};"),
         ("check/order.rs", "use crate::raft::Term;"),
         ("check/mod.rs", "use std::time::Instant;"),
         ("util.rs", ""),

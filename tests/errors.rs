@@ -109,6 +109,9 @@ fn every_code_of_the_table_can_be_met() {
     met.check(&ask("GET", &format!("/v1/kv/{}", "k".repeat(4_097)), &[]), "too_large");
     met.check(&ask("PUT", "/v1/kv/other", &[("Idempotency-Key", "first")]), "idempotency_mismatch");
     met.check(&ask("PUT", "/v1/kv/k", &[("Idempotency-Key", "second")]), "overloaded");
+    let twin = br#"{"node_id":"node1","member_id":"00000000000000ab","raft_addr":"127.0.0.1:1","http_addr":"127.0.0.1:2"}"#;
+    let refused = cluster.request(leader, "POST", "/v1/cluster/members", &[], twin).unwrap();
+    met.check(&refused, "conflict");
     match outer_address() {
         Some(address) => {
             let mut client = connect_from(address, &cluster.http_addr(leader)).unwrap();
