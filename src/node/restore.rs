@@ -4,7 +4,7 @@
 //! Its log begins behind `2@1`, where a snapshot of that state ends, so that a member that joins later and knows entry
 //! `1@1` alone is always sent the state and never a log without it. At the birth the snapshot is durable first, then the
 //! log that begins behind it, then the identity file names the cluster: until there is a log, a crash leaves an unborn
-//! node and a snapshot that its next start [removes](remove_unborn).
+//! node and a snapshot that its next start removes.
 
 use std::path::Path;
 use std::sync::Arc;

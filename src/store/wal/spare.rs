@@ -103,7 +103,7 @@ impl Slot {
 ///
 /// A retired segment leaves the log by a rename to a spare's name or by its removal, one after the other from the oldest
 /// on, each made durable by a sync of the directory before the next: whatever a crash leaves is a log without a gap. Of
-/// a reused one only the first block is zeroed; see [`BatchHeader::terminated`](super::format::BatchHeader) for the rest.
+/// a reused one only the first block is zeroed; `terminated` in a batch header tells the rest.
 ///
 /// To be woken: after a write or a cut the log writer asks [`Wal::spare_is_due`](super::Wal::spare_is_due) and rings the
 /// housekeeper when it says so; the housekeeper then calls [`SparePreparer::step`] until there is nothing more to do.
