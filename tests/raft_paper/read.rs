@@ -105,6 +105,21 @@ fn rule_27_the_read_index_is_the_commit_index_at_arrival() {
     assert_eq!(cluster.take_reads(1), [ReadDone { token, result: Ok(2) }]);
 }
 
+/// §6.4: what counts is what is committed, also where the state machine is behind: its own state may lack writes that were
+/// acknowledged by an earlier leader.
+#[test]
+fn rule_27_a_slow_applier_does_not_lower_the_read_index() {
+    let mut raft = member(1, 1, 1, None, &[1]);
+    let now = raft.poll_timeout();
+    raft.handle_timeout(now);
+    sync(&mut raft, now);
+    raft.propose(&Payload::Command(b"x".to_vec()), now).unwrap();
+    sync(&mut raft, now);
+    assert_eq!((raft.commit_index(), raft.last_applied()), (3, 0));
+    let token = raft.read_index(now).unwrap();
+    assert_eq!(raft.poll_reads(), [ReadDone { token, result: Ok(3) }]);
+}
+
 /// §6.4: one peer of four is no quorum, and a refused append is as good a sign of life as an accepted one.
 #[test]
 fn rule_27_a_quorum_confirms_and_any_answer_of_the_term_counts() {
