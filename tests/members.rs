@@ -105,7 +105,12 @@ fn post(cluster: &Cluster, n: usize, path: &str, body: &str) -> Answer {
 }
 
 fn assert_error(answer: &Answer, status: u16, code: &str, words: &[&str]) {
-    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (status, Some(code)), "{}", answer.text());
+    assert_eq!(
+        (answer.status, answer.json()["error"]["code"].as_str()),
+        (status, Some(code)),
+        "{}",
+        answer.text()
+    );
     words.iter().for_each(|word| assert!(answer.text().contains(word), "{word:?}: {}", answer.text()));
 }
 
@@ -221,7 +226,12 @@ fn what_the_cluster_cannot_do_is_refused_with_the_reason() {
         r#"{{"node_id":"{}","member_id":"00000000000000ff","raft_addr":"10.0.0.1:1","http_addr":"10.0.0.1:2"}}"#,
         cluster.name(other)
     );
-    assert_error(&post(&cluster, other, "/v1/cluster/members", &taken), 409, "conflict", &["belongs to member"]);
+    assert_error(
+        &post(&cluster, other, "/v1/cluster/members", &taken),
+        409,
+        "conflict",
+        &["belongs to member"],
+    );
     let nobody = format!(r#"{{"node_id":"n9","raft_addr":"{0}:9","http_addr":"{0}:8"}}"#, cluster.ip);
     let answer = post(&cluster, other, "/v1/cluster/members", &nobody);
     assert_error(&answer, 409, "conflict", &["dkv-server --join", "--node-id n9"]);
@@ -320,7 +330,10 @@ fn who_joins_under_a_name_that_is_taken_ends_with_4_and_the_repair() {
     let output = stranger.output().expect("dkv-server runs");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(4), "{said}");
-    assert!(said.contains("the name belongs to member node1") && said.contains("member replace node1 node1"), "{said}");
+    assert!(
+        said.contains("the name belongs to member node1") && said.contains("member replace node1 node1"),
+        "{said}"
+    );
     let output = cluster_command(&cluster, &[]).output().expect("dkv-server runs");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{said}");
