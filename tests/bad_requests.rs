@@ -304,8 +304,9 @@ fn client_port_refuses_bad_changes_of_the_cluster() {
         ("no body", "POST", members, INVALID),
     ]);
     let address = |of: &str| format!("\"{of}\"");
-    type Row<'a> = (&'a str, &'a str, Vec<u8>, (u16, &'static str));
-    let rows: Vec<Row<'_>> = vec![
+    // Method, path, body; status and code.
+    type Row = (&'static str, &'static str, Vec<u8>, (u16, &'static str));
+    let rows: Vec<Row> = vec![
         ("not JSON", members, b"node9".to_vec(), INVALID),
         ("binary", members, vec![0xff, 0xfe, 0], INVALID),
         ("deep JSON", members, vec![b'['; 2000], INVALID),
