@@ -427,8 +427,11 @@ fn a_rolling_restart_of_all_five_fails_no_operation_of_a_client() {
     let first = cluster.wait_for_leader();
     let mut leaders_stopped = 0;
     for n in (0..5).map(|i| (first + i) % 5) {
-        leaders_stopped += usize::from(cluster.status(n).is_some_and(|s| s["role"] == "leader"));
+        let leads = cluster.status(n).is_some_and(|s| s["role"] == "leader");
+        leaders_stopped += usize::from(leads);
         assert_eq!(cluster.stop(n).code(), Some(0), "{}", cluster.log(n));
+        // Without it clients would see nothing either: they are patient enough for an election.
+        assert!(!leads || cluster.log(n).contains("hands its leadership over to"), "{}", cluster.log(n));
         clients.wait_for(10);
         cluster.spawn(n);
         wait_for("the node to be ready again", || {

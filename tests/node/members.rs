@@ -11,13 +11,14 @@ fn learner(id: u64) -> Member {
     Member { voter: false, promote: true, ..member(MemberId(id)) }
 }
 
-/// As a patient operator asks: again while a leader is new in office.
+/// As a patient operator asks: again while a leader is new in office, or a change before is not committed yet.
 fn change(cluster: &Cluster, change: MembershipChange) -> AdminResult {
     wait_for("a leader in office", || {
         let leader = cluster.node(cluster.leader());
         let result = administer(&leader, Administration::Change(change.clone()));
-        let is_early =
-            result.as_ref().is_err_and(|e| e.kind == AdminFailureKind::Failed(FailureKind::Unavailable));
+        let is_early = result.as_ref().is_err_and(|e| {
+            matches!(e.kind, AdminFailureKind::Failed(FailureKind::Unavailable) | AdminFailureKind::UnderWay)
+        });
         (!is_early).then_some(result)
     })
 }

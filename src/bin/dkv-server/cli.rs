@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use dkv::config::Joiner;
 
 /// A heading of the help's own kind. Clap takes the escape codes out again where there is no colour.
 macro_rules! heading {
@@ -127,13 +126,6 @@ pub struct Cli {
     pub command: Option<Command>,
 }
 
-impl Cli {
-    /// What a configuration without a file is called.
-    pub fn source(&self) -> &'static str {
-        if self.join.join.is_some() { "the command line" } else { "the defaults" }
-    }
-}
-
 /// How a node joins a cluster that runs.
 #[derive(Args)]
 #[command(next_help_heading = "To join a cluster")]
@@ -164,18 +156,6 @@ pub struct JoinArgs {
     /// Stay a learner: a read replica that counts for no majority.
     #[arg(long, requires = "join")]
     pub learner: bool,
-}
-
-impl JoinArgs {
-    /// What they say in the place of the file; everything else is the file's, or the default.
-    pub fn joiner(&self) -> Joiner {
-        Joiner {
-            node_id: self.node_id.clone(),
-            raft_addr: self.raft_addr.clone(),
-            http_addr: self.http_addr.clone(),
-            data_dir: self.data_dir.clone(),
-        }
-    }
 }
 
 /// What can be done instead of running one node.

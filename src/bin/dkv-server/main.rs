@@ -15,11 +15,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use dkv::config::Config;
+use dkv::config::{Config, Joiner};
 use join::Join;
 use run::End;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, JoinArgs};
 
 /// Exit code of a refused configuration.
 pub const CONFIG_ERROR: u8 = 2;
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         None => {}
     }
     let config = match (&cli.join.join, &cli.config) {
-        (Some(_), file) => Config::load_to_join(file.as_deref(), &cli.join.joiner()),
+        (Some(_), file) => Config::load_to_join(file.as_deref(), &joiner(&cli.join)),
         (None, Some(file)) => Config::load(file),
         (None, None) => Ok(Config::default()),
     };
@@ -47,7 +47,8 @@ fn main() -> ExitCode {
         (Ok(config), Ok(join)) => (config, join),
     };
     // What is found to be wrong only now is said like what the file itself shows to be wrong.
-    let file = cli.config.as_ref().map_or_else(|| cli.source().to_owned(), |file| file.display().to_string());
+    let source = if cli.join.join.is_some() { "the command line" } else { "the defaults" };
+    let file = cli.config.as_ref().map_or_else(|| source.to_owned(), |file| file.display().to_string());
     if let Err(error) = dkv::logging::start(&config.log) {
         return refuse(&format_args!("{file}: {error}"));
     }
@@ -61,6 +62,16 @@ fn main() -> ExitCode {
     };
     dkv::logging::flush(Duration::from_secs(1));
     code
+}
+
+/// What the command line says in the place of the file; everything else is the file's, or the default.
+fn joiner(join: &JoinArgs) -> Joiner {
+    Joiner {
+        node_id: join.node_id.clone(),
+        raft_addr: join.raft_addr.clone(),
+        http_addr: join.http_addr.clone(),
+        data_dir: join.data_dir.clone(),
+    }
 }
 
 fn verify(data_dir: &Path) -> ExitCode {
