@@ -9,8 +9,6 @@ use clap_mangen::Man;
 
 #[path = "../src/bin/dkv-cli/cli.rs"]
 mod client;
-// Only what it says is used here, not what it does.
-#[allow(dead_code)]
 #[path = "../src/bin/dkv-server/cli.rs"]
 mod server;
 
