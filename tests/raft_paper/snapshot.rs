@@ -215,6 +215,33 @@ fn rule_16_a_transfer_of_another_term_counts_for_nothing() {
     assert_eq!(cluster.raft(1).peers_progress().count(), 0);
 }
 
+/// A snapshot goes beside the appends: one that was refused before the snapshot was there is no proof that the peer lost what
+/// the snapshot brought.
+#[test]
+fn an_append_refused_while_a_snapshot_was_under_way_is_no_loss() {
+    let mut cluster = one_behind();
+    cluster.save_snapshot(1);
+    cluster.propose(1, "7");
+    cluster.settle();
+    cluster.save_snapshot(1);
+    cluster.are_transfers_held = true;
+    cluster.heal();
+    cluster.run_for(200);
+    let (last, ticket) = cluster.offer(1, 3);
+    cluster.wait(HEARTBEAT_MS);
+    let flight = cluster.send(1, 3);
+    let held = cluster.arrive(flight);
+    let refusal = cluster.answer(held);
+    let reply = cluster.install(1, 3, last, 2);
+    assert_eq!(reply.outcome, InstallOutcome::Holds(7));
+    cluster.end_transfer(1, ticket, Ok(reply));
+    cluster.deliver(refusal);
+    let progress = cluster.progress(1, 3);
+    assert_eq!((progress.mode, progress.match_index), (Mode::Probe, 7));
+    cluster.run_for(200);
+    assert_eq!(cluster.progress(1, 3).mode, Mode::Replicate);
+}
+
 /// Raft-rules 26: after a restart the snapshot is committed, and nothing behind it.
 #[test]
 fn rule_26_a_restart_has_committed_and_applied_its_snapshot_and_no_more() {

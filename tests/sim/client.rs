@@ -70,7 +70,11 @@ impl World {
     fn submit(&mut self, node: NodeIndex, asker: Asker, question: Question) {
         self.line(|| format!("n{} is asked by {asker}", node + 1));
         // The member's own deadline; the client's may be earlier or later.
-        let patience = self.clients.rng.u64(2..=20) * self.swarm.election_timeout_us;
+        let mut patience = self.clients.rng.u64(2..=20) * self.swarm.election_timeout_us;
+        if self.nodes[node].slow_apply_us.is_some() {
+            // So that somebody still waits when it comes back.
+            patience *= 8;
+        }
         let patience = Duration::from_micros(patience);
         let mailbox = self.nodes[node].process.as_ref().expect("it runs").mailbox.clone();
         match question {
@@ -99,6 +103,9 @@ impl World {
     pub fn answer_write(&mut self, node: NodeIndex, asker: Asker, result: WriteResult) {
         if result.as_ref().is_err_and(|failure| failure.kind == FailureKind::Overloaded) {
             self.mark(Mark::Overloaded);
+        }
+        if result.as_ref().is_err_and(|failure| failure.message.starts_with("a snapshot of the leader")) {
+            self.mark(Mark::WriteUnknownBySnapshot);
         }
         self.answer_client(node, asker, Answer::Write(result));
     }

@@ -12,6 +12,7 @@
 //! | `decay` | disks that fail, fill up and rot; which ones may |
 //! | `node` | one member: machine, clock, disk, and the process with the node's own state |
 //! | `threads` | what drives it: timer, log writer, applier, replicators, forwarder, read-asker, rung as in production |
+//! | `snapshots` | snapshotter, sender and receiver of snapshots, and the applier that replaces its state by one |
 //! | `peers` | requests of peers, answered when the disk or the log allows |
 //! | `client` | clients with unique values and retries |
 //! | `nemesis` | crashes, cuts, pauses, slow disks |
@@ -40,6 +41,7 @@ mod peers;
 mod report;
 mod run;
 mod shape;
+mod snapshots;
 mod standing;
 mod swarm;
 mod threads;
@@ -123,6 +125,8 @@ fn seeds_keep_every_promise() {
         assert!(counters.run_twice >= dose / TWICE_EVERY, "only {} twice", counters.run_twice);
         assert!(counters.events >= dose * 8_000, "only {} events", counters.events);
         assert!(counters.crashes >= dose * 3, "only {} crashes", counters.crashes);
+        assert!(counters.snapshots >= dose * 8, "only {} snapshots", counters.snapshots);
+        assert!(counters.installs >= dose / 5, "only {} installs", counters.installs);
         assert!(counters.checked_operations >= dose * 200, "only {} operations", counters.checked_operations);
     }
 }

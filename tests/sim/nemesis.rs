@@ -27,6 +27,10 @@ pub enum Act {
     Unclog { from: NodeIndex, to: NodeIndex },
     /// A timer gets its time again.
     Feed { node: NodeIndex },
+    /// A stranded member's links are whole again; a while later it is as quick as before.
+    Rescue { node: NodeIndex },
+    /// An applier is as quick as others again.
+    QuickenApply { node: NodeIndex },
     /// Gives a disk its ordinary speed again.
     QuickenDisk { node: NodeIndex },
     /// Makes room on a disk.
@@ -78,7 +82,7 @@ impl World {
             self.nodes[node].disk.may_fail = may_fail && !self.nemesis.spared[node];
         }
         if strikes && !self.swarm.kinds.is_empty() {
-            self.plan_strike();
+            self.plan_strike(0);
         }
     }
 
@@ -90,8 +94,8 @@ impl World {
         self.net.heal();
     }
 
-    fn plan_strike(&mut self) {
-        let after = exponential(&mut self.nemesis.rng, self.swarm.nemesis_mean_us);
+    fn plan_strike(&mut self, pause: u64) {
+        let after = pause + exponential(&mut self.nemesis.rng, self.swarm.nemesis_mean_us);
         self.plan(after, Event::Nemesis(Act::Strike));
     }
 
@@ -129,10 +133,8 @@ impl World {
         }
         match act {
             Act::Strike => {
-                if let Some(node) = self.victim() {
-                    self.strike(node);
-                }
-                self.plan_strike();
+                let pause = self.victim().map_or(0, |node| self.strike(node));
+                self.plan_strike(pause);
             }
             Act::Crash { node, for_us } => self.crash_for(node, for_us),
             Act::Meet => {
@@ -158,6 +160,11 @@ impl World {
             Act::Flap { links, times } => self.flap(links, times),
             Act::Unclog { from, to } => self.net.lag_us[from][to] = 0,
             Act::Feed { node } => self.nodes[node].timer_late_us = 0,
+            Act::Rescue { node } => {
+                let links = self.links_of(node);
+                self.set_links(&links, false);
+            }
+            Act::QuickenApply { node } => self.nodes[node].slow_apply_us = None,
             Act::QuickenDisk { node } => self.set_sync_mean(node, None),
             Act::FreeSpace { node } => {
                 self.line(|| format!("n{} has room on its disk", node + 1));
@@ -166,7 +173,8 @@ impl World {
         }
     }
 
-    fn strike(&mut self, node: NodeIndex) {
+    /// Something goes wrong. Returns how long it is to be left alone.
+    fn strike(&mut self, node: NodeIndex) -> u64 {
         let kind = self.swarm.kinds[self.nemesis.rng.usize(0..self.swarm.kinds.len())];
         let for_us = self.disturbance();
         let t = self.swarm.election_timeout_us;
@@ -204,6 +212,26 @@ impl World {
                 self.mark(Mark::Flapped);
                 self.flap(links, times);
             }
+            Kind::Strand => {
+                let leader = self.leader().filter(|&leader| !self.nemesis.spared[leader]);
+                let node = leader.filter(|_| self.nemesis.rng.bool()).unwrap_or(node);
+                let for_us = t * self.nemesis.rng.u64(6..=24);
+                self.nodes[node].slow_apply_us = Some(t * self.nemesis.rng.u64(8..=80));
+                self.plan(for_us + 8 * t, Event::Nemesis(Act::QuickenApply { node }));
+                if self.nemesis.rng.bool() {
+                    let mean_us = t / self.nemesis.rng.u64(1..=20);
+                    self.set_sync_mean(node, Some(mean_us));
+                    self.plan(for_us + 8 * t, Event::Nemesis(Act::QuickenDisk { node }));
+                }
+                self.line(|| format!("n{} is stranded for {for_us} us", node + 1));
+                let links = self.links_of(node);
+                // Time for some more that it does not get round to applying.
+                let after = self.nemesis.rng.u64(1..=t / 2);
+                self.plan(after, Event::Nemesis(Act::Flap { links, times: 0 }));
+                self.plan(after + for_us, Event::Nemesis(Act::Rescue { node }));
+                self.mark(Mark::Stranded);
+                return for_us + t;
+            }
             Kind::Clog => {
                 let to = self.nemesis.rng.usize(0..self.swarm.voters);
                 if !self.nemesis.spares_link(node, to) {
@@ -240,13 +268,17 @@ impl World {
             }
             Kind::Rot => self.rot(node, for_us),
         }
+        0
     }
 
     /// A disk rots, if the atlas admits it; mostly it shows at once.
     fn rot(&mut self, node: NodeIndex, for_us: u64) {
-        if self.nemesis.atlas.admits(node) && self.nodes[node].disk.decay() {
+        if self.nemesis.atlas.admits(node)
+            && let Some(is_snapshot) = self.nodes[node].disk.decay()
+        {
             self.line(|| format!("the disk of n{} rots", node + 1));
-            if self.nemesis.rng.u8(0..4) > 0 {
+            // Nobody looks at a snapshot before a start, and by then another may be the newest.
+            if is_snapshot || self.nemesis.rng.u8(0..4) > 0 {
                 self.crash_for(node, for_us);
             }
         }

@@ -21,6 +21,7 @@ pub type CallId = u64;
 #[derive(Debug)]
 pub enum Caller {
     Replicator(Ticket),
+    Sender(Ticket),
     Forwarder(Vec<u64>),
     ReadAsker(Vec<u64>),
 }
@@ -82,11 +83,13 @@ impl Net {
     /// The seed's faults again, as far as a majority can work with them.
     pub fn be_unkind(&mut self, swarm: &Swarm) {
         let most = &swarm.net;
+        // One lost append ends a leadership that needs every answer, so many small ones must not be lost often.
+        let most_lost = if swarm.max_append_bytes < 1_000 { 0.01 } else { 0.05 };
         self.faults = NetFaults {
             delay_mean_us: most.delay_mean_us.min(swarm.election_timeout_us / 60),
-            tail: most.tail.min(0.02),
-            lose_request: most.lose_request.min(0.05),
-            lose_reply: most.lose_reply.min(0.05),
+            tail: most.tail.min(most_lost / 2.0),
+            lose_request: most.lose_request.min(most_lost),
+            lose_reply: most.lose_reply.min(most_lost),
             ..most.clone()
         };
     }
@@ -123,7 +126,7 @@ impl World {
         let call = self.net.last_call;
         let life = self.nodes[from].life;
         // HTTP does not double what people wrote; votes and appends must bear it.
-        let may_double = matches!(caller, Caller::Replicator(_));
+        let may_double = matches!(caller, Caller::Replicator(_) | Caller::Sender(_));
         self.net.calls.insert(call, Call { from, to, life, caller });
         let is_cut = self.net.cut[from][to];
         let is_lost = is_cut || self.net.chance(self.net.faults.lose_request);
@@ -169,7 +172,7 @@ impl World {
         let life = self.nodes[from].life;
         let is_meant = |call: &Call| {
             let is_kind = match call.caller {
-                Caller::Replicator(_) => false,
+                Caller::Replicator(_) | Caller::Sender(_) => false,
                 Caller::Forwarder(_) => kind == LeaderCall::Forward,
                 Caller::ReadAsker(_) => kind == LeaderCall::ReadIndex,
             };

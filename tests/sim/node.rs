@@ -1,20 +1,24 @@
 //! One simulated member: a machine with its clock and disk, and the process on it, which is a real [`Core`] (the consensus
 //! core with the requests that wait for it), a real log and a real state machine. `threads.rs` drives it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dkv::node::{Core, CoreOptions, PeerError, PeerReply, PeerRequest, ReadIndexResult, WriteResult};
+use dkv::node::{
+    Completion, Core, CoreOptions, PeerError, PeerReply, PeerRequest, ReadIndexResult, Transfer, WriteResult,
+};
 use dkv::raft::{
-    AppendEntriesReply, Entry, MemberId, Raft, RaftConfig, RequestVoteReply, Restored, Time, WriteBatch,
+    AppendEntriesReply, Apply, Index, InstallSnapshotReply, InstallSnapshotRequest, MemberId, Raft,
+    RaftConfig, RequestVoteReply, Restored, Settings, SnapshotMeta, Time, WriteBatch,
 };
 use dkv::store::Kv;
+use dkv::store::snapshot::{Receiver, SnapshotHeader, SnapshotWriter};
 use dkv::store::wal::WalError;
 
 use crate::client::{Asker, Query};
-use crate::disk::{MachineDisk, Refusal};
+use crate::disk::{Loaded, MachineDisk, Refusal};
 use crate::nemesis::Act;
 use crate::net::{CallId, Caller};
 use crate::report::Mark;
@@ -42,6 +46,12 @@ pub enum NodeEvent {
     Applied,
     /// The replicator for `peer` looks for work.
     Replicator { peer: NodeIndex, at: u64 },
+    /// The sender of snapshots to `peer` looks for work.
+    Sender { peer: NodeIndex, at: u64 },
+    /// The snapshotter goes on.
+    Snapshotter,
+    /// The receiver of snapshots looks for work.
+    Receiver,
     /// The forwarder looks for work.
     Forwarder,
     /// The read-asker looks for work.
@@ -98,6 +108,8 @@ pub struct Machine {
     sync_mean_us: u64,
     /// Syncs do not end.
     pub is_disk_hung: bool,
+    /// How long its applier may take.
+    pub slow_apply_us: Option<u64>,
     /// How much later than planned its timer may wake.
     pub timer_late_us: u64,
     /// What was synced is damaged: no process starts here any more.
@@ -161,7 +173,21 @@ pub struct Process {
     pub log_writer: Thread<WriteBatch>,
     /// When the log writer seals the log if nothing is written before.
     pub seal_at: u64,
-    pub applier: Thread<Vec<Entry>>,
+    pub applier: Thread<Apply>,
+    pub snapshotter: Snapshotter,
+    /// A snapshot that failed is not tried again before.
+    pub no_snapshot_before: u64,
+    pub receiver: Receiver,
+    /// Which snapshot the receiver took a piece of last.
+    pub receiving: Option<Index>,
+    /// Pieces that wait for the receiver.
+    pub pieces: VecDeque<Piece>,
+    pub is_receiver_awake: bool,
+    /// A leader's snapshot that is durable here and being loaded: the core does not know of it.
+    pub loading: Option<Loading>,
+    /// Snapshots that were received and loaded, for the applier.
+    pub received: BTreeMap<Index, Kv>,
+    pub senders: BTreeMap<NodeIndex, Sender>,
     pub forwarder: Thread<()>,
     pub read_asker: Thread<()>,
     pub replicators: BTreeMap<NodeIndex, Replicator>,
@@ -183,12 +209,47 @@ pub enum Replicator {
     Calling,
 }
 
+/// What the sender of snapshots to a peer does.
+pub enum Sender {
+    /// Wakes at this time of the world, or when rung.
+    Asleep { until: u64 },
+    /// Waits for the answer to a piece.
+    Sending(Box<Transfer>),
+}
+
+/// What the snapshotter does.
+pub enum Snapshotter {
+    /// Waits for its bell.
+    Asleep,
+    /// About to look for work.
+    Rung,
+    /// Writes page after page.
+    Writing(SnapshotWriter),
+    /// Waits until the own log holds everything through this index.
+    Naming(SnapshotWriter, Index),
+}
+
+/// A snapshot that is being loaded, and who waits for the answer to its last piece.
+pub struct Loading {
+    pub header: Box<SnapshotHeader>,
+    pub kv: Box<Kv>,
+    pub bytes: u64,
+    pub done: Completion<InstallSnapshotReply>,
+}
+
+/// A piece of a snapshot, and who waits for the answer.
+pub struct Piece {
+    pub request: InstallSnapshotRequest,
+    pub done: Completion<InstallSnapshotReply>,
+}
+
 /// A result that a completion has left.
 pub enum Done {
     Write(WriteFor, WriteResult),
     Read(ReadFor, ReadIndexResult),
     Vote(u64, RequestVoteReply),
     Append(u64, AppendEntriesReply),
+    Install(NodeIndex, Option<CallId>, InstallSnapshotReply),
 }
 
 /// Who waits for a write.
@@ -232,7 +293,7 @@ fn config(swarm: &Swarm, me: MemberId, life: u64) -> RaftConfig {
         max_append_bytes: swarm.max_append_bytes,
         max_unpersisted_bytes: swarm.max_unpersisted_bytes,
         snapshot_log_bytes: u64::MAX,
-        snapshot_log_entries: u64::MAX,
+        snapshot_log_entries: swarm.snapshot_entries,
     }
 }
 
@@ -254,6 +315,7 @@ impl World {
                 disk_rng: fastrand::Rng::with_seed(mix(self.swarm.seed ^ (Stream::Disk as u64) << 32 ^ id.0)),
                 slow_sync_us: None,
                 is_disk_hung: false,
+                slow_apply_us: None,
                 timer_late_us: 0,
                 is_ruined: false,
                 suspended_at: None,
@@ -275,19 +337,22 @@ impl World {
             return;
         }
         let mut marks = Vec::new();
-        let recovered = machine.disk.recover(&mut marks).cloned();
+        let loaded = machine.disk.recover(&mut marks);
         marks.into_iter().for_each(|mark| self.mark(mark));
-        let recovered = match recovered {
-            Ok(recovered) => recovered,
+        let Loaded { recovered, snapshot } = match loaded {
+            Ok(loaded) => loaded,
             Err(refusal) => return self.refuse_to_start(node, &refusal),
         };
         let machine = &mut self.nodes[node];
         let hard_state = recovered.hard_state;
-        let last = recovered.last();
         let entries = recovered.entries;
+        let (snapshot, kv) = snapshot.unwrap_or_else(|| {
+            (SnapshotMeta { last: recovered.base, ..SnapshotMeta::default() }, Kv::new(Settings::default()))
+        });
         machine.voted_before_crash_in = if hard_state.voted_for.is_some() { hard_state.term } else { 0 };
         let now = machine.clock.show(self.now);
-        let restored = Restored { hard_state, entries, ..Restored::default() };
+        let snapshot_bytes = kv.size().bytes + kv.size().superseded_bytes;
+        let restored = Restored { hard_state, snapshot, snapshot_bytes, entries };
         let raft = Raft::new(config(&self.swarm, machine.id, machine.life), restored, now);
         self.oracle.check_durable(node, &machine.disk);
         let timer_at = self.now;
@@ -297,10 +362,15 @@ impl World {
             check_invariants: true,
         };
         let peers = (0..voters).filter(|&peer| peer != node);
+        let (base, last) = (raft.log().base(), raft.last());
         self.oracle.started(node, &raft);
+        if base.index > 0 {
+            self.oracle.check_applied(node, &kv);
+        }
+        let receiver = Receiver::new(machine.disk.shared());
         machine.process = Some(Process {
             core: Core::new(raft, options),
-            kv: Kv::new(self.swarm.settings.clone()),
+            kv,
             mailbox: Arc::default(),
             parked: BTreeMap::new(),
             batches: BTreeMap::new(),
@@ -309,19 +379,29 @@ impl World {
             log_writer: Thread::Asleep,
             seal_at: u64::MAX,
             applier: Thread::Asleep,
+            snapshotter: Snapshotter::Rung,
+            no_snapshot_before: 0,
+            receiver,
+            receiving: None,
+            pieces: VecDeque::new(),
+            is_receiver_awake: false,
+            loading: None,
+            received: BTreeMap::new(),
+            senders: peers.clone().map(|peer| (peer, Sender::Asleep { until: u64::MAX })).collect(),
             forwarder: Thread::Asleep,
             read_asker: Thread::Asleep,
             replicators: peers.map(|peer| (peer, Replicator::Asleep { until: u64::MAX })).collect(),
         });
         self.line(|| {
             format!(
-                "n{} starts: term {} voted {:?} log {last}",
+                "n{} starts: term {} voted {:?} log {base} to {last}",
                 node + 1,
                 hard_state.term,
                 hard_state.voted_for
             )
         });
         self.plan_node_at(node, timer_at, NodeEvent::Timer { at: timer_at });
+        self.plan_node_at(node, timer_at, NodeEvent::Snapshotter);
     }
 
     /// The process ended before it began.
@@ -425,6 +505,7 @@ impl World {
             self.resume(node);
             let machine = &mut self.nodes[node];
             machine.slow_sync_us = None;
+            machine.slow_apply_us = None;
             machine.is_disk_hung = false;
             machine.timer_late_us = 0;
             machine.doom = None;

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use dkv::raft::{
     AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, Found, HardState, Index,
-    Member, MemberId, Membership, Payload, Position, Raft, RequestVoteReply, RequestVoteRequest, RoleKind,
-    RpcRequest, Term, Watermarks, majority,
+    InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, Member, MemberId, Membership, Payload,
+    Position, Raft, RequestVoteReply, RequestVoteRequest, RoleKind, RpcRequest, Term, Watermarks, majority,
 };
 use dkv::store::Kv;
 
@@ -30,6 +30,8 @@ pub struct Oracle {
     state_hashes: BTreeMap<Index, u128>,
     /// The terms of each member's log, as seen last.
     logs: Vec<Vec<Term>>,
+    /// Where each member's log began then.
+    bases: Vec<Index>,
     hard_states: Vec<HardState>,
 }
 
@@ -44,6 +46,7 @@ impl Oracle {
             appended: BTreeMap::new(),
             state_hashes: BTreeMap::new(),
             logs: vec![Vec::new(); voters],
+            bases: vec![0; voters],
             hard_states: vec![HardState::default(); voters],
         }
     }
@@ -116,7 +119,14 @@ impl Oracle {
             marks.push(Mark::ElectionFailed);
         }
         for index in before.committed.index + 1..=after.committed.index {
-            let entry = raft.log().get(index).expect("what is committed is in the log");
+            let Some(entry) = raft.log().get(index) else {
+                assert!(
+                    index <= raft.snapshot().last.index && index <= self.commit_index(),
+                    "n{} has committed {index}, which neither its log nor a snapshot holds",
+                    node + 1
+                );
+                continue;
+            };
             if let Some(known) = self.committed.get(index as usize - 1) {
                 assert_eq!(
                     known,
@@ -142,7 +152,30 @@ impl Oracle {
         let log = raft.log();
         let seen = &mut self.logs[node];
         let mut cut = Vec::new();
-        while let Some(&term) = seen.last()
+        // What the log has given up is in a snapshot: as it was committed.
+        let base = log.base();
+        if self.bases[node] != base.index {
+            let known = self.committed.get((base.index as usize).wrapping_sub(1)).map(Entry::position);
+            assert!(
+                base.index == 0 || known == Some(base),
+                "n{} has a snapshot for its log up to {base}, committed is {known:?}",
+                node + 1
+            );
+            for entry in &self.committed[..base.index as usize] {
+                let (at, term) = (entry.index() as usize - 1, entry.term());
+                match seen.get_mut(at) {
+                    None => seen.push(term),
+                    Some(seen) if *seen == term => {}
+                    Some(seen) => {
+                        cut.push(Position::new(entry.index(), *seen));
+                        *seen = term;
+                    }
+                }
+            }
+            self.bases[node] = base.index;
+        }
+        while seen.len() as Index > base.index
+            && let Some(&term) = seen.last()
             && log.term_at(seen.len() as Index) != Some(term)
         {
             cut.push(Position::new(seen.len() as Index, term));
@@ -174,7 +207,7 @@ impl Oracle {
             self.committed.iter().zip(earlier).filter_map(|(entry, earlier)| earlier.then_some(entry))
         {
             assert!(
-                raft.log().get(entry.index()) == Some(entry),
+                entry.index() <= raft.snapshot().last.index || raft.log().get(entry.index()) == Some(entry),
                 "I10: n{} leads term {} without the committed {entry:?}",
                 node + 1,
                 raft.term()
@@ -184,7 +217,7 @@ impl Oracle {
 
     /// P1: what counts as committed is on the disks of a majority, whatever the members believe.
     fn check_durable_on_quorum(&self, entry: &Entry, disks: &[&MachineDisk]) {
-        let holders = disks.iter().filter(|disk| disk.durable().get(entry.index()) == Some(entry)).count();
+        let holders = disks.iter().filter(|disk| disk.durable().holds(entry)).count();
         assert!(
             holders >= majority(self.voters),
             "I14: {entry:?} counts as committed, but is durable on {holders} of {} disks",
@@ -237,7 +270,41 @@ impl Oracle {
             RpcRequest::AppendEntries(r) => {
                 assert!(durable.term >= r.term, "I12: leads term {}, durable is {durable:?}", r.term);
             }
-            RpcRequest::TimeoutNow(_) => unreachable!("nobody hands over here"),
+            RpcRequest::TimeoutNow(r) => {
+                assert!(durable.term >= r.term, "I12: hands over term {}, durable is {durable:?}", r.term);
+            }
+        }
+    }
+
+    /// A piece of a snapshot leaves.
+    pub fn check_piece(&self, request: &InstallSnapshotRequest, disk: &MachineDisk) {
+        let durable = disk.durable();
+        assert!(durable.hard_state.term >= request.term, "I12: sends a snapshot before its term is durable");
+        assert!(
+            durable.snapshot.index >= request.last.index,
+            "I12: sends a snapshot through {}, durable is one through {}",
+            request.last,
+            durable.snapshot
+        );
+        let known = self.committed.get(request.last.index as usize - 1).map(Entry::position);
+        assert!(known == Some(request.last), "a snapshot through {}, committed is {known:?}", request.last);
+    }
+
+    /// The answer to a piece of a snapshot leaves.
+    pub fn check_install_reply(&self, reply: &InstallSnapshotReply, disk: &MachineDisk) {
+        let durable = disk.durable();
+        assert!(
+            durable.hard_state.term >= reply.term,
+            "I12: answers {reply:?}, durable is {:?}",
+            durable.hard_state
+        );
+        if let InstallOutcome::Holds(index) = reply.outcome {
+            let committed = self.committed.get((index as usize).wrapping_sub(1));
+            assert!(
+                index == 0 || committed.is_some_and(|entry| durable.holds(entry)),
+                "I12: claims to hold what is committed through {index}, the disk ends at {}",
+                durable.last()
+            );
         }
     }
 
@@ -277,8 +344,16 @@ impl Oracle {
             Some(nth) => request.entries.get(nth as usize - 1).map(Entry::term),
             None => durable.term_at(match_index),
         };
+        let held = match match_index {
+            // Nothing but what was committed is in a snapshot.
+            index if index < durable.snapshot.index && index > 0 => {
+                self.committed.get(index as usize - 1).map(Entry::term)
+            }
+            index => durable.term_at(index),
+        };
+        let promised = promised.or(held);
         assert!(
-            promised.is_some() && durable.term_at(match_index) == promised,
+            held.is_some() && held == promised,
             "I12: acknowledges {match_index} of {request:?}, the disk ends at {}",
             durable.last()
         );

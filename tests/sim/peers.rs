@@ -15,10 +15,10 @@ use crate::node::{Batch, Done, Parked, ReadFor, WriteFor};
 use crate::report::Mark;
 use crate::world::{NodeIndex, World};
 
-type Mailbox = Arc<Mutex<Vec<Done>>>;
+pub type Mailbox = Arc<Mutex<Vec<Done>>>;
 
 /// A completion that leaves its result in the mailbox.
-fn leave<T: 'static>(mailbox: &Mailbox, make: impl FnOnce(T) -> Done + Send + 'static) -> Completion<T> {
+pub fn leave<T: 'static>(mailbox: &Mailbox, make: impl FnOnce(T) -> Done + Send + 'static) -> Completion<T> {
     let mailbox = mailbox.clone();
     Box::new(move |value| mailbox.lock().expect("one thread").push(make(value)))
 }
@@ -67,7 +67,8 @@ impl World {
                 });
             }
             PeerRequest::Forward(writes) => self.handle_forward(node, from, call, writes),
-            PeerRequest::InstallSnapshot(_) | PeerRequest::TimeoutNow(_) | PeerRequest::Administer { .. } => {
+            PeerRequest::InstallSnapshot(piece) => self.handle_piece(node, from, call, piece),
+            PeerRequest::TimeoutNow(_) | PeerRequest::Administer { .. } => {
                 unreachable!("no member of these clusters sends this")
             }
         }
@@ -168,6 +169,10 @@ pub fn describe(request: &PeerRequest) -> String {
         }
         PeerRequest::ReadIndex { remaining_ms } => format!("read index within {remaining_ms} ms"),
         PeerRequest::Forward(writes) => format!("{} writes", writes.len()),
+        PeerRequest::InstallSnapshot(r) => {
+            let end = r.offset + r.data.len() as u64;
+            format!("snapshot term {} through {} bytes {}..{end} of {}", r.term, r.last, r.offset, r.size)
+        }
         other => format!("{other:?}"),
     }
 }

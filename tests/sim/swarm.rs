@@ -68,6 +68,8 @@ pub enum Kind {
     Depose,
     /// A member's links, or one link, come and go.
     Flap,
+    /// A member that is slow to apply, and perhaps to write, is left alone until the others are far ahead.
+    Strand,
     /// Everything that takes one link takes long.
     Clog,
     /// A process stands still, as by SIGSTOP.
@@ -88,13 +90,14 @@ pub enum Kind {
     Rot,
 }
 
-const KINDS: [Kind; 16] = [
+const KINDS: [Kind; 17] = [
     Kind::CrashOne,
     Kind::CrashMany,
     Kind::CrashAll,
     Kind::Cut,
     Kind::Depose,
     Kind::Flap,
+    Kind::Strand,
     Kind::Clog,
     Kind::Pause,
     Kind::Suspend,
@@ -130,12 +133,18 @@ pub struct Swarm {
     pub max_unpersisted_bytes: usize,
     /// Size of a segment of the log.
     pub segment_bytes: u64,
+    /// Entries between two snapshots.
+    pub snapshot_entries: u64,
+    /// Bytes of a piece of a snapshot on its way.
+    pub piece_bytes: usize,
     pub settings: Settings,
     pub net: NetFaults,
     /// Mean of an ordinary sync.
     pub sync_mean_us: u64,
     /// How late a thread may wake.
     pub wake_max_us: u64,
+    /// How long the applier may take.
+    pub apply_max_us: u64,
     /// Whether the members' clocks run at different rates, 0.9 to 1.1.
     pub clocks_drift: bool,
     pub kinds: Vec<Kind>,
@@ -195,11 +204,15 @@ impl Swarm {
             disk_stall_us: t * rng.u64(3..=8),
             max_append_bytes: [1, 300, 4_000, 1 << 20][rng.usize(0..4)],
             max_unpersisted_bytes: [16 << 20, 16 << 20, 150, 600][rng.usize(0..4)],
-            segment_bytes: [16 << 10, 64 << 10, 64 << 10][rng.usize(0..3)],
+            segment_bytes: [8 << 10, 16 << 10, 64 << 10][rng.usize(0..3)],
+            snapshot_entries: [rng.u64(5..=20), rng.u64(5..=20), rng.u64(20..=200), u64::MAX]
+                [rng.usize(0..4)],
+            piece_bytes: [100, 700, 256 << 10][rng.usize(0..3)],
             settings,
             net,
             sync_mean_us: t / [1_000, 200, 50, 10][rng.usize(0..4)] + 20,
             wake_max_us: [1, 50, 2_000][rng.usize(0..3)],
+            apply_max_us: [1, t / 50, t][rng.usize(0..3)],
             clocks_drift: rng.bool(),
             kinds,
             nemesis_mean_us: t * rng.u64(2..=10),

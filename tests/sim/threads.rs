@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use dkv::node::{Applier, Core, Effects, Outgoing, PeerError, PeerReply, PeerRequest, Rings};
 use dkv::raft::{
-    AppendOutcome, Apply, Decision, PollRpc, RpcFailed, RpcReply, RpcRequest, StepDownReason, Time,
+    AppendOutcome, Apply, Decision, Index, PollRpc, RpcFailed, RpcReply, RpcRequest, StepDownReason, Time,
     VoteRefusal,
 };
 
 use crate::net::Caller;
-use crate::node::{Done, NodeEvent, Process, ReadFor, Replicator, Thread, WriteFor};
+use crate::node::{Done, NodeEvent, Process, ReadFor, Replicator, Sender, Snapshotter, Thread, WriteFor};
 use crate::peers::describe;
 use crate::report::Mark;
 use crate::world::{Event, NodeIndex, World};
@@ -29,7 +29,7 @@ impl World {
     }
 
     /// How long a thread takes to wake.
-    fn wake_latency(&mut self) -> u64 {
+    pub fn wake_latency(&mut self) -> u64 {
         self.schedule_rng.u64(0..=self.swarm.wake_max_us)
     }
 
@@ -53,6 +53,9 @@ impl World {
             NodeEvent::Applier => self.run_applier(node),
             NodeEvent::Applied => self.end_apply(node),
             NodeEvent::Replicator { peer, at } => self.run_replicator(node, peer, at),
+            NodeEvent::Sender { peer, at } => self.run_sender(node, peer, at),
+            NodeEvent::Snapshotter => self.run_snapshotter(node),
+            NodeEvent::Receiver => self.run_receiver(node),
             NodeEvent::Forwarder => self.run_forwarder(node),
             NodeEvent::ReadAsker => self.run_read_asker(node),
             NodeEvent::CallEnded { peer, caller, result } => self.end_call_of(node, peer, caller, result),
@@ -104,7 +107,10 @@ impl World {
     fn run_log_writer(&mut self, node: NodeIndex) {
         let batch = self.step(node, |core, _| core.raft.poll_write());
         if batch.is_empty() {
-            self.process(node).log_writer = Thread::Asleep;
+            match self.step(node, |core, _| core.raft.poll_cut()) {
+                Some(index) => self.cut_log(node, index),
+                None => self.process(node).log_writer = Thread::Asleep,
+            }
             return;
         }
         self.process(node).log_writer = Thread::Busy(batch);
@@ -126,10 +132,14 @@ impl World {
             }
         };
         let machine = &mut self.nodes[node];
+        let reused = machine.disk.stats().segments_reused;
         let seq = match machine.disk.write(batch) {
             Ok(seq) => seq,
             Err(e) => return self.fail_stop(node, &e),
         };
+        if machine.disk.stats().segments_reused > reused {
+            self.report.borrow_mut().mark(Mark::SegmentReused);
+        }
         self.oracle.check_durable(node, &machine.disk);
         self.line(|| format!("n{} synced write {seq}", node + 1));
         self.tempt_figure_8();
@@ -142,6 +152,22 @@ impl World {
         self.plan_node_at(node, at, NodeEvent::Seal { at });
         self.ring_housekeeper(node);
         self.run_log_writer(node);
+    }
+
+    /// Two snapshots hold what the log has through this index.
+    fn cut_log(&mut self, node: NodeIndex, index: Index) {
+        match self.nodes[node].disk.cut(index) {
+            Ok(0) => {}
+            Ok(segments) => {
+                self.line(|| format!("n{} gives {segments} segments up, through {index}", node + 1));
+                self.mark(Mark::LogCut);
+            }
+            Err(e) => return self.fail_stop(node, &e),
+        }
+        self.ring_housekeeper(node);
+        let at = self.now + self.wake_latency();
+        self.process(node).log_writer = Thread::Rung;
+        self.plan_node_at(node, at, NodeEvent::LogWriter);
     }
 
     fn seal(&mut self, node: NodeIndex, at: u64) {
@@ -163,19 +189,28 @@ impl World {
     }
 
     fn run_applier(&mut self, node: NodeIndex) {
-        let Some(Apply::Entries(entries)) = self.step(node, |core, _| core.raft.poll_apply()) else {
+        let Some(apply) = self.step(node, |core, _| core.raft.poll_apply()) else {
             self.process(node).applier = Thread::Asleep;
             return;
         };
-        self.process(node).applier = Thread::Busy(entries);
-        let latency = self.wake_latency();
+        self.process(node).applier = Thread::Busy(apply);
+        let usual = if self.nemesis.is_active() { self.swarm.apply_max_us } else { 1 };
+        let (least, most) = self.nodes[node].slow_apply_us.map_or((0, usual), |slow| (slow / 2, slow));
+        let latency = self.wake_latency() + self.schedule_rng.u64(least..=most);
         self.plan_node_at(node, self.now + latency, NodeEvent::Applied);
     }
 
     fn end_apply(&mut self, node: NodeIndex) {
         let process = self.nodes[node].process.as_mut().expect("it runs");
-        let Thread::Busy(entries) = std::mem::replace(&mut process.applier, Thread::Rung) else {
-            unreachable!("the applier has entries in its hands");
+        let Thread::Busy(apply) = std::mem::replace(&mut process.applier, Thread::Rung) else {
+            unreachable!("the applier has work in its hands");
+        };
+        let entries = match apply {
+            Apply::Entries(entries) => entries,
+            Apply::Restore(last) => {
+                self.restore(node, last);
+                return self.run_applier(node);
+            }
         };
         let mut applied = Vec::new();
         for entry in entries.chunks(1) {
@@ -236,7 +271,7 @@ impl World {
         Thread::Busy(())
     }
 
-    fn call(
+    pub fn call(
         &mut self,
         node: NodeIndex,
         peer: NodeIndex,
@@ -268,6 +303,7 @@ impl World {
                 self.process(node).replicators.insert(peer, Replicator::Asleep { until });
                 self.run_replicator(node, peer, until);
             }
+            Caller::Sender(ticket) => self.end_piece(node, peer, ticket, result),
             Caller::Forwarder(ids) => {
                 self.step(node, |core, now| core.handle_forwarded(&ids, result, now));
                 self.run_forwarder(node);
@@ -345,6 +381,10 @@ impl World {
                     }
                     self.reply(node, parked.to, parked.call, PeerReply::AppendEntries(reply));
                 }
+                Done::Install(to, call, reply) => {
+                    self.oracle.check_install_reply(&reply, &self.nodes[node].disk);
+                    self.reply(node, to, call, PeerReply::InstallSnapshot(reply));
+                }
                 Done::Read(ReadFor::Peer(to, call), result) => {
                     self.mark(Mark::ReadIndexAsked);
                     self.reply(node, to, call, PeerReply::ReadIndex(result));
@@ -384,6 +424,11 @@ impl World {
             process.timer_at = at;
             due.push(NodeEvent::Timer { at });
         }
+        if rings.snapshotter
+            && let Snapshotter::Asleep | Snapshotter::Naming(..) = process.snapshotter
+        {
+            due.push(NodeEvent::Snapshotter);
+        }
         due.into_iter().for_each(|what| self.plan_node_at(node, at, what));
         for peer in (0..self.nodes.len()).filter(|&peer| peer != node && rings.replicators) {
             let at = self.now + self.wake_latency();
@@ -392,6 +437,12 @@ impl World {
             {
                 *until = at;
                 self.plan_node_at(node, at, NodeEvent::Replicator { peer, at });
+            }
+            if let Some(Sender::Asleep { until }) = self.process(node).senders.get_mut(&peer)
+                && *until > at
+            {
+                *until = at;
+                self.plan_node_at(node, at, NodeEvent::Sender { peer, at });
             }
         }
     }
