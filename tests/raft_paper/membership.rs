@@ -151,6 +151,28 @@ fn rule_38_no_change_before_an_entry_of_the_own_term_is_committed() {
     assert!(matches!(cluster.change(1, &add(4)), Ok(Changed::Appended(_))));
 }
 
+/// After a restart of everybody nobody knows what is committed: the leader's log may hold several changes.
+#[test]
+fn a_leader_may_bring_several_changes_into_office_after_a_restart() {
+    let mut cluster = led(5);
+    for gone in [5, 4] {
+        assert!(matches!(cluster.change(1, &remove(gone)), Ok(Changed::Appended(_))));
+        cluster.run_for(200);
+    }
+    for me in 1..=5 {
+        cluster.crash(me);
+    }
+    for me in 1..=3 {
+        cluster.restart(me);
+        assert_eq!((voters(cluster.raft(me)), cluster.raft(me).commit_index()), (vec![1, 2, 3], 0));
+    }
+    cluster.run_until("somebody leads and knows the changes to be committed", |c| {
+        c.leader().is_some_and(|l| c.raft(l).committed_membership().voters().count() == 3)
+    });
+    let leader = cluster.leader().expect("somebody leads");
+    assert!(matches!(cluster.change(leader, &add(6)), Ok(Changed::Appended(_))));
+}
+
 /// The bug of 2015 in its three shapes: S1 and S2 each append one change in different terms, without an overlap between
 /// the two new majorities. With the rule the second leader has committed its no-op first, under the old membership, and
 /// that wipes out the first change or makes it known.

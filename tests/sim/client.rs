@@ -376,14 +376,14 @@ impl World {
 
     /// Sends the request once more, to the member asked last or to any.
     fn attempt(&mut self, client: usize) {
-        let voters = self.swarm.voters;
+        let machines = self.nodes.len();
         let clients = &mut self.clients;
         let me = &mut clients.clients[client];
         let running = me.running.as_mut().expect("an operation is under way");
         running.attempt += 1;
         // Stays with a member that answers, but looks around now and then.
         if me.is_let_down || clients.rng.u8(0..8) == 0 {
-            me.asked = clients.rng.usize(0..voters);
+            me.asked = clients.rng.usize(0..machines);
             me.is_let_down = false;
         }
         let node = me.asked;

@@ -1,48 +1,23 @@
 //! Disks that fail, fill up and rot.
 //!
-//! Rot stays within an atlas, so that what it destroys can be told from what dkv destroys: it strikes a minority of the
-//! disks at most, each as a whole, so a majority keeps a good copy of every committed entry. And it strikes only the newest
+//! Rot stays within an atlas, so that what it destroys can be told from what dkv destroys: in every membership that may come
+//! into force a majority of the disks is whole (`World::may_ruin`), and so keeps a good copy of every committed entry. And it strikes only the newest
 //! snapshot, and what the log's own marks prove to have been synced: there the legal answers are a refusal that names the
 //! place (promise P7), or the same state from the older snapshot and a log that covers all of it. In the last, unsealed
 //! batch rot may be taken for a torn write, and what stands behind the end of a reused segment is nobody's; the crash sweep
 //! looks at those.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use dkv::node::Stored;
 use dkv::node::birth::BirthError;
-use dkv::raft::majority;
 use dkv::store::simdisk::{Fault, Loss, SimDisk};
 use dkv::store::wal::{WalIds, WalOptions};
 
 use crate::disk::{MachineDisk, Rot, is_corrupt, snapshot_of};
-use crate::world::NodeIndex;
 
 const BLOCK_BYTES: u64 = 4_096;
-
-/// Which disks may rot.
-pub struct Atlas {
-    most: usize,
-    struck: BTreeSet<NodeIndex>,
-}
-
-impl Atlas {
-    /// Of a cluster of whole disks.
-    pub fn new(voters: usize) -> Atlas {
-        Atlas { most: voters - majority(voters), struck: BTreeSet::new() }
-    }
-
-    /// Whether a majority keeps good copies when this disk rots; if so it counts as struck.
-    pub fn admits(&mut self, node: NodeIndex) -> bool {
-        let admits = self.struck.contains(&node) || self.struck.len() < self.most;
-        if admits {
-            self.struck.insert(node);
-        }
-        admits
-    }
-}
 
 impl MachineDisk {
     /// One of the next operations fails with EIO.

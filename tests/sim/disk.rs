@@ -183,24 +183,19 @@ pub enum Refusal {
 }
 
 impl MachineDisk {
-    /// A disk that founding has left behind.
-    pub fn found(seed: u64, id: MemberId, segment_bytes: u64, found: &Entry) -> MachineDisk {
+    /// An empty disk.
+    pub fn new(seed: u64, id: MemberId, segment_bytes: u64) -> MachineDisk {
         let seed = mix(seed ^ mix(id.0));
         let disk = SimDisk::new(seed);
         let ids = WalIds { cluster_id: ClusterId(seed), member_id: id };
         let options = WalOptions { segment_bytes };
-        let hard_state = HardState { term: 1, voted_for: None };
-        let ops = [WriteOp::HardState(hard_state), WriteOp::Entries(vec![found.clone()])];
-        let mut wal = Wal::create(Arc::new(disk.clone()), ids, options).expect("an empty disk takes a log");
-        wal.write(&ops).expect("a disk without faults");
-        let durable = Image { hard_state, entries: vec![found.clone()], ..Image::default() };
         let rng = fastrand::Rng::with_seed(mix(seed));
         MachineDisk {
             disk,
             ids,
             options,
             log: None,
-            durable,
+            durable: Image::default(),
             in_flight: Vec::new(),
             half_named: Vec::new(),
             lost_snapshot: None,
@@ -211,6 +206,17 @@ impl MachineDisk {
             rot: None,
             rng,
         }
+    }
+
+    /// What a birth leaves behind: the found entry.
+    pub fn birth(&mut self, found: &Entry) {
+        let hard_state = HardState { term: 1, voted_for: None };
+        let ops = [WriteOp::HardState(hard_state), WriteOp::Entries(vec![found.clone()])];
+        self.disk.forget_plans();
+        self.free_space();
+        let mut wal = Wal::create(self.shared(), self.ids, self.options).expect("an empty disk takes a log");
+        wal.write(&ops).expect("a disk without faults");
+        self.durable = Image { hard_state, entries: vec![found.clone()], ..Image::default() };
     }
 
     /// What no crash may take.

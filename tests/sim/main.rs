@@ -13,6 +13,7 @@
 //! | `node` | one member: machine, clock, disk, and the process with the node's own state |
 //! | `threads` | what drives it: timer, log writer, applier, replicators, forwarder, read-asker, rung as in production |
 //! | `snapshots` | snapshotter, sender and receiver of snapshots, and the applier that replaces its state by one |
+//! | `members` | the operator: changes of the membership, hand-overs; births, wiped machines, removed members |
 //! | `peers` | requests of peers, answered when the disk or the log allows |
 //! | `client` | clients with unique values and retries |
 //! | `nemesis` | crashes, cuts, pauses, slow disks |
@@ -33,6 +34,7 @@ mod corpus;
 mod decay;
 mod disk;
 mod history;
+mod members;
 mod nemesis;
 mod net;
 mod node;
@@ -51,7 +53,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use report::Counters;
+use report::{Counters, Mark};
 
 /// Seeds in the standard dose.
 const DOSE: u64 = 2_500;
@@ -127,6 +129,10 @@ fn seeds_keep_every_promise() {
         assert!(counters.crashes >= dose * 3, "only {} crashes", counters.crashes);
         assert!(counters.snapshots >= dose * 8, "only {} snapshots", counters.snapshots);
         assert!(counters.installs >= dose / 5, "only {} installs", counters.installs);
+        let changes = counters.count(Mark::ChangeDone);
+        assert!(changes >= dose / 8, "only {changes} changes of the membership");
+        let hand_overs = counters.count(Mark::HandOverDone);
+        assert!(hand_overs >= dose / 10, "only {hand_overs} hand-overs");
         assert!(counters.checked_operations >= dose * 200, "only {} operations", counters.checked_operations);
     }
 }

@@ -1,6 +1,5 @@
 //! The nemesis: crashes, cuts, pauses and bad disks, as far as the seed has them, at times the seed decides.
 
-use crate::decay::Atlas;
 use crate::node::Machine;
 use crate::report::Mark;
 use crate::shape::Shape;
@@ -42,7 +41,8 @@ pub struct Nemesis {
     pub rng: fastrand::Rng,
     /// Members that it leaves in peace, with the links between them.
     pub spared: Vec<bool>,
-    pub atlas: Atlas,
+    /// Nobody changes the membership.
+    pub is_restrained: bool,
     /// The leader is cut off, and the next one is awaited.
     deposes: bool,
     /// The moment of Figure 8 is awaited.
@@ -55,8 +55,8 @@ impl Nemesis {
     pub fn new(swarm: &Swarm) -> Nemesis {
         Nemesis {
             rng: Stream::Nemesis.rng(swarm.seed),
-            spared: vec![false; swarm.voters],
-            atlas: Atlas::new(swarm.voters),
+            spared: vec![false; swarm.machines()],
+            is_restrained: false,
             deposes: false,
             tempts: false,
             is_over: false,
@@ -117,7 +117,7 @@ impl World {
         {
             return Some(leader);
         }
-        let node = self.nemesis.rng.usize(0..self.swarm.voters);
+        let node = self.nemesis.rng.usize(0..self.nodes.len());
         (!self.nemesis.spared[node]).then_some(node)
     }
 
@@ -140,7 +140,7 @@ impl World {
             Act::Meet => {
                 self.net.heal();
                 let (newest, t) = (self.leader(), self.swarm.election_timeout_us);
-                for node in 0..self.swarm.voters {
+                for node in 0..self.nodes.len() {
                     let behind = if newest == Some(node) { 3 * t } else { 0 };
                     let for_us = behind + self.nemesis.rng.u64(1..=t);
                     self.crash_for(node, for_us);
@@ -182,7 +182,7 @@ impl World {
             Kind::CrashOne if self.nemesis.rng.u8(0..4) == 0 => self.crash_for(node, for_us),
             Kind::CrashOne => self.nodes[node].doom = Some(Act::Crash { node, for_us }),
             Kind::CrashMany => {
-                for node in 0..self.swarm.voters {
+                for node in 0..self.nodes.len() {
                     if self.nemesis.rng.bool() {
                         let for_us = self.disturbance();
                         self.nodes[node].doom = Some(Act::Crash { node, for_us });
@@ -191,7 +191,7 @@ impl World {
             }
             Kind::CrashAll => {
                 self.mark(Mark::AllCrashed);
-                (0..self.swarm.voters).for_each(|node| self.crash_for(node, for_us));
+                (0..self.nodes.len()).for_each(|node| self.crash_for(node, for_us));
             }
             Kind::Cut => self.cut(2 * for_us),
             Kind::Depose => {
@@ -202,7 +202,7 @@ impl World {
                 }
             }
             Kind::Flap => {
-                let other = self.nemesis.rng.usize(0..self.swarm.voters);
+                let other = self.nemesis.rng.usize(0..self.nodes.len());
                 let links = match self.nemesis.rng.u8(0..3) {
                     0 => self.links_of(node),
                     1 => vec![(node, other), (other, node)],
@@ -233,7 +233,7 @@ impl World {
                 return for_us + t;
             }
             Kind::Clog => {
-                let to = self.nemesis.rng.usize(0..self.swarm.voters);
+                let to = self.nemesis.rng.usize(0..self.nodes.len());
                 if !self.nemesis.spares_link(node, to) {
                     self.net.lag_us[node][to] = self.nemesis.rng.u64(1..=20) * t / 4;
                     self.mark(Mark::Clogged);
@@ -267,13 +267,18 @@ impl World {
                 self.plan(4 * for_us, Event::Nemesis(Act::FreeSpace { node }));
             }
             Kind::Rot => self.rot(node, for_us),
+            Kind::Change | Kind::HandOver | Kind::Wipe if self.nemesis.is_restrained => {}
+            Kind::Change => self.ask_for_change(),
+            Kind::HandOver => self.ask_for_hand_over(),
+            Kind::Wipe => self.wipe(node),
         }
         0
     }
 
     /// A disk rots, if the atlas admits it; mostly it shows at once.
     fn rot(&mut self, node: NodeIndex, for_us: u64) {
-        if self.nemesis.atlas.admits(node)
+        if self.nodes[node].is_born
+            && self.may_ruin(node)
             && let Some(is_snapshot) = self.nodes[node].disk.decay()
         {
             self.line(|| format!("the disk of n{} rots", node + 1));
@@ -319,11 +324,12 @@ impl World {
         let raft = &self.nodes[leader].process.as_ref().expect("it leads").core.raft;
         let (term, index) = (raft.term(), self.oracle.commit_index() + 1);
         let Some(old) = raft.log().get(index).filter(|entry| entry.term() < term) else { return };
-        let disks = || self.nodes.iter().map(|machine| machine.disk.durable());
+        let voters = self.voters();
+        let disks = || voters.iter().map(|&node| self.nodes[node].disk.durable());
         let holders = disks().filter(|disk| disk.get(index) == Some(old)).count();
         let has_rival = disks().any(|disk| old.term() < disk.last().term && disk.last().term < term);
         let own = disks().filter(|disk| disk.last().term == term).count();
-        if holders >= dkv::raft::majority(self.swarm.voters) && has_rival && own <= 1 {
+        if holders >= dkv::raft::majority(voters.len()) && has_rival && own <= 1 {
             self.nemesis.tempts = false;
             self.line(|| format!("Figure 8: n{} dies", leader + 1));
             self.crash_for(leader, 8 * self.swarm.election_timeout_us);
@@ -335,7 +341,7 @@ impl World {
     fn cut(&mut self, for_us: u64) {
         let shape = Shape::draw(&mut self.nemesis.rng);
         let leader = self.leader();
-        let mut cut = shape.cut(&mut self.nemesis.rng, self.swarm.voters, leader);
+        let mut cut = shape.cut(&mut self.nemesis.rng, self.nodes.len(), leader);
         for (from, row) in cut.iter_mut().enumerate() {
             for (to, link) in row.iter_mut().enumerate() {
                 *link &= !self.nemesis.spares_link(from, to);
@@ -347,7 +353,7 @@ impl World {
     }
 
     fn links_of(&self, node: NodeIndex) -> Vec<(NodeIndex, NodeIndex)> {
-        let others = (0..self.swarm.voters).filter(|&other| other != node);
+        let others = (0..self.nodes.len()).filter(|&other| other != node);
         others.flat_map(|other| [(node, other), (other, node)]).collect()
     }
 

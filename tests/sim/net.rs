@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dkv::node::{LeaderCall, PeerError, PeerReply, PeerRequest};
+use dkv::node::{Administration, LeaderCall, PeerError, PeerReply, PeerRequest};
 use dkv::raft::Ticket;
 
 use crate::node::NodeEvent;
@@ -22,6 +22,8 @@ pub type CallId = u64;
 pub enum Caller {
     Replicator(Ticket),
     Sender(Ticket),
+    /// Nobody's thread: the operator waits.
+    Operator(Administration),
     Forwarder(Vec<u64>),
     ReadAsker(Vec<u64>),
 }
@@ -32,6 +34,8 @@ pub enum NetEvent {
     Arrive { from: NodeIndex, to: NodeIndex, call: Option<CallId>, request: PeerRequest },
     /// A call ends for its caller.
     End { call: CallId, result: Result<PeerReply, PeerError> },
+    /// The found entry reaches a machine.
+    Birth { to: NodeIndex },
 }
 
 /// An RPC whose caller still waits.
@@ -58,8 +62,8 @@ impl Net {
     pub fn new(swarm: &Swarm) -> Net {
         Net {
             faults: swarm.net.clone(),
-            cut: whole(swarm.voters),
-            lag_us: vec![vec![0; swarm.voters]; swarm.voters],
+            cut: whole(swarm.machines()),
+            lag_us: vec![vec![0; swarm.machines()]; swarm.machines()],
             calls: BTreeMap::new(),
             last_call: 0,
             rng: Stream::Net.rng(swarm.seed),
@@ -105,6 +109,12 @@ impl Net {
         let tail = self.chance(self.faults.tail);
         let tail = if tail { exponential(&mut self.rng, self.faults.tail_mean_us) } else { 0 };
         (base + tail + self.lag_us[from][to]).min(LONGEST_DELAY_US)
+    }
+
+    /// How long the found entry takes; `None` when it is lost.
+    pub fn found_delay(&mut self, from: NodeIndex, to: NodeIndex) -> Option<u64> {
+        let is_lost = self.cut[from][to] || self.chance(self.faults.lose_request);
+        (!is_lost).then(|| self.delay(from, to))
     }
 
     fn chance(&mut self, probability: f64) -> bool {
@@ -167,12 +177,20 @@ impl World {
         self.plan(delay, Event::Net(NetEvent::End { call, result: Ok(reply) }));
     }
 
+    /// Sends word that a request was refused before it reached the core.
+    pub fn send_refusal(&mut self, from: NodeIndex, to: NodeIndex, call: CallId, error: PeerError) {
+        if !self.net.cut[from][to] {
+            let delay = self.net.delay(from, to);
+            self.plan(delay, Event::Net(NetEvent::End { call, result: Err(error) }));
+        }
+    }
+
     /// Interrupts the call of the forwarder, or of the read-asker, to a former leader.
     pub fn cancel_calls(&mut self, from: NodeIndex, to: NodeIndex, kind: LeaderCall) {
         let life = self.nodes[from].life;
         let is_meant = |call: &Call| {
             let is_kind = match call.caller {
-                Caller::Replicator(_) | Caller::Sender(_) => false,
+                Caller::Replicator(_) | Caller::Sender(_) | Caller::Operator(_) => false,
                 Caller::Forwarder(_) => kind == LeaderCall::Forward,
                 Caller::ReadAsker(_) => kind == LeaderCall::ReadIndex,
             };
@@ -198,10 +216,11 @@ impl World {
                 if self.nodes[to].process.is_some() {
                     self.handle_request(to, from, call, request);
                 } else if let Some(call) = call {
-                    self.end_call(call, Err(PeerError::NotSent("nobody listens".to_owned())));
+                    self.end_call(call, Err(self.nodes[to].nobody()));
                 }
             }
             NetEvent::End { call, result } => self.end_call(call, result),
+            NetEvent::Birth { to } => self.be_born(to),
         }
     }
 

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dkv::node::{
-    Completion, Core, CoreOptions, PeerError, PeerReply, PeerRequest, ReadIndexResult, Transfer, WriteResult,
+    AdminResult, Administration, Completion, Core, CoreOptions, PeerError, PeerReply, PeerRequest,
+    ReadIndexResult, Transfer, WriteResult,
 };
 use dkv::raft::{
     AppendEntriesReply, Apply, Index, InstallSnapshotReply, InstallSnapshotRequest, MemberId, Raft,
-    RaftConfig, RequestVoteReply, Restored, Settings, SnapshotMeta, Time, WriteBatch,
+    RaftConfig, RequestVoteReply, Restored, Settings, SnapshotMeta, Time, TimeoutNowReply, WriteBatch,
 };
 use dkv::store::Kv;
 use dkv::store::snapshot::{Receiver, SnapshotHeader, SnapshotWriter};
@@ -114,6 +115,12 @@ pub struct Machine {
     pub timer_late_us: u64,
     /// What was synced is damaged: no process starts here any more.
     pub is_ruined: bool,
+    /// It has a log: it was a founder, or was handed the found entry.
+    pub is_born: bool,
+    /// ... and lost it: whoever lives there now is somebody else.
+    pub is_wiped: bool,
+    /// Its member was removed and is not started any more.
+    pub is_retired: bool,
     /// Since when the machine, not only the process, stands still.
     suspended_at: Option<u64>,
     /// Its process dies, or the machine loses power, in the middle of its next write.
@@ -137,6 +144,16 @@ impl Machine {
             raft.commit_index(),
             raft.last_applied()
         )
+    }
+
+    /// What a caller hears when no process of this member is there.
+    pub fn nobody(&self) -> PeerError {
+        match (self.is_wiped, self.is_born) {
+            // The new identity that an empty disk has drawn.
+            (true, _) => PeerError::Unborn { node_id: self.id.to_string(), member_id: MemberId(!self.id.0) },
+            (_, false) => PeerError::Unborn { node_id: self.id.to_string(), member_id: self.id },
+            _ => PeerError::NotSent("nobody listens".to_owned()),
+        }
     }
 
     /// Whether the process is stopped.
@@ -250,6 +267,8 @@ pub enum Done {
     Vote(u64, RequestVoteReply),
     Append(u64, AppendEntriesReply),
     Install(NodeIndex, Option<CallId>, InstallSnapshotReply),
+    TimeoutNow(NodeIndex, Option<CallId>, TimeoutNowReply),
+    Administer(AdminFor, AdminResult),
 }
 
 /// Who waits for a write.
@@ -258,6 +277,12 @@ pub enum WriteFor {
     Client(Asker),
     /// A place in a batch that a peer forwarded.
     Batch(u64, usize),
+}
+
+/// Who waits for what the operator asked.
+pub enum AdminFor {
+    Operator(Administration),
+    Peer(NodeIndex, Option<CallId>),
 }
 
 /// Who waits for a read index.
@@ -302,13 +327,17 @@ impl World {
     pub fn found(&mut self) {
         let found = self.oracle.founding_entry(&self.swarm);
         let mut clocks = Stream::Clock.rng(self.swarm.seed);
-        for node in 0..self.swarm.voters {
+        for node in 0..self.swarm.machines() {
             let rate_ppm = if self.swarm.clocks_drift { clocks.u64(900_000..=1_100_000) } else { 1_000_000 };
             let id = MemberId(node as u64 + 1);
+            let mut disk = MachineDisk::new(self.swarm.seed, id, self.swarm.segment_bytes);
+            if node < self.swarm.voters {
+                disk.birth(&found);
+            }
             self.nodes.push(Machine {
                 id,
                 clock: Clock { offset: EARLIEST_CLOCK_US + clocks.u64(0..1_000_000_000), rate_ppm },
-                disk: MachineDisk::found(self.swarm.seed, id, self.swarm.segment_bytes, &found),
+                disk,
                 life: 0,
                 process: None,
                 stopped: None,
@@ -318,6 +347,9 @@ impl World {
                 slow_apply_us: None,
                 timer_late_us: 0,
                 is_ruined: false,
+                is_born: node < self.swarm.voters,
+                is_wiped: false,
+                is_retired: false,
                 suspended_at: None,
                 doom: None,
                 sync_mean_us: self.swarm.sync_mean_us,
@@ -331,9 +363,8 @@ impl World {
 
     /// Starts the process of a machine on what recovery finds.
     pub fn start(&mut self, node: NodeIndex) {
-        let voters = self.swarm.voters;
         let machine = &mut self.nodes[node];
-        if machine.is_ruined {
+        if machine.is_ruined || machine.is_retired || !machine.is_born {
             return;
         }
         let mut marks = Vec::new();
@@ -361,13 +392,14 @@ impl World {
             election_timeout: Duration::from_micros(self.swarm.election_timeout_us),
             check_invariants: true,
         };
-        let peers = (0..voters).filter(|&peer| peer != node);
         let (base, last) = (raft.log().base(), raft.last());
         self.oracle.started(node, &raft);
         if base.index > 0 {
             self.oracle.check_applied(node, &kv);
         }
         let receiver = Receiver::new(machine.disk.shared());
+        let (me, membership) = (machine.id, raft.membership().clone());
+        let in_force = raft.watermarks().membership_index;
         machine.process = Some(Process {
             core: Core::new(raft, options),
             kv,
@@ -387,10 +419,10 @@ impl World {
             is_receiver_awake: false,
             loading: None,
             received: BTreeMap::new(),
-            senders: peers.clone().map(|peer| (peer, Sender::Asleep { until: u64::MAX })).collect(),
+            senders: BTreeMap::new(),
             forwarder: Thread::Asleep,
             read_asker: Thread::Asleep,
-            replicators: peers.map(|peer| (peer, Replicator::Asleep { until: u64::MAX })).collect(),
+            replicators: BTreeMap::new(),
         });
         self.line(|| {
             format!(
@@ -402,6 +434,13 @@ impl World {
         });
         self.plan_node_at(node, timer_at, NodeEvent::Timer { at: timer_at });
         self.plan_node_at(node, timer_at, NodeEvent::Snapshotter);
+        self.staff(node, &membership);
+        if in_force > self.oracle.commit_index() {
+            self.mark(Mark::StartedWithUncommittedMembership);
+            if membership.get(me).is_none() {
+                self.mark(Mark::StartedAbsentFromOwnMembership);
+            }
+        }
     }
 
     /// The process ended before it began.
@@ -434,7 +473,7 @@ impl World {
     }
 
     /// The process is gone. The answers that waited go with it; whoever asked waits in vain or sees the connection break.
-    fn bury(&mut self, node: NodeIndex) {
+    pub fn bury(&mut self, node: NodeIndex) {
         let machine = &mut self.nodes[node];
         machine.process = None;
         machine.life += 1;

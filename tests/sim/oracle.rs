@@ -3,22 +3,28 @@
 //! `src/raft/invariants.rs`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dkv::raft::{
     AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, Found, HardState, Index,
-    InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, Member, MemberId, Membership, Payload,
-    Position, Raft, RequestVoteReply, RequestVoteRequest, RoleKind, RpcRequest, Term, Watermarks, majority,
+    InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, MemberId, Membership, Payload, Position,
+    Raft, RequestVoteReply, RequestVoteRequest, RoleKind, RpcRequest, Term, TimeoutNowReply, Watermarks,
+    majority,
 };
 use dkv::store::Kv;
 
 use crate::disk::MachineDisk;
+use crate::members::{machine_of, member};
 use crate::report::Mark;
 use crate::swarm::Swarm;
 use crate::world::NodeIndex;
 
 /// All that was ever true of the cluster.
 pub struct Oracle {
-    voters: usize,
+    /// The last committed membership.
+    membership: Arc<Membership>,
+    /// Every membership that was ever in a log, by its entry.
+    memberships: BTreeMap<(Index, Term), Arc<Membership>>,
     /// Every entry that was ever committed, entry 1 first.
     pub committed: Vec<Entry>,
     /// The term whose leader committed each of them.
@@ -37,41 +43,62 @@ pub struct Oracle {
 
 impl Oracle {
     /// Of a cluster that has done nothing.
-    pub fn new(voters: usize) -> Oracle {
+    pub fn new(machines: usize) -> Oracle {
         Oracle {
-            voters,
+            membership: Arc::default(),
+            memberships: BTreeMap::new(),
             committed: Vec::new(),
             committed_in: Vec::new(),
             leaders: BTreeMap::new(),
             appended: BTreeMap::new(),
             state_hashes: BTreeMap::new(),
-            logs: vec![Vec::new(); voters],
-            bases: vec![0; voters],
-            hard_states: vec![HardState::default(); voters],
+            logs: vec![Vec::new(); machines],
+            bases: vec![0; machines],
+            hard_states: vec![HardState::default(); machines],
         }
     }
 
     /// Entry `1@1`, committed by birth.
     pub fn founding_entry(&mut self, swarm: &Swarm) -> Entry {
-        let members = (1..=self.voters as u64)
-            .map(|id| Member {
-                node_id: format!("n{id}"),
-                member_id: MemberId(id),
-                raft_addr: format!("n{id}:1"),
-                http_addr: format!("n{id}:2"),
-                voter: true,
-                promote: false,
-            })
-            .collect();
+        let members = (0..swarm.voters).map(|node| member(MemberId(node as u64 + 1), node)).collect();
         let found = Found {
             cluster_id: ClusterId(swarm.seed),
             settings: swarm.settings.clone(),
             members: Membership { members },
         };
         let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
+        self.membership = entry.membership().expect("a found entry has one").clone();
+        self.memberships.insert((1, 1), self.membership.clone());
         self.committed.push(entry.clone());
         self.committed_in.push(1);
         entry
+    }
+
+    /// The last committed membership.
+    pub fn membership(&self) -> &Arc<Membership> {
+        &self.membership
+    }
+
+    /// Memberships that somebody once appended behind what is committed, and that may come back.
+    pub fn uncommitted_memberships(&self) -> impl Iterator<Item = &Arc<Membership>> {
+        let from = (self.commit_index() + 1, 0);
+        self.memberships.range(from..).map(|(_, membership)| membership)
+    }
+
+    /// Whether it was ever in a membership.
+    pub fn was_member(&self, id: MemberId) -> bool {
+        let committed = self.memberships.range(..=(self.commit_index(), Term::MAX));
+        committed.into_iter().any(|(_, membership)| membership.get(id).is_some())
+    }
+
+    /// The name of a member of any membership.
+    pub fn name_of(&self, id: MemberId) -> Option<&str> {
+        self.memberships.values().find_map(|m| m.get(id)).map(|member| member.node_id.as_str())
+    }
+
+    /// Whether it ever led.
+    pub fn has_led(&self, node: NodeIndex) -> bool {
+        self.leaders.values().any(|&leader| leader == node)
     }
 
     /// Index of the last entry that was ever committed.
@@ -96,8 +123,10 @@ impl Oracle {
         let mut marks = Vec::new();
         if before.queued_seq != after.queued_seq {
             for cut in self.check_log(node, raft) {
-                let holders = disks.iter().filter(|d| d.durable().term_at(cut.index) == Some(cut.term));
-                if holders.count() >= majority(self.voters) {
+                let voters: Vec<NodeIndex> = self.membership.voters().map(machine_of).collect();
+                let holders =
+                    voters.iter().filter(|&&n| disks[n].durable().term_at(cut.index) == Some(cut.term));
+                if holders.count() >= majority(voters.len()) {
                     marks.push(Mark::Figure8);
                 }
             }
@@ -136,7 +165,10 @@ impl Oracle {
                 );
                 continue;
             }
-            self.check_durable_on_quorum(entry, disks);
+            self.check_durable_on_quorum(entry, raft.membership(), disks);
+            if let Some(membership) = entry.membership() {
+                marks.extend(self.take_membership(membership));
+            }
             self.committed.push(entry.clone());
             self.committed_in.push(after.term);
             if entry.term() < after.term {
@@ -193,6 +225,9 @@ impl Oracle {
                 known.1
             );
             seen.push(entry.term());
+            if let Some(membership) = entry.membership() {
+                self.memberships.entry((index, entry.term())).or_insert_with(|| membership.clone());
+            }
         }
         cut
     }
@@ -216,13 +251,24 @@ impl Oracle {
     }
 
     /// P1: what counts as committed is on the disks of a majority, whatever the members believe.
-    fn check_durable_on_quorum(&self, entry: &Entry, disks: &[&MachineDisk]) {
-        let holders = disks.iter().filter(|disk| disk.durable().holds(entry)).count();
+    /// The membership in force when it is committed decides.
+    fn check_durable_on_quorum(&self, entry: &Entry, membership: &Membership, disks: &[&MachineDisk]) {
+        let voters: Vec<NodeIndex> = membership.voters().map(machine_of).collect();
+        let holders = voters.iter().filter(|&&node| disks[node].durable().holds(entry)).count();
         assert!(
-            holders >= majority(self.voters),
+            holders >= majority(voters.len()),
             "I14: {entry:?} counts as committed, but is durable on {holders} of {} disks",
-            self.voters
+            voters.len()
         );
+    }
+
+    /// A membership is committed: it differs from the one before by one voter at most, so majorities of both overlap.
+    fn take_membership(&mut self, new: &Arc<Membership>) -> Option<Mark> {
+        let old = std::mem::replace(&mut self.membership, new.clone());
+        let came: Vec<MemberId> = new.voters().filter(|&id| !old.is_voter(id)).collect();
+        let went: Vec<MemberId> = old.voters().filter(|&id| !new.is_voter(id)).collect();
+        assert!(came.len() + went.len() <= 1, "the voters change from {old:?} to {new:?} at once");
+        (!came.is_empty()).then_some(Mark::LearnerPromoted)
     }
 
     /// I11: the state is a function of the applied index; and only what is committed is applied.
@@ -288,6 +334,12 @@ impl Oracle {
         );
         let known = self.committed.get(request.last.index as usize - 1).map(Entry::position);
         assert!(known == Some(request.last), "a snapshot through {}, committed is {known:?}", request.last);
+    }
+
+    /// The answer to a hand-over leaves.
+    pub fn check_timeout_now_reply(&self, reply: &TimeoutNowReply, disk: &MachineDisk) {
+        let durable = disk.durable().hard_state;
+        assert!(durable.term >= reply.term, "I12: answers {reply:?}, durable is {durable:?}");
     }
 
     /// The answer to a piece of a snapshot leaves.

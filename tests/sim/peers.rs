@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dkv::node::{
-    Completion, Failure, FailureKind, ForwardedWrite, Origin, Parked as ParkedReply, PeerReply, PeerRequest,
-    Work, WriteResult,
+    Completion, Failure, FailureKind, ForwardedWrite, Origin, Parked as ParkedReply, PeerError, PeerReply,
+    PeerRequest, Work, WriteResult,
 };
 use dkv::store::Command;
 
@@ -34,7 +34,15 @@ impl World {
     ) {
         self.line(|| format!("n{} takes from n{}: {}", node + 1, from + 1, describe(&request)));
         let term = self.process(node).core.raft.term();
+        let sender = self.nodes[from].id;
         match request {
+            // A member that missed its own removal campaigns: it is told, so that it ends.
+            PeerRequest::RequestVote(_) if self.process(node).kv.is_removed(sender) => {
+                self.mark(Mark::RemovedRefused);
+                if let Some(call) = call {
+                    self.send_refusal(node, from, call, PeerError::Removed);
+                }
+            }
             PeerRequest::RequestVote(ref vote) => {
                 if vote.term < term {
                     self.mark(Mark::OldTermRequest);
@@ -68,8 +76,16 @@ impl World {
             }
             PeerRequest::Forward(writes) => self.handle_forward(node, from, call, writes),
             PeerRequest::InstallSnapshot(piece) => self.handle_piece(node, from, call, piece),
-            PeerRequest::TimeoutNow(_) | PeerRequest::Administer { .. } => {
-                unreachable!("no member of these clusters sends this")
+            PeerRequest::TimeoutNow(request) => {
+                let done =
+                    leave(&self.process(node).mailbox, move |reply| Done::TimeoutNow(from, call, reply));
+                self.step(node, |core, now| {
+                    let waiting = core.raft.handle_timeout_now(request, now);
+                    core.park(ParkedReply::TimeoutNow(waiting, done));
+                });
+            }
+            PeerRequest::Administer { what, remaining_ms } => {
+                self.handle_administer(node, from, call, what, remaining_ms);
             }
         }
     }
@@ -134,6 +150,9 @@ impl World {
             let Work::Write { done, .. } = work else { unreachable!("a write") };
             done(Err(Failure::new(FailureKind::Overloaded, "the idempotency table is full")));
             return self.empty_mailbox(node);
+        }
+        if self.process(node).core.raft.is_handing_over() {
+            self.mark(Mark::WriteDuringHandOver);
         }
         self.step(node, |core, now| core.submit(work, origin, now + patience, now));
     }

@@ -179,6 +179,46 @@ marks! {
     CrashInReceive,
     /// A write was unknown because a snapshot took the place of its entry.
     WriteUnknownBySnapshot,
+    /// A change of the membership was done, and its operator heard so.
+    ChangeDone,
+    /// A change or a hand-over was refused.
+    AdministrationRefused,
+    /// ... because the leader was new, or handed over, or there was none.
+    AdministrationTooEarly,
+    /// What became of it was unknown.
+    AdministrationUnknown,
+    /// A machine was handed the found entry and became a member.
+    JoinerBorn,
+    /// A learner became a voter.
+    LearnerPromoted,
+    /// ... by itself, because it had caught up.
+    PromotedByItself,
+    /// A membership was cut off with its entry.
+    MembershipRolledBack,
+    /// A process started with a membership in force that was not committed.
+    StartedWithUncommittedMembership,
+    /// ... and did not have that member.
+    StartedAbsentFromOwnMembership,
+    /// A member that its own latest membership does not have campaigned.
+    AbsentMemberCampaigned,
+    /// A leader that was removed left office.
+    RemovedLeaderStepDown,
+    /// A removed member learned of it and ended.
+    RemovedEnded,
+    /// A removed member asked for votes and was told.
+    RemovedRefused,
+    /// A machine lost its disk.
+    Wiped,
+    /// ... and came back as another member under its old name.
+    WipedReplaced,
+    /// A leadership was handed over, and the operator heard so.
+    HandOverDone,
+    /// A member campaigned because its leader handed over.
+    HandOverCampaign,
+    /// A hand-over came to nothing, and the leader went on.
+    HandOverInVain,
+    /// A write came to a leader that handed over.
+    WriteDuringHandOver,
     /// An answer to a client was lost.
     AnswerLost,
     /// A write was done.
@@ -243,6 +283,11 @@ impl Counters {
         format!("{seconds:.1} s: {seeds:.1} seeds/s, {events:.0} events/s\n")
     }
 
+    /// How often a situation was reached.
+    pub fn count(&self, mark: Mark) -> u64 {
+        self.marks.get(&mark).copied().unwrap_or(0)
+    }
+
     /// Marks that were never reached.
     pub fn missing(&self) -> Vec<Mark> {
         Mark::ALL.iter().copied().filter(|mark| !self.marks.contains_key(mark)).collect()
@@ -261,7 +306,7 @@ impl Counters {
             self.installs
         );
         for mark in Mark::ALL {
-            let count = self.marks.get(mark).copied().unwrap_or(0);
+            let count = self.count(*mark);
             writeln!(text, "  {:<32} {count:>9}", format!("{mark:?}")).expect("a string takes it");
         }
         text

@@ -134,7 +134,7 @@ impl World {
         self.nemesis.is_active()
             && !self.nemesis.spared[node]
             && self.swarm.kinds.contains(&crate::swarm::Kind::CrashOne)
-            && self.nemesis.rng.u8(0..8) == 0
+            && self.nemesis.rng.u8(0..6) == 0
     }
 
     fn crash_and_restart(&mut self, node: NodeIndex) {
@@ -280,8 +280,10 @@ impl World {
             self.take_piece(node, piece);
         }
         if let Some(process) = &self.nodes[node].process {
-            let slowly = if process.loading.is_some() { self.schedule_rng.u64(0..=8) } else { 1 };
-            let at = self.now + 1 + slowly * self.writing_latency(node);
+            let longest = self.swarm.election_timeout_us * if self.nemesis.is_active() { 8 } else { 0 };
+            let is_loading = process.loading.is_some() && self.schedule_rng.bool();
+            let load = if is_loading { self.schedule_rng.u64(0..=longest) } else { 0 };
+            let at = self.now + 1 + load + self.writing_latency(node);
             self.plan_node_at(node, at, NodeEvent::Receiver);
         }
     }
@@ -317,8 +319,18 @@ impl World {
                 let process = self.process(node);
                 process.receiving = None;
                 process.loading = Some(Loading { header, kv, bytes: request.size, done });
+                self.tempt_successor(node);
             }
             Err(e) => self.line(|| format!("n{} cannot take a piece: {e}", node + 1)),
+        }
+    }
+
+    /// Now and then the leader dies while its snapshot is being loaded: the next one may have a longer log, and bring the
+    /// member up without it.
+    fn tempt_successor(&mut self, node: NodeIndex) {
+        if let Some(leader) = self.leader().filter(|&leader| leader != node && self.dies_now(leader)) {
+            let for_us = self.disturbance();
+            self.crash_for(leader, for_us);
         }
     }
 

@@ -88,9 +88,15 @@ pub enum Kind {
     FillDisk,
     /// A bit flips in what was synced and sealed.
     Rot,
+    /// The operator changes the membership.
+    Change,
+    /// The operator lets the leader hand over.
+    HandOver,
+    /// A machine loses its disk.
+    Wipe,
 }
 
-const KINDS: [Kind; 17] = [
+const KINDS: [Kind; 20] = [
     Kind::CrashOne,
     Kind::CrashMany,
     Kind::CrashAll,
@@ -108,6 +114,9 @@ const KINDS: [Kind; 17] = [
     Kind::FailDisk,
     Kind::FillDisk,
     Kind::Rot,
+    Kind::Change,
+    Kind::HandOver,
+    Kind::Wipe,
 ];
 
 /// What stands for a long time behind the chaos, while writes must go on (promise P6).
@@ -125,7 +134,10 @@ pub enum Standing {
 #[derive(Clone, Debug)]
 pub struct Swarm {
     pub seed: u64,
+    /// Founding members.
     pub voters: usize,
+    /// Machines that may join later.
+    pub joiners: usize,
     pub election_timeout_us: u64,
     pub heartbeat_us: u64,
     pub disk_stall_us: u64,
@@ -174,7 +186,11 @@ impl Swarm {
     pub fn draw(seed: u64) -> Swarm {
         let mut rng = Stream::Swarm.rng(seed);
         let t = rng.u64(100..=400) * 1_000;
-        let voters = [1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7][rng.usize(0..12)];
+        let joiners = if rng.bool() { rng.usize(1..=3) } else { 0 };
+        let voters = match joiners {
+            0 => [1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7][rng.usize(0..12)],
+            _ => [1, 2, 3, 3, 3, 4, 5, 5][rng.usize(0..8)],
+        };
         let mut rate = |max: f64| if rng.bool() { rng.f64() * max } else { 0.0 };
         let (tail, lose_request, lose_reply) = (rate(0.1), rate(0.15), rate(0.15));
         let (duplicate, replay) = (rate(0.2), rate(0.05));
@@ -187,7 +203,13 @@ impl Swarm {
             duplicate,
             replay,
         };
-        let kinds = KINDS.into_iter().filter(|_| rng.u8(0..3) > 0).collect();
+        let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| rng.u8(0..3) > 0).collect();
+        // Changes are often refused and mostly slow: more of them.
+        let changes = kinds.contains(&Kind::Change) && joiners > 0;
+        kinds.retain(|kind| joiners > 0 || !matches!(kind, Kind::Change | Kind::Wipe));
+        kinds.extend(std::iter::repeat_n(Kind::Change, if changes { 6 } else { 0 }));
+        let strands = kinds.contains(&Kind::Strand);
+        kinds.extend(std::iter::repeat_n(Kind::Strand, if strands { 2 } else { 0 }));
         let settings = Settings {
             retention_revisions: [3, 50, 100_000][rng.usize(0..3)],
             retention_bytes: [500, 32 << 20][rng.usize(0..2)],
@@ -199,6 +221,7 @@ impl Swarm {
         Swarm {
             seed,
             voters,
+            joiners,
             election_timeout_us: t,
             heartbeat_us: t / rng.u64(3..=12),
             disk_stall_us: t * rng.u64(3..=8),
@@ -235,6 +258,11 @@ impl Swarm {
             think_mean_us: t / [100, 10, 2][rng.usize(0..3)],
             keyed: [0.0, 0.5, 1.0][rng.usize(0..3)],
         }
+    }
+
+    /// All machines.
+    pub fn machines(&self) -> usize {
+        self.voters + self.joiners
     }
 
     /// The longest election timeout of a member whose clock is right.

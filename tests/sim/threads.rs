@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use dkv::node::{Applier, Core, Effects, Outgoing, PeerError, PeerReply, PeerRequest, Rings};
 use dkv::raft::{
-    AppendOutcome, Apply, Decision, Index, PollRpc, RpcFailed, RpcReply, RpcRequest, StepDownReason, Time,
-    VoteRefusal,
+    AppendOutcome, Apply, Decision, EntryKind, Index, PollRpc, RpcFailed, RpcReply, RpcRequest,
+    StepDownReason, Time, VoteRefusal,
 };
 
+use crate::members::machine_of;
 use crate::net::Caller;
-use crate::node::{Done, NodeEvent, Process, ReadFor, Replicator, Sender, Snapshotter, Thread, WriteFor};
+use crate::node::{
+    AdminFor, Done, NodeEvent, Process, ReadFor, Replicator, Sender, Snapshotter, Thread, WriteFor,
+};
 use crate::peers::describe;
 use crate::report::Mark;
 use crate::world::{Event, NodeIndex, World};
@@ -209,22 +212,30 @@ impl World {
             Apply::Entries(entries) => entries,
             Apply::Restore(last) => {
                 self.restore(node, last);
-                return self.run_applier(node);
+                if !self.look_for_removal(node) {
+                    self.run_applier(node);
+                }
+                return;
             }
         };
+        let changes = entries.iter().any(|entry| entry.kind() == EntryKind::Membership);
         let mut applied = Vec::new();
         for entry in entries.chunks(1) {
             applied.extend(Applier::step(entry, &mut process.kv));
             self.oracle.check_applied(node, &process.kv);
         }
         self.step(node, |core, _| core.handle_applied(applied));
+        if changes && self.look_for_removal(node) {
+            return;
+        }
         self.run_applier(node);
     }
 
     // ---- replicators, forwarder, read-asker ------------------------------------------------------------------------------
 
     fn run_replicator(&mut self, node: NodeIndex, peer: NodeIndex, at: u64) {
-        if !matches!(self.process(node).replicators[&peer], Replicator::Asleep { until } if until == at) {
+        let replicator = self.process(node).replicators.get(&peer);
+        if !matches!(replicator, Some(Replicator::Asleep { until }) if *until == at) {
             return;
         }
         let to = self.nodes[peer].id;
@@ -245,7 +256,9 @@ impl World {
                 self.process(node).replicators.insert(peer, Replicator::Asleep { until });
                 self.plan_node_at(node, until, NodeEvent::Replicator { peer, at: until });
             }
-            PollRpc::Stop => panic!("n{} has no peer n{} any more", node + 1, peer + 1),
+            PollRpc::Stop => {
+                self.process(node).replicators.remove(&peer);
+            }
         }
     }
 
@@ -266,7 +279,7 @@ impl World {
         caller: fn(Vec<u64>) -> Caller,
     ) -> Thread<()> {
         let Some(Outgoing { ids, to, request, timeout, .. }) = outgoing else { return Thread::Asleep };
-        let peer = to.member_id.0 as usize - 1;
+        let peer = machine_of(to.member_id);
         self.call(node, peer, request, caller(ids), timeout);
         Thread::Busy(())
     }
@@ -293,15 +306,29 @@ impl World {
         self.line(|| format!("n{} <- n{}: {result:?}", node + 1, peer + 1));
         match caller {
             Caller::Replicator(ticket) => {
+                let id = self.nodes[peer].id;
+                match &result {
+                    Err(PeerError::Unborn { member_id, .. }) if *member_id == id => {
+                        self.hand_found_over(node, peer);
+                    }
+                    Err(PeerError::Removed) => return self.end_removed(node),
+                    _ => {}
+                }
                 let result = match result {
                     Ok(PeerReply::RequestVote(reply)) => Ok(RpcReply::RequestVote(reply)),
                     Ok(PeerReply::AppendEntries(reply)) => Ok(RpcReply::AppendEntries(reply)),
+                    Ok(PeerReply::TimeoutNow(reply)) => Ok(RpcReply::TimeoutNow(reply)),
                     _ => Err(RpcFailed),
                 };
                 self.step(node, |core, now| core.raft.handle_rpc_result(ticket, result, now));
                 let until = self.now;
                 self.process(node).replicators.insert(peer, Replicator::Asleep { until });
                 self.run_replicator(node, peer, until);
+            }
+            Caller::Operator(what) => {
+                if let Ok(PeerReply::Administer(result)) = result {
+                    self.judge_administration(&what, &result);
+                }
             }
             Caller::Sender(ticket) => self.end_piece(node, peer, ticket, result),
             Caller::Forwarder(ids) => {
@@ -333,6 +360,9 @@ impl World {
             }
         }
         let disks: Vec<_> = self.nodes.iter().map(|machine| &machine.disk).collect();
+        if after.membership_index < before.membership_index {
+            self.mark(Mark::MembershipRolledBack);
+        }
         let raft = &self.nodes[node].process.as_ref().expect("it runs").core.raft;
         let marks = self.oracle.observe(node, raft, &before, &after, &disks);
         marks.into_iter().for_each(|mark| self.mark(mark));
@@ -346,7 +376,10 @@ impl World {
             self.mark_decision(node, &note.what);
         }
         for (leader, call) in effects.cancels {
-            self.cancel_calls(node, leader.0 as usize - 1, call);
+            self.cancel_calls(node, machine_of(leader), call);
+        }
+        if effects.membership_changed {
+            self.staff(node, &effects.membership);
         }
         effects.finished.into_iter().for_each(|finished| finished.answer());
         self.empty_mailbox(node);
@@ -380,6 +413,16 @@ impl World {
                         self.mark(Mark::HeldAppendAnsweredEarly);
                     }
                     self.reply(node, parked.to, parked.call, PeerReply::AppendEntries(reply));
+                }
+                Done::TimeoutNow(to, call, reply) => {
+                    self.oracle.check_timeout_now_reply(&reply, &self.nodes[node].disk);
+                    self.reply(node, to, call, PeerReply::TimeoutNow(reply));
+                }
+                Done::Administer(AdminFor::Operator(what), result) => {
+                    self.judge_administration(&what, &result);
+                }
+                Done::Administer(AdminFor::Peer(to, call), result) => {
+                    self.reply(node, to, call, PeerReply::Administer(result));
                 }
                 Done::Install(to, call, reply) => {
                     self.oracle.check_install_reply(&reply, &self.nodes[node].disk);
@@ -447,6 +490,11 @@ impl World {
         }
     }
 
+    fn is_absent_from_own(&self, node: NodeIndex) -> bool {
+        let (id, process) = (self.nodes[node].id, &self.nodes[node].process);
+        process.as_ref().is_some_and(|process| process.core.raft.membership().get(id).is_none())
+    }
+
     fn mark_decision(&mut self, node: NodeIndex, what: &Decision) {
         let mark = match what {
             Decision::Elected(..) => {
@@ -467,6 +515,11 @@ impl World {
             }
             Decision::SteppedDown(StepDownReason::NoQuorum) => Mark::CheckQuorumStepDown,
             Decision::SteppedDown(StepDownReason::HigherTerm(_)) => Mark::HigherTermStepDown,
+            Decision::SteppedDown(StepDownReason::Removed) => Mark::RemovedLeaderStepDown,
+            Decision::Promoted(_) => Mark::PromotedByItself,
+            Decision::HandedOver(_) => Mark::HandOverCampaign,
+            Decision::HandOverFailed(_) => Mark::HandOverInVain,
+            Decision::PreCampaign if self.is_absent_from_own(node) => Mark::AbsentMemberCampaigned,
             Decision::SteppedDown(StepDownReason::DiskStalled) => Mark::DiskStallStepDown,
             Decision::DiskRecovered => Mark::DiskRecovered,
             Decision::AppendNotTaken(_) => Mark::AppendNotTaken,
