@@ -215,6 +215,49 @@ fn rule_16_a_transfer_of_another_term_counts_for_nothing() {
     assert_eq!(cluster.raft(1).peers_progress().count(), 0);
 }
 
+/// Nor does it when the same member leads again by then, and the peer has heard of the new term.
+#[test]
+fn rule_16_a_transfer_of_an_earlier_leadership_counts_for_nothing() {
+    let mut cluster = one_behind();
+    cluster.save_snapshot(1);
+    cluster.propose(1, "7");
+    cluster.settle();
+    cluster.save_snapshot(1);
+    cluster.are_transfers_held = true;
+    cluster.heal();
+    cluster.run_for(200);
+    let (last, ticket) = cluster.offer(1, 3);
+    cluster.isolate(3);
+    cluster.wait(2 * T_MS + 1);
+    cluster.timeout(1);
+    cluster.elect_in_turn(2);
+    cluster.wait(2 * T_MS + 1);
+    cluster.timeout(2);
+    cluster.elect_in_turn(1);
+    assert_eq!(cluster.progress(1, 3).match_index, 0);
+    let term = cluster.raft(1).term();
+    let reply = InstallSnapshotReply { term, outcome: InstallOutcome::Holds(last.index) };
+    cluster.end_transfer(1, ticket, Ok(reply));
+    assert_eq!(cluster.progress(1, 3).match_index, 0);
+}
+
+/// Figure 13: while a snapshot was loaded the log came to hold everything in it, and more. It changes nothing any more.
+#[test]
+fn rule_19_a_snapshot_overtaken_while_it_was_loaded_changes_nothing() {
+    let mut cluster = one_behind();
+    let last = cluster.save_snapshot(1);
+    let meta = cluster.state_of(1);
+    cluster.propose(1, "7");
+    cluster.heal();
+    cluster.run_for(200);
+    let before = cluster.state(3);
+    let (is_news, reply) = cluster.step(3, |raft, now| raft.handle_snapshot_received(meta, 1, now));
+    assert!(!is_news);
+    assert_eq!(ready(cluster.raft(3), reply, cluster.now).outcome, InstallOutcome::Holds(7));
+    assert_eq!((cluster.state(3), cluster.raft(3).snapshot().last), (before, Position::ZERO));
+    assert!(last.index < 7);
+}
+
 /// A snapshot goes beside the appends: one that was refused before the snapshot was there is no proof that the peer lost what
 /// the snapshot brought.
 #[test]
