@@ -15,7 +15,7 @@ use dkv::raft::{
 use dkv::store::Kv;
 use dkv::store::disk::Disk;
 use dkv::store::simdisk::{Fault, Loss, SimDisk};
-use dkv::store::snapshot::{self, KEPT_SNAPSHOTS, SnapshotError, SnapshotFile, SnapshotWriter};
+use dkv::store::snapshot::{self, KEPT_SNAPSHOTS, SnapshotError, SnapshotFile, SnapshotName, SnapshotWriter};
 use dkv::store::wal::{Recovered, SparePreparer, Wal, WalError, WalIds, WalOptions, WalStats};
 
 use crate::report::Mark;
@@ -256,7 +256,10 @@ impl MachineDisk {
                 self.stop();
                 return Err(Refusal::Io);
             }
-            Err(e) if is_corrupt(&e) && self.rot.is_some() => return Err(Refusal::Rot),
+            Err(e) if is_corrupt(&e) && self.rot.is_some() => {
+                self.check_refusal(&e);
+                return Err(Refusal::Rot);
+            }
             Err(e) => {
                 panic!("P1: the log cannot be recovered, but must hold {}: {e}", self.durable.describe())
             }
@@ -326,6 +329,20 @@ impl MachineDisk {
                 panic!("P1: {} was durable, recovery found {}", self.durable.describe(), describe(stored));
             };
             log.take(&op);
+        }
+    }
+
+    /// A refusal is not called for when only the newest snapshot has rotted, and the log covers what the one before it lacks.
+    fn check_refusal(&self, e: &BirthError) {
+        let rot = self.rot.as_ref().expect("something has rotted");
+        let Some(rotten) = SnapshotName::parse(&rot.file).filter(|_| self.is_watched) else { return };
+        let snapshots = self.disk.names().into_iter().filter_map(|name| SnapshotName::parse(&name));
+        for older in snapshots.map(SnapshotName::position).filter(|p| p.index < rotten.position().index) {
+            assert!(
+                self.durable.log_term_at(older.index) != Some(older.term),
+                "P7: {}, and the snapshot through {older} does not stand in: {e}",
+                rot.what
+            );
         }
     }
 
