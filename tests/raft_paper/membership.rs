@@ -204,22 +204,19 @@ impl BugOf2015 {
         let all = cluster.raft(1).membership().members.len() as u64;
         (1..=all).for_each(|me| cluster.isolate(me));
         assert!(matches!(cluster.change(1, &self.first.0), Ok(Changed::Appended(_))));
-        self.first.1.iter().for_each(|&to| drop(cluster.call(1, to)));
+        for &to in self.first.1 {
+            cluster.call(1, to);
+        }
         cluster.elect_with(2, &[3, 4], &[]);
         // Refused as too early, or else it would be committed by and by.
         let early = cluster.change(2, &self.second.0);
         for _ in 0..4 {
-            self.second
-                .1
-                .iter()
-                .filter_map(|&to| cluster.try_send(2, to))
-                .collect::<Vec<_>>()
-                .into_iter()
-                .for_each(|flight| {
-                    let held = cluster.arrive(flight);
-                    let answer = cluster.answer(held);
-                    cluster.deliver(answer);
-                });
+            for &to in self.second.1 {
+                let Some(flight) = cluster.try_send(2, to) else { continue };
+                let held = cluster.arrive(flight);
+                let answer = cluster.answer(held);
+                cluster.deliver(answer);
+            }
         }
         cluster.timeout(1);
         assert!(!cluster.raft(1).is_leader(), "nobody answers the first leader");

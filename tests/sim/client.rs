@@ -8,7 +8,7 @@ use dkv::node::{Completion, Failure, FailureKind, Origin, ReadIndexResult, Work,
 use dkv::store::{Applied, Command, Condition, Idempotency, Op, Outcome, request_hash};
 
 use crate::history::{Attempt, Fate, Listed, Record, Seen, Told};
-use crate::node::{Done, ReadFor, WriteFor};
+use crate::process::{Done, ReadFor, WriteFor};
 use crate::report::Mark;
 use crate::swarm::{Stream, Swarm, exponential};
 use crate::world::{Event, NodeIndex, World};

@@ -15,7 +15,8 @@ use dkv::node::birth::BirthError;
 use dkv::store::simdisk::{Fault, Loss, SimDisk};
 use dkv::store::wal::{WalIds, WalOptions};
 
-use crate::disk::{MachineDisk, Rot, is_corrupt, snapshot_of};
+use crate::disk::{MachineDisk, Rot, is_corrupt};
+use crate::image::snapshot_of;
 
 const BLOCK_BYTES: u64 = 4_096;
 

@@ -9,8 +9,10 @@
 //! | `net` | lost, doubled, late and replayed RPCs; links cut in each direction |
 //! | `shape` | ways to cut a network, and who can still do what |
 //! | `disk` | what a crash leaves |
+//! | `image` | what it must hold after any crash |
 //! | `decay` | disks that fail, fill up and rot; which ones may |
-//! | `node` | one member: machine, clock, disk, and the process with the node's own state |
+//! | `node` | one member: machine, clock, disk; how its process starts and ends |
+//! | `process` | the node's own state, and what its threads have in their hands |
 //! | `threads` | what drives it: timer, log writer, applier, replicators, forwarder, read-asker, rung as in production |
 //! | `snapshots` | snapshotter, sender and receiver of snapshots, and the applier that replaces its state by one |
 //! | `members` | the operator: changes of the membership, hand-overs; births, wiped machines, removed members |
@@ -34,12 +36,14 @@ mod corpus;
 mod decay;
 mod disk;
 mod history;
+mod image;
 mod members;
 mod nemesis;
 mod net;
 mod node;
 mod oracle;
 mod peers;
+mod process;
 mod report;
 mod run;
 mod shape;

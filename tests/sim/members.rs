@@ -10,8 +10,8 @@ use dkv::node::{
 use dkv::raft::{Member, MemberId, Membership, MembershipChange, majority};
 
 use crate::net::{CallId, Caller, NetEvent};
-use crate::node::{AdminFor, Done, Replicator, Sender};
 use crate::peers::leave;
+use crate::process::{AdminFor, Done, Replicator, Sender};
 use crate::report::Mark;
 use crate::swarm::LONGEST_DELAY_US;
 use crate::world::{Event, NodeIndex, World};

@@ -10,8 +10,9 @@ use dkv::raft::{
 use dkv::store::snapshot::{SnapshotError, SnapshotWriter};
 
 use crate::net::{CallId, Caller};
-use crate::node::{Done, Loading, NodeEvent, Piece, Sender, Snapshotter, Thread};
+use crate::node::NodeEvent;
 use crate::peers::leave;
+use crate::process::{Done, Loading, Piece, Sender, Snapshotter, Thread};
 use crate::report::Mark;
 use crate::world::{NodeIndex, World};
 

@@ -6,16 +6,15 @@ use std::time::Duration;
 
 use dkv::node::{Applier, Core, Effects, Outgoing, PeerError, PeerReply, PeerRequest, Rings};
 use dkv::raft::{
-    AppendOutcome, Apply, Decision, EntryKind, Index, PollRpc, RpcFailed, RpcReply, RpcRequest,
-    StepDownReason, Time, VoteRefusal,
+    Apply, Decision, EntryKind, Index, PollRpc, RpcFailed, RpcReply, RpcRequest, StepDownReason, Time,
+    VoteRefusal,
 };
 
 use crate::members::machine_of;
 use crate::net::Caller;
-use crate::node::{
-    AdminFor, Done, NodeEvent, Process, ReadFor, Replicator, Sender, Snapshotter, Thread, WriteFor,
-};
+use crate::node::NodeEvent;
 use crate::peers::describe;
+use crate::process::{Process, Replicator, Sender, Snapshotter, Thread};
 use crate::report::Mark;
 use crate::world::{Event, NodeIndex, World};
 
@@ -384,61 +383,6 @@ impl World {
         effects.finished.into_iter().for_each(|finished| finished.answer());
         self.empty_mailbox(node);
         self.ring(node, effects.rings);
-    }
-
-    /// Sends out what completions have left.
-    pub fn empty_mailbox(&mut self, node: NodeIndex) {
-        let mailbox = self.process(node).mailbox.clone();
-        let done = std::mem::take(&mut *mailbox.lock().expect("one thread"));
-        for done in done {
-            match done {
-                Done::Vote(tag, reply) => {
-                    let parked = self.process(node).parked.remove(&tag).expect("answered once");
-                    let PeerRequest::RequestVote(request) = &parked.request else { unreachable!("a vote") };
-                    self.oracle.check_vote_reply(request, &reply, &self.nodes[node].disk);
-                    self.reply(node, parked.to, parked.call, PeerReply::RequestVote(reply));
-                }
-                Done::Append(tag, reply) => {
-                    let parked = self.process(node).parked.remove(&tag).expect("answered once");
-                    let PeerRequest::AppendEntries(request) = &parked.request else {
-                        unreachable!("an append")
-                    };
-                    self.oracle.check_append_reply(request, &reply, &self.nodes[node].disk);
-                    if reply.term > parked.term {
-                        self.mark(Mark::ReplyOvertakenByTerm);
-                    }
-                    if let AppendOutcome::Accepted { received, match_index } = reply.outcome
-                        && match_index < received
-                    {
-                        self.mark(Mark::HeldAppendAnsweredEarly);
-                    }
-                    self.reply(node, parked.to, parked.call, PeerReply::AppendEntries(reply));
-                }
-                Done::TimeoutNow(to, call, reply) => {
-                    self.oracle.check_timeout_now_reply(&reply, &self.nodes[node].disk);
-                    self.reply(node, to, call, PeerReply::TimeoutNow(reply));
-                }
-                Done::Administer(AdminFor::Operator(what), result) => {
-                    self.judge_administration(&what, &result);
-                }
-                Done::Administer(AdminFor::Peer(to, call), result) => {
-                    self.reply(node, to, call, PeerReply::Administer(result));
-                }
-                Done::Install(to, call, reply) => {
-                    self.oracle.check_install_reply(&reply, &self.nodes[node].disk);
-                    self.reply(node, to, call, PeerReply::InstallSnapshot(reply));
-                }
-                Done::Read(ReadFor::Peer(to, call), result) => {
-                    self.mark(Mark::ReadIndexAsked);
-                    self.reply(node, to, call, PeerReply::ReadIndex(result));
-                }
-                Done::Read(ReadFor::Client(asker, query), result) => {
-                    self.answer_read(node, asker, &query, result)
-                }
-                Done::Write(WriteFor::Client(asker), result) => self.answer_write(node, asker, result),
-                Done::Write(WriteFor::Batch(tag, at), result) => self.put_in_batch(node, tag, at, result),
-            }
-        }
     }
 
     fn ring(&mut self, node: NodeIndex, rings: Rings) {
