@@ -112,6 +112,11 @@ impl Transfer {
         Ok((InstallSnapshotRequest { term, leader, last, size, crc, offset, data }, timeout))
     }
 
+    /// Bytes of a piece, the last one excepted.
+    pub fn piece_bytes(&self) -> usize {
+        self.piece_bytes
+    }
+
     /// Where the next piece begins.
     pub fn offset(&self) -> u64 {
         self.offset

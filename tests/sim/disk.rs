@@ -328,6 +328,11 @@ impl MachineDisk {
         }
     }
 
+    /// Length of the snapshot that ends there.
+    pub fn snapshot_bytes(&self, last: Position) -> usize {
+        self.disk.contents(&SnapshotName::new(last).to_string()).map_or(0, |bytes| bytes.len())
+    }
+
     /// Removes old snapshots.
     pub fn prune(&self) -> Result<usize, SnapshotError> {
         snapshot::prune(&self.shared(), KEPT_SNAPSHOTS)

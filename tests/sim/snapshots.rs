@@ -22,6 +22,9 @@ const MAILBOX: usize = 4;
 /// As in production.
 const RETRY_AFTER_US: u64 = 10_000_000;
 
+/// Pieces of one transfer.
+const MAX_PIECES: usize = 24;
+
 /// One page at a time, so that as much as possible happens in between.
 const PAGE_KEYS: usize = 1;
 
@@ -156,7 +159,10 @@ impl World {
         match self.step(node, |core, now| core.raft.poll_snapshot(to, now)) {
             PollSnapshot::Transfer(last, ticket) => {
                 let disk = self.nodes[node].disk.shared();
-                match Transfer::open(&disk, me, last, &ticket, self.swarm.piece_bytes) {
+                // A transfer in a thousand pieces would need a leader for longer than a bad network leaves one in office.
+                let piece_bytes = self.nodes[node].disk.snapshot_bytes(last) / MAX_PIECES;
+                let piece_bytes = piece_bytes.max(self.swarm.piece_bytes);
+                match Transfer::open(&disk, me, last, &ticket, piece_bytes) {
                     Ok(transfer) => self.send_piece(node, peer, transfer, ticket),
                     Err(e) => self.end_transfer(node, peer, ticket, Err(e)),
                 }
@@ -200,11 +206,11 @@ impl World {
         let Some(Sender::Sending(mut transfer)) = self.process(node).senders.insert(peer, sleeps) else {
             unreachable!("a sender waits for its answer");
         };
-        let before = transfer.offset();
+        let (before, sent) = (transfer.offset(), transfer.piece_bytes() as u64);
         match transfer.handle_answer(answer) {
             Some(end) => self.end_transfer(node, peer, ticket, end),
             None => {
-                if transfer.offset() > before + self.swarm.piece_bytes as u64 {
+                if transfer.offset() > before + sent {
                     self.mark(Mark::TransferResumed);
                 }
                 self.send_piece(node, peer, *transfer, ticket);
