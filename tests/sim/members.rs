@@ -246,10 +246,10 @@ impl World {
             }
             (_, Ok(other)) => panic!("{other:?} is no answer to {what:?}"),
             (_, Err(failure)) => match failure.kind {
-                AdminFailureKind::Conflict => Mark::AdministrationRefused,
+                AdminFailureKind::NotFound | AdminFailureKind::NotLeader => return,
                 AdminFailureKind::Failed(FailureKind::Unavailable) => Mark::AdministrationTooEarly,
                 AdminFailureKind::Failed(_) => Mark::AdministrationUnknown,
-                AdminFailureKind::NotFound | AdminFailureKind::NotLeader => return,
+                _ => Mark::AdministrationRefused,
             },
         };
         self.mark(mark);
