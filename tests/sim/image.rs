@@ -28,7 +28,7 @@ impl Image {
     }
 
     /// Whether the log leads to the snapshot. One that does not counts for nothing: recovery drops it.
-    fn is_joined(&self) -> bool {
+    pub fn is_joined(&self) -> bool {
         self.log_term_at(self.snapshot.index) == Some(self.snapshot.term)
     }
 
