@@ -277,6 +277,20 @@ fn check_order_places_what_has_no_index() {
     assert_bad_order(&[first.clone(), replayed, at(4, elsewhere(put((3, 4), 1, 3)))]);
 }
 
+/// A repeated answer has no place of its own: the write may stand earlier than it is put first, and then an unknown write
+/// that was called after it ended may stand behind it.
+#[test]
+fn check_order_lets_an_unknown_write_stand_behind_one_that_moves() {
+    let unknown_delete =
+        |revision| event((20, 0), delete_op(Some(Condition::ModRevision(revision))), Answer::Unknown);
+    let history = |read_returns| {
+        [at(1, put((1, 2), 10, 1)), put((3, 10), 11, 2), unknown_delete(2), at(5, absent((5, read_returns)))]
+    };
+    assert_good(&history(30));
+    // Here the read had ended when the delete was called.
+    assert_bad_order(&history(15));
+}
+
 #[test]
 fn check_gives_up_loudly() {
     let history: Vec<Event> = (0..20).map(|i| put((2 * i + 1, 2 * i + 2), i, i + 1)).collect();

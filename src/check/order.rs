@@ -26,7 +26,7 @@ pub fn check_order(history: &[Event]) -> Result<(), Fault> {
     let (places, floats) = line_up(history, &names)?;
     check_real_time(history, &places)?;
     check_store_revisions(history, &places)?;
-    let line = Line::new(history, &places);
+    let line = Line::new(history, &places, &floats);
     let mut undecided = Ok(());
     for (key, names) in &names.keys {
         match replay(key, names, history, &line, &floats) {
@@ -97,7 +97,7 @@ fn insert(
     places: Vec<Place>,
     floating: BTreeMap<u64, usize>,
 ) -> Result<(Vec<Place>, Floats), Fault> {
-    let line = Line::new(history, &places);
+    let line = Line::new(history, &places, &Floats::new());
     // Up to each place: the greatest revision seen. And the places that tell the store's revision exactly.
     let mut greatest = 0;
     let mut seen = Vec::with_capacity(places.len());
@@ -159,12 +159,12 @@ struct Line {
     place_of: Vec<Option<usize>>,
     /// The greatest call up to each place.
     greatest_call: Vec<u64>,
-    /// The least end from each place on.
+    /// The least end from each place on, of what cannot stand before it.
     least_end: Vec<u64>,
 }
 
 impl Line {
-    fn new(history: &[Event], places: &[Place]) -> Line {
+    fn new(history: &[Event], places: &[Place], floats: &Floats) -> Line {
         let mut place_of = vec![None; history.len()];
         let mut greatest_call = Vec::with_capacity(places.len());
         let mut so_far = 0;
@@ -178,7 +178,9 @@ impl Line {
         let mut least_end = vec![u64::MAX; places.len()];
         let mut from_here = u64::MAX;
         for (at, place) in places.iter().enumerate().rev() {
-            from_here = place.iter().map(|&source| history[source].end_ns()).fold(from_here, u64::min);
+            let may_be_earlier = |source| floats.get(source).is_some_and(|first| *first < at);
+            let fixed = place.iter().filter(|source| !may_be_earlier(source));
+            from_here = fixed.map(|&source| history[source].end_ns()).fold(from_here, u64::min);
             least_end[at] = from_here;
         }
         Line { place_of, greatest_call, least_end }
@@ -309,6 +311,7 @@ fn unexplained(
 struct Floating {
     first: usize,
     last: usize,
+    end_ns: u64,
     step: Step,
 }
 
@@ -342,7 +345,7 @@ impl Loose {
         }
         let float = |(last, event): &(usize, KeyEvent)| {
             let first = *floats.get(&event.source).filter(|first| *first < last)?;
-            Some(Floating { first, last: *last, step: event.step })
+            Some(Floating { first, last: *last, end_ns: event.end_ns, step: event.step })
         };
         Loose { open, floating: placed.iter().filter_map(float).collect() }
     }
@@ -360,6 +363,8 @@ impl Loose {
             way.early[f] = true;
             choices.push(way);
         }
+        let behind = (0..self.floating.len()).filter(|&f| !way.early[f] && self.floating[f].last >= here);
+        let until_ns = behind.map(|f| self.floating[f].end_ns).fold(until_ns, u64::min);
         for i in self.candidates(names, way, until_ns) {
             let Some(state) = leaves(names, self.open[i].step, way.state) else { continue };
             let mut way = Way { state, ..way.clone() };

@@ -63,7 +63,9 @@ pub use hand_over::{
     UnbornStep,
 };
 pub use log_writer::LogWriter;
+pub use receiver::Taken;
 pub use request::{Completion, Consistency, Failure, FailureKind, Origin, WriteResult};
+pub use sender::Transfer;
 pub use signals::Rings;
 pub use status::{NodeStatus, PeerStatus};
 pub use step::{Core, CoreOptions, Effects, Outgoing};

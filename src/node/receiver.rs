@@ -53,13 +53,13 @@ pub(super) fn run(node: &Arc<Node>, inbox: Inbox) {
             return;
         }
         // Pieces that waited while the snapshot was loaded are of one that is installed.
-        let is_old = node.look(|core, _| piece.last.index <= core.raft.commit_index());
+        let is_old = node.look(|core, _| core.holds_snapshot(piece.last));
         if is_old {
             node.answer_install_snapshot(piece, done);
             continue;
         }
         let last = piece.last;
-        match take(&mut receiver, &piece) {
+        match Taken::step(&mut receiver, &piece) {
             Ok(Taken::Wants(offset)) => node.step(|core, _| {
                 let waiting = core.raft.handle_piece_written(offset);
                 core.park(Parked::Install(waiting, done));
@@ -86,19 +86,29 @@ pub(super) fn run(node: &Arc<Node>, inbox: Inbox) {
     }
 }
 
-enum Taken {
+/// What became of a piece.
+pub enum Taken {
     /// The next piece begins here.
     Wants(u64),
     /// The snapshot is whole, durable under its name, and loaded.
     Whole(Box<SnapshotHeader>, Box<Kv>),
 }
 
-fn take(receiver: &mut snapshot::Receiver, piece: &InstallSnapshotRequest) -> Result<Taken, SnapshotError> {
-    let key = TransferKey { last: piece.last, bytes: piece.size, crc: piece.crc };
-    let wanted = receiver.take(&key, piece.offset, &piece.data)?;
-    if !receiver.is_complete(&key) {
-        return Ok(Taken::Wants(wanted));
+impl Taken {
+    /// Writes a piece; the last one makes the snapshot durable and loads it.
+    ///
+    /// # Errors
+    /// The file system refuses, or what was received is not whole. The leader is not answered and tries again.
+    pub fn step(
+        receiver: &mut snapshot::Receiver,
+        piece: &InstallSnapshotRequest,
+    ) -> Result<Taken, SnapshotError> {
+        let key = TransferKey { last: piece.last, bytes: piece.size, crc: piece.crc };
+        let wanted = receiver.take(&key, piece.offset, &piece.data)?;
+        if !receiver.is_complete(&key) {
+            return Ok(Taken::Wants(wanted));
+        }
+        let (header, kv) = receiver.finish()?;
+        Ok(Taken::Whole(Box::new(header), Box::new(kv)))
     }
-    let (header, kv) = receiver.finish()?;
-    Ok(Taken::Whole(Box::new(header), Box::new(kv)))
 }

@@ -9,8 +9,9 @@ use super::transport::{Lane, PeerError, PeerReply, PeerRequest, Target};
 use super::{Next, Node};
 use crate::raft::{
     InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, MemberId, PollSnapshot, Position,
-    RpcFailed, Ticket,
+    RpcFailed, Term, Ticket,
 };
+use crate::store::disk::Disk;
 use crate::store::snapshot::{SnapshotName, SnapshotReader, TransferKey};
 
 /// Bytes of one piece.
@@ -58,49 +59,95 @@ fn transfer(
     last: Position,
     ticket: &Ticket,
 ) -> Result<InstallSnapshotReply, String> {
-    let reader = SnapshotReader::open(&node.disk, SnapshotName::new(last)).map_err(|e| e.to_string())?;
-    let TransferKey { bytes: size, crc, .. } = reader.key();
-    let (mut offset, mut failures) = (0, 0);
+    let mut transfer = Transfer::open(&node.disk, node.options.member_id, last, ticket, PIECE_BYTES)?;
     loop {
         if !node.look(|core, _| core.raft.wants_transfer(ticket) && !core.is_stopping) {
             return Err("it is not needed any more".to_owned());
         }
-        let data = reader.read_at(offset, PIECE_BYTES).map_err(|e| e.to_string())?;
-        let is_last = offset + data.len() as u64 == size;
-        let piece = InstallSnapshotRequest {
-            term: ticket.term(),
-            leader: node.options.member_id,
-            last,
-            size,
-            crc,
-            offset,
-            data,
-        };
-        let timeout = if is_last { LAST_PIECE_TIMEOUT } else { PIECE_TIMEOUT };
+        let (piece, timeout) = transfer.next_piece()?;
         let answer = node.transport.call(to, Lane::Bulk, PeerRequest::InstallSnapshot(piece), timeout);
+        if let Some(end) = transfer.handle_answer(answer) {
+            return end;
+        }
+    }
+}
+
+/// A snapshot on its way to a peer: which piece comes next, and when it is over.
+pub struct Transfer {
+    reader: SnapshotReader,
+    leader: MemberId,
+    term: Term,
+    last: Position,
+    piece_bytes: usize,
+    offset: u64,
+    failures: u32,
+}
+
+impl Transfer {
+    /// Opens the snapshot that ends at `last`, to be sent by `leader` for `ticket` in pieces of so many bytes.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is damaged.
+    pub fn open(
+        disk: &Arc<dyn Disk>,
+        leader: MemberId,
+        last: Position,
+        ticket: &Ticket,
+        piece_bytes: usize,
+    ) -> Result<Transfer, String> {
+        let reader = SnapshotReader::open(disk, SnapshotName::new(last)).map_err(|e| e.to_string())?;
+        Ok(Transfer { reader, leader, term: ticket.term(), last, piece_bytes, offset: 0, failures: 0 })
+    }
+
+    /// The piece to send next, and how long its answer may take.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn next_piece(&self) -> Result<(InstallSnapshotRequest, Duration), String> {
+        let TransferKey { bytes: size, crc, .. } = self.reader.key();
+        let data = self.reader.read_at(self.offset, self.piece_bytes).map_err(|e| e.to_string())?;
+        let is_last = self.offset + data.len() as u64 == size;
+        let timeout = if is_last { LAST_PIECE_TIMEOUT } else { PIECE_TIMEOUT };
+        let (term, leader, last, offset) = (self.term, self.leader, self.last, self.offset);
+        Ok((InstallSnapshotRequest { term, leader, last, size, crc, offset, data }, timeout))
+    }
+
+    /// Bytes of a piece, the last one excepted.
+    pub fn piece_bytes(&self) -> usize {
+        self.piece_bytes
+    }
+
+    /// Where the next piece begins.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The answer to the piece. `Some` when the transfer is over: with the last answer, or why there is none.
+    pub fn handle_answer(
+        &mut self,
+        answer: Result<PeerReply, PeerError>,
+    ) -> Option<Result<InstallSnapshotReply, String>> {
         match answer {
             Ok(PeerReply::InstallSnapshot(reply)) => match reply.outcome {
-                InstallOutcome::Wants(wanted) if reply.term == ticket.term() => {
-                    if wanted >= size {
-                        return Err(format!("it wants to go on at {wanted}, behind the end"));
+                InstallOutcome::Wants(wanted) if reply.term == self.term => {
+                    if wanted >= self.reader.key().bytes {
+                        return Some(Err(format!("it wants to go on at {wanted}, behind the end")));
                     }
                     // Told to go on where it stands is progress only once; a peer that never takes a piece is not.
-                    failures = if wanted > offset { 0 } else { failures + 1 };
-                    offset = wanted;
+                    self.failures = if wanted > self.offset { 0 } else { self.failures + 1 };
+                    self.offset = wanted;
                 }
-                _ => return Ok(reply),
+                _ => return Some(Ok(reply)),
             },
-            Ok(_) => return Err("the answer belongs to another question".to_owned()),
-            Err(e @ PeerError::Unborn { .. }) => return Err(e.to_string()),
+            Ok(_) => return Some(Err("the answer belongs to another question".to_owned())),
+            Err(e @ PeerError::Unborn { .. }) => return Some(Err(e.to_string())),
             Err(e) => {
-                failures += 1;
-                if failures >= MAX_FAILURES {
-                    return Err(e.to_string());
+                self.failures += 1;
+                if self.failures >= MAX_FAILURES {
+                    return Some(Err(e.to_string()));
                 }
             }
         }
-        if failures >= MAX_FAILURES {
-            return Err("it takes no piece".to_owned());
-        }
+        (self.failures >= MAX_FAILURES).then(|| Err("it takes no piece".to_owned()))
     }
 }

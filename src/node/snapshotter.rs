@@ -61,14 +61,14 @@ fn take(node: &Arc<Node>) -> Result<Option<SnapshotFile>, SnapshotError> {
     let Some(writer) = written? else { return Ok(None) };
     // A snapshot never passes what the own log holds.
     let index = writer.header().meta.last.index;
-    node.step(|core, _| core.snapshot_waits_for = Some(index));
+    node.step(|core, _| core.set_snapshot_waits_for(Some(index)));
     let is_stopping = node.wait(&node.bells.snapshotter, |core, _| {
         if core.is_stopping || core.may_name_snapshot(index) {
             return Next::Do(core.is_stopping);
         }
         Next::SleepUntil(Time::NEVER)
     });
-    node.step(|core, _| core.snapshot_waits_for = None);
+    node.step(|core, _| core.set_snapshot_waits_for(None));
     if is_stopping {
         return Ok(None);
     }

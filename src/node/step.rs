@@ -49,7 +49,7 @@ pub struct Core {
     /// Commands appended as leader.
     pub(super) proposals: u64,
     /// The snapshot being written is to have its name once the log is durable through this index.
-    pub(super) snapshot_waits_for: Option<Index>,
+    snapshot_waits_for: Option<Index>,
     /// A backup was asked for in this step.
     backup_is_new: bool,
     /// Until when the timer sleeps: a step that needs it earlier rings.
@@ -304,6 +304,11 @@ impl Core {
         self.raft.persisted_index() >= index && self.raft.last_applied() >= index
     }
 
+    /// The snapshot being written waits for its name, or does so no longer.
+    pub fn set_snapshot_waits_for(&mut self, index: Option<Index>) {
+        self.snapshot_waits_for = index;
+    }
+
     /// Whether a snapshot is to be written now.
     pub fn poll_snapshotter(&mut self) -> bool {
         self.raft.is_snapshot_due() || self.snapshot_is_wanted()
@@ -317,6 +322,11 @@ impl Core {
     }
 
     // ---- the receiver ----------------------------------------------------------------------------------------------
+
+    /// Whether what a leader's snapshot holds is committed here already.
+    pub fn holds_snapshot(&self, last: Position) -> bool {
+        last.index <= self.raft.commit_index()
+    }
 
     /// A leader's snapshot was received and loaded. Returns whether the state is to be replaced by it, and the answer.
     pub fn handle_snapshot_received(

@@ -614,6 +614,18 @@ mod tests {
     }
 
     #[test]
+    fn a_write_whose_entry_a_snapshot_took_the_place_of_is_unknown() {
+        let (mut waiters, answers) = proposed();
+        waiters.fail_covered(4, "nobody knows");
+        waiters.take_finished().into_iter().for_each(Finished::answer);
+        assert!(answers.try_recv().is_err(), "the snapshot ends before it");
+        waiters.fail_covered(5, "nobody knows");
+        waiters.take_finished().into_iter().for_each(Finished::answer);
+        let failure = answers.try_recv().expect("answered").expect_err("unknown");
+        assert!(!failure.kind.is_not_done(), "{failure:?}");
+    }
+
+    #[test]
     fn a_write_is_done_once_its_entry_is_applied() {
         let (mut waiters, answer) = proposed();
         waiters.handle_applied_entry(Position::new(4, 2), applied());

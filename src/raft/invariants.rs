@@ -2,7 +2,7 @@
 //! a member that no longer knows what it promised must not answer.
 
 use super::core::Raft;
-use super::role::RoleKind;
+use super::role::{Role, RoleKind};
 use super::watermarks::Watermarks;
 
 /// The whole log is looked at in every so many steps; the cheap checks run each time.
@@ -14,7 +14,8 @@ const WHOLE_LOG_EVERY: u64 = 256;
 /// - I4: the log begins at or before the end of the snapshot, that ends at or before the commit index, that is within the
 ///   log, and nothing beyond it is applied.
 /// - I5: `match_index < next_index <= last_index + 1` for every peer.
-/// - I13: a leader has at most one uncommitted membership.
+/// - I13: a leader has appended at most one membership that is not committed, and only behind a committed entry of its own
+///   term. (What it brought into office may be more, all of it committed long since, as after a restart of everybody.)
 pub fn check(raft: &Raft) {
     let last = raft.last();
     assert!(last.term <= raft.term(), "I3: the log ends at {last}, above the own term {}", raft.term());
@@ -49,9 +50,14 @@ pub fn check(raft: &Raft) {
             last.index
         );
     }
-    if raft.is_leader() {
-        let uncommitted = raft.memberships.uncommitted();
-        assert!(uncommitted <= 1, "I13: {uncommitted} uncommitted memberships");
+    if let Role::Leader(leader) = &raft.role {
+        let own = raft.memberships.uncommitted_since(leader.term_start);
+        assert!(own <= 1, "I13: {own} uncommitted memberships of term {}", raft.term());
+        assert!(
+            own == 0 || raft.commit_index >= leader.term_start,
+            "I13: a membership of term {} before anything of that term is committed",
+            raft.term()
+        );
     }
     if raft.steps.is_multiple_of(WHOLE_LOG_EVERY) {
         check_log(raft);

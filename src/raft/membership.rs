@@ -68,6 +68,11 @@ impl Memberships {
         self.history.iter().rev().find_map(|(_, membership)| membership.get(id))
     }
 
+    /// How many of those that are not known to be committed stand at `index` or behind.
+    pub fn uncommitted_since(&self, index: Index) -> usize {
+        self.history[1..].iter().filter(|(at, _)| *at >= index).count()
+    }
+
     /// How many memberships behind the committed one the log holds.
     pub fn uncommitted(&self) -> usize {
         self.history.len() - 1

@@ -230,8 +230,8 @@ impl Ticket {
 pub(super) enum Asked {
     /// A vote or pre-vote for this ballot.
     Vote { ballot: u64, pre_vote: bool },
-    /// To append what lies between `prev` and `last`, in this read round.
-    Append { prev: Index, last: Index, round: u64 },
+    /// To append what lies between `prev` and `last`, in this read round, to a peer that had acknowledged `matched`.
+    Append { prev: Index, last: Index, round: u64, matched: Index },
     /// To campaign at once.
     TimeoutNow,
     /// To take the snapshot that ends here.

@@ -170,6 +170,7 @@ impl Raft {
             Position::new(index, self.log.term_at(index).expect("the log holds every entry since its base"))
         };
         let is_empty = progress.is_full || progress.mode == Mode::Snapshot;
+        let matched = progress.match_index;
         let to = if is_empty { prev.index } else { last_index };
         let max_bytes = if progress.mode == Mode::Probe { 0 } else { self.config.max_append_bytes };
         let entries = self.log.slice(prev.index + 1, to, max_bytes);
@@ -180,7 +181,7 @@ impl Raft {
             commit: self.commit_index,
             entries,
         };
-        let asked = Asked::Append { prev: prev.index, last: request.last_index(), round };
+        let asked = Asked::Append { prev: prev.index, last: request.last_index(), round, matched };
         PollRpc::Send(RpcRequest::AppendEntries(request), self.ticket(peer, asked, now))
     }
 
@@ -202,8 +203,8 @@ impl Raft {
             (Ok(RpcReply::RequestVote(reply)), Asked::Vote { .. }) => {
                 self.handle_vote_reply(&ticket, reply, now)
             }
-            (Ok(RpcReply::AppendEntries(reply)), &Asked::Append { prev, last, round }) => {
-                self.handle_append_reply(&ticket, (prev, last, round), reply, now);
+            (Ok(RpcReply::AppendEntries(reply)), &Asked::Append { prev, last, round, matched }) => {
+                self.handle_append_reply(&ticket, (prev, last, round, matched), reply, now);
             }
             (Ok(RpcReply::TimeoutNow(reply)), Asked::TimeoutNow) => {
                 self.handle_hand_over_reply(&ticket, Some(reply), now)
@@ -231,7 +232,7 @@ impl Raft {
     fn handle_append_reply(
         &mut self,
         ticket: &Ticket,
-        (prev, last, round): (Index, Index, u64),
+        (prev, last, round, matched): (Index, Index, u64, Index),
         reply: AppendEntriesReply,
         now: Time,
     ) {
@@ -259,11 +260,12 @@ impl Raft {
             AppendOutcome::Conflict { conflict_index, conflict_term }
                 if !matches!(progress.mode, Mode::Lost | Mode::Snapshot) =>
             {
-                if prev <= progress.match_index {
+                // What a snapshot has brought since this append was sent, the peer could not have.
+                if prev <= matched {
                     progress.mode = Mode::Lost;
                     let acknowledged = progress.match_index;
                     self.note(Decision::PeerLostEntries(ticket.peer, prev, acknowledged));
-                } else {
+                } else if prev > progress.match_index {
                     self.backtrack(ticket.peer, prev, conflict_index, conflict_term);
                 }
             }

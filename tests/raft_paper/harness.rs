@@ -376,11 +376,6 @@ impl Cluster {
         others.into_iter().for_each(|other| self.cut(me, other));
     }
 
-    /// Heals every cut but those with `me`.
-    pub fn cuts_only_with(&mut self, me: u64) {
-        self.cuts.retain(|&(from, to)| from == me || to == me);
-    }
-
     pub fn heal(&mut self) {
         self.note("heal".to_string());
         self.cuts.clear();

@@ -110,6 +110,10 @@ fn rule_19_an_older_snapshot_than_what_is_committed_is_ignored() {
     let reply = cluster.install(1, 2, last, 2);
     assert_eq!(reply.outcome, InstallOutcome::Holds(7));
     assert_eq!((cluster.state(2), cluster.applied(2).len()), (before, 7));
+    let (term, leader, data) = (2, id(1), vec![0]);
+    let piece = InstallSnapshotRequest { term, leader, last, size: 9, crc: 0, offset: 0, data };
+    let verdict = cluster.step(2, |raft, now| raft.handle_install_snapshot(&piece, now));
+    assert!(matches!(verdict, InstallVerdict::Answer(_)), "not one piece is written");
 }
 
 /// Figure 13, 6: a log that has the snapshot's last entry keeps what lies behind it.
@@ -213,6 +217,78 @@ fn rule_16_a_transfer_of_another_term_counts_for_nothing() {
     let reply = InstallSnapshotReply { term: 2, outcome: InstallOutcome::Holds(last.index) };
     cluster.end_transfer(1, ticket, Ok(reply));
     assert_eq!(cluster.raft(1).peers_progress().count(), 0);
+}
+
+/// Nor does it when the same member leads again by then, and the peer has heard of the new term.
+#[test]
+fn rule_16_a_transfer_of_an_earlier_leadership_counts_for_nothing() {
+    let mut cluster = one_behind();
+    cluster.save_snapshot(1);
+    cluster.propose(1, "7");
+    cluster.settle();
+    cluster.save_snapshot(1);
+    cluster.are_transfers_held = true;
+    cluster.heal();
+    cluster.run_for(200);
+    let (last, ticket) = cluster.offer(1, 3);
+    cluster.isolate(3);
+    cluster.wait(2 * T_MS + 1);
+    cluster.timeout(1);
+    cluster.elect_in_turn(2);
+    cluster.wait(2 * T_MS + 1);
+    cluster.timeout(2);
+    cluster.elect_in_turn(1);
+    cluster.heal();
+    cluster.run_for(T_MS);
+    assert_eq!((cluster.progress(1, 3).mode, cluster.progress(1, 3).match_index), (Mode::Snapshot, 0));
+    let term = cluster.raft(1).term();
+    let reply = InstallSnapshotReply { term, outcome: InstallOutcome::Holds(last.index) };
+    cluster.end_transfer(1, ticket, Ok(reply));
+    assert_eq!(cluster.progress(1, 3).match_index, 0);
+}
+
+/// Figure 13: while a snapshot was loaded the log came to hold everything in it, and more. It changes nothing any more.
+#[test]
+fn rule_19_a_snapshot_overtaken_while_it_was_loaded_changes_nothing() {
+    let mut cluster = one_behind();
+    let last = cluster.save_snapshot(1);
+    let meta = cluster.state_of(1);
+    cluster.propose(1, "7");
+    cluster.heal();
+    cluster.run_for(200);
+    let before = cluster.state(3);
+    let (is_news, reply) = cluster.step(3, |raft, now| raft.handle_snapshot_received(meta, 1, now));
+    assert!(!is_news);
+    assert_eq!(ready(cluster.raft(3), reply, cluster.now).outcome, InstallOutcome::Holds(7));
+    assert_eq!((cluster.state(3), cluster.raft(3).snapshot().last), (before, Position::ZERO));
+    assert!(last.index < 7);
+}
+
+/// A snapshot goes beside the appends: one that was refused before the snapshot was there is no proof that the peer lost what
+/// the snapshot brought.
+#[test]
+fn an_append_refused_while_a_snapshot_was_under_way_is_no_loss() {
+    let mut cluster = one_behind();
+    cluster.save_snapshot(1);
+    cluster.propose(1, "7");
+    cluster.settle();
+    cluster.save_snapshot(1);
+    cluster.are_transfers_held = true;
+    cluster.heal();
+    cluster.run_for(200);
+    let (last, ticket) = cluster.offer(1, 3);
+    cluster.wait(HEARTBEAT_MS);
+    let flight = cluster.send(1, 3);
+    let held = cluster.arrive(flight);
+    let refusal = cluster.answer(held);
+    let reply = cluster.install(1, 3, last, 2);
+    assert_eq!(reply.outcome, InstallOutcome::Holds(7));
+    cluster.end_transfer(1, ticket, Ok(reply));
+    cluster.deliver(refusal);
+    let progress = cluster.progress(1, 3);
+    assert_eq!((progress.mode, progress.match_index), (Mode::Probe, 7));
+    cluster.run_for(200);
+    assert_eq!(cluster.progress(1, 3).mode, Mode::Replicate);
 }
 
 /// Raft-rules 26: after a restart the snapshot is committed, and nothing behind it.

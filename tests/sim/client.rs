@@ -8,7 +8,7 @@ use dkv::node::{Completion, Failure, FailureKind, Origin, ReadIndexResult, Work,
 use dkv::store::{Applied, Command, Condition, Idempotency, Op, Outcome, request_hash};
 
 use crate::history::{Attempt, Fate, Listed, Record, Seen, Told};
-use crate::node::{Done, ReadFor, WriteFor};
+use crate::process::{Done, ReadFor, WriteFor};
 use crate::report::Mark;
 use crate::swarm::{Stream, Swarm, exponential};
 use crate::world::{Event, NodeIndex, World};
@@ -70,7 +70,11 @@ impl World {
     fn submit(&mut self, node: NodeIndex, asker: Asker, question: Question) {
         self.line(|| format!("n{} is asked by {asker}", node + 1));
         // The member's own deadline; the client's may be earlier or later.
-        let patience = self.clients.rng.u64(2..=20) * self.swarm.election_timeout_us;
+        let mut patience = self.clients.rng.u64(2..=20) * self.swarm.election_timeout_us;
+        if self.nodes[node].slow_apply_us.is_some() {
+            // So that somebody still waits when it comes back.
+            patience *= 8;
+        }
         let patience = Duration::from_micros(patience);
         let mailbox = self.nodes[node].process.as_ref().expect("it runs").mailbox.clone();
         match question {
@@ -99,6 +103,9 @@ impl World {
     pub fn answer_write(&mut self, node: NodeIndex, asker: Asker, result: WriteResult) {
         if result.as_ref().is_err_and(|failure| failure.kind == FailureKind::Overloaded) {
             self.mark(Mark::Overloaded);
+        }
+        if result.as_ref().is_err_and(|failure| failure.message.starts_with("a snapshot of the leader")) {
+            self.mark(Mark::WriteUnknownBySnapshot);
         }
         self.answer_client(node, asker, Answer::Write(result));
     }
@@ -369,14 +376,14 @@ impl World {
 
     /// Sends the request once more, to the member asked last or to any.
     fn attempt(&mut self, client: usize) {
-        let voters = self.swarm.voters;
+        let machines = self.nodes.len();
         let clients = &mut self.clients;
         let me = &mut clients.clients[client];
         let running = me.running.as_mut().expect("an operation is under way");
         running.attempt += 1;
         // Stays with a member that answers, but looks around now and then.
         if me.is_let_down || clients.rng.u8(0..8) == 0 {
-            me.asked = clients.rng.usize(0..voters);
+            me.asked = clients.rng.usize(0..machines);
             me.is_let_down = false;
         }
         let node = me.asked;

@@ -26,6 +26,8 @@ fn cut_apart(swarm: &mut Swarm) {
     swarm.standing = Some(Standing::Majority);
     swarm.sabotage = Some(Sabotage::CutAll);
     swarm.voters = swarm.voters.max(2);
+    swarm.joiners = 0;
+    swarm.kinds.retain(|kind| !matches!(kind, Kind::Change | Kind::Wipe));
 }
 
 fn stale(swarm: &mut Swarm) {

@@ -1,43 +1,24 @@
 //! Disks that fail, fill up and rot.
 //!
-//! Rot stays within an atlas, so that what it destroys can be told from what dkv destroys: it strikes a minority of the
-//! disks at most, each as a whole, so a majority keeps a good copy of every committed entry. And it strikes only what the
-//! log's own marks prove to have been synced: there the one legal answer is a refusal that names the place (promise P7).
-//! In the last, unsealed batch rot may be taken for a torn write; the crash sweep looks at that.
+//! Rot stays within an atlas, so that what it destroys can be told from what dkv destroys: in every membership that may come
+//! into force a majority of the disks is whole (`World::may_ruin`), and so keeps a good copy of every committed entry. And it strikes only the newest
+//! snapshot, and what the log's own marks prove to have been synced: there the legal answers are a refusal that names the
+//! place (promise P7), or the same state from the older snapshot and a log that covers all of it. In the last, unsealed
+//! batch rot may be taken for a torn write, and what stands behind the end of a reused segment is nobody's; the crash sweep
+//! looks at those.
 
-use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
-use dkv::raft::majority;
+use dkv::node::Stored;
+use dkv::node::birth::BirthError;
 use dkv::store::simdisk::{Fault, Loss, SimDisk};
-use dkv::store::wal::{Wal, WalError, WalIds, WalOptions};
+use dkv::store::wal::{WalIds, WalOptions};
 
-use crate::disk::MachineDisk;
-use crate::world::NodeIndex;
+use crate::disk::{MachineDisk, Rot, is_corrupt};
+use crate::image::snapshot_of;
 
 const BLOCK_BYTES: u64 = 4_096;
-
-/// Which disks may rot.
-pub struct Atlas {
-    most: usize,
-    struck: BTreeSet<NodeIndex>,
-}
-
-impl Atlas {
-    /// Of a cluster of whole disks.
-    pub fn new(voters: usize) -> Atlas {
-        Atlas { most: voters - majority(voters), struck: BTreeSet::new() }
-    }
-
-    /// Whether a majority keeps good copies when this disk rots; if so it counts as struck.
-    pub fn admits(&mut self, node: NodeIndex) -> bool {
-        let admits = self.struck.contains(&node) || self.struck.len() < self.most;
-        if admits {
-            self.struck.insert(node);
-        }
-        admits
-    }
-}
 
 impl MachineDisk {
     /// One of the next operations fails with EIO.
@@ -67,35 +48,66 @@ impl MachineDisk {
         self.disk.lie_about_syncs();
     }
 
-    /// Flips a bit of what is proven to be synced; whether there is any.
-    pub fn decay(&mut self) -> bool {
+    /// Flips a bit of what is proven to be synced. Whether there is any, and whether it is a snapshot's.
+    pub fn decay(&mut self) -> Option<bool> {
         if self.rot.is_none() {
-            self.rot = flip(&self.disk, self.ids, self.options, &mut self.rng);
+            let flip = self.draw_flip(&self.disk.clone())?;
+            // Bytes that mean nothing are not struck.
+            if matches!(self.look_at(&flip), Verdict::Same(_)) && !flip.is_snapshot() {
+                return None;
+            }
+            flip.strike(&self.disk);
+            self.rot = Some(Rot { what: flip.to_string(), file: flip.file });
         }
-        self.rot.is_some()
+        self.rot.as_ref().map(|rot| rot.file.ends_with(".snapshot"))
     }
 
-    /// Flips a bit in a copy of the disk, whose log must then be refused. Whether there was a bit to flip.
+    /// Flips a bit in a copy of the disk, which must then be refused, or give the same state. Whether it was refused, or
+    /// an older snapshot stood in.
     pub fn autopsy(&mut self) -> bool {
-        let copy = self.disk.fork().restart(Loss::Nothing);
-        let Some(rot) = flip(&copy, self.ids, self.options, &mut self.rng) else { return false };
-        match Wal::open(Arc::new(copy), self.ids, self.options) {
-            Err(WalError::Corrupt { .. }) => true,
-            Err(e) => panic!("P7: {rot}, and the log says: {e}"),
-            Ok(_) => panic!("P7: {rot}, and the log was opened all the same"),
+        let Some(flip) = self.draw_flip(&self.disk.clone()) else { return false };
+        match self.look_at(&flip) {
+            Verdict::Refused => true,
+            Verdict::Same(stands_in) => stands_in,
         }
     }
-}
 
-fn flip(disk: &SimDisk, ids: WalIds, options: WalOptions, rng: &mut fastrand::Rng) -> Option<String> {
-    let durable = disk.fork().restart(Loss::Everything);
-    durable.set_capacity(None);
-    let (_, recovered) = Wal::open(Arc::new(durable), ids, options).ok()?;
-    let mark = recovered.synced_mark;
-    let sealed: Vec<(String, u64)> = disk
-        .names()
-        .into_iter()
-        .filter_map(|name| {
+    /// What a process would find after this.
+    fn look_at(&self, flip: &Flip) -> Verdict {
+        let copy = || {
+            let copy = self.disk.fork().restart(Loss::Nothing);
+            copy.set_capacity(None);
+            copy
+        };
+        let whole = load(&copy(), self.ids, self.options).expect("a good disk");
+        let copy = copy();
+        flip.strike(&copy);
+        match load(&copy, self.ids, self.options) {
+            Err(e) if is_corrupt(&e) => Verdict::Refused,
+            Err(e) => panic!("P7: {flip}, and the log says: {e}"),
+            Ok(found) => {
+                let behind = |stored: &Stored| {
+                    let last = snapshot_of(&whole).index;
+                    let entries = stored.recovered.entries.iter().filter(|entry| entry.index() > last);
+                    (stored.recovered.hard_state, entries.cloned().collect::<Vec<_>>())
+                };
+                let stands_in = snapshot_of(&found).index < snapshot_of(&whole).index;
+                let reaches = found.recovered.entries.last().map_or(0, |entry| entry.index());
+                assert!(
+                    behind(&found) == behind(&whole) && (!stands_in || reaches >= snapshot_of(&whole).index),
+                    "P7: {flip}, and the disk was opened all the same, with another state"
+                );
+                Verdict::Same(stands_in)
+            }
+        }
+    }
+
+    fn draw_flip(&mut self, disk: &SimDisk) -> Option<Flip> {
+        let durable = disk.fork().restart(Loss::Everything);
+        durable.set_capacity(None);
+        let mark = load(&durable, self.ids, self.options).ok()?.recovered.synced_mark;
+        let newest = disk.names().into_iter().filter(|name| name.ends_with(".snapshot")).max();
+        let sealed = disk.names().into_iter().filter_map(|name| {
             let sequence = u64::from_str_radix(name.strip_suffix(".wal")?.split_once('-')?.0, 16).ok()?;
             let bytes = match sequence.cmp(&mark.sequence) {
                 std::cmp::Ordering::Less => disk.contents(&name)?.len() as u64,
@@ -103,10 +115,47 @@ fn flip(disk: &SimDisk, ids: WalIds, options: WalOptions, rng: &mut fastrand::Rn
                 std::cmp::Ordering::Greater => 0,
             };
             (bytes > 0).then_some((name, bytes))
-        })
-        .collect();
-    let (name, bytes) = sealed.get(rng.usize(0..sealed.len().max(1)))?;
-    let (offset, bit) = (rng.u64(0..*bytes), rng.u8(0..8));
-    disk.flip(name, offset, 1 << bit);
-    Some(format!("bit {bit} of byte {offset} of {name} flipped"))
+        });
+        let snapshot = newest.and_then(|name| {
+            let bytes = durable.contents(&name)?.len() as u64;
+            Some((name, bytes))
+        });
+        let places: Vec<(String, u64)> = sealed.chain(snapshot).collect();
+        let (file, bytes) = places.get(self.rng.usize(0..places.len().max(1)))?.clone();
+        Some(Flip { file, offset: self.rng.u64(0..bytes), bit: self.rng.u8(0..8) })
+    }
+}
+
+/// What became of a disk with a flipped bit.
+enum Verdict {
+    Refused,
+    /// Opened, with the state as it was; whether an older snapshot stood in.
+    Same(bool),
+}
+
+/// A bit to be flipped.
+struct Flip {
+    file: String,
+    offset: u64,
+    bit: u8,
+}
+
+impl Flip {
+    fn is_snapshot(&self) -> bool {
+        self.file.ends_with(".snapshot")
+    }
+
+    fn strike(&self, disk: &SimDisk) {
+        disk.flip(&self.file, self.offset, 1 << self.bit);
+    }
+}
+
+impl fmt::Display for Flip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bit {} of byte {} of {} flipped", self.bit, self.offset, self.file)
+    }
+}
+
+fn load(disk: &SimDisk, ids: WalIds, options: WalOptions) -> Result<Stored, BirthError> {
+    Stored::load(Arc::new(disk.clone()), ids, options).map(|(stored, _)| stored)
 }

@@ -1,66 +1,38 @@
-//! What a machine keeps when its process dies: the real log on a simulated disk, and beside it the durable state as the
-//! rules have it. After every crash the two must agree: what was synced is there, of what was not a prefix may be.
-//! `decay.rs` has what goes wrong while nothing crashes.
+//! What a machine keeps when its process dies: the real log and snapshots on a simulated disk, and beside them the durable
+//! state as the rules have it. After every crash the two must agree: what was synced is there, of what was not a prefix may
+//! be. `decay.rs` has what goes wrong while nothing crashes.
 
 use std::fmt;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use dkv::node::LogWriter;
+use dkv::node::birth::BirthError;
+use dkv::node::{LogWriter, Stored, Taken};
 use dkv::raft::{
-    ClusterId, Entry, HardState, Index, MemberId, Position, Term, WriteBatch, WriteOp, WriteSeq,
+    ClusterId, Entry, HardState, Index, InstallSnapshotRequest, MemberId, Position, SnapshotMeta, WriteBatch,
+    WriteOp, WriteSeq,
 };
+use dkv::store::Kv;
+use dkv::store::disk::Disk;
 use dkv::store::simdisk::{Fault, Loss, SimDisk};
-use dkv::store::wal::{Recovered, SparePreparer, Wal, WalError, WalIds, WalOptions};
+use dkv::store::snapshot::{self, KEPT_SNAPSHOTS, SnapshotError, SnapshotFile, SnapshotName, SnapshotWriter};
+use dkv::store::wal::{Recovered, SparePreparer, Wal, WalError, WalIds, WalOptions, WalStats};
 
+use crate::image::{Image, describe, snapshot_of};
 use crate::report::Mark;
 use crate::swarm::mix;
 
-/// Term, vote and entries that a crash may not take.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Image {
-    pub hard_state: HardState,
-    pub entries: Vec<Entry>,
+/// What a process starts with.
+pub struct Loaded {
+    pub recovered: Recovered,
+    /// The snapshot, loaded.
+    pub snapshot: Option<(SnapshotMeta, Kv)>,
 }
 
-impl Image {
-    /// The last entry.
-    pub fn last(&self) -> Position {
-        self.entries.last().map_or(Position::ZERO, Entry::position)
-    }
-
-    /// The entry at `index`.
-    pub fn get(&self, index: Index) -> Option<&Entry> {
-        self.entries.get(usize::try_from(index.checked_sub(1)?).ok()?)
-    }
-
-    /// The term at `index`; 0 before the first.
-    pub fn term_at(&self, index: Index) -> Option<Term> {
-        if index == 0 { Some(0) } else { self.get(index).map(Entry::term) }
-    }
-
-    fn take(&mut self, op: &WriteOp) {
-        match op {
-            WriteOp::HardState(hard_state) => self.hard_state = *hard_state,
-            WriteOp::Entries(entries) => {
-                let from = entries.first().expect("never empty").index();
-                self.entries.truncate(from as usize - 1);
-                self.entries.extend(entries.iter().cloned());
-            }
-            WriteOp::Reset(position) => panic!("no snapshots yet, but a reset to {position}"),
-        }
-    }
-
-    fn describe(&self) -> String {
-        format!("{:?} and a log to {}", self.hard_state, self.last())
-    }
-}
-
-impl From<Recovered> for Image {
-    fn from(recovered: Recovered) -> Image {
-        assert_eq!(recovered.base, Position::ZERO, "no snapshots yet");
-        Image { hard_state: recovered.hard_state, entries: recovered.entries }
-    }
+/// What has rotted.
+pub struct Rot {
+    pub file: String,
+    pub what: String,
 }
 
 /// The disk of one machine.
@@ -73,6 +45,8 @@ pub struct MachineDisk {
     durable: Image,
     /// What the last crash found under way: a prefix of it may have survived.
     in_flight: Vec<WriteOp>,
+    /// Snapshots that may have their names: whoever gave them was stopped in the middle.
+    half_named: Vec<Position>,
     writes: u64,
     /// Reads and writes may fail while the log is recovered.
     pub may_fail: bool,
@@ -81,7 +55,9 @@ pub struct MachineDisk {
     /// What it holds is compared with what was synced.
     pub is_watched: bool,
     /// Where a bit has flipped.
-    pub(super) rot: Option<String>,
+    pub(super) rot: Option<Rot>,
+    /// A damaged snapshot was set aside just now.
+    lost_snapshot: Option<String>,
     pub(super) rng: fastrand::Rng,
 }
 
@@ -98,25 +74,22 @@ pub enum Refusal {
 }
 
 impl MachineDisk {
-    /// A disk that founding has left behind.
-    pub fn found(seed: u64, id: MemberId, segment_bytes: u64, found: &Entry) -> MachineDisk {
+    /// An empty disk.
+    pub fn new(seed: u64, id: MemberId, segment_bytes: u64) -> MachineDisk {
         let seed = mix(seed ^ mix(id.0));
         let disk = SimDisk::new(seed);
         let ids = WalIds { cluster_id: ClusterId(seed), member_id: id };
         let options = WalOptions { segment_bytes };
-        let hard_state = HardState { term: 1, voted_for: None };
-        let ops = [WriteOp::HardState(hard_state), WriteOp::Entries(vec![found.clone()])];
-        let mut wal = Wal::create(Arc::new(disk.clone()), ids, options).expect("an empty disk takes a log");
-        wal.write(&ops).expect("a disk without faults");
-        let durable = Image { hard_state, entries: vec![found.clone()] };
         let rng = fastrand::Rng::with_seed(mix(seed));
         MachineDisk {
             disk,
             ids,
             options,
             log: None,
-            durable,
+            durable: Image::default(),
             in_flight: Vec::new(),
+            half_named: Vec::new(),
+            lost_snapshot: None,
             writes: 0,
             may_fail: false,
             is_cached: false,
@@ -126,14 +99,30 @@ impl MachineDisk {
         }
     }
 
+    /// What a birth leaves behind: the found entry.
+    pub fn birth(&mut self, found: &Entry) {
+        let hard_state = HardState { term: 1, voted_for: None };
+        let ops = [WriteOp::HardState(hard_state), WriteOp::Entries(vec![found.clone()])];
+        self.disk.forget_plans();
+        self.free_space();
+        let mut wal = Wal::create(self.shared(), self.ids, self.options).expect("an empty disk takes a log");
+        wal.write(&ops).expect("a disk without faults");
+        self.durable = Image { hard_state, entries: vec![found.clone()], ..Image::default() };
+    }
+
     /// What no crash may take.
     pub fn durable(&self) -> &Image {
         &self.durable
     }
 
-    /// Recovers the log for a new process. Now and then the power fails before that, or the process dies while it
-    /// recovers or right behind it, and the next one recovers again.
-    pub fn recover(&mut self, marks: &mut Marks) -> Result<&Image, Refusal> {
+    /// The disk, for whoever writes and reads snapshots.
+    pub fn shared(&self) -> Arc<dyn Disk> {
+        Arc::new(self.disk.clone())
+    }
+
+    /// Recovers log and snapshot for a new process. Now and then the power fails before that, or the process dies while
+    /// it recovers or right behind it, and the next one recovers again.
+    pub fn recover(&mut self, marks: &mut Marks) -> Result<Loaded, Refusal> {
         if self.is_cached && self.rng.u8(0..4) == 0 {
             self.lose_power();
             marks.push(Mark::PowerLossAfterDeath);
@@ -141,9 +130,9 @@ impl MachineDisk {
         while self.rng.u8(0..6) == 0 {
             let dies_after = self.rng.u64(1..20);
             self.disk.plan(self.disk.ops() + dies_after, Fault::Die { bytes: self.rng.usize(0..4_096) });
-            if let Ok((_, recovered)) = self.open() {
+            if let Ok((stored, _)) = self.open() {
                 // It was told what is durable, so from here on it has to be.
-                self.accept(recovered.into());
+                self.find(&stored, marks);
             }
             let loss = self.any_loss();
             self.disk = self.disk.restart(loss);
@@ -152,58 +141,115 @@ impl MachineDisk {
         if self.may_fail && self.rng.u8(0..4) == 0 {
             self.disk.plan(self.disk.ops() + self.rng.u64(1..25), Fault::Eio);
         }
-        let (mut wal, recovered) = match self.open() {
+        let (stored, warnings) = match self.open() {
             Ok(opened) => opened,
-            Err(WalError::Io { source, .. }) if self.may_fail || source.kind() == ErrorKind::StorageFull => {
+            Err(e) if io_error(&e).is_some_and(|kind| self.may_fail || kind == ErrorKind::StorageFull) => {
                 self.stop();
                 return Err(Refusal::Io);
             }
-            Err(WalError::Corrupt { .. }) if self.rot.is_some() => return Err(Refusal::Rot),
+            Err(e) if is_corrupt(&e) && self.rot.is_some() => {
+                self.check_refusal(&e);
+                return Err(Refusal::Rot);
+            }
             Err(e) => {
                 panic!("P1: the log cannot be recovered, but must hold {}: {e}", self.durable.describe())
             }
         };
         self.disk.forget_plans();
-        if let Some(rot) = &self.rot {
-            panic!("P7: {rot}, and the log was opened all the same");
-        }
-        if !recovered.warnings.is_empty() {
+        self.find(&stored, marks);
+        if warnings.iter().any(|warning| warning.contains("was not finished before the crash")) {
             marks.push(Mark::TornTailCut);
         }
-        self.accept(recovered.into());
+        if warnings.iter().any(|warning| warning.contains("does not lead to the snapshot")) {
+            marks.push(Mark::LogBegunAnewAtStart);
+        }
+        if stored.snapshot.is_some() {
+            marks.push(Mark::StartedFromSnapshot);
+        }
+        let Stored { mut wal, recovered, snapshot, .. } = stored;
         let preparer = wal.take_preparer().expect("it is taken once");
         self.log = Some((wal, preparer));
         self.is_cached = false;
         if self.rng.bool() {
             self.look();
         }
-        Ok(&self.durable)
+        Ok(Loaded { recovered, snapshot })
     }
 
-    fn open(&self) -> Result<(Wal, Recovered), WalError> {
-        Wal::open(Arc::new(self.disk.clone()), self.ids, self.options)
+    pub(super) fn open(&self) -> Result<(Stored, Vec<String>), BirthError> {
+        Stored::load(self.shared(), self.ids, self.options)
     }
 
     /// What recovery reports must be what was synced, and of what was under way a prefix.
-    fn accept(&mut self, recovered: Image) {
+    fn find(&mut self, stored: &Stored, marks: &mut Marks) {
+        self.find_rot(marks);
+        let chosen = snapshot_of(stored);
         if !self.is_watched {
             self.in_flight.clear();
-            self.durable = recovered;
+            self.half_named.clear();
+            let recovered = stored.recovered.clone();
+            self.durable = Image {
+                hard_state: recovered.hard_state,
+                base: recovered.base,
+                entries: recovered.entries,
+                snapshot: chosen,
+            };
             return;
         }
-        let mut expected = self.durable.clone();
-        let mut under_way = std::mem::take(&mut self.in_flight).into_iter();
-        while expected != recovered {
-            let Some(op) = under_way.next() else {
-                panic!(
-                    "P1: {} was durable, recovery found {}",
-                    self.durable.describe(),
-                    recovered.describe()
-                );
-            };
-            expected.take(&op);
+        let known = self.durable.snapshot;
+        let is_newer = chosen.index > known.index && self.half_named.contains(&chosen);
+        let is_older = chosen.index < known.index && self.lost_snapshot.take().is_some();
+        assert!(
+            chosen == known || is_newer || is_older,
+            "P1: a snapshot through {known} was durable, recovery found one through {chosen}"
+        );
+        if is_older {
+            marks.push(Mark::FellBackToOlderSnapshot);
         }
-        self.durable = recovered;
+        let mut log = self.durable.clone();
+        let mut under_way = std::mem::take(&mut self.in_flight).into_iter();
+        loop {
+            let mut expected = log.clone();
+            expected.start_behind(chosen);
+            if expected.is_found(stored) {
+                self.durable = expected;
+                self.half_named.clear();
+                return;
+            }
+            let Some(op) = under_way.next() else {
+                panic!("P1: {} was durable, recovery found {}", self.durable.describe(), describe(stored));
+            };
+            log.take(&op);
+        }
+    }
+
+    /// A refusal is not called for when only the newest snapshot has rotted, and the log covers what the one before it lacks.
+    fn check_refusal(&self, e: &BirthError) {
+        let rot = self.rot.as_ref().expect("something has rotted");
+        let Some(rotten) = SnapshotName::parse(&rot.file).filter(|_| self.is_watched) else { return };
+        let snapshots = self.disk.names().into_iter().filter_map(|name| SnapshotName::parse(&name));
+        for older in snapshots.map(SnapshotName::position).filter(|p| p.index < rotten.position().index) {
+            assert!(
+                self.durable.log_term_at(older.index) != Some(older.term) || !self.durable.is_joined(),
+                "P7: {}, and the snapshot through {older} does not stand in: {e}",
+                rot.what
+            );
+        }
+    }
+
+    /// The process was started although something has rotted: only where a snapshot stands in, or what rotted is gone.
+    fn find_rot(&mut self, marks: &mut Marks) {
+        let Some(rot) = &self.rot else { return };
+        let names = self.disk.names();
+        if names.contains(&rot.file) {
+            panic!("P7: {}, and the log was opened all the same", rot.what);
+        }
+        if names.contains(&format!("{}.damaged", rot.file)) {
+            self.lost_snapshot = Some(rot.file.clone());
+        } else {
+            marks.push(Mark::RotOutlived);
+        }
+        self.rot = None;
     }
 
     /// Writes and syncs; the number of the last write. After an error the process must end.
@@ -233,15 +279,79 @@ impl MachineDisk {
         }
         let disk = self.disk.fork().restart(Loss::Everything);
         disk.set_capacity(None);
-        let (_, recovered) = Wal::open(Arc::new(disk), self.ids, self.options)
+        let (stored, _) = Stored::load(Arc::new(disk), self.ids, self.options)
             .unwrap_or_else(|e| panic!("P1: {} is not durable: {e}", self.durable.describe()));
-        let recovered = Image::from(recovered);
+        let (chosen, known) = (snapshot_of(&stored), self.durable.snapshot);
+        let is_newer = chosen.index > known.index && self.half_named.contains(&chosen);
+        let mut expected = self.durable.clone();
+        expected.start_behind(if is_newer { chosen } else { known });
         assert!(
-            recovered == self.durable,
+            expected.is_found(&stored),
             "P1: {} was acknowledged, durable is {}",
             self.durable.describe(),
-            recovered.describe()
+            describe(&stored)
         );
+    }
+
+    // ---- snapshots -------------------------------------------------------------------------------------------------------
+
+    /// Gives a snapshot its name. After an error it may have it all the same.
+    pub fn finish_snapshot(&mut self, writer: SnapshotWriter) -> Result<SnapshotFile, SnapshotError> {
+        self.half_named.push(writer.header().meta.last);
+        let file = writer.finish()?;
+        self.name(file.meta.last);
+        Ok(file)
+    }
+
+    /// Writes a piece of a leader's snapshot; the last one gives it its name.
+    pub fn take_piece(
+        &mut self,
+        receiver: &mut snapshot::Receiver,
+        piece: &InstallSnapshotRequest,
+    ) -> Result<Taken, SnapshotError> {
+        self.half_named.push(piece.last);
+        let taken = Taken::step(receiver, piece)?;
+        self.half_named.pop();
+        if let Taken::Whole(header, _) = &taken {
+            self.name(header.meta.last);
+        }
+        Ok(taken)
+    }
+
+    fn name(&mut self, last: Position) {
+        self.half_named.retain(|&half| half != last);
+        if last.index > self.durable.snapshot.index {
+            self.durable.snapshot = last;
+        }
+        if self.rng.u8(0..4) == 0 {
+            self.look();
+        }
+    }
+
+    /// Length of the snapshot that ends there.
+    pub fn snapshot_bytes(&self, last: Position) -> usize {
+        self.disk.contents(&SnapshotName::new(last).to_string()).map_or(0, |bytes| bytes.len())
+    }
+
+    /// Removes old snapshots.
+    pub fn prune(&self) -> Result<usize, SnapshotError> {
+        snapshot::prune(&self.shared(), KEPT_SNAPSHOTS)
+    }
+
+    /// Gives up what snapshots hold of the log. Returns how many segments those are. After an error the process must end.
+    pub fn cut(&mut self, index: Index) -> Result<usize, WalError> {
+        let (wal, _) = self.log.as_mut().expect("a process runs");
+        wal.cut(index)
+    }
+
+    /// What the log has done since the process was started.
+    pub fn stats(&self) -> WalStats {
+        self.log.as_ref().map(|(wal, _)| wal.stats()).unwrap_or_default()
+    }
+
+    /// The process dies in one of the next operations.
+    pub fn die_soon(&mut self) {
+        self.disk.plan(self.disk.ops() + self.rng.u64(1..=8), Fault::Die { bytes: self.rng.usize(0..3_000) });
     }
 
     /// Whether the housekeeper has something to do.
@@ -324,6 +434,23 @@ impl MachineDisk {
             _ => Loss::Random { seed: self.rng.u64(..) },
         }
     }
+}
+
+fn io_error(e: &BirthError) -> Option<ErrorKind> {
+    match e {
+        BirthError::Wal(WalError::Io { source, .. })
+        | BirthError::Snapshot(SnapshotError::Io { source, .. }) => Some(source.kind()),
+        _ => None,
+    }
+}
+
+/// What is there is damaged, or not all there.
+pub(super) fn is_corrupt(e: &BirthError) -> bool {
+    matches!(
+        e,
+        BirthError::Wal(WalError::Corrupt { .. } | WalError::Gap { .. })
+            | BirthError::Snapshot(SnapshotError::Corrupt { .. })
+    )
 }
 
 /// What a crash did to the writes under way.

@@ -9,9 +9,13 @@
 //! | `net` | lost, doubled, late and replayed RPCs; links cut in each direction |
 //! | `shape` | ways to cut a network, and who can still do what |
 //! | `disk` | what a crash leaves |
+//! | `image` | what it must hold after any crash |
 //! | `decay` | disks that fail, fill up and rot; which ones may |
-//! | `node` | one member: machine, clock, disk, and the process with the node's own state |
+//! | `node` | one member: machine, clock, disk; how its process starts and ends |
+//! | `process` | the node's own state, and what its threads have in their hands |
 //! | `threads` | what drives it: timer, log writer, applier, replicators, forwarder, read-asker, rung as in production |
+//! | `snapshots` | snapshotter, sender and receiver of snapshots, and the applier that replaces its state by one |
+//! | `members` | the operator: changes of the membership, hand-overs; births, wiped machines, removed members |
 //! | `peers` | requests of peers, answered when the disk or the log allows |
 //! | `client` | clients with unique values and retries |
 //! | `nemesis` | crashes, cuts, pauses, slow disks |
@@ -32,14 +36,18 @@ mod corpus;
 mod decay;
 mod disk;
 mod history;
+mod image;
+mod members;
 mod nemesis;
 mod net;
 mod node;
 mod oracle;
 mod peers;
+mod process;
 mod report;
 mod run;
 mod shape;
+mod snapshots;
 mod standing;
 mod swarm;
 mod threads;
@@ -49,7 +57,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use report::Counters;
+use report::{Counters, Mark};
 
 /// Seeds in the standard dose.
 const DOSE: u64 = 2_500;
@@ -123,6 +131,12 @@ fn seeds_keep_every_promise() {
         assert!(counters.run_twice >= dose / TWICE_EVERY, "only {} twice", counters.run_twice);
         assert!(counters.events >= dose * 8_000, "only {} events", counters.events);
         assert!(counters.crashes >= dose * 3, "only {} crashes", counters.crashes);
+        assert!(counters.snapshots >= dose * 8, "only {} snapshots", counters.snapshots);
+        assert!(counters.installs >= dose / 5, "only {} installs", counters.installs);
+        let changes = counters.count(Mark::ChangeDone);
+        assert!(changes >= dose / 8, "only {changes} changes of the membership");
+        let hand_overs = counters.count(Mark::HandOverDone);
+        assert!(hand_overs >= dose / 10, "only {hand_overs} hand-overs");
         assert!(counters.checked_operations >= dose * 200, "only {} operations", counters.checked_operations);
     }
 }

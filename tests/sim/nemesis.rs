@@ -1,6 +1,5 @@
 //! The nemesis: crashes, cuts, pauses and bad disks, as far as the seed has them, at times the seed decides.
 
-use crate::decay::Atlas;
 use crate::node::Machine;
 use crate::report::Mark;
 use crate::shape::Shape;
@@ -27,6 +26,10 @@ pub enum Act {
     Unclog { from: NodeIndex, to: NodeIndex },
     /// A timer gets its time again.
     Feed { node: NodeIndex },
+    /// A stranded member's links are whole again; a while later it is as quick as before.
+    Rescue { node: NodeIndex },
+    /// An applier is as quick as others again.
+    QuickenApply { node: NodeIndex },
     /// Gives a disk its ordinary speed again.
     QuickenDisk { node: NodeIndex },
     /// Makes room on a disk.
@@ -38,7 +41,8 @@ pub struct Nemesis {
     pub rng: fastrand::Rng,
     /// Members that it leaves in peace, with the links between them.
     pub spared: Vec<bool>,
-    pub atlas: Atlas,
+    /// Nobody changes the membership.
+    pub is_restrained: bool,
     /// The leader is cut off, and the next one is awaited.
     deposes: bool,
     /// The moment of Figure 8 is awaited.
@@ -51,8 +55,8 @@ impl Nemesis {
     pub fn new(swarm: &Swarm) -> Nemesis {
         Nemesis {
             rng: Stream::Nemesis.rng(swarm.seed),
-            spared: vec![false; swarm.voters],
-            atlas: Atlas::new(swarm.voters),
+            spared: vec![false; swarm.machines()],
+            is_restrained: false,
             deposes: false,
             tempts: false,
             is_over: false,
@@ -78,7 +82,7 @@ impl World {
             self.nodes[node].disk.may_fail = may_fail && !self.nemesis.spared[node];
         }
         if strikes && !self.swarm.kinds.is_empty() {
-            self.plan_strike();
+            self.plan_strike(0);
         }
     }
 
@@ -90,8 +94,8 @@ impl World {
         self.net.heal();
     }
 
-    fn plan_strike(&mut self) {
-        let after = exponential(&mut self.nemesis.rng, self.swarm.nemesis_mean_us);
+    fn plan_strike(&mut self, pause: u64) {
+        let after = pause + exponential(&mut self.nemesis.rng, self.swarm.nemesis_mean_us);
         self.plan(after, Event::Nemesis(Act::Strike));
     }
 
@@ -113,7 +117,7 @@ impl World {
         {
             return Some(leader);
         }
-        let node = self.nemesis.rng.usize(0..self.swarm.voters);
+        let node = self.nemesis.rng.usize(0..self.nodes.len());
         (!self.nemesis.spared[node]).then_some(node)
     }
 
@@ -129,16 +133,14 @@ impl World {
         }
         match act {
             Act::Strike => {
-                if let Some(node) = self.victim() {
-                    self.strike(node);
-                }
-                self.plan_strike();
+                let pause = self.victim().map_or(0, |node| self.strike(node));
+                self.plan_strike(pause);
             }
             Act::Crash { node, for_us } => self.crash_for(node, for_us),
             Act::Meet => {
                 self.net.heal();
                 let (newest, t) = (self.leader(), self.swarm.election_timeout_us);
-                for node in 0..self.swarm.voters {
+                for node in 0..self.nodes.len() {
                     let behind = if newest == Some(node) { 3 * t } else { 0 };
                     let for_us = behind + self.nemesis.rng.u64(1..=t);
                     self.crash_for(node, for_us);
@@ -158,6 +160,11 @@ impl World {
             Act::Flap { links, times } => self.flap(links, times),
             Act::Unclog { from, to } => self.net.lag_us[from][to] = 0,
             Act::Feed { node } => self.nodes[node].timer_late_us = 0,
+            Act::Rescue { node } => {
+                let links = self.links_of(node);
+                self.set_links(&links, false);
+            }
+            Act::QuickenApply { node } => self.nodes[node].slow_apply_us = None,
             Act::QuickenDisk { node } => self.set_sync_mean(node, None),
             Act::FreeSpace { node } => {
                 self.line(|| format!("n{} has room on its disk", node + 1));
@@ -166,7 +173,8 @@ impl World {
         }
     }
 
-    fn strike(&mut self, node: NodeIndex) {
+    /// Something goes wrong. Returns how long it is to be left alone.
+    fn strike(&mut self, node: NodeIndex) -> u64 {
         let kind = self.swarm.kinds[self.nemesis.rng.usize(0..self.swarm.kinds.len())];
         let for_us = self.disturbance();
         let t = self.swarm.election_timeout_us;
@@ -174,7 +182,7 @@ impl World {
             Kind::CrashOne if self.nemesis.rng.u8(0..4) == 0 => self.crash_for(node, for_us),
             Kind::CrashOne => self.nodes[node].doom = Some(Act::Crash { node, for_us }),
             Kind::CrashMany => {
-                for node in 0..self.swarm.voters {
+                for node in 0..self.nodes.len() {
                     if self.nemesis.rng.bool() {
                         let for_us = self.disturbance();
                         self.nodes[node].doom = Some(Act::Crash { node, for_us });
@@ -183,7 +191,7 @@ impl World {
             }
             Kind::CrashAll => {
                 self.mark(Mark::AllCrashed);
-                (0..self.swarm.voters).for_each(|node| self.crash_for(node, for_us));
+                (0..self.nodes.len()).for_each(|node| self.crash_for(node, for_us));
             }
             Kind::Cut => self.cut(2 * for_us),
             Kind::Depose => {
@@ -194,7 +202,7 @@ impl World {
                 }
             }
             Kind::Flap => {
-                let other = self.nemesis.rng.usize(0..self.swarm.voters);
+                let other = self.nemesis.rng.usize(0..self.nodes.len());
                 let links = match self.nemesis.rng.u8(0..3) {
                     0 => self.links_of(node),
                     1 => vec![(node, other), (other, node)],
@@ -204,8 +212,28 @@ impl World {
                 self.mark(Mark::Flapped);
                 self.flap(links, times);
             }
+            Kind::Strand => {
+                let leader = self.leader().filter(|&leader| !self.nemesis.spared[leader]);
+                let node = leader.filter(|_| self.nemesis.rng.bool()).unwrap_or(node);
+                let for_us = t * self.nemesis.rng.u64(6..=24);
+                self.nodes[node].slow_apply_us = Some(t * self.nemesis.rng.u64(8..=80));
+                self.plan(for_us + 8 * t, Event::Nemesis(Act::QuickenApply { node }));
+                if self.nemesis.rng.bool() {
+                    let mean_us = t / self.nemesis.rng.u64(1..=20);
+                    self.set_sync_mean(node, Some(mean_us));
+                    self.plan(for_us + 8 * t, Event::Nemesis(Act::QuickenDisk { node }));
+                }
+                self.line(|| format!("n{} is stranded for {for_us} us", node + 1));
+                let links = self.links_of(node);
+                // Time for some more that it does not get round to applying.
+                let after = self.nemesis.rng.u64(1..=t / 2);
+                self.plan(after, Event::Nemesis(Act::Flap { links, times: 0 }));
+                self.plan(after + for_us, Event::Nemesis(Act::Rescue { node }));
+                self.mark(Mark::Stranded);
+                return for_us + t;
+            }
             Kind::Clog => {
-                let to = self.nemesis.rng.usize(0..self.swarm.voters);
+                let to = self.nemesis.rng.usize(0..self.nodes.len());
                 if !self.nemesis.spares_link(node, to) {
                     self.net.lag_us[node][to] = self.nemesis.rng.u64(1..=20) * t / 4;
                     self.mark(Mark::Clogged);
@@ -239,14 +267,23 @@ impl World {
                 self.plan(4 * for_us, Event::Nemesis(Act::FreeSpace { node }));
             }
             Kind::Rot => self.rot(node, for_us),
+            Kind::Change | Kind::HandOver | Kind::Wipe if self.nemesis.is_restrained => {}
+            Kind::Change => self.ask_for_change(),
+            Kind::HandOver => self.ask_for_hand_over(),
+            Kind::Wipe => self.wipe(node),
         }
+        0
     }
 
     /// A disk rots, if the atlas admits it; mostly it shows at once.
     fn rot(&mut self, node: NodeIndex, for_us: u64) {
-        if self.nemesis.atlas.admits(node) && self.nodes[node].disk.decay() {
+        if self.nodes[node].is_born
+            && self.may_ruin(node)
+            && let Some(is_snapshot) = self.nodes[node].disk.decay()
+        {
             self.line(|| format!("the disk of n{} rots", node + 1));
-            if self.nemesis.rng.u8(0..4) > 0 {
+            // Nobody looks at a snapshot before a start, and by then another may be the newest.
+            if is_snapshot || self.nemesis.rng.u8(0..4) > 0 {
                 self.crash_for(node, for_us);
             }
         }
@@ -287,11 +324,12 @@ impl World {
         let raft = &self.nodes[leader].process.as_ref().expect("it leads").core.raft;
         let (term, index) = (raft.term(), self.oracle.commit_index() + 1);
         let Some(old) = raft.log().get(index).filter(|entry| entry.term() < term) else { return };
-        let disks = || self.nodes.iter().map(|machine| machine.disk.durable());
+        let voters = self.voters();
+        let disks = || voters.iter().map(|&node| self.nodes[node].disk.durable());
         let holders = disks().filter(|disk| disk.get(index) == Some(old)).count();
         let has_rival = disks().any(|disk| old.term() < disk.last().term && disk.last().term < term);
         let own = disks().filter(|disk| disk.last().term == term).count();
-        if holders >= dkv::raft::majority(self.swarm.voters) && has_rival && own <= 1 {
+        if holders >= dkv::raft::majority(voters.len()) && has_rival && own <= 1 {
             self.nemesis.tempts = false;
             self.line(|| format!("Figure 8: n{} dies", leader + 1));
             self.crash_for(leader, 8 * self.swarm.election_timeout_us);
@@ -303,7 +341,7 @@ impl World {
     fn cut(&mut self, for_us: u64) {
         let shape = Shape::draw(&mut self.nemesis.rng);
         let leader = self.leader();
-        let mut cut = shape.cut(&mut self.nemesis.rng, self.swarm.voters, leader);
+        let mut cut = shape.cut(&mut self.nemesis.rng, self.nodes.len(), leader);
         for (from, row) in cut.iter_mut().enumerate() {
             for (to, link) in row.iter_mut().enumerate() {
                 *link &= !self.nemesis.spares_link(from, to);
@@ -315,7 +353,7 @@ impl World {
     }
 
     fn links_of(&self, node: NodeIndex) -> Vec<(NodeIndex, NodeIndex)> {
-        let others = (0..self.swarm.voters).filter(|&other| other != node);
+        let others = (0..self.nodes.len()).filter(|&other| other != node);
         others.flat_map(|other| [(node, other), (other, node)]).collect()
     }
 

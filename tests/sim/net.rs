@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dkv::node::{LeaderCall, PeerError, PeerReply, PeerRequest};
+use dkv::node::{Administration, LeaderCall, PeerError, PeerReply, PeerRequest};
 use dkv::raft::Ticket;
 
 use crate::node::NodeEvent;
@@ -21,6 +21,9 @@ pub type CallId = u64;
 #[derive(Debug)]
 pub enum Caller {
     Replicator(Ticket),
+    Sender(Ticket),
+    /// Nobody's thread: the operator waits.
+    Operator(Administration),
     Forwarder(Vec<u64>),
     ReadAsker(Vec<u64>),
 }
@@ -31,6 +34,8 @@ pub enum NetEvent {
     Arrive { from: NodeIndex, to: NodeIndex, call: Option<CallId>, request: PeerRequest },
     /// A call ends for its caller.
     End { call: CallId, result: Result<PeerReply, PeerError> },
+    /// The found entry reaches a machine.
+    Birth { to: NodeIndex },
 }
 
 /// An RPC whose caller still waits.
@@ -57,8 +62,8 @@ impl Net {
     pub fn new(swarm: &Swarm) -> Net {
         Net {
             faults: swarm.net.clone(),
-            cut: whole(swarm.voters),
-            lag_us: vec![vec![0; swarm.voters]; swarm.voters],
+            cut: whole(swarm.machines()),
+            lag_us: vec![vec![0; swarm.machines()]; swarm.machines()],
             calls: BTreeMap::new(),
             last_call: 0,
             rng: Stream::Net.rng(swarm.seed),
@@ -82,11 +87,13 @@ impl Net {
     /// The seed's faults again, as far as a majority can work with them.
     pub fn be_unkind(&mut self, swarm: &Swarm) {
         let most = &swarm.net;
+        // One lost append ends a leadership that needs every answer, so many small ones must not be lost often.
+        let most_lost = if swarm.max_append_bytes < 1_000 { 0.01 } else { 0.05 };
         self.faults = NetFaults {
             delay_mean_us: most.delay_mean_us.min(swarm.election_timeout_us / 60),
-            tail: most.tail.min(0.02),
-            lose_request: most.lose_request.min(0.05),
-            lose_reply: most.lose_reply.min(0.05),
+            tail: most.tail.min(most_lost / 2.0),
+            lose_request: most.lose_request.min(most_lost),
+            lose_reply: most.lose_reply.min(most_lost),
             ..most.clone()
         };
     }
@@ -102,6 +109,12 @@ impl Net {
         let tail = self.chance(self.faults.tail);
         let tail = if tail { exponential(&mut self.rng, self.faults.tail_mean_us) } else { 0 };
         (base + tail + self.lag_us[from][to]).min(LONGEST_DELAY_US)
+    }
+
+    /// How long the found entry takes; `None` when it is lost.
+    pub fn found_delay(&mut self, from: NodeIndex, to: NodeIndex) -> Option<u64> {
+        let is_lost = self.cut[from][to] || self.chance(self.faults.lose_request);
+        (!is_lost).then(|| self.delay(from, to))
     }
 
     fn chance(&mut self, probability: f64) -> bool {
@@ -123,7 +136,7 @@ impl World {
         let call = self.net.last_call;
         let life = self.nodes[from].life;
         // HTTP does not double what people wrote; votes and appends must bear it.
-        let may_double = matches!(caller, Caller::Replicator(_));
+        let may_double = matches!(caller, Caller::Replicator(_) | Caller::Sender(_));
         self.net.calls.insert(call, Call { from, to, life, caller });
         let is_cut = self.net.cut[from][to];
         let is_lost = is_cut || self.net.chance(self.net.faults.lose_request);
@@ -164,12 +177,20 @@ impl World {
         self.plan(delay, Event::Net(NetEvent::End { call, result: Ok(reply) }));
     }
 
+    /// Sends word that a request was refused before it reached the core.
+    pub fn send_refusal(&mut self, from: NodeIndex, to: NodeIndex, call: CallId, error: PeerError) {
+        if !self.net.cut[from][to] {
+            let delay = self.net.delay(from, to);
+            self.plan(delay, Event::Net(NetEvent::End { call, result: Err(error) }));
+        }
+    }
+
     /// Interrupts the call of the forwarder, or of the read-asker, to a former leader.
     pub fn cancel_calls(&mut self, from: NodeIndex, to: NodeIndex, kind: LeaderCall) {
         let life = self.nodes[from].life;
         let is_meant = |call: &Call| {
             let is_kind = match call.caller {
-                Caller::Replicator(_) => false,
+                Caller::Replicator(_) | Caller::Sender(_) | Caller::Operator(_) => false,
                 Caller::Forwarder(_) => kind == LeaderCall::Forward,
                 Caller::ReadAsker(_) => kind == LeaderCall::ReadIndex,
             };
@@ -195,10 +216,11 @@ impl World {
                 if self.nodes[to].process.is_some() {
                     self.handle_request(to, from, call, request);
                 } else if let Some(call) = call {
-                    self.end_call(call, Err(PeerError::NotSent("nobody listens".to_owned())));
+                    self.end_call(call, Err(self.nodes[to].nobody()));
                 }
             }
             NetEvent::End { call, result } => self.end_call(call, result),
+            NetEvent::Birth { to } => self.be_born(to),
         }
     }
 

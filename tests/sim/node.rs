@@ -1,22 +1,21 @@
 //! One simulated member: a machine with its clock and disk, and the process on it, which is a real [`Core`] (the consensus
 //! core with the requests that wait for it), a real log and a real state machine. `threads.rs` drives it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use dkv::node::{Core, CoreOptions, PeerError, PeerReply, PeerRequest, ReadIndexResult, WriteResult};
-use dkv::raft::{
-    AppendEntriesReply, Entry, MemberId, Raft, RaftConfig, RequestVoteReply, Restored, Time, WriteBatch,
-};
+use dkv::node::{Core, CoreOptions, PeerError, PeerReply};
+use dkv::raft::{MemberId, Raft, RaftConfig, Restored, Settings, SnapshotMeta, Time, WriteBatch};
 use dkv::store::Kv;
+use dkv::store::snapshot::Receiver;
 use dkv::store::wal::WalError;
 
-use crate::client::{Asker, Query};
-use crate::disk::{MachineDisk, Refusal};
+use crate::disk::{Loaded, MachineDisk, Refusal};
 use crate::nemesis::Act;
-use crate::net::{CallId, Caller};
+use crate::net::Caller;
+use crate::process::{Process, Snapshotter, Thread};
 use crate::report::Mark;
 use crate::swarm::{Stream, Swarm, exponential, mix};
 use crate::world::{Event, NodeIndex, World};
@@ -42,6 +41,12 @@ pub enum NodeEvent {
     Applied,
     /// The replicator for `peer` looks for work.
     Replicator { peer: NodeIndex, at: u64 },
+    /// The sender of snapshots to `peer` looks for work.
+    Sender { peer: NodeIndex, at: u64 },
+    /// The snapshotter goes on.
+    Snapshotter,
+    /// The receiver of snapshots looks for work.
+    Receiver,
     /// The forwarder looks for work.
     Forwarder,
     /// The read-asker looks for work.
@@ -98,10 +103,18 @@ pub struct Machine {
     sync_mean_us: u64,
     /// Syncs do not end.
     pub is_disk_hung: bool,
+    /// How long its applier may take.
+    pub slow_apply_us: Option<u64>,
     /// How much later than planned its timer may wake.
     pub timer_late_us: u64,
     /// What was synced is damaged: no process starts here any more.
     pub is_ruined: bool,
+    /// It has a log: it was a founder, or was handed the found entry.
+    pub is_born: bool,
+    /// ... and lost it: whoever lives there now is somebody else.
+    pub is_wiped: bool,
+    /// Its member was removed and is not started any more.
+    pub is_retired: bool,
     /// Since when the machine, not only the process, stands still.
     suspended_at: Option<u64>,
     /// Its process dies, or the machine loses power, in the middle of its next write.
@@ -127,6 +140,16 @@ impl Machine {
         )
     }
 
+    /// What a caller hears when no process of this member is there.
+    pub fn nobody(&self) -> PeerError {
+        match (self.is_wiped, self.is_born) {
+            // The new identity that an empty disk has drawn.
+            (true, _) => PeerError::Unborn { node_id: self.id.to_string(), member_id: MemberId(!self.id.0) },
+            (_, false) => PeerError::Unborn { node_id: self.id.to_string(), member_id: self.id },
+            _ => PeerError::NotSent("nobody listens".to_owned()),
+        }
+    }
+
     /// Whether the process is stopped.
     pub fn is_stopped(&self) -> bool {
         self.stopped.is_some()
@@ -146,81 +169,6 @@ impl Machine {
     }
 }
 
-/// What dies in a crash.
-pub struct Process {
-    pub core: Core,
-    pub kv: Kv,
-    /// Where completions leave their results; emptied after every step.
-    pub mailbox: Arc<Mutex<Vec<Done>>>,
-    /// Requests of peers whose replies wait for the disk.
-    pub parked: BTreeMap<u64, Parked>,
-    /// Forwarded writes that are answered together.
-    pub batches: BTreeMap<u64, Batch>,
-    pub last_tag: u64,
-    pub timer_at: u64,
-    pub log_writer: Thread<WriteBatch>,
-    /// When the log writer seals the log if nothing is written before.
-    pub seal_at: u64,
-    pub applier: Thread<Vec<Entry>>,
-    pub forwarder: Thread<()>,
-    pub read_asker: Thread<()>,
-    pub replicators: BTreeMap<NodeIndex, Replicator>,
-}
-
-/// A thread that loops: wait for the bell, take work, do it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Thread<T> {
-    Asleep,
-    Rung,
-    Busy(T),
-}
-
-/// A replicator has a clock besides its bell.
-pub enum Replicator {
-    /// Wakes at this time of the world, or when rung.
-    Asleep { until: u64 },
-    /// Waits for the result of its call.
-    Calling,
-}
-
-/// A result that a completion has left.
-pub enum Done {
-    Write(WriteFor, WriteResult),
-    Read(ReadFor, ReadIndexResult),
-    Vote(u64, RequestVoteReply),
-    Append(u64, AppendEntriesReply),
-}
-
-/// Who waits for a write.
-#[derive(Clone, Copy)]
-pub enum WriteFor {
-    Client(Asker),
-    /// A place in a batch that a peer forwarded.
-    Batch(u64, usize),
-}
-
-/// Who waits for a read index.
-pub enum ReadFor {
-    Client(Asker, Query),
-    Peer(NodeIndex, Option<CallId>),
-}
-
-/// A request of a peer whose reply waits for the disk.
-pub struct Parked {
-    pub to: NodeIndex,
-    pub call: Option<CallId>,
-    /// The term in which the reply was made.
-    pub term: u64,
-    pub request: PeerRequest,
-}
-
-/// Forwarded writes that are answered together.
-pub struct Batch {
-    pub to: NodeIndex,
-    pub call: Option<CallId>,
-    pub results: Vec<Option<WriteResult>>,
-}
-
 fn config(swarm: &Swarm, me: MemberId, life: u64) -> RaftConfig {
     RaftConfig {
         me,
@@ -232,7 +180,7 @@ fn config(swarm: &Swarm, me: MemberId, life: u64) -> RaftConfig {
         max_append_bytes: swarm.max_append_bytes,
         max_unpersisted_bytes: swarm.max_unpersisted_bytes,
         snapshot_log_bytes: u64::MAX,
-        snapshot_log_entries: u64::MAX,
+        snapshot_log_entries: swarm.snapshot_entries,
     }
 }
 
@@ -241,21 +189,29 @@ impl World {
     pub fn found(&mut self) {
         let found = self.oracle.founding_entry(&self.swarm);
         let mut clocks = Stream::Clock.rng(self.swarm.seed);
-        for node in 0..self.swarm.voters {
+        for node in 0..self.swarm.machines() {
             let rate_ppm = if self.swarm.clocks_drift { clocks.u64(900_000..=1_100_000) } else { 1_000_000 };
             let id = MemberId(node as u64 + 1);
+            let mut disk = MachineDisk::new(self.swarm.seed, id, self.swarm.segment_bytes);
+            if node < self.swarm.voters {
+                disk.birth(&found);
+            }
             self.nodes.push(Machine {
                 id,
                 clock: Clock { offset: EARLIEST_CLOCK_US + clocks.u64(0..1_000_000_000), rate_ppm },
-                disk: MachineDisk::found(self.swarm.seed, id, self.swarm.segment_bytes, &found),
+                disk,
                 life: 0,
                 process: None,
                 stopped: None,
                 disk_rng: fastrand::Rng::with_seed(mix(self.swarm.seed ^ (Stream::Disk as u64) << 32 ^ id.0)),
                 slow_sync_us: None,
                 is_disk_hung: false,
+                slow_apply_us: None,
                 timer_late_us: 0,
                 is_ruined: false,
+                is_born: node < self.swarm.voters,
+                is_wiped: false,
+                is_retired: false,
                 suspended_at: None,
                 doom: None,
                 sync_mean_us: self.swarm.sync_mean_us,
@@ -269,25 +225,27 @@ impl World {
 
     /// Starts the process of a machine on what recovery finds.
     pub fn start(&mut self, node: NodeIndex) {
-        let voters = self.swarm.voters;
         let machine = &mut self.nodes[node];
-        if machine.is_ruined {
+        if machine.is_ruined || machine.is_retired || !machine.is_born {
             return;
         }
         let mut marks = Vec::new();
-        let recovered = machine.disk.recover(&mut marks).cloned();
+        let loaded = machine.disk.recover(&mut marks);
         marks.into_iter().for_each(|mark| self.mark(mark));
-        let recovered = match recovered {
-            Ok(recovered) => recovered,
+        let Loaded { recovered, snapshot } = match loaded {
+            Ok(loaded) => loaded,
             Err(refusal) => return self.refuse_to_start(node, &refusal),
         };
         let machine = &mut self.nodes[node];
         let hard_state = recovered.hard_state;
-        let last = recovered.last();
         let entries = recovered.entries;
+        let (snapshot, kv) = snapshot.unwrap_or_else(|| {
+            (SnapshotMeta { last: recovered.base, ..SnapshotMeta::default() }, Kv::new(Settings::default()))
+        });
         machine.voted_before_crash_in = if hard_state.voted_for.is_some() { hard_state.term } else { 0 };
         let now = machine.clock.show(self.now);
-        let restored = Restored { hard_state, entries, ..Restored::default() };
+        let snapshot_bytes = kv.size().bytes + kv.size().superseded_bytes;
+        let restored = Restored { hard_state, snapshot, snapshot_bytes, entries };
         let raft = Raft::new(config(&self.swarm, machine.id, machine.life), restored, now);
         self.oracle.check_durable(node, &machine.disk);
         let timer_at = self.now;
@@ -296,11 +254,17 @@ impl World {
             election_timeout: Duration::from_micros(self.swarm.election_timeout_us),
             check_invariants: true,
         };
-        let peers = (0..voters).filter(|&peer| peer != node);
+        let (base, last) = (raft.log().base(), raft.last());
         self.oracle.started(node, &raft);
+        if base.index > 0 {
+            self.oracle.check_applied(node, &kv);
+        }
+        let receiver = Receiver::new(machine.disk.shared());
+        let (me, membership) = (machine.id, raft.membership().clone());
+        let in_force = raft.watermarks().membership_index;
         machine.process = Some(Process {
             core: Core::new(raft, options),
-            kv: Kv::new(self.swarm.settings.clone()),
+            kv,
             mailbox: Arc::default(),
             parked: BTreeMap::new(),
             batches: BTreeMap::new(),
@@ -309,19 +273,36 @@ impl World {
             log_writer: Thread::Asleep,
             seal_at: u64::MAX,
             applier: Thread::Asleep,
+            snapshotter: Snapshotter::Rung,
+            no_snapshot_before: 0,
+            receiver,
+            receiving: None,
+            pieces: VecDeque::new(),
+            is_receiver_awake: false,
+            loading: None,
+            received: BTreeMap::new(),
+            senders: BTreeMap::new(),
             forwarder: Thread::Asleep,
             read_asker: Thread::Asleep,
-            replicators: peers.map(|peer| (peer, Replicator::Asleep { until: u64::MAX })).collect(),
+            replicators: BTreeMap::new(),
         });
         self.line(|| {
             format!(
-                "n{} starts: term {} voted {:?} log {last}",
+                "n{} starts: term {} voted {:?} log {base} to {last}",
                 node + 1,
                 hard_state.term,
                 hard_state.voted_for
             )
         });
         self.plan_node_at(node, timer_at, NodeEvent::Timer { at: timer_at });
+        self.plan_node_at(node, timer_at, NodeEvent::Snapshotter);
+        self.staff(node, &membership);
+        if in_force > self.oracle.commit_index() {
+            self.mark(Mark::StartedWithUncommittedMembership);
+            if membership.get(me).is_none() {
+                self.mark(Mark::StartedAbsentFromOwnMembership);
+            }
+        }
     }
 
     /// The process ended before it began.
@@ -354,7 +335,7 @@ impl World {
     }
 
     /// The process is gone. The answers that waited go with it; whoever asked waits in vain or sees the connection break.
-    fn bury(&mut self, node: NodeIndex) {
+    pub fn bury(&mut self, node: NodeIndex) {
         let machine = &mut self.nodes[node];
         machine.process = None;
         machine.life += 1;
@@ -425,6 +406,7 @@ impl World {
             self.resume(node);
             let machine = &mut self.nodes[node];
             machine.slow_sync_us = None;
+            machine.slow_apply_us = None;
             machine.is_disk_hung = false;
             machine.timer_late_us = 0;
             machine.doom = None;

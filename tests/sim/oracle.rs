@@ -3,22 +3,28 @@
 //! `src/raft/invariants.rs`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dkv::raft::{
     AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, Found, HardState, Index,
-    Member, MemberId, Membership, Payload, Position, Raft, RequestVoteReply, RequestVoteRequest, RoleKind,
-    RpcRequest, Term, Watermarks, majority,
+    InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, MemberId, Membership, Payload, Position,
+    Raft, RequestVoteReply, RequestVoteRequest, RoleKind, RpcRequest, Term, TimeoutNowReply, Watermarks,
+    majority,
 };
 use dkv::store::Kv;
 
 use crate::disk::MachineDisk;
+use crate::members::{machine_of, member};
 use crate::report::Mark;
 use crate::swarm::Swarm;
 use crate::world::NodeIndex;
 
 /// All that was ever true of the cluster.
 pub struct Oracle {
-    voters: usize,
+    /// The last committed membership.
+    membership: Arc<Membership>,
+    /// Every membership that was ever in a log, by its entry.
+    memberships: BTreeMap<(Index, Term), Arc<Membership>>,
     /// Every entry that was ever committed, entry 1 first.
     pub committed: Vec<Entry>,
     /// The term whose leader committed each of them.
@@ -30,36 +36,31 @@ pub struct Oracle {
     state_hashes: BTreeMap<Index, u128>,
     /// The terms of each member's log, as seen last.
     logs: Vec<Vec<Term>>,
+    /// Where each member's log began then.
+    bases: Vec<Index>,
     hard_states: Vec<HardState>,
 }
 
 impl Oracle {
     /// Of a cluster that has done nothing.
-    pub fn new(voters: usize) -> Oracle {
+    pub fn new(machines: usize) -> Oracle {
         Oracle {
-            voters,
+            membership: Arc::default(),
+            memberships: BTreeMap::new(),
             committed: Vec::new(),
             committed_in: Vec::new(),
             leaders: BTreeMap::new(),
             appended: BTreeMap::new(),
             state_hashes: BTreeMap::new(),
-            logs: vec![Vec::new(); voters],
-            hard_states: vec![HardState::default(); voters],
+            logs: vec![Vec::new(); machines],
+            bases: vec![0; machines],
+            hard_states: vec![HardState::default(); machines],
         }
     }
 
     /// Entry `1@1`, committed by birth.
     pub fn founding_entry(&mut self, swarm: &Swarm) -> Entry {
-        let members = (1..=self.voters as u64)
-            .map(|id| Member {
-                node_id: format!("n{id}"),
-                member_id: MemberId(id),
-                raft_addr: format!("n{id}:1"),
-                http_addr: format!("n{id}:2"),
-                voter: true,
-                promote: false,
-            })
-            .collect();
+        let members = (0..swarm.voters).map(|node| member(MemberId(node as u64 + 1), node)).collect();
         let found = Found {
             cluster_id: ClusterId(swarm.seed),
             settings: swarm.settings.clone(),
@@ -67,9 +68,38 @@ impl Oracle {
             restored: None,
         };
         let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
+        self.membership = entry.membership().expect("a found entry has one").clone();
+        self.memberships.insert((1, 1), self.membership.clone());
         self.committed.push(entry.clone());
         self.committed_in.push(1);
         entry
+    }
+
+    /// The last committed membership.
+    pub fn membership(&self) -> &Arc<Membership> {
+        &self.membership
+    }
+
+    /// Memberships that somebody once appended behind what is committed, and that may come back.
+    pub fn uncommitted_memberships(&self) -> impl Iterator<Item = &Arc<Membership>> {
+        let from = (self.commit_index() + 1, 0);
+        self.memberships.range(from..).map(|(_, membership)| membership)
+    }
+
+    /// Whether it was ever in a membership.
+    pub fn was_member(&self, id: MemberId) -> bool {
+        let committed = self.memberships.range(..=(self.commit_index(), Term::MAX));
+        committed.into_iter().any(|(_, membership)| membership.get(id).is_some())
+    }
+
+    /// The name of a member of any membership.
+    pub fn name_of(&self, id: MemberId) -> Option<&str> {
+        self.memberships.values().find_map(|m| m.get(id)).map(|member| member.node_id.as_str())
+    }
+
+    /// Whether it ever led.
+    pub fn has_led(&self, node: NodeIndex) -> bool {
+        self.leaders.values().any(|&leader| leader == node)
     }
 
     /// Index of the last entry that was ever committed.
@@ -94,8 +124,10 @@ impl Oracle {
         let mut marks = Vec::new();
         if before.queued_seq != after.queued_seq {
             for cut in self.check_log(node, raft) {
-                let holders = disks.iter().filter(|d| d.durable().term_at(cut.index) == Some(cut.term));
-                if holders.count() >= majority(self.voters) {
+                let voters: Vec<NodeIndex> = self.membership.voters().map(machine_of).collect();
+                let holders =
+                    voters.iter().filter(|&&n| disks[n].durable().term_at(cut.index) == Some(cut.term));
+                if holders.count() >= majority(voters.len()) {
                     marks.push(Mark::Figure8);
                 }
             }
@@ -117,7 +149,14 @@ impl Oracle {
             marks.push(Mark::ElectionFailed);
         }
         for index in before.committed.index + 1..=after.committed.index {
-            let entry = raft.log().get(index).expect("what is committed is in the log");
+            let Some(entry) = raft.log().get(index) else {
+                assert!(
+                    index <= raft.snapshot().last.index && index <= self.commit_index(),
+                    "n{} has committed {index}, which neither its log nor a snapshot holds",
+                    node + 1
+                );
+                continue;
+            };
             if let Some(known) = self.committed.get(index as usize - 1) {
                 assert_eq!(
                     known,
@@ -127,7 +166,10 @@ impl Oracle {
                 );
                 continue;
             }
-            self.check_durable_on_quorum(entry, disks);
+            self.check_durable_on_quorum(entry, raft.membership(), disks);
+            if let Some(membership) = entry.membership() {
+                marks.extend(self.take_membership(membership));
+            }
             self.committed.push(entry.clone());
             self.committed_in.push(after.term);
             if entry.term() < after.term {
@@ -143,7 +185,30 @@ impl Oracle {
         let log = raft.log();
         let seen = &mut self.logs[node];
         let mut cut = Vec::new();
-        while let Some(&term) = seen.last()
+        // What the log has given up is in a snapshot: as it was committed.
+        let base = log.base();
+        if self.bases[node] != base.index {
+            let known = self.committed.get((base.index as usize).wrapping_sub(1)).map(Entry::position);
+            assert!(
+                base.index == 0 || known == Some(base),
+                "n{} has a snapshot for its log up to {base}, committed is {known:?}",
+                node + 1
+            );
+            for entry in &self.committed[..base.index as usize] {
+                let (at, term) = (entry.index() as usize - 1, entry.term());
+                match seen.get_mut(at) {
+                    None => seen.push(term),
+                    Some(seen) if *seen == term => {}
+                    Some(seen) => {
+                        cut.push(Position::new(entry.index(), *seen));
+                        *seen = term;
+                    }
+                }
+            }
+            self.bases[node] = base.index;
+        }
+        while seen.len() as Index > base.index
+            && let Some(&term) = seen.last()
             && log.term_at(seen.len() as Index) != Some(term)
         {
             cut.push(Position::new(seen.len() as Index, term));
@@ -161,6 +226,9 @@ impl Oracle {
                 known.1
             );
             seen.push(entry.term());
+            if let Some(membership) = entry.membership() {
+                self.memberships.entry((index, entry.term())).or_insert_with(|| membership.clone());
+            }
         }
         cut
     }
@@ -175,7 +243,7 @@ impl Oracle {
             self.committed.iter().zip(earlier).filter_map(|(entry, earlier)| earlier.then_some(entry))
         {
             assert!(
-                raft.log().get(entry.index()) == Some(entry),
+                entry.index() <= raft.snapshot().last.index || raft.log().get(entry.index()) == Some(entry),
                 "I10: n{} leads term {} without the committed {entry:?}",
                 node + 1,
                 raft.term()
@@ -184,13 +252,24 @@ impl Oracle {
     }
 
     /// P1: what counts as committed is on the disks of a majority, whatever the members believe.
-    fn check_durable_on_quorum(&self, entry: &Entry, disks: &[&MachineDisk]) {
-        let holders = disks.iter().filter(|disk| disk.durable().get(entry.index()) == Some(entry)).count();
+    /// The membership in force when it is committed decides.
+    fn check_durable_on_quorum(&self, entry: &Entry, membership: &Membership, disks: &[&MachineDisk]) {
+        let voters: Vec<NodeIndex> = membership.voters().map(machine_of).collect();
+        let holders = voters.iter().filter(|&&node| disks[node].durable().holds(entry)).count();
         assert!(
-            holders >= majority(self.voters),
+            holders >= majority(voters.len()),
             "I14: {entry:?} counts as committed, but is durable on {holders} of {} disks",
-            self.voters
+            voters.len()
         );
+    }
+
+    /// A membership is committed: it differs from the one before by one voter at most, so majorities of both overlap.
+    fn take_membership(&mut self, new: &Arc<Membership>) -> Option<Mark> {
+        let old = std::mem::replace(&mut self.membership, new.clone());
+        let came: Vec<MemberId> = new.voters().filter(|&id| !old.is_voter(id)).collect();
+        let went: Vec<MemberId> = old.voters().filter(|&id| !new.is_voter(id)).collect();
+        assert!(came.len() + went.len() <= 1, "the voters change from {old:?} to {new:?} at once");
+        (!came.is_empty()).then_some(Mark::LearnerPromoted)
     }
 
     /// I11: the state is a function of the applied index; and only what is committed is applied.
@@ -238,7 +317,47 @@ impl Oracle {
             RpcRequest::AppendEntries(r) => {
                 assert!(durable.term >= r.term, "I12: leads term {}, durable is {durable:?}", r.term);
             }
-            RpcRequest::TimeoutNow(_) => unreachable!("nobody hands over here"),
+            RpcRequest::TimeoutNow(r) => {
+                assert!(durable.term >= r.term, "I12: hands over term {}, durable is {durable:?}", r.term);
+            }
+        }
+    }
+
+    /// A piece of a snapshot leaves.
+    pub fn check_piece(&self, request: &InstallSnapshotRequest, disk: &MachineDisk) {
+        let durable = disk.durable();
+        assert!(durable.hard_state.term >= request.term, "I12: sends a snapshot before its term is durable");
+        assert!(
+            durable.snapshot.index >= request.last.index,
+            "I12: sends a snapshot through {}, durable is one through {}",
+            request.last,
+            durable.snapshot
+        );
+        let known = self.committed.get(request.last.index as usize - 1).map(Entry::position);
+        assert!(known == Some(request.last), "a snapshot through {}, committed is {known:?}", request.last);
+    }
+
+    /// The answer to a hand-over leaves.
+    pub fn check_timeout_now_reply(&self, reply: &TimeoutNowReply, disk: &MachineDisk) {
+        let durable = disk.durable().hard_state;
+        assert!(durable.term >= reply.term, "I12: answers {reply:?}, durable is {durable:?}");
+    }
+
+    /// The answer to a piece of a snapshot leaves.
+    pub fn check_install_reply(&self, reply: &InstallSnapshotReply, disk: &MachineDisk) {
+        let durable = disk.durable();
+        assert!(
+            durable.hard_state.term >= reply.term,
+            "I12: answers {reply:?}, durable is {:?}",
+            durable.hard_state
+        );
+        if let InstallOutcome::Holds(index) = reply.outcome {
+            let committed = self.committed.get((index as usize).wrapping_sub(1));
+            assert!(
+                index == 0 || committed.is_some_and(|entry| durable.holds(entry)),
+                "I12: claims to hold what is committed through {index}, the disk ends at {}",
+                durable.last()
+            );
         }
     }
 
@@ -278,8 +397,16 @@ impl Oracle {
             Some(nth) => request.entries.get(nth as usize - 1).map(Entry::term),
             None => durable.term_at(match_index),
         };
+        let held = match match_index {
+            // Nothing but what was committed is in a snapshot.
+            index if index < durable.snapshot.index && index > 0 => {
+                self.committed.get(index as usize - 1).map(Entry::term)
+            }
+            index => durable.term_at(index),
+        };
+        let promised = promised.or(held);
         assert!(
-            promised.is_some() && durable.term_at(match_index) == promised,
+            held.is_some() && held == promised,
             "I12: acknowledges {match_index} of {request:?}, the disk ends at {}",
             durable.last()
         );

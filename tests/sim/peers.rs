@@ -5,20 +5,21 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dkv::node::{
-    Completion, Failure, FailureKind, ForwardedWrite, Origin, Parked as ParkedReply, PeerReply, PeerRequest,
-    Work, WriteResult,
+    Completion, Failure, FailureKind, ForwardedWrite, Origin, Parked as ParkedReply, PeerError, PeerReply,
+    PeerRequest, Work, WriteResult,
 };
+use dkv::raft::AppendOutcome;
 use dkv::store::Command;
 
 use crate::net::CallId;
-use crate::node::{Batch, Done, Parked, ReadFor, WriteFor};
+use crate::process::{AdminFor, Batch, Done, Parked, ReadFor, WriteFor};
 use crate::report::Mark;
 use crate::world::{NodeIndex, World};
 
-type Mailbox = Arc<Mutex<Vec<Done>>>;
+pub type Mailbox = Arc<Mutex<Vec<Done>>>;
 
 /// A completion that leaves its result in the mailbox.
-fn leave<T: 'static>(mailbox: &Mailbox, make: impl FnOnce(T) -> Done + Send + 'static) -> Completion<T> {
+pub fn leave<T: 'static>(mailbox: &Mailbox, make: impl FnOnce(T) -> Done + Send + 'static) -> Completion<T> {
     let mailbox = mailbox.clone();
     Box::new(move |value| mailbox.lock().expect("one thread").push(make(value)))
 }
@@ -34,7 +35,15 @@ impl World {
     ) {
         self.line(|| format!("n{} takes from n{}: {}", node + 1, from + 1, describe(&request)));
         let term = self.process(node).core.raft.term();
+        let sender = self.nodes[from].id;
         match request {
+            // A member that missed its own removal campaigns: it is told, so that it ends.
+            PeerRequest::RequestVote(_) if self.process(node).kv.is_removed(sender) => {
+                self.mark(Mark::RemovedRefused);
+                if let Some(call) = call {
+                    self.send_refusal(node, from, call, PeerError::Removed);
+                }
+            }
             PeerRequest::RequestVote(ref vote) => {
                 if vote.term < term {
                     self.mark(Mark::OldTermRequest);
@@ -67,8 +76,17 @@ impl World {
                 });
             }
             PeerRequest::Forward(writes) => self.handle_forward(node, from, call, writes),
-            PeerRequest::InstallSnapshot(_) | PeerRequest::TimeoutNow(_) | PeerRequest::Administer { .. } => {
-                unreachable!("no member of these clusters sends this")
+            PeerRequest::InstallSnapshot(piece) => self.handle_piece(node, from, call, piece),
+            PeerRequest::TimeoutNow(request) => {
+                let done =
+                    leave(&self.process(node).mailbox, move |reply| Done::TimeoutNow(from, call, reply));
+                self.step(node, |core, now| {
+                    let waiting = core.raft.handle_timeout_now(request, now);
+                    core.park(ParkedReply::TimeoutNow(waiting, done));
+                });
+            }
+            PeerRequest::Administer { what, remaining_ms } => {
+                self.handle_administer(node, from, call, what, remaining_ms);
             }
         }
     }
@@ -134,6 +152,9 @@ impl World {
             done(Err(Failure::new(FailureKind::Overloaded, "the idempotency table is full")));
             return self.empty_mailbox(node);
         }
+        if self.process(node).core.raft.is_handing_over() {
+            self.mark(Mark::WriteDuringHandOver);
+        }
         self.step(node, |core, now| core.submit(work, origin, now + patience, now));
     }
 
@@ -146,6 +167,61 @@ impl World {
             let Batch { to, call, results } = process.batches.remove(&tag).expect("just seen");
             self.mark(Mark::Forwarded);
             self.reply(node, to, call, PeerReply::Forward(results.into_iter().flatten().collect()));
+        }
+    }
+
+    /// Sends out what completions have left.
+    pub fn empty_mailbox(&mut self, node: NodeIndex) {
+        let mailbox = self.process(node).mailbox.clone();
+        let done = std::mem::take(&mut *mailbox.lock().expect("one thread"));
+        for done in done {
+            match done {
+                Done::Vote(tag, reply) => {
+                    let parked = self.process(node).parked.remove(&tag).expect("answered once");
+                    let PeerRequest::RequestVote(request) = &parked.request else { unreachable!("a vote") };
+                    self.oracle.check_vote_reply(request, &reply, &self.nodes[node].disk);
+                    self.reply(node, parked.to, parked.call, PeerReply::RequestVote(reply));
+                }
+                Done::Append(tag, reply) => {
+                    let parked = self.process(node).parked.remove(&tag).expect("answered once");
+                    let PeerRequest::AppendEntries(request) = &parked.request else {
+                        unreachable!("an append")
+                    };
+                    self.oracle.check_append_reply(request, &reply, &self.nodes[node].disk);
+                    if reply.term > parked.term {
+                        self.mark(Mark::ReplyOvertakenByTerm);
+                    }
+                    if let AppendOutcome::Accepted { received, match_index } = reply.outcome
+                        && match_index < received
+                    {
+                        self.mark(Mark::HeldAppendAnsweredEarly);
+                    }
+                    self.reply(node, parked.to, parked.call, PeerReply::AppendEntries(reply));
+                }
+                Done::TimeoutNow(to, call, reply) => {
+                    self.oracle.check_timeout_now_reply(&reply, &self.nodes[node].disk);
+                    self.reply(node, to, call, PeerReply::TimeoutNow(reply));
+                }
+                Done::Administer(AdminFor::Operator(what), result) => {
+                    self.judge_administration(&what, &result);
+                }
+                Done::Administer(AdminFor::Peer(to, call), result) => {
+                    self.reply(node, to, call, PeerReply::Administer(result));
+                }
+                Done::Install(to, call, reply) => {
+                    self.oracle.check_install_reply(&reply, &self.nodes[node].disk);
+                    self.reply(node, to, call, PeerReply::InstallSnapshot(reply));
+                }
+                Done::Read(ReadFor::Peer(to, call), result) => {
+                    self.mark(Mark::ReadIndexAsked);
+                    self.reply(node, to, call, PeerReply::ReadIndex(result));
+                }
+                Done::Read(ReadFor::Client(asker, query), result) => {
+                    self.answer_read(node, asker, &query, result)
+                }
+                Done::Write(WriteFor::Client(asker), result) => self.answer_write(node, asker, result),
+                Done::Write(WriteFor::Batch(tag, at), result) => self.put_in_batch(node, tag, at, result),
+            }
         }
     }
 
@@ -168,6 +244,10 @@ pub fn describe(request: &PeerRequest) -> String {
         }
         PeerRequest::ReadIndex { remaining_ms } => format!("read index within {remaining_ms} ms"),
         PeerRequest::Forward(writes) => format!("{} writes", writes.len()),
+        PeerRequest::InstallSnapshot(r) => {
+            let end = r.offset + r.data.len() as u64;
+            format!("snapshot term {} through {} bytes {}..{end} of {}", r.term, r.last, r.offset, r.size)
+        }
         other => format!("{other:?}"),
     }
 }

@@ -131,8 +131,94 @@ marks! {
     TimerStarved,
     /// Links came and went.
     Flapped,
+    /// A member that is slow to apply was left alone for long.
+    Stranded,
     /// A link became slow.
     Clogged,
+    /// A member saved a snapshot of its state.
+    SnapshotSaved,
+    /// ... and could not, because its disk failed or was full.
+    SnapshotFailed,
+    /// A leader's snapshot was installed while a member wrote one of its own.
+    SnapshotOvertaken,
+    /// A member died while it gave its snapshot its name.
+    CrashInSnapshot,
+    /// Segments of the log were given up.
+    LogCut,
+    /// A file that had been a segment became one again.
+    SegmentReused,
+    /// A process started from a snapshot.
+    StartedFromSnapshot,
+    /// A process found a leader's snapshot and a log that does not lead there.
+    LogBegunAnewAtStart,
+    /// The newest snapshot had rotted, and the one before it stood in.
+    FellBackToOlderSnapshot,
+    /// What had rotted was given up before anybody needed it.
+    RotOutlived,
+    /// A leader's snapshot replaced the state of a follower.
+    SnapshotInstalled,
+    /// ... while entries were being applied.
+    InstalledDuringApply,
+    /// ... whose log was shorter.
+    ShortLogDroppedAtInstall,
+    /// ... whose log had another entry there, and was dropped as a whole.
+    ConflictingLogDroppedAtInstall,
+    /// ... whose log led there, and kept what it had behind it.
+    SuffixKeptAtInstall,
+    /// A leader's snapshot was received and loaded when the log had everything in it already.
+    InstallCameTooLate,
+    /// A transfer went on where an earlier one had ended.
+    TransferResumed,
+    /// A transfer was given up because a newer snapshot came.
+    TransferSuperseded,
+    /// A transfer was given up.
+    TransferFailed,
+    /// A piece of a snapshot came whose content was committed here already.
+    SnapshotNotNeeded,
+    /// A member died while it received a snapshot.
+    CrashInReceive,
+    /// A write was unknown because a snapshot took the place of its entry.
+    WriteUnknownBySnapshot,
+    /// A change of the membership was done, and its operator heard so.
+    ChangeDone,
+    /// A change or a hand-over was refused.
+    AdministrationRefused,
+    /// ... because the leader was new, or handed over, or there was none.
+    AdministrationTooEarly,
+    /// What became of it was unknown.
+    AdministrationUnknown,
+    /// A machine was handed the found entry and became a member.
+    JoinerBorn,
+    /// A learner became a voter.
+    LearnerPromoted,
+    /// ... by itself, because it had caught up.
+    PromotedByItself,
+    /// A membership was cut off with its entry.
+    MembershipRolledBack,
+    /// A process started with a membership in force that was not committed.
+    StartedWithUncommittedMembership,
+    /// ... and did not have that member.
+    StartedAbsentFromOwnMembership,
+    /// A member that its own latest membership does not have campaigned.
+    AbsentMemberCampaigned,
+    /// A leader that was removed left office.
+    RemovedLeaderStepDown,
+    /// A removed member learned of it and ended.
+    RemovedEnded,
+    /// A removed member asked for votes and was told.
+    RemovedRefused,
+    /// A machine lost its disk.
+    Wiped,
+    /// ... and came back as another member under its old name.
+    WipedReplaced,
+    /// A leadership was handed over, and the operator heard so.
+    HandOverDone,
+    /// A member campaigned because its leader handed over.
+    HandOverCampaign,
+    /// A hand-over came to nothing, and the leader went on.
+    HandOverInVain,
+    /// A write came to a leader that handed over.
+    WriteDuringHandOver,
     /// An answer to a client was lost.
     AnswerLost,
     /// A write was done.
@@ -168,6 +254,8 @@ pub struct Counters {
     pub events: u64,
     pub crashes: u64,
     pub checked_operations: u64,
+    pub snapshots: u64,
+    pub installs: u64,
     /// Seeds that ran twice and left the same trace.
     pub run_twice: u64,
     pub marks: BTreeMap<Mark, u64>,
@@ -180,6 +268,8 @@ impl Counters {
         self.events += other.events;
         self.crashes += other.crashes;
         self.checked_operations += other.checked_operations;
+        self.snapshots += other.snapshots;
+        self.installs += other.installs;
         self.run_twice += other.run_twice;
         for (&mark, count) in &other.marks {
             *self.marks.entry(mark).or_default() += count;
@@ -193,6 +283,11 @@ impl Counters {
         format!("{seconds:.1} s: {seeds:.1} seeds/s, {events:.0} events/s\n")
     }
 
+    /// How often a situation was reached.
+    pub fn count(&self, mark: Mark) -> u64 {
+        self.marks.get(&mark).copied().unwrap_or(0)
+    }
+
     /// Marks that were never reached.
     pub fn missing(&self) -> Vec<Mark> {
         Mark::ALL.iter().copied().filter(|mark| !self.marks.contains_key(mark)).collect()
@@ -201,12 +296,18 @@ impl Counters {
     /// For people.
     pub fn summary(&self) -> String {
         let mut text = format!(
-            "{} seeds ({} of them twice), {} events, {} crashes, {} operations checked\n",
-            self.seeds, self.run_twice, self.events, self.crashes, self.checked_operations
+            "{} seeds ({} of them twice), {} events, {} crashes, {} operations checked, {} snapshots, {} installs\n",
+            self.seeds,
+            self.run_twice,
+            self.events,
+            self.crashes,
+            self.checked_operations,
+            self.snapshots,
+            self.installs
         );
         for mark in Mark::ALL {
-            let count = self.marks.get(mark).copied().unwrap_or(0);
-            writeln!(text, "  {:<26} {count:>9}", format!("{mark:?}")).expect("a string takes it");
+            let count = self.count(*mark);
+            writeln!(text, "  {:<32} {count:>9}", format!("{mark:?}")).expect("a string takes it");
         }
         text
     }

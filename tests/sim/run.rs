@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use dkv::raft::EntryKind;
+use dkv::raft::{EntryKind, majority};
 
 use crate::control;
 use crate::history::{self, Replay};
@@ -126,7 +126,8 @@ impl World {
             self.nodes[node].process.as_ref().map(|p| (p.core.raft.term(), p.core.raft.leader()))
         };
         let agreed = raft(leader);
-        (0..self.nodes.len()).filter(|&node| raft(node) == agreed).count() > self.nodes.len() / 2
+        let voters = self.voters();
+        voters.iter().filter(|&&node| raft(node) == agreed).count() >= majority(voters.len())
     }
 
     pub fn has_committed_a_write_since(&self, committed: u64) -> bool {
@@ -148,19 +149,21 @@ impl World {
 
     fn has_converged(&self) -> bool {
         let target = self.oracle.commit_index();
-        self.nodes.iter().filter(|machine| !machine.is_ruined).all(|machine| {
-            machine.process.as_ref().is_some_and(|p| {
-                p.core.raft.last_applied() == target
-                    && p.core.raft.last().index == target
-                    && p.core.raft.persisted_index() == target
+        self.is_membership_settled()
+            && self.members().into_iter().map(|node| &self.nodes[node]).all(|machine| {
+                machine.process.as_ref().is_some_and(|p| {
+                    p.core.raft.last_applied() == target
+                        && p.core.raft.last().index == target
+                        && p.core.raft.persisted_index() == target
+                })
             })
-        })
     }
 
     /// P1 to P5 on what the clients were told.
     fn judge(&mut self) {
         let replay = Replay::new(&self.oracle.committed, self.swarm.settings.idempotency_rows);
-        for machine in self.nodes.iter().filter(|machine| !machine.is_ruined) {
+        for node in self.members() {
+            let machine = &self.nodes[node];
             let kv = &machine.process.as_ref().expect("everybody is up").kv;
             assert!(
                 kv.revision() == replay.model.revision,
@@ -190,7 +193,7 @@ impl World {
     fn dissect(&mut self) {
         for node in 0..self.nodes.len() {
             let machine = &mut self.nodes[node];
-            if !machine.is_ruined && machine.disk.autopsy() {
+            if !machine.is_ruined && machine.is_born && machine.disk.autopsy() {
                 self.mark(Mark::FlipRefused);
             }
         }

@@ -105,19 +105,19 @@ fn talk(cut: &Cut, a: NodeIndex, b: NodeIndex) -> bool {
     !cut[a][b] && !cut[b][a]
 }
 
-/// Whether some majority of able members can exchange messages pairwise (the condition of P6).
-pub fn has_connected_majority(cut: &Cut, is_able: &[bool]) -> bool {
-    let voters = cut.len();
-    (0u32..1 << voters).any(|group| {
-        let members: Vec<NodeIndex> = (0..voters).filter(|node| group & (1 << node) != 0).collect();
-        members.len() > voters / 2
+/// Whether some majority of able voters can exchange messages pairwise (the condition of P6).
+pub fn has_connected_majority(cut: &Cut, is_able: &[bool], voters: &[NodeIndex]) -> bool {
+    (0u32..1 << voters.len()).any(|group| {
+        let members = voters.iter().enumerate().filter(|(nth, _)| group & (1 << nth) != 0);
+        let members: Vec<NodeIndex> = members.map(|(_, &node)| node).collect();
+        members.len() > voters.len() / 2
             && members.iter().all(|&a| is_able[a])
             && members.iter().all(|&a| members.iter().all(|&b| a == b || talk(cut, a, b)))
     })
 }
 
-/// Whether an able member exchanges messages with enough able others to lead.
-pub fn reaches_majority(cut: &Cut, is_able: &[bool], hub: NodeIndex) -> bool {
-    let reached = (0..cut.len()).filter(|&other| is_able[other] && (other == hub || talk(cut, hub, other)));
-    is_able[hub] && reached.count() > cut.len() / 2
+/// Whether an able voter exchanges messages with enough able others to lead.
+pub fn reaches_majority(cut: &Cut, is_able: &[bool], voters: &[NodeIndex], hub: NodeIndex) -> bool {
+    let reached = voters.iter().filter(|&&other| is_able[other] && (other == hub || talk(cut, hub, other)));
+    is_able[hub] && reached.count() > voters.len() / 2
 }

@@ -20,6 +20,15 @@ impl World {
     /// Lets the situation that the seed has drawn stand for its time, while writes go on.
     pub fn stand(&mut self, standing: Standing) {
         self.calm();
+        // What P6 says of a majority it says of one membership: nobody changes it any more.
+        self.nemesis.is_restrained = true;
+        if self.swarm.joiners > 0 {
+            let settled = |world: &World| world.is_membership_settled() && world.leader().is_some();
+            self.run_until(self.now + PATIENCE * self.longest_timeout(), settled);
+            if !settled(self) {
+                return;
+            }
+        }
         let hub = match standing {
             Standing::Majority => self.cut_with_connected_majority().then_some(None),
             Standing::Hub => self.cut_with_hub().map(Some),
@@ -82,12 +91,12 @@ impl World {
 
     /// Cuts the network in a random shape that leaves a majority connected pairwise.
     fn cut_with_connected_majority(&mut self) -> bool {
-        let able = self.are_able();
+        let (able, voters) = (self.are_able(), self.voters());
         for _ in 0..MAX_DRAWS {
             let shape = Shape::draw(&mut self.nemesis.rng);
             let leader = self.leader();
-            let cut = shape.cut(&mut self.nemesis.rng, self.swarm.voters, leader);
-            if has_connected_majority(&cut, &able) {
+            let cut = shape.cut(&mut self.nemesis.rng, self.nodes.len(), leader);
+            if has_connected_majority(&cut, &able, &voters) {
                 self.line(|| format!("{shape:?} stands: {cut:?}"));
                 self.net.cut = cut;
                 return true;
@@ -98,16 +107,17 @@ impl World {
 
     /// Cuts the network so that no majority is connected pairwise, but one member, whose log is up to date, reaches one.
     fn cut_with_hub(&mut self) -> Option<NodeIndex> {
-        let able = self.are_able();
+        let (able, voters) = (self.are_able(), self.voters());
         for _ in 0..MAX_DRAWS {
             let shape = Shape::draw_with_hub(&mut self.nemesis.rng);
             let leader = self.leader();
-            let cut = shape.cut(&mut self.nemesis.rng, self.swarm.voters, leader);
-            if has_connected_majority(&cut, &able) {
+            let cut = shape.cut(&mut self.nemesis.rng, self.nodes.len(), leader);
+            if has_connected_majority(&cut, &able, &voters) {
                 continue;
             }
-            let is_hub = |&hub: &NodeIndex| reaches_majority(&cut, &able, hub) && self.is_up_to_date(hub);
-            if let Some(hub) = (0..self.swarm.voters).find(is_hub) {
+            let is_hub =
+                |&hub: &NodeIndex| reaches_majority(&cut, &able, &voters, hub) && self.is_up_to_date(hub);
+            if let Some(hub) = voters.iter().copied().find(is_hub) {
                 self.line(|| format!("{shape:?} stands with n{} in the middle: {cut:?}", hub + 1));
                 self.net.cut = cut;
                 return Some(hub);
@@ -122,15 +132,16 @@ impl World {
             let raft = self.nodes[node].process.as_ref().map(|p| p.core.raft.last());
             raft.map(|last| (last.term, last.index))
         };
-        (0..self.nodes.len()).all(|other| last(other) <= last(hub))
+        self.voters().into_iter().all(|other| last(other) <= last(hub))
     }
 
     /// A random majority of those who run is left in peace from now on.
     fn spare_a_majority(&mut self) {
+        let voters = self.voters();
         let mut able: Vec<NodeIndex> =
-            (0..self.nodes.len()).filter(|&node| self.nodes[node].process.is_some()).collect();
+            voters.iter().copied().filter(|&node| self.nodes[node].process.is_some()).collect();
         self.nemesis.rng.shuffle(&mut able);
-        let size = dkv::raft::majority(self.swarm.voters);
+        let size = dkv::raft::majority(voters.len());
         able[..size].iter().for_each(|&node| self.nemesis.spared[node] = true);
         self.line(|| format!("spared: {:?}", self.nemesis.spared));
     }

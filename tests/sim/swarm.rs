@@ -68,6 +68,8 @@ pub enum Kind {
     Depose,
     /// A member's links, or one link, come and go.
     Flap,
+    /// A member that is slow to apply, and perhaps to write, is left alone until the others are far ahead.
+    Strand,
     /// Everything that takes one link takes long.
     Clog,
     /// A process stands still, as by SIGSTOP.
@@ -86,15 +88,22 @@ pub enum Kind {
     FillDisk,
     /// A bit flips in what was synced and sealed.
     Rot,
+    /// The operator changes the membership.
+    Change,
+    /// The operator lets the leader hand over.
+    HandOver,
+    /// A machine loses its disk.
+    Wipe,
 }
 
-const KINDS: [Kind; 16] = [
+const KINDS: [Kind; 20] = [
     Kind::CrashOne,
     Kind::CrashMany,
     Kind::CrashAll,
     Kind::Cut,
     Kind::Depose,
     Kind::Flap,
+    Kind::Strand,
     Kind::Clog,
     Kind::Pause,
     Kind::Suspend,
@@ -105,6 +114,9 @@ const KINDS: [Kind; 16] = [
     Kind::FailDisk,
     Kind::FillDisk,
     Kind::Rot,
+    Kind::Change,
+    Kind::HandOver,
+    Kind::Wipe,
 ];
 
 /// What stands for a long time behind the chaos, while writes must go on (promise P6).
@@ -122,7 +134,10 @@ pub enum Standing {
 #[derive(Clone, Debug)]
 pub struct Swarm {
     pub seed: u64,
+    /// Founding members.
     pub voters: usize,
+    /// Machines that may join later.
+    pub joiners: usize,
     pub election_timeout_us: u64,
     pub heartbeat_us: u64,
     pub disk_stall_us: u64,
@@ -130,12 +145,18 @@ pub struct Swarm {
     pub max_unpersisted_bytes: usize,
     /// Size of a segment of the log.
     pub segment_bytes: u64,
+    /// Entries between two snapshots.
+    pub snapshot_entries: u64,
+    /// Bytes of a piece of a snapshot on its way.
+    pub piece_bytes: usize,
     pub settings: Settings,
     pub net: NetFaults,
     /// Mean of an ordinary sync.
     pub sync_mean_us: u64,
     /// How late a thread may wake.
     pub wake_max_us: u64,
+    /// How long the applier may take.
+    pub apply_max_us: u64,
     /// Whether the members' clocks run at different rates, 0.9 to 1.1.
     pub clocks_drift: bool,
     pub kinds: Vec<Kind>,
@@ -165,7 +186,11 @@ impl Swarm {
     pub fn draw(seed: u64) -> Swarm {
         let mut rng = Stream::Swarm.rng(seed);
         let t = rng.u64(100..=400) * 1_000;
-        let voters = [1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7][rng.usize(0..12)];
+        let joiners = if rng.bool() { rng.usize(1..=3) } else { 0 };
+        let voters = match joiners {
+            0 => [1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7][rng.usize(0..12)],
+            _ => [1, 2, 3, 3, 3, 4, 5, 5][rng.usize(0..8)],
+        };
         let mut rate = |max: f64| if rng.bool() { rng.f64() * max } else { 0.0 };
         let (tail, lose_request, lose_reply) = (rate(0.1), rate(0.15), rate(0.15));
         let (duplicate, replay) = (rate(0.2), rate(0.05));
@@ -178,7 +203,13 @@ impl Swarm {
             duplicate,
             replay,
         };
-        let kinds = KINDS.into_iter().filter(|_| rng.u8(0..3) > 0).collect();
+        let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| rng.u8(0..3) > 0).collect();
+        // Changes are often refused and mostly slow: more of them.
+        let changes = kinds.contains(&Kind::Change) && joiners > 0;
+        kinds.retain(|kind| joiners > 0 || !matches!(kind, Kind::Change | Kind::Wipe));
+        kinds.extend(std::iter::repeat_n(Kind::Change, if changes { 6 } else { 0 }));
+        let strands = kinds.contains(&Kind::Strand);
+        kinds.extend(std::iter::repeat_n(Kind::Strand, if strands { 2 } else { 0 }));
         let settings = Settings {
             retention_revisions: [3, 50, 100_000][rng.usize(0..3)],
             retention_bytes: [500, 32 << 20][rng.usize(0..2)],
@@ -190,16 +221,21 @@ impl Swarm {
         Swarm {
             seed,
             voters,
+            joiners,
             election_timeout_us: t,
             heartbeat_us: t / rng.u64(3..=12),
             disk_stall_us: t * rng.u64(3..=8),
             max_append_bytes: [1, 300, 4_000, 1 << 20][rng.usize(0..4)],
             max_unpersisted_bytes: [16 << 20, 16 << 20, 150, 600][rng.usize(0..4)],
-            segment_bytes: [16 << 10, 64 << 10, 64 << 10][rng.usize(0..3)],
+            segment_bytes: [8 << 10, 16 << 10, 64 << 10][rng.usize(0..3)],
+            snapshot_entries: [rng.u64(5..=20), rng.u64(5..=20), rng.u64(20..=200), u64::MAX]
+                [rng.usize(0..4)],
+            piece_bytes: [100, 700, 256 << 10][rng.usize(0..3)],
             settings,
             net,
             sync_mean_us: t / [1_000, 200, 50, 10][rng.usize(0..4)] + 20,
             wake_max_us: [1, 50, 2_000][rng.usize(0..3)],
+            apply_max_us: [1, t / 50, t][rng.usize(0..3)],
             clocks_drift: rng.bool(),
             kinds,
             nemesis_mean_us: t * rng.u64(2..=10),
@@ -222,6 +258,11 @@ impl Swarm {
             think_mean_us: t / [100, 10, 2][rng.usize(0..3)],
             keyed: [0.0, 0.5, 1.0][rng.usize(0..3)],
         }
+    }
+
+    /// All machines.
+    pub fn machines(&self) -> usize {
+        self.voters + self.joiners
     }
 
     /// The longest election timeout of a member whose clock is right.

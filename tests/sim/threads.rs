@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use dkv::node::{Applier, Core, Effects, Outgoing, PeerError, PeerReply, PeerRequest, Rings};
 use dkv::raft::{
-    AppendOutcome, Apply, Decision, PollRpc, RpcFailed, RpcReply, RpcRequest, StepDownReason, Time,
+    Apply, Decision, EntryKind, Index, PollRpc, RpcFailed, RpcReply, RpcRequest, StepDownReason, Time,
     VoteRefusal,
 };
 
+use crate::members::machine_of;
 use crate::net::Caller;
-use crate::node::{Done, NodeEvent, Process, ReadFor, Replicator, Thread, WriteFor};
+use crate::node::NodeEvent;
 use crate::peers::describe;
+use crate::process::{Process, Replicator, Sender, Snapshotter, Thread};
 use crate::report::Mark;
 use crate::world::{Event, NodeIndex, World};
 
@@ -29,7 +31,7 @@ impl World {
     }
 
     /// How long a thread takes to wake.
-    fn wake_latency(&mut self) -> u64 {
+    pub fn wake_latency(&mut self) -> u64 {
         self.schedule_rng.u64(0..=self.swarm.wake_max_us)
     }
 
@@ -53,6 +55,9 @@ impl World {
             NodeEvent::Applier => self.run_applier(node),
             NodeEvent::Applied => self.end_apply(node),
             NodeEvent::Replicator { peer, at } => self.run_replicator(node, peer, at),
+            NodeEvent::Sender { peer, at } => self.run_sender(node, peer, at),
+            NodeEvent::Snapshotter => self.run_snapshotter(node),
+            NodeEvent::Receiver => self.run_receiver(node),
             NodeEvent::Forwarder => self.run_forwarder(node),
             NodeEvent::ReadAsker => self.run_read_asker(node),
             NodeEvent::CallEnded { peer, caller, result } => self.end_call_of(node, peer, caller, result),
@@ -104,7 +109,10 @@ impl World {
     fn run_log_writer(&mut self, node: NodeIndex) {
         let batch = self.step(node, |core, _| core.raft.poll_write());
         if batch.is_empty() {
-            self.process(node).log_writer = Thread::Asleep;
+            match self.step(node, |core, _| core.raft.poll_cut()) {
+                Some(index) => self.cut_log(node, index),
+                None => self.process(node).log_writer = Thread::Asleep,
+            }
             return;
         }
         self.process(node).log_writer = Thread::Busy(batch);
@@ -126,10 +134,14 @@ impl World {
             }
         };
         let machine = &mut self.nodes[node];
+        let reused = machine.disk.stats().segments_reused;
         let seq = match machine.disk.write(batch) {
             Ok(seq) => seq,
             Err(e) => return self.fail_stop(node, &e),
         };
+        if machine.disk.stats().segments_reused > reused {
+            self.report.borrow_mut().mark(Mark::SegmentReused);
+        }
         self.oracle.check_durable(node, &machine.disk);
         self.line(|| format!("n{} synced write {seq}", node + 1));
         self.tempt_figure_8();
@@ -142,6 +154,22 @@ impl World {
         self.plan_node_at(node, at, NodeEvent::Seal { at });
         self.ring_housekeeper(node);
         self.run_log_writer(node);
+    }
+
+    /// Two snapshots hold what the log has through this index.
+    fn cut_log(&mut self, node: NodeIndex, index: Index) {
+        match self.nodes[node].disk.cut(index) {
+            Ok(0) => {}
+            Ok(segments) => {
+                self.line(|| format!("n{} gives {segments} segments up, through {index}", node + 1));
+                self.mark(Mark::LogCut);
+            }
+            Err(e) => return self.fail_stop(node, &e),
+        }
+        self.ring_housekeeper(node);
+        let at = self.now + self.wake_latency();
+        self.process(node).log_writer = Thread::Rung;
+        self.plan_node_at(node, at, NodeEvent::LogWriter);
     }
 
     fn seal(&mut self, node: NodeIndex, at: u64) {
@@ -163,33 +191,50 @@ impl World {
     }
 
     fn run_applier(&mut self, node: NodeIndex) {
-        let Some(Apply::Entries(entries)) = self.step(node, |core, _| core.raft.poll_apply()) else {
+        let Some(apply) = self.step(node, |core, _| core.raft.poll_apply()) else {
             self.process(node).applier = Thread::Asleep;
             return;
         };
-        self.process(node).applier = Thread::Busy(entries);
-        let latency = self.wake_latency();
+        self.process(node).applier = Thread::Busy(apply);
+        let usual = if self.nemesis.is_active() { self.swarm.apply_max_us } else { 1 };
+        let (least, most) = self.nodes[node].slow_apply_us.map_or((0, usual), |slow| (slow / 2, slow));
+        let latency = self.wake_latency() + self.schedule_rng.u64(least..=most);
         self.plan_node_at(node, self.now + latency, NodeEvent::Applied);
     }
 
     fn end_apply(&mut self, node: NodeIndex) {
         let process = self.nodes[node].process.as_mut().expect("it runs");
-        let Thread::Busy(entries) = std::mem::replace(&mut process.applier, Thread::Rung) else {
-            unreachable!("the applier has entries in its hands");
+        let Thread::Busy(apply) = std::mem::replace(&mut process.applier, Thread::Rung) else {
+            unreachable!("the applier has work in its hands");
         };
+        let entries = match apply {
+            Apply::Entries(entries) => entries,
+            Apply::Restore(last) => {
+                self.restore(node, last);
+                if !self.look_for_removal(node) {
+                    self.run_applier(node);
+                }
+                return;
+            }
+        };
+        let changes = entries.iter().any(|entry| entry.kind() == EntryKind::Membership);
         let mut applied = Vec::new();
         for entry in entries.chunks(1) {
             applied.extend(Applier::step(entry, &mut process.kv));
             self.oracle.check_applied(node, &process.kv);
         }
         self.step(node, |core, _| core.handle_applied(applied));
+        if changes && self.look_for_removal(node) {
+            return;
+        }
         self.run_applier(node);
     }
 
     // ---- replicators, forwarder, read-asker ------------------------------------------------------------------------------
 
     fn run_replicator(&mut self, node: NodeIndex, peer: NodeIndex, at: u64) {
-        if !matches!(self.process(node).replicators[&peer], Replicator::Asleep { until } if until == at) {
+        let replicator = self.process(node).replicators.get(&peer);
+        if !matches!(replicator, Some(Replicator::Asleep { until }) if *until == at) {
             return;
         }
         let to = self.nodes[peer].id;
@@ -210,7 +255,9 @@ impl World {
                 self.process(node).replicators.insert(peer, Replicator::Asleep { until });
                 self.plan_node_at(node, until, NodeEvent::Replicator { peer, at: until });
             }
-            PollRpc::Stop => panic!("n{} has no peer n{} any more", node + 1, peer + 1),
+            PollRpc::Stop => {
+                self.process(node).replicators.remove(&peer);
+            }
         }
     }
 
@@ -231,12 +278,12 @@ impl World {
         caller: fn(Vec<u64>) -> Caller,
     ) -> Thread<()> {
         let Some(Outgoing { ids, to, request, timeout, .. }) = outgoing else { return Thread::Asleep };
-        let peer = to.member_id.0 as usize - 1;
+        let peer = machine_of(to.member_id);
         self.call(node, peer, request, caller(ids), timeout);
         Thread::Busy(())
     }
 
-    fn call(
+    pub fn call(
         &mut self,
         node: NodeIndex,
         peer: NodeIndex,
@@ -258,9 +305,18 @@ impl World {
         self.line(|| format!("n{} <- n{}: {result:?}", node + 1, peer + 1));
         match caller {
             Caller::Replicator(ticket) => {
+                let id = self.nodes[peer].id;
+                match &result {
+                    Err(PeerError::Unborn { member_id, .. }) if *member_id == id => {
+                        self.hand_found_over(node, peer);
+                    }
+                    Err(PeerError::Removed) => return self.end_removed(node),
+                    _ => {}
+                }
                 let result = match result {
                     Ok(PeerReply::RequestVote(reply)) => Ok(RpcReply::RequestVote(reply)),
                     Ok(PeerReply::AppendEntries(reply)) => Ok(RpcReply::AppendEntries(reply)),
+                    Ok(PeerReply::TimeoutNow(reply)) => Ok(RpcReply::TimeoutNow(reply)),
                     _ => Err(RpcFailed),
                 };
                 self.step(node, |core, now| core.raft.handle_rpc_result(ticket, result, now));
@@ -268,6 +324,12 @@ impl World {
                 self.process(node).replicators.insert(peer, Replicator::Asleep { until });
                 self.run_replicator(node, peer, until);
             }
+            Caller::Operator(what) => {
+                if let Ok(PeerReply::Administer(result)) = result {
+                    self.judge_administration(&what, &result);
+                }
+            }
+            Caller::Sender(ticket) => self.end_piece(node, peer, ticket, result),
             Caller::Forwarder(ids) => {
                 self.step(node, |core, now| core.handle_forwarded(&ids, result, now));
                 self.run_forwarder(node);
@@ -297,6 +359,9 @@ impl World {
             }
         }
         let disks: Vec<_> = self.nodes.iter().map(|machine| &machine.disk).collect();
+        if after.membership_index < before.membership_index {
+            self.mark(Mark::MembershipRolledBack);
+        }
         let raft = &self.nodes[node].process.as_ref().expect("it runs").core.raft;
         let marks = self.oracle.observe(node, raft, &before, &after, &disks);
         marks.into_iter().for_each(|mark| self.mark(mark));
@@ -310,52 +375,14 @@ impl World {
             self.mark_decision(node, &note.what);
         }
         for (leader, call) in effects.cancels {
-            self.cancel_calls(node, leader.0 as usize - 1, call);
+            self.cancel_calls(node, machine_of(leader), call);
+        }
+        if effects.membership_changed {
+            self.staff(node, &effects.membership);
         }
         effects.finished.into_iter().for_each(|finished| finished.answer());
         self.empty_mailbox(node);
         self.ring(node, effects.rings);
-    }
-
-    /// Sends out what completions have left.
-    pub fn empty_mailbox(&mut self, node: NodeIndex) {
-        let mailbox = self.process(node).mailbox.clone();
-        let done = std::mem::take(&mut *mailbox.lock().expect("one thread"));
-        for done in done {
-            match done {
-                Done::Vote(tag, reply) => {
-                    let parked = self.process(node).parked.remove(&tag).expect("answered once");
-                    let PeerRequest::RequestVote(request) = &parked.request else { unreachable!("a vote") };
-                    self.oracle.check_vote_reply(request, &reply, &self.nodes[node].disk);
-                    self.reply(node, parked.to, parked.call, PeerReply::RequestVote(reply));
-                }
-                Done::Append(tag, reply) => {
-                    let parked = self.process(node).parked.remove(&tag).expect("answered once");
-                    let PeerRequest::AppendEntries(request) = &parked.request else {
-                        unreachable!("an append")
-                    };
-                    self.oracle.check_append_reply(request, &reply, &self.nodes[node].disk);
-                    if reply.term > parked.term {
-                        self.mark(Mark::ReplyOvertakenByTerm);
-                    }
-                    if let AppendOutcome::Accepted { received, match_index } = reply.outcome
-                        && match_index < received
-                    {
-                        self.mark(Mark::HeldAppendAnsweredEarly);
-                    }
-                    self.reply(node, parked.to, parked.call, PeerReply::AppendEntries(reply));
-                }
-                Done::Read(ReadFor::Peer(to, call), result) => {
-                    self.mark(Mark::ReadIndexAsked);
-                    self.reply(node, to, call, PeerReply::ReadIndex(result));
-                }
-                Done::Read(ReadFor::Client(asker, query), result) => {
-                    self.answer_read(node, asker, &query, result)
-                }
-                Done::Write(WriteFor::Client(asker), result) => self.answer_write(node, asker, result),
-                Done::Write(WriteFor::Batch(tag, at), result) => self.put_in_batch(node, tag, at, result),
-            }
-        }
     }
 
     fn ring(&mut self, node: NodeIndex, rings: Rings) {
@@ -384,6 +411,11 @@ impl World {
             process.timer_at = at;
             due.push(NodeEvent::Timer { at });
         }
+        if rings.snapshotter
+            && let Snapshotter::Asleep | Snapshotter::Naming(..) = process.snapshotter
+        {
+            due.push(NodeEvent::Snapshotter);
+        }
         due.into_iter().for_each(|what| self.plan_node_at(node, at, what));
         for peer in (0..self.nodes.len()).filter(|&peer| peer != node && rings.replicators) {
             let at = self.now + self.wake_latency();
@@ -393,7 +425,18 @@ impl World {
                 *until = at;
                 self.plan_node_at(node, at, NodeEvent::Replicator { peer, at });
             }
+            if let Some(Sender::Asleep { until }) = self.process(node).senders.get_mut(&peer)
+                && *until > at
+            {
+                *until = at;
+                self.plan_node_at(node, at, NodeEvent::Sender { peer, at });
+            }
         }
+    }
+
+    fn is_absent_from_own(&self, node: NodeIndex) -> bool {
+        let (id, process) = (self.nodes[node].id, &self.nodes[node].process);
+        process.as_ref().is_some_and(|process| process.core.raft.membership().get(id).is_none())
     }
 
     fn mark_decision(&mut self, node: NodeIndex, what: &Decision) {
@@ -416,6 +459,11 @@ impl World {
             }
             Decision::SteppedDown(StepDownReason::NoQuorum) => Mark::CheckQuorumStepDown,
             Decision::SteppedDown(StepDownReason::HigherTerm(_)) => Mark::HigherTermStepDown,
+            Decision::SteppedDown(StepDownReason::Removed) => Mark::RemovedLeaderStepDown,
+            Decision::Promoted(_) => Mark::PromotedByItself,
+            Decision::HandedOver(_) => Mark::HandOverCampaign,
+            Decision::HandOverFailed(_) => Mark::HandOverInVain,
+            Decision::PreCampaign if self.is_absent_from_own(node) => Mark::AbsentMemberCampaigned,
             Decision::SteppedDown(StepDownReason::DiskStalled) => Mark::DiskStallStepDown,
             Decision::DiskRecovered => Mark::DiskRecovered,
             Decision::AppendNotTaken(_) => Mark::AppendNotTaken,

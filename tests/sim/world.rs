@@ -7,6 +7,7 @@ use std::collections::BinaryHeap;
 use std::rc::Rc;
 
 use crate::client::{Clients, ToClient};
+use crate::members::Sent;
 use crate::nemesis::{Act, Nemesis};
 use crate::net::{Net, NetEvent};
 use crate::node::{Machine, NodeEvent};
@@ -74,6 +75,8 @@ pub struct World {
     pub clients: Clients,
     pub nemesis: Nemesis,
     pub oracle: Oracle,
+    /// What was asked over the network and may still arrive.
+    pub operator: Vec<Sent>,
     pub report: Rc<RefCell<Report>>,
     /// How late threads wake, how long they take.
     pub schedule_rng: fastrand::Rng,
@@ -90,7 +93,8 @@ impl World {
             nodes: Vec::new(),
             clients: Clients::new(&swarm),
             nemesis: Nemesis::new(&swarm),
-            oracle: Oracle::new(swarm.voters),
+            oracle: Oracle::new(swarm.machines()),
+            operator: Vec::new(),
             report,
             schedule_rng: Stream::Schedule.rng(seed),
             agenda: Agenda::default(),

@@ -76,7 +76,7 @@ impl SnapshotWriter {
     }
 
     /// The same with a page of so many keys.
-    pub(super) fn fill_at_most(&mut self, kv: &Kv, max_keys: usize) -> bool {
+    pub fn fill_at_most(&mut self, kv: &Kv, max_keys: usize) -> bool {
         self.view.next_page(kv, &mut self.pending, max_keys)
     }
 

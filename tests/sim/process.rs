@@ -1,0 +1,150 @@
+//! What dies in a crash: a process, what its threads have in their hands, and what waits for an answer.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use dkv::node::{
+    AdminResult, Administration, Completion, Core, PeerRequest, ReadIndexResult, Transfer, WriteResult,
+};
+use dkv::raft::{
+    AppendEntriesReply, Apply, Index, InstallSnapshotReply, InstallSnapshotRequest, RequestVoteReply,
+    TimeoutNowReply, WriteBatch,
+};
+use dkv::store::Kv;
+use dkv::store::snapshot::{Receiver, SnapshotHeader, SnapshotWriter};
+
+use crate::client::{Asker, Query};
+use crate::net::CallId;
+use crate::world::NodeIndex;
+
+/// What dies in a crash.
+pub struct Process {
+    pub core: Core,
+    pub kv: Kv,
+    /// Where completions leave their results; emptied after every step.
+    pub mailbox: Arc<Mutex<Vec<Done>>>,
+    /// Requests of peers whose replies wait for the disk.
+    pub parked: BTreeMap<u64, Parked>,
+    /// Forwarded writes that are answered together.
+    pub batches: BTreeMap<u64, Batch>,
+    pub last_tag: u64,
+    pub timer_at: u64,
+    pub log_writer: Thread<WriteBatch>,
+    /// When the log writer seals the log if nothing is written before.
+    pub seal_at: u64,
+    pub applier: Thread<Apply>,
+    pub snapshotter: Snapshotter,
+    /// A snapshot that failed is not tried again before.
+    pub no_snapshot_before: u64,
+    pub receiver: Receiver,
+    /// Which snapshot the receiver took a piece of last.
+    pub receiving: Option<Index>,
+    /// Pieces that wait for the receiver.
+    pub pieces: VecDeque<Piece>,
+    pub is_receiver_awake: bool,
+    /// A leader's snapshot that is durable here and being loaded: the core does not know of it.
+    pub loading: Option<Loading>,
+    /// Snapshots that were received and loaded, for the applier.
+    pub received: BTreeMap<Index, Kv>,
+    pub senders: BTreeMap<NodeIndex, Sender>,
+    pub forwarder: Thread<()>,
+    pub read_asker: Thread<()>,
+    pub replicators: BTreeMap<NodeIndex, Replicator>,
+}
+
+/// A thread that loops: wait for the bell, take work, do it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thread<T> {
+    Asleep,
+    Rung,
+    Busy(T),
+}
+
+/// A replicator has a clock besides its bell.
+pub enum Replicator {
+    /// Wakes at this time of the world, or when rung.
+    Asleep { until: u64 },
+    /// Waits for the result of its call.
+    Calling,
+}
+
+/// What the sender of snapshots to a peer does.
+pub enum Sender {
+    /// Wakes at this time of the world, or when rung.
+    Asleep { until: u64 },
+    /// Waits for the answer to a piece.
+    Sending(Box<Transfer>),
+}
+
+/// What the snapshotter does.
+pub enum Snapshotter {
+    /// Waits for its bell.
+    Asleep,
+    /// About to look for work.
+    Rung,
+    /// Writes page after page.
+    Writing(SnapshotWriter),
+    /// Waits until the own log holds everything through this index.
+    Naming(SnapshotWriter, Index),
+}
+
+/// A snapshot that is being loaded, and who waits for the answer to its last piece.
+pub struct Loading {
+    pub header: Box<SnapshotHeader>,
+    pub kv: Box<Kv>,
+    pub bytes: u64,
+    pub done: Completion<InstallSnapshotReply>,
+}
+
+/// A piece of a snapshot, and who waits for the answer.
+pub struct Piece {
+    pub request: InstallSnapshotRequest,
+    pub done: Completion<InstallSnapshotReply>,
+}
+
+/// A result that a completion has left.
+pub enum Done {
+    Write(WriteFor, WriteResult),
+    Read(ReadFor, ReadIndexResult),
+    Vote(u64, RequestVoteReply),
+    Append(u64, AppendEntriesReply),
+    Install(NodeIndex, Option<CallId>, InstallSnapshotReply),
+    TimeoutNow(NodeIndex, Option<CallId>, TimeoutNowReply),
+    Administer(AdminFor, AdminResult),
+}
+
+/// Who waits for a write.
+#[derive(Clone, Copy)]
+pub enum WriteFor {
+    Client(Asker),
+    /// A place in a batch that a peer forwarded.
+    Batch(u64, usize),
+}
+
+/// Who waits for what the operator asked.
+pub enum AdminFor {
+    Operator(Administration),
+    Peer(NodeIndex, Option<CallId>),
+}
+
+/// Who waits for a read index.
+pub enum ReadFor {
+    Client(Asker, Query),
+    Peer(NodeIndex, Option<CallId>),
+}
+
+/// A request of a peer whose reply waits for the disk.
+pub struct Parked {
+    pub to: NodeIndex,
+    pub call: Option<CallId>,
+    /// The term in which the reply was made.
+    pub term: u64,
+    pub request: PeerRequest,
+}
+
+/// Forwarded writes that are answered together.
+pub struct Batch {
+    pub to: NodeIndex,
+    pub call: Option<CallId>,
+    pub results: Vec<Option<WriteResult>>,
+}
