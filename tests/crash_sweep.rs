@@ -399,13 +399,14 @@ fn every_byte_of_every_write_can_be_the_last() {
     assert!(cuts > 40_000 && cuts + same > 800_000, "{cuts} cuts, {same} equal ones");
 }
 
-const LOSSES: usize = 8;
+const LOSSES: usize = 9;
 
 fn loss(n: usize, salt: u64) -> Loss {
     match n {
         0 => Loss::Nothing,
         1 => Loss::Everything,
         2 => Loss::KeepsEverything,
+        3 => Loss::KeepsLast,
         _ => Loss::Random { seed: salt * 31 + n as u64 },
     }
 }

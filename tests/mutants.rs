@@ -1,5 +1,6 @@
 //! Breaks the code on purpose, one break at a time, and expects the named test to notice: `make mutants`. The breaks
-//! are in `tests/mutants.toml`. Without `--run` it only checks that every text to be replaced is there exactly once.
+//! are in `tests/mutants.toml`. Without `--run` it only checks that every text to be replaced is there exactly once, and that
+//! there is such a test.
 //!
 //! `make mutants ONLY="stale vote"` runs those whose slug (the name with dashes, as printed) contains one of the words;
 //! `make mutants RESUME=1` leaves out those that the last run caught. The copy and its build stay in `target/mutants`,
@@ -117,6 +118,10 @@ fn read_list(root: &Path) -> Result<Vec<Mutant>, String> {
     let text = fs::read_to_string(root.join("tests/mutants.toml")).map_err(|e| e.to_string())?;
     let List { mutant: list } = toml::from_str(&text).map_err(|e| e.to_string())?;
     let mut names = BTreeSet::new();
+    let mut sources = String::new();
+    for dir in ["src", "tests"] {
+        read_sources(&root.join(dir), &mut sources).map_err(|e| e.to_string())?;
+    }
     for mutant in &list {
         let Mutant { name, file, find, replace, test, .. } = mutant;
         let source = fs::read_to_string(root.join(file)).map_err(|e| format!("{name}: {file}: {e}"))?;
@@ -129,8 +134,25 @@ fn read_list(root: &Path) -> Result<Vec<Mutant>, String> {
         if find == replace || test.is_empty() || !names.insert(mutant.slug()) {
             return Err(format!("{name}: it needs a name of its own, another text, and a test"));
         }
+        let function = mutant.test_name().rsplit("::").next().unwrap_or_default();
+        if !sources.contains(&format!("fn {function}(")) {
+            return Err(format!("{name}: there is no test {function}"));
+        }
     }
     Ok(list)
+}
+
+/// Every source file below `dir`, one behind the other.
+fn read_sources(dir: &Path, sources: &mut String) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            read_sources(&path, sources)?;
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            sources.push_str(&fs::read_to_string(&path)?);
+        }
+    }
+    Ok(())
 }
 
 fn run(root: &Path, mut mutants: Vec<&Mutant>, resume: bool) -> io::Result<bool> {

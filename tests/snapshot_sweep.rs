@@ -436,13 +436,14 @@ fn record(steps: usize, seed: u64) -> Recorded {
     Recorded { trace, run, moments, end: sim }
 }
 
-const LOSSES: usize = 6;
+const LOSSES: usize = 7;
 
 fn loss(n: usize, salt: u64) -> Loss {
     match n {
         0 => Loss::Nothing,
         1 => Loss::Everything,
         2 => Loss::KeepsEverything,
+        3 => Loss::KeepsLast,
         _ => Loss::Random { seed: salt * 31 + n as u64 },
     }
 }

@@ -43,6 +43,8 @@ pub enum Loss {
     Everything,
     /// Power loss just after the kernel wrote everything back.
     KeepsEverything,
+    /// Power loss that keeps, in each file and in the directory, only what was done last.
+    KeepsLast,
     /// Power loss in which each unsynced operation is lost, kept, torn or has a sector zeroed, in any order.
     Random {
         /// Decides all of it.
@@ -391,6 +393,7 @@ fn apply_names(directory: &mut BTreeMap<String, Inode>, names: &Names) {
 fn choose<T>(changes: &mut Vec<T>, loss: Loss, rng: Option<&mut fastrand::Rng>) {
     match (loss, rng) {
         (Loss::Everything, _) => changes.clear(),
+        (Loss::KeepsLast, _) => drop(changes.drain(..changes.len().saturating_sub(1))),
         (_, Some(rng)) => {
             rng.shuffle(changes);
             changes.retain(|_| rng.u8(0..3) > 0);

@@ -38,6 +38,15 @@ fn restart_that_keeps_everything_makes_it_durable() {
 }
 
 #[test]
+fn restart_that_keeps_the_last_change_of_a_file_loses_those_before_it() {
+    let disk = sample();
+    disk.open("a").unwrap().write_at(4, b"NEW").unwrap();
+    let disk = disk.restart(Loss::KeepsLast);
+    assert_eq!(read(&disk, "a").unwrap(), b"old NEW");
+    assert_eq!(read(&disk, "b").unwrap(), b"bbb", "its name was the directory's last change");
+}
+
+#[test]
 fn restart_at_random_reaches_every_outcome_and_only_those() {
     let mut seen = BTreeSet::new();
     for seed in 0..400 {

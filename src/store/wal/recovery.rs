@@ -114,7 +114,8 @@ struct SegmentEnd {
     rest: Rest,
 }
 
-/// Reads the whole log. Changes nothing; what the last segment has in the page cache reaches the disk first. Only one that `may_be_cut` may begin with another segment than the first.
+/// Reads the whole log. Changes nothing; what the last segment has in the page cache reaches the disk first. Only one that
+/// `may_be_cut` may begin with another segment than the first.
 pub(super) fn scan(
     disk: &Arc<dyn Disk>,
     expected: Option<WalIds>,
@@ -226,7 +227,7 @@ pub(super) fn identify(disk: &Arc<dyn Disk>) -> Result<Option<WalIds>, WalError>
     Ok(replay.ids)
 }
 
-/// Zeroes what is torn, so that nothing of it is ever read again. Returns the warning.
+/// Zeroes what is torn, durably, so that nothing of it is ever read again. Returns the warning.
 pub(super) fn cut_off(
     disk: &Arc<dyn Disk>,
     last: &Current,
@@ -244,6 +245,8 @@ pub(super) fn cut_off(
             .map_err(|e| WalError::io_at(disk, &last.shown, "zero the torn end of", at, e))?;
         at += piece as u64;
     }
+    // Before anything is written in its place: a whole batch of what was torn must not come back behind that.
+    last.file.sync().map_err(WalError::io(disk, &last.shown, "sync"))?;
     Ok(format!(
         "{}: the last write, at byte {from}, was not finished before the crash and nothing depends on it: \
          cut off {} bytes; the log ends with entry {}",

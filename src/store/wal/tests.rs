@@ -391,6 +391,41 @@ fn open_does_not_vouch_for_what_a_failed_sync_left_in_the_page_cache() {
     assert_eq!(positions(&recovered), ["1@1", "2@1", "3@1", "4@1", "5@2", "6@2"]);
 }
 
+/// Of a write of two batches the first was torn and the second came through whole. The zeroes over both were synced together
+/// with the seal that recovery writes in their place, so that a power loss could keep the seal and the second batch, which
+/// does not continue it.
+#[test]
+fn a_batch_behind_a_torn_one_does_not_come_back_when_recovery_is_cut_short() {
+    let options = WalOptions { segment_bytes: 4 << 20 };
+    let open = |sim: &SimDisk| Wal::open(disk(sim), IDS, options);
+    let torn = || {
+        let sim = SimDisk::new(7);
+        let mut wal = Wal::create(disk(&sim), IDS, options).unwrap();
+        wal.write(&[vote(1, 0xa), entries(1..=4, 1)]).unwrap();
+        let before = sim.ops();
+        wal.write(&[entries(5..=5, 1), WriteOp::Entries(vec![entry(6, 1, 1 << 20)])]).unwrap();
+        assert_eq!(sim.ops() - before, 3, "two batches, one sync");
+        sim.flip(&only_segment(&sim), 2 * 4096 + 100, 1);
+        sim.restart(Loss::KeepsEverything)
+    };
+    let recovery = {
+        let sim = torn();
+        let before = sim.ops();
+        assert_eq!(open(&sim).unwrap().1.entries.len(), 4);
+        sim.ops() - before
+    };
+    for op in 1..=recovery {
+        for loss in [Loss::Everything, Loss::KeepsLast, Loss::Random { seed: op }] {
+            let sim = torn();
+            sim.plan(sim.ops() + op, Fault::Die { bytes: 0 });
+            assert!(open(&sim).is_err(), "operation {op} of {recovery}");
+            let recovered = open(&sim.restart(loss)).map(|(_, recovered)| positions(&recovered));
+            let recovered = recovered.unwrap_or_else(|e| panic!("operation {op}, {loss:?}: {e}"));
+            assert_eq!(recovered, ["1@1", "2@1", "3@1", "4@1"], "operation {op}, {loss:?}");
+        }
+    }
+}
+
 #[test]
 fn a_client_that_stores_a_header_does_not_make_one() {
     // The bytes of a batch, stored as a value at a block boundary of a later torn batch, lack its place and nonce.

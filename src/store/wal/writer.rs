@@ -146,9 +146,7 @@ impl Wal {
             warnings.push(recovery::cut_off(&disk, &last, &torn, &replay)?);
         }
         segment::remove_leftovers(&disk)?;
-        // What was read may be in the page cache only: a killed process leaves it there. It is vouched for from here
-        // on, so it must be on the disk first.
-        last.file.sync().map_err(WalError::io(&disk, &last.shown, "sync"))?;
+        // What was read is vouched for from here on: the scan has synced the last segment, and this is its name.
         disk.sync_dir().map_err(WalError::io(&disk, "", "sync"))?;
         let mut wal = Wal::assemble(disk, ids, options, last);
         wal.older = older;
