@@ -45,8 +45,8 @@ pub struct Config {
     pub limits: Limits,
     /// Bytes of one log segment. A multiple of 4096; greater segments mean fewer files and longer zeroing ahead.
     pub segment_bytes: u64,
-    /// Bytes of log after which the state is saved as a snapshot and the log before it goes. Twice as much log is kept, in
-    /// memory too; smaller values write the whole state more often.
+    /// Bytes of log on the disk after which the state is saved as a snapshot and the log before it goes. Twice as much log is
+    /// kept; smaller values write the whole state more often.
     pub snapshot_log_bytes: u64,
     /// The same in entries.
     pub snapshot_log_entries: u64,

@@ -127,9 +127,14 @@ fn three_nodes_grow_to_five_and_shrink_to_three_under_load() {
     let leader = cluster.wait_for_leader();
     let other = (leader + 1) % 3;
     for gone in [leader, other] {
+        let handed_over = format!("{} hands over", cluster.name(gone));
+        let leads = gone == cluster.wait_for_leader();
         cli_ok(&cluster, &["member", "remove", &cluster.name(gone)]);
         assert_eq!(cluster.wait_exit(gone).code(), Some(4), "{}", cluster.log(gone));
         assert!(cluster.log(gone).contains("was removed from cluster"), "{}", cluster.log(gone));
+        if leads {
+            assert!((0..5).any(|n| cluster.log(n).contains(&handed_over)), "{handed_over}");
+        }
         load.wait_for(50);
     }
     let rest: Vec<usize> = (0..5).filter(|n| ![leader, other].contains(n)).collect();

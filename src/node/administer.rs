@@ -156,6 +156,14 @@ impl Node {
         what: &Administration,
         deadline: Instant,
     ) -> AdminResult {
+        if let Administration::Change(MembershipChange::Remove(gone)) = what
+            && self.leader().is_some_and(|leader| leader.member_id == *gone)
+        {
+            // A leader that goes without a successor costs an election. Where nobody can take over, it manages its removal
+            // itself.
+            let patience = deadline.min(Instant::now() + 2 * self.options.election_timeout);
+            let _ = self.administer_through_leader(&Administration::HandOver(None), patience);
+        }
         let mut asking = Asking { node: self, what, deadline, in_doubt: None };
         let give_up_at = deadline.min(Instant::now() + UNDER_WAY_PATIENCE);
         let mut trouble =

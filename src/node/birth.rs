@@ -241,6 +241,7 @@ impl Birthplace {
         self.identity = self.identity.with_cluster(ids.cluster_id);
         self.identity.store(&*self.disk)?;
         let recovered = Recovered {
+            bytes_behind: 0,
             hard_state,
             base,
             entries,

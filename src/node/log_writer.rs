@@ -54,6 +54,7 @@ pub(super) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<()>) {
             }
             if now >= seal_at { Next::Do(Task::Seal) } else { Next::SleepUntil(seal_at) }
         });
+        let used = wal.stats().used;
         let result = match task {
             Task::Write(batch) => {
                 let (records, began) = (batch.writes.len(), Instant::now());
@@ -61,7 +62,11 @@ pub(super) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<()>) {
                     node.count_sync();
                     node.counters.log_sync.observe_duration(began.elapsed());
                     node.counters.log_batch.observe_size(records);
-                    node.step(|core, now| core.raft.handle_persisted(seq, now));
+                    let grown = wal.stats().used - used;
+                    node.step(|core, now| {
+                        core.raft.handle_log_grown(grown);
+                        core.raft.handle_persisted(seq, now);
+                    });
                     seal_at = node.clock.now() + SEAL_AFTER;
                     if wal.spare_is_due() {
                         // Full: a ring is waiting already.
@@ -71,7 +76,10 @@ pub(super) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<()>) {
             }
             Task::Seal => {
                 seal_at = Time::NEVER;
-                wal.seal()
+                wal.seal().map(|()| {
+                    let grown = wal.stats().used - used;
+                    node.step(|core, _| core.raft.handle_log_grown(grown));
+                })
             }
             Task::Cut(index) => {
                 let cut = wal.cut(index).map(drop);

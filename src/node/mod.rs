@@ -114,7 +114,7 @@ pub struct NodeOptions {
     pub disk_stall: Duration,
     /// Seeds the jitter of election timeouts: different on every node.
     pub seed: u64,
-    /// A snapshot is due when so many bytes of entries were applied since the last one.
+    /// A snapshot is due when the log has grown by so many bytes since the last one.
     pub snapshot_log_bytes: u64,
     /// A snapshot is due when so many entries were applied since the last one.
     pub snapshot_log_entries: u64,
@@ -248,6 +248,7 @@ impl Node {
             snapshot,
             snapshot_bytes: kv.size().bytes + kv.size().superseded_bytes,
             entries: recovered.entries,
+            log_bytes: recovered.bytes_behind,
         };
         let raft = Raft::new(config, restored, clock.now());
         let membership = raft.membership().clone();
@@ -281,7 +282,11 @@ impl Node {
             ended,
         });
         match node.spawn_threads(wal, inbox).and_then(|()| node.staff(&membership)) {
-            Ok(()) => Ok(node),
+            Ok(()) => {
+                // Its snapshot may say so: nobody else will apply that once more.
+                node.look_for_removal();
+                Ok(node)
+            }
             Err(e) => {
                 node.stop(Duration::ZERO);
                 Err(e)

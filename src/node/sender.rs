@@ -54,12 +54,14 @@ pub(super) fn run(node: &Arc<Node>, peer: MemberId, bells: &PeerBells) {
 
 /// Sends the whole file. Returns the last answer: that the peer holds it, or that this member no longer leads.
 fn transfer(
-    node: &Node,
+    node: &Arc<Node>,
     to: &Target,
     last: Position,
     ticket: &Ticket,
 ) -> Result<InstallSnapshotReply, String> {
-    let mut transfer = Transfer::open(&node.disk, node.options.member_id, last, ticket, PIECE_BYTES)?;
+    let opened = Transfer::open(&node.disk, node.options.member_id, last, ticket, PIECE_BYTES);
+    // Waiting for the next one to be due would leave the peer behind for as long.
+    let mut transfer = opened.inspect_err(|_| node.step(|core, _| core.replace_snapshot(last)))?;
     loop {
         if !node.look(|core, _| core.raft.wants_transfer(ticket) && !core.is_stopping) {
             return Err("it is not needed any more".to_owned());

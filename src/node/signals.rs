@@ -119,13 +119,46 @@ impl Bells {
         Some(bells)
     }
 
-    /// The threads of this peer have ended. Its identity never comes back.
+    /// The replicator of this peer has ended. The sender has the same reason to end, and must not sleep on a bell that
+    /// nobody can find any more. The peer's identity never comes back.
     pub(super) fn remove_peer(&self, peer: MemberId) {
-        self.peers.write().unwrap_or_else(PoisonError::into_inner).remove(&peer);
+        let bells = self.peers.write().unwrap_or_else(PoisonError::into_inner).remove(&peer);
+        if let Some(bells) = bells {
+            bells.sender.ring();
+        }
     }
 
     /// Every peer that has threads.
     pub(super) fn peers(&self) -> Vec<MemberId> {
         self.peers.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// A replicator ended before its sender and took the bells along: the sender slept on, and the node did not stop.
+    #[test]
+    fn remove_peer_wakes_the_sender_that_sleeps_on_its_bell() {
+        let (lock, node_bells) = (Arc::new(Mutex::new(())), Bells::default());
+        let bells = node_bells.add_peer(MemberId(1)).expect("a new peer");
+        let (told, tell) = crossbeam_channel::bounded(1);
+        let (sleeper_lock, sleeper_bells) = (lock.clone(), bells.clone());
+        let sleeper = std::thread::spawn(move || {
+            let guard = sleeper_lock.lock().expect("not poisoned");
+            drop(sleeper_bells.sender.sleep(guard, Duration::from_secs(120)));
+            told.send(()).expect("the test waits");
+        });
+        while !bells.sender.is_asleep.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        // Whoever rings has held the lock, and the sleeper has let go of it.
+        drop(lock.lock().expect("not poisoned"));
+        node_bells.remove_peer(MemberId(1));
+        tell.recv_timeout(Duration::from_secs(30)).expect("it is woken");
+        sleeper.join().expect("no panic");
     }
 }

@@ -73,7 +73,7 @@ fn take(node: &Arc<Node>) -> Result<Option<SnapshotFile>, SnapshotError> {
         return Ok(None);
     }
     let file = writer.finish()?;
-    node.step(|core, _| core.raft.handle_snapshot_saved(file.meta.clone(), file.bytes));
+    node.step(|core, _| core.handle_snapshot_saved(file.meta.clone(), file.bytes));
     prune(node)?;
     Ok(Some(file))
 }

@@ -16,8 +16,6 @@ impl Node {
             let (peer, for_sender) = (member.member_id, bells.clone());
             self.spawn(&format!("replicator-{}", member.node_id), move |node| {
                 replicator::run(node, peer, &bells);
-                // The sender's reason to end is this one's: it must not sleep on a bell that nobody can find any more.
-                bells.sender.ring();
                 node.bells.remove_peer(peer);
             })?;
             self.spawn(&format!("sender-{}", member.node_id), move |node| {

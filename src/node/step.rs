@@ -51,7 +51,9 @@ pub struct Core {
     /// The snapshot being written is to have its name once the log is durable through this index.
     snapshot_waits_for: Option<Index>,
     /// A backup was asked for in this step.
-    backup_is_new: bool,
+    is_snapshot_asked_for: bool,
+    /// This snapshot, the newest one, cannot be read: another one is to be written.
+    unreadable_snapshot: Option<Position>,
     /// Until when the timer sleeps: a step that needs it earlier rings.
     timer_sleeps_until: Time,
     /// When this process last found that it had stood still: the disk had no chance to finish anything before.
@@ -119,7 +121,8 @@ impl Core {
             ready_index: None,
             proposals: 0,
             snapshot_waits_for: None,
-            backup_is_new: false,
+            is_snapshot_asked_for: false,
+            unreadable_snapshot: None,
             timer_sleeps_until: Time::NEVER,
             resumed_at: Time(0),
             forward_call: None,
@@ -284,7 +287,7 @@ impl Core {
     pub fn await_snapshot(&mut self, index: Index, deadline: Time, done: Completion<BackupResult>) {
         let id = self.waiters.add(Work::Backup { done }, Origin::Client, deadline);
         self.waiters.set_stage(id, Stage::AwaitSnapshot(index));
-        self.backup_is_new = true;
+        self.is_snapshot_asked_for = true;
         self.waiters.handle_snapshot(self.raft.snapshot().last);
     }
 
@@ -311,10 +314,33 @@ impl Core {
 
     /// Whether a snapshot is to be written now.
     pub fn poll_snapshotter(&mut self) -> bool {
-        self.raft.is_snapshot_due() || self.snapshot_is_wanted()
+        let is_wanted = self.raft.is_snapshot_due() || self.snapshot_is_wanted();
+        if is_wanted {
+            self.raft.begin_snapshot();
+        }
+        is_wanted
+    }
+
+    /// The snapshot that ends at `last` is damaged on the disk: unless a newer one has taken its place, the state is
+    /// written again.
+    pub fn replace_snapshot(&mut self, last: Position) {
+        self.unreadable_snapshot = Some(last);
+        self.is_snapshot_asked_for = true;
+    }
+
+    /// A snapshot of the state is durable under its name.
+    pub fn handle_snapshot_saved(&mut self, meta: SnapshotMeta, bytes: u64) {
+        self.unreadable_snapshot = None;
+        self.raft.handle_snapshot_saved(meta, bytes);
     }
 
     fn snapshot_is_wanted(&self) -> bool {
+        let newest = self.raft.snapshot().last;
+        let is_unreadable = self.unreadable_snapshot == Some(newest);
+        is_unreadable || self.backup_is_wanted()
+    }
+
+    fn backup_is_wanted(&self) -> bool {
         self.waiters.snapshot_wanted().is_some_and(|index| {
             let is_there = self.raft.snapshot().last.index >= index;
             !is_there && self.raft.last_applied() >= index
@@ -561,7 +587,7 @@ impl Core {
             applier: before.wakes_applier(after),
             replicators: before.wakes_replicators(after),
             snapshotter: self.snapshotter_has_work()
-                && (mem::take(&mut self.backup_is_new)
+                && (mem::take(&mut self.is_snapshot_asked_for)
                     || (before.last_applied, before.persisted_index)
                         != (after.last_applied, after.persisted_index)),
             forwarder: self.forward_call.is_none() && self.waiters.has_queued_writes(),

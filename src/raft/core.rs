@@ -46,7 +46,7 @@ pub struct RaftConfig {
     pub max_append_bytes: usize,
     /// Entries on their way to the disk, in bytes: beyond, proposals are refused and appends not taken.
     pub max_unpersisted_bytes: usize,
-    /// A snapshot is due when so many bytes of entries were applied since the last one.
+    /// A snapshot is due when the log on disk has grown by so many bytes since the last one.
     pub snapshot_log_bytes: u64,
     /// A snapshot is due when so many entries were applied since the last one.
     pub snapshot_log_entries: u64,
@@ -63,6 +63,8 @@ pub struct Restored {
     pub snapshot_bytes: u64,
     /// The entries behind it.
     pub entries: Vec<Entry>,
+    /// About how many bytes the log on disk has behind it.
+    pub log_bytes: u64,
 }
 
 /// Why a proposal was not taken. It surely never takes effect.
@@ -116,8 +118,10 @@ pub struct Raft {
     pub(super) snapshot: SnapshotMeta,
     /// About how many bytes it has.
     pub(super) snapshot_bytes: u64,
-    /// Bytes of entries applied since the newest snapshot.
-    pub(super) applied_bytes: u64,
+    /// Bytes by which the log on disk has grown since the newest snapshot was begun.
+    pub(super) log_bytes: u64,
+    /// Those of them that the snapshot under way covers.
+    pub(super) counted_bytes: u64,
     /// The log on disk may be cut through this index, once.
     pub(super) cut: Option<Index>,
     pub(super) commit_index: Index,
@@ -144,7 +148,7 @@ pub struct Raft {
 impl Raft {
     /// A member as recovery found it: a follower that knows no leader, with nothing committed until a leader says so.
     pub fn new(config: RaftConfig, restored: Restored, now: Time) -> Raft {
-        let Restored { hard_state, snapshot, snapshot_bytes, entries } = restored;
+        let Restored { hard_state, snapshot, snapshot_bytes, entries, log_bytes } = restored;
         let memberships = Memberships::new(&snapshot, entries.iter());
         let commit_index = snapshot.last.index;
         let log = Log::new(snapshot.last, entries);
@@ -157,7 +161,8 @@ impl Raft {
             memberships,
             snapshot,
             snapshot_bytes,
-            applied_bytes: 0,
+            log_bytes,
+            counted_bytes: 0,
             cut: None,
             commit_index,
             last_applied: commit_index,
@@ -409,8 +414,6 @@ impl Raft {
             self.last_applied + 1,
             self.applying
         );
-        let entries = (self.last_applied + 1..=index).filter_map(|index| self.log.get(index));
-        self.applied_bytes += entries.map(|e| e.frame().len() as u64).sum::<u64>();
         self.last_applied = index;
     }
 

@@ -24,15 +24,27 @@ pub enum InstallVerdict {
 impl Raft {
     // ---- every member's own ------------------------------------------------------------------------------------------
 
-    /// Whether the state machine has moved on far enough since the newest snapshot: by the configured bytes or entries,
-    /// and by half of what that snapshot has, or a great state would be written again and again for little news. Not
-    /// before the own disk holds what is applied: a snapshot never passes `persisted_index`.
+    /// Whether the log has grown enough since the newest snapshot: by the configured bytes or entries, and by half of what
+    /// that snapshot has, or a great state would be written again and again for little news. Not before the own disk holds
+    /// what is applied: a snapshot never passes `persisted_index`.
     pub fn is_snapshot_due(&self) -> bool {
         let entries = self.last_applied - self.snapshot.last.index.min(self.last_applied);
-        let is_worth_it = self.applied_bytes >= self.snapshot_bytes / 2;
-        let is_much = entries >= self.config.snapshot_log_entries
-            || self.applied_bytes >= self.config.snapshot_log_bytes;
+        let is_worth_it = self.log_bytes >= self.snapshot_bytes / 2;
+        let is_much =
+            entries >= self.config.snapshot_log_entries || self.log_bytes >= self.config.snapshot_log_bytes;
         entries > 0 && is_much && is_worth_it && self.persisted_index() >= self.last_applied
+    }
+
+    /// The log on disk has grown by so many bytes: blocks of its segments, not entries, for these are what fills a disk.
+    pub fn handle_log_grown(&mut self, bytes: u64) {
+        self.steps += 1;
+        self.log_bytes += bytes;
+    }
+
+    /// A snapshot of the own state is begun: what the log has grown by so far counts for it, what comes for the next one.
+    pub fn begin_snapshot(&mut self) {
+        self.steps += 1;
+        self.counted_bytes = self.log_bytes;
     }
 
     /// A snapshot of the own state is durable: file, name and directory (raft-rules 21). The log keeps what the snapshot
@@ -51,9 +63,7 @@ impl Raft {
         self.note(Decision::SnapshotSaved(meta.last));
         self.writes.cover(meta.last.index);
         self.replace_snapshot(meta, bytes);
-        let behind =
-            (self.snapshot.last.index + 1..=self.last_applied).filter_map(|index| self.log.get(index));
-        self.applied_bytes = behind.map(|e| e.frame().len() as u64).sum();
+        self.log_bytes -= std::mem::take(&mut self.counted_bytes);
     }
 
     fn replace_snapshot(&mut self, meta: SnapshotMeta, bytes: u64) {
@@ -142,7 +152,7 @@ impl Raft {
         self.memberships.commit(last.index);
         self.replace_snapshot(meta, bytes);
         self.log.compact(last.index);
-        self.applied_bytes = 0;
+        (self.log_bytes, self.counted_bytes) = (0, 0);
     }
 
     /// Through where this member's disk holds what is committed.

@@ -72,6 +72,8 @@ pub struct Recovered {
     pub base: Position,
     /// Consecutive entries from `base.index + 1`.
     pub entries: Vec<Entry>,
+    /// Bytes of the segments that hold nothing at or before `base`, as far as they are filled.
+    pub bytes_behind: u64,
     /// How much of the log was known to be synced from its own marks alone, before recovery synced the rest.
     pub synced_mark: LogPlace,
     /// For the operator: what was cut off.
@@ -94,8 +96,10 @@ pub struct WalStats {
     pub batches: u64,
     /// Sealing batches among them.
     pub seals: u64,
-    /// Bytes of these batches' blocks.
+    /// Bytes written for these batches.
     pub bytes: u64,
+    /// Bytes of segments that were used up: the batches' blocks, and what the last batch of a segment left free.
+    pub used: u64,
     /// fdatasyncs of segments.
     pub syncs: u64,
     /// Segments begun.

@@ -213,14 +213,18 @@ impl Cluster {
         Arc::new(RealDisk::open(&self.log_dir(id)).unwrap())
     }
 
-    pub fn create_log(&self, id: MemberId) {
+    pub fn found_entry(&self) -> Entry {
         let found = Found {
             cluster_id: CLUSTER,
             settings: self.settings.clone(),
             members: self.members.clone(),
             restored: None,
         };
-        let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
+        Entry::new(Position::new(1, 1), 0, &Payload::Found(found))
+    }
+
+    pub fn create_log(&self, id: MemberId) {
+        let entry = self.found_entry();
         let mut wal = Wal::create(self.disk(id), wal_ids(id), wal_options()).unwrap();
         let birth =
             [WriteOp::HardState(HardState { term: 1, voted_for: None }), WriteOp::Entries(vec![entry])];

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use dkv::node::{AdminFailureKind, AdminResult, Administered, Administration, FailureKind};
-use dkv::raft::{Member, MemberId, MembershipChange, RoleKind};
+use dkv::raft::{
+    Entry, Member, MemberId, Membership, MembershipChange, Payload, Position, RoleKind, Settings,
+};
+use dkv::store::Kv;
+use dkv::store::snapshot::SnapshotWriter;
 
 use crate::cluster::*;
 
@@ -70,6 +74,25 @@ fn a_leader_that_removes_itself_leaves_office() {
     assert_ne!(new, old);
     write(&cluster.node(new), put("k", "v")).unwrap();
     wait_for("it hears of it", || cluster.network.lock().unwrap().removed.contains(&old).then_some(()));
+}
+
+/// The membership in its snapshot has it no more. It stayed silent, for nobody it knew told it once more.
+#[test]
+fn a_member_that_restarts_from_a_snapshot_with_its_removal_is_told() {
+    let cluster = Cluster::new(3, Settings::default(), Duration::from_millis(700));
+    let (gone, others) = (MemberId(1), ids(3).skip(1).map(member).collect());
+    cluster.create_log(gone);
+    let mut kv = Kv::new(Settings::default());
+    kv.apply(&cluster.found_entry());
+    let removal = Payload::Membership(Membership { members: others });
+    kv.apply(&Entry::new(Position::new(2, 1), 0, &removal));
+    let mut writer = SnapshotWriter::create(cluster.disk(gone), kv.pin()).unwrap();
+    while writer.fill(&kv) {
+        writer.flush().unwrap();
+    }
+    writer.finish().unwrap();
+    cluster.start_node_with_warnings(gone);
+    wait_for("it hears of it", || cluster.network.lock().unwrap().removed.contains(&gone).then_some(()));
 }
 
 #[test]

@@ -92,6 +92,28 @@ fn a_node_that_loses_its_newest_snapshot_starts_from_the_one_before() {
     cluster.wait_until_equal();
 }
 
+/// It was looked at again and again, and the peer waited until the next snapshot was due.
+#[test]
+fn a_snapshot_that_is_damaged_on_the_leader_is_written_again_for_the_peer_that_needs_it() {
+    let cluster = cluster();
+    let behind = cluster.follower();
+    fill(&cluster, 0, 10);
+    cluster.isolate(behind, Fault::Refused);
+    fill(&cluster, 10, 400);
+    let leader = cluster.leader_among(&cluster.all_ids().into_iter().filter(|&id| id != behind).collect());
+    wait_for("the log is cut", || (saved(&cluster, leader) > 350).then_some(()));
+    let newest = snapshot::list(&cluster.disk(leader)).unwrap()[0];
+    let path = cluster.log_dir(leader).join(newest.to_string());
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    cluster.heal();
+    cluster.wait_until_equal();
+    let newest = snapshot::list(&cluster.disk(leader)).unwrap()[0];
+    snapshot::verify(&cluster.disk(leader), newest).unwrap();
+}
+
 #[test]
 fn a_backup_holds_everything_acknowledged_before_it_was_asked_for() {
     let cluster = cluster();

@@ -170,6 +170,7 @@ impl Durable {
             snapshot: self.snapshot.clone(),
             snapshot_bytes: 0,
             entries: behind.cloned().collect(),
+            log_bytes: 0,
         }
     }
 }

@@ -61,9 +61,7 @@ fn rule_21_no_snapshot_is_due_beyond_what_is_durable_here() {
     let mut raft = Raft::new(config, restored, Time(0));
     let request = append_request(2, 1, Position::new(1, 1), vec![entry(2, 2, 3)], 2);
     let _ = raft.handle_append_entries(request, Time(1));
-    while let Some(Apply::Entries(entries)) = raft.poll_apply() {
-        raft.handle_applied(entries.last().unwrap().index());
-    }
+    apply(&mut raft);
     assert_eq!((raft.last_applied(), raft.persisted_index()), (2, 1));
     assert!(!raft.is_snapshot_due());
     sync(&mut raft, Time(2));
@@ -80,10 +78,36 @@ fn no_snapshot_is_due_before_half_of_the_last_one_has_come_anew() {
             Restored { hard_state, entries: log(&[1, 1], 1), snapshot_bytes, ..Restored::default() };
         let mut raft = Raft::new(config, restored, Time(0));
         append_as_leader(&mut raft);
+        raft.handle_log_grown(4096);
         raft.is_snapshot_due()
     };
     assert!(due_with(100));
     assert!(!due_with(1 << 20));
+}
+
+/// What fills a disk are the blocks of the log, not the entries in them; what came while a snapshot was written counts for
+/// the next one.
+#[test]
+fn a_snapshot_is_due_by_what_the_log_takes_of_the_disk() {
+    let config = RaftConfig { snapshot_log_bytes: 1 << 20, ..config(1) };
+    let hard_state = HardState { term: 2, voted_for: None };
+    let restored =
+        Restored { hard_state, entries: log(&[1, 1], 1), log_bytes: 512 << 10, ..Restored::default() };
+    let mut raft = Raft::new(config, restored, Time(0));
+    append_as_leader(&mut raft);
+    raft.handle_log_grown((512 << 10) - 1);
+    assert!(!raft.is_snapshot_due());
+    raft.handle_log_grown(1);
+    assert!(raft.is_snapshot_due());
+    raft.begin_snapshot();
+    raft.handle_log_grown(1 << 20);
+    let last = Position::new(raft.last_applied(), 3);
+    raft.handle_snapshot_saved(SnapshotMeta { last, ..SnapshotMeta::default() }, 100);
+    assert!(!raft.is_snapshot_due(), "nothing was applied since");
+    raft.propose(&Payload::Command(vec![7; 10]), Time(1_000_000)).expect("it leads");
+    sync(&mut raft, Time(1_000_000));
+    apply(&mut raft);
+    assert!(raft.is_snapshot_due(), "the log has grown while it was written");
 }
 
 /// The only member leads, commits and applies.
@@ -92,10 +116,14 @@ fn append_as_leader(raft: &mut Raft) {
     raft.handle_timeout(now);
     sync(raft, now);
     sync(raft, now);
+    apply(raft);
+    assert_eq!(raft.last_applied(), 3);
+}
+
+fn apply(raft: &mut Raft) {
     while let Some(Apply::Entries(entries)) = raft.poll_apply() {
         raft.handle_applied(entries.last().unwrap().index());
     }
-    assert_eq!(raft.last_applied(), 3);
 }
 
 /// Figure 13; openraft#1930: a snapshot at or below the commit index changes nothing and is answered with what is held.

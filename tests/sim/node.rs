@@ -245,7 +245,8 @@ impl World {
         machine.voted_before_crash_in = if hard_state.voted_for.is_some() { hard_state.term } else { 0 };
         let now = machine.clock.show(self.now);
         let snapshot_bytes = kv.size().bytes + kv.size().superseded_bytes;
-        let restored = Restored { hard_state, snapshot, snapshot_bytes, entries };
+        let log_bytes = recovered.bytes_behind;
+        let restored = Restored { hard_state, snapshot, snapshot_bytes, entries, log_bytes };
         let raft = Raft::new(config(&self.swarm, machine.id, machine.life), restored, now);
         self.oracle.check_durable(node, &machine.disk);
         let timer_at = self.now;

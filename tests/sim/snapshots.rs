@@ -111,7 +111,7 @@ impl World {
         self.line(|| format!("n{} has saved a snapshot through {}", node + 1, file.meta.last));
         self.mark(Mark::SnapshotSaved);
         self.report.borrow_mut().counters.snapshots += 1;
-        self.step(node, |core, _| core.raft.handle_snapshot_saved(file.meta, file.bytes));
+        self.step(node, |core, _| core.handle_snapshot_saved(file.meta, file.bytes));
         match self.nodes[node].disk.prune() {
             Ok(_) => self.begin_snapshot(node),
             Err(e) => self.snapshot_failed(node, &e),
@@ -164,7 +164,10 @@ impl World {
                 let piece_bytes = piece_bytes.max(self.swarm.piece_bytes);
                 match Transfer::open(&disk, me, last, &ticket, piece_bytes) {
                     Ok(transfer) => self.send_piece(node, peer, transfer, ticket),
-                    Err(e) => self.end_transfer(node, peer, ticket, Err(e)),
+                    Err(e) => {
+                        self.step(node, |core, _| core.replace_snapshot(last));
+                        self.end_transfer(node, peer, ticket, Err(e));
+                    }
                 }
             }
             PollSnapshot::WaitUntil(time) => {

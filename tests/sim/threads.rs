@@ -134,12 +134,13 @@ impl World {
             }
         };
         let machine = &mut self.nodes[node];
-        let reused = machine.disk.stats().segments_reused;
+        let before = machine.disk.stats();
         let seq = match machine.disk.write(batch) {
             Ok(seq) => seq,
             Err(e) => return self.fail_stop(node, &e),
         };
-        if machine.disk.stats().segments_reused > reused {
+        let after = machine.disk.stats();
+        if after.segments_reused > before.segments_reused {
             self.report.borrow_mut().mark(Mark::SegmentReused);
         }
         self.oracle.check_durable(node, &machine.disk);
@@ -148,7 +149,10 @@ impl World {
         if self.nodes[node].process.is_none() {
             return;
         }
-        self.step(node, |core, now| core.raft.handle_persisted(seq, now));
+        self.step(node, |core, now| {
+            core.raft.handle_log_grown(after.used - before.used);
+            core.raft.handle_persisted(seq, now);
+        });
         let at = self.now + self.nodes[node].clock.duration_to_world(SEAL_AFTER_US);
         self.process(node).seal_at = at;
         self.plan_node_at(node, at, NodeEvent::Seal { at });
@@ -176,8 +180,13 @@ impl World {
         let process = self.process(node);
         if process.seal_at == at && process.log_writer == Thread::Asleep && self.nodes[node].disk.needs_seal()
         {
+            let before = self.nodes[node].disk.stats();
             match self.nodes[node].disk.seal() {
-                Ok(()) => self.mark(Mark::Sealed),
+                Ok(()) => {
+                    let grown = self.nodes[node].disk.stats().used - before.used;
+                    self.step(node, |core, _| core.raft.handle_log_grown(grown));
+                    self.mark(Mark::Sealed);
+                }
                 Err(e) => self.fail_stop(node, &e),
             }
         }

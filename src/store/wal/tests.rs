@@ -469,6 +469,13 @@ fn long() -> (SimDisk, Wal, SparePreparer) {
     (sim, wal, preparer)
 }
 
+/// Bytes of the last segment that are not zero, in blocks.
+fn filled(sim: &SimDisk) -> u64 {
+    let name = sim.names().into_iter().filter(|name| name.ends_with(".wal")).max().unwrap();
+    let bytes = sim.contents(&name).unwrap();
+    bytes.chunks(4096).filter(|block| block.iter().any(|&b| b != 0)).count() as u64 * 4096
+}
+
 fn sequences(sim: &SimDisk) -> Vec<u64> {
     let names = sim.names();
     names.iter().filter_map(|name| format::SegmentName::parse(name)).map(|name| name.sequence).collect()
@@ -517,6 +524,23 @@ fn cut_at_any_index_leaves_a_log_that_goes_on_behind_it() {
     }
     left.dedup();
     assert_eq!(left, [4, 3, 2, 1]);
+}
+
+/// What a snapshot is due by: every block that is used up counts, seals and the end of a full segment too, and a restart
+/// counts the segments behind the snapshot.
+#[test]
+fn used_counts_the_blocks_of_the_disk() {
+    let (sim, mut wal, _) = long();
+    let segments = sequences(&sim).len() as u64;
+    assert_eq!(wal.stats().used, (segments - 1) * SMALL.segment_bytes + filled(&sim));
+    let before = wal.stats().used;
+    wal.write(&[entries(61..=61, 1)]).unwrap();
+    wal.seal().unwrap();
+    assert_eq!(wal.stats().used - before, 2 * 4096);
+    let behind = |index| open_behind(&sim.restart(Loss::Nothing), index, 1).unwrap().1.bytes_behind;
+    let (all, half, none) = (behind(1), behind(30), behind(61));
+    assert!(all > half && half > none, "{all} {half} {none}");
+    assert!(all <= before + 8 * 4096 && all + SMALL.segment_bytes >= before, "{all} of {before}");
 }
 
 #[test]

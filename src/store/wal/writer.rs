@@ -171,7 +171,8 @@ impl Wal {
         }
         wal.seal()?;
         let recovery::Replay { hard_state, base, entries, synced_mark, .. } = replay;
-        Ok((wal, Recovered { hard_state, base, entries, synced_mark, warnings }))
+        let bytes_behind = wal.bytes_behind(base.index);
+        Ok((wal, Recovered { hard_state, base, entries, bytes_behind, synced_mark, warnings }))
     }
 
     /// Whether there is a log: a segment that holds at least one whole batch, or several segments. A first segment
@@ -284,6 +285,15 @@ impl Wal {
         Ok(first)
     }
 
+    /// Bytes of the segments that were begun at `index` or behind it, as far as they are filled.
+    fn bytes_behind(&self, index: Index) -> u64 {
+        let older = self.older.iter().map(|older| (older.base_index, older.blocks));
+        let all = older.chain([(self.current.base_index, self.current.next_block)]);
+        all.filter(|&(base_index, _)| base_index >= index)
+            .map(|(_, blocks)| blocks * BLOCK_BYTES as u64)
+            .sum()
+    }
+
     /// Runs a step after which, if it fails, nothing more is tried.
     fn guard(&mut self, step: impl FnOnce(&mut Wal) -> Result<(), WalError>) -> Result<(), WalError> {
         if self.failed {
@@ -350,6 +360,7 @@ impl Wal {
             .write_at(at, &self.buf)
             .map_err(|e| WalError::io_at(&self.disk, &current.shown, "write", at, e))?;
         self.current.next_block += blocks;
+        self.stats.used += blocks * BLOCK_BYTES as u64;
         self.slot.set_filled(self.current.next_block * BLOCK_BYTES as u64);
         self.stats.batches += 1;
         self.stats.bytes += self.buf.len() as u64;
@@ -422,7 +433,8 @@ impl Wal {
                 Current::new(name, file, blocks, false)
             }
         };
-        let Current { name, blocks, base_index, .. } = std::mem::replace(&mut self.current, next);
+        let Current { name, blocks, base_index, next_block, .. } = std::mem::replace(&mut self.current, next);
+        self.stats.used += (blocks - next_block) * BLOCK_BYTES as u64;
         self.older.push_back(Older { name, blocks, base_index });
         self.stats.segments += 1;
         Ok(())
