@@ -207,6 +207,8 @@ marks! {
     RemovedEnded,
     /// A removed member asked for votes and was told.
     RemovedRefused,
+    /// One ran that had not heard of it, and in peace the terms stayed as they were.
+    CalmBesideRemoved,
     /// A machine lost its disk.
     Wiped,
     /// ... and came back as another member under its old name.

@@ -83,6 +83,7 @@ fn live(swarm: Swarm, report: Rc<RefCell<Report>>) {
     }
     world.recover();
     world.converge();
+    world.stay_calm();
     world.judge();
     world.dissect();
 }
@@ -145,6 +146,29 @@ impl World {
             let states: Vec<String> = self.nodes.iter().map(|m| m.describe()).collect();
             panic!("the members do not agree: {}", states.join("; "));
         }
+    }
+
+    /// Nobody disturbs a leader in peace, those that were removed and have not heard of it included: terms stay as they are.
+    fn stay_calm(&mut self) {
+        let term = self.highest_term();
+        let mut is_beside_removed = false;
+        self.run_until(self.now + 4 * self.longest_timeout(), |world| {
+            is_beside_removed |= world.nodes.iter().any(|machine| {
+                machine.process.is_some() && world.oracle.membership().get(machine.id).is_none()
+            });
+            false
+        });
+        let after = self.highest_term();
+        assert!(after == term, "from term {term} to {after} in peace; the leader is {:?}", self.leader());
+        if is_beside_removed {
+            self.mark(Mark::CalmBesideRemoved);
+        }
+    }
+
+    /// Of the members; who was removed may count on for itself.
+    fn highest_term(&self) -> u64 {
+        let running = self.members().into_iter().filter_map(|node| self.nodes[node].process.as_ref());
+        running.map(|process| process.core.raft.term()).max().expect("members run")
     }
 
     fn has_converged(&self) -> bool {
