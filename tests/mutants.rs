@@ -117,7 +117,7 @@ fn main() -> ExitCode {
 fn read_list(root: &Path) -> Result<Vec<Mutant>, String> {
     let text = fs::read_to_string(root.join("tests/mutants.toml")).map_err(|e| e.to_string())?;
     let List { mutant: list } = toml::from_str(&text).map_err(|e| e.to_string())?;
-    let mut names = BTreeSet::new();
+    let (mut names, mut breaks) = (BTreeSet::new(), BTreeSet::new());
     let mut sources = String::new();
     for dir in ["src", "tests"] {
         read_sources(&root.join(dir), &mut sources).map_err(|e| e.to_string())?;
@@ -131,8 +131,9 @@ fn read_list(root: &Path) -> Result<Vec<Mutant>, String> {
                 "{name}: the text to replace is {matches} times in {file}, not once:\n{find}"
             ));
         }
-        if find == replace || test.is_empty() || !names.insert(mutant.slug()) {
-            return Err(format!("{name}: it needs a name of its own, another text, and a test"));
+        let is_new = names.insert(mutant.slug()) && breaks.insert((file, find, replace));
+        if find == replace || test.is_empty() || !is_new {
+            return Err(format!("{name}: it needs a name and a break of its own, another text, and a test"));
         }
         let function = mutant.test_name().rsplit("::").next().unwrap_or_default();
         if !sources.contains(&format!("fn {function}(")) {

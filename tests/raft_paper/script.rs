@@ -16,6 +16,11 @@
 //! | `cut n1 n2`, `cut n1 -> n2`, `isolate n1`, `heal` | links |
 //! | `hold n1`, `sync n1`, `release n1` | its disk writes only when told to; now; by itself again |
 //! | `crash n1`, `restart n1` | power is lost; the process comes back with what was synced |
+//! | `join n4` | a new member, founded like the others and not yet in the membership |
+//! | `change n1 add n4`, `change n1 add n4 as replica` | the leader n1 takes a learner in, to be promoted by itself or not |
+//! | `change n1 promote n4`, `change n1 remove n2` | the leader n1 changes the membership by one voter |
+//! | `snapshot n1` | its applied state is a durable snapshot |
+//! | `install n1 -> n3` | the leader n1 has a snapshot for n3, which arrives as a whole |
 //! | `wait 100`, `settle`, `run 500` | time passes, nothing moves; everything moves, no time passes; both |
 //! | `until n2 leads`, `until a leader`, `until n3 commit 4` | runs until it is so |
 //! | `expect n1 leader@2 log 1 2 commit 2` | its state, from the beginning, as far as given |
@@ -25,6 +30,8 @@
 //! | `expect n1 read 3`, `expect n1 read failed`, `expect n1 no read` | the oldest decided read; none is decided |
 //! | `expect n1 match n2 3` | how far the leader n1 counts n2's disk |
 //! | `expect n1 silent to n2` | it has nothing to send |
+//! | `expect n1 voters n1 n2` | the voters of the membership in force at n1 |
+//! | `expect n1 refuses remove n2: WORDS` | it does not change its membership so, and says these words |
 //! | `expect traced WORDS` | some line of the trace has all these words |
 
 use std::collections::BTreeMap;
@@ -32,12 +39,14 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use dkv::raft::{AppendEntriesRequest, ReadDone, RpcRequest, Term};
+use dkv::raft::{
+    AppendEntriesRequest, Changed, Member, MembershipChange, Position, ReadDone, RpcRequest, Term,
+};
 
 use super::harness::*;
 
 /// Fewer files than this and some were lost.
-const LEAST_SCENARIOS: usize = 30;
+const LEAST_SCENARIOS: usize = 50;
 
 /// Every scenario asserts at least so much.
 const LEAST_EXPECTATIONS: usize = 2;
@@ -70,6 +79,17 @@ fn member_of(word: &str) -> u64 {
 
 fn members_of(words: &[&str]) -> Vec<u64> {
     words.iter().map(|word| member_of(word)).collect()
+}
+
+fn change_of(words: &[&str]) -> MembershipChange {
+    let joiner = |n: &str| learner(member_of(n));
+    match *words {
+        ["add", n] => MembershipChange::Add(joiner(n)),
+        ["add", n, "as", "replica"] => MembershipChange::Add(Member { promote: false, ..joiner(n) }),
+        ["promote", n] => MembershipChange::Promote(id(member_of(n))),
+        ["remove", n] => MembershipChange::Remove(id(member_of(n))),
+        _ => panic!("no such change"),
+    }
 }
 
 impl Script {
@@ -139,6 +159,23 @@ impl Script {
             ["release", n] => self.cluster().release_disk(member_of(n)),
             ["crash", n] => self.cluster().crash(member_of(n)),
             ["restart", n] => self.cluster().restart(member_of(n)),
+            ["join", n] => {
+                let founders = self.members.len() as u64;
+                self.cluster().join(member_of(n), founders);
+            }
+            ["change", n, ref what @ ..] => {
+                let changed = self.cluster().change(member_of(n), &change_of(what));
+                assert!(matches!(changed, Ok(Changed::Appended(_))), "{changed:?}");
+            }
+            ["snapshot", n] => {
+                self.cluster().save_snapshot(member_of(n));
+            }
+            ["install", from, "->", to] => {
+                let (from, to) = (member_of(from), member_of(to));
+                let (last, ticket): (Position, _) = self.cluster().offer(from, to);
+                let reply = self.cluster().install(from, to, last, ticket.term());
+                self.cluster().end_transfer(from, ticket, Ok(reply));
+            }
             ["wait", ms] => self.cluster().wait(number(ms)),
             ["settle"] => self.cluster().settle(),
             ["run", ms] => self.cluster().run_for(number(ms)),
@@ -228,6 +265,19 @@ impl Script {
             [n, "match", peer, index] => {
                 let progress = self.cluster().progress(member_of(n), member_of(peer)).match_index;
                 assert_eq!(progress, number::<u64>(index), "match");
+            }
+            [n, "voters", ref wanted @ ..] => {
+                let raft = self.cluster().raft(member_of(n));
+                let voters: Vec<u64> = raft.membership().voters().map(|id| id.0).collect();
+                assert_eq!(voters, members_of(wanted), "its voters");
+            }
+            [n, "refuses", ref rest @ ..] => {
+                let rest = rest.join(" ");
+                let (what, words) = rest.split_once(": ").expect("`: WORDS` at the end");
+                let what: Vec<&str> = what.split_whitespace().collect();
+                let result = self.cluster().change(member_of(n), &change_of(&what));
+                let text = result.map_or_else(|e| e.to_string(), |changed| format!("{changed:?}"));
+                assert!(text.contains(words), "{text}");
             }
             [n, "silent", "to", peer] => {
                 let flight = self.cluster().try_send(member_of(n), member_of(peer));
