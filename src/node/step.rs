@@ -1,6 +1,8 @@
 //! What happens under the lock: the core and the requests that wait for it are one state, changed in one step. Nothing
 //! here touches a file, a socket, the log or a clock; what is to be done outside comes back as [`Effects`].
 
+mod leader_calls;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 
@@ -9,24 +11,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::administer::{AdminFailure, AdminFailureKind};
-use super::request::{Completion, Failure, FailureKind, Origin};
+use super::request::{Failure, FailureKind, Origin};
 use super::signals::Rings;
-use super::transport::{ForwardedWrite, Lane, LeaderCall, PeerError, PeerReply, PeerRequest, Target};
-use super::waiters::{BackupResult, Finished, MAX_REQUESTS, Parked, RequestId, Stage, Waiters, Work};
+use super::transport::{Lane, LeaderCall, PeerRequest, Target};
+use super::waiters::{Finished, MAX_REQUESTS, Parked, RequestId, Stage, Waiters, Work};
 use crate::raft::{
-    self, AfterSync, Index, InstallSnapshotReply, MemberId, Membership, Note, Payload, Position,
-    ProposeError, Raft, ReadDone, RoleKind, SnapshotMeta, Term, Time, Watermarks,
+    self, Index, MemberId, Membership, Note, Payload, Position, ProposeError, Raft, ReadDone, RoleKind, Term,
+    Time, Watermarks,
 };
 use crate::store::Applied;
 
 /// How long a request waits for a leader to be known: about one election, so that a patient client sees no failover.
 const LEADER_WAIT: Duration = Duration::from_secs(1);
-
-/// Commands in one forward, in bytes; at least one is sent.
-const MAX_FORWARD_BYTES: usize = 1 << 20;
-
-/// Writes in one forward.
-const MAX_FORWARD_WRITES: usize = 256;
 
 /// A write that the disk has not finished for so long never will: the process ends.
 pub(super) const DISK_DEAD_AFTER: Duration = Duration::from_secs(30);
@@ -281,231 +277,6 @@ impl Core {
         self.raft.handle_applied(last.index);
     }
 
-    // ---- backups -----------------------------------------------------------------------------------------------------
-
-    /// Waits for a snapshot that holds `index`; one that is there already will do.
-    pub fn await_snapshot(&mut self, index: Index, deadline: Time, done: Completion<BackupResult>) {
-        let id = self.waiters.add(Work::Backup { done }, Origin::Client, deadline);
-        self.waiters.set_stage(id, Stage::AwaitSnapshot(index));
-        self.is_snapshot_asked_for = true;
-        self.waiters.handle_snapshot(self.raft.snapshot().last);
-    }
-
-    // ---- the snapshotter -------------------------------------------------------------------------------------------
-
-    /// Whether the snapshotter has something to do.
-    fn snapshotter_has_work(&self) -> bool {
-        match self.snapshot_waits_for {
-            Some(index) => self.may_name_snapshot(index),
-            None => self.raft.is_snapshot_due() || self.snapshot_is_wanted(),
-        }
-    }
-
-    /// Whether a snapshot through `index` may have its name: the own log holds all of it, and the core knows that it is
-    /// applied.
-    pub fn may_name_snapshot(&self, index: Index) -> bool {
-        self.raft.persisted_index() >= index && self.raft.last_applied() >= index
-    }
-
-    /// The snapshot being written waits for its name, or does so no longer.
-    pub fn set_snapshot_waits_for(&mut self, index: Option<Index>) {
-        self.snapshot_waits_for = index;
-    }
-
-    /// Whether a snapshot is to be written now.
-    pub fn poll_snapshotter(&mut self) -> bool {
-        let is_wanted = self.raft.is_snapshot_due() || self.snapshot_is_wanted();
-        if is_wanted {
-            self.raft.begin_snapshot();
-        }
-        is_wanted
-    }
-
-    /// The snapshot that ends at `last` is damaged on the disk: unless a newer one has taken its place, the state is
-    /// written again.
-    pub fn replace_snapshot(&mut self, last: Position) {
-        self.unreadable_snapshot = Some(last);
-        self.is_snapshot_asked_for = true;
-    }
-
-    /// A snapshot of the state is durable under its name.
-    pub fn handle_snapshot_saved(&mut self, meta: SnapshotMeta, bytes: u64) {
-        self.unreadable_snapshot = None;
-        self.raft.handle_snapshot_saved(meta, bytes);
-    }
-
-    fn snapshot_is_wanted(&self) -> bool {
-        let newest = self.raft.snapshot().last;
-        let is_unreadable = self.unreadable_snapshot == Some(newest);
-        is_unreadable || self.backup_is_wanted()
-    }
-
-    fn backup_is_wanted(&self) -> bool {
-        self.waiters.snapshot_wanted().is_some_and(|index| {
-            let is_there = self.raft.snapshot().last.index >= index;
-            !is_there && self.raft.last_applied() >= index
-        })
-    }
-
-    // ---- the receiver ----------------------------------------------------------------------------------------------
-
-    /// Whether what a leader's snapshot holds is committed here already.
-    pub fn holds_snapshot(&self, last: Position) -> bool {
-        last.index <= self.raft.commit_index()
-    }
-
-    /// A leader's snapshot was received and loaded. Returns whether the state is to be replaced by it, and the answer.
-    pub fn handle_snapshot_received(
-        &mut self,
-        meta: SnapshotMeta,
-        bytes: u64,
-        now: Time,
-    ) -> (bool, AfterSync<InstallSnapshotReply>) {
-        let index = meta.last.index;
-        let (is_news, reply) = self.raft.handle_snapshot_received(meta, bytes, now);
-        if is_news {
-            self.ready_index.get_or_insert(index);
-            self.waiters.fail_covered(
-                index,
-                "a snapshot of the leader took the place of this write's entry: it may or may not have taken effect",
-            );
-        }
-        (is_news, reply)
-    }
-
-    // ---- forwarder and read-asker -------------------------------------------------------------------------------------
-
-    fn current_leadership(&self) -> Option<Leadership> {
-        self.raft.leader().map(|leader| (self.raft.term(), leader))
-    }
-
-    /// Where to call a peer, and its name. RPCs go to members only.
-    pub(super) fn target(&self, peer: MemberId) -> (Target, String) {
-        let member = self.raft.member(peer).expect("RPCs go to members only");
-        (Target { member_id: peer, raft_addr: member.raft_addr.clone() }, member.node_id.clone())
-    }
-
-    /// Where to call the leader, when it is another node whose address is known.
-    fn leader_target(&self) -> Option<Target> {
-        let leader = self.raft.leader().filter(|&leader| leader != self.raft.me())?;
-        let member = self.raft.membership().get(leader)?;
-        Some(Target { member_id: leader, raft_addr: member.raft_addr.clone() })
-    }
-
-    /// The next batch of writes for the leader: the oldest ones that fit.
-    pub fn poll_forward(&mut self, now: Time) -> Option<Outgoing> {
-        let to = self.leader_target()?;
-        let (mut ids, mut writes, mut bytes, mut earliest) = (Vec::new(), Vec::new(), 0, Time::NEVER);
-        for (id, request) in self.waiters.queued_writes().take(MAX_FORWARD_WRITES) {
-            let Work::Write { command, .. } = &request.work else { continue };
-            bytes += command.len();
-            // The whole batch is decided at its earliest deadline: one that is nearly over must not take fresh ones along.
-            let is_much_more_patient = request.deadline.since(now) > 2 * earliest.since(now);
-            if !ids.is_empty() && (bytes > MAX_FORWARD_BYTES || is_much_more_patient) {
-                break;
-            }
-            earliest = earliest.min(request.deadline);
-            ids.push(id);
-            writes.push(ForwardedWrite {
-                command: command.clone(),
-                remaining_ms: millis(request.deadline.since(now)),
-            });
-        }
-        if ids.is_empty() {
-            return None;
-        }
-        ids.iter().for_each(|&id| self.waiters.set_stage(id, Stage::Sent));
-        self.forward_call = self.current_leadership();
-        // The leader answers when the earliest deadline passes; the margin lets that answer arrive.
-        let timeout = earliest.since(now) + self.heartbeat;
-        Some(Outgoing { ids, to, lane: Lane::Bulk, request: PeerRequest::Forward(writes), timeout })
-    }
-
-    /// The result of a batch of forwarded writes. What was answered meanwhile (deadline, other leader) stays answered.
-    pub fn handle_forwarded(&mut self, ids: &[RequestId], result: Result<PeerReply, PeerError>, now: Time) {
-        self.forward_call = None;
-        let ids = ids.iter().copied();
-        match result {
-            Ok(PeerReply::Forward(results)) if results.len() == ids.len() => {
-                for (id, result) in ids.zip(results) {
-                    match result {
-                        // Surely not done: whoever leads next may be asked as well.
-                        Err(failure) if failure.kind == FailureKind::Unavailable => {
-                            self.retry(id, &failure.message, now);
-                        }
-                        result if self.waiters.is_sent(id) => self.waiters.finish_write(id, result),
-                        _ => {}
-                    }
-                }
-            }
-            Err(e) if e.is_surely_not_executed() => {
-                let trouble = e.to_string();
-                ids.for_each(|id| self.retry(id, &trouble, now));
-            }
-            other => {
-                let why = match other {
-                    Ok(_) => "the leader's answer does not fit".to_owned(),
-                    Err(e) => e.to_string(),
-                };
-                for id in ids.filter(|&id| self.waiters.is_sent(id)).collect::<Vec<_>>() {
-                    let text =
-                        format!("forwarded to the leader, {why}: the write may or may not take effect");
-                    self.waiters.fail(id, Failure::unknown(text));
-                }
-            }
-        }
-    }
-
-    /// One question for all reads that wait for the leader's word. They arrived before it is sent, so its answer covers
-    /// what each of them must see.
-    pub fn poll_ask(&mut self, now: Time) -> Option<Outgoing> {
-        let to = self.leader_target()?;
-        let (ids, deadlines): (Vec<_>, Vec<_>) =
-            self.waiters.queued_reads().map(|(id, request)| (id, request.deadline)).unzip();
-        let most_patient = deadlines.into_iter().max()?.since(now);
-        ids.iter().for_each(|&id| self.waiters.set_stage(id, Stage::Sent));
-        self.ask_call = self.current_leadership();
-        // A leader that cannot answer within two of the longest election timeouts has lost its quorum; asking again is
-        // free, and a lost answer does not hold the reads behind it for long.
-        let timeout = most_patient.min(4 * self.election_timeout);
-        let request = PeerRequest::ReadIndex { remaining_ms: millis(timeout) };
-        Some(Outgoing { ids, to, lane: Lane::Bulk, request, timeout })
-    }
-
-    /// The result of a question of the read-asker. Reads change nothing: every failure may be tried again.
-    pub fn handle_asked(&mut self, ids: &[RequestId], result: Result<PeerReply, PeerError>, now: Time) {
-        self.ask_call = None;
-        let last_applied = self.raft.last_applied();
-        let index = match result {
-            Ok(PeerReply::ReadIndex(answer)) => answer.map_err(|failure| failure.message),
-            Ok(_) => Err("the leader's answer belongs to another question".to_owned()),
-            Err(e) => Err(e.to_string()),
-        };
-        for &id in ids {
-            match &index {
-                Ok(index) if self.waiters.is_sent(id) => self.waiters.confirm_read(id, *index, last_applied),
-                Ok(_) => {}
-                Err(trouble) => self.retry(id, trouble, now),
-            }
-        }
-    }
-
-    /// Tries a request that was sent in vain again: when the leader changes, or after a heartbeat.
-    fn retry(&mut self, id: RequestId, trouble: &str, now: Time) {
-        if self.waiters.is_sent(id) {
-            self.waiters.await_retry(id, now + LEADER_WAIT, now + self.heartbeat, trouble.to_owned());
-        }
-    }
-
-    fn cancel_stale_calls(&mut self, now: Time) {
-        let current = self.current_leadership();
-        let calls = [(self.forward_call, LeaderCall::Forward), (self.ask_call, LeaderCall::ReadIndex)];
-        let stale = calls.into_iter().filter(|&(of, _)| of != current);
-        let stale: Vec<_> = stale.filter_map(|(of, call)| Some((of?.1, call))).collect();
-        self.cancel_at = if stale.is_empty() { Time::NEVER } else { now + self.heartbeat };
-        self.cancels.extend(stale);
-    }
-
     // ---- the end of every step ---------------------------------------------------------------------------------------
 
     /// Changes the state and draws the consequences.
@@ -594,8 +365,4 @@ impl Core {
             read_asker: self.ask_call.is_none() && self.waiters.has_queued_reads(),
         }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -1,16 +1,19 @@
 //! Requests that wait: each one from its arrival to its one answer, with what it waits for and until when. Plain data
 //! behind the core's mutex, so that proposing and parking are one step; answers are collected and given after unlocking.
 
+mod answers;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use answers::overdue;
+pub use answers::{Finished, Parked};
+
 use super::administer::{AdminFailure, AdminFailureKind, AdminResult, Administered, Administration};
-use super::counters::Counters;
-use super::request::{Completion, Failure, FailureKind, Origin, WriteResult};
+use super::request::{Completion, Failure, Origin, WriteResult};
 use super::transport::ReadIndexResult;
-use crate::raft::{
-    AfterSync, AppendEntriesReply, Index, InstallSnapshotReply, Position, Raft, ReadToken, RequestVoteReply,
-    Settled, Term, Time, TimeoutNowReply,
-};
+use crate::raft::{Index, Position, Raft, ReadToken, Settled, Term, Time};
 use crate::store::Applied;
 
 /// Requests that wait at one node: beyond, new ones are refused as overloaded. The ports admit far fewer.
@@ -89,62 +92,6 @@ impl Request {
                 self.deadline.min(retry_at).min(self.leader_by.unwrap_or(Time::NEVER))
             }
             _ => self.deadline,
-        }
-    }
-}
-
-/// A reply to a peer that waits for this member's disk.
-pub enum Parked {
-    /// To a vote or a pre-vote.
-    Vote(AfterSync<RequestVoteReply>, Completion<RequestVoteReply>),
-    /// To entries or a heartbeat.
-    Append(AfterSync<AppendEntriesReply>, Completion<AppendEntriesReply>),
-    /// To a piece of a snapshot.
-    Install(AfterSync<InstallSnapshotReply>, Completion<InstallSnapshotReply>),
-    /// To a hand-over.
-    TimeoutNow(AfterSync<TimeoutNowReply>, Completion<TimeoutNowReply>),
-}
-
-/// An answer on its way out: given after unlocking.
-pub enum Finished {
-    /// To a write.
-    Write(Completion<WriteResult>, WriteResult),
-    /// To a read.
-    Read(Completion<ReadIndexResult>, ReadIndexResult),
-    /// To a peer's vote or pre-vote.
-    Vote(Completion<RequestVoteReply>, RequestVoteReply),
-    /// To a peer's append.
-    Append(Completion<AppendEntriesReply>, AppendEntriesReply),
-    /// To a peer's piece of a snapshot.
-    Install(Completion<InstallSnapshotReply>, InstallSnapshotReply),
-    /// To a peer that hands over.
-    TimeoutNow(Completion<TimeoutNowReply>, TimeoutNowReply),
-    /// To who wants a backup.
-    Backup(Completion<BackupResult>, BackupResult),
-    /// To an operator.
-    Administered(Completion<AdminResult>, AdminResult),
-}
-
-impl Finished {
-    pub(super) fn count(&self, counters: &Counters) {
-        match self {
-            Finished::Write(_, result) => counters.count_write(result),
-            Finished::Read(_, Err(_)) => counters.count_failed_read(),
-            _ => {}
-        }
-    }
-
-    /// Gives it.
-    pub fn answer(self) {
-        match self {
-            Finished::Write(done, result) => done(result),
-            Finished::Read(done, result) => done(result),
-            Finished::Vote(done, reply) => done(reply),
-            Finished::Append(done, reply) => done(reply),
-            Finished::Install(done, reply) => done(reply),
-            Finished::TimeoutNow(done, reply) => done(reply),
-            Finished::Backup(done, result) => done(result),
-            Finished::Administered(done, result) => done(result),
         }
     }
 }
@@ -540,110 +487,5 @@ impl Waiters {
     /// The answers that are due.
     pub(super) fn take_finished(&mut self) -> Vec<Finished> {
         std::mem::take(&mut self.finished)
-    }
-}
-
-impl Parked {
-    fn hold_until(&self) -> Option<Time> {
-        match self {
-            Parked::Vote(waiting, _) => waiting.hold_until(),
-            Parked::Append(waiting, _) => waiting.hold_until(),
-            Parked::Install(waiting, _) => waiting.hold_until(),
-            Parked::TimeoutNow(waiting, _) => waiting.hold_until(),
-        }
-    }
-}
-
-/// What a request is told whose time is up: a write that was proposed or sent is unknown, everything else surely not
-/// done.
-fn overdue(request: &Request) -> Failure {
-    match (&request.work, request.stage) {
-        (Work::Write { .. }, Stage::Proposed(at)) => Failure::unknown(format!(
-            "the write was not committed in time; as entry {at} it may still take effect"
-        )),
-        (Work::Write { .. }, Stage::Sent) => {
-            Failure::unknown("the leader did not answer in time: the write may or may not take effect")
-        }
-        (_, Stage::AwaitLeader { .. }) => Failure::unavailable(match &request.trouble {
-            Some(trouble) => format!("the leader could not be reached in time: {trouble}"),
-            None => "no leader is known: is a majority of the nodes up?".to_owned(),
-        }),
-        (Work::Write { .. }, _) => {
-            Failure::unavailable("the write could not be sent to the leader in time: it was not made")
-        }
-        (Work::Administer { .. }, Stage::Proposed(at)) => Failure::unknown(format!(
-            "the change was not committed in time; as entry {at} it may still take effect"
-        )),
-        (Work::Administer { .. }, _) => {
-            Failure::unavailable("no other member took the leadership over in time")
-        }
-        (Work::Backup { .. }, _) => Failure::new(
-            FailureKind::Timeout,
-            "the state could not be saved in time: it is being written; ask again",
-        ),
-        (Work::Read { .. }, Stage::AwaitApplied(index)) => Failure::new(
-            FailureKind::Timeout,
-            format!("this node has not applied entry {index} in time: it lags behind the leader"),
-        ),
-        (Work::Read { .. }, _) => {
-            Failure::new(FailureKind::Timeout, "no majority confirmed the leader in time for this read")
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-
-    use super::*;
-    use crate::store::Outcome;
-
-    /// A write that waits for its entry at 5@2, and what it is answered.
-    fn proposed() -> (Waiters, mpsc::Receiver<WriteResult>) {
-        let (sender, answer) = mpsc::channel();
-        let done = Box::new(move |result| sender.send(result).expect("the test waits"));
-        let mut waiters = Waiters::new();
-        let id = waiters.add(Work::Write { command: Vec::new(), done }, Origin::Client, Time::NEVER);
-        waiters.set_stage(id, Stage::Proposed(Position::new(5, 2)));
-        (waiters, answer)
-    }
-
-    fn applied() -> Option<Applied> {
-        let outcome = Outcome::Put { revision: 1, create_revision: 1, version: 1 };
-        Some(Applied { index: 5, outcome, replayed: false })
-    }
-
-    #[test]
-    fn a_write_whose_entry_a_snapshot_took_the_place_of_is_unknown() {
-        let (mut waiters, answers) = proposed();
-        waiters.fail_covered(4, "nobody knows");
-        waiters.take_finished().into_iter().for_each(Finished::answer);
-        assert!(answers.try_recv().is_err(), "the snapshot ends before it");
-        waiters.fail_covered(5, "nobody knows");
-        waiters.take_finished().into_iter().for_each(Finished::answer);
-        let failure = answers.try_recv().expect("answered").expect_err("unknown");
-        assert!(!failure.kind.is_not_done(), "{failure:?}");
-    }
-
-    #[test]
-    fn a_write_is_done_once_its_entry_is_applied() {
-        let (mut waiters, answer) = proposed();
-        waiters.handle_applied_entry(Position::new(4, 2), applied());
-        assert!(waiters.take_finished().is_empty());
-        waiters.handle_applied_entry(Position::new(5, 2), applied());
-        waiters.take_finished().into_iter().for_each(Finished::answer);
-        assert_eq!(answer.try_recv().unwrap().unwrap().index, 5);
-        assert_eq!(waiters.len(), 0);
-    }
-
-    #[test]
-    fn a_write_whose_place_another_leaders_entry_took_is_not_done() {
-        for other in [applied(), None] {
-            let (mut waiters, answer) = proposed();
-            waiters.handle_applied_entry(Position::new(5, 3), other);
-            waiters.take_finished().into_iter().for_each(Finished::answer);
-            let failure = answer.try_recv().unwrap().unwrap_err();
-            assert!(failure.kind.is_not_done(), "{failure:?}");
-        }
     }
 }

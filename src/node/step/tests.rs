@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::node::request::WriteResult;
+use crate::node::transport::PeerError;
 use crate::raft::{
     AppendEntriesRequest, ClusterId, Entry, Found, HardState, Member, RaftConfig, Restored, Settings,
 };
