@@ -21,9 +21,9 @@ YAML
 # Sound requests may meet a condition that does not hold, a key used before, or a limit counted in bytes, not characters.
 cat > "$dir/schemathesis.toml" <<TOML
 [checks.positive_data_acceptance]
-expected-statuses = ["2xx", "404", "412", "413", "422", "431"]
+expected-statuses = ["2xx", "404", "409", "412", "413", "422", "431"]
 [checks.negative_data_rejection]
-expected-statuses = ["400", "404", "405", "411", "412", "413", "422", "431", "505"]
+expected-statuses = ["400", "404", "405", "409", "411", "412", "413", "422", "431", "505"]
 TOML
 target/debug/dkv-server --config "$dir/node.yaml" 2> "$dir/log" &
 server=$!
