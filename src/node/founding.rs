@@ -221,7 +221,10 @@ impl Founding {
             match answer {
                 Ok(FoundReply::Unborn(unborn)) => members.push(self.accept(&peer, unborn)?),
                 Ok(FoundReply::Born { node_id, cluster_id, members, founders, .. }) => {
-                    if node_id != peer.node_id {
+                    // Who was just let in again, or was removed, finds itself in no membership that it knows, and that one
+                    // is old.
+                    let is_nameless = node_id.is_empty();
+                    if !is_nameless && node_id != peer.node_id {
                         let dispute = self.dispute(&peer, (&members).into());
                         return Err(FoundingError::OtherNode { found: node_id, dispute });
                     }
@@ -229,7 +232,9 @@ impl Founding {
                         let dispute = self.dispute(&peer, (&members).into());
                         return Err(FoundingError::PeerIsBorn { cluster_id, dispute });
                     }
-                    self.check_replaced(cluster_id, &members)?;
+                    if !is_nameless {
+                        self.check_replaced(cluster_id, &members)?;
+                    }
                     self.waiting.push(self.to_be_added(&peer.to_string(), &members));
                 }
                 Ok(other) => self.waiting.push(format!("{peer} (answered out of turn: {other:?})")),

@@ -133,8 +133,11 @@ pub fn lost_writes(cluster: &Cluster, report: &Report, events: &[Event]) -> Resu
                 while let Some(write) = writes.get(next.fetch_add(1, Relaxed)) {
                     let node = members[(thread + write.revision as usize) % members.len()];
                     match read_back(cluster, node, &mut connection, write) {
-                        Ok(None) => drop(report.writes_read_back.fetch_add(1, Relaxed)),
-                        Ok(Some(text)) => lost.lock().expect("nothing panics under the lock").push(text),
+                        Ok(Found::There) => drop(report.writes_read_back.fetch_add(1, Relaxed)),
+                        Ok(Found::Compacted) => drop(report.writes_compacted.fetch_add(1, Relaxed)),
+                        Ok(Found::Gone(text)) => {
+                            lost.lock().expect("nothing panics under the lock").push(text)
+                        }
                         Err(why) => *failed.lock().expect("nothing panics under the lock") = Some(why),
                     }
                 }
@@ -147,12 +150,22 @@ pub fn lost_writes(cluster: &Cluster, report: &Report, events: &[Event]) -> Resu
     }
 }
 
+/// What became of an acknowledged write.
+enum Found {
+    /// It is where it should be.
+    There,
+    /// It is beyond the history that is kept: nothing can be said of it alone.
+    Compacted,
+    /// It is gone, as the text says.
+    Gone(String),
+}
+
 fn read_back(
     cluster: &Cluster,
     node: usize,
     connection: &mut Option<(usize, Connection)>,
     write: &Acknowledged,
-) -> Result<Option<String>, String> {
+) -> Result<Found, String> {
     let path = format!("/v1/kv/{}?revision={}", write.key, write.revision);
     let answer = wait_for("a read at a revision", || {
         if connection.as_ref().is_none_or(|(to, _)| *to != node) {
@@ -169,13 +182,15 @@ fn read_back(
         Some(value) => answer.status == 200 && value::value_of(&answer.body).as_deref() == Some(value),
         None => answer.status == 404 && answer.text().contains("not_found"),
     };
-    // Beyond what is kept nothing can be said.
-    if is_there || answer.status == 410 {
-        return Ok(None);
+    if is_there {
+        return Ok(Found::There);
+    }
+    if answer.status == 410 {
+        return Ok(Found::Compacted);
     }
     let text = answer.text();
     let shown: String = text.chars().take(80).collect();
-    Ok(Some(format!(
+    Ok(Found::Gone(format!(
         "{} is gone: at its revision {} says {} {shown}",
         write.event,
         cluster.name(node),

@@ -104,6 +104,8 @@ pub struct Cluster {
     pub founders: usize,
     /// Whether it was started to join, and not by its configuration alone.
     joined: Vec<bool>,
+    /// Of who joins: whether it stays a learner until it is promoted.
+    learner: Vec<bool>,
     /// Where in its log the last start begins.
     started_at: Vec<u64>,
     rng: Rng,
@@ -138,6 +140,7 @@ impl Cluster {
             seats,
             founders: plan.size,
             joined: vec![false; plan.seats],
+            learner: vec![false; plan.seats],
             started_at: vec![0; plan.seats],
             rng: Rng::with_seed(plan.seed ^ 0x7365_6174),
             wire: plan.wire,
@@ -259,9 +262,10 @@ impl Cluster {
         self.seats.that(Stand::Member)
     }
 
-    /// From now on it is started to join.
-    pub fn begin_to_join(&mut self, n: usize) {
+    /// From now on it is started to join, and stays a learner until it is promoted or becomes a voter by itself.
+    pub fn begin_to_join(&mut self, n: usize, is_learner: bool) {
         self.joined[n] = true;
+        self.learner[n] = is_learner;
         self.seats.set(n, Stand::Joining);
     }
 
@@ -316,6 +320,7 @@ impl Cluster {
             let through = self.rng.choice(through).expect("a member");
             command.args(["--join", &self.addresses.http(through), "--node-id", &self.name(n)]);
             command.args(["--raft-addr", &self.advertised_raft(n), "--http-addr", &self.addresses.http(n)]);
+            command.args(self.learner[n].then_some("--learner"));
         }
         // Ctrl-C is for the rig alone, which ends them in its way.
         command.stdout(log.try_clone().expect("a second handle")).stderr(log).process_group(0);

@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_millis(500);
 impl Nemesis<'_> {
     /// A new node joins.
     pub fn join(&mut self) -> Result<(), String> {
-        self.operator.join(self.cluster).map(drop)
+        self.operator.join(self.cluster)
     }
 
     /// A member is removed; this one, or any.

@@ -22,6 +22,9 @@ const COMMAND_TIMEOUT_S: u64 = 8;
 /// not mean another member by then.
 const REQUEST_MAY_LINGER: Duration = Duration::from_secs(6);
 
+/// How long before it is asked again to promote who was not let in yet.
+const PROMOTE_EVERY: Duration = Duration::from_secs(1);
+
 /// How long everything that was begun may take once nothing hinders it any more.
 const SETTLING: Duration = Duration::from_secs(90);
 
@@ -40,6 +43,8 @@ enum Goal {
     Replace(usize, usize),
     /// Who lost its data is let in again under its own name.
     Renew(usize),
+    /// The learner on this seat votes.
+    Promote(usize),
     /// Another member leads.
     Transfer,
 }
@@ -86,13 +91,23 @@ impl Operator {
         self.changes.is_empty() && cluster.seats.are_quiet()
     }
 
-    /// A new node asks to be let in, on a seat that is free.
-    pub fn join(&mut self, cluster: &mut Cluster) -> Result<usize, String> {
+    /// A new node asks to be let in, on a seat that is free, as a voter or as a learner that is then promoted.
+    pub fn join(&mut self, cluster: &mut Cluster) -> Result<(), String> {
+        let is_learner = self.rng.u8(0..3) == 0;
+        let n = self.let_in(cluster, is_learner)?;
+        if is_learner {
+            let arguments = vec!["member".into(), "promote".into(), cluster.name(n)];
+            self.begin(cluster, Goal::Promote(n), arguments);
+        }
+        Ok(())
+    }
+
+    fn let_in(&mut self, cluster: &mut Cluster, is_learner: bool) -> Result<usize, String> {
         let now = Instant::now();
         let free = cluster.seats.that(Stand::Absent).into_iter().find(|&n| self.free_at[n] <= now);
         let n = free.ok_or("no seat was free")?;
         self.came_back[n] = false;
-        cluster.begin_to_join(n);
+        cluster.begin_to_join(n, is_learner);
         cluster.spawn(n);
         Ok(n)
     }
@@ -105,7 +120,7 @@ impl Operator {
 
     /// The member, whose process does not run, is replaced by a new one on another seat.
     pub fn replace(&mut self, cluster: &mut Cluster, dead: usize) -> Result<(), String> {
-        let new = self.join(cluster)?;
+        let new = self.let_in(cluster, false)?;
         cluster.seats.set(dead, Stand::Leaving);
         let arguments = replace_arguments(cluster, dead, new);
         self.begin(cluster, Goal::Replace(dead, new), arguments);
@@ -216,6 +231,11 @@ impl Operator {
                 }
                 code == Some(0)
             }
+            Goal::Promote(n) => {
+                self.report.promotions.fetch_add(u64::from(code == Some(0)), Relaxed);
+                change.not_before = Instant::now() + PROMOTE_EVERY;
+                code == Some(0) || cluster.seats.stand(n) == Stand::Member
+            }
             Goal::Renew(n) => code == Some(0) || cluster.seats.stand(n) == Stand::Member,
         }
     }
@@ -259,13 +279,14 @@ impl Operator {
         Ok(())
     }
 
-    /// Who has been seen to vote under its identity is a member.
+    /// Who votes under its identity, as most members know, is one. One that knows it may forget it again.
     fn look_for_voters(&mut self, cluster: &mut Cluster) {
         let waiting = [cluster.seats.that(Stand::Joining), cluster.seats.that(Stand::Lost)].concat();
         if waiting.is_empty() {
             return;
         }
         let known = cluster.seats.that(Stand::Member);
+        let voters = known.len();
         let lists: Vec<Vec<Value>> =
             known.into_iter().filter_map(|n| cluster.addresses.members(n, TIMEOUT)).collect();
         for n in waiting {
@@ -275,7 +296,7 @@ impl Operator {
                     && m["voter"] == true
                     && m["member_id"].as_str() == member_id.as_deref()
             };
-            if lists.iter().any(|members| members.iter().any(is_it)) {
+            if 2 * lists.iter().filter(|members| members.iter().any(is_it)).count() > voters {
                 let counter = match cluster.seats.stand(n) {
                     Stand::Lost => &self.report.replacements,
                     _ => &self.report.joins,

@@ -75,12 +75,15 @@ impl Plan {
         let settings = format!(
             "heartbeat_ms: {}\nelection_timeout_ms: {election}\nrequest_timeout_ms: {}\nsegment_bytes: {}\n\
              snapshot_log_entries: {entries}\nsnapshot_log_bytes: {bytes}\nretention_revisions: {}\n\
+             idempotency_window_s: {}\n\
              debug: {{ check_invariants: {} }}\n\
              limits: {{ upstream_connections: 64, max_parked: 48 }}\nlog: {{ level: {} }}\n",
             election / 6,
             [800, 2_000, 5_000][rng.usize(0..3)],
             [64 << 10, 256 << 10, 1 << 20][rng.usize(0..3)],
-            [100_000, 6_000][rng.usize(0..2)],
+            // A snapshot is written when the log has half of what the one before it has: not too much history.
+            [100_000, 6_000, 1_500, 1_500][rng.usize(0..4)],
+            [600, 60][rng.usize(0..2)],
             rng.bool(),
             ["info", "info", "debug"][rng.usize(0..3)],
         );

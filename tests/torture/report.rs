@@ -31,6 +31,7 @@ pub struct Report {
     /// Of these, those that were refused or came to nothing in their time.
     pub changes_refused: AtomicU64,
     pub joins: AtomicU64,
+    pub promotions: AtomicU64,
     /// Members that ended with exit code 4 after their removal.
     pub removals: AtomicU64,
     /// Members that lost their data and vote again, under another identity.
@@ -54,6 +55,7 @@ pub struct Report {
     pub keys_checked: AtomicU64,
     pub operations_checked: AtomicU64,
     pub writes_read_back: AtomicU64,
+    pub writes_compacted: AtomicU64,
     pub lost_writes: AtomicU64,
     pub stale_reads: AtomicU64,
     pub undecided_keys: AtomicU64,
@@ -127,13 +129,14 @@ impl Report {
         out += &format!(
             "  processes: {} started, {} killed with SIGKILL ({} of them in recovery), {} killed at a system call, \
              {} stopped by themselves at a failing disk, {} ended by SIGTERM, {} paused\n  \
-             members: {} commands ({} refused or too late, {} unknown): {} nodes joined, {} were removed, {} came back \
+             members: {} commands ({} refused or too late, {} unknown): {} nodes joined ({} promoted), {} were removed, {} came back \
              without their data and were refused, {} replaced under another identity; {} transfers; {} times all agreed\n  \
              disks: {} snapshots saved, {} installed; {} bits flipped, {} of them refused, {} passed over for an older \
              snapshot\n  \
              network: {} cuts, {} other faults, {} of {} messages hindered\n  \
              operations: {operations} ({}/s): {} done, {} not done, {} unknown; {} lists, {} retries\n  \
-             checked: {} keys, {} operations; {} acknowledged writes read back at their revision; {} times all \
+             checked: {} keys, {} operations; {} acknowledged writes read back at their revision ({} no more \
+             kept); {} times all \
              hashes were equal; {} data directories verified, {} with a torn tail\n  \
              lost acknowledged writes: {}; stale reads: {}; undecided keys: {}\n",
             get(&self.starts),
@@ -147,6 +150,7 @@ impl Report {
             get(&self.changes_refused),
             get(&self.changes_unknown),
             get(&self.joins),
+            get(&self.promotions),
             get(&self.removals),
             get(&self.strangers),
             get(&self.replacements),
@@ -170,6 +174,7 @@ impl Report {
             get(&self.keys_checked),
             get(&self.operations_checked),
             get(&self.writes_read_back),
+            get(&self.writes_compacted),
             get(&self.hashes_compared),
             get(&self.verified),
             get(&self.torn_tails),

@@ -22,6 +22,9 @@ use super::report::Report;
 /// A long run goes on after a failed round, but not for ever.
 const MAX_FAILED_ROUNDS: u64 = 5;
 
+/// In so much time everything happens.
+const LONG_ENOUGH: Duration = Duration::from_secs(1_800);
+
 /// What of a failure is printed; the rest is in its directory.
 const SHOWN_VIOLATIONS: usize = 8;
 
@@ -55,12 +58,32 @@ impl Dose {
     /// Kinds of faults without which the run counts for nothing.
     fn required(&self) -> Vec<Kind> {
         match self.total {
-            Some(total) if total >= Duration::from_secs(1_800) => {
+            Some(total) if total >= LONG_ENOUGH => {
                 PROCESS_KINDS.into_iter().chain(NETWORK_KINDS).chain(BESIDE).collect()
             }
             Some(_) => Vec::new(),
             None => ALWAYS.to_vec(),
         }
+    }
+
+    /// Of what else the run counts for nothing without: what there was none of.
+    fn promised(&self, report: &Report) -> Vec<String> {
+        // In less the seed may leave something out.
+        if self.total.is_some_and(|total| total < LONG_ENOUGH) {
+            return Vec::new();
+        }
+        let all = [
+            ("a member was let in", &report.joins),
+            ("a member was removed", &report.removals),
+            ("a member without its data was refused", &report.strangers),
+            ("a member without its data was replaced", &report.replacements),
+            ("a snapshot was saved", &report.snapshots),
+            ("a snapshot was installed", &report.installs),
+            ("a flipped bit was refused", &report.flips_refused),
+            ("all members agreed", &report.memberships_agreed),
+        ];
+        let none = all.into_iter().filter(|(_, counter)| counter.load(Relaxed) == 0);
+        none.map(|(what, _)| format!("never {what}")).collect()
     }
 
     fn is_complete(&self, report: &Report, started: Instant) -> bool {
@@ -285,6 +308,7 @@ impl Run<'_> {
         if kills < self.dose.least_kills {
             wrong.push(format!("{kills} kills are fewer than {}", self.dose.least_kills));
         }
+        wrong.extend(self.dose.promised(&self.report));
         if self.dose.rounds.is_some_and(|rounds| get(&self.report.rounds) != rounds) {
             wrong.push(format!("{} rounds were run", get(&self.report.rounds)));
         }
