@@ -696,6 +696,23 @@ fn a_wiped_founder_is_not_refused_for_a_peer_that_does_not_know_its_own_name_yet
     assert_has(&founding.waiting_for(), &["node3", "dkv-cli member replace node1 node1"]);
 }
 
+#[test]
+fn a_wiped_founder_is_not_refused_for_a_peer_that_joins_meanwhile() {
+    let cluster = Cluster::started(3, 35);
+    // Node 3 was removed once, and comes back by --join; its command line lists nobody but itself.
+    let ask = |n: usize, peers: PeerList| {
+        let (node_id, member_id) = (format!("node{n}"), MemberId(n as u64));
+        (peer(n), Ok(FoundReply::Unborn(Unborn { node_id, member_id, peers, restored: None })))
+    };
+    let node = &mut *cluster.node(1);
+    let State::Unborn(founding) = &mut node.state else { panic!() };
+    let answers = vec![ask(2, peers(3)), ask(3, vec![peer(3)].into())];
+    assert!(founding.handle_answers(answers).unwrap().is_none(), "founded without node 3");
+    assert_has(&founding.waiting_for(), &["node3", "joins"]);
+    // With the same list as this node it would be a founder like the others.
+    assert!(founding.handle_answers(vec![ask(2, peers(3)), ask(3, peers(3))]).unwrap().is_some());
+}
+
 fn reopened(cluster: &Cluster, n: usize, config: &IdentityConfig) -> Result<Opened, BirthError> {
     let disk = cluster.node(n).disk.restart(Loss::Nothing);
     cluster.node(n).disk = disk.clone();
