@@ -669,6 +669,50 @@ fn a_wiped_node_whose_old_identity_was_removed_is_born_as_a_new_member() {
     }
 }
 
+#[test]
+fn a_wiped_founder_is_not_refused_for_a_peer_that_does_not_know_its_own_name_yet() {
+    let cluster = Cluster::started(3, 34);
+    cluster.settle();
+    cluster.node(1).disk = SimDisk::new(4714);
+    cluster.start(1);
+    let (hand_over, latest, _) = added(&cluster, "node1", 1);
+    let node = &mut *cluster.node(1);
+    let State::Unborn(founding) = &mut node.state else { panic!() };
+    // Node 3 was let in again a moment ago: all it knows is who founded the cluster, itself under its old identity.
+    let born = |n: usize, member: u64, members: Membership| {
+        let node_id = members.get(MemberId(member)).map(|m| m.node_id.clone()).unwrap_or_default();
+        let (cluster_id, founders) = (hand_over.cluster_id(), peers(3));
+        (
+            peer(n),
+            Ok(FoundReply::Born { node_id, member_id: MemberId(member), cluster_id, members, founders }),
+        )
+    };
+    let without = Membership { members: latest.members[..2].to_vec() };
+    let State::Born(other) = &cluster.node(2).state else { panic!() };
+    let founders = (**other.membership()).clone();
+    let second = without.by_name("node2").unwrap().member_id.0;
+    let answers = vec![born(2, second, without), born(3, 4715, founders)];
+    assert!(founding.handle_answers(answers).unwrap().is_none());
+    assert_has(&founding.waiting_for(), &["node3", "dkv-cli member replace node1 node1"]);
+}
+
+#[test]
+fn a_wiped_founder_is_not_refused_for_a_peer_that_joins_meanwhile() {
+    let cluster = Cluster::started(3, 35);
+    // Node 3 was removed once, and comes back by --join; its command line lists nobody but itself.
+    let ask = |n: usize, peers: PeerList| {
+        let (node_id, member_id) = (format!("node{n}"), MemberId(n as u64));
+        (peer(n), Ok(FoundReply::Unborn(Unborn { node_id, member_id, peers, restored: None })))
+    };
+    let node = &mut *cluster.node(1);
+    let State::Unborn(founding) = &mut node.state else { panic!() };
+    let answers = vec![ask(2, peers(3)), ask(3, vec![peer(3)].into())];
+    assert!(founding.handle_answers(answers).unwrap().is_none(), "founded without node 3");
+    assert_has(&founding.waiting_for(), &["node3", "joins"]);
+    // With the same list as this node it would be a founder like the others.
+    assert!(founding.handle_answers(vec![ask(2, peers(3)), ask(3, peers(3))]).unwrap().is_some());
+}
+
 fn reopened(cluster: &Cluster, n: usize, config: &IdentityConfig) -> Result<Opened, BirthError> {
     let disk = cluster.node(n).disk.restart(Loss::Nothing);
     cluster.node(n).disk = disk.clone();

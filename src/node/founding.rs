@@ -219,9 +219,15 @@ impl Founding {
         self.waiting.clear();
         for (peer, answer) in answers {
             match answer {
+                Ok(FoundReply::Unborn(unborn)) if self.goes_its_own_way(&peer, &unborn) => {
+                    self.waiting.push(format!("{peer} (it joins a cluster instead of founding this one)"));
+                }
                 Ok(FoundReply::Unborn(unborn)) => members.push(self.accept(&peer, unborn)?),
                 Ok(FoundReply::Born { node_id, cluster_id, members, founders, .. }) => {
-                    if node_id != peer.node_id {
+                    // Who was just let in again, or was removed, finds itself in no membership that it knows, and that one
+                    // is old.
+                    let is_nameless = node_id.is_empty();
+                    if !is_nameless && node_id != peer.node_id {
                         let dispute = self.dispute(&peer, (&members).into());
                         return Err(FoundingError::OtherNode { found: node_id, dispute });
                     }
@@ -229,7 +235,9 @@ impl Founding {
                         let dispute = self.dispute(&peer, (&members).into());
                         return Err(FoundingError::PeerIsBorn { cluster_id, dispute });
                     }
-                    self.check_replaced(cluster_id, &members)?;
+                    if !is_nameless {
+                        self.check_replaced(cluster_id, &members)?;
+                    }
                     self.waiting.push(self.to_be_added(&peer.to_string(), &members));
                 }
                 Ok(other) => self.waiting.push(format!("{peer} (answered out of turn: {other:?})")),
@@ -274,6 +282,13 @@ impl Founding {
                 own.node_id
             ),
         }
+    }
+
+    /// Whether an unborn peer lists itself alone: it joins a cluster, and is born into that one soon. Or it is about to
+    /// found one of its own; then the next answer says so.
+    fn goes_its_own_way(&self, peer: &Peer, unborn: &Unborn) -> bool {
+        let is_itself = |p: &Peer| p.node_id == peer.node_id && p.raft_addr == peer.raft_addr;
+        unborn.node_id == peer.node_id && unborn.peers.peers().iter().all(is_itself)
     }
 
     /// The member an unborn peer will be.

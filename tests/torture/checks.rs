@@ -32,7 +32,7 @@ const ALARMS: [&str; 3] = ["panicked at", "invariant", "stack overflow"];
 
 /// Waits until every member serves reads and writes.
 pub fn all_serve(cluster: &Cluster, crowd: &Crowd) -> Result<(), String> {
-    for n in 0..cluster.size() {
+    for n in cluster.members() {
         let name = cluster.name(n);
         let path = format!("/v1/kv/{}tombstone/{name}", crowd.prefix);
         let mut last = String::new();
@@ -62,10 +62,10 @@ fn request(
 
 /// Waits until every member has applied the same index and compares their hashes.
 pub fn hashes_are_equal(cluster: &Cluster, report: &Report) -> Result<(), String> {
-    let size = cluster.size();
+    let members = cluster.members();
     let mut last = Vec::new();
     let statuses = wait_for("all members to have applied the same", || {
-        let all: Option<Vec<Value>> = (0..size).map(|n| cluster.addresses.status(n, TIMEOUT)).collect();
+        let all: Option<Vec<Value>> = members.iter().map(|&n| cluster.addresses.status(n, TIMEOUT)).collect();
         last = all?;
         last.iter().all(|s| s["applied"] == last[0]["applied"]).then(|| last.clone())
     });
@@ -84,7 +84,7 @@ pub fn hashes_are_equal(cluster: &Cluster, report: &Report) -> Result<(), String
 pub fn read_everything(cluster: &Cluster, crowd: &Crowd) -> Result<(), String> {
     let prefix = format!("{}g", crowd.prefix);
     let mut first: Option<Vec<Row>> = None;
-    for n in 0..cluster.size() {
+    for n in cluster.members() {
         let call_ns = crowd.now_ns();
         let mut found: Vec<Row> = Vec::new();
         // All pages are of the first one's revision, so the whole was read when that was.
@@ -105,7 +105,7 @@ pub fn read_everything(cluster: &Cluster, crowd: &Crowd) -> Result<(), String> {
             cursor = format!("&cursor={next}");
         }
         if first.as_ref().is_some_and(|first| *first != found) {
-            return Err(format!("{} shows other values than node1", cluster.name(n)));
+            return Err(format!("{} shows other values than those before it", cluster.name(n)));
         }
         first.get_or_insert_with(|| found.clone());
         let (return_ns, revision, index) = whole.expect("one page at least");
@@ -123,17 +123,21 @@ pub fn lost_writes(cluster: &Cluster, report: &Report, events: &[Event]) -> Resu
     let mut writes = promises::acknowledged(events);
     writes.sort_unstable_by_key(|write| write.revision);
     let writes = &writes[writes.len().saturating_sub(MAX_READ_BACK)..];
+    let members = cluster.members();
     let (next, lost, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()), Mutex::new(None));
     std::thread::scope(|scope| {
         for thread in 0..4 {
-            let (next, lost, failed) = (&next, &lost, &failed);
+            let (next, lost, failed, members) = (&next, &lost, &failed, &members);
             scope.spawn(move || {
                 let mut connection = None;
                 while let Some(write) = writes.get(next.fetch_add(1, Relaxed)) {
-                    let node = (thread + write.revision as usize) % cluster.size();
+                    let node = members[(thread + write.revision as usize) % members.len()];
                     match read_back(cluster, node, &mut connection, write) {
-                        Ok(None) => drop(report.writes_read_back.fetch_add(1, Relaxed)),
-                        Ok(Some(text)) => lost.lock().expect("nothing panics under the lock").push(text),
+                        Ok(Found::There) => drop(report.writes_read_back.fetch_add(1, Relaxed)),
+                        Ok(Found::Compacted) => drop(report.writes_compacted.fetch_add(1, Relaxed)),
+                        Ok(Found::Gone(text)) => {
+                            lost.lock().expect("nothing panics under the lock").push(text)
+                        }
                         Err(why) => *failed.lock().expect("nothing panics under the lock") = Some(why),
                     }
                 }
@@ -146,12 +150,22 @@ pub fn lost_writes(cluster: &Cluster, report: &Report, events: &[Event]) -> Resu
     }
 }
 
+/// What became of an acknowledged write.
+enum Found {
+    /// It is where it should be.
+    There,
+    /// It is beyond the history that is kept: nothing can be said of it alone.
+    Compacted,
+    /// It is gone, as the text says.
+    Gone(String),
+}
+
 fn read_back(
     cluster: &Cluster,
     node: usize,
     connection: &mut Option<(usize, Connection)>,
     write: &Acknowledged,
-) -> Result<Option<String>, String> {
+) -> Result<Found, String> {
     let path = format!("/v1/kv/{}?revision={}", write.key, write.revision);
     let answer = wait_for("a read at a revision", || {
         if connection.as_ref().is_none_or(|(to, _)| *to != node) {
@@ -168,13 +182,15 @@ fn read_back(
         Some(value) => answer.status == 200 && value::value_of(&answer.body).as_deref() == Some(value),
         None => answer.status == 404 && answer.text().contains("not_found"),
     };
-    // Beyond what is kept nothing can be said.
-    if is_there || answer.status == 410 {
-        return Ok(None);
+    if is_there {
+        return Ok(Found::There);
+    }
+    if answer.status == 410 {
+        return Ok(Found::Compacted);
     }
     let text = answer.text();
     let shown: String = text.chars().take(80).collect();
-    Ok(Some(format!(
+    Ok(Found::Gone(format!(
         "{} is gone: at its revision {} says {} {shown}",
         write.event,
         cluster.name(node),
@@ -182,13 +198,20 @@ fn read_back(
     )))
 }
 
-/// Looks for alarms in what the members said since `from`, their offsets in the logs, which are moved on.
-pub fn scan_logs(cluster: &Cluster, from: &mut [usize]) -> Vec<String> {
+/// Looks for alarms in what the members said since `from`, their offsets in the logs, which are moved on, and counts the
+/// snapshots that were written, received and passed over.
+pub fn scan_logs(cluster: &Cluster, from: &mut [usize], report: &Report) -> Vec<String> {
     let mut found = Vec::new();
     for (n, from) in from.iter_mut().enumerate() {
         let log = cluster.log(n);
         let new = log.get(*from..).unwrap_or_default();
         *from = log.len();
+        for (words, counter) in [
+            ("saved the state through", &report.snapshots),
+            ("received the leader's snapshot through", &report.installs),
+        ] {
+            counter.fetch_add(new.matches(words).count() as u64, Relaxed);
+        }
         let is_alarm = |line: &&str| ALARMS.iter().any(|alarm| line.contains(alarm));
         found.extend(new.lines().filter(is_alarm).map(|line| format!("{} says: {line}", cluster.name(n))));
     }

@@ -64,11 +64,12 @@ impl Crowd<'_> {
     pub fn run(&self, thread: usize) {
         let mut rng = Rng::with_seed(self.plan.seed.wrapping_add(thread as u64 + 1));
         let size = self.addresses.size();
+        let taken = self.addresses.taken();
         let is_pinned = thread.is_multiple_of(2);
         let mut client = Client {
             crowd: self,
             id: self.lives.fetch_add(1, Relaxed),
-            node: thread / 2 % size,
+            node: taken[thread / 2 % taken.len()],
             is_pinned,
             rng: rng.fork(),
             connections: (0..size).map(|_| None).collect(),
@@ -108,8 +109,10 @@ impl Client<'_> {
     fn call(&mut self) {
         let crowd = self.crowd;
         let generation = crowd.calls.fetch_add(1, Relaxed) / crowd.plan.generation;
-        if !self.is_pinned && self.rng.u8(0..4) == 0 {
-            self.node = self.rng.usize(0..self.connections.len());
+        // Nobody stays with a node that is no more.
+        let is_restless = !self.is_pinned && self.rng.u8(0..4) == 0;
+        if is_restless || !crowd.addresses.is_taken(self.node) {
+            self.roam();
         }
         let keys = crowd.keys(generation);
         if self.rng.u8(0..100) < 6 {
@@ -120,6 +123,12 @@ impl Client<'_> {
             self.single(op);
         }
         std::thread::sleep(Duration::from_micros(self.rng.u64(0..12_000)));
+    }
+
+    /// Turns to any node.
+    fn roam(&mut self) {
+        let taken = self.crowd.addresses.taken();
+        self.node = taken[self.rng.usize(0..taken.len())];
     }
 
     fn draw(&mut self, key: String) -> Op {
@@ -158,7 +167,7 @@ impl Client<'_> {
         for attempt in 0..if idempotency.is_some() { ATTEMPTS } else { 1 } {
             if attempt > 0 {
                 crowd.report.retries.fetch_add(1, Relaxed);
-                self.node = self.rng.usize(0..self.connections.len());
+                self.roam();
             }
             result = match self.attempt(method, &path, &headers, &body) {
                 Attempt::NotSent => Answer::NotDone,
@@ -215,7 +224,7 @@ impl Client<'_> {
 
     fn after_failure(&mut self) {
         if !self.is_pinned {
-            self.node = self.rng.usize(0..self.connections.len());
+            self.roam();
         }
         std::thread::sleep(Duration::from_millis(self.rng.u64(5..60)));
     }

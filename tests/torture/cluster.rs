@@ -6,9 +6,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -16,6 +17,7 @@ use super::namespaces::Namespaces;
 use super::plan::{Plan, Wire};
 use super::proxy::{Front, Links};
 use super::report::Report;
+use super::seats::{Seats, Stand};
 use super::small_disk::SmallDisk;
 use super::support::cluster::{Connection, fresh_ip};
 
@@ -40,6 +42,7 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> Resu
 #[derive(Clone)]
 pub struct Addresses {
     hosts: Vec<String>,
+    taken: Arc<[AtomicBool]>,
 }
 
 impl Addresses {
@@ -48,22 +51,41 @@ impl Addresses {
         format!("{}:{}", self.hosts[n], 8081 + n)
     }
 
-    /// How many members there are.
+    /// How many seats there are.
     pub fn size(&self) -> usize {
         self.hosts.len()
     }
 
+    /// The seats that are taken.
+    pub fn taken(&self) -> Vec<usize> {
+        (0..self.size()).filter(|&n| self.is_taken(n)).collect()
+    }
+
+    /// Whether somebody sits there.
+    pub fn is_taken(&self, n: usize) -> bool {
+        self.taken[n].load(Relaxed)
+    }
+
     /// `GET /v1/status` as JSON.
     pub fn status(&self, n: usize, timeout: Duration) -> Option<Value> {
+        self.get(n, "/v1/status", timeout)
+    }
+
+    /// The members as one of them knows them.
+    pub fn members(&self, n: usize, timeout: Duration) -> Option<Vec<Value>> {
+        self.get(n, "/v1/cluster/members", timeout)?["members"].as_array().cloned()
+    }
+
+    fn get(&self, n: usize, path: &str, timeout: Duration) -> Option<Value> {
         let mut connection = Connection::open_within(&self.http(n), timeout).ok()?;
-        let answer = connection.request("GET", "/v1/status", &[], b"").ok()?;
+        let answer = connection.request("GET", path, &[], b"").ok()?;
         serde_json::from_slice(&answer.body).ok()
     }
 
     /// The node that says it leads with the greatest term.
     pub fn leader(&self) -> Option<usize> {
         let statuses =
-            (0..self.size()).filter_map(|n| Some((n, self.status(n, Duration::from_millis(300))?)));
+            self.taken().into_iter().filter_map(|n| Some((n, self.status(n, Duration::from_millis(300))?)));
         let leaders = statuses.filter(|(_, status)| status["role"] == "leader");
         leaders.max_by_key(|(_, status)| status["term"].as_u64()).map(|(n, _)| n)
     }
@@ -76,6 +98,18 @@ pub struct Cluster {
     pub addresses: Addresses,
     pub links: Arc<Links>,
     pub small_disk: Option<(usize, SmallDisk)>,
+    /// Who sits where.
+    pub seats: Seats,
+    /// How many members there were at first.
+    pub founders: usize,
+    /// Whether it was started to join, and not by its configuration alone.
+    joined: Vec<bool>,
+    /// Of who joins: whether it stays a learner until it is promoted.
+    learner: Vec<bool>,
+    /// Where in its log the last start begins.
+    started_at: Vec<u64>,
+    rng: Rng,
+    wire: Wire,
     children: Vec<Option<Child>>,
     report: Arc<Report>,
     _fronts: Vec<Front>,
@@ -87,27 +121,35 @@ impl Cluster {
         let said = |e: io::Error| format!("cannot set up a cluster in {}: {e}", dir.display());
         fs::create_dir_all(dir).map_err(said)?;
         let namespaces = match plan.wire {
-            Wire::Namespaces => Some(Namespaces::make(plan.size).map_err(said)?),
+            Wire::Namespaces => Some(Namespaces::make(plan.seats).map_err(said)?),
             Wire::Plain | Wire::Proxies => None,
         };
         let hosts = match &namespaces {
-            Some(namespaces) => (0..plan.size).map(|n| namespaces.host(n)).collect(),
-            None => vec![fresh_ip(); plan.size],
+            Some(namespaces) => (0..plan.seats).map(|n| namespaces.host(n)).collect(),
+            None => vec![fresh_ip(); plan.seats],
         };
-        let addresses = Addresses { hosts };
-        let links = Arc::new(Links::new(plan.size, plan.seed, namespaces, report.clone()));
+        let seats = Seats::new(plan.seats, plan.size);
+        let addresses = Addresses { hosts, taken: seats.taken() };
+        let links = Arc::new(Links::new(plan.seats, plan.seed, namespaces, report.clone()));
         let mut cluster = Cluster {
             dir: dir.to_owned(),
             program: program.to_owned(),
             addresses,
             links,
             small_disk: None,
-            children: (0..plan.size).map(|_| None).collect(),
+            seats,
+            founders: plan.size,
+            joined: vec![false; plan.seats],
+            learner: vec![false; plan.seats],
+            started_at: vec![0; plan.seats],
+            rng: Rng::with_seed(plan.seed ^ 0x7365_6174),
+            wire: plan.wire,
+            children: (0..plan.seats).map(|_| None).collect(),
             report: report.clone(),
             _fronts: Vec::new(),
         };
         if plan.wire == Wire::Proxies {
-            for n in 0..plan.size {
+            for n in 0..plan.seats {
                 let front = Front::start(&cluster.front(n), &cluster.listen_raft(n), n, &cluster.links);
                 cluster._fronts.push(front.map_err(said)?);
             }
@@ -116,42 +158,57 @@ impl Cluster {
             let disk = SmallDisk::mount(&cluster.data_dir(n)).map_err(said)?;
             cluster.small_disk = Some((n, disk));
         }
-        for n in 0..plan.size {
-            fs::write(cluster.config_path(n), cluster.config(n, plan)).map_err(said)?;
-            cluster.spawn(n);
+        for n in 0..plan.seats {
+            fs::write(cluster.config_path(n, false), cluster.config(n, plan, true)).map_err(said)?;
+            fs::write(cluster.config_path(n, true), cluster.config(n, plan, false)).map_err(said)?;
         }
+        (0..plan.size).for_each(|n| cluster.spawn(n));
         wait_for("the founding of the cluster", || cluster.addresses.leader())?;
-        for n in 0..plan.size {
-            let member_id = cluster.member_id(n).ok_or_else(|| format!("node{} has no identity", n + 1))?;
-            cluster.links.learn(&member_id, n);
-        }
+        (0..plan.size).for_each(|n| cluster.learn(n));
         Ok(cluster)
+    }
+
+    /// Tells the links who sits there.
+    pub fn learn(&self, n: usize) {
+        if let Some(member_id) = self.member_id(n) {
+            self.links.learn(&member_id, n);
+        }
     }
 
     fn front(&self, n: usize) -> String {
         format!("{}:{}", self.addresses.hosts[n], 28081 + n)
     }
 
+    /// Where the others reach a member.
+    pub fn advertised_raft(&self, n: usize) -> String {
+        if self.wire == Wire::Proxies { self.front(n) } else { self.listen_raft(n) }
+    }
+
     fn listen_raft(&self, n: usize) -> String {
         format!("{}:{}", self.addresses.hosts[n], 18081 + n)
     }
 
-    fn config(&self, n: usize, plan: &Plan) -> String {
+    fn config(&self, n: usize, plan: &Plan, is_founder: bool) -> String {
         let mut text = format!("node_id: {}\ndata_dir: {}\n", self.name(n), self.data_dir(n).display());
         text += &plan.settings;
         if plan.wire == Wire::Proxies {
             text += &format!("listen_raft: \"{}\"\n", self.listen_raft(n));
         }
+        // Who joins is told on its command line.
+        if !is_founder {
+            return text;
+        }
         text += "peers:\n";
         for peer in 0..plan.size {
-            let raft = if plan.wire == Wire::Proxies { self.front(peer) } else { self.listen_raft(peer) };
+            let raft = self.advertised_raft(peer);
             let (name, http) = (self.name(peer), self.addresses.http(peer));
             text += &format!("  - {{ node_id: {name}, raft_addr: \"{raft}\", http_addr: \"{http}\" }}\n");
         }
         text
     }
 
-    fn member_id(&self, n: usize) -> Option<String> {
+    /// The identity in its directory.
+    pub fn member_id(&self, n: usize) -> Option<String> {
         let text = fs::read_to_string(self.data_dir(n).join("identity")).ok()?;
         let identity: Value = serde_json::from_str(text.lines().next()?).ok()?;
         Some(identity["member_id"].as_str()?.to_owned())
@@ -162,8 +219,8 @@ impl Cluster {
         format!("node{}", n + 1)
     }
 
-    fn config_path(&self, n: usize) -> PathBuf {
-        self.dir.join(format!("{}.yaml", self.name(n)))
+    fn config_path(&self, n: usize, joins: bool) -> PathBuf {
+        self.dir.join(format!("{}{}.yaml", self.name(n), if joins { "-joins" } else { "" }))
     }
 
     /// Its data.
@@ -180,7 +237,14 @@ impl Cluster {
         String::from_utf8_lossy(&fs::read(self.log_path(n)).unwrap_or_default()).into_owned()
     }
 
-    /// The last lines of it.
+    /// What it said since its last start.
+    pub fn said_since_start(&self, n: usize) -> String {
+        let bytes = fs::read(self.log_path(n)).unwrap_or_default();
+        let from = usize::try_from(self.started_at[n]).expect("a length").min(bytes.len());
+        String::from_utf8_lossy(&bytes[from..]).into_owned()
+    }
+
+    /// The last lines of its log.
     pub fn log_tail(&self, n: usize) -> String {
         let log = self.log(n);
         let mut lines: Vec<&str> = log.lines().rev().take(12).collect();
@@ -188,14 +252,42 @@ impl Cluster {
         lines.join("\n")
     }
 
-    /// How many members there are.
+    /// How many seats there are.
     pub fn size(&self) -> usize {
         self.children.len()
     }
 
+    /// The voters, as far as is known: all that must serve when nothing hinders them.
+    pub fn members(&self) -> Vec<usize> {
+        self.seats.that(Stand::Member)
+    }
+
+    /// From now on it is started to join, and stays a learner until it is promoted or becomes a voter by itself.
+    pub fn begin_to_join(&mut self, n: usize, is_learner: bool) {
+        self.joined[n] = true;
+        self.learner[n] = is_learner;
+        self.seats.set(n, Stand::Joining);
+    }
+
+    /// Empties the directory of a member that does not run. The directory itself may be a file system.
+    pub fn wipe(&mut self, n: usize) {
+        assert!(!self.runs(n), "{} runs", self.name(n));
+        let dir = self.data_dir(n);
+        for entry in fs::read_dir(&dir).into_iter().flatten() {
+            let path = entry.expect("an entry").path();
+            let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            gone.unwrap_or_else(|e| panic!("cannot remove {}: {e}", path.display()));
+        }
+    }
+
+    /// Whether its process was started and not ended by the rig.
+    pub fn runs(&self, n: usize) -> bool {
+        self.children[n].is_some()
+    }
+
     /// The members whose processes were started and not ended by the rig.
     pub fn running(&self) -> Vec<usize> {
-        (0..self.size()).filter(|&n| self.children[n].is_some()).collect()
+        (0..self.size()).filter(|&n| self.runs(n)).collect()
     }
 
     /// Starts a member. It ends by itself when the rig is gone.
@@ -220,7 +312,16 @@ impl Cluster {
         command.args(&all[1..]);
         assert!(self.children[n].is_none(), "{} runs already", self.name(n));
         let log = File::options().create(true).append(true).open(self.log_path(n)).expect("a log file");
-        command.arg("--config").arg(self.config_path(n)).arg("--exit-with-stdin").stdin(Stdio::piped());
+        self.started_at[n] = log.metadata().expect("its length").len();
+        command.arg("--config").arg(self.config_path(n, self.joined[n]));
+        command.arg("--exit-with-stdin").stdin(Stdio::piped());
+        if self.joined[n] {
+            let through: Vec<usize> = self.members().into_iter().filter(|&other| other != n).collect();
+            let through = self.rng.choice(through).expect("a member");
+            command.args(["--join", &self.addresses.http(through), "--node-id", &self.name(n)]);
+            command.args(["--raft-addr", &self.advertised_raft(n), "--http-addr", &self.addresses.http(n)]);
+            command.args(self.learner[n].then_some("--learner"));
+        }
         // Ctrl-C is for the rig alone, which ends them in its way.
         command.stdout(log.try_clone().expect("a second handle")).stderr(log).process_group(0);
         self.children[n] = Some(command.spawn().expect("dkv-server starts"));

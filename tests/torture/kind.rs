@@ -21,6 +21,13 @@ pub enum Kind {
     KilledSync,
     KilledWrite,
     SlowSync,
+    Join,
+    Remove,
+    RemoveLeader,
+    ReplaceDead,
+    Wipe,
+    Transfer,
+    BitRot,
     Isolate,
     IsolateLeader,
     Split,
@@ -40,7 +47,7 @@ pub enum Kind {
 use Kind::*;
 
 /// What is done to processes and disks.
-pub const PROCESS_KINDS: [Kind; 16] = [
+pub const PROCESS_KINDS: [Kind; 23] = [
     KillRandom,
     KillLeader,
     KillAll,
@@ -57,6 +64,13 @@ pub const PROCESS_KINDS: [Kind; 16] = [
     KilledSync,
     KilledWrite,
     SlowSync,
+    Join,
+    Remove,
+    RemoveLeader,
+    ReplaceDead,
+    Wipe,
+    Transfer,
+    BitRot,
 ];
 
 /// What is done between processes.
@@ -83,7 +97,8 @@ pub const REAL_KINDS: [Kind; 7] = [Isolate, IsolateLeader, Split, OneWay, Bridge
 pub const BESIDE: [Kind; 1] = [RealCut];
 
 /// What a round of the standard dose has in any case.
-pub const ALWAYS: [Kind; 5] = [KillAll, KillRandom, KillLeader, KillRecovering, Pause];
+pub const ALWAYS: [Kind; 10] =
+    [KillAll, KillRandom, KillLeader, KillRecovering, Pause, Join, Remove, Wipe, Transfer, BitRot];
 
 impl Kind {
     /// Its name in the report.
@@ -105,6 +120,13 @@ impl Kind {
             KilledSync => "killed at fdatasync",
             KilledWrite => "killed at a write",
             SlowSync => "slow fdatasync",
+            Join => "a node joins",
+            Remove => "a member is removed",
+            RemoveLeader => "the leader is removed",
+            ReplaceDead => "a dead member is replaced by another",
+            Wipe => "a member loses its data",
+            Transfer => "the leadership is transferred",
+            BitRot => "a bit flips while down",
             Isolate => "cut: one node",
             IsolateLeader => "cut: the leader",
             Split => "cut: two halves",

@@ -6,6 +6,9 @@
 //! | `plan` | what a seed draws for a cluster: its size, its settings, its clients, the faults of its rounds |
 //! | `kind` | every kind of fault, what it needs, whether a run must have had it |
 //! | `cluster` | the processes, their files, their signals |
+//! | `seats` | where each of them stands between joining and being gone |
+//! | `operator` | the changes of the membership, and who may end by itself |
+//! | `rot` | bits that turn over on a disk |
 //! | `proxy` | what stands between each two members: cuts, delays, lost and doubled messages |
 //! | `namespaces` | members in network namespaces: cuts that the kernel makes |
 //! | `inject` | system calls that fail, kill or take long, by strace |
@@ -13,6 +16,7 @@
 //! | `clients` | the clients |
 //! | `value` | the bytes they write |
 //! | `nemesis` | what is done to processes and disks |
+//! | `membership` | what is done to the membership, and to disks that only it can repair |
 //! | `network` | what is done between them |
 //! | `checks` | what must be true after a round |
 //! | `promises` | acknowledged writes that are gone, reads that are stale |
@@ -26,14 +30,18 @@ mod clients;
 mod cluster;
 mod inject;
 mod kind;
+mod membership;
 mod namespaces;
 mod nemesis;
 mod network;
+mod operator;
 mod plan;
 mod promises;
 mod proxy;
 mod report;
+mod rot;
 mod rounds;
+mod seats;
 mod small_disk;
 /// What several suites share; each uses its own part of it.
 #[allow(dead_code)]

@@ -9,10 +9,14 @@ use rustix::process::Signal;
 
 use super::cluster::{Cluster, wait_for};
 use super::inject::Injection;
-use super::kind::Kind;
+use super::kind::{ALWAYS, Kind};
+use super::operator::Operator;
 use super::plan::RoundPlan;
 use super::report::Report;
 use super::support::cluster::Connection;
+
+/// How much longer than its time a round may take, for the sake of what it must have had.
+const OVERTIME: Duration = Duration::from_secs(20);
 
 /// When a round ends.
 pub struct Clock<'a> {
@@ -41,22 +45,39 @@ impl Clock<'_> {
 
 /// Does one thing after the other to the members until the round's time is over and everything was done that it must
 /// have; then says that it is over. Returns what must not have happened.
-pub fn run(plan: &RoundPlan, cluster: &mut Cluster, clock: &Clock, report: &Report) -> Vec<String> {
+pub fn run(
+    plan: &RoundPlan,
+    cluster: &mut Cluster,
+    operator: &mut Operator,
+    clock: &Clock,
+    report: &Report,
+) -> Vec<String> {
     let mut nemesis = Nemesis {
         cluster,
+        operator,
         clock,
         report,
         rng: Rng::with_seed(plan.seed ^ 0x6b69_6c6c),
         violations: Vec::new(),
     };
+    // What could not be done at once comes round again.
+    let first = &plan.process[..plan.first];
+    let mut owed: Vec<Kind> = ALWAYS.into_iter().filter(|kind| first.contains(kind)).collect();
     for (n, &kind) in plan.process.iter().cycle().enumerate() {
-        let is_due = n >= plan.first && Instant::now() >= clock.end;
-        if is_due || clock.interrupted.load(Relaxed) {
+        let now = Instant::now();
+        let is_due = n >= plan.first && now >= clock.end;
+        if is_due && (owed.is_empty() || now >= clock.end + OVERTIME) || clock.interrupted.load(Relaxed) {
             break;
+        }
+        if is_due && !owed.contains(&kind) {
+            continue;
         }
         clock.pause(Duration::from_millis(nemesis.rng.u64(100..1_200)));
         match nemesis.act(kind) {
-            Ok(()) => report.installed(kind),
+            Ok(()) => {
+                owed.retain(|&other| other != kind);
+                report.installed(kind);
+            }
             Err(why) => report.skipped(kind, &why),
         }
         nemesis.restore();
@@ -68,18 +89,20 @@ pub fn run(plan: &RoundPlan, cluster: &mut Cluster, clock: &Clock, report: &Repo
     nemesis.violations
 }
 
-struct Nemesis<'a> {
-    cluster: &'a mut Cluster,
-    clock: &'a Clock<'a>,
-    report: &'a Report,
-    rng: Rng,
-    violations: Vec<String>,
+pub struct Nemesis<'a> {
+    pub cluster: &'a mut Cluster,
+    pub operator: &'a mut Operator,
+    pub clock: &'a Clock<'a>,
+    pub report: &'a Report,
+    pub rng: Rng,
+    pub violations: Vec<String>,
 }
 
 impl Nemesis<'_> {
     /// Does it; an error says why it could not be done.
     fn act(&mut self, kind: Kind) -> Result<(), String> {
-        let any = self.rng.usize(0..self.cluster.size());
+        let running = self.cluster.running();
+        let any = running[self.rng.usize(0..running.len())];
         match kind {
             Kind::KillRandom => self.kill_and_restart(any),
             Kind::KillLeader => {
@@ -116,6 +139,16 @@ impl Nemesis<'_> {
                 let delay_us = [20_000, 150_000, 700_000, 1_500_000][self.rng.usize(0..4)];
                 self.inject(target, &format!("fdatasync:delay_enter={delay_us}"), Fate::Lives)?;
             }
+            Kind::Join => self.join()?,
+            Kind::Remove => self.remove(None)?,
+            Kind::RemoveLeader => {
+                let leader = self.leader()?;
+                self.remove(Some(leader))?;
+            }
+            Kind::ReplaceDead => self.replace_dead()?,
+            Kind::Wipe => self.wipe()?,
+            Kind::Transfer => self.transfer(),
+            Kind::BitRot => self.rot()?,
             other => unreachable!("{other:?} is nothing for a process"),
         }
         Ok(())
@@ -139,30 +172,26 @@ impl Nemesis<'_> {
             .ok_or_else(|| "there was no leader".to_owned())
     }
 
-    /// Starts every member that does not run. One that ended without a reason is a violation.
-    fn restore(&mut self) {
+    /// Starts every member that does not run and should, and goes on with what was begun. One that ended without a
+    /// reason is a violation.
+    pub fn restore(&mut self) {
         for n in 0..self.cluster.size() {
             self.cluster.signal(n, Signal::CONT);
-            if let Some(status) = self.cluster.reap(n) {
-                self.unexpected(n, status);
-            }
-            if !self.cluster.running().contains(&n) {
-                self.cluster.spawn(n);
-            }
         }
+        self.violations.extend(self.operator.follow(self.cluster));
     }
 
-    fn unexpected(&mut self, n: usize, status: ExitStatus) {
-        let (name, tail) = (self.cluster.name(n), self.cluster.log_tail(n));
-        self.violations.push(format!("{name} ended by itself: {status}\n{tail}"));
+    /// A member ended by itself. It may have been told that it is none any more.
+    fn ended(&mut self, n: usize, status: ExitStatus) {
+        self.violations.extend(self.operator.judge(self.cluster, n, status).err());
     }
 
     fn kill_and_restart(&mut self, n: usize) {
         self.cluster.kill(n);
         // Now and then a second one at the same time: of three no majority is left then.
-        let second = (n + 1) % self.cluster.size();
-        if self.rng.u8(0..3) == 0 {
-            self.cluster.kill(second);
+        let others = self.cluster.running();
+        if self.rng.u8(0..3) == 0 && !others.is_empty() {
+            self.cluster.kill(others[self.rng.usize(0..others.len())]);
         }
         self.wait(0, 2_500);
     }
@@ -170,10 +199,11 @@ impl Nemesis<'_> {
     fn kill_recovering(&mut self, n: usize) {
         self.cluster.kill(n);
         for _ in 0..self.rng.u32(1..=4) {
-            self.cluster.spawn(n);
+            self.respawn(n);
             std::thread::sleep(Duration::from_micros(self.rng.u64(0..200_000)));
             match self.cluster.reap(n) {
-                Some(status) => self.unexpected(n, status),
+                Some(status) => self.ended(n, status),
+                None if !self.cluster.runs(n) => {}
                 None => {
                     self.cluster.kill(n);
                     self.report.kills_in_recovery.fetch_add(1, Relaxed);
@@ -192,16 +222,16 @@ impl Nemesis<'_> {
     }
 
     fn rolling_term(&mut self) {
-        for n in 0..self.cluster.size() {
+        for n in self.cluster.running() {
             match self.cluster.term(n) {
                 Ok(status) if status.code() == Some(0) => {}
-                Ok(status) => self.unexpected(n, status),
+                Ok(status) => self.ended(n, status),
                 Err(why) => {
                     self.violations.push(format!("{why}\n{}", self.cluster.log_tail(n)));
                     return;
                 }
             }
-            self.cluster.spawn(n);
+            self.respawn(n);
             // The next one only when this one serves again; a network that is cut may keep it from that.
             let addresses = self.cluster.addresses.clone();
             for _ in 0..100 {
@@ -241,7 +271,7 @@ impl Nemesis<'_> {
         self.wait(500, 2_000);
         drop(storm);
         if let Some(status) = self.cluster.reap(n) {
-            self.unexpected(n, status);
+            self.ended(n, status);
         } else {
             // Its limit goes with it.
             self.cluster.kill(n);
@@ -252,6 +282,9 @@ impl Nemesis<'_> {
     fn full_disk(&mut self) -> Result<(), String> {
         let (n, disk) = self.cluster.small_disk.as_ref().ok_or("no member has a small disk")?;
         let n = *n;
+        if !self.cluster.runs(n) {
+            return Err("nobody sits on the small disk".into());
+        }
         disk.fill().map_err(|e| e.to_string())?;
         // It needs a new segment before it can notice.
         let until = Instant::now() + Duration::from_secs(10);
@@ -260,16 +293,16 @@ impl Nemesis<'_> {
             std::thread::sleep(Duration::from_millis(20));
             ended = self.cluster.reap(n);
         }
-        if ended.is_some() {
+        if let Some(status) = ended {
+            self.stopped(n, status);
             // It must not start while there is no room, nor lose anything by trying.
-            self.cluster.spawn(n);
+            self.respawn(n);
             std::thread::sleep(Duration::from_millis(self.rng.u64(50..1_000)));
         }
         let (_, disk) = self.cluster.small_disk.as_ref().expect("it was there");
         disk.empty().map_err(|e| e.to_string())?;
-        match ended {
-            Some(status) => self.stopped(n, status),
-            None => return Err("it never needed more room".into()),
+        if ended.is_none() {
+            return Err("it never needed more room".into());
         }
         // The second start may have failed, or succeeded after the room was there.
         std::thread::sleep(Duration::from_millis(200));
@@ -283,7 +316,7 @@ impl Nemesis<'_> {
     fn stopped(&mut self, n: usize, status: ExitStatus) {
         self.report.fail_stops.fetch_add(1, Relaxed);
         if status.code() != Some(1) {
-            self.unexpected(n, status);
+            self.ended(n, status);
         }
     }
 
@@ -308,7 +341,7 @@ impl Nemesis<'_> {
             (Some(status), Fate::IsKilled) => {
                 use std::os::unix::process::ExitStatusExt;
                 if status.signal() != Some(9) {
-                    self.unexpected(n, status);
+                    self.ended(n, status);
                 }
                 self.report.injected_kills.fetch_add(1, Relaxed);
                 Ok(())

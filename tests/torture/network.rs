@@ -41,8 +41,8 @@ struct Net<'a> {
 
 impl Net<'_> {
     fn act(&mut self, kind: Kind) -> bool {
-        let size = self.addresses.size();
-        let any = self.rng.usize(0..size);
+        let seats = self.addresses.taken();
+        let any = seats[self.rng.usize(0..seats.len())];
         match kind {
             Kind::Isolate => self.isolate(any),
             Kind::IsolateLeader => match self.addresses.leader() {
@@ -50,9 +50,9 @@ impl Net<'_> {
                 None => return false,
             },
             Kind::Split => {
-                let mut order: Vec<usize> = (0..size).collect();
+                let mut order = seats;
                 self.rng.shuffle(&mut order);
-                let (left, right) = order.split_at(self.rng.usize(1..size));
+                let (left, right) = order.split_at(self.rng.usize(1..order.len()));
                 let cut = self.cut();
                 for (&a, &b) in left.iter().flat_map(|a| right.iter().map(move |b| (a, b))) {
                     self.both(a, b, cut);
@@ -61,7 +61,7 @@ impl Net<'_> {
             Kind::OneWay => {
                 // All that one member says, or all that it hears.
                 let (cut, says) = (self.cut(), self.rng.bool());
-                for other in (0..size).filter(|&n| n != any) {
+                for other in seats.into_iter().filter(|&n| n != any) {
                     let (from, to) = if says { (any, other) } else { (other, any) };
                     self.links.set(from, to, Fault { cut: Some(cut), ..Fault::default() });
                 }
@@ -69,7 +69,7 @@ impl Net<'_> {
             Kind::Bridge => {
                 // Two groups that do not see each other, and one member that both see.
                 let cut = self.cut();
-                let others: Vec<usize> = (0..size).filter(|&n| n != any).collect();
+                let others: Vec<usize> = seats.into_iter().filter(|&n| n != any).collect();
                 let (left, right) = others.split_at(others.len() / 2);
                 for (&a, &b) in left.iter().flat_map(|a| right.iter().map(move |b| (a, b))) {
                     self.both(a, b, cut);
@@ -84,7 +84,8 @@ impl Net<'_> {
                 }
             }
             Kind::Flap => {
-                let other = (any + self.rng.usize(1..size)) % size;
+                let others: Vec<usize> = seats.into_iter().filter(|&n| n != any).collect();
+                let other = others[self.rng.usize(0..others.len())];
                 let cut = self.cut();
                 for _ in 0..self.rng.u32(4..12) {
                     self.both(any, other, cut);
@@ -101,7 +102,7 @@ impl Net<'_> {
             Kind::LoseRequests => {
                 let lose_percent = self.rng.u8(5..40);
                 let towards = self.rng.bool();
-                for other in (0..size).filter(|&n| n != any) {
+                for other in seats.into_iter().filter(|&n| n != any) {
                     let (from, to) = if towards { (other, any) } else { (any, other) };
                     self.links.set(from, to, Fault { lose_percent, ..Fault::default() });
                 }
@@ -110,7 +111,7 @@ impl Net<'_> {
                 // What a leader hears back: all it sends arrives, and some answers do not come.
                 let leader = self.addresses.leader().unwrap_or(any);
                 let lose_percent = self.rng.u8(10..60);
-                for other in (0..size).filter(|&n| n != leader) {
+                for other in seats.into_iter().filter(|&n| n != leader) {
                     self.links.set(other, leader, Fault { lose_percent, ..Fault::default() });
                 }
             }
@@ -139,12 +140,14 @@ impl Net<'_> {
     }
 
     fn cut_off(&self, n: usize, cut: Cut) {
-        (0..self.addresses.size()).filter(|&other| other != n).for_each(|other| self.both(n, other, cut));
+        let seats = self.addresses.taken();
+        seats.into_iter().filter(|&other| other != n).for_each(|other| self.both(n, other, cut));
     }
 
     fn pairs(&self) -> Vec<(usize, usize)> {
-        let size = self.addresses.size();
-        (0..size).flat_map(|a| (0..size).map(move |b| (a, b))).filter(|(a, b)| a != b).collect()
+        let seats = self.addresses.taken();
+        let pair = |&a: &usize| seats.iter().map(move |&b| (a, b));
+        seats.iter().flat_map(pair).filter(|(a, b)| a != b).collect()
     }
 
     /// On half of the links, at least one.

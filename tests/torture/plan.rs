@@ -9,8 +9,10 @@ use super::kind::{ALWAYS, Kind, Machine, NETWORK_KINDS, PROCESS_KINDS, REAL_KIND
 pub struct Plan {
     /// Draws everything else.
     pub seed: u64,
-    /// Members.
+    /// Members at first.
     pub size: usize,
+    /// How many there may be at a time.
+    pub seats: usize,
     /// Lines of each member's configuration.
     pub settings: String,
     /// What is between the members.
@@ -64,19 +66,31 @@ impl Plan {
             2..4 if is_long => Wire::Plain,
             _ => Wire::Proxies,
         };
+        let seats = (size + 1).max(if is_long { rng.usize(4..=6) } else { 0 });
+        // Mostly so little log that it is cut all the time.
+        let (entries, bytes) = match rng.u8(0..5) {
+            0 if is_long => (1_000_000, 64 << 20),
+            _ => ([60, 200, 600][rng.usize(0..3)], [32 << 10, 256 << 10, 64 << 20][rng.usize(0..3)]),
+        };
         let settings = format!(
             "heartbeat_ms: {}\nelection_timeout_ms: {election}\nrequest_timeout_ms: {}\nsegment_bytes: {}\n\
+             snapshot_log_entries: {entries}\nsnapshot_log_bytes: {bytes}\nretention_revisions: {}\n\
+             idempotency_window_s: {}\n\
              debug: {{ check_invariants: {} }}\n\
              limits: {{ upstream_connections: 64, max_parked: 48 }}\nlog: {{ level: {} }}\n",
             election / 6,
             [800, 2_000, 5_000][rng.usize(0..3)],
             [64 << 10, 256 << 10, 1 << 20][rng.usize(0..3)],
+            // A snapshot is written when the log has half of what the one before it has: not too much history.
+            [100_000, 6_000, 1_500, 1_500][rng.usize(0..4)],
+            [600, 60][rng.usize(0..2)],
             rng.bool(),
             ["info", "info", "debug"][rng.usize(0..3)],
         );
         Plan {
             seed,
             size,
+            seats,
             settings,
             wire,
             small_disk: has_small_disk.then(|| rng.usize(0..size)),
@@ -93,7 +107,7 @@ impl Plan {
         // Not every round has everything: some faults hide others.
         let mut process: Vec<Kind> = PROCESS_KINDS.into_iter().filter(possible).collect();
         rng.shuffle(&mut process);
-        process.truncate(rng.usize(4..=9));
+        process.truncate(rng.usize(6..=12));
         let mut first: Vec<Kind> = if is_long { Vec::new() } else { ALWAYS.to_vec() };
         if self.small_disk.is_some() {
             first.push(Kind::FullDisk);

@@ -24,6 +24,29 @@ pub struct Report {
     pub pauses: AtomicU64,
     pub terms: AtomicU64,
     pub starts: AtomicU64,
+    /// Runs of `dkv-cli` that were to change the membership or the leadership.
+    pub changes: AtomicU64,
+    /// Of these, those whose outcome was unknown.
+    pub changes_unknown: AtomicU64,
+    /// Of these, those that were refused or came to nothing in their time.
+    pub changes_refused: AtomicU64,
+    pub joins: AtomicU64,
+    pub promotions: AtomicU64,
+    /// Members that ended with exit code 4 after their removal.
+    pub removals: AtomicU64,
+    /// Members that lost their data and vote again, under another identity.
+    pub replacements: AtomicU64,
+    /// Members without their data that were refused with exit code 4.
+    pub strangers: AtomicU64,
+    pub transfers: AtomicU64,
+    pub memberships_agreed: AtomicU64,
+    pub snapshots: AtomicU64,
+    pub installs: AtomicU64,
+    pub flips: AtomicU64,
+    /// Flips that ended the next start with exit code 3.
+    pub flips_refused: AtomicU64,
+    /// Flips in a snapshot that was passed over for an older one.
+    pub flips_passed_over: AtomicU64,
     pub done: AtomicU64,
     pub not_done: AtomicU64,
     pub unknown: AtomicU64,
@@ -32,6 +55,7 @@ pub struct Report {
     pub keys_checked: AtomicU64,
     pub operations_checked: AtomicU64,
     pub writes_read_back: AtomicU64,
+    pub writes_compacted: AtomicU64,
     pub lost_writes: AtomicU64,
     pub stale_reads: AtomicU64,
     pub undecided_keys: AtomicU64,
@@ -105,9 +129,14 @@ impl Report {
         out += &format!(
             "  processes: {} started, {} killed with SIGKILL ({} of them in recovery), {} killed at a system call, \
              {} stopped by themselves at a failing disk, {} ended by SIGTERM, {} paused\n  \
+             members: {} commands ({} refused or too late, {} unknown): {} nodes joined ({} promoted), {} were removed, {} came back \
+             without their data and were refused, {} replaced under another identity; {} transfers; {} times all agreed\n  \
+             disks: {} snapshots saved, {} installed; {} bits flipped, {} of them refused, {} passed over for an older \
+             snapshot\n  \
              network: {} cuts, {} other faults, {} of {} messages hindered\n  \
              operations: {operations} ({}/s): {} done, {} not done, {} unknown; {} lists, {} retries\n  \
-             checked: {} keys, {} operations; {} acknowledged writes read back at their revision; {} times all \
+             checked: {} keys, {} operations; {} acknowledged writes read back at their revision ({} no more \
+             kept); {} times all \
              hashes were equal; {} data directories verified, {} with a torn tail\n  \
              lost acknowledged writes: {}; stale reads: {}; undecided keys: {}\n",
             get(&self.starts),
@@ -117,6 +146,21 @@ impl Report {
             get(&self.fail_stops),
             get(&self.terms),
             get(&self.pauses),
+            get(&self.changes),
+            get(&self.changes_refused),
+            get(&self.changes_unknown),
+            get(&self.joins),
+            get(&self.promotions),
+            get(&self.removals),
+            get(&self.strangers),
+            get(&self.replacements),
+            get(&self.transfers),
+            get(&self.memberships_agreed),
+            get(&self.snapshots),
+            get(&self.installs),
+            get(&self.flips),
+            get(&self.flips_refused),
+            get(&self.flips_passed_over),
             count(true),
             count(false),
             get(&self.messages_hindered),
@@ -130,6 +174,7 @@ impl Report {
             get(&self.keys_checked),
             get(&self.operations_checked),
             get(&self.writes_read_back),
+            get(&self.writes_compacted),
             get(&self.hashes_compared),
             get(&self.verified),
             get(&self.torn_tails),

@@ -15,11 +15,15 @@ use super::cluster::Cluster;
 use super::kind::{ALWAYS, BESIDE, Kind, Machine, NETWORK_KINDS, PROCESS_KINDS};
 use super::nemesis::{self, Clock};
 use super::network;
+use super::operator::Operator;
 use super::plan::{Plan, RoundPlan};
 use super::report::Report;
 
 /// A long run goes on after a failed round, but not for ever.
 const MAX_FAILED_ROUNDS: u64 = 5;
+
+/// In so much time everything happens.
+const LONG_ENOUGH: Duration = Duration::from_secs(1_800);
 
 /// What of a failure is printed; the rest is in its directory.
 const SHOWN_VIOLATIONS: usize = 8;
@@ -54,12 +58,32 @@ impl Dose {
     /// Kinds of faults without which the run counts for nothing.
     fn required(&self) -> Vec<Kind> {
         match self.total {
-            Some(total) if total >= Duration::from_secs(1_800) => {
+            Some(total) if total >= LONG_ENOUGH => {
                 PROCESS_KINDS.into_iter().chain(NETWORK_KINDS).chain(BESIDE).collect()
             }
             Some(_) => Vec::new(),
             None => ALWAYS.to_vec(),
         }
+    }
+
+    /// Of what else the run counts for nothing without: what there was none of.
+    fn promised(&self, report: &Report) -> Vec<String> {
+        // In less the seed may leave something out.
+        if self.total.is_some_and(|total| total < LONG_ENOUGH) {
+            return Vec::new();
+        }
+        let all = [
+            ("a member was let in", &report.joins),
+            ("a member was removed", &report.removals),
+            ("a member without its data was refused", &report.strangers),
+            ("a member without its data was replaced", &report.replacements),
+            ("a snapshot was saved", &report.snapshots),
+            ("a snapshot was installed", &report.installs),
+            ("a flipped bit was refused", &report.flips_refused),
+            ("all members agreed", &report.memberships_agreed),
+        ];
+        let none = all.into_iter().filter(|(_, counter)| counter.load(Relaxed) == 0);
+        none.map(|(what, _)| format!("never {what}")).collect()
     }
 
     fn is_complete(&self, report: &Report, started: Instant) -> bool {
@@ -131,14 +155,15 @@ impl Run<'_> {
             Err(why) => return self.failed(seed, 0, &dir, &[why], &[]),
         };
         self.report.clusters.fetch_add(1, Relaxed);
-        let mut log_offsets = vec![0; plan.size];
+        let mut operator = Operator::new(plan.seats, seed, &self.report);
+        let mut log_offsets = vec![0; plan.seats];
         for n in 0..plan.rounds {
             if self.dose.is_complete(&self.report, self.epoch) || self.interrupted.load(Relaxed) {
                 break;
             }
             let round = plan.round(n, &self.machine, self.dose.is_long);
             let started = Instant::now();
-            let (violations, history) = self.round(&round, n, &mut cluster, &mut log_offsets);
+            let (violations, history) = self.round(&round, n, &mut cluster, &mut operator, &mut log_offsets);
             self.report.rounds.fetch_add(1, Relaxed);
             println!(
                 "torture: seed {seed} round {n}: {} nodes ({}), {} clients, {} calls, {} s{}",
@@ -170,9 +195,9 @@ impl Run<'_> {
 
     /// Kills every member and verifies what it leaves.
     fn last_check(&self, cluster: &mut Cluster) -> Result<(), String> {
-        let running = cluster.running();
-        running.iter().for_each(|&n| cluster.kill(n));
-        running.into_iter().try_for_each(|n| checks::verify(cluster, n, 0, false, &self.report))
+        cluster.running().into_iter().for_each(|n| cluster.kill(n));
+        // Nobody else has any data to speak of.
+        cluster.members().into_iter().try_for_each(|n| checks::verify(cluster, n, 0, false, &self.report))
     }
 
     /// One round and its checks: what was wrong, and the history.
@@ -181,6 +206,7 @@ impl Run<'_> {
         plan: &RoundPlan,
         number: usize,
         cluster: &mut Cluster,
+        operator: &mut Operator,
         log_offsets: &mut [usize],
     ) -> (Vec<String>, Vec<Event>) {
         let over = AtomicBool::new(false);
@@ -209,12 +235,13 @@ impl Run<'_> {
                 let (links, addresses, clock, report) = (&links, &addresses, &clock, &self.report);
                 scope.spawn(move || network::run(plan, links, addresses, clock, report));
             }
-            nemesis::run(plan, cluster, &clock, &self.report)
+            nemesis::run(plan, cluster, operator, &clock, &self.report)
         });
         if violations.is_empty() {
-            violations.extend(self.after_round(plan, number, cluster, &crowd).err().into_iter().flatten());
+            let after = self.after_round(plan, number, cluster, operator, &crowd);
+            violations.extend(after.err().into_iter().flatten());
         }
-        violations.extend(checks::scan_logs(cluster, log_offsets));
+        violations.extend(checks::scan_logs(cluster, log_offsets, &self.report));
         violations.append(&mut crowd.nonsense.into_inner().expect("nothing panics under the lock"));
         (violations, crowd.history.into_inner().expect("nothing panics under the lock"))
     }
@@ -224,10 +251,12 @@ impl Run<'_> {
         plan: &RoundPlan,
         number: usize,
         cluster: &mut Cluster,
+        operator: &mut Operator,
         crowd: &Crowd,
     ) -> Result<(), Vec<String>> {
         let one = |why: String| vec![why];
         let report = &self.report;
+        operator.settle(cluster)?;
         checks::all_serve(cluster, crowd).map_err(one)?;
         checks::read_everything(cluster, crowd).map_err(one)?;
         checks::hashes_are_equal(cluster, report).map_err(one)?;
@@ -236,7 +265,8 @@ impl Run<'_> {
         report.lost_writes.fetch_add(lost.len() as u64, Relaxed);
         let mut found = lost;
         found.extend(checks::processes_are_sound(cluster).err());
-        let chosen = plan.seed as usize % cluster.size();
+        let members = cluster.members();
+        let chosen = members[plan.seed as usize % members.len()];
         found.extend(checks::verify_one(cluster, chosen, number.is_multiple_of(2), report).err());
         found.extend(checks::history_is_linearizable(&events, report));
         if found.is_empty() { Ok(()) } else { Err(found) }
@@ -278,6 +308,7 @@ impl Run<'_> {
         if kills < self.dose.least_kills {
             wrong.push(format!("{kills} kills are fewer than {}", self.dose.least_kills));
         }
+        wrong.extend(self.dose.promised(&self.report));
         if self.dose.rounds.is_some_and(|rounds| get(&self.report.rounds) != rounds) {
             wrong.push(format!("{} rounds were run", get(&self.report.rounds)));
         }

@@ -55,7 +55,11 @@ impl SmallDisk {
 
     /// Gives the blocks back.
     pub fn empty(&self) -> io::Result<()> {
-        fs::remove_file(self.path.join(BALLAST))
+        match fs::remove_file(self.path.join(BALLAST)) {
+            // The whole directory was emptied meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
     }
 }
 
