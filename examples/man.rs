@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
-#[path = "../src/bin/dkv-cli/cli.rs"]
+#[path = "../src/bin/dkv-cli/cli/mod.rs"]
 mod client;
 #[path = "../src/bin/dkv-server/cli.rs"]
 mod server;

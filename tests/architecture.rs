@@ -414,7 +414,7 @@ fn violations_finds_each_planted_one() {
         ("node/mod.rs", "use crate::server::Server;"),
         ("node/mod.rs", "use super::api::ErrorCode;"),
         ("client/mod.rs", "use crate::{api::PutReply, node::Node};"),
-        ("api.rs", "use crate::raft::Term;"),
+        ("api/mod.rs", "use crate::raft::Term;"),
         ("config.rs", "use crate::api::ErrorCode;"),
         ("config.rs", "use std::net::TcpListener;"),
         ("server/gate.rs", "use tiny_http::Server;"),

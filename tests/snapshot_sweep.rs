@@ -340,13 +340,9 @@ fn cut(sim: &SimDisk, wal: &mut Wal) -> Result<usize, Failed> {
 fn start(sim: &SimDisk) -> Result<(Wal, Kv, Digest), Failed> {
     let disk = dynamic(sim);
     snapshot::remove_leftovers(&disk)?;
-    let (mut kv, snapshot, reach) = match snapshot::choose(&disk)? {
-        Some(chosen) => {
-            let position = chosen.name.position();
-            (chosen.kv, position, chosen.reach)
-        }
-        None => (Kv::new(Settings::default()), Position::ZERO, 0),
-    };
+    let chosen = snapshot::choose(&disk)?;
+    let (snapshot, reach) = (chosen.last(), chosen.reach);
+    let mut kv = chosen.state.map_or_else(|| Kv::new(Settings::default()), |(_, kv)| kv);
     let (wal, recovered) = Wal::open_behind(disk, IDS, OPTIONS, snapshot, reach)?;
     assert_eq!((recovered.base, kv.applied()), (snapshot, snapshot));
     for entry in &recovered.entries {
@@ -527,8 +523,8 @@ fn a_damaged_newest_snapshot_costs_nothing_while_the_log_covers_it() {
         let [newest, older, ..] = snapshots[..] else { continue };
         let end = end.restart(Loss::KeepsEverything);
         end.flip(&newest.to_string(), 40 + seed, 4);
-        let chosen = snapshot::choose(&dynamic(&end)).unwrap().unwrap();
-        assert_eq!((chosen.name, chosen.reach), (older, newest.position().index));
+        let chosen = snapshot::choose(&dynamic(&end)).unwrap();
+        assert_eq!((chosen.last(), chosen.reach), (older.position(), newest.position().index));
         match start(&end) {
             Ok((_, _, found)) => {
                 assert_eq!(found, *trace.digests.last().unwrap(), "seed {seed}");

@@ -183,3 +183,213 @@ fn a_node_that_is_not_born_yet_is_clean() {
         "{code:?} {text}"
     );
 }
+
+/// A one-node store that was stopped in order: a snapshot every 20 entries, and small segments, so that the log is cut.
+struct Snapshots {
+    cluster: Cluster,
+    /// The snapshots there are, the newest first.
+    files: Vec<PathBuf>,
+}
+
+/// How many keys it holds.
+const KEYS: usize = 7;
+
+fn stopped_with_snapshots(writes: usize) -> Snapshots {
+    let extra = "snapshot_log_entries: 20\nsegment_bytes: 65536\n".to_owned();
+    let mut cluster = Cluster::start_with(1, &Setup { extra, ..Setup::default() });
+    for n in 0..writes {
+        assert_eq!(cluster.put(0, &format!("k{}", n % KEYS), &format!("v{n}")).unwrap().status, 200);
+        // The next one is due as soon as this one is there: their number depends on the writes alone.
+        if n % 30 == 29 {
+            wait_for("a snapshot", || (snapshots(&cluster).len() >= (n / 30 + 1).min(2)).then_some(()));
+        }
+    }
+    assert_eq!(cluster.stop(0).code(), Some(0));
+    let files = snapshots(&cluster);
+    Snapshots { cluster, files }
+}
+
+fn files(cluster: &Cluster, extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(cluster.data_dir(0)).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|e| e == extension)).collect();
+    files.sort();
+    files
+}
+
+/// The newest first.
+fn snapshots(cluster: &Cluster) -> Vec<PathBuf> {
+    let mut files = files(cluster, "snapshot");
+    files.reverse();
+    files
+}
+
+impl Snapshots {
+    /// Two snapshots, and a log that begins behind the first entry.
+    fn two() -> Snapshots {
+        let two = stopped_with_snapshots(100);
+        assert_eq!(two.files.len(), 2, "{:?}", two.files);
+        let first = log(&two.cluster).0;
+        assert!(!first.file_name().unwrap().to_str().unwrap().starts_with("0000000000000001-"), "{first:?}");
+        two
+    }
+
+    fn verdict(&self) -> (Option<i32>, String, String) {
+        let (code, text) = verdict(&self.cluster.data_dir(0));
+        let first = text.lines().next().unwrap();
+        let word = first.strip_prefix(&format!("{}: ", self.cluster.data_dir(0).display())).unwrap_or(first);
+        (code, word.to_owned(), text)
+    }
+
+    /// A flipped bit in the rows.
+    fn damage(&self, file: &Path) {
+        flip(file, fs::read(file).unwrap().len() - 100);
+    }
+
+    /// Starts it: everything is there, and `file` was set aside with this warning, if it is given.
+    fn assert_start_serves(&mut self, writes: usize, aside: Option<(&Path, &str)>) {
+        self.cluster.spawn(0);
+        self.cluster.wait_for_leader();
+        self.cluster.wait_for_ready();
+        for n in writes - KEYS..writes {
+            assert_eq!(
+                self.cluster.get(0, &format!("k{}", n % KEYS)).unwrap().body,
+                format!("v{n}").as_bytes()
+            );
+        }
+        let log = self.cluster.log(0);
+        let Some((file, warning)) = aside else { return assert!(!log.contains(".damaged"), "{log}") };
+        let damaged = PathBuf::from(format!("{}.damaged", file.display()));
+        assert!(damaged.exists() && !file.exists(), "set aside");
+        let line = log.lines().find(|line| line.contains(damaged.file_name().unwrap().to_str().unwrap()));
+        assert!(line.is_some_and(|line| line.contains(warning)), "{warning}: {log}");
+    }
+
+    /// Starts it: it ends with exit code 3 and says all of this.
+    fn assert_start_refuses(&mut self, said: &[&str]) {
+        self.cluster.spawn(0);
+        assert_eq!(self.cluster.wait_exit(0).code(), Some(3), "{}", self.cluster.log(0));
+        let log = self.cluster.log(0);
+        said.iter().for_each(|text| assert!(log.contains(text), "{text}: {log}"));
+    }
+}
+
+fn name(file: &Path) -> &str {
+    file.file_name().unwrap().to_str().unwrap()
+}
+
+#[test]
+fn two_whole_snapshots_and_the_log_behind_them_are_clean() {
+    let mut two = Snapshots::two();
+    let (code, word, text) = two.verdict();
+    assert_eq!((code, &*word), (Some(0), "clean"), "{text}");
+    assert!(has_line(&text, &format!("snapshot: {}, through ", name(&two.files[0]))), "{text}");
+    assert!(text.contains(&format!(", {KEYS} keys")), "{text}");
+    two.assert_start_serves(100, None);
+}
+
+#[test]
+fn a_damaged_newest_snapshot_that_the_log_covers_is_named_and_the_next_start_does_without_it() {
+    let mut two = Snapshots::two();
+    let [newest, older] = &two.files.clone()[..] else { unreachable!() };
+    two.damage(newest);
+    let (code, word, text) = two.verdict();
+    assert_eq!((code, &*word), (Some(0), "damaged snapshot"), "{text}");
+    assert!(
+        has_line(&text, &format!("damaged: {} is no whole snapshot, see byte ", newest.display())),
+        "{text}"
+    );
+    assert!(text.contains(&format!("the next start takes {} and the log behind it", name(older))), "{text}");
+    assert!(has_line(&text, &format!("snapshot: {}, through ", name(older))), "{text}");
+    assert!(has_line(&text, "last index: ") && !text.contains("before the damage"), "{text}");
+    two.assert_start_serves(100, Some((newest, "stands in, with the log behind it")));
+    assert_eq!(two.cluster.stop(0).code(), Some(0));
+    assert_eq!(two.verdict().1, "clean", "what was set aside is no matter any more");
+}
+
+#[test]
+fn a_truncated_newest_snapshot_is_damaged_where_it_ends() {
+    for keep in [0, 7, 300] {
+        let two = Snapshots::two();
+        let mut bytes = fs::read(&two.files[0]).unwrap();
+        bytes.truncate(keep);
+        fs::write(&two.files[0], bytes).unwrap();
+        let (code, word, text) = two.verdict();
+        assert_eq!((code, &*word), (Some(0), "damaged snapshot"), "{text}");
+        let place = format!("see byte {keep}: it ends in the middle");
+        assert!(text.contains(name(&two.files[0])) && text.contains(&place), "{place}: {text}");
+    }
+}
+
+#[test]
+fn a_damaged_older_snapshot_is_named_although_the_next_start_does_not_read_it() {
+    let mut two = Snapshots::two();
+    let older = two.files[1].clone();
+    two.damage(&older);
+    let (code, word, text) = two.verdict();
+    assert_eq!((code, &*word), (Some(0), "damaged snapshot"), "{text}");
+    assert!(
+        has_line(&text, &format!("damaged: {} is no whole snapshot, see byte ", older.display())),
+        "{text}"
+    );
+    assert!(text.contains("the next start does not read it"), "{text}");
+    assert!(!text.contains("sets aside"), "{text}");
+    two.assert_start_serves(100, None);
+}
+
+#[test]
+fn two_damaged_snapshots_behind_a_cut_log_are_rot_and_both_are_named() {
+    let mut two = Snapshots::two();
+    two.files.iter().for_each(|file| two.damage(file));
+    let (code, word, text) = two.verdict();
+    assert_eq!((code, &*word), (Some(3), "rot"), "{text}");
+    for file in &two.files {
+        let line = format!("damaged: {} is no whole snapshot, see byte ", file.display());
+        assert!(has_line(&text, &line), "{line}: {text}");
+    }
+    assert!(has_line(&text, "entries are missing: the log begins behind entry "), "{text}");
+    assert!(has_line(&text, "repair: "), "{text}");
+    let names: Vec<String> = two.files.iter().map(|file| name(file).to_owned()).collect();
+    two.assert_start_refuses(&[&names[0], &names[1], "To repair: "]);
+}
+
+#[test]
+fn a_damaged_snapshot_that_the_log_does_not_reach_is_rot() {
+    let mut two = Snapshots::two();
+    two.damage(&two.files[0]);
+    // The log ends before it: all but its first segment, which the older one needs, is gone.
+    let segments = files(&two.cluster, "wal");
+    segments[1..].iter().for_each(|segment| fs::remove_file(segment).unwrap());
+    let (code, word, text) = two.verdict();
+    assert_eq!((code, &*word), (Some(3), "rot"), "{text}");
+    assert!(has_line(&text, "entries are missing: the log ends with entry "), "{text}");
+    assert!(text.contains("a damaged one went through index ") && has_line(&text, "repair: "), "{text}");
+    let newest = name(&two.files[0]).to_owned();
+    two.assert_start_refuses(&[&newest, "entries are missing in ", "To repair: "]);
+}
+
+#[test]
+fn missing_snapshots_behind_a_cut_log_are_a_gap_and_the_next_start_refuses_with_exit_code_3() {
+    let mut two = Snapshots::two();
+    fs::remove_file(&two.files[0]).unwrap();
+    let (code, word, text) = two.verdict();
+    assert_eq!((code, &*word), (Some(0), "clean"), "the log is kept for both: {text}");
+    fs::remove_file(&two.files[1]).unwrap();
+    let (code, word, text) = two.verdict();
+    assert_eq!((code, &*word), (Some(3), "rot"), "{text}");
+    assert!(has_line(&text, "entries are missing: the log begins behind entry "), "{text}");
+    assert!(text.contains("bring them back") && has_line(&text, "repair: "), "{text}");
+    two.assert_start_refuses(&["entries are missing in ", "To repair: "]);
+}
+
+#[test]
+fn the_only_snapshot_is_damaged_and_the_log_still_begins_with_the_first_entry() {
+    let mut one = stopped_with_snapshots(30);
+    let [only] = &one.files.clone()[..] else { panic!("one snapshot, not {:?}", one.files) };
+    one.damage(only);
+    let (code, word, text) = one.verdict();
+    assert_eq!((code, &*word), (Some(0), "damaged snapshot"), "{text}");
+    assert!(has_line(&text, &format!("damaged: {} is no whole snapshot", only.display())), "{text}");
+    assert!(text.contains("the next start takes the whole log"), "{text}");
+    one.assert_start_serves(30, Some((only, "the whole log stands in")));
+}

@@ -14,7 +14,7 @@ use super::restore::{self, Backup};
 use crate::raft::{ClusterId, Entry, HardState, MemberId, Membership, Position, Settings, WriteOp};
 use crate::store::disk::Disk;
 use crate::store::identity::{Identity, IdentityError};
-use crate::store::snapshot::{self, SnapshotError};
+use crate::store::snapshot::{self, SnapshotError, SnapshotName};
 use crate::store::wal::{LogPlace, Recovered, Wal, WalError, WalIds, WalOptions};
 
 /// Why the data directory cannot be opened as this node's, or a birth not be finished.
@@ -29,6 +29,14 @@ pub enum BirthError {
     /// The snapshots.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// A snapshot is damaged, and the log does not reach from what stands before it.
+    #[error("{}; {gap}", texts(.damaged))]
+    DamagedSnapshot {
+        /// What is wrong with it, and with those before it that are damaged as well.
+        damaged: Vec<SnapshotError>,
+        /// Which entries are missing, a [`WalError::Gap`], with the repair.
+        gap: WalError,
+    },
     /// The identity file names a cluster and there is no log.
     #[error(
         "this node's log is gone: {dir} belongs to member {member_id} of cluster {cluster_id} and holds no log; a \
@@ -93,6 +101,10 @@ pub enum BirthError {
     },
 }
 
+fn texts(errors: &[SnapshotError]) -> String {
+    errors.iter().map(SnapshotError::to_string).collect::<Vec<_>>().join("; ")
+}
+
 impl BirthError {
     /// Exit code of a server that ends with this error: 1 run-time failure, 2 configuration, 3 data corrupt,
     /// 4 identity refused.
@@ -100,7 +112,10 @@ impl BirthError {
         match self {
             BirthError::Identity(error) => error.exit_code(),
             BirthError::Wal(WalError::Foreign { .. }) | BirthError::OtherAddress { .. } => 4,
-            BirthError::Wal(WalError::Corrupt { .. } | WalError::NewerFormat { .. })
+            BirthError::Wal(
+                WalError::Corrupt { .. } | WalError::Gap { .. } | WalError::NewerFormat { .. },
+            )
+            | BirthError::DamagedSnapshot { .. }
             | BirthError::Snapshot(SnapshotError::Corrupt { .. } | SnapshotError::NewerFormat { .. })
             | BirthError::LogGone { .. }
             | BirthError::NoIdentity { .. }
@@ -159,17 +174,22 @@ impl Stored {
     ) -> Result<(Stored, Vec<String>), BirthError> {
         snapshot::remove_leftovers(&disk)?;
         let chosen = snapshot::choose(&disk)?;
-        let (last, reach) =
-            chosen.as_ref().map_or((Position::ZERO, 0), |chosen| (chosen.header.meta.last, chosen.reach));
-        let (wal, mut recovered) = Wal::open_behind(disk.clone(), ids, options, last, reach)?;
+        let (last, reach) = (chosen.last(), chosen.reach);
+        let (wal, mut recovered) = match Wal::open_behind(disk.clone(), ids, options, last, reach) {
+            Err(error) => return Err(damaged_or(error, chosen.damaged)),
+            Ok(opened) => opened,
+        };
         let mut warnings = std::mem::take(&mut recovered.warnings);
-        let mut snapshot = None;
-        if let Some(chosen) = chosen {
-            warnings.extend(chosen.warnings);
-            // The log covers what it held: nothing is lost with it.
-            chosen.damaged.into_iter().try_for_each(|name| snapshot::set_aside(&disk, name))?;
-            snapshot = Some((chosen.header.meta, chosen.kv));
+        // The log covers what they held: nothing is lost with them.
+        for (name, error) in chosen.damaged {
+            snapshot::set_aside(&disk, name)?;
+            let instead = match last {
+                Position::ZERO => "the whole log stands in".to_owned(),
+                last => format!("the snapshot through {last} stands in, with the log behind it"),
+            };
+            warnings.push(format!("{error}; {instead}; it is set aside as {name}.damaged: look at the disk"));
         }
+        let snapshot = chosen.state.map(|(header, kv)| (header.meta, kv));
         Ok((Stored { disk, wal, recovered, snapshot }, warnings))
     }
 
@@ -283,6 +303,17 @@ pub fn open(disk: Arc<dyn Disk>, options: WalOptions, config: &IdentityConfig) -
         identity.with_cluster(cluster_id).store(&*disk)?;
     }
     Ok(Opened::Born(Box::new(born)))
+}
+
+/// A gap has its cause in the damaged snapshots, if there are any.
+pub(super) fn damaged_or(error: WalError, damaged: Vec<(SnapshotName, SnapshotError)>) -> BirthError {
+    match error {
+        gap @ WalError::Gap { .. } if !damaged.is_empty() => BirthError::DamagedSnapshot {
+            damaged: damaged.into_iter().map(|(_, error)| error).collect(),
+            gap,
+        },
+        error => error.into(),
+    }
 }
 
 /// Whose the log must be; `None` for a node that is not born yet.

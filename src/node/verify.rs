@@ -5,8 +5,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::birth::{BirthError, whose_log};
-use crate::raft::Position;
+use super::birth::{BirthError, damaged_or, whose_log};
 use crate::store::disk::{Disk, RealDisk};
 use crate::store::identity::{DataDirLock, Identity};
 use crate::store::snapshot::{self, SnapshotName};
@@ -20,8 +19,12 @@ const BLOCK_BYTES: u64 = 4096;
 pub struct Report {
     dir: String,
     identity: Option<Identity>,
-    /// The snapshot a start would take, its keys, and what is wrong with newer ones.
-    snapshot: Option<(SnapshotName, u64, Vec<String>)>,
+    /// The snapshot a start would take, and its keys.
+    snapshot: Option<(SnapshotName, u64)>,
+    /// What is wrong with newer ones, and with older ones, which a start does not read.
+    damaged: Vec<String>,
+    damaged_older: Vec<String>,
+    torn: Option<TornEnd>,
     log: Option<Inspection>,
     verdict: Verdict,
 }
@@ -32,7 +35,9 @@ pub enum Verdict {
     /// A start finds everything whole.
     Clean,
     /// The last write was not finished; a start cuts it off and loses nothing that was acknowledged.
-    TornTail(TornEnd),
+    TornTail,
+    /// A snapshot is damaged; a start does without it and loses nothing.
+    DamagedSnapshot,
     /// A start refuses: what was synced is damaged or gone.
     Rot(BirthError),
     /// A start refuses or fails for another reason.
@@ -68,6 +73,9 @@ pub fn verify(dir: &Path) -> Result<Report, VerifyError> {
         dir: dir.display().to_string(),
         identity: None,
         snapshot: None,
+        damaged: Vec::new(),
+        damaged_older: Vec::new(),
+        torn: None,
         log: None,
         verdict: Verdict::Clean,
     };
@@ -91,8 +99,14 @@ fn look(disk: &Arc<dyn Disk>, report: &mut Report) -> Result<(), BirthError> {
     let identity = Identity::read(&**disk)?;
     report.identity.clone_from(&identity);
     let chosen = snapshot::choose(disk)?;
-    let behind = chosen.as_ref().map_or((Position::ZERO, 0), |c| (c.header.meta.last, c.reach));
-    report.snapshot = chosen.map(|chosen| (chosen.name, chosen.header.keys, chosen.warnings));
+    let behind = (chosen.last(), chosen.reach);
+    report.snapshot = chosen.state.map(|(header, _)| (SnapshotName::new(header.meta.last), header.keys));
+    report.damaged = chosen.damaged.iter().map(|(_, error)| error.to_string()).collect();
+    if let Some((taken, _)) = report.snapshot {
+        let older = snapshot::list(disk)?.into_iter().filter(|name| *name < taken);
+        let errors = older.filter_map(|name| snapshot::verify(disk, name).err());
+        report.damaged_older = errors.map(|error| error.to_string()).collect();
+    }
     let mut inspection = inspect(disk, None, behind);
     let ids = match inspection.end {
         // The first segment may be whole although a later one is not.
@@ -111,8 +125,11 @@ fn look(disk: &Arc<dyn Disk>, report: &mut Report) -> Result<(), BirthError> {
     }
     let end = std::mem::replace(&mut inspection.end, Ok(None));
     report.log = Some(inspection);
-    if let Some(torn) = end? {
-        report.verdict = Verdict::TornTail(torn);
+    report.torn = end.map_err(|error| damaged_or(error, chosen.damaged))?;
+    if !report.damaged.is_empty() || !report.damaged_older.is_empty() {
+        report.verdict = Verdict::DamagedSnapshot;
+    } else if report.torn.is_some() {
+        report.verdict = Verdict::TornTail;
     }
     Ok(())
 }
@@ -123,12 +140,37 @@ impl Report {
         &self.verdict
     }
 
-    /// As a start would end: 0 clean or torn tail, 3 rot, 4 another member's data, 1 what cannot be read.
+    /// As a start would end: 0 clean, torn tail or a damaged snapshot that is not needed, 3 rot, 4 another member's data, 1 what cannot be read.
     pub fn exit_code(&self) -> u8 {
         match &self.verdict {
-            Verdict::Clean | Verdict::TornTail(_) => 0,
+            Verdict::Clean | Verdict::TornTail | Verdict::DamagedSnapshot => 0,
             Verdict::Rot(error) | Verdict::Refused(error) => error.exit_code(),
         }
+    }
+}
+
+impl Report {
+    /// What becomes of a snapshot that is damaged and not needed.
+    fn write_what_stands_in(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.damaged.is_empty() {
+            let instead = match &self.snapshot {
+                Some((name, _)) => format!("takes {name} and the log behind it"),
+                None => "takes the whole log".to_owned(),
+            };
+            writeln!(
+                f,
+                "the log holds what is damaged: the next start {instead}, sets aside what is damaged as \
+                 *.snapshot.damaged, and loses nothing; look at the disk"
+            )?;
+        }
+        if !self.damaged_older.is_empty() {
+            writeln!(
+                f,
+                "an older snapshot is only for when the newest is damaged: the next start does not read it, the next \
+                 snapshot removes it; look at the disk"
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -136,31 +178,44 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = match &self.verdict {
             Verdict::Clean => "clean",
-            Verdict::TornTail(_) => "torn tail",
+            Verdict::TornTail => "torn tail",
+            Verdict::DamagedSnapshot => "damaged snapshot",
             Verdict::Rot(_) => "rot",
             Verdict::Refused(_) => "refused",
         };
         writeln!(f, "{}: {word}", self.dir)?;
+        for error in self.damaged.iter().chain(&self.damaged_older) {
+            writeln!(f, "damaged: {error}")?;
+        }
         match &self.verdict {
-            Verdict::Clean => {}
-            Verdict::TornTail(TornEnd { file, offset, bytes }) => writeln!(
-                f,
-                "first bad byte: {offset} of {file}: the last write was not finished before a crash and nothing \
-                 depends on it; the next start cuts off {bytes} bytes"
-            )?,
+            Verdict::Clean | Verdict::TornTail => {}
+            Verdict::DamagedSnapshot => self.write_what_stands_in(f)?,
             Verdict::Rot(BirthError::Wal(WalError::Corrupt { file, offset, what, repair })) => {
                 writeln!(f, "first bad byte: {offset} of {file}: {what}")?;
                 writeln!(f, "repair: {repair}")?;
             }
+            Verdict::Rot(BirthError::Wal(gap) | BirthError::DamagedSnapshot { gap, .. }) => match gap {
+                WalError::Gap { what, repair, .. } => {
+                    writeln!(f, "entries are missing: {what}")?;
+                    writeln!(f, "repair: {repair}")?;
+                }
+                error => writeln!(f, "{error}")?,
+            },
             Verdict::Rot(error) | Verdict::Refused(error) => writeln!(f, "{error}")?,
+        }
+        if let Some(TornEnd { file, offset, bytes }) = &self.torn {
+            writeln!(
+                f,
+                "first bad byte: {offset} of {file}: the last write was not finished before a crash and nothing \
+                 depends on it; the next start cuts off {bytes} bytes"
+            )?;
         }
         if let Some(identity) = &self.identity {
             let cluster = identity.cluster_id.map_or("none yet".to_owned(), |id| id.to_string());
             let (name, member) = (&identity.node_id, identity.member_id);
             writeln!(f, "node: {name}, member {member}, cluster {cluster}")?;
         }
-        if let Some((name, keys, warnings)) = &self.snapshot {
-            warnings.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))?;
+        if let Some((name, keys)) = &self.snapshot {
             writeln!(f, "snapshot: {name}, through {}, {keys} keys", name.position())?;
         }
         let Some(log) = &self.log else { return Ok(()) };

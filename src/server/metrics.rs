@@ -104,6 +104,7 @@ fn batches(out: &mut Out<'_>, counters: &Counters) -> fmt::Result {
     let durations = [
         ("dkv_log_sync", "Writing and syncing one batch of the log", &counters.log_sync),
         ("dkv_apply", "Applying one batch of committed entries", &counters.apply),
+        ("dkv_snapshot", "Writing one snapshot of the state", &counters.snapshot),
     ];
     for (name, help, histogram) in durations {
         let mut metric = out.0.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;

@@ -170,43 +170,45 @@ fn name_snapshot(disk: &Arc<dyn Disk>, from: &str, name: SnapshotName) -> Result
     disk.sync_dir().map_err(SnapshotError::io(disk, "", "sync"))
 }
 
-/// The state to start from.
-#[derive(Debug)]
+/// The state to start from, as far as snapshots have it.
+#[derive(Debug, Default)]
 pub struct Chosen {
-    /// The snapshot it comes from.
-    pub name: SnapshotName,
-    /// What that says of itself.
-    pub header: SnapshotHeader,
-    /// The state.
-    pub kv: Kv,
-    /// Index of the newest snapshot there is, whole or not: what this member has vouched for. The log must reach it.
+    /// The newest whole snapshot: what it says of itself, and the state in it. `None` when there is no whole one: then the
+    /// log must begin with the first entry.
+    pub state: Option<(SnapshotHeader, Kv)>,
+    /// Index of the newest snapshot there is, whole or not, 0 for none: what this member has vouched for. The log must
+    /// reach it.
     pub reach: Index,
-    /// Newer snapshots that are damaged. To be [set aside](set_aside) once the log has been found to cover them.
-    pub damaged: Vec<SnapshotName>,
-    /// For the operator: what is wrong with those.
-    pub warnings: Vec<String>,
+    /// Newer snapshots that are damaged, with what is wrong with each. To be [set aside](set_aside) once the log has been
+    /// found to cover them.
+    pub damaged: Vec<(SnapshotName, SnapshotError)>,
 }
 
-/// The newest whole snapshot; `None` when there is no snapshot at all. A damaged one is passed over with a warning for
-/// the one before it; whether that will do depends on the log, see [`Wal::open_behind`](super::wal::Wal::open_behind).
+impl Chosen {
+    /// Where the state ends; `0@0` when the log alone makes it.
+    pub fn last(&self) -> Position {
+        self.state.as_ref().map_or(Position::ZERO, |(header, _)| header.meta.last)
+    }
+}
+
+/// The newest whole snapshot. A damaged one is passed over for the one before it, or for none at all; whether that will do
+/// depends on the log, see [`Wal::open_behind`](super::wal::Wal::open_behind).
 ///
 /// # Errors
-/// None of them is whole, one comes from a newer version, or the file system refuses.
-pub fn choose(disk: &Arc<dyn Disk>) -> Result<Option<Chosen>, SnapshotError> {
+/// One comes from a newer version, or the file system refuses.
+pub fn choose(disk: &Arc<dyn Disk>) -> Result<Chosen, SnapshotError> {
     let snapshots = list(disk)?;
-    let Some(newest) = snapshots.first() else { return Ok(None) };
-    let (reach, mut damaged, mut warnings) = (newest.position().index, Vec::new(), Vec::new());
-    let mut first_error = None;
-    for &name in &snapshots {
+    let reach = snapshots.first().map_or(0, |newest| newest.position().index);
+    let mut chosen = Chosen { reach, ..Chosen::default() };
+    for name in snapshots {
         match load(disk, name) {
-            Ok((header, kv)) => return Ok(Some(Chosen { name, header, kv, reach, damaged, warnings })),
-            Err(error @ SnapshotError::Corrupt { .. }) => {
-                warnings.push(format!("{error}; trying the snapshot before it"));
-                damaged.push(name);
-                first_error.get_or_insert(error);
+            Ok(state) => {
+                chosen.state = Some(state);
+                break;
             }
+            Err(error @ SnapshotError::Corrupt { .. }) => chosen.damaged.push((name, error)),
             Err(error) => return Err(error),
         }
     }
-    Err(first_error.expect("there is a snapshot, and none is whole"))
+    Ok(chosen)
 }

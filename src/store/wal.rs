@@ -145,7 +145,7 @@ pub enum WalError {
         repair: &'static str,
     },
     /// Log and snapshot do not reach each other.
-    #[error("entries are missing between the log in {dir} and its snapshot: {what}. To repair: {repair}")]
+    #[error("entries are missing in {dir}: {what}. To repair: {repair}")]
     Gap {
         /// The directory.
         dir: String,

@@ -227,8 +227,13 @@ impl MachineDisk {
     fn check_refusal(&self, e: &BirthError) {
         let rot = self.rot.as_ref().expect("something has rotted");
         let Some(rotten) = SnapshotName::parse(&rot.file).filter(|_| self.is_watched) else { return };
-        let snapshots = self.disk.names().into_iter().filter_map(|name| SnapshotName::parse(&name));
-        for older in snapshots.map(SnapshotName::position).filter(|p| p.index < rotten.position().index) {
+        let names = self.disk.names();
+        let snapshots = names.iter().filter_map(|name| SnapshotName::parse(name)).map(SnapshotName::position);
+        // Until the log is cut it makes the whole state by itself.
+        let is_uncut =
+            names.iter().any(|name| name.starts_with("0000000000000001-") && name.ends_with(".wal"));
+        let stand_ins = snapshots.chain(is_uncut.then_some(Position::ZERO));
+        for older in stand_ins.filter(|p| p.index < rotten.position().index) {
             assert!(
                 self.durable.log_term_at(older.index) != Some(older.term) || !self.durable.is_joined(),
                 "P7: {}, and the snapshot through {older} does not stand in: {e}",
@@ -448,8 +453,7 @@ fn io_error(e: &BirthError) -> Option<ErrorKind> {
 pub(super) fn is_corrupt(e: &BirthError) -> bool {
     matches!(
         e,
-        BirthError::Wal(WalError::Corrupt { .. } | WalError::Gap { .. })
-            | BirthError::Snapshot(SnapshotError::Corrupt { .. })
+        BirthError::Wal(WalError::Corrupt { .. } | WalError::Gap { .. }) | BirthError::DamagedSnapshot { .. }
     )
 }
 

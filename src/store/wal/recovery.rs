@@ -138,7 +138,13 @@ pub(super) fn leads_to(
 ) -> Result<bool, WalError> {
     let (base, last) = (replay.base, replay.last());
     if base.index > snapshot.index {
-        let what = format!("it begins behind entry {base}, the snapshot ends with {snapshot}");
+        let what = match snapshot {
+            Position::ZERO => format!(
+                "the log begins behind entry {base}, and no whole snapshot holds what was before; if *.snapshot files \
+                 were moved away, bring them back"
+            ),
+            _ => format!("the log begins behind entry {base}, the snapshot ends with {snapshot}"),
+        };
         return Err(WalError::gap(disk, what));
     }
     let covered = usize::try_from(snapshot.index - base.index).unwrap_or(usize::MAX);
@@ -150,8 +156,8 @@ pub(super) fn leads_to(
     let end = if fits { last.index } else { snapshot.index };
     if end < reach {
         let what = format!(
-            "it ends with entry {last}, the snapshot with {snapshot}, but there is a damaged snapshot through index \
-             {reach}"
+            "the log ends with entry {last}, the newest whole snapshot with {snapshot}, and a damaged one went through \
+             index {reach}"
         );
         return Err(WalError::gap(disk, what));
     }

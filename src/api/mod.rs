@@ -1,0 +1,26 @@
+//! The client API's JSON types, header names and error codes, version 1. Server and client share them, so that each
+//! exists once.
+
+mod cluster;
+mod error;
+mod headers;
+mod list;
+mod record;
+mod snapshot;
+mod status;
+mod write;
+
+pub use cluster::{
+    ChangeReply, ClusterReply, HandOverReply, HandOverRequest, LeaderRef, MemberInfo, MembersReply, NewMember,
+};
+pub use error::{ErrorBody, ErrorCode, ErrorDetail, ErrorOutcome};
+pub use headers::{
+    CREATE_REVISION_HEADER, IDEMPOTENCY_KEY_HEADER, INDEX_HEADER, LEADER_HEADER, MAX_IDEMPOTENCY_KEY,
+    NODE_HEADER, REPLAYED_HEADER, REVISION_HEADER, SNAPSHOT_BYTES_HEADER, SNAPSHOT_CRC_HEADER,
+    VERSION_HEADER, is_idempotency_key,
+};
+pub use list::{DEFAULT_LIST_LIMIT, ListReply, MAX_LIST_BYTES, MAX_LIST_LIMIT};
+pub use record::{KeyValue, ListedRecord, Record};
+pub use snapshot::{MAX_SNAPSHOT_PIECE, SnapshotInfo, SnapshotReply, SnapshotsReply};
+pub use status::{LogLevelReply, PeerMode, PeerStatus, RoleName, StatusReply};
+pub use write::{DeleteReply, PutReply};

@@ -1,0 +1,235 @@
+//! The examples and tables behind the help of each command.
+
+/// A heading of the help's own kind. Clap takes the escape codes out again where there is no colour.
+macro_rules! heading {
+    ($text:literal) => {
+        concat!("\x1b[1m\x1b[4m", $text, "\x1b[0m\n")
+    };
+}
+
+pub(super) const MAIN_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli set greeting hello           store a value
+  dkv-cli get greeting                 print it
+  dkv-cli list                         print every key with its value
+  dkv-cli delete greeting              remove it
+  dkv-cli status                       see how the nodes are
+  dkv-cli member list                  and who they are
+  dkv-cli snapshot save dkv.backup     back everything up
+  dkv-cli verify                       see whether they keep their word
+  dkv-cli --endpoints 10.0.0.7:8081 status
+  export DKV_ENDPOINTS=10.0.0.7:8081,10.0.0.8:8081
+
+",
+    heading!("Exit codes:"),
+    "  0  done
+  1  there is no such key, or the condition does not hold; nothing changed
+  2  bad usage or refused input; nothing changed
+  3  unavailable; surely not done
+  4  outcome unknown; repeat the command with the --idempotency-key it names
+  5  snapshot: the file is damaged, or no backup; verify: what the clients saw was
+     not linearizable
+  6  verify: undecided, the check was given up
+
+",
+    heading!("Environment:"),
+    "  DKV_ENDPOINTS  the nodes to ask, unless --endpoints is given
+  NO_COLOR       when not empty, nothing is coloured"
+);
+
+pub(super) const SET_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli set greeting hello
+  dkv-cli set photo < photo.jpg        any bytes, from standard input
+  dkv-cli set note ''                  an empty value is a value
+  dkv-cli set -- -k -v                 a key and a value that begin with -
+  dkv-cli set lock me --if-absent      only one of many will get it
+  dkv-cli set count 8 --if-revision 41
+                                       only if nobody wrote it since
+
+  Revisions are what `dkv-cli get -o json` calls mod_revision."
+);
+
+pub(super) const GET_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli get greeting
+  dkv-cli get photo > photo.jpg        byte for byte
+  dkv-cli get greeting -o json         with its revisions
+  dkv-cli get greeting --revision 41   what it was then
+  dkv-cli get greeting --stale         also without a leader, perhaps old"
+);
+
+pub(super) const DELETE_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli delete greeting
+  dkv-cli delete lock --if-revision 41   only if nobody wrote it since"
+);
+
+pub(super) const LIST_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli list                         every key
+  dkv-cli list app/                    those that begin with app/
+  dkv-cli list --keys-only | wc -l     how many there are
+  dkv-cli list logs/ --order desc --limit 1
+                                       the last one
+  dkv-cli list --revision 41           what there was then
+  dkv-cli list -o json | jq -r '.kvs[].key'
+
+  A tab, a newline, any other unprintable byte is printed as \\x09, \\x0a, \\xNN,
+  and a backslash as \\\\, so that a line is always one key. `-o json` prints one
+  document; `cursor` in it says that --limit has left keys out."
+);
+
+pub(super) const STATUS_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli status
+  dkv-cli status -o json | jq -r '.cluster.leader.node_id'
+  watch -n 1 dkv-cli status
+
+",
+    heading!("Columns:"),
+    "  ROLE       leader, follower, candidate, pre_candidate; unborn before the
+             cluster's first start is complete
+  TERM       the node's term: it grows with every election
+  COMMIT     the last log entry that the node knows to be on a majority
+  APPLIED    the last log entry in its map
+  LAG        how many entries its map is behind the greatest COMMIT shown
+  REACHABLE  whether it answered within 2 seconds"
+);
+
+pub(super) const MEMBER_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli member list
+  dkv-cli member add n6 --raft-addr 10.0.0.6:18081 --http-addr 10.0.0.6:8081
+  dkv-cli member remove n2
+  dkv-cli member replace n3 n6 --raft-addr 10.0.0.6:18081 --http-addr 10.0.0.6:8081
+                                       n3's machine is lost, n6 takes its place
+  dkv-cli member replace n3 n3         n3's data is lost, its machine is not
+
+  One member at a time is added, promoted or removed. A change that would leave
+  fewer voters answering than a majority is refused. `dkv-cli help member add`
+  and so on say more."
+);
+
+pub(super) const MEMBER_ADD_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli member add n6 --raft-addr 10.0.0.6:18081 --http-addr 10.0.0.6:8081
+  dkv-cli member add n6 --raft-addr 10.0.0.6:18081 --http-addr 10.0.0.6:8081 \\
+      --learner                        a read replica
+  dkv-cli member add ... --timeout 600 gives you time to start it
+
+  Not needed for a node that is started with `dkv-server --join`: that adds
+  itself."
+);
+
+pub(super) const MEMBER_REPLACE_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli member replace n3 n6 --raft-addr 10.0.0.6:18081 --http-addr 10.0.0.6:8081
+                                       adds n6, waits until it votes, removes n3
+  dkv-cli member replace n3 n3 --timeout 600
+                                       removes n3; once it is started again with an
+                                       empty data_dir, adds it and waits until it
+                                       votes
+
+  Interrupted, it goes on where it was when it is run again."
+);
+
+pub(super) const TRANSFER_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli transfer                     to whoever is furthest
+  dkv-cli transfer n2
+
+  Nothing fails meanwhile: requests wait for the new leader. A node that is
+  stopped with SIGTERM does this by itself."
+);
+
+pub(super) const SNAPSHOT_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli snapshot save dkv.backup
+  dkv-cli snapshot status dkv.backup
+  dkv-server --config node1.yaml --restore dkv.backup"
+);
+
+pub(super) const SAVE_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli snapshot save dkv.backup
+  dkv-cli snapshot save /backups/dkv-$(date +%F).backup
+  dkv-cli --endpoints 10.0.0.7:8081 snapshot save dkv.backup
+                                       through this node first
+
+  The backup holds everything that was acknowledged before the command: keys,
+  their history as far as it is kept, idempotency keys. It is written to
+  FILE.part, verified whole, synced, and renamed. --timeout is for how long
+  nothing comes, so that a large store needs no larger one."
+);
+
+pub(super) const SNAPSHOT_STATUS_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli snapshot status dkv.backup
+  dkv-cli snapshot status dkv.backup -o json | jq .revision
+
+  Reads the whole file and loads it as a restore would: every checksum, the
+  order of the rows, their number, the hash of the state. It takes about the
+  memory of a node. The exit code is 5 when the file is damaged, and the text
+  names the place."
+);
+
+pub(super) const EXPORT_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli export                       every key, one JSON record a line
+  dkv-cli export app/ > app.jsonl
+  dkv-cli export app/ --file app.jsonl
+                                       whole or not at all
+  dkv-cli export --revision 41
+  dkv-cli export | jq -r .key
+
+  All lines show the store at one revision. Keys and values that are no text
+  are in key_base64 and value_base64. --timeout is for each page of keys."
+);
+
+pub(super) const IMPORT_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli import app.jsonl
+  dkv-cli import app.jsonl --prefix app/users/
+                                       only keys that begin so
+  dkv-cli import app.jsonl --if-absent
+                                       keys that exist stay as they are
+  dkv-cli export | dkv-cli --endpoints 10.0.0.7:8081 import -
+
+  Lines are those of `dkv-cli export`; key and value are enough. Every line of a
+  file is checked before the first key is stored. Standard input is checked line
+  by line while it is stored. --timeout is for each key. Lines with one and the
+  same key are stored in their order, others side by side."
+);
+
+pub(super) const VERIFY_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli verify                       half a minute
+  dkv-cli verify --seconds 600 --clients 32 --history run.jsonl
+                                       while nodes are killed and cut off
+  dkv-cli verify -o json | jq -r .verdict
+
+",
+    heading!("What it does:"),
+    "  Clients put, get, delete, compare and set, and list keys of their own below a
+  prefix that is used once, each through one node. Every answer is recorded with
+  the time of its call and its return, as one JSON object a line, and the record
+  is checked twice: against the order of the log that the answers name, and, with
+  no trust in that, by searching an order for each key. At the end the keys are
+  removed; those of an interrupted run stay below dkv-verify/.
+
+",
+    heading!("Exit codes:"),
+    "  0  linearizable
+  3  nothing was done: no node could serve
+  5  not linearizable: report it, with the history
+  6  undecided: the check was given up; try fewer clients or more keys"
+);
+
+pub(super) const COMPLETION_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  source <(dkv-cli completion bash)    for this shell
+  dkv-cli completion bash > ~/.local/share/bash-completion/completions/dkv-cli
+  dkv-cli completion zsh > \"${fpath[1]}/_dkv-cli\"
+  dkv-cli completion fish > ~/.config/fish/completions/dkv-cli.fish"
+);

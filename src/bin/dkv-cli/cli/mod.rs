@@ -1,0 +1,231 @@
+//! The command line: what can be written, and the help that says so. The man pages are made from it too.
+
+mod help;
+mod member;
+mod options;
+mod snapshot;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueHint};
+
+use help::{
+    COMPLETION_HELP, DELETE_HELP, EXPORT_HELP, GET_HELP, IMPORT_HELP, LIST_HELP, MAIN_HELP, MEMBER_HELP,
+    SET_HELP, SNAPSHOT_HELP, STATUS_HELP, TRANSFER_HELP, VERIFY_HELP,
+};
+use options::seconds;
+
+pub use member::Member;
+pub use options::{Format, Order, Read, SetCondition, Shell, Write};
+pub use snapshot::Snapshot;
+
+/// The nodes of `make cluster`.
+const DEFAULT_ENDPOINTS: &str = "127.0.0.1:8081,127.0.0.1:8082,127.0.0.1:8083,127.0.0.1:8084,127.0.0.1:8085";
+
+/// Reads and writes the keys of a dkv cluster.
+///
+/// Finds the leader by itself, tries other nodes when one does not answer, and repeats a write only under its
+/// idempotency key, so that it never takes effect twice.
+#[derive(Parser)]
+#[command(name = "dkv-cli", version, max_term_width = 80, after_long_help = MAIN_HELP)]
+#[command(subcommand_value_name = "COMMAND")]
+#[command(after_help = "`dkv-cli --help` says more; `dkv-cli help COMMAND` has examples.")]
+pub struct Cli {
+    /// Nodes to ask, host:port, with commas between them.
+    ///
+    /// One suffices while it is up: the client finds the others by itself. By default the five of `make cluster`, 127.0.0.1:8081 to
+    /// 127.0.0.1:8085.
+    #[arg(
+        long,
+        visible_alias = "nodes",
+        env = "DKV_ENDPOINTS",
+        hide_env_values = true,
+        value_name = "NODES",
+        value_hint = ValueHint::Other,
+        value_delimiter = ',',
+        default_value = DEFAULT_ENDPOINTS,
+        hide_default_value = true,
+        global = true,
+        help_heading = "Global options"
+    )]
+    pub endpoints: Vec<String>,
+
+    /// For the whole command with all its attempts.
+    ///
+    /// At most 3600; fractions are allowed.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_hint = ValueHint::Other,
+        default_value = "10",
+        value_parser = seconds,
+        global = true,
+        help_heading = "Global options"
+    )]
+    pub timeout: Duration,
+
+    /// What to print.
+    #[arg(
+        short,
+        long,
+        value_name = "FORM",
+        value_enum,
+        default_value_t = Format::Plain,
+        global = true,
+        help_heading = "Global options"
+    )]
+    pub output: Format,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Store a value under a key; prints OK.
+    #[command(after_long_help = SET_HELP)]
+    Set {
+        /// The key, any bytes.
+        #[arg(value_hint = ValueHint::Other)]
+        key: OsString,
+        /// The value; `-`, or nothing, takes it from standard input, byte for byte.
+        #[arg(allow_negative_numbers = true, value_hint = ValueHint::Other)]
+        value: Option<OsString>,
+        /// Conditions.
+        #[command(flatten)]
+        condition: SetCondition,
+        /// How the write is named.
+        #[command(flatten)]
+        write: Write,
+    },
+    /// Print the value of a key, byte for byte.
+    ///
+    /// A newline follows only when standard output is a terminal. The value is the newest one that was acknowledged,
+    /// unless --stale or --revision says otherwise.
+    #[command(after_long_help = GET_HELP)]
+    Get {
+        /// The key.
+        #[arg(value_hint = ValueHint::Other)]
+        key: OsString,
+        /// When it is read.
+        #[command(flatten)]
+        read: Read,
+    },
+    /// Remove a key; prints OK, or says that it was not there.
+    ///
+    /// Removing a key that is not there changes nothing and has the exit code 1.
+    #[command(after_long_help = DELETE_HELP)]
+    Delete {
+        /// The key.
+        #[arg(value_hint = ValueHint::Other)]
+        key: OsString,
+        /// Only if the key's modification revision is N.
+        #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
+        if_revision: Option<u64>,
+        /// How the write is named.
+        #[command(flatten)]
+        write: Write,
+    },
+    /// Print keys with their values, one per line, a tab between them.
+    ///
+    /// In the order of the keys' bytes. All lines show the store at one and the same revision, however many there are.
+    #[command(after_long_help = LIST_HELP)]
+    List {
+        /// Only keys that begin with this.
+        #[arg(value_hint = ValueHint::Other)]
+        prefix: Option<OsString>,
+        /// Print the keys alone, without tab and value.
+        #[arg(long)]
+        keys_only: bool,
+        /// Print at most N keys.
+        #[arg(long, value_name = "N", value_hint = ValueHint::Other, value_parser = clap::value_parser!(u64).range(1..))]
+        limit: Option<u64>,
+        /// The first key first, or the last.
+        #[arg(long, value_enum, value_name = "ORDER", default_value_t = Order::Asc)]
+        order: Order,
+        /// When it is read.
+        #[command(flatten)]
+        read: Read,
+    },
+    /// Show each node: role, term, commit, applied, lag, reachable.
+    #[command(after_long_help = STATUS_HELP)]
+    Status,
+    /// Show and change the members of the cluster, one at a time.
+    #[command(after_long_help = MEMBER_HELP, arg_required_else_help = true)]
+    Member {
+        /// What to do.
+        #[command(subcommand)]
+        command: Member,
+    },
+    /// Hand the leadership over to another node; prints who leads then.
+    #[command(after_long_help = TRANSFER_HELP)]
+    Transfer {
+        /// Who is to lead; by default the node whose log has come furthest.
+        #[arg(value_name = "NODE")]
+        to: Option<String>,
+    },
+    /// Back the store up, and look at backups.
+    #[command(subcommand, after_long_help = SNAPSHOT_HELP)]
+    Snapshot(Snapshot),
+    /// Print keys with their values as JSON, one record a line.
+    ///
+    /// All of them at one and the same revision.
+    #[command(after_long_help = EXPORT_HELP)]
+    Export {
+        /// Only keys that begin with this.
+        #[arg(value_hint = ValueHint::Other)]
+        prefix: Option<OsString>,
+        /// Write to this file instead of standard output: whole or not at all.
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: Option<PathBuf>,
+        /// Replace the file if it exists.
+        #[arg(long, requires = "file")]
+        force: bool,
+        /// Read the store as it was at revision N.
+        #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
+        revision: Option<u64>,
+    },
+    /// Store the keys of an export.
+    #[command(after_long_help = IMPORT_HELP)]
+    Import {
+        /// The file; `-`, or nothing, takes standard input.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: Option<PathBuf>,
+        /// Only keys that begin with this.
+        #[arg(long, value_name = "PREFIX", value_hint = ValueHint::Other)]
+        prefix: Option<OsString>,
+        /// Leave keys that exist as they are.
+        #[arg(long)]
+        if_absent: bool,
+    },
+    /// Check a live cluster: do concurrent clients see one store?
+    ///
+    /// Writes to keys of its own and removes them. Every read must show the newest write that was acknowledged, and all
+    /// answers together must fit one order.
+    #[command(after_long_help = VERIFY_HELP)]
+    Verify {
+        /// For how long.
+        #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+        seconds: u64,
+        /// How many clients at once.
+        #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=256))]
+        clients: u64,
+        /// On how many keys at a time.
+        #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=500))]
+        keys: u64,
+        /// Where the history goes; by default a new file here, dkv-history-*.jsonl.
+        #[arg(long, value_name = "FILE")]
+        history: Option<PathBuf>,
+    },
+    /// Print the script by which a shell completes dkv-cli commands.
+    #[command(after_long_help = COMPLETION_HELP)]
+    Completion {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+}

@@ -1,0 +1,76 @@
+//! What several commands take, and the words that options choose from.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum, ValueHint};
+
+/// The form of the output.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Text for people and simple scripts.
+    Plain,
+    /// The JSON of the API; errors too, on standard error.
+    Json,
+}
+
+/// The order of a list.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Order {
+    /// By ascending key.
+    Asc,
+    /// By descending key.
+    Desc,
+}
+
+/// Shells whose completion can be made.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Shell {
+    /// GNU bash.
+    Bash,
+    /// The Z shell.
+    Zsh,
+    /// The friendly interactive shell.
+    Fish,
+}
+
+/// How a read is made.
+#[derive(Args)]
+pub struct Read {
+    /// Take what the asked node has at once, which may be old.
+    #[arg(long)]
+    pub stale: bool,
+    /// Read the store as it was at revision N.
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
+    pub revision: Option<u64>,
+}
+
+/// What must hold for a value to be stored.
+#[derive(Args)]
+pub struct SetCondition {
+    /// Only if the key's modification revision is N.
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other, conflicts_with = "if_absent")]
+    pub if_revision: Option<u64>,
+    /// Only if there is no such key.
+    #[arg(long)]
+    pub if_absent: bool,
+}
+
+/// How a write is made.
+#[derive(Args)]
+pub struct Write {
+    /// The name under which the cluster remembers the outcome.
+    ///
+    /// 1 to 64 of A-Z a-z 0-9 . _ ~ -. Repeating a write under the same name, soon after it, finds out whether it took effect, and makes it take
+    /// effect at most once. Without this option every command gets a name of its own.
+    #[arg(long, value_name = "NAME", value_hint = ValueHint::Other)]
+    pub idempotency_key: Option<String>,
+}
+
+/// Seconds on the command line: more than 0, at most an hour, fractions allowed.
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "write a number of seconds".to_owned())?;
+    if !(0.001..=3600.0).contains(&seconds) {
+        return Err("write 0.001 to 3600 seconds".to_owned());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
