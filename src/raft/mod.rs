@@ -7,7 +7,8 @@
 //! four families of methods, and there is nothing else:
 //!
 //! 1. **getters** show what it knows;
-//! 2. **commands** ask it for something: [`Raft::propose`], [`Raft::read_index`];
+//! 2. **commands** ask it for something: [`Raft::propose`], [`Raft::read_index`],
+//!    [`Raft::change_membership`], [`Raft::transfer_leadership`];
 //! 3. **inbound** `handle_*` tell it what happened: an RPC arrived, an RPC brought a result, the disk or the state machine
 //!    has come so far, time has passed;
 //! 4. **outbound** `poll_*` ask it what is to be done: send to this peer, write, apply, answer these reads, wait until then.
@@ -21,10 +22,14 @@
 //! | `types.rs`, `entry.rs`, `message.rs` | the data: positions, entries and their frame, RPCs, tickets |
 //! | `log.rs`, `progress.rs`, `membership.rs`, `quorum.rs` | the log in memory, a leader's view of a peer, who votes, majorities |
 //! | `core.rs`, `role.rs` | the state of Figure 2, the roles, the term rule, what all chapters share |
+//! | `getters.rs` | what can be seen of it |
 //! | `watermarks.rs` | what others wait on: whom an update wakes |
 //! | `election.rs` | votes, pre-votes, stickiness, check-quorum (paper §5.2, §5.4.1; thesis §9.6, §4.2.3, §6.2) |
 //! | `replication.rs` | AppendEntries on both sides, back-tracking, commit (paper §5.3, §5.4.2) |
 //! | `read.rs` | ReadIndex (thesis §6.4) |
+//! | `snapshot.rs` | when the state is saved, what of the log may go, who is sent a snapshot and who takes it (paper §7, Figure 13) |
+//! | `change.rs` | changes of the membership, one server at a time; learners and their promotion (thesis §4.1, §4.2) |
+//! | `hand_over.rs` | leadership transfer (thesis §3.10) |
 //! | `write.rs` | what must reach the disk, and the replies that wait for it |
 //! | `invariants.rs` | what must hold at every moment |
 //! | `note.rs` | what was decided and why, for the node to log |
@@ -43,6 +48,8 @@
 //! | leaders: commit by counting the own term | `Raft::advance_leader_commit` |
 //! | RequestVote 1-2 | [`Raft::handle_request_vote`] |
 //! | AppendEntries 1-5 | [`Raft::handle_append_entries`] |
+//! | Figure 13: InstallSnapshot 1, 5 | [`Raft::handle_install_snapshot`] |
+//! | Figure 13: InstallSnapshot 6-8 | [`Raft::handle_snapshot_received`] |
 //!
 //! # Time and the disk
 //!
@@ -67,6 +74,7 @@ mod change;
 mod core;
 mod election;
 mod entry;
+mod getters;
 mod hand_over;
 mod invariants;
 mod log;

@@ -1,0 +1,143 @@
+use super::*;
+use proptest::prelude::*;
+
+fn full() -> Command {
+    Command {
+        op: Op::Put { key: b"k".to_vec(), value: b"vw".to_vec() },
+        condition: Some(Condition::ModRevision(7)),
+        idempotency: Some(Idempotency { key: "id".into(), request_hash: 0x0102 }),
+        wall_ms: 0x0a0b,
+        actor: "me".into(),
+    }
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        any::<(Vec<u8>, Vec<u8>)>().prop_map(|(key, value)| Op::Put { key, value }),
+        any::<Vec<u8>>().prop_map(|key| Op::Delete { key }),
+    ]
+}
+
+fn any_condition() -> impl Strategy<Value = Option<Condition>> {
+    prop_oneof![
+        Just(None),
+        any::<u64>().prop_map(|n| Some(Condition::ModRevision(n))),
+        Just(Some(Condition::Exists)),
+        Just(Some(Condition::Absent)),
+    ]
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    let idempotency = proptest::option::of(
+        ("[A-Za-z0-9._~-]{0,64}", any::<u128>())
+            .prop_map(|(key, request_hash)| Idempotency { key, request_hash }),
+    );
+    (any_op(), any_condition(), idempotency, any::<u64>(), any::<String>()).prop_map(
+        |(op, condition, idempotency, wall_ms, actor)| Command { op, condition, idempotency, wall_ms, actor },
+    )
+}
+
+#[test]
+fn encode_writes_the_documented_bytes() {
+    let mut want = vec![1, 1, 1, 1];
+    want.extend_from_slice(&[0x0b, 0x0a, 0, 0, 0, 0, 0, 0]);
+    want.extend_from_slice(&[7, 0, 0, 0, 0, 0, 0, 0]);
+    want.extend_from_slice(&[2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    want.extend_from_slice(&[2, b'i', b'd', 2, 0, b'm', b'e', 1, 0, 0, 0, b'k', 2, 0, 0, 0, b'v', b'w']);
+    assert_eq!(full().encode(), want);
+
+    let delete = Command {
+        op: Op::Delete { key: b"k".to_vec() },
+        condition: None,
+        idempotency: None,
+        wall_ms: 0,
+        actor: String::new(),
+    };
+    assert_eq!(delete.encode(), [1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, b'k']);
+}
+
+#[test]
+fn decode_names_what_is_wrong() {
+    let good = full().encode();
+    let with = |at: usize, byte: u8| {
+        let mut bytes = good.clone();
+        bytes[at] = byte;
+        Command::decode(&bytes)
+    };
+    assert_eq!(with(0, 2), Err(CommandError::Version(2)));
+    assert_eq!(with(1, 3), Err(CommandError::Unknown { field: "op", value: 3 }));
+    assert_eq!(with(2, 4), Err(CommandError::Unknown { field: "condition", value: 4 }));
+    assert_eq!(with(3, 2), Err(CommandError::Unknown { field: "idempotent", value: 2 }));
+    assert_eq!(with(37, 0xff), Err(CommandError::Text("idempotency")));
+    assert_eq!(with(41, 0xff), Err(CommandError::Text("actor")));
+    assert_eq!(with(46, 0xff), Err(CommandError::Short("key")));
+    let mut longer = good.clone();
+    longer.push(0);
+    assert_eq!(Command::decode(&longer), Err(CommandError::Trailing(1)));
+}
+
+#[test]
+fn request_hash_is_the_same_for_ever() {
+    let put = Op::Put { key: b"k".to_vec(), value: b"v".to_vec() };
+    let delete = Op::Delete { key: b"k".to_vec() };
+    const WANT: [&str; 3] = [
+        "d38d5c7d45a0a9a7f13f3a7c25dbee44",
+        "38b667ed5844f3c442fd4acc812d53eb",
+        "26a603d0fab454886118c5f90158192f",
+    ];
+    let hashes = [
+        request_hash(&put, None),
+        request_hash(&put, Some(Condition::ModRevision(3))),
+        request_hash(&delete, Some(Condition::Exists)),
+    ];
+    assert_eq!(hashes.map(|h| format!("{h:032x}")), WANT);
+}
+
+#[test]
+fn request_hash_tells_requests_apart() {
+    let put = |key: &[u8], value: &[u8]| Op::Put { key: key.to_vec(), value: value.to_vec() };
+    let requests = [
+        (put(b"ab", b"c"), None),
+        (put(b"a", b"bc"), None),
+        (put(b"ab", b""), None),
+        (Op::Delete { key: b"ab".to_vec() }, None),
+        (put(b"ab", b"c"), Some(Condition::Exists)),
+        (put(b"ab", b"c"), Some(Condition::Absent)),
+        (put(b"ab", b"c"), Some(Condition::ModRevision(0))),
+        (put(b"ab", b"c"), Some(Condition::ModRevision(1))),
+    ];
+    let hashes: std::collections::BTreeSet<u128> =
+        requests.iter().map(|(op, condition)| request_hash(op, *condition)).collect();
+    assert_eq!(hashes.len(), requests.len());
+}
+
+proptest! {
+    #[test]
+    fn decode_is_the_inverse_of_encode(command in any_command()) {
+        let bytes = command.encode();
+        prop_assert_eq!(bytes.capacity() - bytes.len() <= 16, true, "one allocation, close to exact");
+        prop_assert_eq!(Command::decode(&bytes), Ok(command));
+    }
+
+    #[test]
+    fn decode_refuses_every_cut(command in any_command(), cut: usize) {
+        let bytes = command.encode();
+        let is_short = matches!(Command::decode(&bytes[..cut % bytes.len()]), Err(CommandError::Short(_)));
+        prop_assert!(is_short);
+    }
+
+    #[test]
+    fn decode_takes_arbitrary_bytes_without_panic(bytes: Vec<u8>) {
+        let _ = Command::decode(&bytes);
+    }
+
+    #[test]
+    fn decode_has_one_byte_form_per_command(command in any_command(), at: usize, byte: u8) {
+        let mut bytes = command.encode();
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        if let Ok(other) = Command::decode(&bytes) {
+            prop_assert_eq!(other.encode(), bytes);
+        }
+    }
+}
