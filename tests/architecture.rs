@@ -474,6 +474,29 @@ fn named_tests(text: &str) -> Vec<(&str, &str)> {
     parts.filter_map(|(name, rest)| Some((name, rest.split_once(')')?.0))).collect()
 }
 
+/// The files that a document links to, as seen from its own directory.
+fn linked_files(text: &str) -> impl Iterator<Item = &str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#', ' ']).next());
+    targets.filter(|target| !target.is_empty() && !target.contains("://"))
+}
+
+#[test]
+fn every_file_that_the_documents_link_to_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let mut links = 0;
+    for document in docs.chain([root.join("README.md")]).filter(|p| p.extension().is_some_and(|e| e == "md"))
+    {
+        let text = fs::read_to_string(&document).unwrap();
+        for target in linked_files(&text) {
+            links += 1;
+            let path = document.parent().unwrap().join(target);
+            assert!(path.exists(), "{} links to {target}, which is not there", document.display());
+        }
+    }
+    assert!(links > 50, "only {links} links");
+}
+
 #[test]
 fn every_test_that_the_documents_name_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
