@@ -163,6 +163,19 @@ fn cluster_says_the_death_of_one_node_and_goes_on() {
     wait_gone(&pids);
 }
 
+/// Said how to start a removed member again, which can only end so again.
+#[test]
+fn cluster_does_not_advise_to_start_again_what_was_refused() {
+    let mut cluster = start(5, "case $2 in *n2.yaml) exit 4;; esac\necho pid $$\nexec cat > /dev/null\n");
+    let line = cluster.line("ended");
+    assert!(
+        line.starts_with("dkv: n2 ended (exit code 4); the others go on. Its last line says why"),
+        "{line}"
+    );
+    cluster.signal(Signal::TERM);
+    assert_eq!(cluster.end().code(), Some(0));
+}
+
 #[test]
 fn cluster_kills_at_the_end_of_its_patience_what_ignores_signals() {
     let mut cluster = start(4, "trap '' TERM INT\necho pid $$\nwhile read line; do :; done\n");

@@ -273,6 +273,12 @@ impl Cluster {
             self.stop(Signal::TERM);
             return;
         }
+        if let Some(3 | 4) = status.code() {
+            // Its data or its identity was refused: started again as it is, it would end so again.
+            let text =
+                format!("{node_id} ended ({how}); the others go on. Its last line says why, and what to do");
+            return self.terminal.say(&text);
+        }
         let program = std::env::args().next().unwrap_or_else(|| "dkv-server".to_owned());
         let again = format!("{program} --config {}", file.display());
         self.terminal.say(&format!("{node_id} ended ({how}); the others go on. To start it again: {again}"));
