@@ -166,7 +166,7 @@ fn cluster_says_the_death_of_one_node_and_goes_on() {
 /// Said how to start a removed member again, which can only end so again.
 #[test]
 fn cluster_does_not_advise_to_start_again_what_was_refused() {
-    let mut cluster = start(5, "case $2 in *n2.yaml) exit 4;; esac\necho pid $$\nexec cat > /dev/null\n");
+    let mut cluster = start(10, "case $2 in *n2.yaml) exit 4;; esac\necho pid $$\nexec cat > /dev/null\n");
     let line = cluster.line("ended");
     assert!(
         line.starts_with("dkv: n2 ended (exit code 4); the others go on. Its last line says why"),
