@@ -19,6 +19,9 @@ const REST_PER_WORK: u32 = 3;
 /// No rest is longer, however long the disk has made a page take.
 const LONGEST_REST: Duration = Duration::from_millis(50);
 
+/// So long after a write was applied another one is expected: several pages fit between two batches.
+const BUSY_FOR: Duration = Duration::from_millis(100);
+
 /// The thread.
 pub(super) fn run(node: &Arc<Node>) {
     let mut not_before = Time(0);
@@ -87,7 +90,7 @@ fn take(node: &Arc<Node>) -> Result<Option<SnapshotFile>, SnapshotError> {
 }
 
 fn write(node: &Arc<Node>, view: View) -> Result<Option<SnapshotWriter>, SnapshotError> {
-    let mut pace = Pace { applied: view.header().meta.last };
+    let mut pace = Pace { applied: view.header().meta.last, busy_until: Instant::now() + BUSY_FOR };
     let mut writer = SnapshotWriter::create(node.disk.clone(), view)?;
     loop {
         let began = Instant::now();
@@ -102,7 +105,7 @@ fn write(node: &Arc<Node>, view: View) -> Result<Option<SnapshotWriter>, Snapsho
             return Ok(Some(writer));
         }
         // Not under the store's lock: nobody waits for somebody who rests.
-        thread::sleep(pace.rest(applied, began.elapsed()));
+        thread::sleep(pace.rest(applied, began.elapsed(), Instant::now()));
     }
 }
 
@@ -110,13 +113,17 @@ fn write(node: &Arc<Node>, view: View) -> Result<Option<SnapshotWriter>, Snapsho
 struct Pace {
     /// What was applied when the last page was taken.
     applied: Position,
+    /// Until when writes count as going on.
+    busy_until: Instant,
 }
 
 impl Pace {
     /// How long to rest after a page that took so long.
-    fn rest(&mut self, applied: Position, worked: Duration) -> Duration {
-        let is_idle = std::mem::replace(&mut self.applied, applied) == applied;
-        if is_idle { Duration::ZERO } else { LONGEST_REST.min(worked * REST_PER_WORK) }
+    fn rest(&mut self, applied: Position, worked: Duration, now: Instant) -> Duration {
+        if std::mem::replace(&mut self.applied, applied) != applied {
+            self.busy_until = now + BUSY_FOR;
+        }
+        if now < self.busy_until { LONGEST_REST.min(worked * REST_PER_WORK) } else { Duration::ZERO }
     }
 }
 
@@ -134,10 +141,12 @@ mod tests {
     #[test]
     fn pace_rests_while_writes_go_on_and_not_for_long() {
         let at = |index| Position::new(index, 1);
-        let (ms, mut pace) = (Duration::from_millis, Pace { applied: at(7) });
-        assert_eq!(pace.rest(at(7), ms(4)), Duration::ZERO, "nothing was applied");
-        assert_eq!(pace.rest(at(8), ms(4)), ms(12));
-        assert_eq!(pace.rest(at(8), ms(4)), Duration::ZERO, "nothing more");
-        assert_eq!(pace.rest(at(90), ms(4_000)), LONGEST_REST, "the disk stalled");
+        let (ms, began) = (Duration::from_millis, Instant::now());
+        let mut pace = Pace { applied: at(7), busy_until: began };
+        assert_eq!(pace.rest(at(7), ms(4), began), Duration::ZERO, "nothing was applied");
+        assert_eq!(pace.rest(at(8), ms(4), began), ms(12));
+        assert_eq!(pace.rest(at(8), ms(4), began + ms(99)), ms(12), "between two batches");
+        assert_eq!(pace.rest(at(8), ms(4), began + BUSY_FOR), Duration::ZERO, "nothing more");
+        assert_eq!(pace.rest(at(90), ms(4_000), began), LONGEST_REST, "the disk stalled");
     }
 }
