@@ -6,6 +6,7 @@
 //! backup that holds them. Sixteen writers overwrite random keys through the leader, each with one request outstanding.
 //! Each round measures four windows one after the other: no snapshot; one that the leader writes; no snapshot; one that
 //! all nodes write at once. `POST /v1/snapshots` makes a node write one, and its metrics say how long it took.
+//! The last column is the mean time of a sync of the leader's log.
 
 mod support;
 
@@ -43,8 +44,8 @@ fn main() -> io::Result<()> {
     let began = Instant::now();
     let backup = write_backup(dir.path(), keys as u64)?;
     let start = |n| {
-        // No snapshots but those that are asked for.
-        let extra = "snapshot_log_entries: 100000000\nsnapshot_log_bytes: 1000000000000\n\
+        // No snapshots but those that are asked for, and no election because the machine is busy.
+        let extra = "election_timeout_ms: 2000\nsnapshot_log_entries: 100000000\nsnapshot_log_bytes: 1000000000000\n\
                      request_timeout_ms: 60000\n";
         let config = addresses.write_config(dir.path(), n, extra)?;
         let mut command = Program::new(&program);
@@ -61,20 +62,28 @@ fn main() -> io::Result<()> {
     let load = Load::start(&addresses.http(leader), writers, keys as u64);
     thread::sleep(QUIET);
     let mut windows = Vec::new();
+    let mut metrics = Connection::open(&addresses.http(leader))?;
     let all: Vec<usize> = (0..nodes).collect();
     let processes: Vec<&Process> = processes.iter().collect();
     let busy = Busy::look(&processes);
     for _ in 0..rounds {
         for who in [&[leader][..], &all] {
-            let began = Instant::now();
+            let (before, began) = (log_syncs(&mut metrics)?, Instant::now());
             thread::sleep(QUIET);
-            windows.push((Kind::Quiet(who.len() > 1), began, Instant::now()));
+            let (between, ended) = (log_syncs(&mut metrics)?, Instant::now());
+            windows.push(Window {
+                kind: Kind::Quiet(who.len() > 1),
+                began,
+                ended,
+                syncs: between.since(before),
+            });
             let (began, ended) = take_snapshots(&addresses, who)?;
-            windows.push((Kind::Snapshot(who.len() > 1), began, ended));
+            let syncs = log_syncs(&mut metrics)?.since(between);
+            windows.push(Window { kind: Kind::Snapshot(who.len() > 1), began, ended, syncs });
             thread::sleep(SETTLE);
         }
     }
-    let (own, others) = busy.since(&Busy::look(&processes));
+    let (own, others) = busy.until(&Busy::look(&processes));
     let answered = load.finish()?;
     if !is_leader(&addresses.http(leader)) {
         return Err(io::Error::other("another node leads by now: the figures say nothing"));
@@ -91,7 +100,30 @@ enum Kind {
     Snapshot(bool),
 }
 
-type Window = (Kind, Instant, Instant);
+struct Window {
+    kind: Kind,
+    began: Instant,
+    ended: Instant,
+    /// Those of the leader, about meanwhile.
+    syncs: LogSyncs,
+}
+
+/// How often a node has synced its log, and for how long all together.
+#[derive(Clone, Copy)]
+struct LogSyncs {
+    count: f64,
+    seconds: f64,
+}
+
+impl LogSyncs {
+    fn since(self, before: LogSyncs) -> LogSyncs {
+        LogSyncs { count: self.count - before.count, seconds: self.seconds - before.seconds }
+    }
+
+    fn mean_ms(self) -> f64 {
+        self.seconds * 1e3 / self.count
+    }
+}
 
 /// A backup of a store with so many keys, written in random order.
 fn write_backup(dir: &Path, keys: u64) -> io::Result<PathBuf> {
@@ -158,10 +190,23 @@ fn take_snapshots(addresses: &Arc<Addresses>, nodes: &[usize]) -> io::Result<(In
 
 /// How long a node has written snapshots, all together.
 fn seconds_of_snapshots(connection: &mut Connection) -> io::Result<f64> {
+    metrics(connection, ["dkv_snapshot_seconds_sum"]).map(|[seconds]| seconds)
+}
+
+fn log_syncs(connection: &mut Connection) -> io::Result<LogSyncs> {
+    let [count, seconds] = metrics(connection, ["dkv_log_sync_seconds_count", "dkv_log_sync_seconds_sum"])?;
+    Ok(LogSyncs { count, seconds })
+}
+
+fn metrics<const N: usize>(connection: &mut Connection, names: [&str; N]) -> io::Result<[f64; N]> {
     let body = connection.demand("GET", "/metrics", b"")?;
     let text = String::from_utf8_lossy(&body);
-    let sum = text.lines().find_map(|line| line.strip_prefix("dkv_snapshot_seconds_sum "));
-    sum.and_then(|sum| sum.parse().ok()).ok_or_else(|| io::Error::other("no dkv_snapshot_seconds_sum"))
+    let mut values = [0.0; N];
+    for (name, value) in names.iter().zip(&mut values) {
+        let found = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        *value = found.ok_or_else(|| io::Error::other(format!("the metrics have no {name}")))?;
+    }
+    Ok(values)
 }
 
 /// One answered write: when it was sent, and when it was answered.
@@ -212,10 +257,12 @@ struct Seen {
     p50_ms: f64,
     p99_ms: f64,
     longest_ms: f64,
+    sync_ms: f64,
 }
 
 /// Of the writes that were under way at any time in the window.
-fn see(answered: &[Answered], (_, began, ended): &Window) -> Seen {
+fn see(answered: &[Answered], window: &Window) -> Seen {
+    let Window { began, ended, .. } = window;
     let during = answered.iter().filter(|(sent, answered)| sent < ended && answered > began);
     let mut took: Vec<f64> = during.map(|(sent, answered)| (*answered - *sent).as_secs_f64() * 1e3).collect();
     took.sort_by(f64::total_cmp);
@@ -228,16 +275,20 @@ fn see(answered: &[Answered], (_, began, ended): &Window) -> Seen {
         p50_ms: at(50),
         p99_ms: at(99),
         longest_ms: at(100),
+        sync_ms: window.syncs.mean_ms(),
     }
 }
 
 fn report(answered: &[Answered], windows: &[Window]) {
     let mut by_kind: BTreeMap<Kind, Vec<Seen>> = BTreeMap::new();
     for window in windows {
-        by_kind.entry(window.0).or_default().push(see(answered, window));
+        by_kind.entry(window.kind).or_default().push(see(answered, window));
     }
     println!("medians over the rounds:");
-    println!("{:<34} {:>9} {:>9} {:>9} {:>9} {:>9}", "window", "lasts", "writes/s", "p50", "p99", "longest");
+    println!(
+        "{:<34} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "window", "lasts", "writes/s", "p50", "p99", "longest", "log sync"
+    );
     for all in [false, true] {
         let who = if all { "all nodes" } else { "the leader" };
         let of = |kind, what: fn(&Seen) -> f64| median(by_kind[&kind].iter().map(what).collect());
@@ -246,12 +297,13 @@ fn report(answered: &[Answered], windows: &[Window]) {
         {
             let text = if kind == Kind::Quiet(all) { text.to_owned() } else { format!("{text} {who}") };
             println!(
-                "{text:<34} {:>7.2} s {:>9.0} {:>6.2} ms {:>6.2} ms {:>6.1} ms",
+                "{text:<34} {:>7.2} s {:>9.0} {:>6.2} ms {:>6.2} ms {:>6.1} ms {:>6.2} ms",
                 of(kind, |s| s.seconds),
                 of(kind, |s| s.per_second),
                 of(kind, |s| s.p50_ms),
                 of(kind, |s| s.p99_ms),
                 of(kind, |s| s.longest_ms),
+                of(kind, |s| s.sync_ms),
             );
         }
         // Each snapshot next to the window before it: what slows the whole machine slows both.

@@ -123,7 +123,7 @@ impl Connection {
         self.stream.read_line(&mut line)?;
         let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.ok_or_else(|| io::Error::other(format!("no answer of HTTP: {line:?}")))?;
-        let mut length = 0;
+        let (mut length, mut is_chunked) = (0, false);
         loop {
             line.clear();
             self.stream.read_line(&mut line)?;
@@ -131,12 +131,23 @@ impl Connection {
                 Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
                     length = value.trim().parse().map_err(io::Error::other)?;
                 }
-                Some(_) => {}
+                Some((name, _)) => is_chunked |= name.eq_ignore_ascii_case("transfer-encoding"),
                 None => break,
             }
         }
         let mut body = vec![0; length];
         self.stream.read_exact(&mut body)?;
+        while is_chunked {
+            line.clear();
+            self.stream.read_line(&mut line)?;
+            let length = usize::from_str_radix(line.trim_end(), 16).map_err(io::Error::other)?;
+            let start = body.len();
+            body.resize(start + length, 0);
+            self.stream.read_exact(&mut body[start..])?;
+            line.clear();
+            self.stream.read_line(&mut line)?;
+            is_chunked = length > 0;
+        }
         Ok((status, body))
     }
 
@@ -171,35 +182,37 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values[(values.len() - 1) / 2]
 }
 
-/// A look at how busy the machine's processors are, and how much of that is this program's and its processes' doing.
+/// A look at how busy the machine's processors have been, and how much of that was this program's and its processes'
+/// doing. Linux; elsewhere it sees nothing.
 pub struct Busy {
     at: Instant,
-    all: f64,
-    own: f64,
+    all_s: f64,
+    own_s: f64,
 }
 
 impl Busy {
     pub fn look(processes: &[&Process]) -> Busy {
-        // Without /proc nothing is known, and nothing is said.
         let read = |file: String| fs::read_to_string(file).unwrap_or_default();
-        let ticks = |fields: &[&str]| fields.iter().filter_map(|f| f.parse::<f64>().ok()).sum::<f64>();
+        let seconds = |fields: Option<&[&str]>| {
+            fields.into_iter().flatten().filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+        };
         let stat = read("/proc/stat".to_owned());
-        let all: Vec<&str> = stat.lines().next().unwrap_or_default().split_whitespace().skip(1).collect();
-        let idle = ticks(all.get(3..5).unwrap_or_default());
-        let pids = processes.iter().map(|p| p.child.id()).chain([std::process::id()]);
+        let all: Vec<&str> = stat.lines().next().unwrap_or_default().split_whitespace().collect();
+        let pids = processes.iter().map(|process| process.child.id()).chain([std::process::id()]);
         let own = pids.map(|pid| {
             let stat = read(format!("/proc/{pid}/stat"));
-            let fields: Vec<&str> =
-                stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split_whitespace().collect();
-            ticks(fields.get(11..13).unwrap_or_default())
+            let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split_whitespace();
+            seconds(fields.collect::<Vec<_>>().get(11..13))
         });
-        Busy { at: Instant::now(), all: ticks(all.get(..8).unwrap_or_default()) - idle, own: own.sum() }
+        // Of the fields behind the name the fourth and the fifth are idle time.
+        let all_s = seconds(all.get(1..9)) - seconds(all.get(4..6));
+        Busy { at: Instant::now(), all_s, own_s: own.sum() }
     }
 
-    /// How many processors were in use since then, by this program and its processes, and by others.
-    pub fn since(&self, now: &Busy) -> (f64, f64) {
-        let ticks = (now.at - self.at).as_secs_f64() * 100.0;
-        let own = (now.own - self.own) / ticks;
-        (own, ((now.all - self.all) / ticks - own).max(0.0))
+    /// How many processors were in use until `later`, by this program and its processes, and by others.
+    pub fn until(&self, later: &Busy) -> (f64, f64) {
+        let seconds = (later.at - self.at).as_secs_f64();
+        let own = (later.own_s - self.own_s) / seconds;
+        (own, ((later.all_s - self.all_s) / seconds - own).max(0.0))
     }
 }

@@ -177,6 +177,10 @@ impl Raft {
             notes_dropped: 0,
         };
         raft.arm_election_timer(now);
+        if raft.memberships.latest().voters().eq([raft.me()]) {
+            // Nobody else can lead: there is no leader to wait for.
+            raft.election_deadline = now;
+        }
         raft
     }
 

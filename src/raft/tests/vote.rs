@@ -246,3 +246,13 @@ fn handle_persisted_candidate_counts_its_vote_and_starts_its_timer() {
         RequestVoteRequest { term: 5, candidate: MemberId(1), last, pre_vote: false, transfer: false };
     assert_eq!(request, RpcRequest::RequestVote(expected));
 }
+
+#[test]
+fn new_sole_voter_waits_for_no_other_leader() {
+    let mut raft = member(1, 1);
+    assert_eq!(raft.poll_timeout(), Time(0));
+    raft.handle_timeout(Time(0));
+    sync(&mut raft, Time(0));
+    assert!(raft.is_leader());
+    assert!(member(1, 2).poll_timeout() > Time::from_millis(300), "another one may lead");
+}

@@ -9,7 +9,7 @@ use crate::store::disk::{Disk, DiskFile};
 use crate::store::kv::{Kv, View};
 
 /// Keys that one page looks at: what a reader of the store's lock may hold it for.
-const PAGE_KEYS: usize = 1_000;
+const PAGE_KEYS: usize = 500;
 
 /// Synced after so many bytes: little enough that a write of the log is never long behind it.
 const SYNC_BYTES: u64 = 1 << 20;
