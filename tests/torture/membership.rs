@@ -138,7 +138,10 @@ impl Nemesis<'_> {
                     self.report.flips_passed_over.fetch_add(1, Relaxed);
                     names_it
                 }
-                Allows::Anything => true,
+                Allows::Anything => {
+                    self.report.flips_harmless.fetch_add(1, Relaxed);
+                    true
+                }
             },
             _ => false,
         };

@@ -49,6 +49,17 @@ enum Goal {
     Transfer,
 }
 
+impl Goal {
+    /// Whether it speaks of who sits there.
+    fn names(self, n: usize) -> bool {
+        match self {
+            Goal::Remove(seat) | Goal::Renew(seat) | Goal::Promote(seat) => seat == n,
+            Goal::Replace(dead, new) => dead == n || new == n,
+            Goal::Transfer => false,
+        }
+    }
+}
+
 /// A command under way, or to be run again.
 struct Change {
     goal: Goal,
@@ -104,7 +115,10 @@ impl Operator {
 
     fn let_in(&mut self, cluster: &mut Cluster, is_learner: bool) -> Result<usize, String> {
         let now = Instant::now();
-        let free = cluster.seats.that(Stand::Absent).into_iter().find(|&n| self.free_at[n] <= now);
+        // A command that still runs would take the new member for the one that is gone.
+        let is_named = |n| self.changes.iter().any(|change| change.goal.names(n));
+        let mut absent = cluster.seats.that(Stand::Absent).into_iter();
+        let free = absent.find(|&n| self.free_at[n] <= now && !is_named(n));
         let n = free.ok_or("no seat was free")?;
         self.came_back[n] = false;
         cluster.begin_to_join(n, is_learner);
