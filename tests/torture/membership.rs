@@ -36,7 +36,6 @@ impl Nemesis<'_> {
     pub fn replace_dead(&mut self) -> Result<(), String> {
         self.quiet_with(LEAST_VOTERS)?;
         let dead = self.member(None);
-        self.cluster.kill(dead);
         self.operator.replace(self.cluster, dead)
     }
 
