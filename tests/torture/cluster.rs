@@ -272,6 +272,8 @@ impl Cluster {
     /// Empties the directory of a member that does not run. The directory itself may be a file system.
     pub fn wipe(&mut self, n: usize) {
         assert!(!self.runs(n), "{} runs", self.name(n));
+        // Who begins anew there is to vote, whatever the one before was at first.
+        self.learner[n] = false;
         let dir = self.data_dir(n);
         for entry in fs::read_dir(&dir).into_iter().flatten() {
             let path = entry.expect("an entry").path();

@@ -36,7 +36,6 @@ impl Nemesis<'_> {
     pub fn replace_dead(&mut self) -> Result<(), String> {
         self.quiet_with(LEAST_VOTERS)?;
         let dead = self.member(None);
-        self.cluster.kill(dead);
         self.operator.replace(self.cluster, dead)
     }
 
@@ -138,7 +137,10 @@ impl Nemesis<'_> {
                     self.report.flips_passed_over.fetch_add(1, Relaxed);
                     names_it
                 }
-                Allows::Anything => true,
+                Allows::Anything => {
+                    self.report.flips_harmless.fetch_add(1, Relaxed);
+                    true
+                }
             },
             _ => false,
         };

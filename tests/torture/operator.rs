@@ -49,6 +49,17 @@ enum Goal {
     Transfer,
 }
 
+impl Goal {
+    /// Whether it speaks of who sits there.
+    fn names(self, n: usize) -> bool {
+        match self {
+            Goal::Remove(seat) | Goal::Renew(seat) | Goal::Promote(seat) => seat == n,
+            Goal::Replace(dead, new) => dead == n || new == n,
+            Goal::Transfer => false,
+        }
+    }
+}
+
 /// A command under way, or to be run again.
 struct Change {
     goal: Goal,
@@ -102,10 +113,18 @@ impl Operator {
         Ok(())
     }
 
-    fn let_in(&mut self, cluster: &mut Cluster, is_learner: bool) -> Result<usize, String> {
+    /// A seat for a new member.
+    fn free_seat(&self, cluster: &Cluster) -> Result<usize, String> {
         let now = Instant::now();
-        let free = cluster.seats.that(Stand::Absent).into_iter().find(|&n| self.free_at[n] <= now);
-        let n = free.ok_or("no seat was free")?;
+        // A command that still runs would take the new member for the one that is gone.
+        let is_named = |n| self.changes.iter().any(|change| change.goal.names(n));
+        let mut absent = cluster.seats.that(Stand::Absent).into_iter();
+        let free = absent.find(|&n| self.free_at[n] <= now && !is_named(n));
+        free.ok_or_else(|| "no seat was free".to_owned())
+    }
+
+    fn let_in(&mut self, cluster: &mut Cluster, is_learner: bool) -> Result<usize, String> {
+        let n = self.free_seat(cluster)?;
         self.came_back[n] = false;
         cluster.begin_to_join(n, is_learner);
         cluster.spawn(n);
@@ -118,10 +137,12 @@ impl Operator {
         self.begin(cluster, Goal::Remove(n), vec!["member".into(), "remove".into(), cluster.name(n)]);
     }
 
-    /// The member, whose process does not run, is replaced by a new one on another seat.
+    /// The member dies for good, and a new one on another seat takes its place.
     pub fn replace(&mut self, cluster: &mut Cluster, dead: usize) -> Result<(), String> {
-        let new = self.let_in(cluster, false)?;
+        self.free_seat(cluster)?;
+        cluster.kill(dead);
         cluster.seats.set(dead, Stand::Leaving);
+        let new = self.let_in(cluster, false)?;
         let arguments = replace_arguments(cluster, dead, new);
         self.begin(cluster, Goal::Replace(dead, new), arguments);
         Ok(())

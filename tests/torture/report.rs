@@ -47,6 +47,8 @@ pub struct Report {
     pub flips_refused: AtomicU64,
     /// Flips in a snapshot that was passed over for an older one.
     pub flips_passed_over: AtomicU64,
+    /// Flips where nothing was ever written.
+    pub flips_harmless: AtomicU64,
     pub done: AtomicU64,
     pub not_done: AtomicU64,
     pub unknown: AtomicU64,
@@ -132,7 +134,7 @@ impl Report {
              members: {} commands ({} refused or too late, {} unknown): {} nodes joined ({} promoted), {} were removed, {} came back \
              without their data and were refused, {} replaced under another identity; {} transfers; {} times all agreed\n  \
              disks: {} snapshots saved, {} installed; {} bits flipped, {} of them refused, {} passed over for an older \
-             snapshot\n  \
+             snapshot, {} where nothing was written\n  \
              network: {} cuts, {} other faults, {} of {} messages hindered\n  \
              operations: {operations} ({}/s): {} done, {} not done, {} unknown; {} lists, {} retries\n  \
              checked: {} keys, {} operations; {} acknowledged writes read back at their revision ({} no more \
@@ -161,6 +163,7 @@ impl Report {
             get(&self.flips),
             get(&self.flips_refused),
             get(&self.flips_passed_over),
+            get(&self.flips_harmless),
             count(true),
             count(false),
             get(&self.messages_hindered),

@@ -67,7 +67,9 @@ pub fn flip(dir: &Path, mark: SyncedMark, must_be_refused: bool, rng: &mut Rng) 
     let (segments, snapshots) = (files(dir, ".wal")?, files(dir, ".snapshot")?);
     let mut regions = Vec::new();
     for file in &segments {
-        regions.extend(Segment::read(file)?.regions(mark));
+        let segment = Segment::read(file)?;
+        segment.check(mark)?;
+        regions.extend(segment.regions(mark));
     }
     for allows in [Allows::Refusal, Allows::Anything] {
         let of_kind: Vec<_> = regions.iter().filter(|region| region.3 == allows).collect();
@@ -147,6 +149,20 @@ impl<'a> Segment<'a> {
             used += usize::try_from(length).expect("a length that a member wrote");
         }
         Ok(Segment { file, sequence, length: bytes.len() as u64, used: used as u64 })
+    }
+
+    /// What is proven to have been synced was written: else this is not how a segment is laid out.
+    fn check(&self, mark: SyncedMark) -> io::Result<()> {
+        let least = match self.sequence.cmp(&mark.sequence) {
+            std::cmp::Ordering::Less => BLOCK_BYTES,
+            std::cmp::Ordering::Equal => mark.byte,
+            std::cmp::Ordering::Greater => 0,
+        };
+        if self.used >= least {
+            return Ok(());
+        }
+        let (file, used) = (self.file.display(), self.used);
+        Err(io::Error::other(format!("{file}: batches up to byte {used}, but {least} bytes are synced")))
     }
 
     fn regions(&self, mark: SyncedMark) -> Vec<Region<'a>> {

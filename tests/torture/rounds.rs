@@ -182,7 +182,9 @@ impl Run<'_> {
                     println!("torture: cannot keep everything in {}: {error}", kept.display());
                 }
                 self.failed(seed, n, &kept, &violations, &history);
-                break;
+                drop(cluster);
+                let _ = fs::remove_dir_all(&dir);
+                return;
             }
         }
         if let Err(why) = self.last_check(&mut cluster) {
