@@ -259,7 +259,7 @@ fn assert_refuses(cluster: &mut Cluster, victim: usize, path: &Path) {
     assert_eq!(cluster.put(leader, "after", "v").unwrap().status, 200);
 }
 
-/// Five nodes behind proxies that let the first `allowed` hand-overs of the founding entry through and drop the rest.
+/// Five nodes behind proxies that let the first `allowed` deliveries of the founding entry through and drop the rest.
 struct Founding {
     cluster: Cluster,
     allowed: Arc<AtomicUsize>,
@@ -277,8 +277,8 @@ fn founding(allowed: usize) -> Founding {
         .map(|n| {
             let (allowed, seen) = (allowed.clone(), seen.clone());
             let judge = move |path: &str, body: &[u8]| {
-                let is_hand_over = path == "/raft/found" && body.starts_with(b"{\"store\"");
-                if !is_hand_over {
+                let is_delivery = path == "/raft/found" && body.starts_with(b"{\"store\"");
+                if !is_delivery {
                     return true;
                 }
                 let before = allowed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |a| a.checked_sub(1));
@@ -294,15 +294,13 @@ fn founding(allowed: usize) -> Founding {
 }
 
 impl Founding {
-    /// Waits until more hand-overs were tried than let through, and kills the founder.
-    fn kill_founder_after(&mut self, hand_overs: usize) {
+    /// Waits until more deliveries were tried than let through, and kills the founder.
+    fn kill_founder_after(&mut self, deliveries: usize) {
         let seen = self.seen.clone();
-        wait_for("the hand-over that is dropped", || {
-            (seen.load(Ordering::SeqCst) > hand_overs).then_some(())
-        });
+        wait_for("the delivery that is dropped", || (seen.load(Ordering::SeqCst) > deliveries).then_some(()));
         self.cluster.kill(0);
         let born = (1..5).filter(|&n| self.cluster.status(n).is_some_and(|s| s["role"] != "unborn")).count();
-        assert!(born <= hand_overs, "{born} nodes are born after {hand_overs} hand-overs");
+        assert!(born <= deliveries, "{born} nodes are born after {deliveries} deliveries");
     }
 
     fn complete(&mut self) {
@@ -317,7 +315,7 @@ impl Founding {
 }
 
 #[test]
-fn founding_completes_after_the_founder_died_before_any_hand_over() {
+fn founding_completes_after_the_founder_died_before_any_delivery() {
     let mut founding = founding(0);
     founding.kill_founder_after(0);
     founding.cluster.spawn(0);
@@ -325,7 +323,7 @@ fn founding_completes_after_the_founder_died_before_any_hand_over() {
 }
 
 #[test]
-fn founding_completes_after_the_founder_died_after_one_hand_over() {
+fn founding_completes_after_the_founder_died_after_one_delivery() {
     let mut founding = founding(1);
     founding.kill_founder_after(1);
     founding.cluster.spawn(0);
@@ -333,7 +331,7 @@ fn founding_completes_after_the_founder_died_after_one_hand_over() {
 }
 
 #[test]
-fn founding_completes_without_the_founder_after_two_hand_overs() {
+fn founding_completes_without_the_founder_after_two_deliveries() {
     let mut founding = founding(2);
     founding.kill_founder_after(2);
     founding.complete();

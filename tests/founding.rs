@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dkv::node::birth::{BirthError, Born, IdentityConfig, Opened, open};
 use dkv::node::founding::{Founding, FoundingError, Received};
 use dkv::node::{
-    FoundReply, FoundRequest, FoundTransport, HandOver, Peer, PeerError, PeerList, StoreFound, Target,
+    BirthRecord, FoundReply, FoundRequest, FoundTransport, Peer, PeerError, PeerList, StoreFound, Target,
     Unborn, UnbornStep,
 };
 use dkv::raft::{ClusterId, HardState, Member, MemberId, Membership, Settings, WriteOp};
@@ -58,7 +58,7 @@ impl Node {
     fn found(&mut self, request: &FoundRequest) -> Result<FoundReply, PeerError> {
         match &mut self.state {
             State::Down | State::Ended(..) => Err(PeerError::NotSent("connection refused".into())),
-            State::Born(born) => Ok(born.hand_over().handle_found(request, born.membership())),
+            State::Born(born) => Ok(born.birth_record().handle_found(request, born.membership())),
             State::Unborn(founding) => match request {
                 FoundRequest::Ask(_) => Ok(FoundReply::Unborn(founding.unborn())),
                 FoundRequest::Store(store) => match founding.handle_store(store.clone()) {
@@ -154,20 +154,20 @@ impl Cluster {
 
     /// What a born `n` does when an RPC to `to` is answered `unborn`.
     fn call(&self, n: usize, to: usize) -> Option<UnbornStep> {
-        let (hand_over, latest) = {
+        let (birth_record, latest) = {
             let node = self.node(n);
             let State::Born(born) = &node.state else { return None };
-            (born.hand_over(), born.membership().clone())
+            (born.birth_record(), born.membership().clone())
         };
         let member = latest.by_name(&format!("node{to}")).unwrap().clone();
-        self.call_member(&hand_over, &latest, &member, to)
+        self.call_member(&birth_record, &latest, &member, to)
     }
 
-    /// What the node of `hand_over`, whose latest membership is `latest`, does when an RPC to `member` is answered
+    /// What the node of `birth_record`, whose latest membership is `latest`, does when an RPC to `member` is answered
     /// `unborn` by node `to`.
     fn call_member(
         &self,
-        hand_over: &HandOver,
+        birth_record: &BirthRecord,
         latest: &Membership,
         member: &Member,
         to: usize,
@@ -177,7 +177,7 @@ impl Cluster {
             State::Unborn(founding) => founding.unborn(),
             _ => return None,
         };
-        let step = hand_over.handle_unborn(&target, &unborn.node_id, unborn.member_id, latest);
+        let step = birth_record.handle_unborn(&target, &unborn.node_id, unborn.member_id, latest);
         let (UnbornStep::Store(store) | UnbornStep::Replaced { store, .. }) = &step;
         let _ = self.found(&target.raft_addr, &FoundRequest::Store(store.clone()));
         Some(step)
@@ -385,12 +385,12 @@ fn losses() -> Vec<Loss> {
 }
 
 #[test]
-fn founding_completes_after_one_or_two_hand_overs_when_the_founder_comes_back() {
-    for hand_overs in 1..=2 {
+fn founding_completes_after_one_or_two_deliveries_when_the_founder_comes_back() {
+    for deliveries in 1..=2 {
         let cluster = Cluster::started(5, 8);
         cluster.ask_round(1);
         let id = cluster.cluster_id(1).unwrap();
-        (2..2 + hand_overs).for_each(|to| drop(cluster.call(1, to)));
+        (2..2 + deliveries).for_each(|to| drop(cluster.call(1, to)));
         cluster.crash(1, Loss::Everything);
         cluster.start(1);
         cluster.settle();
@@ -399,7 +399,7 @@ fn founding_completes_after_one_or_two_hand_overs_when_the_founder_comes_back() 
 }
 
 #[test]
-fn founding_completes_without_the_founder_after_one_hand_over() {
+fn founding_completes_without_the_founder_after_one_delivery() {
     let cluster = Cluster::started(5, 9);
     cluster.ask_round(1);
     let id = cluster.cluster_id(1).unwrap();
@@ -520,7 +520,7 @@ fn wiped_node_under_its_old_name_ends_with_4_and_the_others_say_the_repair() {
 fn store_with_another_peers_list_is_refused_and_both_are_named() {
     let cluster = Cluster::started(3, 15);
     cluster.ask_round(1);
-    // Node 2 is stopped and its file changed between the question and the hand-over.
+    // Node 2 is stopped and its file changed between the question and the delivery.
     cluster.crash(2, Loss::Nothing);
     cluster.node(2).config.peers = peers(4);
     cluster.start(2);
@@ -560,7 +560,7 @@ fn store_of_the_same_entry_again_is_done_and_of_another_refused() {
 }
 
 #[test]
-fn hand_over_to_an_unborn_node_of_another_target_is_refused() {
+fn delivery_to_an_unborn_node_of_another_target_is_refused() {
     let cluster = Cluster::started(3, 18);
     cluster.ask_round(1);
     let State::Born(born) = &cluster.node(1).state else { panic!() };
@@ -571,9 +571,9 @@ fn hand_over_to_an_unborn_node_of_another_target_is_refused() {
     assert_has(&text, &["meant for member"]);
 }
 
-/// A born cluster of three and its hand-over as node 3 does it, with another latest membership: `name` added under the
+/// A born cluster of three and its delivery as node 3 does it, with another latest membership: `name` added under the
 /// identity of node `to`, in the place of whoever had that name.
-fn added(cluster: &Cluster, name: &str, to: usize) -> (HandOver, Membership, Member) {
+fn added(cluster: &Cluster, name: &str, to: usize) -> (BirthRecord, Membership, Member) {
     let unborn = match &cluster.node(to).state {
         State::Unborn(founding) => founding.unborn(),
         _ => panic!("node{to} is not unborn"),
@@ -592,7 +592,7 @@ fn added(cluster: &Cluster, name: &str, to: usize) -> (HandOver, Membership, Mem
     let mut latest = (**born.membership()).clone();
     latest.members.retain(|m| m.node_id != name);
     latest.members.push(member.clone());
-    (born.hand_over(), latest, member)
+    (born.birth_record(), latest, member)
 }
 
 /// Three born nodes and a fourth that is started to join.
@@ -612,13 +612,13 @@ fn with_joiner(seed: u64) -> Cluster {
 fn who_joins_never_founds_and_is_born_once_the_membership_has_it() {
     let cluster = with_joiner(31);
     cluster.ask_round(4);
-    let (hand_over, mut latest, member) = added(&cluster, "node4", 4);
+    let (birth_record, mut latest, member) = added(&cluster, "node4", 4);
     // A membership without it is not its cluster's, whoever founded that.
     latest.members.pop();
-    cluster.call_member(&hand_over, &latest, &member, 4);
+    cluster.call_member(&birth_record, &latest, &member, 4);
     assert_eq!(cluster.cluster_id(4), None, "born without having been let in");
-    let (hand_over, latest, member) = added(&cluster, "node4", 4);
-    cluster.call_member(&hand_over, &latest, &member, 4);
+    let (birth_record, latest, member) = added(&cluster, "node4", 4);
+    cluster.call_member(&birth_record, &latest, &member, 4);
     cluster.check_one_cluster();
     // The same command line again: it just runs, and nothing of its list is worth a warning.
     let config = cluster.node(4).config.clone();
@@ -629,11 +629,11 @@ fn who_joins_never_founds_and_is_born_once_the_membership_has_it() {
 #[test]
 fn who_was_added_under_another_name_or_address_is_not_born() {
     let cluster = with_joiner(32);
-    let (hand_over, latest, member) = added(&cluster, "node5", 4);
-    cluster.call_member(&hand_over, &latest, &member, 4);
-    let (hand_over, mut latest, member) = added(&cluster, "node4", 4);
+    let (birth_record, latest, member) = added(&cluster, "node5", 4);
+    cluster.call_member(&birth_record, &latest, &member, 4);
+    let (birth_record, mut latest, member) = added(&cluster, "node4", 4);
     latest.members.last_mut().unwrap().raft_addr = "10.0.0.4:18081".to_owned();
-    cluster.call_member(&hand_over, &latest, &member, 4);
+    cluster.call_member(&birth_record, &latest, &member, 4);
     let node = cluster.node(4);
     let State::Unborn(founding) = &node.state else { panic!("born as somebody else") };
     assert_has(&founding.waiting_for(), &["10.0.0.4:18081", "127.0.0.1:18084", "listen_raft"]);
@@ -647,14 +647,14 @@ fn a_wiped_node_whose_old_identity_was_removed_is_born_as_a_new_member() {
         cluster.node(wiped).disk = SimDisk::new(4713);
         cluster.start(wiped);
         let name = format!("node{wiped}");
-        let (hand_over, latest, member) = added(&cluster, &name, wiped);
+        let (birth_record, latest, member) = added(&cluster, &name, wiped);
         if wiped == 1 {
             // The founder finds the others born. Its name is gone from their membership: it waits.
             let node = &mut *cluster.node(1);
             let State::Unborn(founding) = &mut node.state else { panic!() };
             let without = Membership { members: latest.members[..2].to_vec() };
             let born = |n| {
-                let (member_id, cluster_id) = (MemberId(n), hand_over.cluster_id());
+                let (member_id, cluster_id) = (MemberId(n), birth_record.cluster_id());
                 let (node_id, founders) = (format!("node{n}"), peers(3));
                 let members = without.clone();
                 Ok(FoundReply::Born { node_id, member_id, cluster_id, members, founders })
@@ -664,7 +664,7 @@ fn a_wiped_node_whose_old_identity_was_removed_is_born_as_a_new_member() {
             assert_has(&founding.waiting_for(), &["dkv-cli member replace node1 node1"]);
         }
         // The found entry still has its name under the old identity.
-        cluster.call_member(&hand_over, &latest, &member, wiped);
+        cluster.call_member(&birth_record, &latest, &member, wiped);
         cluster.check_one_cluster();
     }
 }
@@ -675,13 +675,13 @@ fn a_wiped_founder_is_not_refused_for_a_peer_that_does_not_know_its_own_name_yet
     cluster.settle();
     cluster.node(1).disk = SimDisk::new(4714);
     cluster.start(1);
-    let (hand_over, latest, _) = added(&cluster, "node1", 1);
+    let (birth_record, latest, _) = added(&cluster, "node1", 1);
     let node = &mut *cluster.node(1);
     let State::Unborn(founding) = &mut node.state else { panic!() };
     // Node 3 was let in again a moment ago: all it knows is who founded the cluster, itself under its old identity.
     let born = |n: usize, member: u64, members: Membership| {
         let node_id = members.get(MemberId(member)).map(|m| m.node_id.clone()).unwrap_or_default();
-        let (cluster_id, founders) = (hand_over.cluster_id(), peers(3));
+        let (cluster_id, founders) = (birth_record.cluster_id(), peers(3));
         (
             peer(n),
             Ok(FoundReply::Born { node_id, member_id: MemberId(member), cluster_id, members, founders }),
@@ -822,13 +822,13 @@ fn open_with_other_peers_warns_once_with_both_lists_and_the_stored_one_wins() {
 }
 
 #[test]
-fn hand_over_answers_an_ask_with_its_cluster() {
+fn birth_record_answers_an_ask_with_its_cluster() {
     let cluster = Cluster::started(3, 27);
     cluster.settle();
     let State::Born(born) = &cluster.node(2).state else { panic!() };
-    let hand_over: HandOver = born.hand_over();
+    let birth_record: BirthRecord = born.birth_record();
     let ask = Unborn { node_id: "x".into(), member_id: MemberId(1), peers: peers(3), restored: None };
-    let reply = hand_over.handle_found(&FoundRequest::Ask(ask), born.membership());
+    let reply = birth_record.handle_found(&FoundRequest::Ask(ask), born.membership());
     let expected = FoundReply::Born {
         node_id: "node2".into(),
         member_id: born.ids.member_id,

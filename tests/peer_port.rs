@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use dkv::node::birth::{Born, IdentityConfig, Opened, open};
 use dkv::node::founding::{Founding, founding_port};
 use dkv::node::{
-    AdminFailure, AdminFailureKind, AdminResult, Administration, Completion, Failure, ForwardedResult,
-    ForwardedWrite, FoundReply, FoundRequest, FoundTransport, HandOver, HandOvers, Lane, LeaderCall, Peer,
-    PeerError, PeerList, PeerReply, PeerRequest, PeerTransport, ReadIndexResult, Target, UnbornPeer,
+    AdminFailure, AdminFailureKind, AdminResult, Administration, BirthRecord, Completion, Deliveries,
+    Failure, ForwardedResult, ForwardedWrite, FoundReply, FoundRequest, FoundTransport, Lane, LeaderCall,
+    Peer, PeerError, PeerList, PeerReply, PeerRequest, PeerTransport, ReadIndexResult, Target, UnbornPeer,
 };
 use dkv::raft::{
     AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, Found, InstallOutcome,
@@ -48,8 +48,8 @@ fn found_entry(cluster_id: u64) -> Entry {
     Entry::new(Position::new(1, 1), 0, &Payload::Found(found))
 }
 
-fn hand_over(own: MemberId) -> HandOver {
-    HandOver::new(own, found_entry(7))
+fn birth_record(own: MemberId) -> BirthRecord {
+    BirthRecord::new(own, found_entry(7))
 }
 
 /// Answers votes and appends at once, keeps read indexes for ever, and writes down what reached it.
@@ -133,7 +133,7 @@ impl Port {
     fn echo(ip: &str) -> (Port, Arc<Echo>) {
         let port = Port::start(ip);
         let echo = Arc::new(Echo::default());
-        port.api.become_born(hand_over(RECEIVER), echo.clone());
+        port.api.become_born(birth_record(RECEIVER), echo.clone());
         (port, echo)
     }
 
@@ -181,7 +181,7 @@ fn forward() -> PeerRequest {
 const READ: PeerRequest = PeerRequest::ReadIndex { remaining_ms: 9_000 };
 
 fn peers() -> HttpPeers {
-    HttpPeers::new(&hand_over(SENDER))
+    HttpPeers::new(&birth_record(SENDER))
 }
 
 #[test]
@@ -215,11 +215,11 @@ fn call_to_another_cluster_or_member_is_refused_before_the_core() {
             other => panic!("{other:?}"),
         }
     };
-    let foreign = HttpPeers::new(&HandOver::new(SENDER, found_entry(8)));
+    let foreign = HttpPeers::new(&BirthRecord::new(SENDER, found_entry(8)));
     assert!(refused(foreign, RECEIVER).contains("meant for cluster 0000000000000008"));
     assert!(refused(peers(), MemberId(3)).contains("meant for member 0000000000000003"));
     // An unknown sender passes: only the log says who is a member.
-    let stranger = HttpPeers::new(&HandOver::new(MemberId(99), found_entry(7)));
+    let stranger = HttpPeers::new(&BirthRecord::new(MemberId(99), found_entry(7)));
     let PeerRequest::RequestVote(request) = vote(3) else { unreachable!() };
     let request = PeerRequest::RequestVote(RequestVoteRequest { candidate: MemberId(99), ..request });
     assert!(stranger.call(&port.target(), Lane::Core, request, LONG).is_ok());
@@ -243,7 +243,7 @@ fn status(answer: PeerAnswer) -> u16 {
 fn answer_refuses_malformed_bodies_and_nothing_reaches_the_core() {
     let api = PeerApi::default();
     let echo = Arc::new(Echo::default());
-    api.become_born(hand_over(RECEIVER), echo.clone());
+    api.become_born(birth_record(RECEIVER), echo.clone());
     let envelope = Envelope { cluster_id: ClusterId(7), from: SENDER, to: RECEIVER };
     let good = codec::encode_request(envelope, &append(2, 10));
     let mut flipped = good.clone();
@@ -453,9 +453,9 @@ fn founding_over_the_peer_ports_hands_over_to_whoever_answers_unborn() {
     let mut nodes = nodes.into_iter();
     let first = nodes.next().unwrap();
     let born = first.birth.join().unwrap();
-    first.port.api.become_born(born.hand_over(), Arc::new(Echo::default()));
-    let peers = HttpPeers::new(&born.hand_over());
-    let hand_overs = HandOvers::new(born.hand_over(), Box::new(HttpFounding::default()));
+    first.port.api.become_born(born.birth_record(), Arc::new(Echo::default()));
+    let peers = HttpPeers::new(&born.birth_record());
+    let deliveries = Deliveries::new(born.birth_record(), Box::new(HttpFounding::default()));
     for node in nodes {
         let addr = node.port.addr.to_string();
         let listed = born.membership().members.iter().find(|m| m.raft_addr == addr).unwrap();
@@ -466,12 +466,12 @@ fn founding_over_the_peer_ports_hands_over_to_whoever_answers_unborn() {
         };
         assert_eq!((node_id.as_str(), member_id), (listed.node_id.as_str(), listed.member_id));
         let latest = born.membership().clone();
-        hand_overs.handle_unborn(&UnbornPeer { to, node_id: node_id.clone(), member_id, latest });
+        deliveries.handle_unborn(&UnbornPeer { to, node_id: node_id.clone(), member_id, latest });
         let sibling = node.birth.join().unwrap();
         assert_eq!(sibling.ids.cluster_id, born.ids.cluster_id);
         assert_eq!(sibling.found, born.found);
         // Its port still says unborn until it starts; then a question finds it born.
-        node.port.api.become_born(sibling.hand_over(), Arc::new(Echo::default()));
+        node.port.api.become_born(sibling.birth_record(), Arc::new(Echo::default()));
         let ask =
             FoundRequest::Ask(dkv::node::Unborn { node_id, member_id, peers: list.clone(), restored: None });
         let reply = HttpFounding::default().found(&addr, &ask).unwrap();

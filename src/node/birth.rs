@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use super::Stored;
+use super::birth_record::{BirthRecord, PeerList, check_found};
 use super::founding::Founding;
-use super::hand_over::{HandOver, PeerList, check_found};
 use super::restore::{self, Backup};
 use crate::raft::{ClusterId, Entry, HardState, MemberId, Membership, Position, Settings, WriteOp};
 use crate::store::disk::Disk;
@@ -209,8 +209,8 @@ impl Born {
     }
 
     /// For the peer port and the peer client.
-    pub fn hand_over(&self) -> HandOver {
-        HandOver::new(self.ids.member_id, self.found.clone())
+    pub fn birth_record(&self) -> BirthRecord {
+        BirthRecord::new(self.ids.member_id, self.found.clone())
     }
 
     /// The latest membership in the log.

@@ -5,7 +5,7 @@
 //! unborn and with the same list, it draws the cluster id and is born with entry `1@1`. Nobody is told before that
 //! entry is synced and the identity file names the cluster ([`birth`](super::birth)), so a founder that dies earlier
 //! may found anew and one that dies later remembers. From then on every born member, leader or not, that is answered
-//! `unborn` by a member of its membership sends it the same entry ([`HandOver`](super::HandOver)): the founding completes while any
+//! `unborn` by a member of its membership sends it the same entry ([`BirthRecord`](super::BirthRecord)): the founding completes while any
 //! born member lives.
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::birth::{BirthError, Birthplace, Born, IdentityConfig};
-use super::hand_over::{
+use super::birth_record::{
     FoundReply, FoundRequest, FoundTransport, Peer, PeerList, SAY_EVERY, StoreFound, Unborn, check_found,
 };
 use super::restore::Backup;
@@ -26,7 +26,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 /// How long the founder pauses before it asks again those that have not all answered.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 
-/// Hand-overs that may wait for the founding thread; more are refused and come again.
+/// Deliveries that may wait for the founding thread; more are refused and come again.
 const MAILBOX: usize = 16;
 
 /// A peer and the two lists that do not go together.
@@ -131,7 +131,7 @@ impl FoundingError {
     }
 }
 
-/// What became of a hand-over at the node that received it.
+/// What became of a delivery at the node that received it.
 pub enum Received {
     /// Born: the entry is synced and the identity file names the cluster. Answer [`FoundReply::Stored`].
     Born(Box<Born>),
@@ -327,7 +327,7 @@ impl Founding {
         }
     }
 
-    /// A hand-over arrived. When it is meant for this very node and founds what this node waits for, the node is
+    /// The found entry was delivered. When it is meant for this very node and founds what this node waits for, the node is
     /// born before this returns.
     pub fn handle_store(&mut self, store: StoreFound) -> Received {
         let found = match check_found(&store.entry) {
@@ -512,7 +512,7 @@ impl FoundingPort {
         &self.unborn
     }
 
-    /// Passes a hand-over to the founding thread, which answers once the entry is synced, or why not.
+    /// Passes a delivery to the founding thread, which answers once the entry is synced, or why not.
     pub fn store(&self, store: StoreFound, done: Completion<FoundReply>) {
         match self.messages.try_send(Message::Store(store, done)) {
             Ok(()) => {}

@@ -23,10 +23,10 @@ mod administer;
 mod answers;
 mod applier;
 pub mod birth;
+mod birth_record;
 pub mod counters;
 mod forwarder;
 pub mod founding;
-mod hand_over;
 mod housekeeper;
 mod log_writer;
 mod receiver;
@@ -58,8 +58,8 @@ use receiver::Mailbox;
 
 pub use administer::{AdminFailure, AdminFailureKind, AdminResult, Administered, Administration};
 pub use applier::Applier;
-pub use hand_over::{
-    FoundReply, FoundRequest, FoundTransport, HandOver, HandOvers, Peer, PeerList, StoreFound, Unborn,
+pub use birth_record::{
+    BirthRecord, Deliveries, FoundReply, FoundRequest, FoundTransport, Peer, PeerList, StoreFound, Unborn,
     UnbornStep,
 };
 pub use log_writer::LogWriter;

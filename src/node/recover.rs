@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use super::Stored;
 use super::birth::{BirthError, Birthplace};
-use super::hand_over::Peer;
+use super::birth_record::Peer;
 use super::restore::Backup;
 use crate::raft::{
     ClusterId, Entry, Found, Index, Member, MemberId, Membership, Payload, Position, Settings,

@@ -13,8 +13,8 @@ use super::http::{Handler, Method, Reply, Request, Response};
 use super::peer_codec::{self as codec, CodecError, Envelope, FOUND, NoReply};
 use crate::node::founding::FoundingPort;
 use crate::node::{
-    AdminResult, Administration, Completion, ForwardedResult, ForwardedWrite, FoundReply, FoundRequest,
-    HandOver, Node, PeerReply, PeerRequest, ReadIndexResult,
+    AdminResult, Administration, BirthRecord, Completion, ForwardedResult, ForwardedWrite, FoundReply,
+    FoundRequest, Node, PeerReply, PeerRequest, ReadIndexResult,
 };
 use crate::raft::{
     AppendEntriesReply, AppendEntriesRequest, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
@@ -37,7 +37,7 @@ pub trait Member: Send + Sync + 'static {
     fn forward(&self, writes: Vec<ForwardedWrite>, done: Completion<Vec<ForwardedResult>>);
     /// A piece of a snapshot.
     fn install_snapshot(&self, request: InstallSnapshotRequest, done: Completion<InstallSnapshotReply>);
-    /// A hand-over.
+    /// The found entry, delivered.
     fn timeout_now(&self, request: TimeoutNowRequest, done: Completion<TimeoutNowReply>);
     /// What an operator asked another node.
     fn administer(&self, what: Administration, deadline: Instant, done: Completion<AdminResult>);
@@ -115,7 +115,7 @@ impl PeerAnswer {
 enum Face {
     Starting,
     Unborn(FoundingPort),
-    Born(Arc<HandOver>, Arc<dyn Member>),
+    Born(Arc<BirthRecord>, Arc<dyn Member>),
 }
 
 /// The handler of the peer port. Made before the node is born, told when it changes its face.
@@ -141,8 +141,8 @@ impl PeerApi {
     }
 
     /// From now on `member` answers.
-    pub fn become_born(&self, hand_over: HandOver, member: Arc<dyn Member>) {
-        self.change(Face::Born(Arc::new(hand_over), member));
+    pub fn become_born(&self, birth_record: BirthRecord, member: Arc<dyn Member>) {
+        self.change(Face::Born(Arc::new(birth_record), member));
     }
 
     fn change(&self, face: Face) {
@@ -158,13 +158,13 @@ impl PeerApi {
                 Err(error) => done(PeerAnswer::refused(400, error)),
             };
         }
-        let (hand_over, member) = match face {
-            Face::Born(hand_over, member) => (hand_over, member),
+        let (birth_record, member) = match face {
+            Face::Born(birth_record, member) => (birth_record, member),
             Face::Unborn(port) => return done(PeerAnswer::None(409, NoReply::Unborn(port.unborn().clone()))),
             Face::Starting => return done(starting()),
         };
         match codec::decode_request(path, body) {
-            Ok((envelope, request)) => match check_envelope(&hand_over, &envelope) {
+            Ok((envelope, request)) => match check_envelope(&birth_record, &envelope) {
                 // A member that missed its own removal campaigns or asks: it is told, so that it ends. A leader that is
                 // removed manages its cluster until the others know of it, so appends pass.
                 Ok(()) if !is_leaders(&request) && member.is_removed(envelope.from) => {
@@ -199,8 +199,8 @@ fn starting() -> PeerAnswer {
 fn answer_found(face: Face, request: FoundRequest, done: Completion<PeerAnswer>) {
     match (face, request) {
         (Face::Starting, _) => done(starting()),
-        (Face::Born(hand_over, member), request) => {
-            done(PeerAnswer::Found(hand_over.handle_found(&request, &member.membership())));
+        (Face::Born(birth_record, member), request) => {
+            done(PeerAnswer::Found(birth_record.handle_found(&request, &member.membership())));
         }
         (Face::Unborn(port), FoundRequest::Ask(_)) => {
             done(PeerAnswer::Found(FoundReply::Unborn(port.unborn().clone())));
@@ -213,7 +213,7 @@ fn answer_found(face: Face, request: FoundRequest, done: Completion<PeerAnswer>)
 
 /// Wrong cluster or target. A node that lost its directory must never act under the identity it lost, and members of
 /// two clusters must never mix, whatever a configuration says.
-fn check_envelope(own: &HandOver, envelope: &Envelope) -> Result<(), String> {
+fn check_envelope(own: &BirthRecord, envelope: &Envelope) -> Result<(), String> {
     if envelope.cluster_id != own.cluster_id() {
         return Err(format!(
             "meant for cluster {}, this is cluster {}",

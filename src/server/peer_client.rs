@@ -23,8 +23,8 @@ use ureq::{Agent, http};
 
 use super::peer_codec::{self as codec, Envelope, MAX_PEER_BODY_BYTES, NoReply};
 use crate::node::{
-    FoundReply, FoundRequest, FoundTransport, HandOver, Lane, LeaderCall, PeerError, PeerReply, PeerRequest,
-    PeerTransport, Target, Unborn,
+    BirthRecord, FoundReply, FoundRequest, FoundTransport, Lane, LeaderCall, PeerError, PeerReply,
+    PeerRequest, PeerTransport, Target, Unborn,
 };
 use crate::raft::{ClusterId, MemberId};
 
@@ -38,7 +38,7 @@ const MAX_CONNECT: Duration = Duration::from_secs(1);
 /// A call waits at most this long for the addresses of a host name, and for no longer than its own time.
 const MAX_LOOKUP: Duration = Duration::from_secs(1);
 
-/// A founding call takes at most this long: the receiver of a hand-over answers after several syncs.
+/// A founding call takes at most this long: whoever is delivered the found entry answers after several syncs.
 const FOUND_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Addresses of a host name that are tried.
@@ -90,9 +90,9 @@ impl PeerAgents {
 }
 
 impl HttpPeers {
-    /// For the member that `hand_over` describes.
-    pub fn new(hand_over: &HandOver) -> HttpPeers {
-        let (cluster_id, own) = (hand_over.cluster_id(), hand_over.member_id());
+    /// For the member that `birth_record` describes.
+    pub fn new(birth_record: &BirthRecord) -> HttpPeers {
+        let (cluster_id, own) = (birth_record.cluster_id(), birth_record.member_id());
         HttpPeers { cluster_id, own, agents: Mutex::default() }
     }
 

@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::node::birth::{BirthError, Born, IdentityConfig, Opened, open};
 use crate::node::founding::{Founding, FoundingError, FoundingInbox, founding_port};
 use crate::node::recover::check_finished;
-use crate::node::{HandOvers, Listeners, Node, NodeOptions, PeerList};
+use crate::node::{Deliveries, Listeners, Node, NodeOptions, PeerList};
 use crate::raft::Settings;
 use crate::store::disk::RealDisk;
 use crate::store::identity::{DataDirLock, IdentityError};
@@ -297,7 +297,7 @@ fn start_node(
     peer_api.become_starting();
     born.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let config = shared.config();
-    let hand_over = born.hand_over();
+    let birth_record = born.birth_record();
     let options = NodeOptions {
         cluster_id: born.ids.cluster_id,
         node_id: config.node_id.clone(),
@@ -311,8 +311,8 @@ fn start_node(
         snapshot_log_entries: config.snapshot_log_entries,
         check_invariants: config.debug.check_invariants,
     };
-    let peers = Arc::new(HttpPeers::new(&hand_over));
-    let hand_overs = HandOvers::new(hand_over.clone(), Box::new(HttpFounding::default()));
+    let peers = Arc::new(HttpPeers::new(&birth_record));
+    let deliveries = Deliveries::new(birth_record.clone(), Box::new(HttpFounding::default()));
     let removed = format!(
         "member {} ({}) was removed from cluster {}: this node has nothing more to do; to let it join again, empty {} and \
          start it with --join",
@@ -323,13 +323,13 @@ fn start_node(
     );
     let fail = fail.clone();
     let listeners = Listeners {
-        on_unborn: hand_overs.on_unborn(),
+        on_unborn: deliveries.on_unborn(),
         // One place: the first failure ends the server, and a second one has nothing to add.
         on_removed: Box::new(move || drop(fail.try_send(ServerError::new(4, removed.clone())))),
     };
     let node = Node::start(options, born.stored, peers, listeners)
         .map_err(|e| ServerError::new(1, format!("cannot start a thread: {e}")))?;
-    peer_api.become_born(hand_over, Arc::new(node.clone()));
+    peer_api.become_born(birth_record, Arc::new(node.clone()));
     shared.set_node(node);
     Ok(())
 }

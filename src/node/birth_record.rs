@@ -153,7 +153,7 @@ pub trait FoundTransport {
 /// What a born member knows of the founding: it answers `/raft/found` from it and hands the entry over to members
 /// that missed it.
 #[derive(Clone)]
-pub struct HandOver {
+pub struct BirthRecord {
     own: MemberId,
     entry: Entry,
     found: Arc<Found>,
@@ -173,12 +173,12 @@ pub enum UnbornStep {
     },
 }
 
-impl HandOver {
+impl BirthRecord {
     /// For the member `own` of the cluster that `entry` founded. Panics when `entry` is not a found entry: recovery
     /// checked it.
-    pub fn new(own: MemberId, entry: Entry) -> HandOver {
+    pub fn new(own: MemberId, entry: Entry) -> BirthRecord {
         let found = Arc::new(check_found(&entry).expect("recovery checked the first entry"));
-        HandOver { own, entry, found }
+        BirthRecord { own, entry, found }
     }
 
     /// The cluster.
@@ -243,16 +243,16 @@ impl HandOver {
 
 /// Hands over to whichever peer answers `unborn`, and logs what an operator must know: the same trouble with the same
 /// peer once in 5 s.
-pub struct HandOvers {
-    hand_over: HandOver,
+pub struct Deliveries {
+    birth_record: BirthRecord,
     transport: Box<dyn FoundTransport + Send + Sync>,
     said: Mutex<BTreeMap<MemberId, Instant>>,
 }
 
-impl HandOvers {
-    /// For the member that `hand_over` describes.
-    pub fn new(hand_over: HandOver, transport: Box<dyn FoundTransport + Send + Sync>) -> HandOvers {
-        HandOvers { hand_over, transport, said: Mutex::default() }
+impl Deliveries {
+    /// For the member that `birth_record` describes.
+    pub fn new(birth_record: BirthRecord, transport: Box<dyn FoundTransport + Send + Sync>) -> Deliveries {
+        Deliveries { birth_record, transport, said: Mutex::default() }
     }
 
     /// This as what [`Node::start`](super::Node::start) takes.
@@ -263,12 +263,15 @@ impl HandOvers {
     /// An RPC was answered `unborn`. Makes one call to that peer.
     pub fn handle_unborn(&self, peer: &UnbornPeer) {
         let UnbornPeer { to, node_id, member_id, latest } = peer;
-        match self.hand_over.handle_unborn(to, node_id, *member_id, latest) {
+        match self.birth_record.handle_unborn(to, node_id, *member_id, latest) {
             UnbornStep::Store(store) => {
                 let name = format!("{node_id} at {} (member {member_id})", to.raft_addr);
                 let trouble = match self.transport.found(&to.raft_addr, &FoundRequest::Store(store)) {
                     Ok(FoundReply::Stored) => {
-                        log::info!("{name} was unborn: handed cluster {} over", self.hand_over.cluster_id());
+                        log::info!(
+                            "{name} was unborn: handed cluster {} over",
+                            self.birth_record.cluster_id()
+                        );
                         return;
                     }
                     Ok(FoundReply::Refused(text)) => text,
