@@ -83,7 +83,7 @@ impl Plan {
             [64 << 10, 256 << 10, 1 << 20][rng.usize(0..3)],
             // A snapshot is written when the log has half of what the one before it has: not too much history.
             [100_000, 6_000, 1_000, 1_000][rng.usize(0..4)],
-            [600, 30, 30][rng.usize(0..3)],
+            [600, 60, 60][rng.usize(0..3)],
             rng.bool(),
             ["info", "info", "debug"][rng.usize(0..3)],
         );
