@@ -82,8 +82,8 @@ impl Plan {
             [800, 2_000, 5_000][rng.usize(0..3)],
             [64 << 10, 256 << 10, 1 << 20][rng.usize(0..3)],
             // A snapshot is written when the log has half of what the one before it has: not too much history.
-            [100_000, 6_000, 1_500, 1_500][rng.usize(0..4)],
-            [600, 60][rng.usize(0..2)],
+            [100_000, 6_000, 1_000, 1_000][rng.usize(0..4)],
+            [600, 60, 60][rng.usize(0..3)],
             rng.bool(),
             ["info", "info", "debug"][rng.usize(0..3)],
         );
