@@ -328,6 +328,25 @@ fn a_learner_stays_one_until_it_is_promoted_and_hears_of_its_removal() {
     wait_for_voters(&cluster, &[0, 1, 2, 3]);
 }
 
+/// The member that lost its data voted; its command line, which says `--learner`, let it in again as one that does not, and
+/// `member replace` waited for its vote in vain.
+#[test]
+fn a_promoted_learner_that_lost_its_data_is_replaced_by_a_voter() {
+    let mut cluster = Cluster::start_with_room(3, 4);
+    cluster.spawn_to_join(3, 2, &["--learner"]);
+    wait_for("the learner", || (members(&cluster, 0).len() == 4).then_some(()));
+    cli_ok(&cluster, &["member", "promote", "node4"]);
+    wait_for_voters(&cluster, &[0, 1, 2, 3]);
+    cluster.kill(3);
+    cluster.wait_for_leader();
+    fs::remove_dir_all(cluster.data_dir(3)).unwrap();
+    let replace = Waiting::start(&cluster, &["member", "replace", "node4", "node4"]);
+    replace.wait_until_it_says("no new node answers");
+    cluster.spawn_to_join(3, 2, &["--learner"]);
+    replace.finish();
+    wait_for_voters(&cluster, &[0, 1, 2, 3]);
+}
+
 #[test]
 fn who_joins_under_a_name_that_is_taken_ends_with_4_and_the_repair() {
     let mut cluster = Cluster::start_with_room(1, 2);

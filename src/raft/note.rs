@@ -118,9 +118,11 @@ impl Note {
     /// How much an operator wants to see it.
     pub fn level(&self) -> NoteLevel {
         match self.what {
-            Decision::Committed(_) | Decision::RefusedVote(..) | Decision::Backtracked(..) => {
-                NoteLevel::Debug
-            }
+            // An append is refused with every heartbeat while a snapshot is under way.
+            Decision::Committed(_)
+            | Decision::RefusedVote(..)
+            | Decision::RefusedAppend(..)
+            | Decision::Backtracked(..) => NoteLevel::Debug,
             Decision::RefusedTerm(..)
             | Decision::PeerLostEntries(..)
             | Decision::DiskStalled

@@ -157,12 +157,19 @@ impl Steps<'_> {
         }
     }
 
-    /// Waits until a member that becomes a voter by itself is one.
+    /// Waits until a member is a voter. It becomes one by itself, unless its own command line let it in as one that stays
+    /// a learner.
     fn wait_for_vote(&self, node_id: &str) -> Result<(), Failure> {
         loop {
             let members = self.client.members(self.until)?;
-            if find(&members, node_id).is_some_and(|m| m.voter) {
-                return Ok(());
+            match find(&members, node_id) {
+                Some(member) if member.voter => return Ok(()),
+                Some(member) if !member.promote => match self.client.promote_member(node_id, self.until) {
+                    Ok(_) => return Ok(()),
+                    Err(ClientError::Refused(detail)) if detail.temporary => {}
+                    Err(e) => return Err(e.into()),
+                },
+                _ => {}
             }
             self.pause(&format!("{node_id} is brought up to date and does not vote yet"), || {
                 format!("{node_id} is added and does not vote yet; run the same command again to go on")
