@@ -193,7 +193,8 @@ impl Steps<'_> {
             }
             _ => {}
         }
-        if before.is_none_or(|m| m.voter || m.promote) && after.is_none_or(|m| m.voter || m.promote) {
+        // Whether a member that is gone by now had a vote is not known; the new one shows it.
+        if before.or(after).is_none_or(|m| m.voter || m.promote) {
             self.wait_for_vote(wanted.node_id)?;
         }
         if before.is_some() {
