@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 
 use super::exchange::{Answer, Broken, Request};
 use super::{Client, ClientError, Kind, Verdict, get, json, judge};
-use crate::api::{INDEX_HEADER, MAX_SNAPSHOT_PIECE, SNAPSHOT_CRC_HEADER, SnapshotReply};
+use crate::api::{ErrorCode, INDEX_HEADER, MAX_SNAPSHOT_PIECE, SNAPSHOT_CRC_HEADER, SnapshotReply};
 
-/// A node has this long to make a snapshot before another one is asked; above every server's usual request timeout.
+/// A node has this long to make a snapshot, or to say that it is at it; above every server's usual request timeout.
 const MAKE_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// A node that says that it is at it has this long, before another one is asked.
+const MAKE_PATIENCE: Duration = Duration::from_secs(600);
 
 /// A piece that does not come is asked for so many times before another node is.
 const PIECE_ATTEMPTS: u32 = 3;
@@ -34,6 +37,8 @@ pub enum SnapshotSaveError {
 enum Trouble {
     /// Another node, or the same one later.
     Later(String),
+    /// The node is at it, and was not ready in time.
+    NotYet(String),
     Final(SnapshotSaveError),
 }
 
@@ -65,9 +70,9 @@ impl Client {
                 if left.is_zero() {
                     return Err(ClientError::Unavailable(reason).into());
                 }
-                let made = match self.make_snapshot(&addr, index, left.min(MAKE_TIMEOUT)) {
+                let made = match self.make_snapshot(&addr, index, left, &mut deadline) {
                     Ok(made) => made,
-                    Err(Trouble::Later(text)) => {
+                    Err(Trouble::Later(text) | Trouble::NotYet(text)) => {
                         reason = text;
                         continue;
                     }
@@ -80,7 +85,7 @@ impl Client {
                 }
                 match self.fetch(&addr, &made, &mut at, file, &mut deadline, &mut progress) {
                     Ok(()) => return Ok(made),
-                    Err(Trouble::Later(text)) => reason = text,
+                    Err(Trouble::Later(text) | Trouble::NotYet(text)) => reason = text,
                     Err(Trouble::Final(error)) => return Err(error),
                 }
                 have = Some((made, at));
@@ -89,10 +94,26 @@ impl Client {
         }
     }
 
-    fn make_snapshot(&self, addr: &str, index: u64, patience: Duration) -> Result<SnapshotReply, Trouble> {
+    /// Has a node make a snapshot, or finds that it has one. As long as it says that it is at it, that counts as
+    /// something that comes: a great state takes longer than a request may.
+    fn make_snapshot(
+        &self,
+        addr: &str,
+        index: u64,
+        left: Duration,
+        deadline: &mut Instant,
+    ) -> Result<SnapshotReply, Trouble> {
         let target = format!("/v1/snapshots?min_index={index}");
         let request = Request { method: "POST", target, headers: Vec::new(), body: Some(b"") };
-        self.ask_one(addr, &request, patience, json)
+        let give_up_at = Instant::now() + MAKE_PATIENCE;
+        loop {
+            match self.ask_one(addr, &request, left.min(MAKE_TIMEOUT), json) {
+                Err(Trouble::NotYet(_)) if Instant::now() < give_up_at => {
+                    *deadline = Instant::now() + self.timeout;
+                }
+                other => return other,
+            }
+        }
     }
 
     fn fetch(
@@ -122,12 +143,14 @@ impl Client {
                     attempts = 0;
                     progress(*at, made.bytes);
                 }
-                Err(Trouble::Later(_)) if attempts + 1 < PIECE_ATTEMPTS && !left.is_zero() => {
+                Err(Trouble::Later(_) | Trouble::NotYet(_))
+                    if attempts + 1 < PIECE_ATTEMPTS && !left.is_zero() =>
+                {
                     attempts += 1;
                     thread::sleep(PAUSE);
                 }
                 // Also what is refused for good: it may be replaced by now, and is made anew then.
-                Err(Trouble::Later(text)) => return Err(Trouble::Later(text)),
+                Err(Trouble::Later(text) | Trouble::NotYet(text)) => return Err(Trouble::Later(text)),
                 Err(Trouble::Final(error)) => return Err(Trouble::Later(error.to_string())),
             }
         }
@@ -150,6 +173,9 @@ impl Client {
         match judge(&answer, Kind::Read, read) {
             Verdict::Done(done) => Ok(done),
             Verdict::Refused(detail) => Err(Trouble::Final(ClientError::Refused(detail).into())),
+            Verdict::Later(text) if answer.status == ErrorCode::Timeout.status() => {
+                Err(Trouble::NotYet(text))
+            }
             Verdict::Later(text) | Verdict::Unknown(text) => Err(Trouble::Later(text)),
         }
     }

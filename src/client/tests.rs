@@ -1,6 +1,7 @@
 //! The client against nodes that do exactly what a test tells them.
 
 use super::*;
+use crate::api::{INDEX_HEADER, SNAPSHOT_CRC_HEADER, SnapshotReply};
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -405,6 +406,35 @@ fn get_that_broke_is_repeated_and_never_unknown() {
     assert_eq!(error.outcome(), ErrorOutcome::NotDone);
     assert!(matches!(error, ClientError::Unavailable(_)), "{error}");
     assert_eq!(node.seen().len(), 3);
+}
+
+/// A great state takes longer to write than a request may take: the next node was asked then, and wrote its own as well, and
+/// the time for which nothing may come was over.
+#[test]
+fn save_snapshot_waits_for_a_node_that_is_still_making_it() {
+    let made = SnapshotReply {
+        name: "0000000000000007-0000000000000001.snapshot".to_owned(),
+        index: 7,
+        term: 1,
+        cluster_id: "00".to_owned(),
+        revision: 3,
+        keys: 1,
+        bytes: 5,
+        crc32c: "0000abcd".to_owned(),
+        state_hash: "00".to_owned(),
+    };
+    let listed = Step::Answer(200, format!("{INDEX_HEADER}: 7\r\n"), "{}".to_owned());
+    let piece = Step::Answer(200, format!("{SNAPSHOT_CRC_HEADER}: 0000abcd\r\n"), "state".to_owned());
+    let made = answer(200, &serde_json::to_string(&made).unwrap());
+    let steps = vec![listed, error(ErrorCode::Timeout), error(ErrorCode::Timeout), made, piece];
+    let (node, other) = (Fake::start(steps), Fake::start(vec![done()]));
+    let file = tempfile::tempfile().unwrap();
+    client_of(&[&node, &other]).save_snapshot(&file, |_, _| ()).unwrap();
+    let mut bytes = [0; 5];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0).unwrap();
+    assert_eq!(&bytes, b"state");
+    let posts = node.seen().iter().filter(|r| r.starts_with("POST /v1/snapshots?min_index=7 ")).count();
+    assert_eq!((posts, other.seen().len()), (3, 0), "{:?}", node.seen());
 }
 
 #[test]

@@ -160,8 +160,8 @@ pub(super) const SAVE_HELP: &str = concat!(
   The backup holds everything that was acknowledged before the command: keys,
   their history as far as it is kept, idempotency keys. It is written to
   FILE.part, verified whole, synced, and renamed. --timeout is for how long
-  nothing comes. While writes go on, a node takes about half a minute for each
-  GB before the first byte comes: give a large store that much."
+  nothing comes, so that a large store needs no larger one: a node that is
+  still making the backup says so, and has ten minutes for it."
 );
 
 pub(super) const SNAPSHOT_STATUS_HELP: &str = concat!(
