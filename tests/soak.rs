@@ -18,13 +18,13 @@ const KEYS: u64 = 1_000;
 const VALUE_BYTES: usize = 512;
 const WRITERS: u64 = 8;
 
-/// State about 1.6 MB with its history; a snapshot each time about as much has come anew; two snapshots and the log since
-/// the older one are kept, and a batch of the log takes whole blocks.
+/// State about 1.6 MB with its history; a snapshot each time the log has grown by half of that; two snapshots and the log
+/// since the older one are kept, another snapshot is being written, and a few segments wait to be reused.
 const LIMITS: &str = "segment_bytes: 65536\nsnapshot_log_bytes: 262144\nretention_revisions: 2000\n\
                       retention_bytes: 1048576\n";
 
 /// No data directory is ever greater.
-const MAX_DATA_BYTES: u64 = 32 << 20;
+const MAX_DATA_BYTES: u64 = 16 << 20;
 
 /// In the second half of the run no process has so much more memory than after the first quarter.
 const MAX_GROWTH_BYTES: u64 = 24 << 20;
