@@ -194,7 +194,7 @@ impl Steps<'_> {
             _ => {}
         }
         // Whether a member that is gone by now had a vote is not known; the new one shows it.
-        if before.or(after).is_none_or(|m| m.voter || m.promote) {
+        if before.or(after).is_some_and(|m| m.voter || m.promote) {
             self.wait_for_vote(wanted.node_id)?;
         }
         if before.is_some() {
