@@ -83,9 +83,9 @@ fn live(swarm: Swarm, report: Rc<RefCell<Report>>) {
     }
     world.recover();
     world.converge();
-    world.stay_calm();
     world.judge();
     world.dissect();
+    world.stay_calm();
 }
 
 impl World {
@@ -149,6 +149,7 @@ impl World {
     }
 
     /// Nobody disturbs a leader in peace, those that were removed and have not heard of it included: terms stay as they are.
+    /// After everything was judged, for a write that was given up may still arrive.
     fn stay_calm(&mut self) {
         let term = self.highest_term();
         let mut is_beside_removed = false;
