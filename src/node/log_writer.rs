@@ -40,6 +40,8 @@ enum Task {
 pub(super) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<()>) {
     // Recovery ends with a seal.
     let mut seal_at = Time::NEVER;
+    // What recovery wrote was counted by it; what a seal takes is counted with the next write.
+    let mut counted = wal.stats().used;
     loop {
         let task = node.wait(&node.bells.log_writer, |core, now| {
             let batch = core.raft.poll_write();
@@ -54,7 +56,6 @@ pub(super) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<()>) {
             }
             if now >= seal_at { Next::Do(Task::Seal) } else { Next::SleepUntil(seal_at) }
         });
-        let used = wal.stats().used;
         let result = match task {
             Task::Write(batch) => {
                 let (records, began) = (batch.writes.len(), Instant::now());
@@ -62,7 +63,8 @@ pub(super) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<()>) {
                     node.count_sync();
                     node.counters.log_sync.observe_duration(began.elapsed());
                     node.counters.log_batch.observe_size(records);
-                    let grown = wal.stats().used - used;
+                    let grown = wal.stats().used - counted;
+                    counted += grown;
                     node.step(|core, now| {
                         core.raft.handle_log_grown(grown);
                         core.raft.handle_persisted(seq, now);
@@ -76,10 +78,7 @@ pub(super) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<()>) {
             }
             Task::Seal => {
                 seal_at = Time::NEVER;
-                wal.seal().map(|()| {
-                    let grown = wal.stats().used - used;
-                    node.step(|core, _| core.raft.handle_log_grown(grown));
-                })
+                wal.seal()
             }
             Task::Cut(index) => {
                 let cut = wal.cut(index).map(drop);

@@ -96,8 +96,6 @@ pub struct WalStats {
     pub batches: u64,
     /// Sealing batches among them.
     pub seals: u64,
-    /// Bytes written for these batches.
-    pub bytes: u64,
     /// Bytes of segments that were used up: the batches' blocks, and what the last batch of a segment left free.
     pub used: u64,
     /// fdatasyncs of segments.

@@ -363,7 +363,6 @@ impl Wal {
         self.stats.used += blocks * BLOCK_BYTES as u64;
         self.slot.set_filled(self.current.next_block * BLOCK_BYTES as u64);
         self.stats.batches += 1;
-        self.stats.bytes += self.buf.len() as u64;
         // One great batch must not hold its memory for ever.
         if self.buf.capacity() > 4 * MAX_BATCH_BYTES {
             self.buf = Vec::new();
