@@ -1,6 +1,7 @@
 //! Leadership transfer (thesis §3.10): a leader brings its successor up to date, takes nothing more, and tells it to
 //! campaign at once.
 
+use super::change::{ChangeError, MembershipChange};
 use super::core::Raft;
 use super::message::{Asked, Ticket, TimeoutNowReply, TimeoutNowRequest};
 use super::note::Decision;
@@ -84,6 +85,17 @@ impl Raft {
         }
         self.note(Decision::HandsOver(to));
         Ok(to)
+    }
+
+    /// Begins to hand the leadership over for the leader's own removal, if that could be done now: a hand-over to nobody's
+    /// good would only cost an election. `None` when nobody can take over: then the leader manages its removal itself
+    /// (thesis §4.2.2).
+    ///
+    /// # Errors
+    /// `change_membership` would refuse the removal. Nothing was changed.
+    pub fn transfer_for_removal(&mut self, now: Time) -> Result<Option<MemberId>, ChangeError> {
+        self.check_change(&MembershipChange::Remove(self.me()), now)?;
+        Ok(self.transfer_leadership(None, now).ok())
     }
 
     /// Whether a hand-over is under way.
