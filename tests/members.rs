@@ -9,17 +9,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-mod support {
-    #[allow(dead_code)]
-    pub mod cluster;
-    pub mod load;
-}
+#[path = "support/cluster.rs"]
+#[allow(dead_code)]
+mod cluster;
+#[path = "support/load.rs"]
+mod load;
+#[path = "members/no_news.rs"]
+mod no_news;
 
+use cluster::{Answer, Cluster, wait_for};
 use dkv::check::{self, Event, Op};
 use dkv::client::{Client, ReadOptions, WriteOptions};
+use load::Load;
 use serde_json::Value;
-use support::cluster::{Answer, Cluster, wait_for};
-use support::load::{self, Load};
 
 /// `dkv-cli` against all nodes of the cluster, with the patience of the tests.
 fn cli_command(cluster: &Cluster, args: &[&str]) -> Command {

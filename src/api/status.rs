@@ -84,11 +84,11 @@ pub struct PeerStatus {
     /// How the leader brings it up to date.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<PeerMode>,
-    /// Greatest index known to be durable there.
+    /// Greatest index known to be durable there; null when it has not answered this leader.
     pub match_index: Option<u64>,
-    /// How many entries it is behind the end of the leader's log.
+    /// How many entries it is behind the end of the leader's log; null when it has not answered this leader.
     pub lag: Option<u64>,
-    /// Whether it answered within the last election timeout.
+    /// Whether it answered within the last election timeout; null while it has had no time to answer this leader.
     pub reachable: Option<bool>,
     /// It rejected what it had acknowledged as durable: it lost data and gets nothing more. Replace that member.
     #[serde(default)]

@@ -28,6 +28,9 @@ const ANSWER_MARGIN: Duration = Duration::from_millis(200);
 pub enum Administration {
     /// To add, promote or remove one member.
     Change(MembershipChange),
+    /// To remove this member. A leader that is to go checks that its removal can be done, hands over, and sends the
+    /// caller to its successor: a leader that goes without one costs an election.
+    Remove(MemberId),
     /// To hand the leadership over, to this member or to the most advanced voter.
     HandOver(Option<MemberId>),
 }
@@ -90,7 +93,9 @@ impl From<ChangeError> for AdminFailure {
                 AdminFailureKind::Failed(FailureKind::Unavailable)
             }
             ChangeError::UnderWay(_) => AdminFailureKind::UnderWay,
-            ChangeError::NoLiveMajority { .. } => AdminFailureKind::Conflict,
+            ChangeError::NotHeardYet { .. }
+            | ChangeError::NoLiveMajority { .. }
+            | ChangeError::NoAnswer(_) => AdminFailureKind::Conflict,
             ChangeError::Taken { .. } => AdminFailureKind::Refused,
         };
         AdminFailure::new(kind, e.to_string())
@@ -103,7 +108,7 @@ impl From<HandOverError> for AdminFailure {
             HandOverError::NotLeader { .. } => AdminFailureKind::NotLeader,
             HandOverError::NotVoter => AdminFailureKind::Refused,
             HandOverError::UnderWay => AdminFailureKind::UnderWay,
-            HandOverError::NobodyAnswers => AdminFailureKind::Conflict,
+            HandOverError::NotHeardYet { .. } | HandOverError::NobodyAnswers => AdminFailureKind::Conflict,
         };
         AdminFailure::new(kind, e.to_string())
     }
@@ -156,22 +161,19 @@ impl Node {
         what: &Administration,
         deadline: Instant,
     ) -> AdminResult {
-        if let Administration::Change(MembershipChange::Remove(gone)) = what
-            && self.leader().is_some_and(|leader| leader.member_id == *gone)
-        {
-            // A leader that goes without a successor costs an election. Where nobody can take over, it manages its removal
-            // itself.
-            let patience = deadline.min(Instant::now() + 2 * self.options.election_timeout);
-            let _ = self.administer_through_leader(&Administration::HandOver(None), patience);
-        }
         let mut asking = Asking { node: self, what, deadline, in_doubt: None };
         let give_up_at = deadline.min(Instant::now() + UNDER_WAY_PATIENCE);
         let mut trouble =
             AdminFailure::new(AdminFailureKind::Failed(FailureKind::Unavailable), "no leader is known");
         while Instant::now() < deadline {
             match asking.ask() {
-                Some(Err(AdminFailure { kind: AdminFailureKind::NotLeader, .. })) | None => {}
-                Some(Err(failure)) if failure.kind == AdminFailureKind::Failed(FailureKind::Unavailable) => {
+                None => {}
+                Some(Err(failure))
+                    if matches!(
+                        failure.kind,
+                        AdminFailureKind::NotLeader | AdminFailureKind::Failed(FailureKind::Unavailable)
+                    ) =>
+                {
                     trouble = failure;
                 }
                 Some(Err(failure))
@@ -242,7 +244,10 @@ impl Asking<'_> {
             // Gone by the attempt in doubt, or by somebody else's: gone all the same.
             Err(AdminFailure { kind: AdminFailureKind::NotFound, .. })
                 if self.in_doubt.is_some()
-                    && matches!(self.what, Administration::Change(MembershipChange::Remove(_))) =>
+                    && matches!(
+                        self.what,
+                        Administration::Remove(_) | Administration::Change(MembershipChange::Remove(_))
+                    ) =>
             {
                 let index = self.node.look(|core, _| core.raft.watermarks().membership_index);
                 Some(Ok(Administered::Changed(index)))
@@ -282,25 +287,48 @@ impl Core {
     /// A leader's side; any other member sends the caller to the leader.
     pub(super) fn dispatch_administration(&mut self, id: RequestId, what: &Administration, now: Time) {
         match what {
-            Administration::Change(change) => match self.raft.change_membership(change, now) {
-                Ok(Changed::Appended(at)) => self.waiters.set_stage(id, Stage::Proposed(at)),
-                Ok(Changed::Already(index)) => {
-                    self.waiters.finish_administration(id, Ok(Administered::Changed(index)));
+            Administration::Change(change) => self.dispatch_change(id, change, now),
+            Administration::Remove(gone) if *gone == self.raft.me() => {
+                match self.raft.transfer_for_removal(now) {
+                    Ok(Some(_)) => self.waiters.set_stage(id, Stage::HandingOver),
+                    Ok(None) => self.dispatch_change(id, &MembershipChange::Remove(*gone), now),
+                    Err(ChangeError::NotHeardYet { until }) => self.await_news(id, until, now),
+                    Err(e) => self.waiters.finish_administration(id, Err(e.into())),
                 }
-                Err(e) => self.waiters.finish_administration(id, Err(e.into())),
-            },
+            }
+            Administration::Remove(gone) => {
+                self.dispatch_change(id, &MembershipChange::Remove(*gone), now);
+            }
             Administration::HandOver(to) => match self.raft.transfer_leadership(*to, now) {
                 Ok(to) if to == self.raft.me() => {
                     self.waiters.finish_administration(id, Ok(Administered::LedBy(to)));
                 }
                 Ok(_) => self.waiters.set_stage(id, Stage::HandingOver),
+                Err(HandOverError::NotHeardYet { until }) => self.await_news(id, until, now),
                 Err(e) => self.waiters.finish_administration(id, Err(e.into())),
             },
         }
     }
 
+    fn dispatch_change(&mut self, id: RequestId, change: &MembershipChange, now: Time) {
+        match self.raft.change_membership(change, now) {
+            Ok(Changed::Appended(at)) => self.waiters.set_stage(id, Stage::Proposed(at)),
+            Ok(Changed::Already(index)) => {
+                self.waiters.finish_administration(id, Ok(Administered::Changed(index)));
+            }
+            Err(ChangeError::NotHeardYet { until }) => self.await_news(id, until, now),
+            Err(e) => self.waiters.finish_administration(id, Err(e.into())),
+        }
+    }
+
+    /// Whom the request needs has not answered this leader yet: it is looked at again after each heartbeat, and decided
+    /// at `until`.
+    fn await_news(&mut self, id: RequestId, until: Time, now: Time) {
+        self.waiters.set_stage(id, Stage::AwaitNews { retry_at: until.min(now + self.heartbeat) });
+    }
+
     /// Answers those who asked for a hand-over, once it is decided.
-    pub(super) fn finish_hand_over(&mut self) {
+    pub(super) fn finish_hand_over(&mut self, now: Time) {
         if !self.waiters.has_handing_over() || self.raft.is_handing_over() {
             return;
         }
@@ -313,6 +341,17 @@ impl Core {
             // Left office, and nobody is known to lead yet.
             None => return,
         };
+        for (id, gone) in self.waiters.handing_over_to_leave() {
+            match &result {
+                // Nobody took over: the leader manages its removal itself (thesis §4.2.2).
+                Err(_) => self.dispatch_change(id, &MembershipChange::Remove(gone), now),
+                Ok(_) => {
+                    let text = "the leader that is to go has handed over: its successor removes it";
+                    let failure = AdminFailure::new(AdminFailureKind::NotLeader, text);
+                    self.waiters.finish_administration(id, Err(failure));
+                }
+            }
+        }
         self.waiters.finish_handing_over(&result);
     }
 }

@@ -61,7 +61,7 @@ pub struct Core {
     /// A call to a former leader is cancelled again at this time, in case that the first time it had not begun.
     cancel_at: Time,
     cancels: Vec<(MemberId, LeaderCall)>,
-    heartbeat: Duration,
+    pub(super) heartbeat: Duration,
     election_timeout: Duration,
     check_invariants: bool,
 }
@@ -302,7 +302,7 @@ impl Core {
             }
         }
         self.handle_reads_done(now);
-        self.finish_hand_over();
+        self.finish_hand_over(now);
         if before.snapshot_index != marks.snapshot_index {
             self.waiters.handle_snapshot(self.raft.snapshot().last);
         }

@@ -7,13 +7,13 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use answers::overdue;
 pub use answers::{Finished, Parked};
+use answers::{no_news, overdue};
 
 use super::administer::{AdminFailure, AdminFailureKind, AdminResult, Administered, Administration};
 use super::request::{Completion, Failure, Origin, WriteResult};
 use super::transport::ReadIndexResult;
-use crate::raft::{Index, Position, Raft, ReadToken, Settled, Term, Time};
+use crate::raft::{Index, MemberId, Position, Raft, ReadToken, Settled, Term, Time};
 use crate::store::Applied;
 
 /// Requests that wait at one node: beyond, new ones are refused as overloaded. The ports admit far fewer.
@@ -68,6 +68,8 @@ pub(super) enum Stage {
     Confirming(ReadToken),
     /// For the state machine to have applied this index.
     AwaitApplied(Index),
+    /// For members that have not answered this leader yet: to be looked at again at `retry_at`.
+    AwaitNews { retry_at: Time },
     /// For another member to lead.
     HandingOver,
     /// For a durable snapshot that holds this index.
@@ -91,6 +93,7 @@ impl Request {
             Stage::AwaitLeader { retry_at } => {
                 self.deadline.min(retry_at).min(self.leader_by.unwrap_or(Time::NEVER))
             }
+            Stage::AwaitNews { retry_at } => self.deadline.min(retry_at),
             _ => self.deadline,
         }
     }
@@ -108,6 +111,7 @@ pub(super) struct Waiters {
     proposed: BTreeMap<Index, (Term, RequestId)>,
     confirming: BTreeMap<ReadToken, RequestId>,
     applying: BTreeSet<(Index, RequestId)>,
+    awaiting_news: BTreeSet<RequestId>,
     handing_over: BTreeSet<RequestId>,
     saving: BTreeSet<(Index, RequestId)>,
     parked: Vec<Parked>,
@@ -129,6 +133,7 @@ impl Waiters {
             proposed: BTreeMap::new(),
             confirming: BTreeMap::new(),
             applying: BTreeSet::new(),
+            awaiting_news: BTreeSet::new(),
             handing_over: BTreeSet::new(),
             saving: BTreeSet::new(),
             parked: Vec::new(),
@@ -177,6 +182,9 @@ impl Waiters {
             }
             (Stage::AwaitSnapshot(index), _) => {
                 self.saving.insert((index, id));
+            }
+            (Stage::AwaitNews { .. }, _) => {
+                self.awaiting_news.insert(id);
             }
             (Stage::HandingOver, _) => {
                 self.handing_over.insert(id);
@@ -237,6 +245,9 @@ impl Waiters {
             Stage::AwaitApplied(index) => {
                 self.applying.remove(&(index, id));
             }
+            Stage::AwaitNews { .. } => {
+                self.awaiting_news.remove(&id);
+            }
             Stage::HandingOver => {
                 self.handing_over.remove(&id);
             }
@@ -291,6 +302,15 @@ impl Waiters {
 
     pub(super) fn has_handing_over(&self) -> bool {
         !self.handing_over.is_empty()
+    }
+
+    /// Those of them who asked for the leader's removal, and whom they want removed.
+    pub(super) fn handing_over_to_leave(&self) -> Vec<(RequestId, MemberId)> {
+        let leaves = |&id: &RequestId| match &self.requests[&id].work {
+            Work::Administer { what: Administration::Remove(gone), .. } => Some((id, *gone)),
+            _ => None,
+        };
+        self.handing_over.iter().filter_map(leaves).collect()
     }
 
     /// Answers everybody who waits for the hand-over.
@@ -384,7 +404,8 @@ impl Waiters {
                 _ => again.push(id),
             }
         }
-        again.extend(self.leaderless.iter().chain(&self.queued_writes).chain(&self.queued_reads));
+        let waiting = self.leaderless.iter().chain(&self.queued_writes).chain(&self.queued_reads);
+        again.extend(waiting.chain(&self.awaiting_news));
         again.sort_unstable();
         again
     }
@@ -421,8 +442,13 @@ impl Waiters {
             let request = &self.requests[&id];
             let is_over = now >= request.deadline || request.leader_by.is_some_and(|by| now >= by);
             if is_over {
-                let failure = overdue(request);
-                self.fail(id, failure);
+                match request.stage {
+                    Stage::AwaitNews { .. } => self.finish_administration(id, Err(no_news())),
+                    _ => {
+                        let failure = overdue(request);
+                        self.fail(id, failure);
+                    }
+                }
             } else {
                 self.set_stage(id, Stage::AwaitLeader { retry_at: Time::NEVER });
                 again.push(id);

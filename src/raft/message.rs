@@ -219,6 +219,11 @@ impl Ticket {
         self.peer
     }
 
+    /// When it was sent.
+    pub fn sent_at(&self) -> Time {
+        self.sent_at
+    }
+
     /// The term it was sent in.
     pub fn term(&self) -> Term {
         self.term

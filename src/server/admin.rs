@@ -110,7 +110,7 @@ fn answer(
                 promote: new.promote,
             }))
         }
-        Asked::Remove(name) => Administration::Change(MembershipChange::Remove(find(node, name)?)),
+        Asked::Remove(name) => Administration::Remove(find(node, name)?),
         Asked::Promote(name) => Administration::Change(MembershipChange::Promote(find(node, name)?)),
         Asked::HandOver(name) => {
             Administration::HandOver(name.as_deref().map(|name| find(node, name)).transpose()?)

@@ -97,6 +97,27 @@ fn rule_49_the_most_advanced_voter_is_chosen() {
     assert_eq!(hand_over(&mut cluster, 1, None), Err(HandOverError::NobodyAnswers));
 }
 
+/// A new leader counted everybody as alive, and handed over to the dead.
+#[test]
+fn no_news_is_not_good_news_for_a_hand_over() {
+    let mut cluster = led(3);
+    cluster.isolate(3);
+    cluster.run_for(2 * T_MS);
+    // The votes are in, and no append of the new leader is answered yet.
+    hand_over(&mut cluster, 1, Some(2)).unwrap();
+    cluster.settle();
+    cluster.run_for(2 * T_MS);
+    cluster.elect_with(1, &[2], &[]);
+    let until = cluster.now + ms(T_MS);
+    assert_eq!(hand_over(&mut cluster, 1, None), Err(HandOverError::NotHeardYet { until }));
+    assert_eq!(hand_over(&mut cluster, 1, Some(2)), Err(HandOverError::NotHeardYet { until }));
+    cluster.settle();
+    assert_eq!(hand_over(&mut cluster, 1, Some(3)), Err(HandOverError::NotHeardYet { until }));
+    cluster.run_for(T_MS);
+    assert_eq!(hand_over(&mut cluster, 1, Some(3)), Err(HandOverError::NobodyAnswers));
+    assert_eq!(hand_over(&mut cluster, 1, None), Ok(2));
+}
+
 /// A word of an earlier term, or of who does not lead here, makes nobody campaign.
 #[test]
 fn rule_49_a_stale_word_is_refused() {

@@ -345,6 +345,112 @@ fn a_change_that_leaves_no_live_majority_is_refused() {
     assert!(matches!(cluster.change(1, &remove(1)), Err(ChangeError::NoLiveMajority { voters: 0, .. })));
 }
 
+/// 3 members, the third silent for so long that everybody knows it, and member 2 led in office by a hand-over.
+fn handed_over_beside_a_dead_one() -> Cluster {
+    let mut cluster = led(3);
+    cluster.isolate(3);
+    cluster.run_for(2 * T_MS);
+    cluster.step(1, |raft, now| raft.transfer_leadership(Some(id(2)), now)).unwrap();
+    cluster.settle();
+    assert!(cluster.raft(2).is_leader());
+    assert!(
+        cluster.raft(2).commit_index() == cluster.raft(2).last().index,
+        "with the vote and the disk of 1"
+    );
+    cluster
+}
+
+/// A new leader counted everybody as alive from its election on: it took a removal after which nobody who was left could
+/// commit it, and the cluster had no leader any more.
+#[test]
+fn no_news_is_not_good_news_after_an_election() {
+    let mut cluster = handed_over_beside_a_dead_one();
+    let until = cluster.now + ms(T_MS);
+    assert_eq!(cluster.change(2, &remove(1)), Err(ChangeError::NotHeardYet { until }));
+    cluster.run_for(T_MS - 1);
+    assert_eq!(cluster.change(2, &remove(1)), Err(ChangeError::NotHeardYet { until }), "until it is over");
+    cluster.run_for(1);
+    let refused = Err(ChangeError::NoLiveMajority { voters: 2, alive: 1, needed: 2 });
+    assert_eq!(cluster.change(2, &remove(1)), refused, "3 has not answered this leader");
+    cluster.propose(2, "served on");
+    cluster.settle();
+    assert_eq!(cluster.raft(2).commit_index(), cluster.raft(2).last().index);
+    // As soon as the third one answers, the same change is good.
+    cluster.heal();
+    cluster.run_for(2 * HEARTBEAT_MS);
+    assert!(matches!(cluster.change(2, &remove(1)), Ok(Changed::Appended(_))));
+    cluster.run_for(100);
+    assert_eq!(cluster.raft(2).committed_membership().voters().count(), 2);
+}
+
+/// Whom a change does not need, nobody waits for.
+#[test]
+fn a_change_does_not_wait_for_members_that_it_does_not_need() {
+    let mut cluster = handed_over_beside_a_dead_one();
+    assert!(matches!(cluster.change(2, &remove(3)), Ok(Changed::Appended(_))), "the dead one goes at once");
+    cluster.settle();
+    assert_eq!(cluster.raft(2).committed_membership().voters().count(), 2);
+}
+
+/// A member that was just added counted as alive, although nobody was there.
+#[test]
+fn no_news_is_not_good_news_after_an_addition() {
+    // With a dead one beside it, the vote of nobody would stop the cluster; without, it would only weaken it.
+    for beside_a_dead_one in [true, false] {
+        let mut cluster = led(3);
+        if beside_a_dead_one {
+            cluster.isolate(3);
+            cluster.run_for(2 * T_MS);
+        }
+        let until = cluster.now + ms(T_MS);
+        cluster.change(1, &add_replica(4)).unwrap();
+        cluster.settle();
+        assert_eq!(cluster.change(1, &promote(4)), Err(ChangeError::NotHeardYet { until }));
+        cluster.run_for(T_MS);
+        assert_eq!(
+            cluster.change(1, &promote(4)),
+            Err(match beside_a_dead_one {
+                true => ChangeError::NoLiveMajority { voters: 4, alive: 2, needed: 3 },
+                false => ChangeError::NoAnswer("n4".to_owned()),
+            })
+        );
+        assert_eq!(voters(cluster.raft(1)), [1, 2, 3]);
+        // Whoever begins to live there is promoted as before.
+        cluster.join(4, 3);
+        cluster.run_for(3 * HEARTBEAT_MS);
+        assert!(matches!(cluster.change(1, &promote(4)), Ok(Changed::Appended(_))), "it answers");
+        cluster.settle();
+        assert_eq!(cluster.raft(1).committed_membership().voters().count(), 4);
+    }
+}
+
+/// A member that answered once and then fell silent is as silent as one that never did.
+#[test]
+fn a_learner_that_fell_silent_is_not_promoted() {
+    let mut cluster = led(3);
+    cluster.join(4, 3);
+    cluster.change(1, &add_replica(4)).unwrap();
+    cluster.run_for(200);
+    cluster.isolate(4);
+    cluster.run_for(2 * T_MS);
+    assert_eq!(cluster.change(1, &promote(4)), Err(ChangeError::NoAnswer("n4".to_owned())));
+}
+
+/// A leader that was to be removed handed over first, and its successor found out that nobody could do without it.
+#[test]
+fn a_leader_that_cannot_go_does_not_hand_over() {
+    let mut cluster = led(3);
+    cluster.isolate(3);
+    cluster.run_for(2 * T_MS);
+    let refused = Err(ChangeError::NoLiveMajority { voters: 2, alive: 1, needed: 2 });
+    assert_eq!(cluster.step(1, |raft, now| raft.transfer_for_removal(now)), refused);
+    assert!(!cluster.raft(1).is_handing_over());
+    cluster.heal();
+    cluster.run_for(2 * HEARTBEAT_MS);
+    assert!(matches!(cluster.step(1, |raft, now| raft.transfer_for_removal(now)), Ok(Some(_))));
+    assert!(cluster.raft(1).is_handing_over());
+}
+
 /// A new member far behind is brought up by the snapshot and promoted all the same.
 #[test]
 fn a_learner_is_brought_up_by_a_snapshot() {

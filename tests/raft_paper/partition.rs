@@ -20,6 +20,25 @@ fn rule_32_a_leader_that_hears_nobody_steps_down_and_stops_its_heartbeats() {
     assert_eq!(cluster.leader(), Some(leader), "1, deaf, does not disturb it");
 }
 
+/// §6.2: whoever has just been elected has a whole election timeout to be answered, although nobody has answered it yet.
+#[test]
+fn rule_32_a_fresh_leader_does_not_step_down_at_once() {
+    let mut cluster = Cluster::new(3);
+    cluster.wait(2 * T_MS + 1);
+    cluster.elect_with(1, &[2], &[]);
+    assert_eq!(cluster.progress(1, 2).heard_at, None, "no answer yet");
+    assert_eq!(cluster.raft(1).poll_timeout(), cluster.now + ms(T_MS));
+    cluster.isolate(1);
+    cluster.timeout(1);
+    assert!(cluster.raft(1).is_leader(), "it leads on");
+    cluster.wait(T_MS - 1);
+    cluster.timeout(1);
+    assert!(cluster.raft(1).is_leader(), "it leads on");
+    cluster.wait(1);
+    cluster.timeout(1);
+    assert!(!cluster.raft(1).is_leader());
+}
+
 /// §6.2: the answer to an RPC counts from when the RPC was sent: a late answer does not prove that the quorum is there now.
 #[test]
 fn rule_32_contact_counts_from_when_the_rpc_was_sent() {

@@ -7,13 +7,14 @@ use std::time::Duration;
 use dkv::node::{
     AdminFailureKind, AdminResult, Administered, Administration, FailureKind, Origin, PeerRequest, Work,
 };
-use dkv::raft::{Member, MemberId, Membership, MembershipChange, majority};
+use dkv::raft::{Member, MemberId, Membership, MembershipChange, Time, majority};
 
+use crate::nemesis::Act;
 use crate::net::{CallId, Caller, NetEvent};
 use crate::peers::leave;
 use crate::process::{AdminFor, Done, Replicator, Sender};
 use crate::report::Mark;
-use crate::swarm::LONGEST_DELAY_US;
+use crate::swarm::{Kind, LONGEST_DELAY_US, Stream};
 use crate::world::{Event, NodeIndex, World};
 
 /// The machine of a member.
@@ -25,6 +26,22 @@ pub fn machine_of(id: MemberId) -> NodeIndex {
 pub struct Sent {
     what: Administration,
     until: u64,
+}
+
+/// Who asks for changes.
+pub struct Operator {
+    /// What was asked over the network and may still arrive.
+    sent: Vec<Sent>,
+    /// When a leader was elected last.
+    pub elected_at: u64,
+    rng: fastrand::Rng,
+}
+
+impl Operator {
+    /// Of a run with this seed.
+    pub fn new(seed: u64) -> Operator {
+        Operator { sent: Vec::new(), elected_at: 0, rng: Stream::Operator.rng(seed) }
+    }
 }
 
 impl World {
@@ -62,14 +79,11 @@ impl World {
     fn possible_memberships(&self, asked: Option<&MembershipChange>) -> Vec<Arc<Membership>> {
         let mut known: Vec<Arc<Membership>> = vec![self.oracle.membership().clone()];
         known.extend(self.oracle.uncommitted_memberships().cloned());
-        let under_way = self.operator.iter().filter(|sent| sent.until >= self.now);
-        let changes = under_way.filter_map(|sent| match &sent.what {
-            Administration::Change(change) => Some(change),
-            Administration::HandOver(_) => None,
-        });
-        for change in changes.chain(asked) {
+        let under_way = self.operator.sent.iter().filter(|sent| sent.until >= self.now);
+        let changes = under_way.filter_map(|sent| change_of(&sent.what));
+        for change in changes.chain(asked.cloned()) {
             let after: Vec<_> =
-                known.iter().filter_map(|m| m.with(change).ok().flatten()).map(Arc::new).collect();
+                known.iter().filter_map(|m| m.with(&change).ok().flatten()).map(Arc::new).collect();
             known.extend(after);
         }
         let learners: Vec<MemberId> = known
@@ -114,8 +128,88 @@ impl World {
         if let Some(change) = change
             && self.leaves_majority(Some(&change), None)
         {
-            self.ask(Administration::Change(change));
+            let directly = self.operator.rng.bool();
+            self.ask(administration(change, directly));
         }
+    }
+
+    /// Soon the new leader is asked for something, preferably for what must be refused; or for `what`.
+    pub fn plan_to_ask(&mut self, what: Option<Administration>) {
+        if self.swarm.kinds.contains(&Kind::Change) && self.operator.rng.bool() {
+            let after = self.operator.rng.u64(0..=self.swarm.election_timeout_us);
+            self.plan(after, Event::Nemesis(Act::Ask(what)));
+        }
+    }
+
+    /// An impatient operator: asks a leader that has hardly been elected.
+    pub fn ask_after_election(&mut self, what: Option<Administration>) {
+        if self.nemesis.is_restrained {
+            return;
+        }
+        let change = match what.as_ref().map(change_of) {
+            Some(None) => return what.into_iter().for_each(|what| self.ask(what)),
+            Some(change) => change,
+            None => self.draw_hopeless(),
+        };
+        let Some(change) = change.filter(|change| self.leaves_majority(Some(change), None)) else { return };
+        if self.is_hopeless(&change) {
+            self.mark(Mark::HopelessAsked);
+        }
+        let directly = self.operator.rng.u8(0..3) == 0;
+        self.ask(what.unwrap_or_else(|| administration(change, directly)));
+    }
+
+    /// A change of which some member that cannot be reached is needed; none when there is no such change.
+    fn draw_hopeless(&mut self) -> Option<MembershipChange> {
+        let membership = self.oracle.membership().clone();
+        let changes = membership.members.iter().flat_map(|m| {
+            let promote = (!m.voter).then_some(MembershipChange::Promote(m.member_id));
+            promote.into_iter().chain([MembershipChange::Remove(m.member_id)])
+        });
+        let hopeless: Vec<_> = changes.filter(|change| self.is_hopeless(change)).collect();
+        (!hopeless.is_empty()).then(|| hopeless[self.operator.rng.usize(0..hopeless.len())].clone())
+    }
+
+    /// Whether the members that the change needs cannot all be reached by the leader, as things stand.
+    fn is_hopeless(&self, change: &MembershipChange) -> bool {
+        let (Some(leader), Ok(Some(new))) = (self.leader(), self.oracle.membership().with(change)) else {
+            return false;
+        };
+        let is_reached = |id: MemberId| {
+            let (node, cut) = (machine_of(id), &self.net.cut);
+            let runs = self.nodes[node].process.is_some() && !self.nodes[node].is_stopped();
+            node == leader || (runs && !cut[leader][node] && !cut[node][leader])
+        };
+        let (voters, reached) = (new.voters().count(), new.voters().filter(|&id| is_reached(id)).count());
+        let is_needed = |id| matches!(change, MembershipChange::Promote(learner) if *learner == id);
+        reached < majority(voters) || new.voters().any(|id| is_needed(id) && !is_reached(id))
+    }
+
+    /// Whether the member answered this leader, in this term, an append that was sent within the last election timeout:
+    /// what the network saw, not what the leader believes.
+    pub fn is_known_to_be_alive(&mut self, node: NodeIndex, id: MemberId, now: Time) -> bool {
+        let election_timeout = Duration::from_micros(self.swarm.election_timeout_us);
+        let process = self.process(node);
+        let term = process.core.raft.term();
+        id == process.core.raft.me()
+            || (process.answered.get(&id))
+                .is_some_and(|a| a.term == term && now <= a.sent_at + election_timeout)
+    }
+
+    /// A leader has taken a change: a majority of the voters after it must be alive, and a new voter must be.
+    pub fn check_needed_are_alive(&mut self, node: NodeIndex, now: Time) {
+        let raft = &self.process(node).core.raft;
+        let (old, new) = (raft.committed_membership().clone(), raft.membership().clone());
+        let voters: Vec<MemberId> = new.voters().collect();
+        let alive: Vec<MemberId> =
+            voters.iter().copied().filter(|&id| self.is_known_to_be_alive(node, id, now)).collect();
+        assert!(
+            alive.len() >= majority(voters.len()),
+            "n{} took a change to the voters {voters:?}, of which only {alive:?} have answered it",
+            node + 1
+        );
+        let promoted = voters.iter().find(|&&id| !old.is_voter(id) && !alive.contains(&id));
+        assert!(promoted.is_none(), "n{} made a voter of {promoted:?}, which has not answered it", node + 1);
     }
 
     fn draw_addition(&mut self) -> Option<MembershipChange> {
@@ -177,7 +271,9 @@ impl World {
             let knows = raft.leader().filter(|&leader| leader != raft.me());
             match knows.filter(|&id| raft.member(id).is_some()) {
                 Some(id) => {
-                    self.operator.push(Sent { what: what.clone(), until: self.now + 2 * LONGEST_DELAY_US });
+                    self.operator
+                        .sent
+                        .push(Sent { what: what.clone(), until: self.now + 2 * LONGEST_DELAY_US });
                     let request =
                         PeerRequest::Administer { what: what.clone(), remaining_ms: patience_us / 1_000 };
                     let timeout = Duration::from_micros(patience_us);
@@ -229,15 +325,20 @@ impl World {
     pub fn judge_administration(&mut self, what: &Administration, result: &AdminResult) {
         self.line(|| format!("the operator hears of {what:?}: {result:?}"));
         let mark = match (what, result) {
-            (Administration::Change(change), Ok(Administered::Changed(index))) => {
+            (Administration::Change(_) | Administration::Remove(_), Ok(Administered::Changed(index))) => {
+                let change = change_of(what).expect("a change");
                 let entry = self.oracle.committed.get(*index as usize - 1);
                 let membership = entry.and_then(|entry| entry.membership());
-                let is_so = membership.is_some_and(|membership| match change {
+                let is_so = membership.is_some_and(|membership| match &change {
                     MembershipChange::Add(member) => membership.get(member.member_id).is_some(),
                     MembershipChange::Promote(id) => membership.is_voter(*id),
                     MembershipChange::Remove(id) => membership.get(*id).is_none(),
                 });
                 assert!(is_so, "P1: {change:?} is said to be done by entry {index}, which is {entry:?}");
+                if let MembershipChange::Add(Member { member_id, promote: false, .. }) = change {
+                    // Before anybody can have answered there.
+                    self.plan_to_ask(Some(Administration::Change(MembershipChange::Promote(member_id))));
+                }
                 Mark::ChangeDone
             }
             (Administration::HandOver(_), Ok(Administered::LedBy(id))) => {
@@ -245,7 +346,21 @@ impl World {
                 Mark::HandOverDone
             }
             (_, Ok(other)) => panic!("{other:?} is no answer to {what:?}"),
+            (Administration::Remove(_), Err(failure)) if failure.kind == AdminFailureKind::NotLeader => {
+                // As `Node::administer_through_leader` does: its successor removes it.
+                self.plan_to_ask(Some(what.clone()));
+                if !failure.message.contains("successor") {
+                    return;
+                }
+                Mark::HandedOverToGo
+            }
             (_, Err(failure)) => match failure.kind {
+                AdminFailureKind::Conflict if change_of(what).is_some_and(|c| self.is_hopeless(&c)) => {
+                    if self.now < self.operator.elected_at + 3 * self.swarm.election_timeout_us {
+                        self.mark(Mark::HopelessRefusedByNewLeader);
+                    }
+                    Mark::HopelessRefused
+                }
                 AdminFailureKind::NotFound | AdminFailureKind::NotLeader => return,
                 AdminFailureKind::Failed(FailureKind::Unavailable) => Mark::AdministrationTooEarly,
                 AdminFailureKind::Failed(_) => Mark::AdministrationUnknown,
@@ -331,6 +446,23 @@ impl World {
             self.end_removed(node);
         }
         is_removed
+    }
+}
+
+/// How a change is asked for; a removal in one of two ways.
+fn administration(change: MembershipChange, directly: bool) -> Administration {
+    match change {
+        MembershipChange::Remove(id) if !directly => Administration::Remove(id),
+        change => Administration::Change(change),
+    }
+}
+
+/// The change that is asked for.
+fn change_of(what: &Administration) -> Option<MembershipChange> {
+    match what {
+        Administration::Change(change) => Some(change.clone()),
+        Administration::Remove(id) => Some(MembershipChange::Remove(*id)),
+        Administration::HandOver(_) => None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! The nemesis: crashes, cuts, pauses and bad disks, as far as the seed has them, at times the seed decides.
 
+use dkv::node::Administration;
+
 use crate::node::Machine;
 use crate::report::Mark;
 use crate::shape::Shape;
@@ -34,6 +36,8 @@ pub enum Act {
     QuickenDisk { node: NodeIndex },
     /// Makes room on a disk.
     FreeSpace { node: NodeIndex },
+    /// The operator asks the new leader for something, or once more.
+    Ask(Option<Administration>),
 }
 
 /// Decides what goes wrong.
@@ -159,6 +163,7 @@ impl World {
             }
             Act::Flap { links, times } => self.flap(links, times),
             Act::Unclog { from, to } => self.net.lag_us[from][to] = 0,
+            Act::Ask(what) => self.ask_after_election(what),
             Act::Feed { node } => self.nodes[node].timer_late_us = 0,
             Act::Rescue { node } => {
                 let links = self.links_of(node);
@@ -307,6 +312,8 @@ impl World {
 
     /// A leader was elected.
     pub fn hear_of_election(&mut self) {
+        self.operator.elected_at = self.now;
+        self.plan_to_ask(None);
         if std::mem::take(&mut self.nemesis.deposes) {
             self.mark(Mark::Deposed);
             let after = self.nemesis.rng.u64(0..=self.swarm.election_timeout_us / 4);

@@ -286,6 +286,7 @@ impl World {
             forwarder: Thread::Asleep,
             read_asker: Thread::Asleep,
             replicators: BTreeMap::new(),
+            answered: BTreeMap::new(),
         });
         self.line(|| {
             format!(

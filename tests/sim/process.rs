@@ -7,8 +7,8 @@ use dkv::node::{
     AdminResult, Administration, Completion, Core, PeerRequest, ReadIndexResult, Transfer, WriteResult,
 };
 use dkv::raft::{
-    AppendEntriesReply, Apply, Index, InstallSnapshotReply, InstallSnapshotRequest, RequestVoteReply,
-    TimeoutNowReply, WriteBatch,
+    AppendEntriesReply, Apply, Index, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
+    RequestVoteReply, Term, Time, TimeoutNowReply, WriteBatch,
 };
 use dkv::store::Kv;
 use dkv::store::snapshot::{Receiver, SnapshotHeader, SnapshotWriter};
@@ -50,6 +50,15 @@ pub struct Process {
     pub forwarder: Thread<()>,
     pub read_asker: Thread<()>,
     pub replicators: BTreeMap<NodeIndex, Replicator>,
+    /// The last append of this process that each member answered in the term of the append.
+    pub answered: BTreeMap<MemberId, Answered>,
+}
+
+/// An answer that came, as the network saw it.
+pub struct Answered {
+    pub term: Term,
+    /// When the append was sent, by the clock of its sender.
+    pub sent_at: Time,
 }
 
 /// A thread that loops: wait for the bell, take work, do it.

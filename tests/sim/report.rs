@@ -185,6 +185,14 @@ marks! {
     AdministrationRefused,
     /// ... because the leader was new, or handed over, or there was none.
     AdministrationTooEarly,
+    /// ... because members that it needed could not be reached.
+    HopelessRefused,
+    /// ... by a leader that had been elected within the last three election timeouts.
+    HopelessRefusedByNewLeader,
+    /// A change was asked for that needed a member which could not be reached.
+    HopelessAsked,
+    /// A leader that was to go handed over first.
+    HandedOverToGo,
     /// What became of it was unknown.
     AdministrationUnknown,
     /// A machine was handed the found entry and became a member.

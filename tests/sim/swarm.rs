@@ -14,6 +14,7 @@ pub enum Stream {
     Load,
     Nemesis,
     Elections,
+    Operator,
 }
 
 impl Stream {

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use dkv::node::{Applier, Core, Effects, Outgoing, PeerError, PeerReply, PeerRequest, Rings};
 use dkv::raft::{
-    Apply, Decision, EntryKind, Index, PollRpc, RpcFailed, RpcReply, RpcRequest, StepDownReason, Time,
-    VoteRefusal,
+    Apply, Decision, EntryKind, Index, PollRpc, RoleKind, RpcFailed, RpcReply, RpcRequest, StepDownReason,
+    Time, VoteRefusal,
 };
 
 use crate::members::machine_of;
 use crate::net::Caller;
 use crate::node::NodeEvent;
 use crate::peers::describe;
-use crate::process::{Process, Replicator, Sender, Snapshotter, Thread};
+use crate::process::{Answered, Process, Replicator, Sender, Snapshotter, Thread};
 use crate::report::Mark;
 use crate::world::{Event, NodeIndex, World};
 
@@ -322,6 +322,12 @@ impl World {
                     Err(PeerError::Removed) => return self.end_removed(node),
                     _ => {}
                 }
+                if let Ok(PeerReply::AppendEntries(reply)) = &result
+                    && reply.term == ticket.term()
+                {
+                    let answered = Answered { term: reply.term, sent_at: ticket.sent_at() };
+                    self.process(node).answered.insert(id, answered);
+                }
                 let result = match result {
                     Ok(PeerReply::RequestVote(reply)) => Ok(RpcReply::RequestVote(reply)),
                     Ok(PeerReply::AppendEntries(reply)) => Ok(RpcReply::AppendEntries(reply)),
@@ -374,6 +380,11 @@ impl World {
         let raft = &self.nodes[node].process.as_ref().expect("it runs").core.raft;
         let marks = self.oracle.observe(node, raft, &before, &after, &disks);
         marks.into_iter().for_each(|mark| self.mark(mark));
+        if (before.role, before.term) == (RoleKind::Leader, after.term)
+            && before.membership_index < after.membership_index
+        {
+            self.check_needed_are_alive(node, now);
+        }
         self.carry_out(node, effects);
         value
     }
@@ -470,6 +481,12 @@ impl World {
             Decision::SteppedDown(StepDownReason::HigherTerm(_)) => Mark::HigherTermStepDown,
             Decision::SteppedDown(StepDownReason::Removed) => Mark::RemovedLeaderStepDown,
             Decision::Promoted(_) => Mark::PromotedByItself,
+            Decision::HandsOver(to) => {
+                let now = self.nodes[node].clock.show(self.now);
+                let (successor, known) = (*to, self.is_known_to_be_alive(node, *to, now));
+                assert!(known, "n{} hands over to {successor}, which has not answered it", node + 1);
+                return;
+            }
             Decision::HandedOver(_) => Mark::HandOverCampaign,
             Decision::HandOverFailed(_) => Mark::HandOverInVain,
             Decision::PreCampaign if self.is_absent_from_own(node) => Mark::AbsentMemberCampaigned,

@@ -7,7 +7,7 @@ use std::collections::BinaryHeap;
 use std::rc::Rc;
 
 use crate::client::{Clients, ToClient};
-use crate::members::Sent;
+use crate::members::Operator;
 use crate::nemesis::{Act, Nemesis};
 use crate::net::{Net, NetEvent};
 use crate::node::{Machine, NodeEvent};
@@ -75,8 +75,7 @@ pub struct World {
     pub clients: Clients,
     pub nemesis: Nemesis,
     pub oracle: Oracle,
-    /// What was asked over the network and may still arrive.
-    pub operator: Vec<Sent>,
+    pub operator: Operator,
     pub report: Rc<RefCell<Report>>,
     /// How late threads wake, how long they take.
     pub schedule_rng: fastrand::Rng,
@@ -94,7 +93,7 @@ impl World {
             clients: Clients::new(&swarm),
             nemesis: Nemesis::new(&swarm),
             oracle: Oracle::new(swarm.machines()),
-            operator: Vec::new(),
+            operator: Operator::new(seed),
             report,
             schedule_rng: Stream::Schedule.rng(seed),
             agenda: Agenda::default(),

@@ -24,6 +24,7 @@ pub enum Kind {
     Join,
     Remove,
     RemoveLeader,
+    RemoveNeeded,
     ReplaceDead,
     Wipe,
     Transfer,
@@ -47,7 +48,7 @@ pub enum Kind {
 use Kind::*;
 
 /// What is done to processes and disks.
-pub const PROCESS_KINDS: [Kind; 23] = [
+pub const PROCESS_KINDS: [Kind; 24] = [
     KillRandom,
     KillLeader,
     KillAll,
@@ -67,6 +68,7 @@ pub const PROCESS_KINDS: [Kind; 23] = [
     Join,
     Remove,
     RemoveLeader,
+    RemoveNeeded,
     ReplaceDead,
     Wipe,
     Transfer,
@@ -97,8 +99,19 @@ pub const REAL_KINDS: [Kind; 7] = [Isolate, IsolateLeader, Split, OneWay, Bridge
 pub const BESIDE: [Kind; 1] = [RealCut];
 
 /// What a round of the standard dose has in any case.
-pub const ALWAYS: [Kind; 10] =
-    [KillAll, KillRandom, KillLeader, KillRecovering, Pause, Join, Remove, Wipe, Transfer, BitRot];
+pub const ALWAYS: [Kind; 11] = [
+    KillAll,
+    KillRandom,
+    KillLeader,
+    KillRecovering,
+    Pause,
+    Join,
+    Remove,
+    RemoveNeeded,
+    Wipe,
+    Transfer,
+    BitRot,
+];
 
 impl Kind {
     /// Its name in the report.
@@ -123,6 +136,7 @@ impl Kind {
             Join => "a node joins",
             Remove => "a member is removed",
             RemoveLeader => "the leader is removed",
+            RemoveNeeded => "a member that is needed is to be removed",
             ReplaceDead => "a dead member is replaced by another",
             Wipe => "a member loses its data",
             Transfer => "the leadership is transferred",

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::cluster::wait_for;
 use super::nemesis::Nemesis;
+use super::operator::{REQUEST_MAY_LINGER, Refusal};
 use super::rot::{self, Allows, Flip, SyncedMark};
 use super::seats::Stand;
 
@@ -14,6 +15,9 @@ const QUIET_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Voters without which nobody can be lost: fewer have no majority without one of them.
 const LEAST_VOTERS: usize = 3;
+
+/// Longer than any election timeout of a plan: whoever died so long ago is known to be silent, or is not known to be alive.
+const DEATH_IS_NOTICED: Duration = Duration::from_millis(1_500);
 
 /// For the word of a member that starts.
 const TIMEOUT: Duration = Duration::from_millis(500);
@@ -30,6 +34,52 @@ impl Nemesis<'_> {
         let n = self.member(chosen);
         self.operator.remove(self.cluster, n);
         Ok(())
+    }
+
+    /// Members die until everybody who is left is needed, the leader among them or not; then, right after a transfer or not,
+    /// one of those who live is to be removed. That must be refused: nothing could be committed any more without it, and
+    /// nobody can have heard of the dead since.
+    pub fn remove_needed(&mut self) -> Result<(), String> {
+        self.quiet_with(LEAST_VOTERS)?;
+        let mut living = self.cluster.members();
+        if living.len().is_multiple_of(2) {
+            // Of an even number one more than a minority can be spared: the next time there is an odd one.
+            self.remove(None)?;
+            return Err("there was an even number of members, and one of them is removed first".into());
+        }
+        self.rng.shuffle(&mut living);
+        let dead = living.split_off(living.len() / 2 + 1);
+        dead.iter().filter(|&&n| self.cluster.runs(n)).copied().collect::<Vec<_>>().into_iter().for_each(
+            |n| {
+                self.cluster.kill(n);
+            },
+        );
+        std::thread::sleep(DEATH_IS_NOTICED);
+        if self.rng.bool() {
+            let to = living[self.rng.usize(0..living.len())];
+            let _may_fail = self.operator.try_once(self.cluster, &["transfer", &self.cluster.name(to)]);
+        }
+        let leader = self.cluster.addresses.leader().filter(|n| living.contains(n) && self.rng.bool());
+        let needed = leader.unwrap_or(living[self.rng.usize(0..living.len())]);
+        let name = self.cluster.name(needed);
+        match self.operator.try_once(self.cluster, &["member", "remove", &name]) {
+            Refusal::Conflict => {
+                self.report.needed_kept.fetch_add(1, Relaxed);
+                Ok(())
+            }
+            Refusal::None => {
+                let dead: Vec<String> = dead.iter().map(|&n| self.cluster.name(n)).collect();
+                let text =
+                    format!("{name} was removed while {dead:?} were dead: what is left has no majority");
+                self.violations.push(text);
+                Ok(())
+            }
+            Refusal::Other(code) => {
+                // What was asked may still be carried out: not with the help of those who are dead now.
+                std::thread::sleep(REQUEST_MAY_LINGER);
+                Err(format!("nobody had the time to refuse it (exit code {code:?})"))
+            }
+        }
     }
 
     /// A member dies for good, and a new one takes its place.

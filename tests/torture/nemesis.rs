@@ -145,6 +145,7 @@ impl Nemesis<'_> {
                 let leader = self.leader()?;
                 self.remove(Some(leader))?;
             }
+            Kind::RemoveNeeded => self.remove_needed()?,
             Kind::ReplaceDead => self.replace_dead()?,
             Kind::Wipe => self.wipe()?,
             Kind::Transfer => self.transfer(),

@@ -20,7 +20,7 @@ const COMMAND_TIMEOUT_S: u64 = 8;
 
 /// A request that is under way when its command gives up may still be carried out for so long: a name it speaks of must
 /// not mean another member by then.
-const REQUEST_MAY_LINGER: Duration = Duration::from_secs(6);
+pub const REQUEST_MAY_LINGER: Duration = Duration::from_secs(6);
 
 /// How long before it is asked again to promote who was not let in yet.
 const PROMOTE_EVERY: Duration = Duration::from_secs(1);
@@ -58,6 +58,16 @@ impl Goal {
             Goal::Transfer => false,
         }
     }
+}
+
+/// What became of a command that was run once.
+pub enum Refusal {
+    /// It was done.
+    None,
+    /// The cluster is in no state to do it.
+    Conflict,
+    /// Anything else, with the exit code.
+    Other(Option<i32>),
 }
 
 /// A command under way, or to be run again.
@@ -164,6 +174,26 @@ impl Operator {
     fn begin(&mut self, cluster: &Cluster, goal: Goal, arguments: Vec<String>) {
         let said = cluster.dir.join(format!("operator-{}.log", self.changes_begun()));
         self.changes.push(Change { goal, arguments, child: None, said, not_before: Instant::now() });
+    }
+
+    /// Runs a command once, and waits for its end.
+    pub fn try_once(&mut self, cluster: &Cluster, arguments: &[&str]) -> Refusal {
+        let arguments: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
+        let said = cluster.dir.join(format!("operator-{}.log", self.changes_begun()));
+        let change =
+            Change { goal: Goal::Transfer, arguments, child: None, said, not_before: Instant::now() };
+        let status = self.command(&change, cluster).wait().expect("its status");
+        let is_conflict = || fs::read_to_string(&change.said).unwrap_or_default().ends_with("(conflict)\n");
+        match status.code() {
+            Some(0) => Refusal::None,
+            code => {
+                let is_unknown = code == Some(4);
+                let counter =
+                    if is_unknown { &self.report.changes_unknown } else { &self.report.changes_refused };
+                counter.fetch_add(1, Relaxed);
+                if code == Some(1) && is_conflict() { Refusal::Conflict } else { Refusal::Other(code) }
+            }
+        }
     }
 
     fn changes_begun(&mut self) -> usize {

@@ -30,6 +30,8 @@ pub struct Report {
     pub changes_unknown: AtomicU64,
     /// Of these, those that were refused or came to nothing in their time.
     pub changes_refused: AtomicU64,
+    /// Removals of members that were needed, beside dead ones, and that were refused.
+    pub needed_kept: AtomicU64,
     pub joins: AtomicU64,
     pub promotions: AtomicU64,
     /// Members that ended with exit code 4 after their removal.
@@ -132,7 +134,7 @@ impl Report {
             "  processes: {} started, {} killed with SIGKILL ({} of them in recovery), {} killed at a system call, \
              {} stopped by themselves at a failing disk, {} ended by SIGTERM, {} paused\n  \
              members: {} commands ({} refused or too late, {} unknown): {} nodes joined ({} promoted), {} were removed, {} came back \
-             without their data and were refused, {} replaced under another identity; {} transfers; {} times all agreed\n  \
+             without their data and were refused, {} replaced under another identity; {} that were needed were kept; {} transfers; {} times all agreed\n  \
              disks: {} snapshots saved, {} installed; {} bits flipped, {} of them refused, {} passed over for an older \
              snapshot, {} where nothing was written\n  \
              network: {} cuts, {} other faults, {} of {} messages hindered\n  \
@@ -156,6 +158,7 @@ impl Report {
             get(&self.removals),
             get(&self.strangers),
             get(&self.replacements),
+            get(&self.needed_kept),
             get(&self.transfers),
             get(&self.memberships_agreed),
             get(&self.snapshots),

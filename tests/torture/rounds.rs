@@ -75,6 +75,7 @@ impl Dose {
         let all = [
             ("a member was let in", &report.joins),
             ("a member was removed", &report.removals),
+            ("the removal of a member that was needed was refused", &report.needed_kept),
             ("a member without its data was refused", &report.strangers),
             ("a member without its data was replaced", &report.replacements),
             ("a snapshot was saved", &report.snapshots),

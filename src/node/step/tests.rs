@@ -1,5 +1,7 @@
 //! Regressions of the core's step: what it once decided wrongly, set up by hand.
 
+mod news;
+
 use std::sync::{Arc, Mutex};
 
 use super::*;

@@ -2,7 +2,7 @@
 //! told whose time is up.
 
 use super::{BackupResult, Request, Stage, Work};
-use crate::node::administer::AdminResult;
+use crate::node::administer::{AdminFailure, AdminFailureKind, AdminResult};
 use crate::node::counters::Counters;
 use crate::node::request::{Completion, Failure, FailureKind, WriteResult};
 use crate::node::transport::ReadIndexResult;
@@ -112,4 +112,11 @@ pub(super) fn overdue(request: &Request) -> Failure {
             Failure::new(FailureKind::Timeout, "no majority confirmed the leader in time for this read")
         }
     }
+}
+
+/// What an operator is told whose time is up before the members have answered that the request needs: nothing was done, and
+/// it may be done later.
+pub(super) fn no_news() -> AdminFailure {
+    let text = "the members that it needs have not answered the new leader in time: try again";
+    AdminFailure::new(AdminFailureKind::Conflict, text)
 }
