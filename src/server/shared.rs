@@ -105,6 +105,7 @@ impl Shared {
     /// The headers that every answer has. They say what this node knows, nothing that a request said.
     pub fn headers(&self) -> Vec<Header> {
         let mut headers = vec![(api::NODE_HEADER, self.config.node_id.clone())];
+        headers.extend(self.node().map(|node| (api::CLUSTER_HEADER, node.cluster_id().to_string())));
         headers.extend(self.leader().map(|leader| (api::LEADER_HEADER, leader.http_addr)));
         headers
     }

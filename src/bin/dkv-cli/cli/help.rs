@@ -34,6 +34,7 @@ pub(super) const MAIN_HELP: &str = concat!(
 ",
     heading!("Environment:"),
     "  DKV_ENDPOINTS  the nodes to ask, unless --endpoints is given
+  DKV_CLUSTER    the cluster that is meant, unless --cluster is given
   NO_COLOR       when not empty, nothing is coloured"
 );
 
