@@ -58,7 +58,7 @@ impl Client {
         let mut pages = 0;
         while left > 0 {
             if pages > 0 && Instant::now() >= deadline {
-                let text = format!("the time for the whole list was over after {pages} pages");
+                let text = format!("the time for the whole list was over after page {pages}");
                 return Err(ClientError::Unavailable(text));
             }
             options.limit = Some(u32::try_from(left).unwrap_or(u32::MAX).min(page_rows));

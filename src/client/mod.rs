@@ -122,7 +122,7 @@ pub enum ClientError {
     #[error("refused: {} ({})", .0.message, .0.code)]
     Refused(Box<ErrorDetail>),
     /// No node could serve it in time. Surely not done; the text is the last reason.
-    #[error("not done: no node could serve the request in time; last reason: {0}")]
+    #[error("not done: the request was not served in time; last reason: {0}")]
     Unavailable(String),
     /// It may be done. The same call with the same key finds out.
     #[error("outcome unknown: it may or may not be done; last reason: {reason}")]
@@ -401,6 +401,7 @@ impl Client {
             Ok(answer) => answer,
             Err(broken) => {
                 self.known().failed(addr);
+                tour.failed(addr);
                 return match broken {
                     Broken::Malformed(text) => Verdict::Malformed(text),
                     Broken::Unknown(text) if !is_read => Verdict::Unknown(text),

@@ -247,6 +247,11 @@ impl Tour {
         }
     }
 
+    /// A node that answered before does not any more: it names nobody.
+    pub fn failed(&mut self, addr: &str) {
+        self.guide.take_if(|guide| guide == addr);
+    }
+
     /// The node to ask for the members: one that answered, once per call.
     pub fn wants_members(&mut self) -> Option<String> {
         if self.members_learned {

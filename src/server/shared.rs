@@ -120,6 +120,9 @@ impl Shared {
     pub fn unborn_error(&self) -> ErrorBody {
         let text = match self.joins {
             true => "this node is not let into its cluster yet: it waits for that cluster's leader",
+            false if self.config.peers.len() == 1 => {
+                "the store is not founded yet: the first start is under way"
+            }
             false => "the cluster is not founded yet: every node of `peers` must have been started once",
         };
         ErrorBody::new(ErrorCode::Unavailable, text)

@@ -163,8 +163,9 @@ fn say(report: &Report, printer: &Printer) -> Result<(), Failure> {
         return printer.json(report);
     }
     let Report { operations, done, not_done, unknown, keys, nodes, seconds, .. } = report;
+    let of = if *nodes == 1 { "node" } else { "nodes" };
     let mut text = format!(
-        "{operations} operations on {keys} keys through {nodes} nodes in {seconds:.1} s: {done} done, {not_done} not \
+        "{operations} operations on {keys} keys through {nodes} {of} in {seconds:.1} s: {done} done, {not_done} not \
          done, {unknown} unknown\nhistory: {}\n",
         report.history.display()
     );
@@ -177,7 +178,7 @@ fn say(report: &Report, printer: &Printer) -> Result<(), Failure> {
         "undecided" => {
             (Look::Bad, "undecided: the check was given up before it found an order, or that there is none")
         }
-        _ => (Look::Bad, "nothing was done, so nothing was checked: see that the nodes serve"),
+        _ => (Look::Bad, "nothing was done, so nothing was checked: `dkv-cli status` shows what answers"),
     };
     text.push_str(&format!("{}\n", printer.paint(look, sentence)));
     printer.bytes(text.as_bytes())

@@ -108,7 +108,7 @@ pub enum Command {
         /// The key, any bytes.
         #[arg(value_hint = ValueHint::Other)]
         key: OsString,
-        /// The value; `-`, or nothing, takes it from standard input, byte for byte.
+        /// The value; `-`, or nothing, takes it from standard input, byte for byte. An empty value is ''.
         #[arg(allow_negative_numbers = true, value_hint = ValueHint::Other)]
         value: Option<OsString>,
         /// Conditions.
