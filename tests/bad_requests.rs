@@ -89,6 +89,7 @@ impl Server {
                 // Also on what no route has seen.
                 assert_eq!(answer.header("Dkv-Node"), Some("node1"), "{name}");
                 assert_eq!(answer.header("Dkv-Leader"), Some(address), "{name}");
+                assert_eq!(answer.header("Dkv-Cluster"), self.before["cluster_id"].as_str(), "{name}");
             }
             assert_eq!(state(&self.cluster), self.before, "{name} changed something");
         }
@@ -254,6 +255,14 @@ fn client_port_refuses_bad_headers() {
     }
     add("bad idempotency key", "DELETE", &[("Idempotency-Key", b"?")], INVALID);
     add("repeated key", "PUT", &[("Idempotency-Key", b"a"), ("Idempotency-Key", b"a")], INVALID);
+    for id in [&b""[..], b"aa", b"00000000000000AA", b"00000000000000ag", b"00000000000000aa0"] {
+        add("bad cluster id", "PUT", &[("Dkv-Cluster", id)], INVALID);
+    }
+    let other = b"00000000000000aa";
+    add("repeated cluster", "PUT", &[("Dkv-Cluster", other), ("dkv-cluster", other)], INVALID);
+    for method in ["GET", "PUT", "DELETE"] {
+        add("another cluster", method, &[("Dkv-Cluster", other)], (409, "conflict"));
+    }
     add("binary tag", "PUT", &[("If-Match", b"\"\xff\xfe\"")], INVALID);
     add("binary idempotency key", "PUT", &[("Idempotency-Key", b"\x00\x01")], INVALID);
     add("binary header", "GET", &[("Accept", b"\xc3\x28")], INVALID);

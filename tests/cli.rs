@@ -12,6 +12,8 @@ use std::time::Duration;
 #[path = "support/cluster.rs"]
 #[allow(dead_code)]
 mod cluster;
+#[path = "cli/one_cluster.rs"]
+mod one_cluster;
 #[path = "cli/terminal.rs"]
 mod terminal;
 
@@ -26,8 +28,11 @@ fn node(answer: Vec<u8>) -> (String, Receiver<Vec<u8>>) {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let body = read_body(&stream);
-            let _ = bodies.send(body);
+            let (line, body) = read_request(&stream);
+            // The question for the cluster, which goes before a write, is answered and not told.
+            if !line.starts_with("GET /readyz ") {
+                let _ = bodies.send(body);
+            }
             // The client may be gone, as in the test of the closed pipe.
             let _ = stream.write_all(&answer);
         }
@@ -35,10 +40,12 @@ fn node(answer: Vec<u8>) -> (String, Receiver<Vec<u8>>) {
     (addr, seen)
 }
 
-fn read_body(stream: &TcpStream) -> Vec<u8> {
+/// The first line of a request, and its body.
+fn read_request(stream: &TcpStream) -> (String, Vec<u8>) {
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let mut reader = BufReader::new(stream);
-    let mut length = 0;
+    let (mut first, mut length) = (String::new(), 0);
+    reader.read_line(&mut first).unwrap();
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).unwrap();
@@ -51,12 +58,15 @@ fn read_body(stream: &TcpStream) -> Vec<u8> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
-    body
+    (first.trim_end().to_owned(), body)
 }
+
+/// The cluster of the fake nodes.
+const CLUSTER: &str = "00000000000000cc";
 
 fn answer(status: u16, headers: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
-        "HTTP/1.1 {status} X\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
+        "HTTP/1.1 {status} X\r\nConnection: close\r\nDkv-Cluster: {CLUSTER}\r\n{headers}Content-Length: {}\r\n\r\n",
         body.len()
     );
     [head.as_bytes(), body].concat()
@@ -114,6 +124,33 @@ fn set_prints_ok_and_sends_any_bytes_of_standard_input() {
     assert_eq!(output.stdout, [PUT_DONE, b"\n"].concat());
 }
 
+/// `set KEY` under cron, or after a command that failed, stored an empty value.
+#[test]
+fn set_without_a_value_and_without_input_is_a_usage_error() {
+    let (addr, seen) = node(answer(200, "", PUT_DONE));
+    let closed = |args: &[&str]| {
+        // Standard input closed, not empty: only a shell starts a program so.
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec \"$0\" \"$@\" <&-", env!("CARGO_BIN_EXE_dkv-cli")]).args(args);
+        command.env("DKV_ENDPOINTS", &addr).stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap()
+    };
+    for output in [run(&addr, &["set", "a\tb"]), closed(&["set", "a\tb"])] {
+        assert_eq!((code(&output), output.stdout.is_empty()), (2, true), "{}", said(&output));
+        assert!(
+            said(&output).contains("no value") && said(&output).contains("set a\\x09b ''"),
+            "{}",
+            said(&output)
+        );
+    }
+    assert!(seen.try_recv().is_err(), "something was sent");
+    // Whoever says so gets an empty value.
+    for output in [run(&addr, &["set", "k", ""]), run(&addr, &["set", "k", "-"]), closed(&["set", "k", "-"])]
+    {
+        assert_eq!(code(&output), 0, "{}", said(&output));
+        assert_eq!(seen.recv_timeout(Duration::from_secs(30)).unwrap(), b"");
+    }
+}
+
 #[test]
 fn get_prints_the_bytes_alone() {
     let (addr, _) = node(answer(200, GET_HEADERS, b"\xff\0x"));
@@ -162,6 +199,8 @@ fn exit_code_2_is_for_bad_usage_and_refused_input() {
         &["set", "k", "v", "--idempotency-key", "a b"],
         &["set", "k", "v", "--if-absent", "--if-revision", "1"],
         &["get", "k", "--revision", "-1"],
+        &["get", "k", "--cluster", "cc"],
+        &["set", "k"],
     ] {
         let output = run(&addr, args);
         assert_eq!(code(&output), 2, "{args:?}: {}", said(&output));
@@ -180,7 +219,7 @@ fn exit_code_3_is_surely_not_done() {
     for args in [&["set", "k", "v"][..], &["get", "k"], &["status"]] {
         let output = run_hasty(&addr, args);
         assert_eq!(code(&output), 3, "{args:?}: {}", said(&output));
-        assert!(said(&output).contains("Check that the nodes run"), "{}", said(&output));
+        assert!(said(&output).contains("Check that --endpoints names a node that runs"), "{}", said(&output));
     }
 }
 
@@ -214,7 +253,7 @@ fn status_shows_reachable_and_unreachable_nodes() {
            {{"node_id":"n2","member_id":"bb","raft_addr":"h:2","http_addr":"{gone}","voter":true}}]"#
     );
     let json = format!(
-        r#"{{"cluster_id":"cc","term":7,"leader":{{"node_id":"n1","http_addr":"{addr}"}},{members},
+        r#"{{"cluster_id":"{CLUSTER}","term":7,"leader":{{"node_id":"n1","http_addr":"{addr}"}},{members},
            "node_id":"n1","member_id":"aa","role":"leader","commit":120,"applied":118,"persisted":120,"last":120,
            "revision":9,"floor":0,"state_hash":"00","uptime_ms":5,"version":"0","peers":[]}}"#
     );
@@ -222,12 +261,12 @@ fn status_shows_reachable_and_unreachable_nodes() {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            read_body(&stream);
+            read_request(&stream);
             stream.write_all(&reply).unwrap();
         }
     });
     let output = run(&addr, &["status"]);
-    assert_eq!(code(&output), 0, "{}", said(&output));
+    assert_eq!(code(&output), 1, "a voter does not answer: {}", said(&output));
     let text = String::from_utf8(output.stdout).unwrap();
     let rows: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
     assert_eq!(rows[0], ["NODE", "ROLE", "TERM", "COMMIT", "APPLIED", "LAG", "REACHABLE", "ADDRESS"]);
@@ -236,6 +275,7 @@ fn status_shows_reachable_and_unreachable_nodes() {
     assert!(text.contains("n2 does not answer: "), "{text}");
     let output = run(&addr, &["status", "-o", "json"]);
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((code(&output), &report["health"]), (1, &"degraded".into()));
     assert_eq!(report["nodes"][0]["status"]["commit"], 120);
     assert!(report["nodes"][1]["error"].as_str().unwrap().contains("refused"), "{report}");
 }
@@ -248,11 +288,7 @@ fn script(answers: Vec<Vec<u8>>) -> (String, Receiver<String>) {
     thread::spawn(move || {
         for answer in answers {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut first = [0; 512];
-            let length = stream.peek(&mut first).unwrap();
-            read_body(&stream);
-            let text = String::from_utf8_lossy(&first[..length]).into_owned();
-            let _ = lines.send(text.lines().next().unwrap().to_owned());
+            let _ = lines.send(read_request(&stream).0);
             let _ = stream.write_all(&answer);
         }
     });

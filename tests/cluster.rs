@@ -25,6 +25,7 @@ fn every_node_takes_writes_and_serves_linearizable_reads() {
         let answer = cluster.put(n, &format!("key-{n}"), &format!("value {n}")).unwrap();
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(answer.header("Dkv-Node"), Some(cluster.name(n).as_str()));
+        assert_eq!(answer.header("Dkv-Cluster"), cluster.status(0).unwrap()["cluster_id"].as_str());
         for reader in 0..5 {
             let answer = cluster.get(reader, &format!("key-{n}")).unwrap();
             assert_eq!(

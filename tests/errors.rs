@@ -62,6 +62,7 @@ impl Met {
         assert!(statuses.contains(&answer.status), "{code}: {}", answer.status);
         assert_eq!(error["outcome"].as_str(), outcome.split(',').next(), "{code}");
         assert!(answer.header("Dkv-Node").is_some(), "{code}");
+        assert!(answer.header("Dkv-Cluster").is_some_and(dkv::api::is_cluster_id), "{code}");
         assert_eq!(answer.header("Retry-After").is_some(), code == "overloaded", "{code}");
         self.codes.insert(code.to_owned());
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dkv::node::birth::{BirthError, Born, IdentityConfig, Opened, open};
-use dkv::node::founding::{Founding, FoundingError, Received};
+use dkv::node::founding::{Founding, FoundingError, Received, founding_port};
 use dkv::node::{
     BirthRecord, FoundReply, FoundRequest, FoundTransport, Peer, PeerError, PeerList, StoreFound, Target,
     Unborn, UnbornStep,
@@ -605,7 +605,39 @@ fn with_joiner(seed: u64) -> Cluster {
     cluster.ask_round(1);
     (2..=3).for_each(|n| drop(cluster.call(1, n)));
     cluster.start(4);
+    join(&cluster, 4, cluster.cluster_id(1).expect("it is born"));
     cluster
+}
+
+/// Tells a node that joins which cluster it joins.
+fn join(cluster: &Cluster, n: usize, joined: ClusterId) {
+    let State::Unborn(founding) = &cluster.node(n).state else { panic!("node{n} is not unborn") };
+    founding_port(founding).0.join(joined);
+}
+
+/// A foreign cluster had only to list the identity of a node that joined another one.
+#[test]
+fn a_node_that_joins_is_born_into_no_other_cluster_than_the_one_it_joins() {
+    let cluster = with_joiner(33);
+    cluster.start(4);
+    let offer = || {
+        let (birth_record, latest, member) = added(&cluster, "node4", 4);
+        cluster.call_member(&birth_record, &latest, &member, 4);
+    };
+    let waits_for = || match &cluster.node(4).state {
+        State::Unborn(founding) => founding.waiting_for(),
+        _ => panic!("born into a cluster that it was not told"),
+    };
+    offer();
+    assert_has(&waits_for(), &["before it knows which cluster it joins"]);
+    join(&cluster, 4, ClusterId(0xf0e));
+    offer();
+    let ours = cluster.cluster_id(1).expect("it is born").to_string();
+    assert_has(&waits_for(), &["was offered cluster", &ours, "but it joins cluster 0000000000000f0e"]);
+    // The first word counts.
+    join(&cluster, 4, cluster.cluster_id(1).expect("it is born"));
+    offer();
+    assert_has(&waits_for(), &["but it joins cluster 0000000000000f0e"]);
 }
 
 #[test]

@@ -161,6 +161,7 @@ fn both_forms_of_the_routes_see_the_same_keys_and_bytes() {
         assert_eq!((answer.status, answer.body.as_slice()), (200, &b"\xff\0\x01"[..]), "{path}");
         assert_eq!(answer.header("Content-Type"), Some("application/octet-stream"));
         assert_eq!(answer.header("Dkv-Node"), Some("node1"));
+        assert!(answer.header("Dkv-Cluster").is_some());
     }
     let set = br#"{"value":"line\nbreak \u0000 \u4f60","more":[1],"key":"\u4f60/?&="}"#;
     assert_eq!(ask("POST", "/set", set).status, 200);

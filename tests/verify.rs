@@ -188,7 +188,8 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> io::Result<Option<(Vec<Str
 }
 
 fn answer(status: u16, headers: &str, body: &str) -> String {
-    format!("HTTP/1.1 {status} X\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len())
+    let named = "Dkv-Cluster: 00000000000000cc";
+    format!("HTTP/1.1 {status} X\r\n{named}\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len())
 }
 
 fn error(status: u16, headers: &str, code: &str, mod_revision: u64) -> String {

@@ -4,6 +4,9 @@
 pub const LEADER_HEADER: &str = "Dkv-Leader";
 /// Response header: the name of the node that answered. On every answer.
 pub const NODE_HEADER: &str = "Dkv-Node";
+/// Response header: the cluster that the answering node belongs to, 16 hexadecimal digits. On every answer; absent while
+/// the node belongs to none. In a request of version 1: the cluster that it is meant for; a node of another one refuses it.
+pub const CLUSTER_HEADER: &str = "Dkv-Cluster";
 /// Response header: the log index of a write, or the applied index a read was served at.
 pub const INDEX_HEADER: &str = "Dkv-Index";
 /// Response header, `true`: this is the stored outcome of an earlier request with the same idempotency key.
@@ -30,6 +33,11 @@ pub fn is_idempotency_key(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'~' | b'-'))
 }
 
+/// Whether `text` is a cluster id as it is printed everywhere: 16 lower-case hexadecimal digits.
+pub fn is_cluster_id(text: &str) -> bool {
+    text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,6 +48,14 @@ mod tests {
         assert!(is_idempotency_key(&"x".repeat(64)));
         for bad in ["", &"x".repeat(65), "a b", "a/b", "ä", "a\n"] {
             assert!(!is_idempotency_key(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn cluster_id_is_what_a_node_prints() {
+        assert!(is_cluster_id(&crate::raft::ClusterId(0xabc).to_string()));
+        for bad in ["", "abc", "0123456789ABCDEF", "0123456789abcdeg", "0123456789abcdef0"] {
+            assert!(!is_cluster_id(bad), "{bad:?}");
         }
     }
 }

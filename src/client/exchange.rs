@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::api::CLUSTER_HEADER;
 use ureq::config::Config;
 use ureq::http;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
@@ -137,12 +138,22 @@ impl Exchanger {
         Exchanger { agent: Agent::with_parts(config, MarkedConnector::default(), MarkedResolver::default()) }
     }
 
-    /// Sends `request` to the node at `addr` once and reads the whole answer, within `timeout` in total.
-    pub fn exchange(&self, addr: &str, request: &Request<'_>, timeout: Duration) -> Result<Answer, Broken> {
+    /// Sends `request`, which may be meant for one cluster alone, to the node at `addr` once and reads the whole answer,
+    /// within `timeout` in total.
+    pub fn exchange(
+        &self,
+        addr: &str,
+        request: &Request<'_>,
+        cluster: Option<&str>,
+        timeout: Duration,
+    ) -> Result<Answer, Broken> {
         let mut builder =
             http::Request::builder().method(request.method).uri(format!("http://{addr}{}", request.target));
         for (name, value) in &request.headers {
             builder = builder.header(*name, value);
+        }
+        if let Some(cluster) = cluster {
+            builder = builder.header(CLUSTER_HEADER, cluster);
         }
         let malformed = |e: http::Error| Broken::Malformed(e.to_string());
         let sent = match request.body {

@@ -55,9 +55,15 @@ impl Client {
         let mut options = options.clone();
         let page_rows = options.limit.unwrap_or(DEFAULT_LIST_LIMIT);
         let mut left = total.unwrap_or(u64::MAX);
+        let mut pages = 0;
         while left > 0 {
+            if pages > 0 && Instant::now() >= deadline {
+                let text = format!("the time for the whole list was over after page {pages}");
+                return Err(ClientError::Unavailable(text));
+            }
             options.limit = Some(u32::try_from(left).unwrap_or(u32::MAX).min(page_rows));
             let reply = self.list_until(deadline, &options)?.value;
+            pages += 1;
             left = left.saturating_sub(reply.kvs.len() as u64);
             let cursor = reply.cursor.clone();
             if page(reply).is_break() || cursor.is_none() {

@@ -15,8 +15,11 @@ const MEMBERS: &str = "/v1/cluster/members";
 impl Client {
     /// The members as some reachable node knows them; they become known to the client.
     pub fn members(&self, until: Instant) -> Result<MembersReply, ClientError> {
-        let reply: MembersReply = self.call_until(until, &get(MEMBERS), Kind::Read, json)?;
-        self.known().learn_members(&reply.members);
+        let read = |answer: &Answer| Some((answer.cluster().is_some(), json::<MembersReply>(answer)?));
+        let (is_named, reply) = self.call_until(until, &get(MEMBERS), Kind::Read, read)?;
+        if is_named {
+            self.known().learn_members(&reply.members);
+        }
         Ok(reply)
     }
 

@@ -4,7 +4,10 @@
 //! One call is one tour after another through the known nodes, the leader first, until there is a final answer or the
 //! total timeout is over. Once an attempt of a write ended unknown, the whole call is unknown unless a later attempt
 //! under the same key brings the outcome: done, or the condition that did not hold.
+//!
+//! It keeps to one cluster ([`cluster`]), whatever answers at the addresses that it was given or has learnt.
 
+mod cluster;
 mod exchange;
 mod list;
 mod members;
@@ -23,8 +26,9 @@ use crate::api::{
     VERSION_HEADER, is_idempotency_key,
 };
 
+use cluster::{Notices, Unfit};
 use exchange::{Answer, Broken, Exchanger, Request};
-use tour::{Known, Tour};
+use tour::{Attempt, Known, Origin, Tour};
 
 pub use list::ListOptions;
 pub use snapshots::SnapshotSaveError;
@@ -118,7 +122,7 @@ pub enum ClientError {
     #[error("refused: {} ({})", .0.message, .0.code)]
     Refused(Box<ErrorDetail>),
     /// No node could serve it in time. Surely not done; the text is the last reason.
-    #[error("not done: no node could serve the request in time; last reason: {0}")]
+    #[error("not done: the request was not served in time; last reason: {0}")]
     Unavailable(String),
     /// It may be done. The same call with the same key finds out.
     #[error("outcome unknown: it may or may not be done; last reason: {reason}")]
@@ -145,6 +149,7 @@ pub struct Client {
     exchanger: Exchanger,
     known: Mutex<Known>,
     timeout: Duration,
+    notices: Notices,
 }
 
 /// What one answer, or the lack of one, means for the call.
@@ -154,6 +159,10 @@ enum Verdict<T> {
     Refused(Box<ErrorDetail>),
     /// Surely not done by this attempt; another may succeed.
     Later(String),
+    /// The same, and the node has said nothing.
+    Silent(String),
+    /// The request cannot even be written.
+    Malformed(String),
     /// This attempt may have done it.
     Unknown(String),
 }
@@ -174,18 +183,25 @@ impl Client {
     /// others are found. `timeout` is for a whole call with all its attempts.
     pub fn new<S: AsRef<str>>(endpoints: &[S], timeout: Duration) -> Result<Client, ClientError> {
         let known = Known::new(endpoints).map_err(ClientError::Invalid)?;
-        Ok(Client { exchanger: Exchanger::new(), known: Mutex::new(known), timeout })
+        Ok(Client::with(known, timeout))
     }
 
     /// A client that asks this one node only, whoever leads.
     pub fn at_node(endpoint: &str, timeout: Duration) -> Result<Client, ClientError> {
         let known = Known::new(&[endpoint]).map_err(ClientError::Invalid)?.fixed();
-        Ok(Client { exchanger: Exchanger::new(), known: Mutex::new(known), timeout })
+        Ok(Client::with(known, timeout))
     }
 
-    /// The nodes it knows of, the leader first where it knows it.
+    fn with(known: Known, timeout: Duration) -> Client {
+        let (exchanger, notices) = (Exchanger::new(), Notices::default());
+        Client { exchanger, known: Mutex::new(known), timeout, notices }
+    }
+
+    /// The nodes it knows of, the leader first where it knows it; without those that named another cluster when they were
+    /// last heard.
     pub fn endpoints(&self) -> Vec<String> {
-        self.known().in_order()
+        let known = self.known();
+        known.in_order().into_iter().filter(|addr| !known.is_foreign(addr)).collect()
     }
 
     /// Stores `value` under `key`.
@@ -231,21 +247,33 @@ impl Client {
 
     /// The cluster as some reachable node sees it. The members become known to the client.
     pub fn cluster(&self) -> Result<ClusterReply, ClientError> {
-        let cluster: ClusterReply = self.call(&get("/v1/cluster"), Kind::Read, json)?;
-        self.known().learn_cluster(&cluster);
+        let read = |answer: &Answer| Some((answer.cluster().is_some(), json::<ClusterReply>(answer)?));
+        let (is_named, cluster) = self.call(&get("/v1/cluster"), Kind::Read, read)?;
+        if is_named {
+            self.known().learn_cluster(&cluster);
+        }
         Ok(cluster)
     }
 
     /// The status of the one node at `addr`, asked once for at most `patience`; the error says why there
-    /// is none.
+    /// is none. A node of another cluster has none.
     pub fn status(&self, addr: &str, patience: Duration) -> Result<StatusReply, String> {
-        let answer = self.exchanger.exchange(addr, &get("/v1/status"), patience).map_err(|e| match e {
-            Broken::Malformed(text) | Broken::NotSent(text) | Broken::Unknown(text) => text,
-        })?;
+        let answer =
+            self.exchanger.exchange(addr, &get("/v1/status"), None, patience).map_err(|e| match e {
+                Broken::Malformed(text) | Broken::NotSent(text) | Broken::Unknown(text) => text,
+            })?;
+        let mut known = self.known();
+        if let Origin::Foreign { cluster, .. } = known.compare(addr, answer.cluster()) {
+            return Err(cluster::foreign(addr, &cluster, known.cluster().unwrap_or_default()));
+        }
+        drop(known);
         match judge(&answer, Kind::Read, json) {
             Verdict::Done(status) => Ok(status),
             Verdict::Refused(detail) => Err(detail.message),
-            Verdict::Later(text) | Verdict::Unknown(text) => Err(text),
+            Verdict::Later(text)
+            | Verdict::Silent(text)
+            | Verdict::Malformed(text)
+            | Verdict::Unknown(text) => Err(text),
         }
     }
 
@@ -305,40 +333,31 @@ impl Client {
     ) -> Result<T, ClientError> {
         // The reason of the first attempt that ended unknown: from then on the call is unknown, too.
         let mut in_doubt: Option<String> = None;
-        let mut reason = "the timeout is too short for a single attempt".to_owned();
+        let mut reason: Option<String> = None;
         let mut tour = Tour::new(self.timeout);
         while let Some(attempt) = tour.next(&self.known, deadline) {
             let started = Instant::now();
-            let verdict = match self.exchanger.exchange(&attempt.addr, request, attempt.timeout) {
-                Ok(answer) => {
-                    tour.answered(&self.known, &attempt.addr, answer.header(LEADER_HEADER));
-                    judge(&answer, kind, &read)
-                }
-                Err(broken) => {
-                    self.known().failed(&attempt.addr);
-                    match (broken, kind) {
-                        (Broken::Malformed(text), _) if in_doubt.is_none() => {
-                            return Err(ClientError::Invalid(text));
-                        }
-                        (Broken::Unknown(text), Kind::Write(_) | Kind::Change) => Verdict::Unknown(text),
-                        (Broken::Malformed(text) | Broken::NotSent(text) | Broken::Unknown(text), _) => {
-                            Verdict::Later(text)
-                        }
-                    }
-                }
-            };
-            match verdict {
+            match self.attempt(&attempt, request, kind, &read, &mut tour) {
                 Verdict::Done(done) => return Ok(done),
+                Verdict::Malformed(text) if in_doubt.is_none() => return Err(ClientError::Invalid(text)),
                 Verdict::Refused(detail) if in_doubt.is_none() || covers_doubt(kind, detail.code) => {
                     return Err(ClientError::Refused(detail));
                 }
                 // The attempt in doubt may have been executed all the same: this refusal is not about it.
-                Verdict::Refused(detail) => reason = format!("{}: {}", attempt.addr, detail.message),
-                Verdict::Later(text) => reason = text,
+                Verdict::Refused(detail) => reason = Some(format!("{}: {}", attempt.addr, detail.message)),
+                // That a node did not answer in the little time that was left says less than what was said before.
+                Verdict::Silent(_) if attempt.is_cut_short && reason.is_some() => {}
+                Verdict::Later(text) | Verdict::Silent(text) | Verdict::Malformed(text) => {
+                    reason = Some(text);
+                }
                 Verdict::Unknown(text) => {
-                    reason = text;
+                    let text = match reason.take().filter(|_| attempt.is_cut_short && in_doubt.is_none()) {
+                        Some(before) => format!("{text}; before: {before}"),
+                        None => text,
+                    };
+                    reason = Some(text.clone());
                     if in_doubt.is_none() {
-                        in_doubt = Some(reason.clone());
+                        in_doubt = Some(text);
                         deadline = deadline.min(started + REPEAT_WINDOW);
                     }
                 }
@@ -347,6 +366,7 @@ impl Client {
                 self.learn_members(&guide, deadline);
             }
         }
+        let reason = reason.unwrap_or_else(|| "the time was over before a node could be asked".to_owned());
         match (kind, in_doubt) {
             (Kind::Write(_) | Kind::Change, Some(first)) => {
                 let reason = if first == reason { first } else { format!("{reason}; before: {first}") };
@@ -357,6 +377,57 @@ impl Client {
         }
     }
 
+    /// One attempt at one node, which a write reaches only after that node has named the client's cluster.
+    fn attempt<T>(
+        &self,
+        attempt: &Attempt,
+        request: &Request<'_>,
+        kind: Kind<'_>,
+        read: impl Fn(&Answer) -> Option<T>,
+        tour: &mut Tour,
+    ) -> Verdict<T> {
+        let (addr, started) = (&attempt.addr, Instant::now());
+        let is_read = matches!(kind, Kind::Read);
+        if !is_read {
+            match self.check_before_write(addr, attempt.timeout, tour) {
+                Ok(()) => {}
+                Err(Unfit::Silent(text)) => return Verdict::Silent(text),
+                Err(Unfit::Foreign(text)) => return Verdict::Later(text),
+            }
+        }
+        let left = attempt.timeout.saturating_sub(started.elapsed());
+        let meant_for = self.cluster_id().filter(|_| !is_read);
+        let answer = match self.exchanger.exchange(addr, request, meant_for.as_deref(), left) {
+            Ok(answer) => answer,
+            Err(broken) => {
+                self.known().failed(addr);
+                tour.failed(addr);
+                return match broken {
+                    Broken::Malformed(text) => Verdict::Malformed(text),
+                    Broken::Unknown(text) if !is_read => Verdict::Unknown(text),
+                    Broken::NotSent(text) | Broken::Unknown(text) => Verdict::Silent(text),
+                };
+            }
+        };
+        if let Some(text) = self.pass_over(addr, &answer) {
+            return Verdict::Later(text);
+        }
+        let verdict = judge(&answer, kind, read);
+        if answer.cluster().is_some() {
+            tour.answered(&self.known, addr, answer.header(LEADER_HEADER));
+        } else if !is_read {
+            // The node that was asked before had named its cluster: this is another one, or something in between.
+            return match verdict {
+                Verdict::Done(_) => {
+                    Verdict::Unknown(format!("{addr}: an answer {} that names no cluster", answer.status))
+                }
+                Verdict::Refused(detail) => Verdict::Later(format!("{addr}: {}", detail.message)),
+                other => other,
+            };
+        }
+        verdict
+    }
+
     /// Asks a node that answers, but cannot serve, for the other members.
     fn learn_members(&self, addr: &str, deadline: Instant) {
         let patience = deadline.saturating_duration_since(Instant::now()).min(tour::LEARN_TIMEOUT);
@@ -364,8 +435,10 @@ impl Client {
             return;
         }
         // Nothing is lost when it fails: the tour goes on with the nodes it knows.
-        if let Ok(answer) = self.exchanger.exchange(addr, &get("/v1/cluster"), patience)
+        if let Ok(answer) = self.exchanger.exchange(addr, &get("/v1/cluster"), None, patience)
             && answer.status == 200
+            && answer.cluster().is_some()
+            && self.pass_over(addr, &answer).is_none()
             && let Some(cluster) = json(&answer)
         {
             self.known().learn_cluster(&cluster);

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::cluster::foreign;
 use super::exchange::{Answer, Broken, Request};
 use super::{Client, ClientError, Kind, Verdict, get, json, judge};
 use crate::api::{ErrorCode, INDEX_HEADER, MAX_SNAPSHOT_PIECE, SNAPSHOT_CRC_HEADER, SnapshotReply};
@@ -37,6 +38,8 @@ pub enum SnapshotSaveError {
 enum Trouble {
     /// Another node, or the same one later.
     Later(String),
+    /// The same, and the node has said nothing.
+    Silent(String),
     /// The node is at it, and was not ready in time.
     NotYet(String),
     Final(SnapshotSaveError),
@@ -63,17 +66,28 @@ impl Client {
                 answer.number(INDEX_HEADER)
             })?;
         let mut have: Option<(SnapshotReply, u64)> = None;
-        let mut reason = "the timeout is too short for a single attempt".to_owned();
+        let mut reason: Option<String> = None;
         loop {
-            for addr in self.endpoints() {
+            let nodes = self.known().in_order();
+            for addr in nodes {
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
+                    let reason = reason
+                        .unwrap_or_else(|| "the time was over before a node was asked for it".to_owned());
                     return Err(ClientError::Unavailable(reason).into());
                 }
                 let made = match self.make_snapshot(&addr, index, left, &mut deadline) {
-                    Ok(made) => made,
-                    Err(Trouble::Later(text) | Trouble::NotYet(text)) => {
-                        reason = text;
+                    Ok(made) => match self.cluster_id().filter(|kept| *kept != made.cluster_id) {
+                        None => made,
+                        Some(kept) => {
+                            reason = Some(foreign(&addr, &made.cluster_id, &kept));
+                            continue;
+                        }
+                    },
+                    // That a node did not answer in the little time that was left says less than what was said before.
+                    Err(Trouble::Silent(_)) if left < MAKE_TIMEOUT && reason.is_some() => continue,
+                    Err(Trouble::Later(text) | Trouble::Silent(text) | Trouble::NotYet(text)) => {
+                        reason = Some(text);
                         continue;
                     }
                     Err(Trouble::Final(error)) => return Err(error),
@@ -85,7 +99,9 @@ impl Client {
                 }
                 match self.fetch(&addr, &made, &mut at, file, &mut deadline, &mut progress) {
                     Ok(()) => return Ok(made),
-                    Err(Trouble::Later(text) | Trouble::NotYet(text)) => reason = text,
+                    Err(Trouble::Later(text) | Trouble::Silent(text) | Trouble::NotYet(text)) => {
+                        reason = Some(text);
+                    }
                     Err(Trouble::Final(error)) => return Err(error),
                 }
                 have = Some((made, at));
@@ -125,10 +141,14 @@ impl Client {
         deadline: &mut Instant,
         progress: &mut impl FnMut(u64, u64),
     ) -> Result<(), Trouble> {
-        let mut attempts = 0;
+        let (mut attempts, mut trouble) = (0, None);
         progress(*at, made.bytes);
         while *at < made.bytes {
             let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let text = trouble.unwrap_or_else(|| format!("{addr}: the time was over at byte {at}"));
+                return Err(Trouble::Later(text));
+            }
             let target = format!("/v1/snapshots/{}?offset={at}&limit={MAX_SNAPSHOT_PIECE}", made.name);
             let read = |answer: &Answer| {
                 let is_it =
@@ -143,14 +163,17 @@ impl Client {
                     attempts = 0;
                     progress(*at, made.bytes);
                 }
-                Err(Trouble::Later(_) | Trouble::NotYet(_))
-                    if attempts + 1 < PIECE_ATTEMPTS && !left.is_zero() =>
+                Err(Trouble::Later(text) | Trouble::Silent(text) | Trouble::NotYet(text))
+                    if attempts + 1 < PIECE_ATTEMPTS =>
                 {
                     attempts += 1;
+                    trouble = Some(text);
                     thread::sleep(PAUSE);
                 }
                 // Also what is refused for good: it may be replaced by now, and is made anew then.
-                Err(Trouble::Later(text) | Trouble::NotYet(text)) => return Err(Trouble::Later(text)),
+                Err(Trouble::Later(text) | Trouble::Silent(text) | Trouble::NotYet(text)) => {
+                    return Err(Trouble::Later(text));
+                }
                 Err(Trouble::Final(error)) => return Err(Trouble::Later(error.to_string())),
             }
         }
@@ -165,18 +188,28 @@ impl Client {
         patience: Duration,
         read: impl Fn(&Answer) -> Option<T>,
     ) -> Result<T, Trouble> {
-        let answer = match self.exchanger.exchange(addr, request, patience) {
+        let meant_for = self.cluster_id();
+        let answer = match self.exchanger.exchange(addr, request, meant_for.as_deref(), patience) {
             Ok(answer) => answer,
             Err(Broken::Malformed(text)) => return Err(Trouble::Final(ClientError::Invalid(text).into())),
-            Err(Broken::NotSent(text) | Broken::Unknown(text)) => return Err(Trouble::Later(text)),
+            Err(Broken::NotSent(text) | Broken::Unknown(text)) => {
+                self.known().failed(addr);
+                return Err(Trouble::Silent(text));
+            }
         };
+        if let Some(text) = self.pass_over(addr, &answer) {
+            return Err(Trouble::Later(text));
+        }
         match judge(&answer, Kind::Read, read) {
             Verdict::Done(done) => Ok(done),
             Verdict::Refused(detail) => Err(Trouble::Final(ClientError::Refused(detail).into())),
             Verdict::Later(text) if answer.status == ErrorCode::Timeout.status() => {
                 Err(Trouble::NotYet(text))
             }
-            Verdict::Later(text) | Verdict::Unknown(text) => Err(Trouble::Later(text)),
+            Verdict::Later(text)
+            | Verdict::Silent(text)
+            | Verdict::Malformed(text)
+            | Verdict::Unknown(text) => Err(Trouble::Later(text)),
         }
     }
 }

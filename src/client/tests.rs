@@ -33,8 +33,13 @@ fn done() -> Step {
     answer(200, r#"{"revision":3,"create_revision":2,"version":2}"#)
 }
 
+/// The cluster of the fake nodes, where a test says nothing else, and another one.
+const OURS: &str = "00000000000000aa";
+const OTHER: &str = "00000000000000bb";
+
 /// A node that takes one connection per step. It stops listening as soon as it has the last one, before it answers:
-/// whatever its client tries afterwards is refused, never accepted by the kernel and reset.
+/// whatever its client tries afterwards is refused, never accepted by the kernel and reset. The question for its cluster,
+/// which goes before a write, it answers in between, and does not count it.
 struct Fake {
     addr: String,
     seen: Arc<Mutex<Vec<String>>>,
@@ -44,10 +49,16 @@ struct Fake {
 
 impl Fake {
     fn start(steps: Vec<Step>) -> Fake {
-        Fake::on(TcpListener::bind("127.0.71.1:0").unwrap(), steps)
+        Fake::of(Some(OURS), steps)
     }
 
-    fn on(listener: TcpListener, steps: Vec<Step>) -> Fake {
+    /// Of this cluster, which it names in every answer; of none, with None.
+    fn of(cluster: Option<&'static str>, steps: Vec<Step>) -> Fake {
+        let named = cluster.map(|id| format!("Dkv-Cluster: {id}\r\n")).unwrap_or_default();
+        Fake::on(TcpListener::bind("127.0.71.1:0").unwrap(), named, steps)
+    }
+
+    fn on(listener: TcpListener, named: String, steps: Vec<Step>) -> Fake {
         let addr = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
@@ -57,21 +68,31 @@ impl Fake {
             let mut held = Vec::new();
             let last = steps.len().saturating_sub(1);
             for (n, step) in steps.into_iter().enumerate() {
-                let (mut stream, _) = listener.as_ref().unwrap().accept().unwrap();
+                let (mut stream, request) = loop {
+                    let (mut stream, _) = listener.as_ref().unwrap().accept().unwrap();
+                    if stopped.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let request = read_request(&mut stream);
+                    if !request.starts_with("GET /readyz ") {
+                        break (stream, request);
+                    }
+                    let head = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n";
+                    write!(stream, "{head}{named}\r\n").unwrap();
+                };
                 if n == last {
                     listener = None;
                 }
-                if stopped.load(Ordering::SeqCst) {
-                    return;
-                }
-                log.lock().unwrap().push(read_request(&mut stream));
+                log.lock().unwrap().push(request);
                 match step {
                     Step::Drop => {}
                     Step::Hang => held.push(stream),
                     Step::Raw(bytes) => stream.write_all(bytes.as_bytes()).unwrap(),
                     Step::Answer(status, headers, body) => {
                         let length = body.len();
-                        let head = format!("HTTP/1.1 {status} X\r\nConnection: close\r\n{headers}");
+                        // A test that says another cluster in one answer means that one.
+                        let named = if headers.contains("Dkv-Cluster") { "" } else { &named };
+                        let head = format!("HTTP/1.1 {status} X\r\nConnection: close\r\n{headers}{named}");
                         write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}").unwrap();
                     }
                 }
@@ -170,7 +191,8 @@ fn put_sends_the_escaped_key_the_condition_and_the_value() {
     let request = &node.seen()[0];
     assert!(request.starts_with("PUT /v1/kv/a/b%20%2B%25%3F%FF HTTP/1.1\r\n"), "{request}");
     let lower = request.to_ascii_lowercase();
-    for line in ["if-match: \"7\"", "idempotency-key: my-key", "content-length: 5"] {
+    let meant_for = format!("dkv-cluster: {OURS}");
+    for line in ["if-match: \"7\"", "idempotency-key: my-key", "content-length: 5", &meant_for] {
         assert!(lower.contains(&format!("\r\n{line}\r\n")), "{line} is missing in {request}");
     }
     assert!(!lower.contains("user-agent") && !lower.contains("accept"), "{request}");
@@ -408,21 +430,25 @@ fn get_that_broke_is_repeated_and_never_unknown() {
     assert_eq!(node.seen().len(), 3);
 }
 
-/// A great state takes longer to write than a request may take: the next node was asked then, and wrote its own as well, and
-/// the time for which nothing may come was over.
-#[test]
-fn save_snapshot_waits_for_a_node_that_is_still_making_it() {
-    let made = SnapshotReply {
+fn snapshot() -> SnapshotReply {
+    SnapshotReply {
         name: "0000000000000007-0000000000000001.snapshot".to_owned(),
         index: 7,
         term: 1,
-        cluster_id: "00".to_owned(),
+        cluster_id: OURS.to_owned(),
         revision: 3,
         keys: 1,
         bytes: 5,
         crc32c: "0000abcd".to_owned(),
         state_hash: "00".to_owned(),
-    };
+    }
+}
+
+/// A great state takes longer to write than a request may take: the next node was asked then, and wrote its own as well, and
+/// the time for which nothing may come was over.
+#[test]
+fn save_snapshot_waits_for_a_node_that_is_still_making_it() {
+    let made = snapshot();
     let listed = Step::Answer(200, format!("{INDEX_HEADER}: 7\r\n"), "{}".to_owned());
     let piece = Step::Answer(200, format!("{SNAPSHOT_CRC_HEADER}: 0000abcd\r\n"), "state".to_owned());
     let made = answer(200, &serde_json::to_string(&made).unwrap());
@@ -462,4 +488,235 @@ fn new_takes_endpoints_and_says_which_one_is_bad() {
         assert!(error.to_string().contains(&format!("{:?}", bad.trim())), "{bad}: {error}");
     }
     assert!(Client::new::<&str>(&[], Duration::from_secs(1)).is_err());
+}
+
+/// A client that keeps what it says, and where it keeps it.
+fn speaking(client: Client) -> (Client, Arc<Mutex<Vec<String>>>) {
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let into = said.clone();
+    (client.with_notices(move |text| into.lock().unwrap().push(text.to_owned())), said)
+}
+
+fn unavailable_naming(leader: &str) -> Step {
+    let body = serde_json::to_string(&ErrorBody::new(ErrorCode::Unavailable, "no leader")).unwrap();
+    Step::Answer(503, format!("Dkv-Leader: {leader}\r\n"), body)
+}
+
+fn value() -> Step {
+    let headers = "ETag: \"7\"\r\nDkv-Create-Revision: 5\r\nDkv-Version: 2\r\n".to_owned();
+    Step::Answer(200, headers, "value".to_owned())
+}
+
+/// A foreign node had taken the address of a member that was gone: "no such key", and OK for a write into its store.
+#[test]
+fn a_learnt_address_of_another_cluster_is_passed_over() {
+    for code in [200, 404] {
+        let answered = if code == 200 { value() } else { error(ErrorCode::NotFound) };
+        let foreign = Fake::of(Some(OTHER), vec![answered]);
+        let member = Fake::start(vec![unavailable_naming(&foreign.addr)]);
+        let (client, said) = speaking(hasty_client_of(&[&member]));
+        let error = client.get(b"k", &ReadOptions::default()).unwrap_err();
+        assert!(matches!(error, ClientError::Unavailable(_)), "{error}");
+        assert_eq!(foreign.seen().len(), 1);
+        let text = format!("{} belongs to cluster {OTHER}, not to {OURS}: it is passed over", foreign.addr);
+        assert_eq!(*said.lock().unwrap(), [text]);
+    }
+    let foreign = Fake::of(Some(OTHER), vec![done()]);
+    let member = Fake::start(vec![unavailable_naming(&foreign.addr)]);
+    let error = put(&hasty_client_of(&[&member])).unwrap_err();
+    assert!(matches!(error, ClientError::Unavailable(_)), "{error}");
+    assert_eq!(foreign.seen(), Vec::<String>::new(), "a write reached another cluster");
+    // A change of the members is a write, too.
+    let foreign = Fake::of(Some(OTHER), vec![answer(200, r#"{"index":3}"#)]);
+    let member = Fake::start(vec![unavailable_naming(&foreign.addr)]);
+    let client = hasty_client_of(&[&member]);
+    let error = client.remove_member("b", Instant::now() + Duration::from_millis(700)).unwrap_err();
+    assert!(matches!(error, ClientError::Unavailable(_)), "{error}");
+    assert_eq!(foreign.seen(), Vec::<String>::new(), "a change reached another cluster");
+}
+
+#[test]
+fn an_answer_of_another_cluster_teaches_nothing() {
+    let third = Fake::start(vec![done()]);
+    let foreign = Fake::of(Some(OTHER), vec![unavailable_naming(&third.addr)]);
+    let client = hasty_client_of(&[&foreign]).keep_to(OURS).unwrap();
+    client.get(b"k", &ReadOptions::default()).unwrap_err();
+    assert_eq!(client.known().in_order(), [foreign.addr.as_str()]);
+    // Neither does one that names no cluster.
+    let nameless = Fake::of(None, vec![unavailable_naming(&third.addr)]);
+    let client = hasty_client_of(&[&nameless]);
+    client.get(b"k", &ReadOptions::default()).unwrap_err();
+    assert_eq!((client.known().in_order().len(), client.cluster_id()), (1, None));
+}
+
+#[test]
+fn the_first_given_endpoint_that_answers_decides_and_both_clusters_are_named() {
+    let gone = Fake::start(vec![]);
+    let first = Fake::start(vec![value(), error(ErrorCode::Unavailable)]);
+    let second = Fake::of(Some(OTHER), vec![value()]);
+    let (client, said) = speaking(hasty_client_of(&[&gone, &first, &second]));
+    client.get(b"k", &ReadOptions::default()).unwrap();
+    assert_eq!(client.cluster_id().as_deref(), Some(OURS));
+    assert!(second.seen().is_empty() && said.lock().unwrap().is_empty());
+    client.get(b"k", &ReadOptions::default()).unwrap_err();
+    let said = said.lock().unwrap();
+    assert_eq!(said.len(), 1, "{said:?}");
+    for words in ["several clusters", &first.addr, OURS, &second.addr, OTHER] {
+        assert!(said[0].contains(words), "{words}: {said:?}");
+    }
+}
+
+#[test]
+fn compare_endpoints_names_both_clusters_and_decides_nothing() {
+    // None of their steps is taken: only the question for the cluster is asked.
+    let (first, second) = (Fake::start(vec![done()]), Fake::of(Some(OTHER), vec![done()]));
+    let (client, said) = speaking(client_of(&[&first, &second]));
+    client.compare_endpoints(Duration::from_secs(30));
+    assert_eq!(client.cluster_id(), None);
+    let expected = format!("{} to {OURS}, {} to {OTHER}", first.addr, second.addr);
+    assert!(said.lock().unwrap()[0].contains(&expected), "{said:?}");
+    // What is known to be foreign is none of the cluster's endpoints.
+    let client = client.keep_to(OURS).unwrap();
+    client.compare_endpoints(Duration::from_secs(30));
+    assert_eq!(client.endpoints(), [first.addr.as_str()]);
+    let third = Fake::start(vec![done()]);
+    let (client, said) = speaking(client_of(&[&first, &third]));
+    client.compare_endpoints(Duration::from_secs(30));
+    assert!(said.lock().unwrap().is_empty(), "{said:?}");
+}
+
+#[test]
+fn a_client_told_its_cluster_passes_over_what_it_was_given() {
+    let given = Fake::of(Some(OTHER), vec![done()]);
+    let member = Fake::start(vec![done()]);
+    let (client, said) = speaking(client_of(&[&given, &member]).keep_to(OURS).unwrap());
+    put(&client).unwrap();
+    assert!(given.seen().is_empty(), "a write reached another cluster");
+    assert_eq!(said.lock().unwrap().len(), 1, "{said:?}");
+    for bad in ["", "aa", "00000000000000AA", "00000000000000ag"] {
+        assert!(matches!(client_of(&[&member]).keep_to(bad), Err(ClientError::Invalid(_))), "{bad}");
+    }
+}
+
+#[test]
+fn a_write_is_not_sent_to_a_node_that_names_no_cluster() {
+    let nameless = Fake::of(None, vec![done()]);
+    let (client, said) = speaking(hasty_client_of(&[&nameless]));
+    let error = put(&client).unwrap_err();
+    assert!(matches!(&error, ClientError::Unavailable(text) if text.contains("names no cluster")), "{error}");
+    assert!(nameless.seen().is_empty());
+    assert!(said.lock().unwrap()[0].contains("names no cluster"), "{said:?}");
+    // A read has no effect: a node that is not initialized may say so.
+    let nameless = Fake::of(None, vec![value()]);
+    assert!(client_of(&[&nameless]).get(b"k", &ReadOptions::default()).unwrap().is_some());
+}
+
+/// The node that was asked for its cluster is not always the one that gets the write.
+#[test]
+fn a_write_that_met_another_node_at_the_address_is_not_taken_for_done() {
+    let body = r#"{"revision":3,"create_revision":2,"version":2}"#.to_owned();
+    let taken_over = Step::Answer(200, format!("Dkv-Cluster: {OTHER}\r\n"), body.clone());
+    let node = Fake::start(vec![taken_over]);
+    let error = put(&hasty_client_of(&[&node])).unwrap_err();
+    assert!(matches!(&error, ClientError::Unavailable(_)), "{error}");
+    // Without a name it may be anybody.
+    let node = Fake::start(vec![Step::Answer(200, "Dkv-Cluster: none\r\n".to_owned(), body)]);
+    assert_unknown(put(&hasty_client_of(&[&node])));
+}
+
+#[test]
+fn save_snapshot_passes_over_another_cluster() {
+    let listed = || Step::Answer(200, format!("{INDEX_HEADER}: 7\r\n"), "{}".to_owned());
+    let made = |cluster_id: &str| {
+        answer(
+            200,
+            &serde_json::to_string(&SnapshotReply { cluster_id: cluster_id.to_owned(), ..snapshot() })
+                .unwrap(),
+        )
+    };
+    let named =
+        Step::Answer(200, format!("Dkv-Cluster: {OTHER}\r\n"), serde_json::to_string(&snapshot()).unwrap());
+    for step in [made(OTHER), named] {
+        let node = Fake::start(vec![listed(), step]);
+        let file = tempfile::tempfile().unwrap();
+        let error = hasty_client_of(&[&node]).save_snapshot(&file, |_, _| ()).unwrap_err();
+        assert!(error.to_string().contains(OTHER), "{error}");
+        assert_eq!(node.seen().len(), 2, "a piece was fetched");
+    }
+}
+
+#[test]
+fn status_of_a_node_of_another_cluster_is_none() {
+    let node = Fake::start(vec![value()]);
+    let foreign = Fake::of(Some(OTHER), vec![answer(200, "{}")]);
+    let client = client_of(&[&node]);
+    client.get(b"k", &ReadOptions::default()).unwrap();
+    let error = client.status(&foreign.addr, Duration::from_secs(30)).unwrap_err();
+    assert_eq!(error, format!("{} belongs to cluster {OTHER}, not to {OURS}", foreign.addr));
+}
+
+/// The attempt that the end of the call cut off had put "no answer in time" in the place of what the node had said.
+#[test]
+fn the_last_reason_is_what_a_node_said_and_not_that_the_time_was_over() {
+    let node = Fake::start(vec![error(ErrorCode::Unavailable), answer(404, ""), Step::Hang]);
+    let last = hasty_client_of(&[&node]).get(b"k", &ReadOptions::default()).unwrap_err();
+    assert!(matches!(&last, ClientError::Unavailable(text) if text == "as told"), "{last}");
+    assert_eq!(node.seen().len(), 3);
+    let node = Fake::start(vec![error(ErrorCode::Unavailable), answer(404, ""), Step::Hang]);
+    match put(&hasty_client_of(&[&node])) {
+        Err(ClientError::Unknown { reason, .. }) => assert!(reason.contains("before: as told"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_call_whose_time_is_over_before_it_begins_says_so() {
+    let node = Fake::start(vec![done()]);
+    let error = client_of(&[&node]).remove_member("b", Instant::now()).unwrap_err();
+    assert!(
+        matches!(&error, ClientError::Unavailable(text) if text.contains("the time was over")),
+        "{error}"
+    );
+    assert!(node.seen().is_empty());
+}
+
+#[test]
+fn list_all_whose_time_is_over_between_two_pages_says_so() {
+    let page = r#"{"revision":7,"count":1,"kvs":[{"key":"a","create_revision":1,"mod_revision":1,"version":1}],"cursor":"A-_"}"#;
+    let node = Fake::start(vec![answer(200, page), answer(200, page)]);
+    let client = Client { timeout: Duration::from_millis(500), ..client_of(&[&node]) };
+    let result = client.list_all(&ListOptions::default(), None, |_| {
+        std::thread::sleep(Duration::from_millis(510));
+        std::ops::ControlFlow::Continue(())
+    });
+    let error = result.unwrap_err();
+    assert!(matches!(&error, ClientError::Unavailable(text) if text.contains("after page 1")), "{error}");
+    assert_eq!(node.seen().len(), 1);
+}
+
+#[test]
+fn known_takes_the_cluster_of_a_given_endpoint_and_of_no_learnt_one() {
+    let mut known = Known::new(&["a:1", "b:1"]).unwrap();
+    let member = |http_addr: &str| crate::api::MemberInfo {
+        node_id: "c".to_owned(),
+        member_id: None,
+        raft_addr: "c:2".to_owned(),
+        http_addr: http_addr.to_owned(),
+        voter: true,
+        promote: false,
+    };
+    known.learn_members(&[member("c:1")]);
+    assert_eq!(known.place("c:1", Some(OTHER)), Origin::Nameless);
+    assert_eq!(known.place("a:1", None), Origin::Nameless);
+    assert_eq!(known.cluster(), None);
+    assert_eq!(known.place("b:1", Some(OURS)), Origin::Ours);
+    assert_eq!(known.cluster(), Some(OURS));
+    let foreign = |is_news| Origin::Foreign { cluster: OTHER.to_owned(), is_news };
+    // It said so before, when there was nothing to compare it with; then it is silent, and says it anew.
+    assert_eq!(known.place("c:1", Some(OTHER)), foreign(false));
+    assert!(known.is_foreign("c:1") && known.is_ours("b:1") && !known.is_ours("a:1"));
+    known.failed("c:1");
+    known.failed("b:1");
+    assert!(!known.is_foreign("c:1") && !known.is_ours("b:1"), "another node may answer there now");
+    assert_eq!(known.place("c:1", Some(OTHER)), foreign(true));
 }

@@ -1,5 +1,6 @@
 //! Which node is asked next, and for how long.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,12 +22,29 @@ const LEAST_ATTEMPT: Duration = Duration::from_secs(1);
 pub(super) const LEARN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The nodes the client knows of.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Known {
+    /// The given ones first, in the order in which they were given; then those that were learnt.
     addrs: Vec<String>,
+    given: usize,
     leader: Option<String>,
     /// No other node is ever asked.
     is_fixed: bool,
+    /// The cluster that the client keeps to, once it has one.
+    cluster: Option<String>,
+    /// Which cluster each address named last.
+    named: BTreeMap<String, String>,
+}
+
+/// Where an answer comes from.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The cluster that the client keeps to.
+    Ours,
+    /// Another cluster. `is_news`: the address did not say so the last time.
+    Foreign { cluster: String, is_news: bool },
+    /// The answer names no cluster, or the client has none yet that it could be compared with.
+    Nameless,
 }
 
 impl Known {
@@ -47,7 +65,60 @@ impl Known {
         if addrs.is_empty() {
             return Err("no endpoint given: write at least one host:port, like 127.0.0.1:8081".to_owned());
         }
-        Ok(Known { addrs, leader: None, is_fixed: false })
+        let given = addrs.len();
+        Ok(Known { addrs, given, leader: None, is_fixed: false, cluster: None, named: BTreeMap::new() })
+    }
+
+    /// The client keeps to this cluster from the start.
+    pub fn keeping_to(self, cluster: String) -> Known {
+        Known { cluster: Some(cluster), ..self }
+    }
+
+    /// The cluster that the client keeps to.
+    pub fn cluster(&self) -> Option<&str> {
+        self.cluster.as_deref()
+    }
+
+    /// The endpoints that the client was given.
+    pub fn given(&self) -> &[String] {
+        &self.addrs[..self.given]
+    }
+
+    /// Takes down which cluster an answer names. The first given endpoint that names one decides which cluster the client
+    /// keeps to; a learnt address decides nothing.
+    pub fn place(&mut self, addr: &str, named: Option<&str>) -> Origin {
+        if self.cluster.is_none() && self.given().iter().any(|given| given == addr) {
+            self.cluster = named.map(str::to_owned);
+        }
+        self.compare(addr, named)
+    }
+
+    /// The same, and never decides which cluster the client keeps to.
+    pub fn compare(&mut self, addr: &str, named: Option<&str>) -> Origin {
+        let Some(named) = named else {
+            self.named.remove(addr);
+            return Origin::Nameless;
+        };
+        let before = self.named.insert(addr.to_owned(), named.to_owned());
+        match &self.cluster {
+            None => Origin::Nameless,
+            Some(ours) if ours == named => Origin::Ours,
+            Some(_) => {
+                let is_news = before.is_none_or(|before| before != named);
+                Origin::Foreign { cluster: named.to_owned(), is_news }
+            }
+        }
+    }
+
+    /// Whether the node at this address named the client's cluster when it was last heard.
+    pub fn is_ours(&self, addr: &str) -> bool {
+        self.cluster.is_some() && self.named.get(addr) == self.cluster.as_ref()
+    }
+
+    /// Whether the node at this address named another cluster when it was last heard.
+    pub fn is_foreign(&self, addr: &str) -> bool {
+        self.cluster.is_some()
+            && self.named.get(addr).is_some_and(|named| Some(named) != self.cluster.as_ref())
     }
 
     /// Nothing is learned of other nodes.
@@ -76,8 +147,9 @@ impl Known {
         }
     }
 
-    /// A node did not answer: it is not asked first any more.
+    /// A node did not answer: it is not asked first any more, and another one may answer in its place.
     pub fn failed(&mut self, addr: &str) {
+        self.named.remove(addr);
         if self.leader.as_deref() == Some(addr) {
             self.leader = None;
         }
@@ -120,6 +192,8 @@ fn is_address(addr: &str) -> bool {
 pub(super) struct Attempt {
     pub addr: String,
     pub timeout: Duration,
+    /// The end of the call comes before the usual end of an attempt: no answer says little of the node then.
+    pub is_cut_short: bool,
 }
 
 /// The order of the attempts of one call: every known node once, the leader first, then again after a pause.
@@ -161,15 +235,21 @@ impl Tour {
             return None;
         }
         self.asked.push(addr.clone());
-        Some(Attempt { addr, timeout: left.min(self.attempt_timeout) })
+        let is_cut_short = left < self.attempt_timeout;
+        Some(Attempt { addr, timeout: left.min(self.attempt_timeout), is_cut_short })
     }
 
-    /// Takes over what an answer says of the leader. A leader not yet asked in this tour comes next.
+    /// Takes over what an answer of the client's cluster says of the leader. A leader not yet asked in this tour comes next.
     pub fn answered(&mut self, known: &Mutex<Known>, addr: &str, leader: Option<&str>) {
         self.guide = Some(addr.to_owned());
         if let Some(leader) = leader {
             known.lock().expect("nothing panics under this lock").learn_leader(leader);
         }
+    }
+
+    /// A node that answered before does not any more: it names nobody.
+    pub fn failed(&mut self, addr: &str) {
+        self.guide.take_if(|guide| guide == addr);
     }
 
     /// The node to ask for the members: one that answered, once per call.

@@ -8,8 +8,8 @@
 //! `unborn` by a member of its membership sends it the same entry ([`BirthRecord`](super::BirthRecord)): the founding completes while any
 //! born member lives.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::birth::{BirthError, Birthplace, Born, IdentityConfig};
@@ -147,6 +147,8 @@ pub struct Founding {
     peers: PeerList,
     settings: Settings,
     joins: bool,
+    /// The cluster that it joins, once that is known.
+    joined: Arc<OnceLock<ClusterId>>,
     listen_raft: bool,
     /// The state that the cluster is to begin with; an empty one without it.
     backup: Option<Backup>,
@@ -169,7 +171,7 @@ impl Founding {
         } else {
             vec![format!("the founder {founder}, or any born member, to hand the cluster over")]
         };
-        Founding { place, peers, settings, joins, listen_raft, backup: None, waiting }
+        Founding { place, peers, settings, joins, joined: Arc::default(), listen_raft, backup: None, waiting }
     }
 
     /// The cluster begins with this state. To be called before anybody is told of this node.
@@ -357,9 +359,27 @@ impl Founding {
         }
     }
 
+    /// Whether a node that joins is offered the cluster that it joins, and no other that lists it as a member.
+    fn check_joined(&self, offered: ClusterId) -> Result<(), String> {
+        let own = &self.place.identity().node_id;
+        match self.joined.get() {
+            _ if !self.joins => Ok(()),
+            Some(joined) if *joined == offered => Ok(()),
+            Some(joined) => Err(format!(
+                "node {own} was offered cluster {offered}, but it joins cluster {joined}: remove {own} from the members of \
+                 cluster {offered}"
+            )),
+            None => Err(format!(
+                "node {own} was offered cluster {offered} before it knows which cluster it joins: the node that --join \
+                 names has not said that yet"
+            )),
+        }
+    }
+
     /// Whether a cluster is the one that this node waits for: it founds it together with the same others, or its
     /// members have let it in.
     fn check_offer(&self, found: &Found, members: &Membership) -> Result<(), String> {
+        self.check_joined(found.cluster_id)?;
         let own = self.unborn();
         let theirs = PeerList::from(&found.members);
         let founds = found.members.get(own.member_id).is_some();
@@ -488,6 +508,7 @@ enum Message {
 #[derive(Clone)]
 pub struct FoundingPort {
     unborn: Arc<Unborn>,
+    joined: Arc<OnceLock<ClusterId>>,
     messages: Sender<Message>,
     stop: Arc<AtomicBool>,
 }
@@ -502,7 +523,12 @@ pub struct FoundingInbox {
 pub fn founding_port(founding: &Founding) -> (FoundingPort, FoundingInbox) {
     let (sender, receiver) = bounded(MAILBOX);
     let stop = Arc::new(AtomicBool::new(false));
-    let port = FoundingPort { unborn: Arc::new(founding.unborn()), messages: sender, stop: stop.clone() };
+    let port = FoundingPort {
+        unborn: Arc::new(founding.unborn()),
+        joined: founding.joined.clone(),
+        messages: sender,
+        stop: stop.clone(),
+    };
     (port, FoundingInbox { messages: receiver, stop })
 }
 
@@ -510,6 +536,11 @@ impl FoundingPort {
     /// What every peer RPC but `store` is answered.
     pub fn unborn(&self) -> &Unborn {
         &self.unborn
+    }
+
+    /// Tells a node that joins which cluster it joins: it is born into no other. The first word counts.
+    pub fn join(&self, cluster_id: ClusterId) {
+        let _ = self.joined.set(cluster_id);
     }
 
     /// Passes a delivery to the founding thread, which answers once the entry is synced, or why not.

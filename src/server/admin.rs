@@ -147,7 +147,8 @@ fn find(node: &Node, name: &str) -> Result<MemberId, ErrorBody> {
         Some(member) => Ok(member.member_id),
         None => {
             let names: Vec<&str> = membership.members.iter().map(|m| m.node_id.as_str()).collect();
-            let text = format!("there is no member {name}; there are {}", names.join(", "));
+            let others = if names.len() == 1 { "the only one is" } else { "there are" };
+            let text = format!("there is no member {name}; {others} {}", names.join(", "));
             Err(ErrorBody::new(ErrorCode::NotFound, text))
         }
     }

@@ -222,10 +222,30 @@ impl ClientApi {
             shared.decorate(response)
         });
     }
+
+    /// A client that keeps to one cluster says which: a node of another one does nothing for it.
+    fn check_cluster(&self, request: &Request) -> Result<(), ErrorBody> {
+        if !request.path.starts_with("/v1/") {
+            return Ok(());
+        }
+        let (Some(wanted), Some(node)) = (params::meant_for(request)?, self.shared.node()) else {
+            return Ok(());
+        };
+        let own = node.cluster_id().to_string();
+        if wanted == own {
+            return Ok(());
+        }
+        let text =
+            format!("this node belongs to cluster {own}, and the request is meant for cluster {wanted}");
+        Err(ErrorBody::new(ErrorCode::Conflict, text))
+    }
 }
 
 impl Handler for ClientApi {
     fn handle(&self, request: Request, reply: Reply) {
+        if let Err(error) = self.check_cluster(&request) {
+            return self.send_error(reply, error, &request);
+        }
         if let Some(raw_key) = request.path.strip_prefix(KV_PREFIX) {
             return self.key_route(raw_key, &request, reply);
         }

@@ -26,4 +26,4 @@ pub mod shared;
 pub mod start;
 pub mod upstream;
 
-pub use start::{Server, ServerError};
+pub use start::{Joining, Server, ServerError};

@@ -1,7 +1,7 @@
 //! What a client request says, taken apart: the key in the path, the query, conditions, the idempotency key. Everything
 //! that is not understood is refused, and a refusal changes nothing.
 
-use crate::api::{ErrorBody, ErrorCode, MAX_IDEMPOTENCY_KEY, is_idempotency_key};
+use crate::api::{ErrorBody, ErrorCode, MAX_IDEMPOTENCY_KEY, is_cluster_id, is_idempotency_key};
 use crate::store::Condition;
 
 use super::http::Request;
@@ -171,6 +171,18 @@ pub fn idempotency_key(request: &Request) -> Result<Option<&str>, ErrorBody> {
     Ok(key)
 }
 
+/// The cluster that a request is meant for, when it says so.
+///
+/// # Errors
+/// `invalid_request` when it is repeated or is no cluster id.
+pub fn meant_for(request: &Request) -> Result<Option<&str>, ErrorBody> {
+    let cluster = once(request, "dkv-cluster")?;
+    if cluster.is_some_and(|cluster| !is_cluster_id(cluster)) {
+        return Err(invalid("Dkv-Cluster takes a cluster id: 16 lower-case hexadecimal digits"));
+    }
+    Ok(cluster)
+}
+
 fn once<'a>(request: &'a Request, name: &'static str) -> Result<Option<&'a str>, ErrorBody> {
     let mut values = request.header_values(name);
     let first = values.next();
@@ -309,6 +321,18 @@ mod tests {
         assert!(of(&[("idempotency-key", "")]).is_err());
         assert!(of(&[("idempotency-key", "a b")]).is_err());
         assert!(of(&[("idempotency-key", "a"), ("idempotency-key", "a")]).is_err());
+    }
+
+    #[test]
+    fn cluster_of_a_request_is_checked() {
+        let of = |headers: &[(&str, &str)]| meant_for(&with_headers(headers)).map(|c| c.map(str::to_owned));
+        let id = "00000000000000ab";
+        assert_eq!(of(&[]).unwrap(), None);
+        assert_eq!(of(&[("dkv-cluster", id)]).unwrap().as_deref(), Some(id));
+        for bad in ["", "ab", "00000000000000AB", "00000000000000ab "] {
+            assert!(of(&[("dkv-cluster", bad)]).is_err(), "{bad:?}");
+        }
+        assert!(of(&[("dkv-cluster", id), ("dkv-cluster", id)]).is_err());
     }
 
     proptest! {

@@ -105,6 +105,7 @@ impl Shared {
     /// The headers that every answer has. They say what this node knows, nothing that a request said.
     pub fn headers(&self) -> Vec<Header> {
         let mut headers = vec![(api::NODE_HEADER, self.config.node_id.clone())];
+        headers.extend(self.node().map(|node| (api::CLUSTER_HEADER, node.cluster_id().to_string())));
         headers.extend(self.leader().map(|leader| (api::LEADER_HEADER, leader.http_addr)));
         headers
     }
@@ -119,6 +120,9 @@ impl Shared {
     pub fn unborn_error(&self) -> ErrorBody {
         let text = match self.joins {
             true => "this node is not let into its cluster yet: it waits for that cluster's leader",
+            false if self.config.peers.len() == 1 => {
+                "the store is not founded yet: the first start is under way"
+            }
             false => "the cluster is not founded yet: every node of `peers` must have been started once",
         };
         ErrorBody::new(ErrorCode::Unavailable, text)

@@ -20,12 +20,13 @@ use super::peer_client::{HttpFounding, HttpPeers};
 use super::restore::Restore;
 use super::shared::Shared;
 use super::upstream::RunDir;
+use crate::api::is_cluster_id;
 use crate::config::Config;
 use crate::node::birth::{BirthError, Born, IdentityConfig, Opened, open};
-use crate::node::founding::{Founding, FoundingError, FoundingInbox, founding_port};
+use crate::node::founding::{Founding, FoundingError, FoundingInbox, FoundingPort, founding_port};
 use crate::node::recover::check_finished;
 use crate::node::{Deliveries, Listeners, Node, NodeOptions, PeerList};
-use crate::raft::Settings;
+use crate::raft::{ClusterId, Settings};
 use crate::store::disk::RealDisk;
 use crate::store::identity::{DataDirLock, IdentityError};
 use crate::store::wal::WalOptions;
@@ -80,6 +81,25 @@ pub struct Server {
     /// Kept, so that `failures` never ends by itself when the founding does.
     _fail: Sender<ServerError>,
     lock: DataDirLock,
+}
+
+/// A node that waits to be let into a cluster.
+pub struct Joining(FoundingPort);
+
+impl Joining {
+    /// Its identity.
+    pub fn member_id(&self) -> String {
+        self.0.unborn().member_id.to_string()
+    }
+
+    /// Which cluster it joins, by its id: it is born into no other, whoever lists it as a member. The first word counts.
+    pub fn tell(&self, cluster_id: &str) {
+        if let Some(id) =
+            is_cluster_id(cluster_id).then(|| u64::from_str_radix(cluster_id, 16).ok()).flatten()
+        {
+            self.0.join(ClusterId(id));
+        }
+    }
 }
 
 impl Server {
@@ -189,12 +209,12 @@ impl Server {
         Ok(Server { shared, client_port, peer_port, founding, failures, _fail: fail, lock })
     }
 
-    /// The identity of a node that is not born yet; nothing once it is.
-    pub fn unborn_member_id(&self) -> Option<String> {
+    /// What a node that is not born yet has to be told when it joins a cluster; nothing once it is born.
+    pub fn joining(&self) -> Option<Joining> {
         if self.shared.node().is_some() {
             return None;
         }
-        self.shared.founding().map(|port| port.unborn().member_id.to_string())
+        self.shared.founding().cloned().map(Joining)
     }
 
     /// Receives the error that ends a server which is already running.
@@ -206,7 +226,9 @@ impl Server {
     pub fn stop(self, grace: Duration) {
         self.shared.begin_stop();
         // Whoever leads next is found at once instead of after an election timeout, and serves what waits here.
+        // The only voter has nobody to hand over to.
         if let Some(node) = self.shared.node()
+            && node.membership().voters().count() > 1
             && !node.hand_over(HAND_OVER_PATIENCE)
         {
             log::info!("nobody took the leadership over: the others elect a leader when this node is gone");

@@ -133,9 +133,9 @@ fn client_text(error: &ClientError) -> String {
     match error {
         ClientError::Invalid(text) => text.clone(),
         ClientError::Refused(detail) => refused_text(detail),
-        ClientError::Unavailable(_) => format!(
-            "{error}\nCheck that the nodes run and that --endpoints names one of them, then try\nagain."
-        ),
+        ClientError::Unavailable(_) => {
+            format!("{error}\nCheck that --endpoints names a node that runs, then try again.")
+        }
         ClientError::Unknown { idempotency_key: Some(key), .. } => format!(
             "{error}\nTo find out, repeat the same command with --idempotency-key {key}\n\
              It takes effect at most once."

@@ -18,6 +18,8 @@ use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use dkv::client::{Client, ClientError, Condition, ListOptions, ReadOptions, WriteOptions};
@@ -28,6 +30,10 @@ use output::Printer;
 
 /// Most bytes taken from standard input; servers refuse smaller values already.
 const MAX_INPUT_BYTES: u64 = 16 << 20;
+
+/// For how long an endpoint is asked for its cluster, to compare it with the others. A machine that does not answer at all
+/// delays the end of a command by this at most.
+const COMPARE_PATIENCE: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -49,7 +55,19 @@ fn run(cli: &Cli, printer: &Printer) -> Result<(), Failure> {
     if let Command::Snapshot(cli::Snapshot::Status { file }) = &cli.command {
         return snapshot::status(file, printer);
     }
-    let client = Client::new(&cli.endpoints, cli.timeout)?;
+    let client = Client::new(&cli.endpoints, cli.timeout)?.with_notices(output::notice);
+    let Some(cluster) = &cli.cluster else {
+        return thread::scope(|scope| {
+            // Beside the command: endpoints of several clusters are a mistake that shows only when it hurts.
+            scope.spawn(|| client.compare_endpoints(COMPARE_PATIENCE));
+            ask(cli, &client, printer)
+        });
+    };
+    ask(cli, &client.keep_to(cluster)?, printer)
+}
+
+/// Carries out a command that asks the cluster.
+fn ask(cli: &Cli, client: &Client, printer: &Printer) -> Result<(), Failure> {
     match &cli.command {
         Command::Set { key, value, condition, write } => {
             let condition = match (condition.if_revision, condition.if_absent) {
@@ -58,7 +76,7 @@ fn run(cli: &Cli, printer: &Printer) -> Result<(), Failure> {
                 (None, false) => None,
             };
             let options = WriteOptions { condition, idempotency_key: write.idempotency_key.clone() };
-            let value = value_of(value.as_deref())?;
+            let value = value_of(key, value.as_deref())?;
             let written = client.put(key.as_bytes(), &value, &options)?;
             printer.written(&written.reply)
         }
@@ -84,26 +102,26 @@ fn run(cli: &Cli, printer: &Printer) -> Result<(), Failure> {
                 read: read_options(read),
                 ..ListOptions::default()
             };
-            list::show(&client, &options, *limit, printer)
+            list::show(client, &options, *limit, printer)
         }
         Command::Verify { seconds, clients, keys, history } => {
             let (seconds, clients, keys, history) = (*seconds, *clients, *keys, history.clone());
             let plan = verify::Plan { seconds, clients, keys, history, timeout: cli.timeout };
-            verify::run(&client, &plan, printer)
+            verify::run(client, &plan, printer)
         }
-        Command::Status => status::show(&client, cli.timeout, printer),
-        Command::Member { command } => member::run(&client, cli.timeout, command, printer),
-        Command::Transfer { to } => member::transfer(&client, cli.timeout, to.as_deref(), printer),
+        Command::Status => status::show(client, cli.timeout, printer),
+        Command::Member { command } => member::run(client, cli.timeout, command, printer),
+        Command::Transfer { to } => member::transfer(client, cli.timeout, to.as_deref(), printer),
         Command::Snapshot(cli::Snapshot::Save { file, force }) => {
-            snapshot::save(&client, file, *force, printer)
+            snapshot::save(client, file, *force, printer)
         }
         Command::Export { prefix, file, force, revision } => {
             let prefix = prefix.as_ref().map(|p| p.as_bytes().to_vec()).unwrap_or_default();
-            export::run(&client, prefix, *revision, file.as_deref(), *force, printer)
+            export::run(client, prefix, *revision, file.as_deref(), *force, printer)
         }
         Command::Import { file, prefix, if_absent } => {
             let prefix = prefix.as_ref().map(|p| p.as_bytes().to_vec()).unwrap_or_default();
-            import::run(&client, file.as_deref(), &prefix, *if_absent, printer)
+            import::run(client, file.as_deref(), &prefix, *if_absent, printer)
         }
         Command::Snapshot(cli::Snapshot::Status { .. }) | Command::Completion { .. } => {
             unreachable!("answered without a client")
@@ -115,18 +133,27 @@ fn read_options(read: &cli::Read) -> ReadOptions {
     ReadOptions { stale: read.stale, revision: read.revision, min_revision: None }
 }
 
-/// The value on the command line, or that of standard input.
-fn value_of(given: Option<&OsStr>) -> Result<Vec<u8>, ClientError> {
-    let input = io::stdin();
-    match given.map(OsStrExt::as_bytes) {
-        None | Some(b"-") => {
-            if input.is_terminal() {
-                eprintln!("dkv-cli: type the value; Ctrl-D at the start of a line ends it");
-            }
-            read_input(input.lock())
-        }
-        Some(value) => Ok(value.to_vec()),
+/// The value on the command line, or that of standard input. `-` takes whatever comes, also nothing; without a value nothing
+/// is a mistake: a command before the pipe that failed, or a value that was forgotten.
+fn value_of(key: &OsStr, given: Option<&OsStr>) -> Result<Vec<u8>, ClientError> {
+    let given = given.map(OsStrExt::as_bytes);
+    if let Some(value) = given.filter(|value| *value != b"-") {
+        return Ok(value.to_vec());
     }
+    let input = io::stdin();
+    if input.is_terminal() {
+        eprintln!("dkv-cli: type the value; Ctrl-D at the start of a line ends it");
+    }
+    let value = read_input(input.lock())?;
+    if value.is_empty() && given.is_none() {
+        let key = output::printable(key.as_bytes());
+        return Err(ClientError::Invalid(format!(
+            "no value: none is on the command line, and standard input holds nothing.\nNothing was changed. Write \
+             `dkv-cli set {key} VALUE`, or `dkv-cli set {key} \'\'` for an empty\nvalue; `dkv-cli set {key} -` stores \
+             whatever standard input holds, also nothing."
+        )));
+    }
+    Ok(value)
 }
 
 fn read_input(input: impl Read) -> Result<Vec<u8>, ClientError> {

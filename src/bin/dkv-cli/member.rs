@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dkv::api::{MemberInfo, MembersReply, NewMember, RoleName};
+use dkv::api::{ErrorDetail, MemberInfo, MembersReply, NewMember, RoleName};
 use dkv::client::{Client, ClientError};
 use serde::Serialize;
 
@@ -14,6 +14,9 @@ use crate::output::{Look, Printer};
 
 /// How long to wait before the cluster is asked again.
 const ASK_EVERY: Duration = Duration::from_millis(200);
+
+/// For so long a change may take that is refused, as when nobody answers at the address of a new member.
+const LONGEST_ATTEMPT: Duration = Duration::from_secs(4);
 
 /// Longest wait for one node's word.
 const NODE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -146,11 +149,13 @@ impl Steps<'_> {
     /// Adds a node, as soon as it is there.
     fn add(&self, new: &NewMember) -> Result<impl Serialize + use<>, Failure> {
         loop {
+            let started = Instant::now();
             match self.client.add_member(new, self.until) {
                 Ok(done) => return Ok(done),
                 Err(ClientError::Refused(detail)) if detail.temporary => {
-                    let trouble = detail.message;
-                    self.pause(&trouble, || format!("{} is not added: {trouble}", new.node_id))?;
+                    self.pause(started, &detail.message.clone(), || {
+                        in_vain(*detail, &format!("{} is not added", new.node_id))
+                    })?;
                 }
                 Err(e) => return Err(e.into()),
             }
@@ -160,19 +165,23 @@ impl Steps<'_> {
     /// Waits until a member is a voter. It becomes one by itself, unless its own command line let it in as one that stays
     /// a learner.
     fn wait_for_vote(&self, node_id: &str) -> Result<(), Failure> {
+        let mut why = format!("{node_id} is brought up to date and does not vote yet");
         loop {
+            let started = Instant::now();
             let members = self.client.members(self.until)?;
             match find(&members, node_id) {
                 Some(member) if member.voter => return Ok(()),
                 Some(member) if !member.promote => match self.client.promote_member(node_id, self.until) {
                     Ok(_) => return Ok(()),
-                    Err(ClientError::Refused(detail)) if detail.temporary => {}
+                    Err(ClientError::Refused(detail)) if detail.temporary => why = detail.message,
                     Err(e) => return Err(e.into()),
                 },
                 _ => {}
             }
-            self.pause(&format!("{node_id} is brought up to date and does not vote yet"), || {
-                format!("{node_id} is added and does not vote yet; run the same command again to go on")
+            self.pause(started, &why, || {
+                Failure::Unfinished(format!(
+                    "{node_id} is added and does not vote yet ({why}); run the same command again to go on"
+                ))
             })?;
         }
     }
@@ -224,6 +233,13 @@ impl Steps<'_> {
                     self.wait_for_vote(name)?;
                     return Ok(format!("{name} is a new member under its old name"));
                 }
+                // A node that had too little time to answer is not known to be lost.
+                Err(reason) if patience < NODE_TIMEOUT => {
+                    return Err(Failure::Unfinished(format!(
+                        "{name} was not heard in the time that was left ({reason}), and may live: nothing is changed; \
+                         give the command a longer --timeout"
+                    )));
+                }
                 _ => {}
             }
             say(&format!(
@@ -243,33 +259,45 @@ impl Steps<'_> {
     /// Removes a member. Who is gone already is gone.
     fn remove(&self, node_id: &str) -> Result<(), Failure> {
         loop {
+            let started = Instant::now();
             match self.client.remove_member(node_id, self.until) {
                 Ok(_) => return Ok(()),
                 Err(ClientError::Refused(detail)) if detail.code == dkv::api::ErrorCode::NotFound => {
                     return Ok(());
                 }
                 Err(ClientError::Refused(detail)) if detail.temporary => {
-                    let trouble = detail.message;
-                    self.pause(&trouble, || format!("{node_id} is not removed: {trouble}"))?;
+                    self.pause(started, &detail.message.clone(), || {
+                        in_vain(*detail, &format!("{node_id} is not removed"))
+                    })?;
                 }
                 Err(e) => return Err(e.into()),
             }
         }
     }
 
-    /// Says once for what it waits, and waits a moment. The error when there is no time left.
-    fn pause(&self, why: &str, in_vain: impl FnOnce() -> String) -> Result<(), Failure> {
-        let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Failure::Unfinished(in_vain()));
+    /// Says once for what it waits, and waits a moment. The failure of the attempt that began at `started` when no time is
+    /// left for another one, which may take as long: an attempt that is cut off would hide the reason of this one.
+    fn pause(&self, started: Instant, why: &str, in_vain: impl FnOnce() -> Failure) -> Result<(), Failure> {
+        let took = started.elapsed().min(LONGEST_ATTEMPT);
+        let left = |until: Instant| until.saturating_duration_since(Instant::now());
+        if left(self.until) > ASK_EVERY + took {
+            if *self.said.borrow() != why {
+                say(&format!("waiting: {why}"));
+                why.clone_into(&mut self.said.borrow_mut());
+            }
+            thread::sleep(ASK_EVERY);
+            if !left(self.until).is_zero() {
+                return Ok(());
+            }
         }
-        if *self.said.borrow() != why {
-            say(&format!("waiting: {why}"));
-            why.clone_into(&mut self.said.borrow_mut());
-        }
-        thread::sleep(ASK_EVERY.min(left));
-        Ok(())
+        Err(in_vain())
     }
+}
+
+/// A refusal that did not pass in time, as the cluster gave it, after what it is about.
+fn in_vain(refusal: ErrorDetail, what: &str) -> Failure {
+    let message = format!("{what}: {}", refusal.message);
+    Failure::Client(ClientError::Refused(Box::new(ErrorDetail { message, ..refusal })))
 }
 
 fn find<'a>(members: &'a MembersReply, node_id: &str) -> Option<&'a MemberInfo> {

@@ -1,6 +1,8 @@
 //! What is printed. A closed pipe ends the program quietly.
 
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
 
 use dkv::api::Record;
 use serde::Serialize;
@@ -113,6 +115,15 @@ impl Printer {
         };
         // When nobody reads standard error there is nobody to tell; the exit code still says it.
         let _ = writeln!(io::stderr(), "{line}");
+    }
+}
+
+/// Says on standard error what a result does not, each text once. May be called from any thread.
+pub fn notice(text: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    if SAID.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned()) {
+        // When nobody reads standard error there is nobody to tell.
+        let _ = writeln!(io::stderr(), "dkv-cli: {text}");
     }
 }
 

@@ -17,7 +17,7 @@ use dkv::client::{Client, ClientError, Condition, ListOptions, ReadOptions, Writ
 use serde::Serialize;
 
 use crate::failure::Failure;
-use crate::output::{Look, Printer};
+use crate::output::{Look, Printer, notice};
 
 /// Operations per key of a generation.
 const GENERATION_OPERATIONS: u64 = 200;
@@ -67,6 +67,7 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
     let workload = Workload {
         prefix: format!("dkv-verify/{run}/"),
         nodes: roaming.endpoints(),
+        cluster: roaming.cluster_id(),
         clients: plan.clients,
         keys: plan.keys,
         timeout: plan.timeout.min(OPERATION_TIMEOUT),
@@ -162,8 +163,9 @@ fn say(report: &Report, printer: &Printer) -> Result<(), Failure> {
         return printer.json(report);
     }
     let Report { operations, done, not_done, unknown, keys, nodes, seconds, .. } = report;
+    let of = if *nodes == 1 { "node" } else { "nodes" };
     let mut text = format!(
-        "{operations} operations on {keys} keys through {nodes} nodes in {seconds:.1} s: {done} done, {not_done} not \
+        "{operations} operations on {keys} keys through {nodes} {of} in {seconds:.1} s: {done} done, {not_done} not \
          done, {unknown} unknown\nhistory: {}\n",
         report.history.display()
     );
@@ -176,7 +178,7 @@ fn say(report: &Report, printer: &Printer) -> Result<(), Failure> {
         "undecided" => {
             (Look::Bad, "undecided: the check was given up before it found an order, or that there is none")
         }
-        _ => (Look::Bad, "nothing was done, so nothing was checked: see that the nodes serve"),
+        _ => (Look::Bad, "nothing was done, so nothing was checked: `dkv-cli status` shows what answers"),
     };
     text.push_str(&format!("{}\n", printer.paint(look, sentence)));
     printer.bytes(text.as_bytes())
@@ -186,6 +188,7 @@ fn say(report: &Report, printer: &Printer) -> Result<(), Failure> {
 struct Workload {
     prefix: String,
     nodes: Vec<String>,
+    cluster: Option<String>,
     clients: u64,
     keys: u64,
     timeout: Duration,
@@ -244,7 +247,14 @@ struct Verifier<'a> {
 
 impl Verifier<'_> {
     fn new(workload: &Workload, n: u64) -> Result<Verifier<'_>, ClientError> {
-        let at_node = |addr: &String| Client::at_node(addr, workload.timeout);
+        // One cluster for all: a node of another one serves nothing here, instead of a second history.
+        let at_node = |addr: &String| {
+            let client = Client::at_node(addr, workload.timeout)?.with_notices(notice);
+            match &workload.cluster {
+                Some(cluster) => client.keep_to(cluster),
+                None => Ok(client),
+            }
+        };
         let clients: Vec<Client> = workload.nodes.iter().map(at_node).collect::<Result<_, _>>()?;
         let at = n as usize % clients.len();
         Ok(Verifier {

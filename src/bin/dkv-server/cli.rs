@@ -137,6 +137,12 @@ pub struct JoinArgs {
     #[arg(long, value_name = "HOST:PORT")]
     pub join: Option<String>,
 
+    /// Join this cluster and no other: its cluster id, 16 hexadecimal digits.
+    ///
+    /// By default the environment variable DKV_CLUSTER, and without that the cluster that the node of --join belongs to.
+    #[arg(long, value_name = "ID", requires = "join")]
+    pub cluster: Option<String>,
+
     /// Its name, which no other member has.
     #[arg(long, value_name = "NAME", requires = "join")]
     pub node_id: Option<String>,

@@ -221,7 +221,7 @@ impl Cluster {
             (Some(code), _) => ExitCode::from(code),
             (None, Some(_)) => ExitCode::SUCCESS,
             (None, None) => {
-                self.terminal.complain("all nodes have ended");
+                self.terminal.complain("no node runs any more");
                 ExitCode::FAILURE
             }
         }
@@ -273,15 +273,15 @@ impl Cluster {
             self.stop(Signal::TERM);
             return;
         }
+        let others = if self.running.is_empty() { "." } else { "; the others go on." };
         if let Some(3 | 4) = status.code() {
             // Its data or its identity was refused: started again as it is, it would end so again.
-            let text =
-                format!("{node_id} ended ({how}); the others go on. Its last line says why, and what to do");
+            let text = format!("{node_id} ended ({how}){others} Its last line says why, and what to do");
             return self.terminal.say(&text);
         }
         let program = std::env::args().next().unwrap_or_else(|| "dkv-server".to_owned());
         let again = format!("{program} --config {}", file.display());
-        self.terminal.say(&format!("{node_id} ended ({how}); the others go on. To start it again: {again}"));
+        self.terminal.say(&format!("{node_id} ended ({how}){others} To start it again: {again}"));
     }
 }
 
@@ -321,7 +321,11 @@ fn watch_leader(nodes: &[Node], ends: &Receiver<()>, terminal: &Terminal) {
         if known.as_ref().is_some_and(|(_, term)| *term >= now.1) {
             continue;
         }
-        terminal.say(&format!("{} leads (term {}) of {} nodes", now.0, now.1, cluster.members.len()));
+        let of = match cluster.members.len() {
+            1 => String::new(),
+            count => format!(" of {count} nodes"),
+        };
+        terminal.say(&format!("{} leads (term {}){of}", now.0, now.1));
         if known.is_none() {
             invite(&addrs, terminal);
         }
@@ -339,7 +343,10 @@ fn invite(addrs: &[&str], terminal: &Terminal) {
     terminal.say(&format!("    {cli}{endpoints} set greeting hello"));
     terminal.say(&format!("    curl http://{second}/v1/kv/greeting"));
     terminal.say(&format!("    {cli}{endpoints} status"));
-    terminal.say("Ctrl-C stops all nodes; their data stays");
+    terminal.say(match addrs {
+        [_] => "Ctrl-C stops the node; its data stays",
+        _ => "Ctrl-C stops all nodes; their data stays",
+    });
 }
 
 /// How to call the client that lies beside this program.

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
-use dkv::api::{ErrorCode, ErrorDetail, NewMember};
+use dkv::api::{ChangeReply, ErrorCode, ErrorDetail, NewMember};
 use dkv::client::{Client, ClientError};
-use dkv::server::ServerError;
+use dkv::server::{Joining, ServerError};
 
 use crate::CONFIG_ERROR;
 
@@ -31,42 +31,62 @@ pub struct Join {
 impl Join {
     /// Through the member whose client address this is; as a learner that stays one, or becomes a voter.
     ///
+    /// It joins the cluster that this member belongs to, and no other than `cluster` when that is given.
+    ///
     /// # Errors
-    /// That is no address.
-    pub fn new(through: &str, promote: bool) -> Result<Join, ClientError> {
-        Ok(Join { through: through.to_owned(), client: Client::new(&[through], ATTEMPT)?, promote })
+    /// That is no address, or no cluster id.
+    pub fn new(through: &str, cluster: Option<&str>, promote: bool) -> Result<Join, ClientError> {
+        let client = Client::new(&[through], ATTEMPT)?.with_notices(|text| log::warn!("{text}"));
+        let client = match cluster {
+            Some(cluster) => client.keep_to(cluster)?,
+            None => client,
+        };
+        Ok(Join { through: through.to_owned(), client, promote })
     }
 
     /// Asks in a thread of its own until the node is a member. The receiver gets the error of a cluster that refuses it
     /// for good.
-    pub fn spawn(
-        self,
-        node: &dkv::config::Peer,
-        member_id: String,
-    ) -> std::io::Result<Receiver<ServerError>> {
+    pub fn spawn(self, node: &dkv::config::Peer, joining: Joining) -> std::io::Result<Receiver<ServerError>> {
         let new = NewMember {
             node_id: node.node_id.clone(),
-            member_id: Some(member_id),
+            member_id: Some(joining.member_id()),
             raft_addr: node.raft_addr.clone(),
             http_addr: node.http_addr.clone(),
             promote: self.promote,
         };
         let (fail, failures) = bounded(1);
-        std::thread::Builder::new().name("join".to_owned()).spawn(move || match self.ask(&new) {
-            // Kept to the end of the process: a receiver without a sender would look like a failure.
-            Ok(()) => std::mem::forget(fail),
-            Err(e) => drop(fail.send(e)),
+        std::thread::Builder::new().name("join".to_owned()).spawn(move || {
+            match self.ask(&new, &joining) {
+                // Kept to the end of the process: a receiver without a sender would look like a failure.
+                Ok(()) => std::mem::forget(fail),
+                Err(e) => drop(fail.send(e)),
+            }
         })?;
         Ok(failures)
     }
 
-    fn ask(&self, new: &NewMember) -> Result<(), ServerError> {
+    /// The node learns which cluster it joins before that cluster hears of it, so that no other one can take it in.
+    fn let_in(&self, new: &NewMember, joining: &Joining) -> Result<ChangeReply, ClientError> {
+        let until = Instant::now() + ATTEMPT;
+        if self.client.cluster_id().is_none() {
+            self.client.members(until)?;
+        }
+        let Some(cluster_id) = self.client.cluster_id() else {
+            let text = format!("{} belongs to no cluster yet", self.through);
+            return Err(ClientError::Unavailable(text));
+        };
+        joining.tell(&cluster_id);
+        self.client.add_member(new, until)
+    }
+
+    fn ask(&self, new: &NewMember, joining: &Joining) -> Result<(), ServerError> {
         let mut said: Option<(String, Instant)> = None;
         loop {
-            let trouble = match self.client.add_member(new, Instant::now() + ATTEMPT) {
+            let trouble = match self.let_in(new, joining) {
                 Ok(done) => {
                     log::info!(
-                        "let into the cluster by entry {}: its leader hands the cluster over",
+                        "let into cluster {} by entry {}: its leader hands the cluster over",
+                        self.client.cluster_id().unwrap_or_default(),
                         done.index
                     );
                     return Ok(());

@@ -39,10 +39,13 @@ fn main() -> ExitCode {
         (None, Some(file)) => Config::load(file),
         (None, None) => Ok(Config::default()),
     };
-    let join = cli.join.join.as_ref().map(|through| Join::new(through, !cli.join.learner)).transpose();
+    let cluster = cli.join.cluster.clone().or_else(|| std::env::var("DKV_CLUSTER").ok());
+    let cluster = cluster.map(|id| id.to_ascii_lowercase()).filter(|id| !id.is_empty());
+    let join = |through: &String| Join::new(through, cluster.as_deref(), !cli.join.learner);
+    let join = cli.join.join.as_ref().map(join).transpose();
     let (config, join) = match (config, join) {
         (Err(error), _) => return refuse(&error),
-        (_, Err(error)) => return refuse(&format_args!("--join: {error}")),
+        (_, Err(error)) => return refuse(&format_args!("--join, --cluster: {error}")),
         (Ok(_), Ok(_)) if cli.check_config => return ExitCode::SUCCESS,
         (Ok(config), Ok(join)) => (config, join),
     };

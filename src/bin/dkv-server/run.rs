@@ -42,8 +42,8 @@ pub fn run(
         Err(e) => return Ok(fail(&e.text, e.exit_code)),
     };
     // A node that was let in before just runs.
-    let refusals = match (join, server.unborn_member_id()) {
-        (Some(join), Some(member_id)) => join.spawn(&own, member_id).context("cannot start a thread")?,
+    let refusals = match (join, server.joining()) {
+        (Some(join), Some(joining)) => join.spawn(&own, joining).context("cannot start a thread")?,
         _ => crossbeam_channel::never(),
     };
     let failed = select! {

@@ -89,7 +89,7 @@ pub(super) fn overdue(request: &Request) -> Failure {
         }
         (_, Stage::AwaitLeader { .. }) => Failure::unavailable(match &request.trouble {
             Some(trouble) => format!("the leader could not be reached in time: {trouble}"),
-            None => "no leader is known: is a majority of the nodes up?".to_owned(),
+            None => "no leader is known yet: `dkv-cli status` shows what answers".to_owned(),
         }),
         (Work::Write { .. }, _) => {
             Failure::unavailable("the write could not be sent to the leader in time: it was not made")
@@ -109,7 +109,7 @@ pub(super) fn overdue(request: &Request) -> Failure {
             format!("this node has not applied entry {index} in time: it lags behind the leader"),
         ),
         (Work::Read { .. }, _) => {
-            Failure::new(FailureKind::Timeout, "no majority confirmed the leader in time for this read")
+            Failure::new(FailureKind::Timeout, "the leader was not confirmed in time for this read")
         }
     }
 }

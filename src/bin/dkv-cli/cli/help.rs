@@ -34,6 +34,7 @@ pub(super) const MAIN_HELP: &str = concat!(
 ",
     heading!("Environment:"),
     "  DKV_ENDPOINTS  the nodes to ask, unless --endpoints is given
+  DKV_CLUSTER    the cluster that is meant, unless --cluster is given
   NO_COLOR       when not empty, nothing is coloured"
 );
 
@@ -42,6 +43,8 @@ pub(super) const SET_HELP: &str = concat!(
     "  dkv-cli set greeting hello
   dkv-cli set photo < photo.jpg        any bytes, from standard input
   dkv-cli set note ''                  an empty value is a value
+  date | dkv-cli set now -             whatever comes, also nothing; without the
+                                       - nothing is an error
   dkv-cli set -- -k -v                 a key and a value that begin with -
   dkv-cli set lock me --if-absent      only one of many will get it
   dkv-cli set count 8 --if-revision 41
@@ -94,7 +97,15 @@ pub(super) const STATUS_HELP: &str = concat!(
   COMMIT     the last log entry that the node knows to be on a majority
   APPLIED    the last log entry in its map
   LAG        how many entries its map is behind the greatest COMMIT shown
-  REACHABLE  whether it answered within 2 seconds"
+  REACHABLE  whether it answered within 2 seconds, as the member that it is
+
+",
+    heading!("Exit codes:"),
+    "  0  there is a leader, and every member answers as it should
+  1  a voter or a learner does not, or another node answers at its address
+  3  no member that answers leads
+
+  `health` in `-o json` says the same: ok, degraded, no_leader."
 );
 
 pub(super) const MEMBER_HELP: &str = concat!(
@@ -222,7 +233,7 @@ pub(super) const VERIFY_HELP: &str = concat!(
 ",
     heading!("Exit codes:"),
     "  0  linearizable
-  3  nothing was done: no node could serve
+  3  nothing was done: nothing served
   5  not linearizable: report it, with the history
   6  undecided: the check was given up; try fewer clients or more keys"
 );

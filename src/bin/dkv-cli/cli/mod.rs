@@ -15,7 +15,7 @@ use help::{
     COMPLETION_HELP, DELETE_HELP, EXPORT_HELP, GET_HELP, IMPORT_HELP, LIST_HELP, MAIN_HELP, MEMBER_HELP,
     SET_HELP, SNAPSHOT_HELP, STATUS_HELP, TRANSFER_HELP, VERIFY_HELP,
 };
-use options::seconds;
+use options::{cluster_id, seconds};
 
 pub use member::Member;
 pub use options::{Format, Order, Read, SetCondition, Shell, Write};
@@ -51,6 +51,22 @@ pub struct Cli {
         help_heading = "Global options"
     )]
     pub endpoints: Vec<String>,
+
+    /// The cluster that is meant; nodes of another one are passed over.
+    ///
+    /// Its cluster id, 16 hexadecimal digits, as `dkv-cli status -o json` says it. Without this the command keeps to the
+    /// cluster of the first endpoint, in the given order, that answers.
+    #[arg(
+        long,
+        env = "DKV_CLUSTER",
+        hide_env_values = true,
+        value_name = "ID",
+        value_hint = ValueHint::Other,
+        value_parser = cluster_id,
+        global = true,
+        help_heading = "Global options"
+    )]
+    pub cluster: Option<String>,
 
     /// For the whole command with all its attempts.
     ///
@@ -92,7 +108,7 @@ pub enum Command {
         /// The key, any bytes.
         #[arg(value_hint = ValueHint::Other)]
         key: OsString,
-        /// The value; `-`, or nothing, takes it from standard input, byte for byte.
+        /// The value; `-`, or nothing, takes it from standard input, byte for byte. An empty value is ''.
         #[arg(allow_negative_numbers = true, value_hint = ValueHint::Other)]
         value: Option<OsString>,
         /// Conditions.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
+use dkv::api::is_cluster_id;
 
 /// The form of the output.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -64,6 +65,15 @@ pub struct Write {
     /// effect at most once. Without this option every command gets a name of its own.
     #[arg(long, value_name = "NAME", value_hint = ValueHint::Other)]
     pub idempotency_key: Option<String>,
+}
+
+/// A cluster id on the command line, in capitals too.
+pub(super) fn cluster_id(text: &str) -> Result<String, String> {
+    let id = text.to_ascii_lowercase();
+    match is_cluster_id(&id) {
+        true => Ok(id),
+        false => Err("write the 16 hexadecimal digits of a cluster id".to_owned()),
+    }
 }
 
 /// Seconds on the command line: more than 0, at most an hour, fractions allowed.
