@@ -27,7 +27,7 @@ use exchange::{Answer, Broken, Exchanger, Request};
 use tour::{Known, Tour};
 
 pub use list::ListOptions;
-pub use snapshots::SnapshotSaveError;
+pub use snapshots::{BackupTarget, SnapshotSaveError};
 
 /// For how long a write is repeated after its first attempt that ended unknown: well below the shortest idempotency
 /// window a server can be configured with (60 s), so that a repetition can never be executed as a new write.

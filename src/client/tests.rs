@@ -429,7 +429,7 @@ fn save_snapshot_waits_for_a_node_that_is_still_making_it() {
     let steps = vec![listed, error(ErrorCode::Timeout), error(ErrorCode::Timeout), made, piece];
     let (node, other) = (Fake::start(steps), Fake::start(vec![done()]));
     let file = tempfile::tempfile().unwrap();
-    client_of(&[&node, &other]).save_snapshot(&file, |_, _| ()).unwrap();
+    client_of(&[&node, &other]).save_snapshot(&mut &file, |_, _| ()).unwrap();
     let mut bytes = [0; 5];
     std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0).unwrap();
     assert_eq!(&bytes, b"state");

@@ -5,10 +5,12 @@
 //! renaming and removing are visible at once and durable only after [`Disk::sync_dir`]; syncing a file says nothing
 //! about its name.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use crate::files::{self, PRIVATE_DIR, PRIVATE_FILE};
 
 /// One flat directory. Shared by threads: the log writer and the housekeeper work in it at the same time, on
 /// different names.
@@ -16,7 +18,8 @@ pub trait Disk: Send + Sync {
     /// The names of all files, sorted. Subdirectories are not listed.
     fn list(&self) -> io::Result<Vec<String>>;
 
-    /// A new empty file, open for reading and writing. Replaces a file of this name.
+    /// A new empty file, open for reading and writing. A file of this name loses the name and nothing else: who has it
+    /// open, or knows it by another name, sees no change.
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
 
     /// Opens a file for reading and writing. `NotFound` when there is none.
@@ -69,9 +72,9 @@ pub struct RealDisk {
 }
 
 impl RealDisk {
-    /// Opens the directory at `path`. Creates it, and its missing parents, durably.
+    /// Opens the directory at `path`. Creates it, and its missing parents, durably; it is its owner's alone.
     pub fn open(path: &Path) -> io::Result<RealDisk> {
-        create_dir_durably(path)?;
+        create_dir_durably(path, PRIVATE_DIR)?;
         Ok(RealDisk { path: path.to_owned(), dir: File::open(path)?, is_read_only: false })
     }
 
@@ -96,13 +99,14 @@ impl RealDisk {
     }
 }
 
-fn create_dir_durably(path: &Path) -> io::Result<()> {
+/// Missing parents get the mode that every directory gets: they hold nothing but names.
+fn create_dir_durably(path: &Path, mode: u32) -> io::Result<()> {
     if path.as_os_str().is_empty() || path.is_dir() {
         return Ok(());
     }
     let parent = path.parent().unwrap_or(Path::new(""));
-    create_dir_durably(parent)?;
-    match fs::create_dir(path) {
+    create_dir_durably(parent, 0o777)?;
+    match DirBuilder::new().mode(mode).create(path) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         result => result?,
     }
@@ -126,9 +130,13 @@ impl Disk for RealDisk {
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         self.check_writable()?;
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.at(name))?;
-        Ok(Box::new(RealFile(file)))
+        match fs::remove_file(self.at(name)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(PRIVATE_FILE);
+        Ok(Box::new(RealFile(options.open(self.at(name))?)))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
@@ -158,9 +166,9 @@ impl Disk for RealDisk {
     }
 }
 
-/// Opens any file of the file system for reading only: a backup. `write_at` on it fails.
+/// Opens any regular file of the file system for reading only: a backup. `write_at` on it fails.
 pub fn open_to_read(path: &Path) -> io::Result<Box<dyn DiskFile>> {
-    Ok(Box::new(RealFile(File::open(path)?)))
+    Ok(Box::new(RealFile(files::open_file(path, "a backup is read more than once")?)))
 }
 
 struct RealFile(File);

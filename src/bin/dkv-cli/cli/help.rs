@@ -156,12 +156,16 @@ pub(super) const SAVE_HELP: &str = concat!(
   dkv-cli snapshot save /backups/dkv-$(date +%F).backup
   dkv-cli --endpoints 10.0.0.7:8081 snapshot save dkv.backup
                                        through this node first
+  dkv-cli snapshot save - | ssh host 'cat > dkv.backup'
+                                       then `snapshot status` there
 
   The backup holds everything that was acknowledged before the command: keys,
-  their history as far as it is kept, idempotency keys. It is written to
-  FILE.part, verified whole, synced, and renamed. --timeout is for how long
-  nothing comes, so that a large store needs no larger one: a node that is
-  still making the backup says so, and has ten minutes for it."
+  their history as far as it is kept, idempotency keys. It is written under a
+  temporary name beside FILE, verified whole, synced, and renamed; only its
+  owner can read it. On a pipe it is verified while it passes: the exit code 5
+  and the number of bytes written say that what passed is no backup. --timeout
+  is for how long nothing comes, so that a large store needs no larger one: a
+  node that is still making the backup says so, and has ten minutes for it."
 );
 
 pub(super) const SNAPSHOT_STATUS_HELP: &str = concat!(
@@ -169,7 +173,7 @@ pub(super) const SNAPSHOT_STATUS_HELP: &str = concat!(
     "  dkv-cli snapshot status dkv.backup
   dkv-cli snapshot status dkv.backup -o json | jq .revision
 
-  Reads the whole file and loads it as a restore would: every checksum, the
+  Reads the whole file, or standard input, and loads it as a restore would: every checksum, the
   order of the rows, their number, the hash of the state. It takes about the
   memory of a node. The exit code is 5 when the file is damaged, and the text
   names the place."
