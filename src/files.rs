@@ -19,6 +19,8 @@ mod encoding;
 mod input;
 mod output;
 mod private;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::fs::{FileType, Metadata};

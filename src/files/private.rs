@@ -28,8 +28,10 @@ const ALL: u32 = 0o7777;
 /// # Errors
 /// It is somebody else's, or the file system has no modes.
 pub fn narrow(file: &File) -> io::Result<Option<u32>> {
-    let mode = file.metadata()?.mode() & ALL;
-    if mode & OTHERS == 0 {
+    let metadata = file.metadata()?;
+    let mode = metadata.mode() & ALL;
+    // Whatever the caller believes: a device is everybody's.
+    if mode & OTHERS == 0 || !(metadata.is_file() || metadata.is_dir()) {
         return Ok(None);
     }
     file.set_permissions(Permissions::from_mode(mode & !OTHERS))?;

@@ -10,6 +10,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
 use crate::files::{self, PRIVATE_DIR, PRIVATE_FILE};
 
 /// One flat directory. Shared by threads: the log writer and the housekeeper work in it at the same time, on
@@ -81,7 +83,10 @@ impl RealDisk {
     /// Opens the directory at `path`, which must be there, to look at its files: they are opened for reading only, and
     /// whatever would change the directory is refused.
     pub fn open_read_only(path: &Path) -> io::Result<RealDisk> {
-        Ok(RealDisk { path: path.to_owned(), dir: File::open(path)?, is_read_only: true })
+        // A pipe, say, is no directory, and opening it could wait without end.
+        let flags = OFlags::DIRECTORY.bits().cast_signed();
+        let dir = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        Ok(RealDisk { path: path.to_owned(), dir, is_read_only: true })
     }
 
     fn check_writable(&self) -> io::Result<()> {
@@ -231,6 +236,35 @@ mod tests {
         disk.remove("y").unwrap();
         assert_eq!(disk.open("y").err().unwrap().kind(), io::ErrorKind::NotFound);
         assert_eq!(disk.remove("y").unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    /// `create` once wrote over the old file of the name: into whatever else that file was, such as a copy of the directory
+    /// made of hard links.
+    #[test]
+    fn create_never_writes_into_a_file_that_is_known_elsewhere() {
+        let tmp = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(&tmp.path().join("data")).unwrap();
+        let old = disk.create("x.tmp").unwrap();
+        old.write_at(0, b"old").unwrap();
+        let copy = tmp.path().join("copy");
+        fs::hard_link(disk.path().join("x.tmp"), &copy).unwrap();
+        disk.create("x.tmp").unwrap().write_at(0, b"newer").unwrap();
+        assert_eq!(fs::read(&copy).unwrap(), b"old");
+        assert_eq!(old.size().unwrap(), 3);
+        // Nor into what a link leads to.
+        std::os::unix::fs::symlink(&copy, disk.path().join("y.tmp")).unwrap();
+        disk.create("y.tmp").unwrap().write_at(0, b"newer").unwrap();
+        assert_eq!(fs::read(&copy).unwrap(), b"old");
+    }
+
+    #[test]
+    fn directory_and_files_are_their_owners_alone() {
+        use std::os::unix::fs::MetadataExt;
+        let tmp = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(&tmp.path().join("a/b")).unwrap();
+        disk.create("x").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!((mode(disk.path()), mode(&disk.path().join("x"))), (0o700, 0o600));
     }
 
     #[test]

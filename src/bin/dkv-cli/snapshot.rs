@@ -159,8 +159,9 @@ fn save_stream(client: &Client, out: File, shown: &str, printer: &Printer) -> Re
         let mut stream = Stream { out, written: 0, to_verify, is_refused: false };
         let mut progress = Progress::new();
         let saved = client.save_snapshot(&mut stream, |done, total| progress.bytes(done, total));
-        let Stream { written, is_refused, .. } = stream;
-        // The stream is dropped: the thread has seen the last piece.
+        let (written, is_refused) = (stream.written, stream.is_refused);
+        // The thread learns that the last piece was sent.
+        drop(stream);
         (saved, written, is_refused, verifying.join())
     });
     let broken = |text: String| match written {

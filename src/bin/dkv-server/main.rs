@@ -102,6 +102,9 @@ fn joiner(join: &JoinArgs) -> Joiner {
 }
 
 fn verify(data_dir: &Path) -> ExitCode {
+    if let Err(error) = dkv::files::check_name(data_dir) {
+        return refuse(&error);
+    }
     match dkv::node::verify::verify(data_dir) {
         Ok(report) => {
             // The exit code says it too: a closed pipe changes nothing.

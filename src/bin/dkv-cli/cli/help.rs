@@ -202,8 +202,8 @@ pub(super) const IMPORT_HELP: &str = concat!(
   dkv-cli export | dkv-cli --endpoints 10.0.0.7:8081 import -
 
   Lines are those of `dkv-cli export`; key and value are enough. Every line of a
-  file is checked before the first key is stored. Standard input is checked line
-  by line while it is stored. --timeout is for each key. Lines with one and the
+  file is checked before the first key is stored. Standard input and pipes are
+  checked line by line while they are stored. --timeout is for each key. Lines with one and the
   same key are stored in their order, others side by side."
 );
 
