@@ -7,8 +7,9 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::files::{Input, foreign_encoding};
 use check::Refused;
-pub use check::{is_advertisable, is_node_id};
+pub use check::{is_advertisable, is_node_id, is_same_address};
 use serde::{Deserialize, Serialize};
 
 /// A configuration file is refused above this size, in bytes.
@@ -308,9 +309,22 @@ impl Config {
         let whole =
             |fix: String| ConfigError { file: file.clone(), field: String::new(), value: String::new(), fix };
         let mut bytes = Vec::new();
-        std::fs::File::open(path)
-            .and_then(|f| f.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
-            .map_err(|e| whole(format!("cannot be read: {e}")))?;
+        match Input::open(path).map_err(|e| whole(e.what))? {
+            Input::Stdin => {
+                return Err(whole(
+                    "standard input is no configuration file: the next start could not read it again, and \
+                     --exit-with-stdin watches it; save the configuration in a file and name that"
+                        .to_owned(),
+                ));
+            }
+            Input::Pipe(file) | Input::File(file) => file
+                .take(MAX_FILE_BYTES + 1)
+                .read_to_end(&mut bytes)
+                .map_err(|e| whole(format!("cannot be read: {e}")))?,
+        };
+        if let Some(what) = foreign_encoding(&bytes) {
+            return Err(whole(format!("{what}; save it as plain UTF-8 without a mark")));
+        }
         if bytes.len() as u64 > MAX_FILE_BYTES {
             return Err(whole(format!(
                 "is longer than {MAX_FILE_BYTES} bytes: not a configuration file of dkv"

@@ -9,11 +9,12 @@
 //! | module | holds | may import |
 //! |---|---|---|
 //! | [`raft`] | the rules of consensus, pure: no clock, thread, lock, file or socket | nothing of ours |
-//! | [`store`] | the log on disk and the revisioned map | `raft` data types |
+//! | [`store`] | the log on disk and the revisioned map | `raft` data types, `files` |
 //! | `node` | one running member: the mutex, the named threads, the waiters | `raft`, `store` |
 //! | [`server`] | the two HTTP ports and the outbound HTTP | `node`, `api` and what they import |
-//! | [`api`], [`config`] | JSON types and error codes; the YAML configuration | serde only |
-//! | [`logging`] | the log of the process | `config` |
+//! | [`api`], [`config`] | JSON types and error codes; the YAML configuration | serde; `config` also `files` |
+//! | [`files`] | the one rule for every file that a command line or a configuration names | nothing of ours |
+//! | [`logging`] | the log of the process | `config`, `files` |
 //! | [`client`] | the blocking client that `dkv-cli` and the tests use | `api` |
 //! | [`check`] | whether what clients saw is linearizable: histories in, verdicts out, pure | nothing of ours |
 #![forbid(unsafe_code)]
@@ -23,6 +24,7 @@ pub mod api;
 pub mod check;
 pub mod client;
 pub mod config;
+pub mod files;
 pub mod logging;
 pub mod node;
 pub mod raft;

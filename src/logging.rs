@@ -1,7 +1,6 @@
 //! Logging that never stops a node: simplelog formats the lines, a bounded queue and one thread write them. When the
 //! terminal or the file does not take them, lines are dropped and counted.
 
-use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +13,7 @@ use simplelog::{ConfigBuilder, FormatItem, ThreadLogMode, WriteLogger};
 use time::macros::format_description;
 
 use crate::config::{LogConfig, LogLevel};
+use crate::files::{self, FileError};
 
 /// RFC 3339 in UTC with microseconds, always of one width, so that lines align and sort as text.
 const TIME_FORMAT: &[FormatItem<'static>] =
@@ -34,16 +34,9 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 /// Why logging could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The log file cannot be opened.
-    #[error(
-        "log.file: {file}: cannot be opened: {source}; name a file in a directory this user may write to"
-    )]
-    File {
-        /// The file.
-        file: String,
-        /// The system's reason.
-        source: io::Error,
-    },
+    /// The log file cannot be used.
+    #[error("log.file: {}: {}", .0.path.display(), .0.what)]
+    File(FileError),
     /// The writer's thread cannot be started.
     #[error("cannot start the log writer: {0}")]
     Thread(io::Error),
@@ -61,15 +54,12 @@ enum Item {
 /// Starts logging for the whole process: one line per record, with RFC 3339 time in UTC, level and thread name, to
 /// `config.file` or standard error. Call once.
 pub fn start(config: &LogConfig) -> Result<(), LogError> {
-    let sink: Box<dyn Write + Send> = match &config.file {
-        None => Box::new(io::stderr()),
-        Some(path) => Box::new(
-            OpenOptions::new()
-                .append(true)
-                .create(true)
-                .open(path)
-                .map_err(|source| LogError::File { file: path.display().to_string(), source })?,
-        ),
+    let (sink, narrowed): (Box<dyn Write + Send>, _) = match &config.file {
+        None => (Box::new(io::stderr()), None),
+        Some(path) => {
+            let (file, narrowed) = files::open_log(path).map_err(LogError::File)?;
+            (Box::new(file), narrowed)
+        }
     };
     let (lines, queue) = bounded(QUEUE_LINES);
     if LINES.set(lines.clone()).is_err() {
@@ -92,6 +82,9 @@ pub fn start(config: &LogConfig) -> Result<(), LogError> {
     let logger = WriteLogger::new(LevelFilter::Trace, format, LineQueue::new(lines, &DROPPED));
     log::set_boxed_logger(logger).map_err(|_| LogError::Twice)?;
     set_level(config.level);
+    if let Some(text) = narrowed {
+        log::warn!("{text}");
+    }
     Ok(())
 }
 

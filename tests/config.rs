@@ -222,12 +222,14 @@ fn load_says_why_a_file_cannot_be_read() {
     let dir = tempfile::tempdir().unwrap();
     let says = |path: &Path| Config::load(path).unwrap_err().to_string();
     assert!(says(&dir.path().join("none.yaml")).contains("none.yaml: cannot be read: No such file"));
-    assert!(says(dir.path()).contains("cannot be read"));
+    assert!(says(dir.path()).contains("is a directory"));
     let big = dir.path().join("big.yaml");
     std::fs::write(&big, vec![b'#'; MAX_FILE_BYTES as usize + 1]).unwrap();
     assert!(says(&big).contains("is longer than 65536 bytes"));
-    std::fs::write(&big, [0xff, 0xfe]).unwrap();
+    std::fs::write(&big, [0xff, 0xff]).unwrap();
     assert!(says(&big).contains("is not UTF-8"));
+    std::fs::write(&big, [0xff, 0xfe]).unwrap();
+    assert!(says(&big).contains("is UTF-16 text"));
 }
 
 /// Runs the real server in `dir` with the configuration `text` until it ends; returns its exit code and what it said.
@@ -272,7 +274,8 @@ fn server_refuses_every_bad_file_with_exit_code_2_and_touches_nothing() {
         server_refuses(text.as_bytes(), says.trim_start_matches("x.yaml: "));
     }
     server_refuses(b"", "node_id: missing");
-    server_refuses(b"\xff\xfe", "is not UTF-8");
+    server_refuses(b"\xff\xff", "is not UTF-8");
+    server_refuses(b"\xff\xfe", "is UTF-16 text (little-endian)");
     server_refuses(&vec![b'#'; MAX_FILE_BYTES as usize + 1], "is longer than 65536 bytes");
     // YAML that ends early, is something else, or tries to be very large.
     server_refuses(b"{\"node_id\": \"a\"", "");
@@ -299,7 +302,8 @@ fn server_refuses_what_this_machine_does_not_allow() {
     server_refuses(one_node(&ip, &format!("listen_raft: {taken}\n")).as_bytes(), &in_use);
     let elsewhere = "listen_http: 192.0.2.1:8081: ";
     server_refuses(one_node(&ip, "listen_http: 192.0.2.1:8081\n").as_bytes(), elsewhere);
-    let no_folder = "log.file: no/such/folder/log: cannot be opened: No such file or directory";
+    let no_folder =
+        "log.file: no/such/folder/log: cannot be written: there is no directory no/such/folder; make it";
     server_refuses(one_node(&ip, "log: { file: no/such/folder/log }\n").as_bytes(), no_folder);
 
     // A data directory that is a file, and one that another process holds.
@@ -317,6 +321,42 @@ fn server_refuses_what_this_machine_does_not_allow() {
     let by = format!("dkv-server: x.yaml: data_dir data: already in use by process {}", std::process::id());
     assert!(said.starts_with(&by), "{said}");
     drop(lock);
+}
+
+/// Only addresses of one kind were compared as they are written.
+#[test]
+fn an_address_that_is_another_members_other_port_is_refused_however_it_is_written() {
+    for (field, other, value) in [
+        ("peers[1].raft_addr", "peers[0].http_addr", "127.0.0.1:8081"),
+        ("peers[1].raft_addr", "peers[0].http_addr", "127.0.0.1:08081"),
+        ("peers[1].raft_addr", "peers[0].http_addr", "LocalHost:8081"),
+        ("peers[1].raft_addr", "peers[0].http_addr", "[::ffff:127.0.0.1]:8081"),
+    ] {
+        let said = refused(&GOOD.replace("raft_addr: 127.0.0.1:18082", &format!("raft_addr: \"{value}\"")));
+        let says =
+            format!("x.yaml: {field}: {value}: {other} has the same address; every port needs its own");
+        assert_eq!(said, says);
+    }
+    let said = refused(&GOOD.replace("host-c.example:8083", "\"[0:0::1]:18083\""));
+    assert!(said.contains("peers[2].http_addr: [0:0::1]:18083: peers[2].raft_addr has the same"), "{said}");
+    let said = refused(&GOOD.replace("host-c.example:8083", "127.0.0.1:18081"));
+    assert!(said.contains("peers[2].http_addr: 127.0.0.1:18081: peers[0].raft_addr has the same"), "{said}");
+    let said = refused(&format!("{GOOD}listen_http: localhost:18081\n"));
+    assert!(said.contains("listen_http: localhost:18081: clients and members need a port each"), "{said}");
+
+    // A node that joins: what --join names is another member's http_addr.
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Command::new(env!("CARGO_BIN_EXE_dkv-server"));
+    server.args(["--join", "127.0.0.1:1", "--node-id", "n6", "--data-dir", "data"]);
+    server.args(["--raft-addr", "localhost:1", "--http-addr", "127.0.0.1:2"]);
+    let output = server.current_dir(dir.path()).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{said}");
+    assert!(
+        said.contains("--raft-addr: localhost:1: it is the http_addr of the member that --join"),
+        "{said}"
+    );
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
 #[test]

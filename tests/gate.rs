@@ -776,6 +776,24 @@ fn shutdown_without_grace_leaves_a_parked_write_unknown() {
     reply.send(|| text(200, "to nobody"));
 }
 
+/// The data_dir `/var` has a `run` that is not dkv's: it was made private and emptied.
+#[test]
+fn run_dir_touches_nothing_that_is_not_its_own() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (real, link) = (dir.path().join("real"), dir.path().join("run"));
+    std::fs::create_dir(&real).unwrap();
+    std::fs::set_permissions(&real, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    assert!(RunDir::prepare(&link).unwrap_err().to_string().contains("is a link"));
+    std::fs::write(real.join("sshd.pid"), b"1").unwrap();
+    drop(std::os::unix::net::UnixListener::bind(real.join("other.sock")).unwrap());
+    let error = RunDir::prepare(&real).unwrap_err().to_string();
+    assert!(error.contains("holds sshd.pid, which is not dkv's"), "{error}");
+    assert_eq!(std::fs::read_dir(&real).unwrap().count(), 2);
+    assert_eq!(std::fs::metadata(&real).unwrap().permissions().mode() & 0o777, 0o755);
+}
+
 #[test]
 fn run_dir_is_private_emptied_and_moves_when_its_path_is_long() {
     use std::os::unix::fs::PermissionsExt;
@@ -783,7 +801,7 @@ fn run_dir_is_private_emptied_and_moves_when_its_path_is_long() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run");
     std::fs::create_dir(&path).unwrap();
-    std::fs::write(path.join("old.sock"), b"").unwrap();
+    drop(std::os::unix::net::UnixListener::bind(path.join("old.sock")).unwrap());
     let run_dir = RunDir::prepare(&path).unwrap();
     assert_eq!(run_dir.path(), path);
     assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);

@@ -466,3 +466,22 @@ fn a_rolling_restart_of_all_five_fails_no_operation_of_a_client() {
     check::check_linearizable(&history, &check::Limits::default()).unwrap_or_else(|fault| panic!("{fault}"));
     cluster.wait_for_equal_state();
 }
+
+/// A slip in an address once had the other port of a member asked who it is, and the answer named the wrong thing.
+#[test]
+fn a_new_member_at_another_members_other_port_is_refused_with_the_field_and_the_member() {
+    let cluster = Cluster::start(1);
+    let (http, raft) = (cluster.http_addr(0), cluster.raft_addr(0));
+    for (field, raft_addr, http_addr, says) in [
+        ("raft_addr", http.as_str(), "10.9.9.9:2", "it is the http_addr of member node1"),
+        ("http_addr", "10.9.9.9:1", raft.as_str(), "it is the raft_addr of member node1"),
+    ] {
+        let body = serde_json::json!({ "node_id": "n9", "raft_addr": raft_addr, "http_addr": http_addr });
+        let answer =
+            cluster.request(0, "POST", "/v1/cluster/members", &[], body.to_string().as_bytes()).unwrap();
+        assert_eq!(answer.status, 400, "{}", answer.text());
+        let said = answer.text();
+        assert!(said.contains("invalid_request") && said.contains(&format!("{field}: ")), "{said}");
+        assert!(said.contains(says), "{said}");
+    }
+}

@@ -31,7 +31,7 @@ use exchange::{Answer, Broken, Exchanger, Request};
 use tour::{Attempt, Known, Origin, Tour};
 
 pub use list::ListOptions;
-pub use snapshots::SnapshotSaveError;
+pub use snapshots::{BackupTarget, SnapshotSaveError};
 
 /// For how long a write is repeated after its first attempt that ended unknown: well below the shortest idempotency
 /// window a server can be configured with (60 s), so that a repetition can never be executed as a new write.

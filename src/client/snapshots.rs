@@ -34,6 +34,25 @@ pub enum SnapshotSaveError {
     File(io::Error),
 }
 
+/// Where a backup goes.
+pub trait BackupTarget {
+    /// Takes the bytes at `offset`: where the last piece ended, 0 for the first.
+    fn write_at(&mut self, offset: u64, piece: &[u8]) -> io::Result<()>;
+
+    /// Forgets what came so far: another snapshot begins, with offset 0. Also called before the first piece.
+    fn restart(&mut self) -> io::Result<()>;
+}
+
+impl BackupTarget for &File {
+    fn write_at(&mut self, offset: u64, piece: &[u8]) -> io::Result<()> {
+        self.write_all_at(piece, offset)
+    }
+
+    fn restart(&mut self) -> io::Result<()> {
+        self.set_len(0)
+    }
+}
+
 /// What came of one node.
 enum Trouble {
     /// Another node, or the same one later.
@@ -46,17 +65,17 @@ enum Trouble {
 }
 
 impl Client {
-    /// Writes into `file` a snapshot that holds everything that was acknowledged before this call. Any node will do; what
+    /// Writes into `target` a snapshot that holds everything that was acknowledged before this call. Any node will do; what
     /// breaks off goes on where it was, at another node as well when that has the same snapshot. `progress` is told how
     /// many bytes of how many are there. The timeout is for how long nothing comes.
     ///
-    /// The caller verifies the file: this compares lengths and checksums that nodes tell, not the content.
+    /// The caller verifies it: this compares lengths and checksums that nodes tell, not the content.
     ///
     /// # Errors
     /// No node could serve it, or the file could not be written.
     pub fn save_snapshot(
         &self,
-        file: &File,
+        target: &mut dyn BackupTarget,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<SnapshotReply, SnapshotSaveError> {
         let mut deadline = Instant::now() + self.timeout;
@@ -95,9 +114,9 @@ impl Client {
                 let same = |old: &SnapshotReply| (&old.name, &old.crc32c) == (&made.name, &made.crc32c);
                 let mut at = have.filter(|(old, _)| same(old)).map_or(0, |(_, at)| at);
                 if at == 0 {
-                    file.set_len(0).map_err(SnapshotSaveError::File)?;
+                    target.restart().map_err(SnapshotSaveError::File)?;
                 }
-                match self.fetch(&addr, &made, &mut at, file, &mut deadline, &mut progress) {
+                match self.fetch(&addr, &made, &mut at, target, &mut deadline, &mut progress) {
                     Ok(()) => return Ok(made),
                     Err(Trouble::Later(text) | Trouble::Silent(text) | Trouble::NotYet(text)) => {
                         reason = Some(text);
@@ -137,7 +156,7 @@ impl Client {
         addr: &str,
         made: &SnapshotReply,
         at: &mut u64,
-        file: &File,
+        into: &mut dyn BackupTarget,
         deadline: &mut Instant,
         progress: &mut impl FnMut(u64, u64),
     ) -> Result<(), Trouble> {
@@ -157,7 +176,7 @@ impl Client {
             };
             match self.ask_one(addr, &get(&target), left, read) {
                 Ok(piece) => {
-                    file.write_all_at(&piece, *at).map_err(|e| Trouble::Final(SnapshotSaveError::File(e)))?;
+                    into.write_at(*at, &piece).map_err(|e| Trouble::Final(SnapshotSaveError::File(e)))?;
                     *at += piece.len() as u64;
                     *deadline = Instant::now() + self.timeout;
                     attempts = 0;

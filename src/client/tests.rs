@@ -455,7 +455,7 @@ fn save_snapshot_waits_for_a_node_that_is_still_making_it() {
     let steps = vec![listed, error(ErrorCode::Timeout), error(ErrorCode::Timeout), made, piece];
     let (node, other) = (Fake::start(steps), Fake::start(vec![done()]));
     let file = tempfile::tempfile().unwrap();
-    client_of(&[&node, &other]).save_snapshot(&file, |_, _| ()).unwrap();
+    client_of(&[&node, &other]).save_snapshot(&mut &file, |_, _| ()).unwrap();
     let mut bytes = [0; 5];
     std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0).unwrap();
     assert_eq!(&bytes, b"state");
@@ -639,7 +639,7 @@ fn save_snapshot_passes_over_another_cluster() {
     for step in [made(OTHER), named] {
         let node = Fake::start(vec![listed(), step]);
         let file = tempfile::tempfile().unwrap();
-        let error = hasty_client_of(&[&node]).save_snapshot(&file, |_, _| ()).unwrap_err();
+        let error = hasty_client_of(&[&node]).save_snapshot(&mut &file, |_, _| ()).unwrap_err();
         assert!(error.to_string().contains(OTHER), "{error}");
         assert_eq!(node.seen().len(), 2, "a piece was fetched");
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Config, Limits, MAX_PEERS};
+use crate::files::check_name;
 
 /// A field that is refused; the file is added by whoever knows it.
 pub(super) struct Refused {
@@ -23,6 +24,7 @@ impl Config {
     /// Everything that can be checked without touching disk or network.
     pub(super) fn check(&self) -> Result<(), Refused> {
         self.check_names()
+            .and_then(|()| self.check_files())
             .and_then(|()| self.check_addresses())
             .and_then(|()| self.check_timers())
             .and_then(|()| self.check_sizes())
@@ -72,6 +74,16 @@ impl Config {
         Ok(())
     }
 
+    fn check_files(&self) -> Result<(), Refused> {
+        let log_file = self.log.file.as_deref().map(|file| ("log.file", file));
+        for (field, path) in std::iter::once(("data_dir", self.data_dir.as_path())).chain(log_file) {
+            if let Err(error) = check_name(path) {
+                return refuse(field, error.path.display(), format!("it {}", error.what));
+            }
+        }
+        Ok(())
+    }
+
     fn check_addresses(&self) -> Result<(), Refused> {
         let mut seen: Vec<(String, &str)> = Vec::new();
         for (i, peer) in self.peers.iter().enumerate() {
@@ -83,7 +95,7 @@ impl Config {
                                listen_http or listen_raft";
                     return refuse(field, addr, fix);
                 }
-                if let Some((first, _)) = seen.iter().find(|(_, a)| a == addr) {
+                if let Some((first, _)) = seen.iter().find(|(_, a)| is_same_address(a, addr)) {
                     return refuse(
                         field,
                         addr,
@@ -98,7 +110,7 @@ impl Config {
                 check_address(name, addr)?;
             }
         }
-        if self.listen_http() == self.listen_raft() {
+        if is_same_address(self.listen_http(), self.listen_raft()) {
             let fix = "clients and members need a port each; change one of listen_http and listen_raft";
             return refuse("listen_http", self.listen_http(), fix);
         }
@@ -211,6 +223,22 @@ fn check_address(field: &str, addr: &str) -> Result<(), Refused> {
             "write host:port with a port of 1 to 65535, like 127.0.0.1:8081",
         ),
     }
+}
+
+/// Whether two addresses lead to one port, as far as that can be told without asking for names: however the letters of a
+/// name, an IPv6 address and a port are written; `localhost` is 127.0.0.1.
+pub fn is_same_address(one: &str, other: &str) -> bool {
+    let plain = |addr: &str| {
+        let (host, port) = split_address(addr)?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+        let host = match host.parse::<std::net::IpAddr>() {
+            Ok(ip) => ip.to_canonical().to_string(),
+            Err(_) if host == "localhost" => "127.0.0.1".to_owned(),
+            Err(_) => host,
+        };
+        Some((host, port))
+    };
+    one == other || plain(one).is_some_and(|one| plain(other) == Some(one))
 }
 
 /// Whether a node may have this name: 1 to 64 of `A-Z a-z 0-9 . _ -`.

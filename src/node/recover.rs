@@ -13,8 +13,9 @@
 //!
 //! `N` is the index of the last entry of the old log. No node starts in between: [`check_finished`].
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -116,7 +117,7 @@ impl Survivor {
 pub struct Recovery {
     dir: PathBuf,
     options: WalOptions,
-    _lock: DataDirLock,
+    lock: DataDirLock,
 }
 
 impl Recovery {
@@ -129,7 +130,7 @@ impl Recovery {
             return Err(RecoverError::Nothing(dir.display().to_string()));
         }
         let lock = DataDirLock::take(dir)?;
-        Ok(Recovery { dir: dir.to_owned(), options, _lock: lock })
+        Ok(Recovery { dir: dir.to_owned(), options, lock })
     }
 
     /// Whether an earlier run has got so far that only the swap is left.
@@ -183,6 +184,10 @@ impl Recovery {
     /// # Errors
     /// It cannot be written.
     pub fn build(&self, survivor: Survivor, me: &Peer) -> Result<ClusterId, RecoverError> {
+        // Not before: without --force-new-cluster nothing is changed, not even a mode.
+        if let Some(line) = self.lock.make_private() {
+            log::warn!("{line}");
+        }
         let building = self.dir.join(BUILDING);
         match fs::remove_dir_all(&building) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed("remove", &building)(e)),
@@ -223,7 +228,10 @@ impl Recovery {
                 let old = format!("{OLD}{suffix}");
                 let path = self.dir.join(&old);
                 match files(&self.dir)?.into_iter().find(|name| name != LOCK) {
-                    _ if !path.is_dir() => fs::create_dir(&path).map_err(failed("create", &path))?,
+                    _ if !path.is_dir() => {
+                        let mut private = DirBuilder::new();
+                        private.mode(0o700).create(&path).map_err(failed("create", &path))?;
+                    }
                     Some(name) => self.rename(&name, &format!("{old}/{name}"))?,
                     None => {
                         sync(&path)?;

@@ -129,6 +129,8 @@ fn check_free(membership: &Membership, new: &Member) -> Result<(), ChangeError> 
             ("the name", member.node_id == new.node_id),
             ("the raft_addr", member.raft_addr == new.raft_addr),
             ("the http_addr", member.http_addr == new.http_addr),
+            ("the raft_addr, as its http_addr,", member.http_addr == new.raft_addr),
+            ("the http_addr, as its raft_addr,", member.raft_addr == new.http_addr),
             ("the member_id", member.member_id == new.member_id),
         ];
         if let Some((what, _)) = taken.into_iter().find(|(_, is_taken)| *is_taken) {

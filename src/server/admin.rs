@@ -10,14 +10,16 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use super::client_api::failed;
 use super::http::{Reply, Response};
 use super::members::Asked;
+use super::params::invalid;
 use super::peer_client::HttpFounding;
 use super::shared::Shared;
 use crate::api::{ChangeReply, ErrorBody, ErrorCode, HandOverReply, INDEX_HEADER, LeaderRef, NewMember};
+use crate::config::is_same_address;
 use crate::node::{
     AdminFailure, AdminFailureKind, Administered, Administration, Consistency, Failure, FailureKind,
     FoundReply, FoundRequest, FoundTransport, Node, PeerList, Unborn,
 };
-use crate::raft::{Member, MemberId, MembershipChange};
+use crate::raft::{Member, MemberId, Membership, MembershipChange};
 
 /// What may wait for the admin thread; more is refused as overloaded.
 const QUEUE: usize = 64;
@@ -97,6 +99,7 @@ fn answer(
     catch_up(node, deadline)?;
     let what = match asked {
         Asked::Add(new, member_id) => {
+            check_ports(&node.membership(), new)?;
             let member_id = match member_id {
                 Some(id) => *id,
                 None => ask_who_is_there(shared, node, founding, new)?,
@@ -152,6 +155,24 @@ fn find(node: &Node, name: &str) -> Result<MemberId, ErrorBody> {
             Err(ErrorBody::new(ErrorCode::NotFound, text))
         }
     }
+}
+
+/// An address at which a member has its other port is a slip of whoever wrote it, and is said before anything is asked
+/// there.
+fn check_ports(membership: &Membership, new: &NewMember) -> Result<(), ErrorBody> {
+    for member in &membership.members {
+        let slips = [
+            ("raft_addr", &new.raft_addr, "http_addr", &member.http_addr),
+            ("http_addr", &new.http_addr, "raft_addr", &member.raft_addr),
+        ];
+        if let Some((field, addr, other, _)) = slips.into_iter().find(|(_, a, _, b)| is_same_address(a, b)) {
+            return Err(invalid(format!(
+                "{field}: {addr}: it is the {other} of member {}; name the {field} of the new node, a port of its own",
+                member.node_id
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The identity of the node at the address of a new member.

@@ -89,7 +89,7 @@ fn parse_new(request: &Request) -> Result<Asked, ErrorBody> {
             )));
         }
     }
-    if new.raft_addr == new.http_addr {
+    if config::is_same_address(&new.raft_addr, &new.http_addr) {
         return Err(invalid("raft_addr and http_addr are the same: clients and members need a port each"));
     }
     let member_id = new.member_id.as_deref().map(|text| {

@@ -129,6 +129,9 @@ impl Server {
         let restore = restore.map(|path| Restore::prepare(path, &config.data_dir)).transpose()?;
         let lock = DataDirLock::take(&config.data_dir)?;
         check_finished(&config.data_dir).map_err(|text| ServerError::new(2, text))?;
+        if let Some(line) = lock.make_private() {
+            log::warn!("{line}");
+        }
         let runtime = |what: &'static str| {
             let dir = config.data_dir.display().to_string();
             move |e: std::io::Error| ServerError::new(1, format!("{dir}: cannot {what}: {e}"))

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -40,15 +40,18 @@ pub struct RunDir {
 impl RunDir {
     /// Makes `wanted` a directory of mode 0700 without files. When a socket's path in it would be longer than 100
     /// bytes, a fresh private directory under the temporary one is made instead; it is removed on drop.
+    ///
+    /// # Errors
+    /// It cannot be made; or `wanted` is a link, or holds something that is no socket: then it is somebody else's, as
+    /// `run` in `/` and in `/var` is, and nothing in it is touched.
     pub fn prepare(wanted: &Path) -> io::Result<RunDir> {
         let absolute = std::path::absolute(wanted)?;
         // Room for the longest socket name.
         if absolute.as_os_str().len() + "/peer-core.sock".len() <= MAX_SOCKET_PATH_BYTES {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&absolute)?;
+            let old = sockets_in(&absolute)?;
             fs::set_permissions(&absolute, fs::Permissions::from_mode(0o700))?;
-            for file in fs::read_dir(&absolute)? {
-                fs::remove_file(file?.path())?;
-            }
+            old.iter().try_for_each(fs::remove_file)?;
             return Ok(RunDir { path: absolute, temporary: false });
         }
         loop {
@@ -65,6 +68,30 @@ impl RunDir {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// The sockets of an earlier run, all that may be there.
+fn sockets_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let refused = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    let shown = dir.display();
+    if !fs::symlink_metadata(dir)?.is_dir() {
+        return refused(format!(
+            "{shown} is a link to another directory; give the node a data_dir of its own"
+        ));
+    }
+    let mut sockets = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_socket() {
+            let name = entry.file_name();
+            return refused(format!(
+                "{shown} holds {}, which is not dkv's; give the node a data_dir of its own",
+                name.display()
+            ));
+        }
+        sockets.push(entry.path());
+    }
+    Ok(sockets)
 }
 
 impl Drop for RunDir {

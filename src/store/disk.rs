@@ -5,10 +5,14 @@
 //! renaming and removing are visible at once and durable only after [`Disk::sync_dir`]; syncing a file says nothing
 //! about its name.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use crate::files::{self, PRIVATE_DIR, PRIVATE_FILE};
 
 /// One flat directory. Shared by threads: the log writer and the housekeeper work in it at the same time, on
 /// different names.
@@ -16,7 +20,8 @@ pub trait Disk: Send + Sync {
     /// The names of all files, sorted. Subdirectories are not listed.
     fn list(&self) -> io::Result<Vec<String>>;
 
-    /// A new empty file, open for reading and writing. Replaces a file of this name.
+    /// A new empty file, open for reading and writing. A file of this name loses the name and nothing else: who has it
+    /// open, or knows it by another name, sees no change.
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
 
     /// Opens a file for reading and writing. `NotFound` when there is none.
@@ -69,16 +74,19 @@ pub struct RealDisk {
 }
 
 impl RealDisk {
-    /// Opens the directory at `path`. Creates it, and its missing parents, durably.
+    /// Opens the directory at `path`. Creates it, and its missing parents, durably; it is its owner's alone.
     pub fn open(path: &Path) -> io::Result<RealDisk> {
-        create_dir_durably(path)?;
+        create_dir_durably(path, PRIVATE_DIR)?;
         Ok(RealDisk { path: path.to_owned(), dir: File::open(path)?, is_read_only: false })
     }
 
     /// Opens the directory at `path`, which must be there, to look at its files: they are opened for reading only, and
     /// whatever would change the directory is refused.
     pub fn open_read_only(path: &Path) -> io::Result<RealDisk> {
-        Ok(RealDisk { path: path.to_owned(), dir: File::open(path)?, is_read_only: true })
+        // A pipe, say, is no directory, and opening it could wait without end.
+        let flags = OFlags::DIRECTORY.bits().cast_signed();
+        let dir = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        Ok(RealDisk { path: path.to_owned(), dir, is_read_only: true })
     }
 
     fn check_writable(&self) -> io::Result<()> {
@@ -96,13 +104,14 @@ impl RealDisk {
     }
 }
 
-fn create_dir_durably(path: &Path) -> io::Result<()> {
+/// Missing parents get the mode that every directory gets: they hold nothing but names.
+fn create_dir_durably(path: &Path, mode: u32) -> io::Result<()> {
     if path.as_os_str().is_empty() || path.is_dir() {
         return Ok(());
     }
     let parent = path.parent().unwrap_or(Path::new(""));
-    create_dir_durably(parent)?;
-    match fs::create_dir(path) {
+    create_dir_durably(parent, 0o777)?;
+    match DirBuilder::new().mode(mode).create(path) {
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         result => result?,
     }
@@ -126,9 +135,13 @@ impl Disk for RealDisk {
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
         self.check_writable()?;
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.at(name))?;
-        Ok(Box::new(RealFile(file)))
+        match fs::remove_file(self.at(name)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(PRIVATE_FILE);
+        Ok(Box::new(RealFile(options.open(self.at(name))?)))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
@@ -158,9 +171,9 @@ impl Disk for RealDisk {
     }
 }
 
-/// Opens any file of the file system for reading only: a backup. `write_at` on it fails.
+/// Opens any regular file of the file system for reading only: a backup. `write_at` on it fails.
 pub fn open_to_read(path: &Path) -> io::Result<Box<dyn DiskFile>> {
-    Ok(Box::new(RealFile(File::open(path)?)))
+    Ok(Box::new(RealFile(files::open_file(path, "a backup is read more than once")?)))
 }
 
 struct RealFile(File);
@@ -223,6 +236,35 @@ mod tests {
         disk.remove("y").unwrap();
         assert_eq!(disk.open("y").err().unwrap().kind(), io::ErrorKind::NotFound);
         assert_eq!(disk.remove("y").unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    /// `create` once wrote over the old file of the name: into whatever else that file was, such as a copy of the directory
+    /// made of hard links.
+    #[test]
+    fn create_never_writes_into_a_file_that_is_known_elsewhere() {
+        let tmp = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(&tmp.path().join("data")).unwrap();
+        let old = disk.create("x.tmp").unwrap();
+        old.write_at(0, b"old").unwrap();
+        let copy = tmp.path().join("copy");
+        fs::hard_link(disk.path().join("x.tmp"), &copy).unwrap();
+        disk.create("x.tmp").unwrap().write_at(0, b"newer").unwrap();
+        assert_eq!(fs::read(&copy).unwrap(), b"old");
+        assert_eq!(old.size().unwrap(), 3);
+        // Nor into what a link leads to.
+        std::os::unix::fs::symlink(&copy, disk.path().join("y.tmp")).unwrap();
+        disk.create("y.tmp").unwrap().write_at(0, b"newer").unwrap();
+        assert_eq!(fs::read(&copy).unwrap(), b"old");
+    }
+
+    #[test]
+    fn directory_and_files_are_their_owners_alone() {
+        use std::os::unix::fs::MetadataExt;
+        let tmp = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(&tmp.path().join("a/b")).unwrap();
+        disk.create("x").unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!((mode(disk.path()), mode(&disk.path().join("x"))), (0o700, 0o600));
     }
 
     #[test]

@@ -10,11 +10,15 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Disk, RealDisk};
+use super::private::narrow_data_dir;
+use crate::files::PRIVATE_FILE;
 use crate::raft::{ClusterId, MemberId};
 
 /// Name of the identity file in the data directory.
@@ -24,7 +28,7 @@ pub const IDENTITY_FILE: &str = "identity";
 const TEMPORARY_FILE: &str = "identity.tmp";
 
 /// Name of the lock file in the data directory.
-const LOCK_FILE: &str = "LOCK";
+pub(super) const LOCK_FILE: &str = "LOCK";
 
 /// The only format of the identity file this version writes and reads.
 const FORMAT: u32 = 1;
@@ -230,6 +234,9 @@ impl DataDirLock {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(PRIVATE_FILE)
+            // The pid is written over what is there: never over what a link leads to.
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(dir.join(LOCK_FILE))
             .map_err(unwritable("open its LOCK file for writing"))?;
         match file.try_lock() {
@@ -264,6 +271,12 @@ impl DataDirLock {
             }
             Err(TryLockError::Error(source)) => Err(unwritable(source)),
         }
+    }
+
+    /// Takes the rights of everybody but the owner away from the directory and from dkv's files in it. Returns a line for
+    /// the operator when there was something to take, or something stays.
+    pub fn make_private(&self) -> Option<String> {
+        narrow_data_dir(&self.dir).line(&self.dir)
     }
 
     /// The locked directory.
@@ -328,6 +341,17 @@ mod tests {
         assert!(error.to_string().contains(&pid), "{error}");
         drop(lock);
         DataDirLock::take(&dir).unwrap();
+    }
+
+    #[test]
+    fn take_writes_its_pid_over_nothing_that_a_link_leads_to() {
+        let root = tempfile::tempdir().unwrap();
+        let (dir, other) = (root.path().join("data"), root.path().join("other"));
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(&other, b"mine").unwrap();
+        std::os::unix::fs::symlink(&other, dir.join(LOCK_FILE)).unwrap();
+        assert_eq!(DataDirLock::take(&dir).unwrap_err().exit_code(), 2);
+        assert_eq!(std::fs::read(&other).unwrap(), b"mine");
     }
 
     #[test]

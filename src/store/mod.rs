@@ -10,6 +10,7 @@ pub mod wal;
 mod command;
 mod dedup;
 mod kv;
+mod private;
 
 pub use command::{Applied, Command, CommandError, Condition, Idempotency, Op, Outcome, request_hash};
 pub use kv::{

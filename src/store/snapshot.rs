@@ -33,7 +33,7 @@ use super::disk::Disk;
 use crate::raft::{Index, Position};
 
 pub use header::SnapshotHeader;
-pub use reader::{SnapshotReader, SnapshotStatus, load, load_file, verify, verify_file};
+pub use reader::{SnapshotReader, SnapshotStatus, load, load_file, verify, verify_file, verify_stream};
 pub use receiver::{Receiver, TransferKey};
 pub use writer::{SnapshotFile, SnapshotWriter, write};
 

@@ -266,6 +266,23 @@ fn rule_39_each_change_moves_one_voter_at_most() {
     assert!(matches!(membership.with(&MembershipChange::Add(twin)), Err(ChangeError::Taken { .. })));
 }
 
+#[test]
+fn a_new_member_at_the_other_port_of_another_one_is_refused() {
+    let cluster = led(3);
+    let membership = cluster.raft(1).membership().clone();
+    let known = membership.members[0].clone();
+    for new in [
+        Member { raft_addr: known.http_addr.clone(), ..learner(9) },
+        Member { http_addr: known.raft_addr.clone(), ..learner(9) },
+    ] {
+        let refused = membership.with(&MembershipChange::Add(new)).unwrap_err();
+        assert!(
+            matches!(&refused, ChangeError::Taken { holder, .. } if *holder == known.node_id),
+            "{refused}"
+        );
+    }
+}
+
 /// §4.2.2: a leader that removes itself does not count itself, and leaves office when the change is committed.
 #[test]
 fn rule_40_a_removed_leader_does_not_count_itself_and_steps_down() {

@@ -1,11 +1,10 @@
 //! Keys from JSON lines.
 //!
-//! A file is read twice: every line is checked before the first key is stored. Standard input is read once, so a bad line
-//! there ends the import behind those before it. Several keys are stored at a time; those with equal keys by the same
+//! A file is read twice: every line is checked before the first key is stored. Standard input and pipes are read once, so
+//! a bad line there ends the import behind those before it. Several keys are stored at a time; those with equal keys by the same
 //! thread, in their order.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Seek};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -14,6 +13,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use dkv::api::{ErrorCode, KeyValue};
 use dkv::client::{Client, ClientError, Condition, WriteOptions};
+use dkv::files::{Input, foreign_encoding};
 
 use crate::failure::Failure;
 use crate::output::Printer;
@@ -68,17 +68,16 @@ pub fn run(
     printer: &Printer,
 ) -> Result<(), Failure> {
     let tally = Tally::default();
-    let skipped = match path.filter(|path| *path != Path::new("-")) {
-        Some(path) => {
-            let open = || {
-                File::open(path).map(BufReader::new).map_err(|e| {
-                    Failure::Client(ClientError::Invalid(format!("cannot read {}: {e}", path.display())))
-                })
-            };
-            each_line(open()?, |_| true).map_err(|stop| Failure::Line(stop.line, 0, stop.error))?;
-            store(client, open()?, prefix, if_absent, &tally)
+    let skipped = match Input::open(path.unwrap_or(Path::new("-")))? {
+        Input::File(mut file) => {
+            each_line(BufReader::new(&file), |_| true)
+                .map_err(|stop| Failure::Line(stop.line, 0, stop.error))?;
+            file.rewind().map_err(|e| {
+                Failure::Client(ClientError::Invalid(format!("the file cannot be read again: {e}")))
+            })?;
+            store(client, BufReader::new(&file), prefix, if_absent, &tally)
         }
-        None => store(client, io::stdin().lock(), prefix, if_absent, &tally),
+        once => store(client, BufReader::new(once.into_reader()), prefix, if_absent, &tally),
     };
     let (stored, kept) = (tally.stored.into_inner(), tally.kept.into_inner());
     if let Some(Stop { line, error }) = tally.stop.into_inner().unwrap_or_else(PoisonError::into_inner) {
@@ -159,6 +158,9 @@ fn each_line(mut input: impl BufRead, mut take: impl FnMut(Line) -> bool) -> Res
         if text.len() as u64 > MAX_LINE_BYTES {
             return Err(stop(format!("it has more than {MAX_LINE_BYTES} bytes")));
         }
+        if let Some(what) = foreign_encoding(&text) {
+            return Err(stop(format!("it {what}; save the file as plain UTF-8 without a mark")));
+        }
         if text.trim_ascii().is_empty() {
             continue;
         }
@@ -194,6 +196,26 @@ mod tests {
                     {\"key_base64\":\"/w==\",\"value_base64\":\"AA==\"}";
         let pair = |key: &[u8], value: &[u8]| KeyValue { key: key.to_vec(), value: value.to_vec() };
         assert_eq!(lines(text).unwrap(), [(1, pair(b"a", b"")), (3, pair(b"\xff", b"\0"))]);
+    }
+
+    #[test]
+    fn each_line_names_a_byte_order_mark_and_utf_16() {
+        let good = "{\"key\":\"a\",\"value\":\"b\"}\n";
+        let said = |bytes: &[u8]| match each_line(bytes, |_| true) {
+            Ok(()) => panic!("taken"),
+            Err(stop) => (stop.line, stop.error.to_string()),
+        };
+        // Two files that a Windows program wrote, one after the other.
+        let (line, text) = said(format!("{good}\u{feff}{good}").as_bytes());
+        assert!(line == 2 && text.contains("byte order mark (BOM) of UTF-8"), "{line} {text}");
+        for (mark, little) in [(true, true), (true, false), (false, true), (false, false)] {
+            let units = mark.then_some(0xfeff).into_iter().chain(good.encode_utf16());
+            let bytes: Vec<u8> =
+                units.flat_map(|unit| if little { unit.to_le_bytes() } else { unit.to_be_bytes() }).collect();
+            let (line, text) = said(&bytes);
+            let endian = if little { "little-endian" } else { "big-endian" };
+            assert!(line == 1 && text.contains("is UTF-16 text") && text.contains(endian), "{line} {text}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod cli;
 mod export;
 mod failure;
 mod import;
+mod interrupt;
 mod list;
 mod member;
 mod output;
@@ -104,9 +105,9 @@ fn ask(cli: &Cli, client: &Client, printer: &Printer) -> Result<(), Failure> {
             };
             list::show(client, &options, *limit, printer)
         }
-        Command::Verify { seconds, clients, keys, history } => {
+        Command::Verify { seconds, clients, keys, history, force } => {
             let (seconds, clients, keys, history) = (*seconds, *clients, *keys, history.clone());
-            let plan = verify::Plan { seconds, clients, keys, history, timeout: cli.timeout };
+            let plan = verify::Plan { seconds, clients, keys, history, force: *force, timeout: cli.timeout };
             verify::run(client, &plan, printer)
         }
         Command::Status => status::show(client, cli.timeout, printer),

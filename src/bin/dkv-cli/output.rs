@@ -42,11 +42,18 @@ fn is_coloured(stream: &impl IsTerminal) -> bool {
 pub struct Printer {
     format: Format,
     coloured: bool,
+    /// Where results go: standard output, unless that carries what the command makes.
+    to_standard_error: bool,
 }
 
 impl Printer {
     pub fn new(format: Format) -> Printer {
-        Printer { format, coloured: is_coloured(&io::stdout()) }
+        Printer { format, coloured: is_coloured(&io::stdout()), to_standard_error: false }
+    }
+
+    /// For a command whose standard output is what it makes: results are messages then, on standard error.
+    pub fn on_standard_error(&self) -> Printer {
+        Printer { format: self.format, coloured: is_coloured(&io::stderr()), to_standard_error: true }
     }
 
     pub fn is_json(&self) -> bool {
@@ -93,7 +100,10 @@ impl Printer {
 
     /// Bytes as they are; false when the reader has gone, as in `dkv-cli list | head`, so that nothing more is wanted.
     pub fn offer(&self, bytes: &[u8]) -> Result<bool, Failure> {
-        let mut out = io::stdout().lock();
+        let mut out: Box<dyn Write> = match self.to_standard_error {
+            true => Box::new(io::stderr().lock()),
+            false => Box::new(io::stdout().lock()),
+        };
         match out.write_all(bytes).and_then(|()| out.flush()) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),

@@ -1,64 +1,29 @@
 //! Backups: saved, and looked at.
 
-use std::fs::{self, File};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::thread;
 
-use dkv::client::{Client, ClientError, SnapshotSaveError};
-use dkv::store::snapshot::{SnapshotError, SnapshotStatus, load_file, verify_file};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use dkv::api::SnapshotReply;
+use dkv::client::{BackupTarget, Client, ClientError, SnapshotSaveError};
+use dkv::files::{FileError, Input, NewFile, Output};
+use dkv::store::snapshot::{SnapshotError, SnapshotStatus, load_file, verify_file, verify_stream};
 use serde_json::json;
 
 use crate::failure::Failure;
+use crate::interrupt;
 use crate::output::Printer;
 use crate::progress::Progress;
 
-/// A file that is written beside its place and gets its name once it is whole. Removed when it does not come so far.
-pub struct NewFile {
-    path: PathBuf,
-    part: PathBuf,
-    is_placed: bool,
-}
+/// Pieces of a backup on a pipe that may wait to be verified.
+const UNVERIFIED_PIECES: usize = 2;
 
-impl NewFile {
-    /// Begins `path`; what is there is replaced only by `force`.
-    pub fn create(path: &Path, force: bool) -> Result<(NewFile, File), Failure> {
-        if path.is_dir() {
-            return Err(invalid(format!("{} is a directory; name a file", path.display())));
-        }
-        if path.exists() && !force {
-            let text = format!("{} exists already; --force replaces it", path.display());
-            return Err(invalid(text));
-        }
-        let mut part = path.as_os_str().to_owned();
-        part.push(".part");
-        let part = PathBuf::from(part);
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(&part);
-        let file = file.map_err(|e| unwritable(&part, &e))?;
-        Ok((NewFile { path: path.to_owned(), part, is_placed: false }, file))
-    }
-
-    /// Where it is until it has its name.
-    pub fn part(&self) -> &Path {
-        &self.part
-    }
-
-    /// Gives it its name, durably.
-    pub fn place(mut self, file: &File) -> Result<(), Failure> {
-        file.sync_all().map_err(|e| unwritable(&self.part, &e))?;
-        fs::rename(&self.part, &self.path).map_err(|e| unwritable(&self.path, &e))?;
-        self.is_placed = true;
-        let parent =
-            self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(parent).and_then(|dir| dir.sync_all()).map_err(|e| unwritable(parent, &e))
-    }
-}
-
-impl Drop for NewFile {
-    fn drop(&mut self) {
-        if !self.is_placed {
-            // A rest does no harm: the next attempt writes over it.
-            let _ = fs::remove_file(&self.part);
-        }
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Failure {
+        invalid(error.to_string())
     }
 }
 
@@ -81,32 +46,146 @@ fn unreadable(error: SnapshotError) -> Failure {
 
 /// Saves a backup.
 pub fn save(client: &Client, path: &Path, force: bool, printer: &Printer) -> Result<(), Failure> {
-    let (new, file) = NewFile::create(path, force)?;
+    interrupt::watch()?;
+    match Output::open(path, force)? {
+        Output::New(new) => save_file(client, new, path, printer),
+        Output::Pipe(file) => save_stream(client, file, &path.display().to_string(), printer),
+        Output::Stdout if io::stdout().is_terminal() => {
+            Err(invalid("standard output is a terminal, and a backup is no text; name a file".to_owned()))
+        }
+        Output::Stdout => {
+            let out = io::stdout().as_fd().try_clone_to_owned().map_err(Failure::Output)?;
+            save_stream(client, out.into(), "standard output", &printer.on_standard_error())
+        }
+    }
+}
+
+fn save_file(client: &Client, new: NewFile, path: &Path, printer: &Printer) -> Result<(), Failure> {
     let mut progress = Progress::new();
-    let made = client.save_snapshot(&file, |done, total| progress.bytes(done, total));
+    let made = client.save_snapshot(&mut new.file(), |done, total| progress.bytes(done, total));
     drop(progress);
     let made = made.map_err(|e| match e {
         SnapshotSaveError::Client(error) => Failure::Client(error),
         SnapshotSaveError::File(error) => unwritable(new.part(), &error),
     })?;
     let status = verified(new.part())?;
-    if (status.bytes, format!("{:08x}", status.crc)) != (made.bytes, made.crc32c.clone()) {
-        let text =
-            format!("{} is whole, but not the snapshot {} that was asked for", path.display(), made.name);
-        return Err(Failure::Damaged(text));
+    check_same(&status, &made, &path.display().to_string())?;
+    if let Some(text) = new.place()? {
+        eprintln!("dkv-cli: {text}");
     }
-    new.place(&file)?;
+    say_saved(&made, &path.display().to_string(), printer)
+}
+
+fn check_same(status: &SnapshotStatus, made: &SnapshotReply, shown: &str) -> Result<(), Failure> {
+    if (status.bytes, format!("{:08x}", status.crc)) == (made.bytes, made.crc32c.clone()) {
+        return Ok(());
+    }
+    let text = format!("{shown} is whole, but not the snapshot {} that was asked for", made.name);
+    Err(Failure::Damaged(text))
+}
+
+fn say_saved(made: &SnapshotReply, shown: &str, printer: &Printer) -> Result<(), Failure> {
     if printer.is_json() {
-        return printer.json(&made);
+        return printer.json(made);
     }
     let text = format!(
-        "saved revision {} with {} keys as {} ({} bytes, verified)\n",
-        made.revision,
-        made.keys,
-        path.display(),
-        made.bytes
+        "saved revision {} with {} keys as {shown} ({} bytes, verified)\n",
+        made.revision, made.keys, made.bytes
     );
     printer.bytes(text.as_bytes())
+}
+
+/// A backup that goes where nothing can be taken back. A thread verifies every piece after it was written.
+struct Stream {
+    out: File,
+    written: u64,
+    to_verify: Sender<Vec<u8>>,
+    /// The verifying thread has seen enough: what it says is why.
+    is_refused: bool,
+}
+
+impl BackupTarget for Stream {
+    fn write_at(&mut self, _offset: u64, piece: &[u8]) -> io::Result<()> {
+        let mut rest = piece;
+        while !rest.is_empty() {
+            match self.out.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.written += written as u64;
+                    rest = &rest[written..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.is_refused = self.to_verify.send(piece.to_vec()).is_err();
+        if self.is_refused { Err(io::Error::other("it is damaged")) } else { Ok(()) }
+    }
+
+    fn restart(&mut self) -> io::Result<()> {
+        if self.written == 0 {
+            return Ok(());
+        }
+        Err(io::Error::other(
+            "no node has the rest of the snapshot that was begun, and a stream cannot begin again",
+        ))
+    }
+}
+
+/// The pieces, one after the other, for the thread that verifies them.
+struct Pieces {
+    incoming: Receiver<Vec<u8>>,
+    piece: io::Cursor<Vec<u8>>,
+}
+
+impl Read for Pieces {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.piece.position() == self.piece.get_ref().len() as u64 {
+            match self.incoming.recv() {
+                Ok(piece) => self.piece = io::Cursor::new(piece),
+                // The last one was sent.
+                Err(_) => return Ok(0),
+            }
+        }
+        self.piece.read(buf)
+    }
+}
+
+fn save_stream(client: &Client, out: File, shown: &str, printer: &Printer) -> Result<(), Failure> {
+    let (to_verify, incoming) = bounded(UNVERIFIED_PIECES);
+    let (saved, written, is_refused, verdict) = thread::scope(|scope| {
+        let mut pieces = Pieces { incoming, piece: io::Cursor::default() };
+        let verifying = scope.spawn(move || verify_stream(&mut pieces, shown));
+        let mut stream = Stream { out, written: 0, to_verify, is_refused: false };
+        let mut progress = Progress::new();
+        let saved = client.save_snapshot(&mut stream, |done, total| progress.bytes(done, total));
+        let (written, is_refused) = (stream.written, stream.is_refused);
+        // The thread learns that the last piece was sent.
+        drop(stream);
+        (saved, written, is_refused, verifying.join())
+    });
+    let broken = |text: String| match written {
+        0 => invalid(format!("cannot write {shown}: {text}")),
+        _ => Failure::Damaged(format!("{text}; {written} bytes were written to {shown} before")),
+    };
+    let verdict = verdict.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let made = match saved {
+        Ok(made) => made,
+        // The thread's verdict says more than that it gave one.
+        Err(_) if is_refused => match verdict {
+            Err(error) => return Err(broken(error.to_string())),
+            Ok(_) => return Err(broken("the backup goes on where it should end".to_owned())),
+        },
+        Err(SnapshotSaveError::Client(error)) if written == 0 => return Err(Failure::Client(error)),
+        Err(SnapshotSaveError::Client(error)) => return Err(broken(error.to_string())),
+        Err(SnapshotSaveError::File(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            return Err(broken("nobody reads the backup any more".to_owned()));
+        }
+        Err(SnapshotSaveError::File(error)) => return Err(broken(error.to_string())),
+    };
+    let status = verdict.map_err(|error| broken(error.to_string()))?;
+    check_same(&status, &made, shown)?;
+    say_saved(&made, shown, printer)
 }
 
 /// Checksums and rows first, in little memory; then the state itself, whose hash only the whole of it gives.
@@ -118,10 +197,12 @@ fn verified(path: &Path) -> Result<SnapshotStatus, Failure> {
 
 /// Says what is in a backup.
 pub fn status(path: &Path, printer: &Printer) -> Result<(), Failure> {
-    if path.is_dir() {
-        return Err(invalid(format!("{} is a directory; name a file", path.display())));
-    }
-    let SnapshotStatus { header, bytes, crc, .. } = verified(path)?;
+    let status = match Input::open(path)? {
+        Input::File(_) => verified(path)?,
+        Input::Stdin => verify_stream(&mut io::stdin().lock(), "standard input").map_err(unreadable)?,
+        Input::Pipe(mut pipe) => verify_stream(&mut pipe, &path.display().to_string()).map_err(unreadable)?,
+    };
+    let SnapshotStatus { header, bytes, crc, .. } = status;
     let members: Vec<&str> = header.meta.membership.members.iter().map(|m| m.node_id.as_str()).collect();
     let cluster_id = header.cluster_id.map(|id| id.to_string());
     let (hash, crc) = (format!("{:032x}", header.state_hash), format!("{crc:08x}"));

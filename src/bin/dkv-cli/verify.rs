@@ -3,8 +3,7 @@
 //! The keys lie below a prefix that no other run has and are taken away at the end. They come in generations: after a
 //! while all clients go on to fresh keys, so that the history of no key grows long, and a list shows one generation.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,9 +13,11 @@ use std::time::{Duration, Instant};
 use dkv::api::{ErrorCode, ListReply};
 use dkv::check::{self, Answer, Event, Limits, Op, Row};
 use dkv::client::{Client, ClientError, Condition, ListOptions, ReadOptions, WriteOptions};
+use dkv::files::Output;
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::interrupt;
 use crate::output::{Look, Printer, notice};
 
 /// Operations per key of a generation.
@@ -37,6 +38,8 @@ pub struct Plan {
     pub clients: u64,
     pub keys: u64,
     pub history: Option<PathBuf>,
+    /// Whether a file of that name is replaced.
+    pub force: bool,
     /// For one operation.
     pub timeout: Duration,
 }
@@ -63,7 +66,10 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
     roaming.cluster()?;
     let run = format!("{:012x}", fastrand::u64(..) >> 16);
     let path = plan.history.clone().unwrap_or_else(|| PathBuf::from(format!("dkv-history-{run}.jsonl")));
-    let file = create(&path)?;
+    interrupt::watch()?;
+    let output = Output::open(&path, plan.force)?;
+    let messages = printer.on_standard_error();
+    let printer = if matches!(output, Output::Stdout) { &messages } else { printer };
     let workload = Workload {
         prefix: format!("dkv-verify/{run}/"),
         nodes: roaming.endpoints(),
@@ -91,7 +97,7 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
     }
     let history = workload.drive()?;
     let seconds = workload.started.elapsed().as_secs_f64();
-    save(file, &path, &history)?;
+    save(output, &path, &history)?;
     let left = clean_up(roaming, &workload.prefix);
     let report = judge(&history, seconds, workload.nodes.len(), path);
     if let Err(error) = left {
@@ -107,18 +113,28 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
     }
 }
 
-fn create(path: &Path) -> Result<File, Failure> {
-    File::create(path).map_err(|e| unwritable(path, &e))
-}
-
 fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
     let text = format!("the history cannot be written to {}: {error}", path.display());
     Failure::Client(ClientError::Invalid(text))
 }
 
-fn save(file: File, path: &Path, history: &[Event]) -> Result<(), Failure> {
-    let mut out = BufWriter::new(file);
-    check::write_history(&mut out, history).and_then(|()| out.flush()).map_err(|e| unwritable(path, &e))
+fn save(output: Output, path: &Path, history: &[Event]) -> Result<(), Failure> {
+    let written = match &output {
+        Output::Stdout => write(&mut io::stdout().lock(), history),
+        Output::Pipe(pipe) => write(&mut BufWriter::new(pipe), history),
+        Output::New(new) => write(&mut BufWriter::new(new.file()), history),
+    };
+    written.map_err(|e| unwritable(path, &e))?;
+    if let Output::New(new) = output
+        && let Some(text) = new.place()?
+    {
+        eprintln!("dkv-cli: {text}");
+    }
+    Ok(())
+}
+
+fn write(out: &mut impl Write, history: &[Event]) -> io::Result<()> {
+    check::write_history(&mut *out, history).and_then(|()| out.flush())
 }
 
 /// Removes every key of the run. What a write of unknown outcome does later stays behind.

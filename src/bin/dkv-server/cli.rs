@@ -97,7 +97,7 @@ const VERIFY_HELP: &str = concat!(
 #[command(subcommand_value_name = "COMMAND")]
 #[command(after_help = "`dkv-server --help` says more, with examples.")]
 pub struct Cli {
-    /// The node's configuration; configs/sample.yaml shows every key.
+    /// The node's configuration, a file or a pipe; configs/sample.yaml shows every key.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
@@ -113,7 +113,8 @@ pub struct Cli {
     ///
     /// Every founding member is started with the same file. The cluster gets a new cluster id; keys, revisions, history and
     /// idempotency keys are those of the backup. A file that is cut short or altered is refused before anything is
-    /// written. Once the node is born the option has nothing more to do and can be left away.
+    /// written, and so is standard input: a backup is read more than once. Once the node is born the option has nothing
+    /// more to do and can be left away.
     #[arg(long, value_name = "BACKUP", conflicts_with_all = ["join", "check_config"])]
     pub restore: Option<PathBuf>,
 

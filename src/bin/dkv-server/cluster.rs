@@ -16,6 +16,7 @@ use anyhow::Context;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use dkv::client::Client;
 use dkv::config::Config;
+use dkv::files::{check_name, open_file};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -66,7 +67,8 @@ pub fn run(program: Option<&Path>, files: &[PathBuf]) -> ExitCode {
 }
 
 fn start_and_watch(program: Option<&Path>, files: &[PathBuf]) -> anyhow::Result<ExitCode> {
-    let nodes = match load(files).and_then(|nodes| check_ports(&nodes).map(|()| nodes)) {
+    let named = program.map_or(Ok(()), |program| check_name(program).map_err(|e| format!("--program: {e}")));
+    let nodes = match named.and_then(|()| load(files)).and_then(|nodes| check_ports(&nodes).map(|()| nodes)) {
         Ok(nodes) => nodes,
         Err(line) => {
             refuse(&line);
@@ -110,6 +112,7 @@ fn start_and_watch(program: Option<&Path>, files: &[PathBuf]) -> anyhow::Result<
 fn load(files: &[PathBuf]) -> Result<Vec<Node>, String> {
     let mut nodes: Vec<Node> = Vec::new();
     for file in files {
+        open_file(file, "each node reads it again").map_err(|e| e.to_string())?;
         let config = Config::load(file).map_err(|e| e.to_string())?;
         for other in &nodes {
             let same = |what: &str, value: &dyn std::fmt::Display| {

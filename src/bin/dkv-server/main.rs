@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use dkv::config::{Config, Joiner};
+use dkv::config::{Config, Joiner, is_same_address};
 use join::Join;
 use run::End;
 
@@ -46,9 +46,14 @@ fn main() -> ExitCode {
     let (config, join) = match (config, join) {
         (Err(error), _) => return refuse(&error),
         (_, Err(error)) => return refuse(&format_args!("--join, --cluster: {error}")),
-        (Ok(_), Ok(_)) if cli.check_config => return ExitCode::SUCCESS,
         (Ok(config), Ok(join)) => (config, join),
     };
+    if let Some(refusal) = check_arguments(&cli, &config) {
+        return refuse(&refusal);
+    }
+    if cli.check_config {
+        return ExitCode::SUCCESS;
+    }
     // What is found to be wrong only now is said like what the file itself shows to be wrong.
     let source = if cli.join.join.is_some() { "the command line" } else { "the defaults" };
     let file = cli.config.as_ref().map_or_else(|| source.to_owned(), |file| file.display().to_string());
@@ -67,6 +72,28 @@ fn main() -> ExitCode {
     code
 }
 
+/// What the arguments alone show to be wrong.
+fn check_arguments(cli: &Cli, config: &Config) -> Option<String> {
+    if let Some(backup) = &cli.restore {
+        if dkv::files::is_stream(backup) {
+            let text = "--restore: -: standard input is no backup: the backup is verified before it is loaded, and looked at \
+                        again by the next start; save it in a file and name that";
+            return Some(text.to_owned());
+        }
+        if let Err(error) = dkv::files::check_name(backup) {
+            return Some(format!("--restore: {error}"));
+        }
+    }
+    let through = cli.join.join.as_ref()?;
+    let own = &config.me().raft_addr;
+    is_same_address(own, through).then(|| {
+        format!(
+            "--raft-addr: {own}: it is the http_addr of the member that --join names; name the address at which the \
+             members reach this node, a port of its own"
+        )
+    })
+}
+
 /// What the command line says in the place of the file; everything else is the file's, or the default.
 fn joiner(join: &JoinArgs) -> Joiner {
     Joiner {
@@ -78,6 +105,9 @@ fn joiner(join: &JoinArgs) -> Joiner {
 }
 
 fn verify(data_dir: &Path) -> ExitCode {
+    if let Err(error) = dkv::files::check_name(data_dir) {
+        return refuse(&error);
+    }
     match dkv::node::verify::verify(data_dir) {
         Ok(report) => {
             // The exit code says it too: a closed pipe changes nothing.

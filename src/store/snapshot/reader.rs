@@ -1,12 +1,13 @@
 //! Reading snapshots: whole into a state, whole to verify, in pieces to send.
 
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
 use super::format::{self, CHUNK_HEAD_BYTES, HEAD_BYTES, HeaderError, TRAILER_BYTES};
 use super::rows::{self, AnyRow};
 use super::{SnapshotError, SnapshotHeader, SnapshotName};
+use crate::files::foreign_encoding;
 use crate::raft::Position;
 use crate::store::disk::{self, Disk, DiskFile};
 use crate::store::kv::Kv;
@@ -51,6 +52,14 @@ pub fn verify_file(path: &Path) -> Result<SnapshotStatus, SnapshotError> {
     verify_named(&*file, shown, None)
 }
 
+/// Verifies a snapshot while it passes, as far as a file of it would be: header, chunks, the whole of it, the order of the
+/// rows, their counts, the state hash. It takes the memory of the state. `shown` is how an error names it.
+pub fn verify_stream(input: &mut dyn Read, shown: &str) -> Result<SnapshotStatus, SnapshotError> {
+    let mut scan = Scan::new(Source::Stream(input), shown.to_owned());
+    let (header, _) = scan.state(None)?;
+    Ok(SnapshotStatus { bytes: scan.at, rows: header.rows(), crc: scan.crc, header })
+}
+
 fn open_file(path: &Path) -> Result<(Box<dyn DiskFile>, String), SnapshotError> {
     let shown = path.display().to_string();
     match disk::open_to_read(path) {
@@ -65,18 +74,7 @@ pub(super) fn load_named(
     shown: String,
     last: Option<Position>,
 ) -> Result<(SnapshotHeader, Kv), SnapshotError> {
-    let mut scan = Scan::open(file, shown)?;
-    let header = scan.header(last)?;
-    let mut builder = Kv::from_snapshot(header.clone());
-    scan.rows(|row| match row {
-        AnyRow::Key(key) => builder.push_key(key),
-        AnyRow::Version { mod_revision, create_revision, version, value } => {
-            builder.push_version(mod_revision, create_revision, version, value)
-        }
-        AnyRow::Idempotency(row) => builder.push_idempotency(row),
-    })?;
-    let kv = builder.finish().map_err(|what| scan.corrupt(0, what))?;
-    Ok((header, kv))
+    Scan::open(file, shown)?.state(last)
 }
 
 fn verify_named(
@@ -99,37 +97,93 @@ fn verify_named(
     if counts != [header.key_rows, header.versions, header.idempotency_rows] {
         return Err(scan.corrupt(0, "its header does not describe its rows"));
     }
-    Ok(SnapshotStatus { bytes: scan.size, rows: header.rows(), crc: scan.crc, header })
+    Ok(SnapshotStatus { bytes: scan.at, rows: header.rows(), crc: scan.crc, header })
 }
 
-/// One pass over a file. Every length is compared with the file's before anything is allocated for it.
+/// Where the bytes come from.
+enum Source<'a> {
+    /// A file, and its length: every length in it is compared with that before anything is allocated for it.
+    File(&'a dyn DiskFile, u64),
+    /// Something that passes once, of a length that nobody knows. No length in a snapshot is above a few megabytes, and
+    /// a greater one is refused before anything is allocated for it.
+    Stream(&'a mut dyn Read),
+}
+
+/// One pass.
 struct Scan<'a> {
-    file: &'a dyn DiskFile,
+    source: Source<'a>,
     shown: String,
-    size: u64,
     at: u64,
     /// Of everything before `at`; at the end, the one that the file ends with.
     crc: u32,
 }
 
 impl<'a> Scan<'a> {
+    fn new(source: Source<'a>, shown: String) -> Scan<'a> {
+        Scan { source, shown, at: 0, crc: 0 }
+    }
+
     fn open(file: &'a dyn DiskFile, shown: String) -> Result<Scan<'a>, SnapshotError> {
         match file.size() {
-            Ok(size) => Ok(Scan { file, shown, size, at: 0, crc: 0 }),
+            Ok(size) => Ok(Scan::new(Source::File(file, size), shown)),
             Err(source) => Err(SnapshotError::Io { file: shown, action: "measure", offset: None, source }),
         }
     }
 
+    /// Header and state, everything verified.
+    fn state(&mut self, last: Option<Position>) -> Result<(SnapshotHeader, Kv), SnapshotError> {
+        let header = self.header(last)?;
+        let mut builder = Kv::from_snapshot(header.clone());
+        self.rows(|row| match row {
+            AnyRow::Key(key) => builder.push_key(key),
+            AnyRow::Version { mod_revision, create_revision, version, value } => {
+                builder.push_version(mod_revision, create_revision, version, value)
+            }
+            AnyRow::Idempotency(row) => builder.push_idempotency(row),
+        })?;
+        let kv = builder.finish().map_err(|what| self.corrupt(0, what))?;
+        Ok((header, kv))
+    }
+
     /// Appends the next `len` bytes to `buf`.
     fn read(&mut self, len: usize, buf: &mut Vec<u8>) -> Result<(), SnapshotError> {
-        if len as u64 > self.size - self.at {
-            return Err(self.corrupt(self.size, "it ends in the middle"));
-        }
         let start = buf.len();
-        buf.resize(start + len, 0);
-        self.file.read_at(self.at, &mut buf[start..]).map_err(|source| self.io(source))?;
-        self.at += len as u64;
-        Ok(())
+        let read = match &mut self.source {
+            Source::File(_, size) if len as u64 > *size - self.at => Err(io::ErrorKind::UnexpectedEof.into()),
+            Source::File(file, _) => {
+                buf.resize(start + len, 0);
+                file.read_at(self.at, &mut buf[start..])
+            }
+            Source::Stream(input) => {
+                buf.resize(start + len, 0);
+                input.read_exact(&mut buf[start..])
+            }
+        };
+        match read {
+            Ok(()) => {
+                self.at += len as u64;
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(self.corrupt(self.end(), "it ends in the middle"))
+            }
+            Err(source) => Err(self.io(source)),
+        }
+    }
+
+    /// Where it ends, as far as that is known.
+    fn end(&self) -> u64 {
+        match self.source {
+            Source::File(_, size) => size,
+            Source::Stream(_) => self.at,
+        }
+    }
+
+    /// Whether something follows.
+    fn goes_on(&mut self) -> Result<bool, SnapshotError> {
+        let Source::Stream(input) = &mut self.source else { return Ok(self.at != self.end()) };
+        let more = input.bytes().next().transpose();
+        more.map(|byte| byte.is_some()).map_err(|source| self.io(source))
     }
 
     /// The same, and they count for the file's CRC.
@@ -142,7 +196,13 @@ impl<'a> Scan<'a> {
 
     fn header(&mut self, last: Option<Position>) -> Result<SnapshotHeader, SnapshotError> {
         let (mut head, mut json) = (Vec::new(), Vec::new());
-        self.take(HEAD_BYTES, &mut head)?;
+        let begun = self.take(HEAD_BYTES, &mut head);
+        if let Some(what) = foreign_encoding(&head) {
+            let text =
+                format!("it {what}: a program on its way took bytes for text; have it copy them as they are");
+            return Err(self.corrupt(0, text));
+        }
+        begun?;
         let len = format::header_len(&head).map_err(|what| self.corrupt(0, what))?;
         self.take(len, &mut json)?;
         let header = format::decode_header(&head, &json).map_err(|error| match error {
@@ -195,7 +255,7 @@ impl<'a> Scan<'a> {
         if format::u64_at(&trailer, 0) != count {
             return Err(self.corrupt(self.at, format!("it has {count} rows and should have another number")));
         }
-        if self.at != self.size {
+        if self.goes_on()? {
             return Err(self.corrupt(self.at, "it goes on behind its end"));
         }
         Ok(())

@@ -167,12 +167,16 @@ pub(super) const SAVE_HELP: &str = concat!(
   dkv-cli snapshot save /backups/dkv-$(date +%F).backup
   dkv-cli --endpoints 10.0.0.7:8081 snapshot save dkv.backup
                                        through this node first
+  dkv-cli snapshot save - | ssh host 'cat > dkv.backup'
+                                       then `snapshot status` there
 
   The backup holds everything that was acknowledged before the command: keys,
-  their history as far as it is kept, idempotency keys. It is written to
-  FILE.part, verified whole, synced, and renamed. --timeout is for how long
-  nothing comes, so that a large store needs no larger one: a node that is
-  still making the backup says so, and has ten minutes for it."
+  their history as far as it is kept, idempotency keys. It is written under a
+  temporary name beside FILE, verified whole, synced, and renamed; only its
+  owner can read it. On a pipe it is verified while it passes: the exit code 5
+  and the number of bytes written say that what passed is no backup. --timeout
+  is for how long nothing comes, so that a large store needs no larger one: a
+  node that is still making the backup says so, and has ten minutes for it."
 );
 
 pub(super) const SNAPSHOT_STATUS_HELP: &str = concat!(
@@ -180,7 +184,7 @@ pub(super) const SNAPSHOT_STATUS_HELP: &str = concat!(
     "  dkv-cli snapshot status dkv.backup
   dkv-cli snapshot status dkv.backup -o json | jq .revision
 
-  Reads the whole file and loads it as a restore would: every checksum, the
+  Reads the whole file, or standard input, and loads it as a restore would: every checksum, the
   order of the rows, their number, the hash of the state. It takes about the
   memory of a node. The exit code is 5 when the file is damaged, and the text
   names the place."
@@ -209,8 +213,8 @@ pub(super) const IMPORT_HELP: &str = concat!(
   dkv-cli export | dkv-cli --endpoints 10.0.0.7:8081 import -
 
   Lines are those of `dkv-cli export`; key and value are enough. Every line of a
-  file is checked before the first key is stored. Standard input is checked line
-  by line while it is stored. --timeout is for each key. Lines with one and the
+  file is checked before the first key is stored. Standard input and pipes are
+  checked line by line while they are stored. --timeout is for each key. Lines with one and the
   same key are stored in their order, others side by side."
 );
 

@@ -195,7 +195,7 @@ pub enum Command {
         /// Only keys that begin with this.
         #[arg(value_hint = ValueHint::Other)]
         prefix: Option<OsString>,
-        /// Write to this file instead of standard output: whole or not at all.
+        /// Write to this file instead of standard output: whole or not at all. `-` is standard output.
         #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         file: Option<PathBuf>,
         /// Replace the file if it exists.
@@ -233,9 +233,12 @@ pub enum Command {
         /// On how many keys at a time.
         #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=500))]
         keys: u64,
-        /// Where the history goes; by default a new file here, dkv-history-*.jsonl.
-        #[arg(long, value_name = "FILE")]
+        /// Where the history goes; by default a new file here, dkv-history-*.jsonl; `-` is standard output.
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         history: Option<PathBuf>,
+        /// Replace the file if it exists.
+        #[arg(long, requires = "history")]
+        force: bool,
     },
     /// Print the script by which a shell completes dkv-cli commands.
     #[command(after_long_help = COMPLETION_HELP)]
