@@ -140,3 +140,22 @@ fn a_hand_over_to_a_silent_member_is_refused_and_the_leader_leads_on() {
     assert!(node.hand_over(Duration::from_secs(5)), "the other one takes it");
     assert_eq!(kind(answer(&start_write(&node, put("k", "w"), Duration::ZERO))), FailureKind::Unavailable);
 }
+
+/// A peer that had never answered a leader was said to have answered it just now, and to hold 0 entries.
+#[test]
+fn no_news_is_not_good_news_in_the_status() {
+    let cluster = Cluster::start(3);
+    let (old, dead) = (cluster.leader(), cluster.follower());
+    let next = cluster.all_ids().into_iter().find(|&id| id != old && id != dead).expect("a third one");
+    cluster.isolate(dead, Fault::Refused);
+    let led = administer(&cluster.node(old), Administration::HandOver(Some(next)));
+    assert_eq!(led, Ok(Administered::LedBy(next)));
+    let node = cluster.node(next);
+    let peer = |id| node.status().peers.into_iter().find(|p| p.member_id == id);
+    wait_for("an answer of the one that lives", || peer(old)?.last_contact.map(drop));
+    let known = peer(dead).expect("a peer");
+    assert_eq!((known.match_index, known.last_contact), (None, None), "{known:?}");
+    assert_ne!(known.is_reachable, Some(true), "{known:?}");
+    wait_for("it is known to be silent", || (peer(dead)?.is_reachable == Some(false)).then_some(()));
+    assert_eq!(peer(dead).expect("a peer").last_contact, None, "it was never heard");
+}

@@ -49,11 +49,11 @@ impl Nemesis<'_> {
         }
         self.rng.shuffle(&mut living);
         let dead = living.split_off(living.len() / 2 + 1);
-        dead.iter().filter(|&&n| self.cluster.runs(n)).copied().collect::<Vec<_>>().into_iter().for_each(
-            |n| {
+        for &n in dead.iter() {
+            if self.cluster.runs(n) {
                 self.cluster.kill(n);
-            },
-        );
+            }
+        }
         std::thread::sleep(DEATH_IS_NOTICED);
         if self.rng.bool() {
             let to = living[self.rng.usize(0..living.len())];
@@ -62,23 +62,32 @@ impl Nemesis<'_> {
         let leader = self.cluster.addresses.leader().filter(|n| living.contains(n) && self.rng.bool());
         let needed = leader.unwrap_or(living[self.rng.usize(0..living.len())]);
         let name = self.cluster.name(needed);
-        match self.operator.try_once(self.cluster, &["member", "remove", &name]) {
+        let refusal = self.operator.try_once(self.cluster, &["member", "remove", &name]);
+        if matches!(refusal, Refusal::Other(_)) {
+            // What was asked may still be carried out: not with the help of those who are dead now.
+            std::thread::sleep(REQUEST_MAY_LINGER);
+        }
+        // A removal that was taken is in force at once, although nobody is left to commit it.
+        let lacks_it = |&n: &usize| {
+            let known = self.cluster.addresses.members(n, TIMEOUT);
+            known.is_some_and(|members| members.iter().all(|m| m["node_id"] != name.as_str()))
+        };
+        if living.iter().any(lacks_it) {
+            let dead: Vec<String> = dead.iter().map(|&n| self.cluster.name(n)).collect();
+            let text =
+                format!("the removal of {name} was taken while {dead:?} were dead: no majority is left");
+            self.violations.push(text);
+        }
+        match refusal {
+            Refusal::None => {
+                self.violations.push(format!("the removal of {name}, which is needed, is said to be done"));
+                Ok(())
+            }
             Refusal::Conflict => {
                 self.report.needed_kept.fetch_add(1, Relaxed);
                 Ok(())
             }
-            Refusal::None => {
-                let dead: Vec<String> = dead.iter().map(|&n| self.cluster.name(n)).collect();
-                let text =
-                    format!("{name} was removed while {dead:?} were dead: what is left has no majority");
-                self.violations.push(text);
-                Ok(())
-            }
-            Refusal::Other(code) => {
-                // What was asked may still be carried out: not with the help of those who are dead now.
-                std::thread::sleep(REQUEST_MAY_LINGER);
-                Err(format!("nobody had the time to refuse it (exit code {code:?})"))
-            }
+            Refusal::Other(code) => Err(format!("nobody had the time to refuse it (exit code {code:?})")),
         }
     }
 
