@@ -112,7 +112,7 @@ fn start_and_watch(program: Option<&Path>, files: &[PathBuf]) -> anyhow::Result<
 fn load(files: &[PathBuf]) -> Result<Vec<Node>, String> {
     let mut nodes: Vec<Node> = Vec::new();
     for file in files {
-        open_file(file, "each node reads it again").map_err(|e| e.to_string())?;
+        open_file(file, "each node reads it again").map_err(|e| format!("{}: {}", file.display(), e.what))?;
         let config = Config::load(file).map_err(|e| e.to_string())?;
         for other in &nodes {
             let same = |what: &str, value: &dyn std::fmt::Display| {

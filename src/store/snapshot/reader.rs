@@ -182,8 +182,11 @@ impl<'a> Scan<'a> {
     /// Whether something follows.
     fn goes_on(&mut self) -> Result<bool, SnapshotError> {
         let Source::Stream(input) = &mut self.source else { return Ok(self.at != self.end()) };
-        let more = input.bytes().next().transpose();
-        more.map(|byte| byte.is_some()).map_err(|source| self.io(source))
+        match input.read_exact(&mut [0]) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(source) => Err(self.io(source)),
+        }
     }
 
     /// The same, and they count for the file's CRC.
