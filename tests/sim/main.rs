@@ -137,6 +137,8 @@ fn seeds_keep_every_promise() {
         assert!(changes >= dose / 8, "only {changes} changes of the membership");
         let hand_overs = counters.count(Mark::HandOverDone);
         assert!(hand_overs >= dose / 10, "only {hand_overs} hand-overs");
+        let hopeless = counters.count(Mark::HopelessRefused);
+        assert!(hopeless >= dose / 25, "only {hopeless} changes refused for want of members that answer");
         assert!(counters.checked_operations >= dose * 200, "only {} operations", counters.checked_operations);
     }
 }
