@@ -160,7 +160,6 @@ fn run(root: &Path, mut mutants: Vec<&Mutant>, resume: bool) -> io::Result<bool>
     let work = root.join("target/mutants");
     let tree = work.join("tree");
     mirror(root, &tree)?;
-    leave_programs_out(&tree)?;
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         flag::register(signal, Arc::clone(&interrupted))?;
@@ -175,6 +174,7 @@ fn run(root: &Path, mut mutants: Vec<&Mutant>, resume: bool) -> io::Result<bool>
     let mut open = Vec::new();
     for (n, mutant) in mutants.iter().enumerate() {
         if n == 0 || mutants[n - 1].group() != mutant.group() {
+            choose_programs(root, &cargo.tree, starts_programs(root, mutant.target())?)?;
             let group = mutants.iter().filter(|other| other.group() == mutant.group());
             unsound = check_sound(&cargo, mutant, group.map(|m| m.test_name()).collect())?;
         }
@@ -330,6 +330,12 @@ impl Cargo {
             command.env("CARGO_PROFILE_TEST_OPT_LEVEL", "0");
         }
         command.env("CARGO_PROFILE_TEST_DEBUG", "0").env("RUST_BACKTRACE", "0");
+        // Cargo tells this test where the programs of its own tree are; those must not be taken for the copy's.
+        for name in std::env::vars_os().map(|(name, _)| name) {
+            if name.to_string_lossy().starts_with("CARGO_BIN_EXE_") {
+                command.env_remove(name);
+            }
+        }
         // A group of its own, so that a test that hangs can be ended with everything it started.
         command.stdin(Stdio::null()).process_group(0);
         command
@@ -390,11 +396,38 @@ impl Cargo {
     }
 }
 
-/// The tests named in the list run no program, and linking the two would cost more than all the rest.
-fn leave_programs_out(tree: &Path) -> io::Result<()> {
+/// Whether a target starts the programs of this package. The copy then builds them as well: a test that found the
+/// programs of the tree that is not broken would say nothing.
+fn starts_programs(root: &Path, target: &[String]) -> io::Result<bool> {
+    let [kind, name] = target else { return Ok(false) };
+    if kind != "--test" {
+        return Ok(kind == "--bin");
+    }
+    let mut sources = String::new();
+    let tests = root.join("tests");
+    let file = tests.join(name).with_extension("rs");
+    if file.is_file() {
+        sources.push_str(&fs::read_to_string(file)?);
+    }
+    if tests.join(name).is_dir() {
+        read_sources(&tests.join(name), &mut sources)?;
+    }
+    Ok(["CARGO_BIN_EXE_", "support/cluster.rs"].iter().any(|sign| sources.contains(sign)))
+}
+
+/// Takes the programs into the copy's build or leaves them out. Without them a break of the library costs no linking of
+/// theirs.
+fn choose_programs(root: &Path, tree: &Path, are_built: bool) -> io::Result<()> {
+    let manifest = fs::read_to_string(root.join("Cargo.toml"))?;
+    let chosen = match are_built {
+        true => manifest,
+        false => manifest.replacen("[package]\n", "[package]\nautobins = false\n", 1),
+    };
     let path = tree.join("Cargo.toml");
-    let manifest = fs::read_to_string(&path)?;
-    fs::write(&path, manifest.replacen("[package]\n", "[package]\nautobins = false\n", 1))
+    if fs::read_to_string(&path)? != chosen {
+        fs::write(&path, chosen)?;
+    }
+    Ok(())
 }
 
 /// Makes `to` equal to `from`, touching only the files that differ, so that little is built again.
