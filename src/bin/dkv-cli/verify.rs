@@ -7,6 +7,7 @@ use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -81,6 +82,7 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
         until: Instant::now() + Duration::from_secs(plan.seconds),
         spent: AtomicU64::new(0),
         next_process: AtomicU64::new(0),
+        trouble: Mutex::default(),
     };
     if !printer.is_json() {
         let Workload { prefix, nodes, .. } = &workload;
@@ -105,6 +107,10 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
         eprintln!("dkv-cli: keys are left below {prefix}: {error}; `dkv-cli list {prefix}` shows them");
     }
     say(&report, printer)?;
+    let trouble = workload.trouble.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let (Some(reason), 0) = (trouble, report.done) {
+        eprintln!("dkv-cli: no operation was done; the last one: {reason}");
+    }
     match report.verdict {
         "linearizable" => Ok(()),
         "not linearizable" => Err(Failure::Silent(5)),
@@ -213,6 +219,8 @@ struct Workload {
     /// How much of all generations is used up.
     spent: AtomicU64,
     next_process: AtomicU64,
+    /// Why the last operation that was not done was not.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Workload {
@@ -363,7 +371,14 @@ impl Verifier<'_> {
                 })
             }
         };
-        result.unwrap_or_else(|error| (refusal(&error), None))
+        result.unwrap_or_else(|error| {
+            let answer = refusal(&error);
+            if answer == Answer::NotDone {
+                let mut trouble = self.workload.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+                *trouble = Some(error.to_string());
+            }
+            (answer, None)
+        })
     }
 }
 
