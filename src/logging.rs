@@ -1,10 +1,11 @@
 //! Logging that never stops a node: simplelog formats the lines, a bounded queue and one thread write them. When the
 //! terminal or the file does not take them, lines are dropped and counted.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
 static LINES: OnceLock<Sender<Item>> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);
+/// Set until the writer has opened its file again.
+static MUST_REOPEN: AtomicBool = AtomicBool::new(false);
 
 /// Why logging could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -56,20 +59,23 @@ enum Item {
     Line(Vec<u8>),
     /// Answered when everything before it is written.
     Flush(Sender<()>),
+    /// Nothing to write: the writer looks at what else it has to do.
+    Wakeup,
 }
+
+/// Where the lines go.
+type Sink = Box<dyn Write + Send>;
 
 /// Starts logging for the whole process: one line per record, with RFC 3339 time in UTC, level and thread name, to
 /// `config.file` or standard error. Call once.
 pub fn start(config: &LogConfig) -> Result<(), LogError> {
-    let sink: Box<dyn Write + Send> = match &config.file {
+    let file = config.file.clone();
+    let sink: Sink = match &file {
         None => Box::new(io::stderr()),
-        Some(path) => Box::new(
-            OpenOptions::new()
-                .append(true)
-                .create(true)
-                .open(path)
-                .map_err(|source| LogError::File { file: path.display().to_string(), source })?,
-        ),
+        Some(path) => Box::new(open(path).map_err(|source| {
+            let file = path.display().to_string();
+            LogError::File { file, source }
+        })?),
     };
     let (lines, queue) = bounded(QUEUE_LINES);
     if LINES.set(lines.clone()).is_err() {
@@ -77,7 +83,7 @@ pub fn start(config: &LogConfig) -> Result<(), LogError> {
     }
     thread::Builder::new()
         .name("log".to_owned())
-        .spawn(move || write_lines(&queue, sink, &DROPPED))
+        .spawn(move || write_lines(&queue, sink, &MUST_REOPEN, || open_again(file.as_deref()), &DROPPED))
         .map_err(LogError::Thread)?;
     // The format is built for every level: the level in force is log::max_level, which may change at run time.
     let format = ConfigBuilder::new()
@@ -93,6 +99,42 @@ pub fn start(config: &LogConfig) -> Result<(), LogError> {
     log::set_boxed_logger(logger).map_err(|_| LogError::Twice)?;
     set_level(config.level);
     Ok(())
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).open(path)
+}
+
+/// Opens the log file again at its path: the old one was moved away, or is to be. Returns at once; the lines that are
+/// queued already may go to either file. Nothing but a line where the log has no file.
+pub fn reopen() {
+    MUST_REOPEN.store(true, Ordering::Release);
+    if let Some(lines) = LINES.get() {
+        // A full queue wakes the writer as well.
+        let _ = lines.try_send(Item::Wakeup);
+    }
+}
+
+/// What comes of [`reopen`], on the writer's thread: its own lines only ever queue.
+fn open_again(file: Option<&Path>) -> Option<Sink> {
+    let Some(path) = file else {
+        log::info!("SIGHUP: there is no log file to open again, the log goes to standard error");
+        return None;
+    };
+    match open(path) {
+        Ok(file) => {
+            log::info!("SIGHUP: the log file {} was opened again", path.display());
+            Some(Box::new(file))
+        }
+        Err(e) => {
+            log::warn!(
+                "SIGHUP: the log file {} cannot be opened again: {e}; the log goes on in the old file: mend it and send \
+                 SIGHUP again",
+                path.display()
+            );
+            None
+        }
+    }
 }
 
 /// Changes the level from now on.
@@ -162,10 +204,22 @@ impl Write for LineQueue {
 }
 
 /// The writer thread: the only one that may wait for the terminal or the file.
-fn write_lines(queue: &Receiver<Item>, mut sink: impl Write, dropped: &AtomicU64) {
+fn write_lines<S: Write>(
+    queue: &Receiver<Item>,
+    mut sink: S,
+    must_reopen: &AtomicBool,
+    mut open_again: impl FnMut() -> Option<S>,
+    dropped: &AtomicU64,
+) {
     let mut reported = 0;
     for item in queue {
+        if must_reopen.swap(false, Ordering::AcqRel)
+            && let Some(opened) = open_again()
+        {
+            sink = opened;
+        }
         match item {
+            Item::Wakeup => {}
             Item::Line(line) => {
                 if sink.write_all(&line).is_err() {
                     dropped.fetch_add(1, Ordering::Relaxed);
@@ -215,6 +269,8 @@ mod tests {
         }
     }
 
+    static NEVER: AtomicBool = AtomicBool::new(false);
+
     fn counter() -> &'static AtomicU64 {
         Box::leak(Box::default())
     }
@@ -226,7 +282,7 @@ mod tests {
         let sink = Stopped { open, taken: Arc::default() };
         let taken = sink.taken.clone();
         let dropped = counter();
-        let writer = thread::spawn(move || write_lines(&queue, sink, dropped));
+        let writer = thread::spawn(move || write_lines(&queue, sink, &NEVER, || None, dropped));
 
         let mut log = LineQueue::new(lines.clone(), dropped);
         let start = Instant::now();
@@ -259,7 +315,7 @@ mod tests {
         log.write_all(b"\n").unwrap();
         let line = |item| match item {
             Item::Line(line) => line,
-            Item::Flush(_) => panic!("nobody flushed"),
+            Item::Flush(_) | Item::Wakeup => panic!("nobody asked for it"),
         };
         assert_eq!(line(queue.try_recv().unwrap()), b"2026 [INFO] hello\n");
         let long = line(queue.try_recv().unwrap());
@@ -274,7 +330,7 @@ mod tests {
         drop(opener);
         let sink = Stopped { open, taken: Arc::default() };
         let taken = sink.taken.clone();
-        let writer = thread::spawn(move || write_lines(&queue, sink, counter()));
+        let writer = thread::spawn(move || write_lines(&queue, sink, &NEVER, || None, counter()));
         let mut log = LineQueue::new(lines, counter());
         log.write_all(b"the last words\n").unwrap();
         log.flush().unwrap();

@@ -31,6 +31,8 @@ const MAIN_HELP: &str = concat!(
     "  SIGTERM and SIGINT stop it: what is in flight is finished for at most 5
   seconds, a leader hands over, and the log is sealed. A second signal ends it at once. Nothing that
   was acknowledged is lost either way.
+  SIGHUP opens the log file again. Where standard error is a terminal it stops the node, as does the
+  window that is closed. SIGUSR1 and SIGUSR2 are ignored with a line.
 
 ",
     heading!("Exit codes:"),
@@ -47,7 +49,8 @@ const CLUSTER_HELP: &str = concat!(
   dkv-server cluster one.yaml two.yaml three.yaml
 
   Every line of a node is printed with its name in front. When one node ends the
-  others go on. Data stays in the directories that the files name."
+  others go on. Data stays in the directories that the files name. Closing the
+  window (SIGHUP) stops them all, unless it was started with nohup."
 );
 
 const RECOVER_HELP: &str = concat!(

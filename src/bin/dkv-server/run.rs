@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use crate::CONFIG_ERROR;
 use crate::join::Join;
+use crate::signals::Caught;
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, bounded, select};
 use dkv::config::Config;
 use dkv::server::Server;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 /// How long requests in flight may take to finish once the node is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -27,13 +26,13 @@ pub enum End {
 
 /// Serves, and joins a cluster before if it is to, until a signal, the end of standard input (with `exit_with_stdin`), or a failure.
 pub fn run(
+    caught: Caught,
     config: Config,
     join: Option<Join>,
     restore: Option<&Path>,
     exit_with_stdin: bool,
 ) -> anyhow::Result<End> {
-    // Before anything else, so that no signal finds the default action in the middle of a start.
-    let signals = watch_signals().context("cannot watch for signals")?;
+    let signals = caught.watch().context("cannot watch for signals")?;
     let stdin_end = if exit_with_stdin { watch_stdin()? } else { crossbeam_channel::never() };
     let own = config.me().clone();
     let server = match Server::start(config, join.is_some(), restore) {
@@ -71,24 +70,6 @@ pub fn run(
 fn fail(text: &str, exit_code: u8) -> End {
     log::error!("{text}");
     End::Stopped(ExitCode::from(exit_code))
-}
-
-/// Sends the name of the first SIGTERM or SIGINT. The second one ends the process at once, whatever the rest of it is
-/// doing: recovering a long log, or waiting for a disk that hangs.
-fn watch_signals() -> anyhow::Result<Receiver<&'static str>> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    let (sender, receiver) = bounded(1);
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        for signal in signals.forever() {
-            if sender.try_send(if signal == SIGTERM { "SIGTERM" } else { "SIGINT" }).is_ok() {
-                continue;
-            }
-            log::warn!("second signal: ends without waiting");
-            dkv::logging::flush(Duration::from_secs(1));
-            std::process::exit(1);
-        }
-    })?;
-    Ok(receiver)
 }
 
 /// Tells when standard input ends: a supervisor holds the other end of the pipe, and the kernel closes it however the
