@@ -24,6 +24,8 @@ mod reads;
 mod restore;
 pub mod shared;
 pub mod start;
+pub mod start_wait;
 pub mod upstream;
 
 pub use start::{Server, ServerError};
+pub use start_wait::StartWait;

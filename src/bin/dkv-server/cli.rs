@@ -37,7 +37,8 @@ const MAIN_HELP: &str = concat!(
 ",
     heading!("Exit codes:"),
     "  0  stopped
-  1  failed at run time; the last lines of the log say why
+  1  failed at run time, or a port, an address, a name or the data directory
+     was not there for start_timeout_s; the last lines of the log say why
   2  the configuration is refused; nothing was touched
   3  the data is corrupt
   4  the identity is refused, or this member was removed"

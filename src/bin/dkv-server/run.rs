@@ -11,7 +11,7 @@ use crate::signals::Caught;
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, bounded, select};
 use dkv::config::Config;
-use dkv::server::Server;
+use dkv::server::{Server, StartWait};
 
 /// How long requests in flight may take to finish once the node is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -35,8 +35,17 @@ pub fn run(
     let signals = caught.watch().context("cannot watch for signals")?;
     let stdin_end = if exit_with_stdin { watch_stdin()? } else { crossbeam_channel::never() };
     let own = config.me().clone();
-    let server = match Server::start(config, join.is_some(), restore) {
+    let mut wait = StartWait::new(Duration::from_secs(config.start_timeout_s), |time| {
+        select! {
+            recv(signals) -> name => say_signal(name.ok()),
+            recv(stdin_end) -> _ => say_stdin_end(),
+            default(time) => return false,
+        }
+        true
+    });
+    let server = match Server::start(config, join.is_some(), restore, &mut wait) {
         Ok(server) => server,
+        Err(e) if e.exit_code == 0 => return Ok(End::Stopped(ExitCode::SUCCESS)),
         Err(e) if e.exit_code == CONFIG_ERROR => return Ok(End::Refused(e.text)),
         Err(e) => return Ok(fail(&e.text, e.exit_code)),
     };
@@ -49,11 +58,11 @@ pub fn run(
         recv(server.failures()) -> failure => failure.ok(),
         recv(refusals) -> refusal => refusal.ok(),
         recv(signals) -> name => {
-            log::info!("{}: stopping; a second signal ends at once", name.unwrap_or("signal"));
+            say_signal(name.ok());
             None
         }
         recv(stdin_end) -> _ => {
-            log::info!("the supervisor is gone: stopping");
+            say_stdin_end();
             None
         }
     };
@@ -65,6 +74,14 @@ pub fn run(
             End::Stopped(ExitCode::SUCCESS)
         }
     })
+}
+
+fn say_signal(name: Option<&str>) {
+    log::info!("{}: stopping; a second signal ends at once", name.unwrap_or("signal"));
+}
+
+fn say_stdin_end() {
+    log::info!("the supervisor is gone: stopping");
 }
 
 fn fail(text: &str, exit_code: u8) -> End {
