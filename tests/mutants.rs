@@ -51,6 +51,9 @@ struct Mutant {
     /// How many seeds the simulator is given.
     #[serde(default)]
     seeds: Option<u32>,
+    /// Whether the test is one of a program, or runs one.
+    #[serde(default)]
+    programs: bool,
 }
 
 impl Mutant {
@@ -69,8 +72,8 @@ impl Mutant {
     }
 
     /// What is built and run in one way.
-    fn group(&self) -> (&[String], Option<u32>) {
-        (self.target(), self.seeds)
+    fn group(&self) -> (bool, &[String], Option<u32>) {
+        (self.programs, self.target(), self.seeds)
     }
 }
 
@@ -160,7 +163,6 @@ fn run(root: &Path, mut mutants: Vec<&Mutant>, resume: bool) -> io::Result<bool>
     let work = root.join("target/mutants");
     let tree = work.join("tree");
     mirror(root, &tree)?;
-    leave_programs_out(&tree)?;
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         flag::register(signal, Arc::clone(&interrupted))?;
@@ -176,6 +178,7 @@ fn run(root: &Path, mut mutants: Vec<&Mutant>, resume: bool) -> io::Result<bool>
     for (n, mutant) in mutants.iter().enumerate() {
         if n == 0 || mutants[n - 1].group() != mutant.group() {
             let group = mutants.iter().filter(|other| other.group() == mutant.group());
+            choose_programs(root, &cargo.tree, mutant.programs)?;
             unsound = check_sound(&cargo, mutant, group.map(|m| m.test_name()).collect())?;
         }
         let started = Instant::now();
@@ -390,11 +393,13 @@ impl Cargo {
     }
 }
 
-/// The tests named in the list run no program, and linking the two would cost more than all the rest.
-fn leave_programs_out(tree: &Path) -> io::Result<()> {
-    let path = tree.join("Cargo.toml");
-    let manifest = fs::read_to_string(&path)?;
-    fs::write(&path, manifest.replacen("[package]\n", "[package]\nautobins = false\n", 1))
+/// Most tests of the list run no program, and linking the two would cost more than all the rest.
+fn choose_programs(root: &Path, tree: &Path, with_programs: bool) -> io::Result<()> {
+    let mut manifest = fs::read_to_string(root.join("Cargo.toml"))?;
+    if !with_programs {
+        manifest = manifest.replacen("[package]\n", "[package]\nautobins = false\n", 1);
+    }
+    fs::write(tree.join("Cargo.toml"), manifest)
 }
 
 /// Makes `to` equal to `from`, touching only the files that differ, so that little is built again.

@@ -3,6 +3,7 @@
 //! A request passes four stages, each with threads of its own: the [`gate`] reads and checks it, the pool
 //! ([`upstream`]) carries it to tiny_http, a worker ([`http`]) parses and parks it, a responder writes the answer.
 
+mod accept;
 pub mod admin;
 pub mod backups;
 pub mod client_api;
