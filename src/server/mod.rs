@@ -6,6 +6,7 @@
 mod accept;
 pub mod admin;
 pub mod backups;
+mod classic_text;
 pub mod client_api;
 pub mod cursor;
 pub mod fdlimit;
