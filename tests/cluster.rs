@@ -55,6 +55,28 @@ fn a_killed_leader_loses_and_doubles_nothing() {
     cluster.wait_for_equal_state();
 }
 
+/// The last answers of a node that was stopped were "500 Internal Server Error" in the logs of its peers.
+#[test]
+fn a_stopped_node_leaves_its_peers_no_500_but_says_that_it_stops() {
+    let mut cluster = Cluster::start(3);
+    let load = Load::start(&cluster, 8);
+    // Followers and leaders, each of them under load.
+    for n in [0, 1, 2, 0, 1, 2] {
+        load.wait_for(100);
+        assert_eq!(cluster.stop(n).code(), Some(0));
+        cluster.spawn(n);
+        cluster.wait_for_leader();
+        cluster.wait_for_ready();
+    }
+    load.wait_for(100);
+    load::check(&cluster, &load.finish());
+    let logs: Vec<String> = (0..3).map(|n| cluster.log(n)).collect();
+    let bad =
+        logs.iter().flat_map(|log| log.lines()).filter(|line| line.contains(" 500")).collect::<Vec<_>>();
+    assert!(bad.is_empty(), "{bad:#?}");
+    assert!(logs.iter().any(|log| log.contains("it is stopping")), "{logs:#?}");
+}
+
 #[test]
 fn two_killed_of_five_lose_nothing() {
     let mut cluster = Cluster::start(5);

@@ -75,6 +75,7 @@ pub struct Server {
     shared: Arc<Shared>,
     client_port: HttpServer,
     peer_port: HttpServer,
+    peer_api: Arc<PeerApi>,
     founding: Option<JoinHandle<()>>,
     failures: Receiver<ServerError>,
     /// Kept, so that `failures` never ends by itself when the founding does.
@@ -190,7 +191,7 @@ impl Server {
             .map(|(founding, inbox)| spawn_founding(&shared, &peer_api, *founding, inbox, fail.clone()))
             .transpose()
             .map_err(thread)?;
-        Ok(Server { shared, client_port, peer_port, founding, failures, _fail: fail, lock })
+        Ok(Server { shared, client_port, peer_port, peer_api, founding, failures, _fail: fail, lock })
     }
 
     /// The identity of a node that is not born yet; nothing once it is.
@@ -221,6 +222,8 @@ impl Server {
             // It is inside a call to a peer at most, which is bounded.
             let _ = founding.join();
         }
+        // Until here it took part: its clients' last writes needed it.
+        self.peer_api.begin_stop();
         if let Some(node) = self.shared.node()
             && !node.stop(grace)
         {
