@@ -46,6 +46,9 @@ pub struct Config {
     pub disk_stall_ms: u64,
     /// Milliseconds a client's request may take before it is answered with a timeout.
     pub request_timeout_ms: u64,
+    /// Seconds that a start waits for a port that is busy, an address that is not there, a name that does not resolve or a
+    /// data directory that another process holds; then the node ends with 1. 0 = it does not wait.
+    pub start_timeout_s: u64,
     /// What a client may ask for at most.
     pub limits: Limits,
     /// Bytes of one log segment. A multiple of 4096; greater segments mean fewer files and longer zeroing ahead.
@@ -194,6 +197,7 @@ impl Default for Config {
             append_hold_ms: None,
             disk_stall_ms: 2_000,
             request_timeout_ms: 5_000,
+            start_timeout_s: 30,
             limits: Limits::default(),
             segment_bytes: 16 << 20,
             snapshot_log_bytes: 64 << 20,

@@ -2,8 +2,9 @@
 //! terminal or the file does not take them, lines are dropped and counted.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
 static LINES: OnceLock<Sender<Item>> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);
+/// Set until the writer has opened its file again.
+static MUST_REOPEN: AtomicBool = AtomicBool::new(false);
 
 /// Why logging could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -49,12 +52,18 @@ enum Item {
     Line(Vec<u8>),
     /// Answered when everything before it is written.
     Flush(Sender<()>),
+    /// Nothing to write: the writer looks at what else it has to do.
+    Wakeup,
 }
+
+/// Where the lines go.
+type Sink = Box<dyn Write + Send>;
 
 /// Starts logging for the whole process: one line per record, with RFC 3339 time in UTC, level and thread name, to
 /// `config.file` or standard error. Call once.
 pub fn start(config: &LogConfig) -> Result<(), LogError> {
-    let (sink, narrowed): (Box<dyn Write + Send>, _) = match &config.file {
+    let file = config.file.clone();
+    let (sink, narrowed): (Sink, _) = match &file {
         None => (Box::new(io::stderr()), None),
         Some(path) => {
             let (file, narrowed) = files::open_log(path).map_err(LogError::File)?;
@@ -67,7 +76,7 @@ pub fn start(config: &LogConfig) -> Result<(), LogError> {
     }
     thread::Builder::new()
         .name("log".to_owned())
-        .spawn(move || write_lines(&queue, sink, &DROPPED))
+        .spawn(move || write_lines(&queue, sink, &MUST_REOPEN, || open_again(file.as_deref()), &DROPPED))
         .map_err(LogError::Thread)?;
     // The format is built for every level: the level in force is log::max_level, which may change at run time.
     let format = ConfigBuilder::new()
@@ -86,6 +95,41 @@ pub fn start(config: &LogConfig) -> Result<(), LogError> {
         log::warn!("{text}");
     }
     Ok(())
+}
+
+/// Opens the log file again at its path: the old one was moved away, or is to be. Returns at once; the lines that are
+/// queued already may go to either file. Nothing but a line where the log has no file.
+pub fn reopen() {
+    MUST_REOPEN.store(true, Ordering::Release);
+    if let Some(lines) = LINES.get() {
+        // A full queue wakes the writer as well.
+        let _ = lines.try_send(Item::Wakeup);
+    }
+}
+
+/// What comes of [`reopen`], on the writer's thread: its own lines only ever queue.
+fn open_again(file: Option<&Path>) -> Option<Sink> {
+    let Some(path) = file else {
+        log::info!("SIGHUP: there is no log file to open again, the log goes to standard error");
+        return None;
+    };
+    match files::open_log(path) {
+        Ok((file, narrowed)) => {
+            log::info!("SIGHUP: the log file {} was opened again", path.display());
+            if let Some(text) = narrowed {
+                log::warn!("{text}");
+            }
+            Some(Box::new(file))
+        }
+        Err(e) => {
+            log::warn!(
+                "SIGHUP: the log file {} {}; the log goes on in the old file: mend it and send SIGHUP again",
+                path.display(),
+                e.what
+            );
+            None
+        }
+    }
 }
 
 /// Changes the level from now on.
@@ -155,10 +199,22 @@ impl Write for LineQueue {
 }
 
 /// The writer thread: the only one that may wait for the terminal or the file.
-fn write_lines(queue: &Receiver<Item>, mut sink: impl Write, dropped: &AtomicU64) {
+fn write_lines<S: Write>(
+    queue: &Receiver<Item>,
+    mut sink: S,
+    must_reopen: &AtomicBool,
+    mut open_again: impl FnMut() -> Option<S>,
+    dropped: &AtomicU64,
+) {
     let mut reported = 0;
     for item in queue {
+        if must_reopen.swap(false, Ordering::AcqRel)
+            && let Some(opened) = open_again()
+        {
+            sink = opened;
+        }
         match item {
+            Item::Wakeup => {}
             Item::Line(line) => {
                 if sink.write_all(&line).is_err() {
                     dropped.fetch_add(1, Ordering::Relaxed);
@@ -208,6 +264,8 @@ mod tests {
         }
     }
 
+    static NEVER: AtomicBool = AtomicBool::new(false);
+
     fn counter() -> &'static AtomicU64 {
         Box::leak(Box::default())
     }
@@ -219,7 +277,7 @@ mod tests {
         let sink = Stopped { open, taken: Arc::default() };
         let taken = sink.taken.clone();
         let dropped = counter();
-        let writer = thread::spawn(move || write_lines(&queue, sink, dropped));
+        let writer = thread::spawn(move || write_lines(&queue, sink, &NEVER, || None, dropped));
 
         let mut log = LineQueue::new(lines.clone(), dropped);
         let start = Instant::now();
@@ -252,7 +310,7 @@ mod tests {
         log.write_all(b"\n").unwrap();
         let line = |item| match item {
             Item::Line(line) => line,
-            Item::Flush(_) => panic!("nobody flushed"),
+            Item::Flush(_) | Item::Wakeup => panic!("nobody asked for it"),
         };
         assert_eq!(line(queue.try_recv().unwrap()), b"2026 [INFO] hello\n");
         let long = line(queue.try_recv().unwrap());
@@ -267,7 +325,7 @@ mod tests {
         drop(opener);
         let sink = Stopped { open, taken: Arc::default() };
         let taken = sink.taken.clone();
-        let writer = thread::spawn(move || write_lines(&queue, sink, counter()));
+        let writer = thread::spawn(move || write_lines(&queue, sink, &NEVER, || None, counter()));
         let mut log = LineQueue::new(lines, counter());
         log.write_all(b"the last words\n").unwrap();
         log.flush().unwrap();

@@ -11,7 +11,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("files", &[]),
     ("store", &["raft", "files"]),
     ("node", &["store", "raft"]),
-    ("server", &["node", "store", "raft", "api", "config", "logging"]),
+    ("server", &["node", "store", "raft", "api", "config", "files", "logging"]),
     ("api", &[]),
     ("config", &["files"]),
     ("logging", &["config", "files"]),

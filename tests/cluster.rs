@@ -56,6 +56,28 @@ fn a_killed_leader_loses_and_doubles_nothing() {
     cluster.wait_for_equal_state();
 }
 
+/// The last answers of a node that was stopped were "500 Internal Server Error" in the logs of its peers.
+#[test]
+fn a_stopped_node_leaves_its_peers_no_500_but_says_that_it_stops() {
+    let mut cluster = Cluster::start(3);
+    let load = Load::start(&cluster, 8);
+    // Followers and leaders, each of them under load.
+    for n in [0, 1, 2, 0, 1, 2] {
+        load.wait_for(100);
+        assert_eq!(cluster.stop(n).code(), Some(0));
+        cluster.spawn(n);
+        cluster.wait_for_leader();
+        cluster.wait_for_ready();
+    }
+    load.wait_for(100);
+    load::check(&cluster, &load.finish());
+    let logs: Vec<String> = (0..3).map(|n| cluster.log(n)).collect();
+    let bad =
+        logs.iter().flat_map(|log| log.lines()).filter(|line| line.contains(" 500")).collect::<Vec<_>>();
+    assert!(bad.is_empty(), "{bad:#?}");
+    assert!(logs.iter().any(|log| log.contains("it is stopping")), "{logs:#?}");
+}
+
 #[test]
 fn two_killed_of_five_lose_nothing() {
     let mut cluster = Cluster::start(5);
@@ -346,31 +368,53 @@ fn a_second_process_on_the_same_data_directory_is_refused() {
     let config = fs::read_to_string(cluster.config_path(0)).unwrap();
     let ports = format!("listen_http: \"{0}:9081\"\nlisten_raft: \"{0}:19081\"\n", cluster.ip);
     let other = cluster.dir.join("other.yaml");
-    fs::write(&other, config + &ports).unwrap();
+    fs::write(&other, config + &ports + "start_timeout_s: 0\n").unwrap();
     let output = cluster.run_to_end(&other);
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains(&format!("process {}", cluster.pid(0))), "{said}");
     assert_eq!(cluster.put(0, "k", "v").unwrap().status, 200, "the first one goes on");
     assert_eq!(cluster.stop(0).code(), Some(0));
 }
 
+/// A node that was started again before its predecessor had ended ended with 2, which no supervisor starts again.
 #[test]
-fn a_busy_port_is_one_line_and_touches_nothing() {
+fn a_node_waits_for_the_port_and_the_directory_of_its_predecessor() {
+    let mut cluster = Cluster::prepare(1, &Setup::default());
+    cluster.spawn(0);
+    cluster.wait_for_leader();
+    assert_eq!(cluster.put(0, "k", "v").unwrap().status, 200);
+    let log = cluster.dir.join("successor.log");
+    let said = |text: &str| wait_for(text, || fs::read_to_string(&log).ok()?.contains(text).then_some(()));
+    let mut successor = cluster.command(0).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
+    said("cannot start yet: listen_http: ");
+    assert_eq!(cluster.get(0, "k").unwrap().status, 200, "the first one goes on");
+    let first = cluster.pid(0);
+    cluster.kill(0);
+    said("serves clients on");
+    let status = wait_for("the successor to lead", || {
+        cluster.get(0, "k").ok().filter(|answer| answer.status == 200).map(|answer| answer.text())
+    });
+    assert_eq!(status, "v", "process {} took over from {first}", successor.id());
+    successor.kill().unwrap();
+    successor.wait().unwrap();
+}
+
+#[test]
+fn a_node_that_waits_for_its_port_stops_when_it_is_told_to() {
     let cluster = Cluster::start(1);
-    let config = fs::read_to_string(cluster.config_path(0)).unwrap();
-    let untouched = cluster.dir.join("untouched");
-    let other = cluster.dir.join("other.yaml");
-    let moved = config.replace(cluster.data_dir(0).to_str().unwrap(), untouched.to_str().unwrap());
-    fs::write(&other, moved).unwrap();
-    let output = cluster.run_to_end(&other);
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(
-        said.lines().count() == 1 && said.contains(&cluster.http_addr(0)) && said.contains("in use"),
-        "{said}"
-    );
-    assert!(!untouched.exists(), "nothing is touched");
+    let log = cluster.dir.join("successor.log");
+    let mut successor = cluster.command(0).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
+    let said = || fs::read_to_string(&log).unwrap_or_default();
+    wait_for("it waits", || said().contains("cannot start yet").then_some(()));
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&successor),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
+    let status = wait_for("its end", || successor.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0), "{}", said());
+    assert_eq!(said().lines().count(), 2, "{}", said());
 }
 
 #[test]

@@ -286,18 +286,24 @@ const MALFORMED: &[(&str, u16)] = &[
     ("GET /a HTTP/1.1\nHost: h\n\n", 400),
     ("GET /a HTTP/1.1\r\nHost: h\r\nX: a\nContent-Length: 5\r\n\r\n", 400),
     ("GET /a HTTP/1.1\r\nHost: h\r\nX: a\rContent-Length: 5\r\n\r\n", 400),
-    ("\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+    ("\r\n\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+    ("\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+    ("\r\n GET /a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+    ("\rGET /a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
     ("GET /a HTTP/1.1\r\nHost: h\r\nX: a\0b\r\n\r\n", 400),
     ("GET /a HTTP/1.1\r\nHost: h\r\nX: \u{fc}\r\n\r\n", 400),
     ("GET /a HTTP/1.1\r\nHost: h\r\nX\u{fc}: a\r\n\r\n", 400),
     // Headers.
     ("GET /a HTTP/1.1\r\n\r\n", 400),
     ("GET /a HTTP/1.1\r\nHost: h\r\nHost: i\r\n\r\n", 400),
+    ("GET /a HTTP/1.1\r\nHost: u@h\r\n\r\n", 400),
+    ("GET /a HTTP/1.1\r\nHost: h i\r\n\r\n", 400),
     ("GET /a HTTP/1.1\r\nHost: h\r\nno colon\r\n\r\n", 400),
     ("GET /a HTTP/1.1\r\nHost: h\r\n: no name\r\n\r\n", 400),
     ("GET /a HTTP/1.1\r\nHost : h\r\n\r\n", 400),
     ("GET /a HTTP/1.1\r\n Host: h\r\n\r\n", 400),
     ("PUT /a HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 200-ok\r\n\r\n", 400),
+    ("PUT /a HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nExpect: 100-continue, 200-ok\r\n\r\n", 400),
     ("GET /a HTTP/1.1\r\nHost: h\r\nDkv-Lane: core\r\nDkv-Lane: bulk\r\n\r\n", 400),
     // Request line.
     ("GET /a\r\nHost: h\r\n\r\n", 400),
@@ -398,6 +404,28 @@ fn pipelined_requests_are_answered_in_order() {
             assert_eq!(client.answer(false).body.len(), number * 40);
         }
     });
+    port.shutdown();
+}
+
+/// A client that ends every body with a line end was refused (RFC 9112 §2.2).
+#[test]
+fn an_empty_line_before_a_request_line_is_skipped() {
+    let _alone = alone();
+    let mut port = Port::start(64, |options| options.limits.head_timeout = Duration::from_millis(300));
+    let mut client = port.client();
+    for value in ["one", "two"] {
+        client.send(format!("PUT /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n{value}\r\n"));
+        assert_eq!(client.answer(false).text(), "stored");
+        // The line alone is no request that has begun: it may be silent for longer than a head may take.
+        thread::sleep(Duration::from_millis(600));
+        assert_eq!(client.get("/a").text(), value);
+    }
+    // In pieces, and before the first request of a connection.
+    let mut client = port.client();
+    for byte in b"\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\n" {
+        client.send([*byte]);
+    }
+    assert_eq!(client.answer(false).text(), "two");
     port.shutdown();
 }
 

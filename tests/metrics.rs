@@ -81,6 +81,61 @@ impl Scrape {
     }
 }
 
+/// Scrapers that know only the older format got one that they could not read.
+#[test]
+fn whoever_asks_for_plain_text_gets_the_classic_format_with_the_same_metrics() {
+    let cluster = Cluster::start_calm(3);
+    let leader = cluster.wait_for_leader();
+    let scrape =
+        |accept: &str| cluster.request(leader, "GET", "/metrics", &[("Accept", accept)], b"").unwrap();
+    let open = Scrape::of(&cluster, leader);
+    let text = {
+        let answer = scrape("text/plain;version=0.0.4, */*;q=0.1");
+        assert_eq!(answer.header("Content-Type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+        answer.text()
+    };
+    // Of every family first its help, then its type, under the name of its samples; then its samples.
+    let (mut types, mut samples, mut helped) = (BTreeSet::new(), BTreeSet::new(), "");
+    let mut family = ("", "");
+    for line in text.lines() {
+        match line.splitn(4, ' ').collect::<Vec<_>>()[..] {
+            ["#", "HELP", name, _] => helped = name,
+            ["#", "TYPE", name, kind] => {
+                assert_eq!(name, helped, "{line}");
+                family = (name, kind);
+                assert!(types.insert((name.to_owned(), kind.to_owned())), "twice: {line}");
+            }
+            ["#", ..] => panic!("{line}"),
+            _ => {
+                let (sample, value) = line.rsplit_once(' ').expect("a sample");
+                let suffix = sample.split('{').next().unwrap().strip_prefix(family.0);
+                let suffixes: &[&str] =
+                    if family.1 == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+                assert!(suffix.is_some_and(|suffix| suffixes.contains(&suffix)), "{line}");
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+                assert!(samples.insert(sample.to_owned()), "twice: {line}");
+            }
+        }
+    }
+    assert_eq!(types, open.names());
+    assert_eq!(samples, open.samples.keys().cloned().collect());
+    // What a present scraper sends, and what everybody else does.
+    for accept in ["application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3", "*/*"] {
+        Scrape::read(&scrape(accept).text());
+    }
+    check_with_promtool(&text);
+}
+
+/// The opinion of Prometheus itself, where its tool is installed.
+fn check_with_promtool(text: &str) {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let tool = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn();
+    let Ok(mut tool) = tool else { return };
+    tool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(tool.wait().unwrap().success(), "promtool refuses:\n{text}");
+}
+
 #[test]
 fn the_documented_table_is_what_a_node_says() {
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/api.md")).unwrap();

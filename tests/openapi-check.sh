@@ -1,15 +1,18 @@
 #!/bin/sh
 # Compares docs/openapi.yaml with a running node of one: requests drawn from the description, and ones that break it. Run
 # by `make openapi-check`; needs Python 3 and, the first time, the package index. DKV_EXAMPLES: how many per operation.
+# First, both texts of /metrics are read by the parsers of Prometheus's own Python library.
 set -eu
 cd "$(dirname "$0")/.."
 VERSION=4.32.5
+PARSER_VERSION=0.26.0
 VENV=target/openapi/venv
 ADDRESS=127.83.0.1
 
-if [ "$("$VENV/bin/python" -c 'from importlib.metadata import version; print(version("schemathesis"))' 2>&1)" != "$VERSION" ]; then
+INSTALLED='from importlib.metadata import version; print(version("schemathesis"), version("prometheus-client"))'
+if [ "$("$VENV/bin/python" -c "$INSTALLED" 2>&1)" != "$VERSION $PARSER_VERSION" ]; then
     python3 -m venv --clear "$VENV"
-    "$VENV/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$VERSION"
+    "$VENV/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$VERSION" "prometheus-client==$PARSER_VERSION"
 fi
 
 dir=$(mktemp -d)
@@ -34,6 +37,10 @@ until curl -sf "http://$ADDRESS:8081/readyz" > /dev/null; do
     [ "$tries" -gt 0 ] || { cat "$dir/log"; exit 1; }
     sleep 0.1
 done
+
+curl -sf "http://$ADDRESS:8081/metrics" > "$dir/metrics.open"
+curl -sf -H 'Accept: text/plain' "http://$ADDRESS:8081/metrics" > "$dir/metrics.classic"
+PYTHONDONTWRITEBYTECODE=1 "$VENV/bin/python" tests/metrics_check.py "$dir/metrics.open" "$dir/metrics.classic"
 
 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=tests SCHEMATHESIS_HOOKS=openapi_hooks \
     "$VENV/bin/schemathesis" --config-file "$dir/schemathesis.toml" run docs/openapi.yaml --url "http://$ADDRESS:8081" --checks all --continue-on-failure \

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -58,6 +59,10 @@ struct Echo {
     seen: Mutex<Vec<PeerRequest>>,
     kept: Mutex<Vec<Completion<ReadIndexResult>>>,
     asked: Mutex<Option<Sender<()>>>,
+    /// Appends and forwards are kept as well while this is set.
+    keeps: AtomicBool,
+    kept_appends: Mutex<Vec<Completion<AppendEntriesReply>>>,
+    kept_forwards: Mutex<Vec<Completion<Vec<ForwardedResult>>>>,
 }
 
 impl Member for Echo {
@@ -70,6 +75,9 @@ impl Member for Echo {
     fn append(&self, request: AppendEntriesRequest, done: Completion<AppendEntriesReply>) {
         let (term, last) = (request.term, request.last_index());
         self.seen.lock().unwrap().push(PeerRequest::AppendEntries(request));
+        if self.keeps.load(Ordering::SeqCst) {
+            return self.kept_appends.lock().unwrap().push(done);
+        }
         done(AppendEntriesReply {
             term,
             outcome: AppendOutcome::Accepted { received: last, match_index: last },
@@ -84,6 +92,9 @@ impl Member for Echo {
     }
 
     fn forward(&self, writes: Vec<ForwardedWrite>, done: Completion<Vec<ForwardedResult>>) {
+        if self.keeps.load(Ordering::SeqCst) {
+            return self.kept_forwards.lock().unwrap().push(done);
+        }
         done(writes.iter().map(|_| Err(Failure::unavailable("no leader"))).collect());
     }
 
@@ -412,6 +423,55 @@ fn cancel_interrupts_one_kind_of_calls_and_later_ones_pass() {
     assert!(start.elapsed() < Duration::from_secs(10));
     assert!(peers.call(&port.target(), Lane::Bulk, forward(), LONG).is_ok());
     assert!(peers.call(&port.target(), Lane::Core, vote(1), LONG).is_ok());
+}
+
+/// Answers that a node dropped when it stopped were 500, "the server failed on this request", in the logs of its peers.
+#[test]
+fn a_node_that_stops_says_so_instead_of_500() {
+    let (port, echo) = Port::echo("127.77.19.1");
+    echo.keeps.store(true, Ordering::SeqCst);
+    let peers = Arc::new(peers());
+    let call = |request: PeerRequest| {
+        let (peers, to) = (peers.clone(), port.target());
+        thread::spawn(move || peers.call(&to, Lane::Bulk, request, LONG))
+    };
+    let (appended, forwarded) = (call(append(1, 10)), call(forward()));
+    let deadline = Instant::now() + LONG;
+    while echo.kept_appends.lock().unwrap().is_empty() || echo.kept_forwards.lock().unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "they arrive");
+        thread::sleep(Duration::from_millis(5));
+    }
+    port.api.begin_stop();
+    echo.kept_appends.lock().unwrap().clear();
+    echo.kept_forwards.lock().unwrap().clear();
+    assert_eq!(appended.join().unwrap(), Err(PeerError::Stopping));
+    // Whoever forwarded a write concludes from the other answer that it was not made: this one may have been.
+    let result = forwarded.join().unwrap();
+    assert!(matches!(&result, Err(e) if !e.is_surely_not_executed()), "{result:?}");
+
+    // What comes later does not reach the member at all.
+    let seen = echo.seen.lock().unwrap().len();
+    for request in [vote(1), append(1, 10), READ, forward()] {
+        let result = peers.call(&port.target(), Lane::Bulk, request, LONG);
+        assert_eq!(result, Err(PeerError::Stopping));
+    }
+    assert_eq!(echo.seen.lock().unwrap().len(), seen);
+    assert!(echo.kept.lock().unwrap().is_empty() && PeerError::Stopping.is_surely_not_executed());
+}
+
+/// A status alone said nothing of its reason, which is in the answer.
+#[test]
+fn an_answer_of_the_gate_is_quoted() {
+    let refused = raw("127.77.20.2", |mut stream| {
+        assert!(read_request(&mut stream));
+        let body =
+            r#"{"error":{"code":"unavailable","message":"this node is shutting down","outcome":"not_done"}}"#;
+        let head = format!("HTTP/1.1 503 Service Unavailable\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    });
+    let result = peers().call(&target(refused), Lane::Bulk, forward(), LONG);
+    let Err(PeerError::Refused(text)) = result else { panic!("{result:?}") };
+    assert_eq!(text, format!("{refused}: 503 Service Unavailable: this node is shutting down"));
 }
 
 /// A node from its empty disk to its birth, over real sockets.

@@ -134,7 +134,8 @@ impl Config {
         }
         // At 30 s the node ends: a stall must be noticed before, and not before an election could even be over.
         check_range("disk_stall_ms", self.disk_stall_ms, self.election_timeout_ms.min(30_000), 30_000)?;
-        check_range("request_timeout_ms", self.request_timeout_ms, 100, 600_000)
+        check_range("request_timeout_ms", self.request_timeout_ms, 100, 600_000)?;
+        check_range("start_timeout_s", self.start_timeout_s, 0, 86_400)
     }
 
     fn check_sizes(&self) -> Result<(), Refused> {

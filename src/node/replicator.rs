@@ -76,15 +76,51 @@ fn call(node: &Node, to: &Target, request: RpcRequest) -> Result<RpcReply, PeerE
 
 /// Says once why a peer cannot be reached, again when the reason becomes another one, and once that it can again.
 fn report(node_id: &str, to: &Target, trouble: &mut Option<PeerError>, error: Option<PeerError>) {
-    let kind = |e: &Option<PeerError>| e.as_ref().map(std::mem::discriminant);
-    if kind(&error) == kind(trouble) {
+    if !is_news(trouble.as_ref(), error.as_ref()) {
         return;
     }
     match &error {
         // The hand-over says what becomes of it.
         Some(e @ PeerError::Unborn { .. }) => log::info!("{node_id} at {}: {e}", to.raft_addr),
+        Some(e @ PeerError::Stopping) => log::info!("{node_id} at {}: {e}", to.raft_addr),
         Some(e) => log::warn!("{node_id} at {} does not answer: {e}", to.raft_addr),
         None => log::info!("{node_id} at {} answers again", to.raft_addr),
     }
     *trouble = error;
+}
+
+/// Whether there is something to say. A peer that said that it is stopping is expected to be silent then.
+fn is_news(before: Option<&PeerError>, now: Option<&PeerError>) -> bool {
+    match (before, now) {
+        (Some(PeerError::Stopping), Some(PeerError::NotSent(_) | PeerError::Unknown(_))) => false,
+        _ => before.map(std::mem::discriminant) != now.map(std::mem::discriminant),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_news_once_for_each_reason_and_not_for_the_silence_that_was_announced() {
+        let refused = || PeerError::Refused("wrong cluster".to_owned());
+        let (silent, broken) =
+            (PeerError::NotSent("connection refused".to_owned()), PeerError::Unknown("reset".to_owned()));
+        for (before, now, expected) in [
+            (None, None, false),
+            (None, Some(&silent), true),
+            (Some(&silent), Some(&silent), false),
+            (Some(&silent), Some(&broken), true),
+            (Some(&silent), None, true),
+            (None, Some(&PeerError::Stopping), true),
+            (Some(&PeerError::Stopping), Some(&PeerError::Stopping), false),
+            (Some(&PeerError::Stopping), Some(&silent), false),
+            (Some(&PeerError::Stopping), Some(&broken), false),
+            (Some(&PeerError::Stopping), Some(&refused()), true),
+            (Some(&PeerError::Stopping), Some(&PeerError::Removed), true),
+            (Some(&PeerError::Stopping), None, true),
+        ] {
+            assert_eq!(is_news(before, now), expected, "{before:?} {now:?}");
+        }
+    }
 }

@@ -121,6 +121,11 @@ pub enum PeerError {
     /// The receiver knows that a committed change has removed the sender from the cluster.
     #[error("this member was removed from the cluster")]
     Removed,
+    /// The receiver is on its way out and takes part in nothing any more. A forwarded write, a question for a read index and
+    /// an operator's request were surely not executed; of a vote, an append or a piece of a snapshot nothing is concluded, as
+    /// without an answer.
+    #[error("it is stopping")]
+    Stopping,
     /// The receiver refused the request before it reached its core: wrong cluster, wrong target, bad form. Surely
     /// not executed.
     #[error("refused: {0}")]

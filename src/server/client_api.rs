@@ -268,7 +268,10 @@ impl Handler for ClientApi {
             members::MEMBERS => self.page(&request, reply, |api| {
                 Response::json(200, &MembersReply { members: api.shared.members() })
             }),
-            "/metrics" => self.page(&request, reply, |api| metrics::page(&api.shared)),
+            "/metrics" => {
+                let format = metrics::Format::wanted(&request);
+                self.page(&request, reply, move |api| metrics::page(&api.shared, format));
+            }
             LIST => self.list_route(&request, reply),
             "/v1/cluster" => self.page(&request, reply, |api| api.cluster()),
             "/v1/status" => self.page(&request, reply, |api| Response::json(200, &api.shared.status())),

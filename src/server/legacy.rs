@@ -99,9 +99,7 @@ impl Route {
             Route::Get => return Ok(Asked::Read(checked_key(query_key(request)?, limits.max_key_bytes)?)),
             Route::Delete => Op::Delete { key: checked_key(query_key(request)?, limits.max_key_bytes)? },
             Route::Set => {
-                let set: SetBody = serde_json::from_slice(&request.body).map_err(|e| {
-                    invalid(format!("the body is not {{\"key\":\"...\",\"value\":\"...\"}}: {e}"))
-                })?;
+                let set: SetBody = params::json_body(request, "{\"key\":\"...\",\"value\":\"...\"}")?;
                 let key = checked_key(set.key.into_bytes(), limits.max_key_bytes)?;
                 let (len, most) = (set.value.len(), limits.max_value_bytes);
                 if len > most {

@@ -5,6 +5,7 @@ use super::http::{Request, Response};
 use super::params::Query;
 use crate::api::{ErrorBody, ErrorCode, LogLevelReply};
 use crate::config::LogLevel;
+use crate::files::foreign_encoding;
 use crate::logging;
 
 /// Longest body worth looking at; the longest level has five letters.
@@ -23,7 +24,9 @@ pub fn set(request: &Request) -> Result<Response, ErrorBody> {
     Query::parse(request.query.as_deref(), &[])?;
     let level = level(&request.body).ok_or_else(|| {
         let names = LogLevel::ALL.map(LogLevel::as_str).join(", ");
-        ErrorBody::new(ErrorCode::InvalidRequest, format!("the body is one of the levels {names}"))
+        let encoding = foreign_encoding(&request.body).map_or(String::new(), |e| format!("; this one {e}"));
+        let text = format!("the body is one of the levels {names}{encoding}");
+        ErrorBody::new(ErrorCode::InvalidRequest, text)
     })?;
     let say =
         || log::info!("the log level is {} from now on: a client on this machine set it", level.as_str());

@@ -1,9 +1,7 @@
 //! The routes by which an operator changes the cluster itself: who asks for what, and whether it can be meant.
 
-use serde::de::DeserializeOwned;
-
 use super::http::{Method, Request};
-use super::params::{Query, invalid};
+use super::params::{Query, invalid, json_body};
 use crate::api::{ErrorBody, HandOverRequest, NewMember};
 use crate::config;
 use crate::raft::MemberId;
@@ -72,7 +70,7 @@ impl Route {
             Route::Promote(name) => bodiless(request).and_then(|()| Ok(Asked::Promote(named(name)?))),
             Route::HandOver if request.body.is_empty() => Ok(Asked::HandOver(None)),
             Route::HandOver => {
-                let HandOverRequest { node_id } = json(request)?;
+                let HandOverRequest { node_id } = json_body(request, "what it should be")?;
                 Ok(Asked::HandOver(node_id.map(named).transpose()?))
             }
         }
@@ -80,7 +78,7 @@ impl Route {
 }
 
 fn parse_new(request: &Request) -> Result<Asked, ErrorBody> {
-    let new: NewMember = json(request)?;
+    let new: NewMember = json_body(request, "what it should be")?;
     named(new.node_id.clone())?;
     for (field, addr) in [("raft_addr", &new.raft_addr), ("http_addr", &new.http_addr)] {
         if !config::is_advertisable(addr) {
@@ -118,11 +116,6 @@ fn bodiless(request: &Request) -> Result<(), ErrorBody> {
         true => Ok(()),
         false => Err(invalid("this route takes no body")),
     }
-}
-
-fn json<T: DeserializeOwned>(request: &Request) -> Result<T, ErrorBody> {
-    serde_json::from_slice(&request.body)
-        .map_err(|e| invalid(format!("the body is not what it should be: {e}")))
 }
 
 #[cfg(test)]

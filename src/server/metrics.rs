@@ -1,4 +1,4 @@
-//! `GET /metrics`: what the node counts and measures, as OpenMetrics text. Everything is read at the moment of the scrape,
+//! `GET /metrics`: what the node counts and measures, as OpenMetrics text or in the older format. Everything is read at the moment of the scrape,
 //! the core's part at once under its lock, the counters without one. `docs/api.md` lists every metric.
 
 use std::fmt;
@@ -9,7 +9,9 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEnc
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::http::{PortStats, Response};
+use super::accept::{self, Offer};
+use super::classic_text;
+use super::http::{PortStats, Request, Response};
 use super::process;
 use super::shared::Shared;
 use crate::api::RoleName;
@@ -18,15 +20,42 @@ use crate::node::counters::{Counters, HistogramView};
 use crate::node::{Node, NodeStatus};
 use crate::raft::RoleKind;
 
-const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// In which of its text formats a scraper wants the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// OpenMetrics 1.0.0.
+    OpenMetrics,
+    /// The text format of Prometheus, version 0.0.4.
+    Classic,
+}
+
+impl Format {
+    const ALL: [Format; 2] = [Format::OpenMetrics, Format::Classic];
+
+    const OFFERS: [Offer; 2] = [
+        Offer { kind: "application", subtype: "openmetrics-text", parameter: Some(("version", "1.0.0")) },
+        Offer { kind: "text", subtype: "plain", parameter: Some(("version", "0.0.4")) },
+    ];
+
+    /// That which the request would rather have; OpenMetrics where it does not say.
+    pub fn wanted(request: &Request) -> Format {
+        Format::ALL[accept::choose(request, &Format::OFFERS)]
+    }
+}
 
 /// The answer to a scrape.
-pub fn page(shared: &Arc<Shared>) -> Response {
+pub fn page(shared: &Arc<Shared>, format: Format) -> Response {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Scrape(shared.clone())));
     let mut page = String::with_capacity(16 << 10);
     text::encode(&mut page, &registry).expect("writing to memory does not fail");
-    Response::new(200, CONTENT_TYPE, page.into_bytes())
+    let (content_type, page) = match format {
+        Format::OpenMetrics => ("application/openmetrics-text; version=1.0.0; charset=utf-8", page),
+        Format::Classic => {
+            ("text/plain; version=0.0.4; charset=utf-8", classic_text::from_open_metrics(&page))
+        }
+    };
+    Response::new(200, content_type, page.into_bytes())
 }
 
 struct Scrape(Arc<Shared>);

@@ -3,8 +3,10 @@
 //! A request passes four stages, each with threads of its own: the [`gate`] reads and checks it, the pool
 //! ([`upstream`]) carries it to tiny_http, a worker ([`http`]) parses and parks it, a responder writes the answer.
 
+mod accept;
 pub mod admin;
 pub mod backups;
+mod classic_text;
 pub mod client_api;
 pub mod cursor;
 pub mod fdlimit;
@@ -24,6 +26,8 @@ mod reads;
 mod restore;
 pub mod shared;
 pub mod start;
+pub mod start_wait;
 pub mod upstream;
 
 pub use start::{Joining, Server, ServerError};
+pub use start_wait::StartWait;

@@ -1,7 +1,10 @@
 //! What a client request says, taken apart: the key in the path, the query, conditions, the idempotency key. Everything
 //! that is not understood is refused, and a refusal changes nothing.
 
+use serde::de::DeserializeOwned;
+
 use crate::api::{ErrorBody, ErrorCode, MAX_IDEMPOTENCY_KEY, is_cluster_id, is_idempotency_key};
+use crate::files::foreign_encoding;
 use crate::store::Condition;
 
 use super::http::Request;
@@ -183,6 +186,17 @@ pub fn meant_for(request: &Request) -> Result<Option<&str>, ErrorBody> {
     Ok(cluster)
 }
 
+/// The body as JSON, which is UTF-8 without a mark (RFC 8259 §8.1).
+///
+/// # Errors
+/// `invalid_request`: the text is another encoding's, which is named, or not what `expected` says.
+pub(super) fn json_body<T: DeserializeOwned>(request: &Request, expected: &str) -> Result<T, ErrorBody> {
+    if let Some(encoding) = foreign_encoding(&request.body) {
+        return Err(invalid(format!("the body {encoding}: send it as UTF-8 without a mark")));
+    }
+    serde_json::from_slice(&request.body).map_err(|e| invalid(format!("the body is not {expected}: {e}")))
+}
+
 fn once<'a>(request: &'a Request, name: &'static str) -> Result<Option<&'a str>, ErrorBody> {
     let mut values = request.header_values(name);
     let first = values.next();
@@ -311,6 +325,37 @@ mod tests {
         assert!(of(&[("if-none-match", "\"17\"")]).is_err());
         assert!(of(&[("if-match", "*"), ("if-none-match", "*")]).is_err());
         assert!(of(&[("if-match", "*"), ("if-match", "*")]).is_err());
+    }
+
+    /// "expected value at line 1 column 1" was all that was said of a body that looks as it should in an editor.
+    #[test]
+    fn a_body_in_another_encoding_is_told_which_one() {
+        let of = |body: &[u8]| {
+            let request = Request { body: body.to_vec(), ..with_headers(&[]) };
+            json_body::<serde_json::Value>(&request, "JSON").map_err(|refused| {
+                assert_eq!(refused.error.code, ErrorCode::InvalidRequest);
+                refused.error.message
+            })
+        };
+        let text = "{\"a\":\"ü\"}";
+        assert_eq!(of(text.as_bytes()).unwrap()["a"], "ü");
+        let utf16 =
+            |to_bytes: fn(u16) -> [u8; 2]| -> Vec<u8> { text.encode_utf16().flat_map(to_bytes).collect() };
+        let (little, big) = (utf16(u16::to_le_bytes), utf16(u16::to_be_bytes));
+        let marked = |mark: &[u8], bytes: &[u8]| [mark, bytes].concat();
+        for (body, says) in [
+            (marked(b"\xef\xbb\xbf", text.as_bytes()), "begins with a byte order mark (BOM) of UTF-8"),
+            (marked(b"\xff\xfe", &little), "is UTF-16 text (little-endian)"),
+            (marked(b"\xfe\xff", &big), "is UTF-16 text (big-endian)"),
+            (little, "is UTF-16 text (little-endian, without a mark)"),
+            (big, "is UTF-16 text (big-endian, without a mark)"),
+            (b"\xff\xfe\0\0{\0\0\0".to_vec(), "is UTF-32 text (little-endian)"),
+            (b"\0\0\xfe\xff\0\0\0{".to_vec(), "is UTF-32 text (big-endian)"),
+        ] {
+            assert_eq!(of(&body).unwrap_err(), format!("the body {says}: send it as UTF-8 without a mark"));
+        }
+        assert!(of(b"\xff").unwrap_err().starts_with("the body is not JSON: "));
+        assert!(of(b"").unwrap_err().starts_with("the body is not JSON: "));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! who is a member (thesis §4.1). No handler waits or touches the disk.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ use crate::raft::{
 const MAX_WAIT_MS: u64 = 60_000;
 
 /// What the peer port asks of a running member. Every method returns at once; a completion that is dropped unused
-/// becomes an answer 500, of which the sender concludes nothing.
+/// becomes an answer 500, of which the sender concludes nothing, or says that the node is stopping when that is why.
 pub trait Member: Send + Sync + 'static {
     /// A vote or pre-vote.
     fn vote(&self, request: RequestVoteRequest, done: Completion<RequestVoteReply>);
@@ -121,11 +122,12 @@ enum Face {
 /// The handler of the peer port. Made before the node is born, told when it changes its face.
 pub struct PeerApi {
     face: RwLock<Face>,
+    is_stopping: Arc<AtomicBool>,
 }
 
 impl Default for PeerApi {
     fn default() -> PeerApi {
-        PeerApi { face: RwLock::new(Face::Starting) }
+        PeerApi { face: RwLock::new(Face::Starting), is_stopping: Arc::default() }
     }
 }
 
@@ -145,12 +147,29 @@ impl PeerApi {
         self.change(Face::Born(Arc::new(birth_record), member));
     }
 
+    /// From now on every request is told that this node is stopping, also those whose answers the node drops.
+    pub fn begin_stop(&self) {
+        self.is_stopping.store(true, Ordering::SeqCst);
+    }
+
     fn change(&self, face: Face) {
         *self.face.write().unwrap_or_else(PoisonError::into_inner) = face;
     }
 
+    fn or_stopping(&self, done: Completion<PeerAnswer>) -> Completion<PeerAnswer> {
+        let mut guard = OrStopping { done: Some(done), is_stopping: self.is_stopping.clone() };
+        Box::new(move |answer| {
+            if let Some(done) = guard.done.take() {
+                done(answer);
+            }
+        })
+    }
+
     /// Answers the request, now or later.
     pub fn answer(&self, path: &str, body: &[u8], done: Completion<PeerAnswer>) {
+        if self.is_stopping.load(Ordering::SeqCst) {
+            return done(stopping());
+        }
         let face = self.face.read().unwrap_or_else(PoisonError::into_inner).clone();
         if path == FOUND {
             return match codec::decode_found(body) {
@@ -170,7 +189,10 @@ impl PeerApi {
                 Ok(()) if !is_leaders(&request) && member.is_removed(envelope.from) => {
                     done(PeerAnswer::None(410, NoReply::Removed));
                 }
-                Ok(()) => dispatch(&*member, request, done),
+                Ok(()) => {
+                    let done = if is_concluded_from(&request) { done } else { self.or_stopping(done) };
+                    dispatch(&*member, request, done);
+                }
                 Err(text) => done(PeerAnswer::refused(403, text)),
             },
             Err(error @ CodecError::Route(_)) => done(PeerAnswer::refused(404, error)),
@@ -190,6 +212,28 @@ impl Handler for PeerApi {
         }
         self.answer(&request.path, &request.body, Box::new(move |made| answer(reply, made)));
     }
+}
+
+/// An answer that says that the node is stopping when it is dropped for this reason. Forwarded writes and all else that may
+/// be executed is answered by the node itself when it stops, never dropped.
+struct OrStopping {
+    done: Option<Completion<PeerAnswer>>,
+    is_stopping: Arc<AtomicBool>,
+}
+
+impl Drop for OrStopping {
+    fn drop(&mut self) {
+        if let Some(done) = self.done.take()
+            && self.is_stopping.load(Ordering::SeqCst)
+            && !std::thread::panicking()
+        {
+            done(stopping());
+        }
+    }
+}
+
+fn stopping() -> PeerAnswer {
+    PeerAnswer::None(503, NoReply::Stopping)
 }
 
 fn starting() -> PeerAnswer {
@@ -225,6 +269,14 @@ fn check_envelope(own: &BirthRecord, envelope: &Envelope) -> Result<(), String> 
         return Err(format!("meant for member {}, this is member {}", envelope.to, own.member_id()));
     }
     Ok(())
+}
+
+/// Whether its sender concludes from an answer that nothing was executed.
+fn is_concluded_from(request: &PeerRequest) -> bool {
+    matches!(
+        request,
+        PeerRequest::Forward(_) | PeerRequest::ReadIndex { .. } | PeerRequest::Administer { .. }
+    )
 }
 
 /// Whether only a leader sends it.

@@ -22,6 +22,7 @@ use ureq::unversioned::transport::{
 use ureq::{Agent, http};
 
 use super::peer_codec::{self as codec, Envelope, MAX_PEER_BODY_BYTES, NoReply};
+use crate::api::ErrorBody;
 use crate::node::{
     BirthRecord, FoundReply, FoundRequest, FoundTransport, Lane, LeaderCall, PeerError, PeerReply,
     PeerRequest, PeerTransport, Target, Unborn,
@@ -129,6 +130,7 @@ impl PeerTransport for HttpPeers {
                 Err(PeerError::Unborn { node_id: unborn.node_id, member_id: unborn.member_id })
             }
             Answer::Removed => Err(PeerError::Removed),
+            Answer::Stopping => Err(PeerError::Stopping),
         }
     }
 
@@ -159,6 +161,7 @@ impl FoundTransport for HttpFounding {
                 .map_err(|e| PeerError::Unknown(format!("the answer of {raft_addr} is malformed: {e}"))),
             Answer::Unborn(unborn) => Ok(FoundReply::Unborn(unborn)),
             Answer::Removed => Err(PeerError::Removed),
+            Answer::Stopping => Err(PeerError::Stopping),
         }
     }
 }
@@ -167,6 +170,7 @@ enum Answer {
     Reply(Vec<u8>),
     Unborn(Unborn),
     Removed,
+    Stopping,
 }
 
 /// One POST, from the connection to the last byte of the answer within `timeout`.
@@ -205,12 +209,21 @@ fn post(
     match (status.as_u16(), codec::decode_no_reply(&body)) {
         (409, Ok(NoReply::Unborn(unborn))) => Ok(Answer::Unborn(unborn)),
         (410, Ok(NoReply::Removed)) => Ok(Answer::Removed),
+        (503, Ok(NoReply::Stopping)) => Ok(Answer::Stopping),
         (400..=499 | 503, Ok(NoReply::Refused(text))) => {
             Err(PeerError::Refused(format!("{raft_addr}: {text}")))
         }
         // The gate's refusals come before anything behind it saw the request.
-        (400..=499 | 503, _) => Err(PeerError::Refused(format!("{raft_addr}: {status}"))),
-        _ => Err(PeerError::Unknown(format!("{raft_addr}: {status}"))),
+        (400..=499 | 503, _) => Err(PeerError::Refused(format!("{raft_addr}: {}", reason(status, &body)))),
+        _ => Err(PeerError::Unknown(format!("{raft_addr}: {}", reason(status, &body)))),
+    }
+}
+
+/// The status, and what the gate says about it.
+fn reason(status: http::StatusCode, body: &[u8]) -> String {
+    match serde_json::from_slice::<ErrorBody>(body) {
+        Ok(said) => format!("{status}: {}", said.error.message),
+        Err(_) => status.to_string(),
     }
 }
 

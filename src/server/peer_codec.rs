@@ -150,6 +150,8 @@ pub enum NoReply {
     Unborn(Unborn),
     /// The sender was removed from the cluster, by a change that is committed.
     Removed,
+    /// The receiver is on its way out.
+    Stopping,
     /// Why not.
     Refused(String),
 }

@@ -6,6 +6,7 @@
 //! saw before: the same holds, unless it says `consistency=linearizable` besides. A node that has not come to N yet goes
 //! the linearizable way once; if N is not there then, it lies in the future.
 
+use super::accept::{self, Offer};
 use super::http::{Request, Response};
 use super::lists::List;
 use super::params::{self, Query, invalid};
@@ -15,6 +16,13 @@ use crate::store::{Kv, ReadError};
 
 /// What both kinds of reads may be asked with.
 pub(super) const PARAMETERS: [&str; 3] = ["consistency", "revision", "min_revision"];
+
+/// The forms of a key's answer: the bare value, which is the default, and the record.
+const FORMS: [Offer; 2] = [
+    Offer { kind: "application", subtype: "octet-stream", parameter: None },
+    Offer { kind: "application", subtype: "json", parameter: None },
+];
+const JSON: usize = 1;
 
 /// Which states a read may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +123,7 @@ impl KeyRead {
         let key = params::decode_key(raw_key, max_key_bytes)?;
         let states = States::parse(&Query::parse(request.query.as_deref(), &PARAMETERS)?, None)?;
         refuse_if_match(request)?;
-        let wants_json = request.header("accept").is_some_and(|accept| accept.contains("application/json"));
+        let wants_json = accept::choose(request, &FORMS) == JSON;
         Ok(KeyRead { key, states, wants_json })
     }
 

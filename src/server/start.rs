@@ -1,6 +1,5 @@
 //! From a configuration to a running server: the order in which things are opened, and in which they end.
 
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -13,12 +12,13 @@ use super::admin;
 use super::backups;
 use super::client_api::ClientApi;
 use super::fdlimit;
-use super::gate::{self, ErrorHeaders, GateLimits};
+use super::gate::{ErrorHeaders, GateLimits};
 use super::http::{HttpServer, PortOptions};
 use super::peer_api::PeerApi;
 use super::peer_client::{HttpFounding, HttpPeers};
 use super::restore::Restore;
 use super::shared::Shared;
+use super::start_wait::StartWait;
 use super::upstream::RunDir;
 use crate::api::is_cluster_id;
 use crate::config::Config;
@@ -41,7 +41,7 @@ const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub struct ServerError {
-    /// 1 run-time failure, 2 configuration, 3 data corrupt, 4 identity refused.
+    /// 0 told to stop before it started, 1 run-time failure, 2 configuration, 3 data corrupt, 4 identity refused.
     pub exit_code: u8,
     /// What happened, where, and what to do.
     pub text: String,
@@ -76,6 +76,7 @@ pub struct Server {
     shared: Arc<Shared>,
     client_port: HttpServer,
     peer_port: HttpServer,
+    peer_api: Arc<PeerApi>,
     founding: Option<JoinHandle<()>>,
     failures: Receiver<ServerError>,
     /// Kept, so that `failures` never ends by itself when the founding does.
@@ -106,15 +107,19 @@ impl Server {
     /// Opens ports, data directory and log, in the order in which a mistake in the configuration is found before
     /// anything is touched, and serves. A node without a log waits in the background to be born; one that `joins` a
     /// cluster never founds one, and waits until that cluster has let it in. With `restore` the cluster that is founded
-    /// begins with that backup.
+    /// begins with that backup. What is not there yet is waited for as long as `wait` says.
     ///
     /// # Errors
     /// With the exit code and a line for the operator.
-    pub fn start(config: Config, joins: bool, restore: Option<&Path>) -> Result<Server, ServerError> {
+    pub fn start(
+        config: Config,
+        joins: bool,
+        restore: Option<&Path>,
+        wait: &mut StartWait<'_>,
+    ) -> Result<Server, ServerError> {
         // The members of the other cluster are not known yet.
         let members = if joins { config.peers.len().max(LIKELY_MEMBERS) } else { config.peers.len() };
-        let client_listener = bind("listen_http", config.listen_http())?;
-        let peer_listener = bind("listen_raft", config.listen_raft())?;
+        let [client_listener, peer_listener] = wait.ports(&config)?;
         let limit =
             fdlimit::raise().map_err(|e| ServerError::new(1, format!("cannot raise the file limit: {e}")))?;
         let plan = fdlimit::plan(limit, members, config.limits.max_connections)
@@ -127,7 +132,7 @@ impl Server {
             );
         }
         let restore = restore.map(|path| Restore::prepare(path, &config.data_dir)).transpose()?;
-        let lock = DataDirLock::take(&config.data_dir)?;
+        let lock = wait.lock(&config)?;
         check_finished(&config.data_dir).map_err(|text| ServerError::new(2, text))?;
         if let Some(line) = lock.make_private() {
             log::warn!("{line}");
@@ -209,7 +214,7 @@ impl Server {
             .map(|(founding, inbox)| spawn_founding(&shared, &peer_api, *founding, inbox, fail.clone()))
             .transpose()
             .map_err(thread)?;
-        Ok(Server { shared, client_port, peer_port, founding, failures, _fail: fail, lock })
+        Ok(Server { shared, client_port, peer_port, peer_api, founding, failures, _fail: fail, lock })
     }
 
     /// What a node that is not born yet has to be told when it joins a cluster; nothing once it is born.
@@ -242,6 +247,8 @@ impl Server {
             // It is inside a call to a peer at most, which is bounded.
             let _ = founding.join();
         }
+        // Until here it took part: its clients' last writes needed it.
+        self.peer_api.begin_stop();
         if let Some(node) = self.shared.node()
             && !node.stop(grace)
         {
@@ -251,22 +258,6 @@ impl Server {
         }
         self.peer_port.shutdown(Duration::from_millis(500));
     }
-}
-
-fn bind(field: &str, address: &str) -> Result<TcpListener, ServerError> {
-    let refused =
-        |e: std::io::Error, fix: &str| ServerError::new(2, format!("{field}: {address}: {e}; {fix}"));
-    let resolved: SocketAddr = address
-        .to_socket_addrs()
-        .map_err(|e| refused(e, "name an address of this machine"))?
-        .next()
-        .ok_or_else(|| ServerError::new(2, format!("{field}: {address}: the name has no address")))?;
-    gate::bind(resolved).map_err(|e| match e.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            refused(e, "another process listens there: stop it, or choose another port")
-        }
-        _ => refused(e, "name an address of this machine and a port that this user may use"),
-    })
 }
 
 fn identity_config(config: &Config, joins: bool) -> IdentityConfig {

@@ -31,11 +31,14 @@ const MAIN_HELP: &str = concat!(
     "  SIGTERM and SIGINT stop it: what is in flight is finished for at most 5
   seconds, a leader hands over, and the log is sealed. A second signal ends it at once. Nothing that
   was acknowledged is lost either way.
+  SIGHUP opens the log file again. Where standard error is a terminal it stops the node, as does the
+  window that is closed. SIGUSR1 and SIGUSR2 are ignored with a line.
 
 ",
     heading!("Exit codes:"),
     "  0  stopped
-  1  failed at run time; the last lines of the log say why
+  1  failed at run time, or a port, an address, a name or the data directory
+     was not there for start_timeout_s; the last lines of the log say why
   2  the configuration is refused; nothing was touched
   3  the data is corrupt
   4  the identity is refused, or this member was removed"
@@ -47,7 +50,8 @@ const CLUSTER_HELP: &str = concat!(
   dkv-server cluster one.yaml two.yaml three.yaml
 
   Every line of a node is printed with its name in front. When one node ends the
-  others go on. Data stays in the directories that the files name."
+  others go on. Data stays in the directories that the files name. Closing the
+  window (SIGHUP) stops them all, unless it was started with nohup."
 );
 
 const RECOVER_HELP: &str = concat!(

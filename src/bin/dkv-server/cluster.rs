@@ -4,6 +4,7 @@
 //! their standard input and stop. They lead process groups of their own, so that the terminal's Ctrl-C reaches them
 //! once, through here, and not twice.
 
+use std::ffi::c_int;
 use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -18,10 +19,10 @@ use dkv::client::Client;
 use dkv::config::Config;
 use dkv::files::{check_name, open_file};
 use rustix::process::{Pid, Signal, kill_process};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::consts::{SIGCHLD, SIGINT};
 
 use crate::CONFIG_ERROR;
+use crate::signals::{self, Action, Caught, Reactions};
 use crate::terminal::Terminal;
 
 /// After the first signal the children have this long; then they are killed. Longer than a node's own grace of 5 s.
@@ -80,7 +81,8 @@ fn start_and_watch(program: Option<&Path>, files: &[PathBuf]) -> anyhow::Result<
         None => std::env::current_exe().context("cannot find the own program")?,
     };
     // Before the first child: a signal in between must not be lost.
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD]).context("cannot take signals")?;
+    let Caught { mut signals, reactions } =
+        Caught::in_foreground(&[SIGCHLD]).context("cannot take signals")?;
     let handle = signals.handle();
     let (events, queue) = bounded(64);
     let listener = thread::Builder::new().name("signals".to_owned()).spawn(move || {
@@ -90,7 +92,8 @@ fn start_and_watch(program: Option<&Path>, files: &[PathBuf]) -> anyhow::Result<
         }
     })?;
     let (terminal, printed) = Terminal::start().context("cannot start a thread")?;
-    let mut cluster = Cluster { running: Vec::new(), stopping: None, code: None, terminal: terminal.clone() };
+    let mut cluster =
+        Cluster { running: Vec::new(), reactions, stopping: None, code: None, terminal: terminal.clone() };
     let started = cluster.start(&program, &nodes);
     let (stop_watch, watch_ends) = bounded::<()>(0);
     let watch = thread::Builder::new()
@@ -154,6 +157,7 @@ fn check_ports(nodes: &[Node]) -> Result<(), String> {
 
 struct Cluster {
     running: Vec<Running>,
+    reactions: Reactions,
     /// Since the first request to stop: when the patience ends.
     stopping: Option<Instant>,
     /// The exit code, where something other than a signal decided it.
@@ -212,7 +216,7 @@ impl Cluster {
             match queue.recv_timeout(patience) {
                 Ok(SIGCHLD) | Err(RecvTimeoutError::Timeout) if self.stopping.is_none() => {}
                 Ok(SIGCHLD) => {}
-                Ok(signal) => self.stop(if signal == SIGINT { Signal::INT } else { Signal::TERM }),
+                Ok(signal) => self.react(signal),
                 // Out of patience, or nobody left who could tell of signals.
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                     self.stop(Signal::KILL);
@@ -230,9 +234,24 @@ impl Cluster {
         }
     }
 
-    /// Passes a signal on to every child. The first one starts the clock.
+    fn react(&mut self, signal: c_int) {
+        match self.reactions.to(signal) {
+            // A second one is a node's own reason to end at once.
+            Action::Stop(_) | Action::EndAtOnce if signal == SIGINT => self.stop(Signal::INT),
+            Action::Stop(_) | Action::EndAtOnce => self.stop(Signal::TERM),
+            Action::Reopen => self.pass_on(Signal::HUP),
+            Action::Ignore(name) => self.terminal.complain(&signals::ignored(name)),
+            Action::Nothing => {}
+        }
+    }
+
+    /// Passes a signal that ends a node on to every child. The first one starts the clock.
     fn stop(&mut self, signal: Signal) {
         self.stopping.get_or_insert_with(|| Instant::now() + STOP_TIMEOUT);
+        self.pass_on(signal);
+    }
+
+    fn pass_on(&self, signal: Signal) {
         for Running { child, node_id, .. } in &self.running {
             // Not reaped yet, so the number is still this child's.
             if let Err(e) = kill_process(Pid::from_child(child), signal) {

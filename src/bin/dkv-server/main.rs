@@ -7,6 +7,7 @@ mod cluster;
 mod join;
 mod recover;
 mod run;
+mod signals;
 mod terminal;
 
 use std::io::Write;
@@ -18,6 +19,7 @@ use clap::Parser;
 use dkv::config::{Config, Joiner, is_same_address};
 use join::Join;
 use run::End;
+use signals::Caught;
 
 use cli::{Cli, Command, JoinArgs};
 
@@ -29,11 +31,15 @@ fn main() -> ExitCode {
     match &cli.command {
         Some(Command::Cluster { files, program }) => return cluster::run(program.as_deref(), files),
         Some(Command::Recover { config, force_new_cluster, yes }) => {
-            return recover::run(config, *force_new_cluster, *yes);
+            return run_to_end(|| recover::run(config, *force_new_cluster, *yes));
         }
-        Some(Command::Verify { data_dir }) => return verify(data_dir),
+        Some(Command::Verify { data_dir }) => return run_to_end(|| verify(data_dir)),
         None => {}
     }
+    let caught = match Caught::for_node() {
+        Ok(caught) => caught,
+        Err(error) => return fail(&format_args!("cannot take signals: {error}")),
+    };
     let config = match (&cli.join.join, &cli.config) {
         (Some(_), file) => Config::load_to_join(file.as_deref(), &joiner(&cli.join)),
         (None, Some(file)) => Config::load(file),
@@ -60,7 +66,7 @@ fn main() -> ExitCode {
     if let Err(error) = dkv::logging::start(&config.log) {
         return refuse(&format_args!("{file}: {error}"));
     }
-    let code = match run::run(config, join, cli.restore.as_deref(), cli.exit_with_stdin) {
+    let code = match run::run(caught, config, join, cli.restore.as_deref(), cli.exit_with_stdin) {
         Ok(End::Stopped(code)) => code,
         Ok(End::Refused(text)) => refuse(&format_args!("{file}: {text}")),
         Err(error) => {
@@ -104,6 +110,14 @@ fn joiner(join: &JoinArgs) -> Joiner {
     }
 }
 
+/// A command that ends by itself.
+fn run_to_end(command: impl FnOnce() -> ExitCode) -> ExitCode {
+    match signals::watch_command() {
+        Ok(()) => command(),
+        Err(error) => fail(&format_args!("cannot take signals: {error}")),
+    }
+}
+
 fn verify(data_dir: &Path) -> ExitCode {
     if let Err(error) = dkv::files::check_name(data_dir) {
         return refuse(&error);
@@ -116,6 +130,12 @@ fn verify(data_dir: &Path) -> ExitCode {
         }
         Err(error) => refuse(&error),
     }
+}
+
+/// Before there is a log.
+fn fail(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("dkv-server: {error}");
+    ExitCode::FAILURE
 }
 
 fn refuse(error: &dyn std::fmt::Display) -> ExitCode {

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use crate::CONFIG_ERROR;
 use crate::join::Join;
+use crate::signals::Caught;
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, bounded, select};
 use dkv::config::Config;
-use dkv::server::Server;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use dkv::server::{Server, StartWait};
 
 /// How long requests in flight may take to finish once the node is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -27,17 +26,26 @@ pub enum End {
 
 /// Serves, and joins a cluster before if it is to, until a signal, the end of standard input (with `exit_with_stdin`), or a failure.
 pub fn run(
+    caught: Caught,
     config: Config,
     join: Option<Join>,
     restore: Option<&Path>,
     exit_with_stdin: bool,
 ) -> anyhow::Result<End> {
-    // Before anything else, so that no signal finds the default action in the middle of a start.
-    let signals = watch_signals().context("cannot watch for signals")?;
+    let signals = caught.watch().context("cannot watch for signals")?;
     let stdin_end = if exit_with_stdin { watch_stdin()? } else { crossbeam_channel::never() };
     let own = config.me().clone();
-    let server = match Server::start(config, join.is_some(), restore) {
+    let mut wait = StartWait::new(Duration::from_secs(config.start_timeout_s), |time| {
+        select! {
+            recv(signals) -> name => say_signal(name.ok()),
+            recv(stdin_end) -> _ => say_stdin_end(),
+            default(time) => return false,
+        }
+        true
+    });
+    let server = match Server::start(config, join.is_some(), restore, &mut wait) {
         Ok(server) => server,
+        Err(e) if e.exit_code == 0 => return Ok(End::Stopped(ExitCode::SUCCESS)),
         Err(e) if e.exit_code == CONFIG_ERROR => return Ok(End::Refused(e.text)),
         Err(e) => return Ok(fail(&e.text, e.exit_code)),
     };
@@ -50,11 +58,11 @@ pub fn run(
         recv(server.failures()) -> failure => failure.ok(),
         recv(refusals) -> refusal => refusal.ok(),
         recv(signals) -> name => {
-            log::info!("{}: stopping; a second signal ends at once", name.unwrap_or("signal"));
+            say_signal(name.ok());
             None
         }
         recv(stdin_end) -> _ => {
-            log::info!("the supervisor is gone: stopping");
+            say_stdin_end();
             None
         }
     };
@@ -68,27 +76,17 @@ pub fn run(
     })
 }
 
+fn say_signal(name: Option<&str>) {
+    log::info!("{}: stopping; a second signal ends at once", name.unwrap_or("signal"));
+}
+
+fn say_stdin_end() {
+    log::info!("the supervisor is gone: stopping");
+}
+
 fn fail(text: &str, exit_code: u8) -> End {
     log::error!("{text}");
     End::Stopped(ExitCode::from(exit_code))
-}
-
-/// Sends the name of the first SIGTERM or SIGINT. The second one ends the process at once, whatever the rest of it is
-/// doing: recovering a long log, or waiting for a disk that hangs.
-fn watch_signals() -> anyhow::Result<Receiver<&'static str>> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    let (sender, receiver) = bounded(1);
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        for signal in signals.forever() {
-            if sender.try_send(if signal == SIGTERM { "SIGTERM" } else { "SIGINT" }).is_ok() {
-                continue;
-            }
-            log::warn!("second signal: ends without waiting");
-            dkv::logging::flush(Duration::from_secs(1));
-            std::process::exit(1);
-        }
-    })?;
-    Ok(receiver)
 }
 
 /// Tells when standard input ends: a supervisor holds the other end of the pipe, and the kernel closes it however the

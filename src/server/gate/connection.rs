@@ -130,7 +130,13 @@ impl<'a> Client<'a> {
         const STALLED: Refusal = Refusal::with_status(408, "the request's head did not arrive in time");
         let mut looked_at = 0;
         let mut deadline = None;
+        let mut may_skip = true;
         loop {
+            if may_skip && self.input.starts_with(head::EMPTY_LINE) {
+                // Nothing of a request has begun with it.
+                self.input.drain(..head::EMPTY_LINE.len());
+                (may_skip, looked_at, deadline) = (false, 0, None);
+            }
             if let Some(end) = head::find_end(&self.input, looked_at)? {
                 return Ok(end);
             }

@@ -82,11 +82,18 @@ pub struct Head {
     pub lane: Option<String>,
 }
 
+/// The empty line that a client may send before a request line, after the body of the request before for instance. One
+/// is skipped (RFC 9112 §2.2).
+pub const EMPTY_LINE: &[u8] = b"\r\n";
+
 /// Looks for the empty line that ends a head, in `bytes[from..]`; `bytes[..from]` was looked at before. Returns the
 /// head's length. A line feed without carriage return is refused at once: readers disagree about it.
 pub fn find_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Refusal> {
-    if matches!(bytes.first(), Some(b'\r' | b'\n')) {
-        return Err(Refusal::invalid("the request starts with an empty line"));
+    match bytes {
+        // Perhaps the empty line that is skipped, not whole yet.
+        [b'\r'] => return Ok(None),
+        [b'\r' | b'\n', ..] => return Err(Refusal::invalid("the request starts with empty lines")),
+        _ => {}
     }
     let from = from.min(bytes.len());
     for (offset, _) in bytes[from..].iter().enumerate().filter(|(_, byte)| **byte == b'\n') {
@@ -223,13 +230,16 @@ impl Framing {
                 framing.transfer_encoding = true;
             } else if is("host") {
                 framing.hosts += 1;
+                if !is_host(value) {
+                    return Err(Refusal::invalid("the Host header is no host and port"));
+                }
             } else if is("connection") {
-                framing.close |= value.split(',').any(|token| token.trim().eq_ignore_ascii_case("close"));
+                framing.close |= elements(value).any(|option| option.eq_ignore_ascii_case("close"));
             } else if is("expect") {
-                if !value.eq_ignore_ascii_case("100-continue") {
+                if !elements(value).all(|expected| expected.eq_ignore_ascii_case("100-continue")) {
                     return Err(Refusal::invalid("the only expectation served is 100-continue"));
                 }
-                framing.expects_continue = true;
+                framing.expects_continue |= elements(value).next().is_some();
             } else if is(LANE_HEADER) {
                 lanes += 1;
                 framing.lane = Some(value.to_string());
@@ -268,6 +278,29 @@ impl Framing {
     }
 }
 
+/// The elements of a list (RFC 9110 §5.6.1): what is between commas, without the empty ones.
+fn elements(value: &str) -> impl Iterator<Item = &str> {
+    value.split(',').map(|element| element.trim_matches([' ', '\t'])).filter(|element| !element.is_empty())
+}
+
+/// Whether this may be the value of a Host header (RFC 9110 §7.2): a host and perhaps a port; empty for a target without
+/// a host.
+fn is_host(value: &str) -> bool {
+    let (host, port) = match value.rsplit_once(':') {
+        // The last colon of an IPv6 address is no port's.
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (value, ""),
+    };
+    let is_address = |host: &str| host.bytes().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'));
+    let is_name =
+        |host: &str| host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&b));
+    let is_host = match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(is_address),
+        None => is_name(host),
+    };
+    is_host && port.bytes().all(|b| b.is_ascii_digit())
+}
+
 /// Digits only: no sign, no list, no space inside. More digits than a u64 holds is just a very large body.
 fn parse_length(value: &str) -> Result<u64, Refusal> {
     if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -298,7 +331,11 @@ mod tests {
     #[test]
     fn find_end_refuses_bare_line_feed_and_endless_head() {
         assert_eq!(find_end(b"GET / HTTP/1.1\nHost: a", 0).unwrap_err().status, 400);
-        assert_eq!(find_end(b"\r\nGET / HTTP/1.1\r\n", 0).unwrap_err().status, 400);
+        // The reader skips one empty line; this would be the second.
+        assert_eq!(find_end(b"\r", 0), Ok(None));
+        for twice in [&b"\r\n"[..], b"\r\nGET / HTTP/1.1\r\n", b"\rG", b"\n", b"\nGET / HTTP/1.1\r\n"] {
+            assert_eq!(find_end(twice, 0).unwrap_err().status, 400, "{twice:?}");
+        }
         assert_eq!(find_end(&vec![b'a'; MAX_HEAD_BYTES - 1], 0), Ok(None));
         assert_eq!(find_end(&vec![b'a'; MAX_HEAD_BYTES], 0).unwrap_err().status, 431);
         // A line feed after the limit, in what may be the body, is not looked at.
@@ -318,6 +355,41 @@ mod tests {
         let expected =
             Head { method: Method::Put, body_bytes: 5, close: true, expects_continue: true, lane: None };
         assert_eq!(head, expected);
+    }
+
+    /// Values were compared as a whole, or not looked at.
+    #[test]
+    fn check_reads_lists_and_hosts_as_they_are_written() {
+        let with = |header: &str| {
+            checked(&format!("PUT / HTTP/1.1\r\n{header}\r\nContent-Length: 1\r\n\r\n")).map(|(head, _)| head)
+        };
+        for (value, close) in [
+            ("close", true),
+            ("CLOSE", true),
+            (", ,close\t, x", true),
+            ("closed, not-close, close-x", false),
+            ("keep-alive", false),
+        ] {
+            let head = with(&format!("Host: h\r\nConnection: {value}")).expect("a good request");
+            assert_eq!(head.close, close, "{value:?}");
+        }
+        for (value, expects) in
+            [("100-Continue", true), ("100-continue, 100-continue,", true), ("", false), (" , ", false)]
+        {
+            let head = with(&format!("Host: h\r\nExpect: {value}")).expect("a good request");
+            assert_eq!(head.expects_continue, expects, "{value:?}");
+        }
+        for value in ["100-continue, 200-ok", "100-continue;x", "\"100-continue\""] {
+            assert_eq!(with(&format!("Host: h\r\nExpect: {value}")).unwrap_err().status, 400, "{value:?}");
+        }
+        for value in ["", "h", "h:", "h:80", "127.0.0.1:8081", "[::1]", "[::1]:8081", "a_b-c.d%2e"] {
+            assert!(with(&format!("Host: {value}")).is_ok(), "{value:?}");
+        }
+        for value in
+            ["h i", "h/a", "u@h", "http://h", "h:x", "h:80:80", "::1", "[::1", "[g]", "h\\", "h?a", "h#a"]
+        {
+            assert_eq!(with(&format!("Host: {value}")).unwrap_err().status, 400, "{value:?}");
+        }
     }
 
     #[test]
