@@ -1,10 +1,10 @@
 //! dkv: a fault-tolerant, replicated key-value store.
 //!
-//! A write travels through six small files: a client worker parses it (`server/client_api.rs`), the node proposes
-//! it under the one core lock (`node/mod.rs`), the log writer makes it durable (`node/log_writer.rs` over
-//! `store/wal.rs`) while the replicators carry it to the other members (`node/replicator.rs`), the core commits it
-//! (`raft/replication.rs`), the applier feeds it to the map (`node/applier.rs` over `store/kv.rs`), and a responder
-//! writes the answer (`server/http.rs`). `docs/architecture.md` numbers the steps.
+//! A write travels through six small files: a client worker parses it (`server/routes/api.rs`), the node proposes
+//! it under the one core lock (`node/mod.rs`), the log writer makes it durable (`node/threads/log_writer.rs` over
+//! `store/wal.rs`) while the replicators carry it to the other members (`node/threads/replicator.rs`), the core commits it
+//! (`raft/replication.rs`), the applier feeds it to the map (`node/threads/applier.rs` over `store/kv.rs`), and a responder
+//! writes the answer (`server/edge/port.rs`). `docs/architecture.md` numbers the steps.
 //!
 //! | module | holds | may import |
 //! |---|---|---|

@@ -4,9 +4,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::request::{Completion, Consistency, Failure, FailureKind, Origin, WriteResult};
-use super::transport::{ForwardedResult, ForwardedWrite, ReadIndexResult};
-use super::waiters::{BackupResult, Parked, Work};
+use super::core::{Parked, Work};
+use super::request::{
+    BackupResult, Completion, Consistency, Failure, FailureKind, Origin, ReadIndexResult, WriteResult,
+};
+use super::transport::{ForwardedResult, ForwardedWrite};
 use super::{Node, lock};
 use crate::raft::{
     AppendEntriesReply, AppendEntriesRequest, Index, InstallSnapshotReply, InstallSnapshotRequest,

@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::gate::Header;
-use super::http::{PortCounters, Response};
+use super::edge::{Header, PortCounters, Response};
 use crate::api::{
     self, ErrorBody, ErrorCode, LeaderRef, MemberInfo, PeerMode, PeerStatus, RoleName, StatusReply,
 };

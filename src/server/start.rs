@@ -9,17 +9,11 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::admin;
-use super::backups;
-use super::client_api::ClientApi;
-use super::fdlimit;
-use super::gate::{self, ErrorHeaders, GateLimits};
-use super::http::{HttpServer, PortOptions};
-use super::peer_api::PeerApi;
-use super::peer_client::{HttpFounding, HttpPeers};
+use super::edge::{self, ErrorHeaders, GateLimits, HttpServer, PortOptions, RunDir, fdlimit};
+use super::peer::{HttpFounding, HttpPeers, PeerApi};
 use super::restore::Restore;
+use super::routes::{ClientApi, operator, snapshots};
 use super::shared::Shared;
-use super::upstream::RunDir;
 use crate::config::Config;
 use crate::node::birth::{BirthError, Born, IdentityConfig, Opened, open};
 use crate::node::founding::{Founding, FoundingError, FoundingInbox, founding_port};
@@ -171,8 +165,8 @@ impl Server {
         let thread = |e| ServerError::new(1, format!("cannot start a thread: {e}"));
         let client_api = ClientApi::new(
             shared.clone(),
-            admin::start(&shared).map_err(thread)?,
-            backups::start(&shared).map_err(thread)?,
+            operator::start(&shared).map_err(thread)?,
+            snapshots::start(&shared).map_err(thread)?,
         );
         let client_port = HttpServer::start(client_listener, client, Arc::new(client_api)).map_err(port)?;
         shared.set_ports([client_port.counters(), peer_port.counters()]);
@@ -236,7 +230,7 @@ fn bind(field: &str, address: &str) -> Result<TcpListener, ServerError> {
         .map_err(|e| refused(e, "name an address of this machine"))?
         .next()
         .ok_or_else(|| ServerError::new(2, format!("{field}: {address}: the name has no address")))?;
-    gate::bind(resolved).map_err(|e| match e.kind() {
+    edge::bind(resolved).map_err(|e| match e.kind() {
         std::io::ErrorKind::AddrInUse => {
             refused(e, "another process listens there: stop it, or choose another port")
         }

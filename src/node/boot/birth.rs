@@ -7,10 +7,10 @@
 
 use std::sync::Arc;
 
-use super::Stored;
 use super::birth_record::{BirthRecord, PeerList, check_found};
 use super::founding::Founding;
 use super::restore::{self, Backup};
+use crate::node::Stored;
 use crate::raft::{ClusterId, Entry, HardState, MemberId, Membership, Position, Settings, WriteOp};
 use crate::store::disk::Disk;
 use crate::store::identity::{Identity, IdentityError};

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{OnUnborn, PeerError, Target, UnbornPeer};
+use crate::node::{OnUnborn, PeerError, Target, UnbornPeer};
 use crate::raft::{
     ClusterId, Entry, EntryKind, Found, Member, MemberId, Membership, Position, RestoredState,
 };
 
 /// How often a node that waits, or that meets trouble with a peer, says so.
-pub(super) const SAY_EVERY: Duration = Duration::from_secs(5);
+pub(in crate::node) const SAY_EVERY: Duration = Duration::from_secs(5);
 
 /// A founding member as its configuration file lists it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -144,7 +144,7 @@ pub enum FoundReply {
     Refused(String),
 }
 
-/// Reaches the `/raft/found` route of a peer. `server/peer_client.rs` implements it over HTTP, tests in memory.
+/// Reaches the `/raft/found` route of a peer. `server/peer/client.rs` implements it over HTTP, tests in memory.
 pub trait FoundTransport {
     /// One call, bounded in time by the implementation (about a second for a peer that does not answer).
     fn found(&self, raft_addr: &str, request: &FoundRequest) -> Result<FoundReply, PeerError>;
@@ -255,7 +255,7 @@ impl Deliveries {
         Deliveries { birth_record, transport, said: Mutex::default() }
     }
 
-    /// This as what [`Node::start`](super::Node::start) takes.
+    /// This as what [`Node::start`](crate::node::Node::start) takes.
     pub fn on_unborn(self) -> OnUnborn {
         Box::new(move |peer| self.handle_unborn(&peer))
     }
@@ -304,7 +304,7 @@ impl Deliveries {
 }
 
 /// The found record of entry `1@1`; anything else is refused by its text.
-pub(super) fn check_found(entry: &Entry) -> Result<Found, String> {
+pub(in crate::node) fn check_found(entry: &Entry) -> Result<Found, String> {
     if entry.kind() != EntryKind::Found || entry.position() != Position::new(1, 1) {
         return Err(format!("{entry:?} is not the found entry 1@1"));
     }

@@ -5,7 +5,7 @@
 //! unborn and with the same list, it draws the cluster id and is born with entry `1@1`. Nobody is told before that
 //! entry is synced and the identity file names the cluster ([`birth`](super::birth)), so a founder that dies earlier
 //! may found anew and one that dies later remembers. From then on every born member, leader or not, that is answered
-//! `unborn` by a member of its membership sends it the same entry ([`BirthRecord`](super::BirthRecord)): the founding completes while any
+//! `unborn` by a member of its membership sends it the same entry ([`BirthRecord`](super::birth_record::BirthRecord)): the founding completes while any
 //! born member lives.
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::birth_record::{
     FoundReply, FoundRequest, FoundTransport, Peer, PeerList, SAY_EVERY, StoreFound, Unborn, check_found,
 };
 use super::restore::Backup;
-use super::{Completion, PeerError};
+use crate::node::{Completion, PeerError};
 use crate::raft::{
     ClusterId, Entry, Found, Member, MemberId, Membership, Payload, Position, RestoredState, Settings,
 };

@@ -18,10 +18,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Stored;
 use super::birth::{BirthError, Birthplace};
 use super::birth_record::Peer;
 use super::restore::Backup;
+use crate::node::Stored;
 use crate::raft::{
     ClusterId, Entry, Found, Index, Member, MemberId, Membership, Payload, Position, Settings,
 };

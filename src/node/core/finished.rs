@@ -1,11 +1,7 @@
-//! What waits on its way out: replies that the disk holds back, answers that are given after unlocking, and what a request is
-//! told whose time is up.
+//! What waits on its way out: replies that the disk holds back, answers that are given after unlocking.
 
-use super::{BackupResult, Request, Stage, Work};
-use crate::node::administer::AdminResult;
 use crate::node::counters::Counters;
-use crate::node::request::{Completion, Failure, FailureKind, WriteResult};
-use crate::node::transport::ReadIndexResult;
+use crate::node::request::{AdminResult, BackupResult, Completion, ReadIndexResult, WriteResult};
 use crate::raft::{
     AfterSync, AppendEntriesReply, InstallSnapshotReply, RequestVoteReply, Time, TimeoutNowReply,
 };
@@ -73,43 +69,6 @@ impl Finished {
             Finished::TimeoutNow(done, reply) => done(reply),
             Finished::Backup(done, result) => done(result),
             Finished::Administered(done, result) => done(result),
-        }
-    }
-}
-
-/// What a request is told whose time is up: a write that was proposed or sent is unknown, everything else surely not
-/// done.
-pub(super) fn overdue(request: &Request) -> Failure {
-    match (&request.work, request.stage) {
-        (Work::Write { .. }, Stage::Proposed(at)) => Failure::unknown(format!(
-            "the write was not committed in time; as entry {at} it may still take effect"
-        )),
-        (Work::Write { .. }, Stage::Sent) => {
-            Failure::unknown("the leader did not answer in time: the write may or may not take effect")
-        }
-        (_, Stage::AwaitLeader { .. }) => Failure::unavailable(match &request.trouble {
-            Some(trouble) => format!("the leader could not be reached in time: {trouble}"),
-            None => "no leader is known: is a majority of the nodes up?".to_owned(),
-        }),
-        (Work::Write { .. }, _) => {
-            Failure::unavailable("the write could not be sent to the leader in time: it was not made")
-        }
-        (Work::Administer { .. }, Stage::Proposed(at)) => Failure::unknown(format!(
-            "the change was not committed in time; as entry {at} it may still take effect"
-        )),
-        (Work::Administer { .. }, _) => {
-            Failure::unavailable("no other member took the leadership over in time")
-        }
-        (Work::Backup { .. }, _) => Failure::new(
-            FailureKind::Timeout,
-            "the state could not be saved in time: it is being written; ask again",
-        ),
-        (Work::Read { .. }, Stage::AwaitApplied(index)) => Failure::new(
-            FailureKind::Timeout,
-            format!("this node has not applied entry {index} in time: it lags behind the leader"),
-        ),
-        (Work::Read { .. }, _) => {
-            Failure::new(FailureKind::Timeout, "no majority confirmed the leader in time for this read")
         }
     }
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use super::waiters::{RequestId, Stage, Work};
 use super::{Core, LEADER_WAIT, Leadership, Outgoing};
 use crate::node::request::{Failure, FailureKind};
 use crate::node::transport::{ForwardedWrite, Lane, LeaderCall, PeerError, PeerReply, PeerRequest, Target};
-use crate::node::waiters::{RequestId, Stage, Work};
 use crate::raft::{MemberId, Time};
 
 /// Commands in one forward, in bytes; at least one is sent.

@@ -1,20 +1,24 @@
 //! What happens under the lock: the core and the requests that wait for it are one state, changed in one step. Nothing
 //! here touches a file, a socket, the log or a clock; what is to be done outside comes back as [`Effects`].
 
+mod finished;
 mod leader_calls;
+pub(super) mod signals;
 mod snapshots;
 #[cfg(test)]
 mod tests;
+pub(super) mod waiters;
 
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::administer::{AdminFailure, AdminFailureKind};
-use super::request::{Failure, FailureKind, Origin};
-use super::signals::Rings;
-use super::transport::{Lane, LeaderCall, PeerRequest, Target};
-use super::waiters::{Finished, MAX_REQUESTS, Parked, RequestId, Stage, Waiters, Work};
+pub use self::finished::{Finished, Parked};
+pub use self::signals::Rings;
+pub use self::waiters::Work;
+use self::waiters::{MAX_REQUESTS, RequestId, Stage, Waiters};
+use crate::node::request::{AdminFailure, AdminFailureKind, Failure, FailureKind, Origin};
+use crate::node::transport::{Lane, LeaderCall, PeerRequest, Target};
 use crate::raft::{
     self, Index, MemberId, Membership, Note, Payload, Position, ProposeError, Raft, ReadDone, RoleKind, Term,
     Time, Watermarks,

@@ -10,7 +10,7 @@ use crate::raft::MemberId;
 /// One thread's own condition variable, on the core's mutex. Ringing it costs a system call only when its thread
 /// sleeps.
 #[derive(Default)]
-pub(super) struct Bell {
+pub(in crate::node) struct Bell {
     condvar: Condvar,
     /// Set under the core's lock before sleeping. A ringer changed the state under the same lock, so either it sees
     /// this flag or the sleeper sees the change.
@@ -19,14 +19,18 @@ pub(super) struct Bell {
 
 impl Bell {
     /// Wakes the thread that sleeps on it. Called without the lock.
-    pub(super) fn ring(&self) {
+    pub(in crate::node) fn ring(&self) {
         if self.is_asleep.swap(false, Ordering::AcqRel) {
             self.condvar.notify_all();
         }
     }
 
     /// Sleeps until it rings or `timeout` is over; may also return for no reason.
-    pub(super) fn sleep<'a, T>(&self, guard: MutexGuard<'a, T>, timeout: Duration) -> MutexGuard<'a, T> {
+    pub(in crate::node) fn sleep<'a, T>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        timeout: Duration,
+    ) -> MutexGuard<'a, T> {
         self.is_asleep.store(true, Ordering::Release);
         let (guard, _) = self.condvar.wait_timeout(guard, timeout).unwrap_or_else(PoisonError::into_inner);
         self.is_asleep.store(false, Ordering::Release);
@@ -36,7 +40,7 @@ impl Bell {
 
 /// The bells of a node's threads.
 #[derive(Default)]
-pub(super) struct Bells {
+pub(in crate::node) struct Bells {
     pub timer: Bell,
     pub log_writer: Bell,
     pub applier: Bell,
@@ -49,7 +53,7 @@ pub(super) struct Bells {
 
 /// The bells of the two threads that serve one peer.
 #[derive(Default)]
-pub(super) struct PeerBells {
+pub(in crate::node) struct PeerBells {
     pub replicator: Bell,
     pub sender: Bell,
 }
@@ -75,7 +79,7 @@ pub struct Rings {
 
 impl Rings {
     /// All of them: the node stops.
-    pub(super) const ALL: Rings = Rings {
+    pub(in crate::node) const ALL: Rings = Rings {
         timer: true,
         log_writer: true,
         applier: true,
@@ -87,7 +91,7 @@ impl Rings {
 }
 
 impl Bells {
-    pub(super) fn ring(&self, rings: Rings) {
+    pub(in crate::node) fn ring(&self, rings: Rings) {
         let one = [
             (rings.log_writer, &self.log_writer),
             (rings.applier, &self.applier),
@@ -109,7 +113,7 @@ impl Bells {
     }
 
     /// The bells of a peer that has no threads yet; `None` when it has.
-    pub(super) fn add_peer(&self, peer: MemberId) -> Option<Arc<PeerBells>> {
+    pub(in crate::node) fn add_peer(&self, peer: MemberId) -> Option<Arc<PeerBells>> {
         let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
         if peers.contains_key(&peer) {
             return None;
@@ -121,7 +125,7 @@ impl Bells {
 
     /// The replicator of this peer has ended. The sender has the same reason to end, and must not sleep on a bell that
     /// nobody can find any more. The peer's identity never comes back.
-    pub(super) fn remove_peer(&self, peer: MemberId) {
+    pub(in crate::node) fn remove_peer(&self, peer: MemberId) {
         let bells = self.peers.write().unwrap_or_else(PoisonError::into_inner).remove(&peer);
         if let Some(bells) = bells {
             bells.sender.ring();
@@ -129,7 +133,7 @@ impl Bells {
     }
 
     /// Every peer that has threads.
-    pub(super) fn peers(&self) -> Vec<MemberId> {
+    pub(in crate::node) fn peers(&self) -> Vec<MemberId> {
         self.peers.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 }

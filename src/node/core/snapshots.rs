@@ -1,8 +1,8 @@
 //! Snapshots: when one is written, when it has its name, and what becomes of one that a leader has sent.
 
 use super::Core;
-use crate::node::request::{Completion, Origin};
-use crate::node::waiters::{BackupResult, Stage, Work};
+use super::waiters::{Stage, Work};
+use crate::node::request::{BackupResult, Completion, Origin};
 use crate::raft::{AfterSync, Index, InstallSnapshotReply, Position, SnapshotMeta, Time};
 
 impl Core {

@@ -1,26 +1,21 @@
 //! Requests that wait: each one from its arrival to its one answer, with what it waits for and until when. Plain data
 //! behind the core's mutex, so that proposing and parking are one step; answers are collected and given after unlocking.
 
-mod answers;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use answers::overdue;
-pub use answers::{Finished, Parked};
-
-use super::administer::{AdminFailure, AdminFailureKind, AdminResult, Administered, Administration};
-use super::request::{Completion, Failure, Origin, WriteResult};
-use super::transport::ReadIndexResult;
+use super::finished::{Finished, Parked};
+use crate::node::request::{
+    AdminFailure, AdminFailureKind, AdminResult, Administered, Administration, BackupResult, Completion,
+    Failure, FailureKind, Origin, ReadIndexResult, WriteResult,
+};
 use crate::raft::{Index, Position, Raft, ReadToken, Settled, Term, Time};
 use crate::store::Applied;
 
 /// Requests that wait at one node: beyond, new ones are refused as overloaded. The ports admit far fewer.
-pub(super) const MAX_REQUESTS: usize = 4_096;
-
-/// Where the snapshot ends that holds what was asked for.
-pub type BackupResult = Result<Position, Failure>;
+pub(in crate::node) const MAX_REQUESTS: usize = 4_096;
 
 /// Names a request, in the order of arrival.
 pub type RequestId = u64;
@@ -55,7 +50,7 @@ pub enum Work {
 
 /// What a request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(in crate::node) enum Stage {
     /// For a leader to be known, or to be asked again at `retry_at`.
     AwaitLeader { retry_at: Time },
     /// For the forwarder or the read-asker to take it.
@@ -74,7 +69,7 @@ pub(super) enum Stage {
     AwaitSnapshot(Index),
 }
 
-pub(super) struct Request {
+pub(in crate::node) struct Request {
     pub work: Work,
     pub origin: Origin,
     pub deadline: Time,
@@ -97,7 +92,7 @@ impl Request {
 }
 
 /// Every request that waits, and one index per thing that can be waited for.
-pub(super) struct Waiters {
+pub(in crate::node) struct Waiters {
     requests: BTreeMap<RequestId, Request>,
     last_id: RequestId,
     wakes: BTreeSet<(Time, RequestId)>,
@@ -117,7 +112,7 @@ pub(super) struct Waiters {
 }
 
 impl Waiters {
-    pub(super) fn new() -> Waiters {
+    pub(in crate::node) fn new() -> Waiters {
         Waiters {
             requests: BTreeMap::new(),
             last_id: 0,
@@ -138,7 +133,7 @@ impl Waiters {
     }
 
     /// Takes a request in. It waits for nothing yet: the caller puts it into its stage in the same step.
-    pub(super) fn add(&mut self, work: Work, origin: Origin, deadline: Time) -> RequestId {
+    pub(in crate::node) fn add(&mut self, work: Work, origin: Origin, deadline: Time) -> RequestId {
         self.last_id += 1;
         let stage = Stage::AwaitLeader { retry_at: Time::NEVER };
         let request = Request { work, origin, deadline, leader_by: None, trouble: None, stage };
@@ -148,16 +143,16 @@ impl Waiters {
         self.last_id
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::node) fn len(&self) -> usize {
         self.requests.len()
     }
 
-    pub(super) fn get_mut(&mut self, id: RequestId) -> Option<&mut Request> {
+    pub(in crate::node) fn get_mut(&mut self, id: RequestId) -> Option<&mut Request> {
         self.requests.get_mut(&id)
     }
 
     /// Moves a request on.
-    pub(super) fn set_stage(&mut self, id: RequestId, stage: Stage) {
+    pub(in crate::node) fn set_stage(&mut self, id: RequestId, stage: Stage) {
         self.unlink(id);
         let Some(request) = self.requests.get_mut(&id) else { return };
         request.stage = stage;
@@ -197,7 +192,7 @@ impl Waiters {
     }
 
     /// Makes a request wait for a leader until `leader_by`, counted from the first time it had to.
-    pub(super) fn await_leader(&mut self, id: RequestId, leader_by: Time) {
+    pub(in crate::node) fn await_leader(&mut self, id: RequestId, leader_by: Time) {
         self.unlink(id);
         let Some(request) = self.requests.get_mut(&id) else { return };
         request.leader_by.get_or_insert(leader_by);
@@ -206,7 +201,13 @@ impl Waiters {
 
     /// Makes a request that was sent in vain wait until `retry_at`, or for another leader, but not beyond `leader_by`,
     /// counted from the first time it had to wait.
-    pub(super) fn await_retry(&mut self, id: RequestId, leader_by: Time, retry_at: Time, trouble: String) {
+    pub(in crate::node) fn await_retry(
+        &mut self,
+        id: RequestId,
+        leader_by: Time,
+        retry_at: Time,
+        trouble: String,
+    ) {
         self.unlink(id);
         let Some(request) = self.requests.get_mut(&id) else { return };
         request.leader_by.get_or_insert(leader_by);
@@ -252,7 +253,7 @@ impl Waiters {
     }
 
     /// Answers a request that has no decision. Nothing happens when it was answered before.
-    pub(super) fn fail(&mut self, id: RequestId, failure: Failure) {
+    pub(in crate::node) fn fail(&mut self, id: RequestId, failure: Failure) {
         let Some(request) = self.take(id) else { return };
         self.finished.push(match request.work {
             Work::Write { done, .. } => Finished::Write(done, Err(failure)),
@@ -266,14 +267,14 @@ impl Waiters {
     }
 
     /// Answers an operator.
-    pub(super) fn finish_administration(&mut self, id: RequestId, result: AdminResult) {
+    pub(in crate::node) fn finish_administration(&mut self, id: RequestId, result: AdminResult) {
         if let Some(Request { work: Work::Administer { done, .. }, .. }) = self.take(id) {
             self.finished.push(Finished::Administered(done, result));
         }
     }
 
     /// A snapshot through `last` is durable: answers who waited for one.
-    pub(super) fn handle_snapshot(&mut self, last: Position) {
+    pub(in crate::node) fn handle_snapshot(&mut self, last: Position) {
         while let Some(&(index, id)) = self.saving.first() {
             if index > last.index {
                 break;
@@ -285,23 +286,23 @@ impl Waiters {
     }
 
     /// The index that a snapshot must hold for all who wait for one.
-    pub(super) fn snapshot_wanted(&self) -> Option<Index> {
+    pub(in crate::node) fn snapshot_wanted(&self) -> Option<Index> {
         self.saving.last().map(|&(index, _)| index)
     }
 
-    pub(super) fn has_handing_over(&self) -> bool {
+    pub(in crate::node) fn has_handing_over(&self) -> bool {
         !self.handing_over.is_empty()
     }
 
     /// Answers everybody who waits for the hand-over.
-    pub(super) fn finish_handing_over(&mut self, result: &AdminResult) {
+    pub(in crate::node) fn finish_handing_over(&mut self, result: &AdminResult) {
         while let Some(&id) = self.handing_over.first() {
             self.finish_administration(id, result.clone());
         }
     }
 
     /// Answers a write with the leader's or the state machine's word.
-    pub(super) fn finish_write(&mut self, id: RequestId, result: WriteResult) {
+    pub(in crate::node) fn finish_write(&mut self, id: RequestId, result: WriteResult) {
         if let Some(Request { work: Work::Write { done, .. }, .. }) = self.take(id) {
             self.finished.push(Finished::Write(done, result));
         }
@@ -309,7 +310,7 @@ impl Waiters {
 
     /// A read may be served from `index` on: at once when that is applied, or when it was asked for by a peer, which
     /// waits at its own state machine.
-    pub(super) fn confirm_read(&mut self, id: RequestId, index: Index, last_applied: Index) {
+    pub(in crate::node) fn confirm_read(&mut self, id: RequestId, index: Index, last_applied: Index) {
         let Some(request) = self.requests.get(&id) else { return };
         if request.origin == Origin::Client && last_applied < index {
             return self.set_stage(id, Stage::AwaitApplied(index));
@@ -320,12 +321,12 @@ impl Waiters {
     }
 
     /// The read that waits for this token.
-    pub(super) fn confirming(&self, token: ReadToken) -> Option<RequestId> {
+    pub(in crate::node) fn confirming(&self, token: ReadToken) -> Option<RequestId> {
         self.confirming.get(&token).copied()
     }
 
     /// The state machine has come to `last_applied`: serves the reads that waited for it.
-    pub(super) fn handle_applied_index(&mut self, last_applied: Index) {
+    pub(in crate::node) fn handle_applied_index(&mut self, last_applied: Index) {
         while let Some(&(index, id)) = self.applying.first() {
             if index > last_applied {
                 break;
@@ -336,7 +337,7 @@ impl Waiters {
 
     /// An entry was applied. The request that was proposed at its index is done, unless another leader's entry took
     /// that place: then it is surely not done. Merely appended entries never decide an outcome.
-    pub(super) fn handle_applied_entry(&mut self, at: Position, applied: Option<Applied>) {
+    pub(in crate::node) fn handle_applied_entry(&mut self, at: Position, applied: Option<Applied>) {
         let Some(&(term, id)) = self.proposed.get(&at.index) else { return };
         if matches!(self.requests[&id].work, Work::Administer { .. }) && term == at.term {
             return self.finish_administration(id, Ok(Administered::Changed(at.index)));
@@ -356,7 +357,7 @@ impl Waiters {
 
     /// The leadership ended: whatever was proposed under it may or may not take effect, but what is committed does, and
     /// is answered when it is applied.
-    pub(super) fn fail_proposed(&mut self, commit_index: Index, why: &str) {
+    pub(in crate::node) fn fail_proposed(&mut self, commit_index: Index, why: &str) {
         let undecided: Vec<RequestId> =
             self.proposed.range(commit_index + 1..).map(|(_, &(_, id))| id).collect();
         undecided.into_iter().for_each(|id| self.fail(id, Failure::unknown(why)));
@@ -364,14 +365,14 @@ impl Waiters {
 
     /// A snapshot took the place of every entry through `index`: what became of the writes there, nobody can tell any
     /// more.
-    pub(super) fn fail_covered(&mut self, index: Index, why: &str) {
+    pub(in crate::node) fn fail_covered(&mut self, index: Index, why: &str) {
         let covered: Vec<RequestId> = self.proposed.range(..=index).map(|(_, &(_, id))| id).collect();
         covered.into_iter().for_each(|id| self.fail(id, Failure::unknown(why)));
     }
 
     /// The leader changed: what was sent to the old one is unknown when it is a write. All else is returned, to be
     /// tried again with the new one.
-    pub(super) fn take_for_redispatch(&mut self) -> Vec<RequestId> {
+    pub(in crate::node) fn take_for_redispatch(&mut self) -> Vec<RequestId> {
         let mut again: Vec<RequestId> = Vec::new();
         for id in self.sent.clone() {
             match self.requests[&id].work {
@@ -390,29 +391,29 @@ impl Waiters {
     }
 
     /// The writes for the leader, oldest first.
-    pub(super) fn queued_writes(&self) -> impl Iterator<Item = (RequestId, &Request)> {
+    pub(in crate::node) fn queued_writes(&self) -> impl Iterator<Item = (RequestId, &Request)> {
         self.queued_writes.iter().map(|&id| (id, &self.requests[&id]))
     }
 
     /// The reads that need the leader's word.
-    pub(super) fn queued_reads(&self) -> impl Iterator<Item = (RequestId, &Request)> {
+    pub(in crate::node) fn queued_reads(&self) -> impl Iterator<Item = (RequestId, &Request)> {
         self.queued_reads.iter().map(|&id| (id, &self.requests[&id]))
     }
 
-    pub(super) fn has_queued_writes(&self) -> bool {
+    pub(in crate::node) fn has_queued_writes(&self) -> bool {
         !self.queued_writes.is_empty()
     }
 
-    pub(super) fn has_queued_reads(&self) -> bool {
+    pub(in crate::node) fn has_queued_reads(&self) -> bool {
         !self.queued_reads.is_empty()
     }
 
-    pub(super) fn is_sent(&self, id: RequestId) -> bool {
+    pub(in crate::node) fn is_sent(&self, id: RequestId) -> bool {
         self.sent.contains(&id)
     }
 
     /// Answers what is overdue; returns what is to be tried again.
-    pub(super) fn expire(&mut self, now: Time) -> Vec<RequestId> {
+    pub(in crate::node) fn expire(&mut self, now: Time) -> Vec<RequestId> {
         let mut again = Vec::new();
         while let Some(&(at, id)) = self.wakes.first() {
             if at > now {
@@ -432,17 +433,17 @@ impl Waiters {
     }
 
     /// When `expire` or `settle` has something to do.
-    pub(super) fn next_wake(&self) -> Time {
+    pub(in crate::node) fn next_wake(&self) -> Time {
         self.wakes.first().map_or(Time::NEVER, |&(at, _)| at).min(self.settle_at)
     }
 
     /// Keeps a reply to a peer until the disk holds what it vouches for.
-    pub(super) fn park(&mut self, parked: Parked) {
+    pub(in crate::node) fn park(&mut self, parked: Parked) {
         self.parked.push(parked);
     }
 
     /// Opens the replies whose writes are on the disk, and appends whose hold is over.
-    pub(super) fn settle(&mut self, raft: &Raft, now: Time) {
+    pub(in crate::node) fn settle(&mut self, raft: &Raft, now: Time) {
         for parked in std::mem::take(&mut self.parked) {
             match parked {
                 Parked::Vote(waiting, done) => match raft.settle(waiting, now) {
@@ -468,7 +469,7 @@ impl Waiters {
     }
 
     /// The node stops: every request is answered, replies to peers are dropped unsent.
-    pub(super) fn fail_all(&mut self) {
+    pub(in crate::node) fn fail_all(&mut self) {
         self.parked.clear();
         for id in self.requests.keys().copied().collect::<Vec<_>>() {
             let request = &self.requests[&id];
@@ -485,7 +486,44 @@ impl Waiters {
     }
 
     /// The answers that are due.
-    pub(super) fn take_finished(&mut self) -> Vec<Finished> {
+    pub(in crate::node) fn take_finished(&mut self) -> Vec<Finished> {
         std::mem::take(&mut self.finished)
+    }
+}
+
+/// What a request is told whose time is up: a write that was proposed or sent is unknown, everything else surely not
+/// done.
+fn overdue(request: &Request) -> Failure {
+    match (&request.work, request.stage) {
+        (Work::Write { .. }, Stage::Proposed(at)) => Failure::unknown(format!(
+            "the write was not committed in time; as entry {at} it may still take effect"
+        )),
+        (Work::Write { .. }, Stage::Sent) => {
+            Failure::unknown("the leader did not answer in time: the write may or may not take effect")
+        }
+        (_, Stage::AwaitLeader { .. }) => Failure::unavailable(match &request.trouble {
+            Some(trouble) => format!("the leader could not be reached in time: {trouble}"),
+            None => "no leader is known: is a majority of the nodes up?".to_owned(),
+        }),
+        (Work::Write { .. }, _) => {
+            Failure::unavailable("the write could not be sent to the leader in time: it was not made")
+        }
+        (Work::Administer { .. }, Stage::Proposed(at)) => Failure::unknown(format!(
+            "the change was not committed in time; as entry {at} it may still take effect"
+        )),
+        (Work::Administer { .. }, _) => {
+            Failure::unavailable("no other member took the leadership over in time")
+        }
+        (Work::Backup { .. }, _) => Failure::new(
+            FailureKind::Timeout,
+            "the state could not be saved in time: it is being written; ask again",
+        ),
+        (Work::Read { .. }, Stage::AwaitApplied(index)) => Failure::new(
+            FailureKind::Timeout,
+            format!("this node has not applied entry {index} in time: it lags behind the leader"),
+        ),
+        (Work::Read { .. }, _) => {
+            Failure::new(FailureKind::Timeout, "no majority confirmed the leader in time for this read")
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Next, Node, lock};
+use crate::node::{Next, Node, lock};
 use crate::raft::{Apply, Entry, EntryKind, Index, Position, Term, Time};
 use crate::store::{Applied, Kv};
 
@@ -18,7 +18,7 @@ impl Applier {
 }
 
 /// The thread. One batch per lock of the store; the answers leave when the batch is applied.
-pub(super) fn run(node: &Arc<Node>) {
+pub(in crate::node) fn run(node: &Arc<Node>) {
     loop {
         let task = node.wait(&node.bells.applier, |core, _| match core.raft.poll_apply() {
             _ if core.is_stopping => Next::Do(None),

@@ -4,20 +4,20 @@
 
 use std::sync::Arc;
 
-use super::signals::Bell;
-use super::step::{Core, Outgoing};
-use super::{Next, Node, PeerError, PeerReply};
+use crate::node::core::signals::Bell;
+use crate::node::core::{Core, Outgoing};
+use crate::node::{Next, Node, PeerError, PeerReply};
 use crate::raft::Time;
 
 /// The thread that forwards writes.
-pub(super) fn run_forwarder(node: &Arc<Node>) {
+pub(in crate::node) fn run_forwarder(node: &Arc<Node>) {
     run(node, &node.bells.forwarder, Core::poll_forward, |core, ids, result, now| {
         core.handle_forwarded(ids, result, now);
     });
 }
 
 /// The thread that asks for read indexes.
-pub(super) fn run_read_asker(node: &Arc<Node>) {
+pub(in crate::node) fn run_read_asker(node: &Arc<Node>) {
     run(node, &node.bells.read_asker, Core::poll_ask, |core, ids, result, now| {
         core.handle_asked(ids, result, now)
     });

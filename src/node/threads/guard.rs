@@ -9,7 +9,7 @@ use crossbeam_channel::Sender;
 /// Starts a thread of the node. When it panics the process ends: a member without its timer, log writer, replicator,
 /// applier or housekeeper promises what nobody keeps, and one without its forwarder or read-asker leaves requests
 /// waiting for nothing. `ended` is dropped when the thread ends.
-pub(super) fn spawn(
+pub(in crate::node) fn spawn(
     name: String,
     ended: Sender<()>,
     body: impl FnOnce() + Send + 'static,
@@ -23,14 +23,14 @@ pub(super) fn spawn(
 }
 
 /// Ends the process at once because of a defect, saying which: no destructor runs and no file is touched any more.
-pub(super) fn die(why: &str) -> ! {
+pub(in crate::node) fn die(why: &str) -> ! {
     say_last(why);
     process::abort();
 }
 
 /// Ends the process at once because of the machine under it, its disk for instance: the same, but the operator is told
 /// by exit code 1 that the program is as it should be.
-pub(super) fn fail(why: &str) -> ! {
+pub(in crate::node) fn fail(why: &str) -> ! {
     say_last(why);
     process::exit(1);
 }
@@ -45,7 +45,7 @@ fn say_last(why: &str) {
 
 /// Stands beside a lock guard: ends the process when the thread that holds the lock panics. The state behind it is half
 /// changed then, and nobody may go on with it.
-pub(super) struct AbortOnPanic {
+pub(in crate::node) struct AbortOnPanic {
     what: &'static str,
     /// A thread that unwinds already may still lock, in a destructor: only a panic under this guard counts.
     was_panicking: bool,
@@ -53,7 +53,7 @@ pub(super) struct AbortOnPanic {
 
 impl AbortOnPanic {
     /// For the lock named `what`, just taken.
-    pub(super) fn holding(what: &'static str) -> AbortOnPanic {
+    pub(in crate::node) fn holding(what: &'static str) -> AbortOnPanic {
         AbortOnPanic { what, was_panicking: thread::panicking() }
     }
 }

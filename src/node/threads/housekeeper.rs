@@ -2,12 +2,12 @@
 
 use crossbeam_channel::Receiver;
 
-use super::threads::fail;
+use super::guard::fail;
 use crate::store::wal::SparePreparer;
 
 /// The thread. Works when the log writer has rung, and ends when the log writer has: one ring in the channel is enough,
 /// since every call looks at how much of the segment is used by now.
-pub(super) fn run(rings: &Receiver<()>, mut preparer: SparePreparer) {
+pub(in crate::node) fn run(rings: &Receiver<()>, mut preparer: SparePreparer) {
     while rings.recv().is_ok() {
         loop {
             match preparer.step() {

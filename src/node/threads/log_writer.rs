@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use super::threads::fail;
-use super::{Next, Node};
+use super::guard::fail;
+use crate::node::{Next, Node};
 use crate::raft::{Index, Time, WriteBatch, WriteSeq};
 use crate::store::wal::{Wal, WalError};
 
@@ -37,7 +37,7 @@ enum Task {
 }
 
 /// The thread. Rings the housekeeper when the spare segment needs work.
-pub(super) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<()>) {
+pub(in crate::node) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<()>) {
     // Recovery ends with a seal.
     let mut seal_at = Time::NEVER;
     // What recovery wrote was counted by it; what a seal takes is counted with the next write.

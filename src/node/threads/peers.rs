@@ -4,13 +4,14 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Lane, Node, PeerError, PeerRequest, Target, replicator, sender};
+use super::{replicator, sender};
+use crate::node::{Lane, Node, PeerError, PeerRequest, Target};
 use crate::raft::Membership;
 
 impl Node {
     /// Gives every other member its replicator and its sender, unless it has them. They end by themselves once the member
     /// is gone for good.
-    pub(super) fn staff(self: &Arc<Node>, membership: &Membership) -> io::Result<()> {
+    pub(in crate::node) fn staff(self: &Arc<Node>, membership: &Membership) -> io::Result<()> {
         for member in membership.members.iter().filter(|m| m.member_id != self.options.member_id) {
             let Some(bells) = self.bells.add_peer(member.member_id) else { continue };
             let (peer, for_sender) = (member.member_id, bells.clone());
@@ -51,7 +52,7 @@ impl Node {
     }
 
     /// Tells whoever runs this node when the state machine says that this member was removed.
-    pub(super) fn look_for_removal(&self) {
+    pub(in crate::node) fn look_for_removal(&self) {
         if self.with_kv(|kv| kv.is_removed(self.options.member_id)) {
             (self.listeners.on_removed)();
         }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use super::request::Completion;
-use super::waiters::Parked;
-use super::{Node, lock, snapshotter};
+use super::snapshotter;
+use crate::node::core::Parked;
+use crate::node::request::Completion;
+use crate::node::{Node, lock};
 use crate::raft::{InstallSnapshotReply, InstallSnapshotRequest};
 use crate::store::Kv;
 use crate::store::snapshot::{self, SnapshotError, SnapshotHeader, TransferKey};
@@ -21,32 +22,36 @@ enum Message {
 }
 
 /// The peer port's end.
-pub(super) struct Mailbox(Sender<Message>);
+pub(in crate::node) struct Mailbox(Sender<Message>);
 
 /// The receiver's end.
-pub(super) struct Inbox(Receiver<Message>);
+pub(in crate::node) struct Inbox(Receiver<Message>);
 
 /// Both ends.
-pub(super) fn mailbox() -> (Mailbox, Inbox) {
+pub(in crate::node) fn mailbox() -> (Mailbox, Inbox) {
     let (sender, receiver) = bounded(MAILBOX);
     (Mailbox(sender), Inbox(receiver))
 }
 
 impl Mailbox {
-    pub(super) fn send(&self, piece: InstallSnapshotRequest, done: Completion<InstallSnapshotReply>) {
+    pub(in crate::node) fn send(
+        &self,
+        piece: InstallSnapshotRequest,
+        done: Completion<InstallSnapshotReply>,
+    ) {
         match self.0.try_send(Message::Piece(piece, done)) {
             Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
         }
     }
 
     /// Ends the receiver. It looks at the core as well, should the mailbox be full.
-    pub(super) fn stop(&self) {
+    pub(in crate::node) fn stop(&self) {
         let _ = self.0.try_send(Message::Stop);
     }
 }
 
 /// The thread.
-pub(super) fn run(node: &Arc<Node>, inbox: Inbox) {
+pub(in crate::node) fn run(node: &Arc<Node>, inbox: Inbox) {
     let mut receiver = snapshot::Receiver::new(node.disk.clone());
     while let Ok(Message::Piece(piece, done)) = inbox.0.recv() {
         if node.look(|core, _| core.is_stopping) {

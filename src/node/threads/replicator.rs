@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::signals::PeerBells;
-use super::transport::{Lane, PeerError, PeerReply, PeerRequest, Target};
-use super::{Next, Node, UnbornPeer};
+use crate::node::core::signals::PeerBells;
+use crate::node::transport::{Lane, PeerError, PeerReply, PeerRequest, Target};
+use crate::node::{Next, Node, UnbornPeer};
 use crate::raft::{MemberId, PollRpc, RpcFailed, RpcReply, RpcRequest, Ticket};
 
 struct Rpc {
@@ -17,7 +17,7 @@ struct Rpc {
 }
 
 /// The thread for `peer`.
-pub(super) fn run(node: &Arc<Node>, peer: MemberId, bells: &PeerBells) {
+pub(in crate::node) fn run(node: &Arc<Node>, peer: MemberId, bells: &PeerBells) {
     let counters = node.counters.add_peer(peer);
     let mut trouble = None;
     loop {

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::signals::PeerBells;
-use super::transport::{Lane, PeerError, PeerReply, PeerRequest, Target};
-use super::{Next, Node};
+use crate::node::core::signals::PeerBells;
+use crate::node::transport::{Lane, PeerError, PeerReply, PeerRequest, Target};
+use crate::node::{Next, Node};
 use crate::raft::{
     InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, MemberId, PollSnapshot, Position,
     RpcFailed, Term, Ticket,
@@ -27,7 +27,7 @@ const LAST_PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_FAILURES: u32 = 3;
 
 /// The thread for `peer`.
-pub(super) fn run(node: &Arc<Node>, peer: MemberId, bells: &PeerBells) {
+pub(in crate::node) fn run(node: &Arc<Node>, peer: MemberId, bells: &PeerBells) {
     loop {
         let task = node.wait(&bells.sender, |core, now| {
             if core.is_stopping {

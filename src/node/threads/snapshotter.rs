@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Next, Node, lock};
+use crate::node::{Next, Node, lock};
 use crate::raft::{Position, Time};
 use crate::store::View;
 use crate::store::snapshot::{self, KEPT_SNAPSHOTS, SnapshotError, SnapshotFile, SnapshotWriter};
@@ -23,7 +23,7 @@ const LONGEST_REST: Duration = Duration::from_millis(50);
 const BUSY_FOR: Duration = Duration::from_millis(100);
 
 /// The thread.
-pub(super) fn run(node: &Arc<Node>) {
+pub(in crate::node) fn run(node: &Arc<Node>) {
     let mut not_before = Time(0);
     loop {
         let is_stopping = node.wait(&node.bells.snapshotter, |core, now| {
@@ -128,7 +128,7 @@ impl Pace {
 }
 
 /// Removes the snapshots that newer ones have replaced.
-pub(super) fn prune(node: &Node) -> Result<(), SnapshotError> {
+pub(in crate::node) fn prune(node: &Node) -> Result<(), SnapshotError> {
     // The snapshotter and the receiver both do: one after the other.
     let _one_at_a_time = lock(&node.pruning);
     snapshot::prune(&node.disk, KEPT_SNAPSHOTS).map(drop)

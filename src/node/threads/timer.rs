@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use super::step::DISK_DEAD_AFTER;
-use super::threads::fail;
-use super::{Next, Node};
+use super::guard::fail;
+use crate::node::core::DISK_DEAD_AFTER;
+use crate::node::{Next, Node};
 
 enum Task {
     Tick,
@@ -14,7 +14,7 @@ enum Task {
 }
 
 /// The thread.
-pub(super) fn run(node: &Arc<Node>) {
+pub(in crate::node) fn run(node: &Arc<Node>) {
     loop {
         let task = node.wait(&node.bells.timer, |core, now| {
             if core.is_stopping {

@@ -3,8 +3,8 @@
 //! Everything about which two HTTP readers could disagree is refused: tiny_http reads what is written here, never
 //! what the client wrote.
 
+use super::message::Method;
 use crate::api::ErrorCode;
-use crate::server::http::Method;
 
 /// Largest head, in bytes, request line and final empty line included. A key of 4 KiB escapes to 12 KiB.
 pub const MAX_HEAD_BYTES: usize = 32 * 1024;

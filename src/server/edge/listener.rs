@@ -5,7 +5,6 @@
 //! has no limit and no timeout, and leaves some of many new connections unserved. Every such case ends here.
 
 mod connection;
-pub mod head;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,11 +16,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::head::Refusal;
+use super::stats::GateCounters;
+use super::upstream::Pool;
 use crate::api::{ErrorBody, ErrorCode};
 use connection::Client;
-use head::Refusal;
-
-use super::upstream::Pool;
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 1024;
@@ -127,19 +126,6 @@ pub struct Gate {
     shared: Arc<Shared>,
     listener: Arc<TcpListener>,
     acceptor: Option<JoinHandle<()>>,
-}
-
-/// What a gate has let in and what not, since its start. Changed without a lock.
-#[derive(Debug, Default)]
-pub struct GateCounters {
-    /// Connections being served.
-    pub open: AtomicU64,
-    /// Connections accepted, those turned away included.
-    pub accepted: AtomicU64,
-    /// Connections above the cap.
-    pub turned_away: AtomicU64,
-    /// Requests refused before anybody else saw them: malformed, too large or too slow.
-    pub refused: AtomicU64,
 }
 
 #[derive(Debug)]

@@ -4,9 +4,6 @@
 //! A worker takes a request, reads its body and calls the handler, which answers at once or keeps the [`Reply`] and
 //! answers later from any thread. Either way a responder builds the answer and writes it, in one write.
 
-mod message;
-mod stats;
-
 use std::fmt;
 use std::io::{self, Write};
 use std::net::TcpListener;
@@ -16,13 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-pub use message::{Method, Request, Response};
-pub use stats::{PortCounters, PortStats};
-
 use crossbeam_channel as channel;
 
-use super::gate::head::LOOPBACK_HEADER;
-use super::gate::{ErrorHeaders, Gate, GateLimits, Lane};
+use super::head::LOOPBACK_HEADER;
+use super::listener::{ErrorHeaders, Gate, GateLimits, Lane};
+use super::message::{Method, Request, Response};
+use super::stats::{self, PortCounters};
 use super::upstream::{PING_TARGET, Pool, RunDir};
 use crate::api::{ErrorBody, ErrorCode, ErrorOutcome};
 
@@ -161,7 +157,7 @@ impl PortOptions {
 
 /// What the workers, replies and responders of one lane share.
 struct LaneShared {
-    parked: AtomicUsize,
+    parked: Arc<AtomicUsize>,
     parked_limit: usize,
     answers: channel::Sender<Job>,
     error_headers: ErrorHeaders,
@@ -180,7 +176,8 @@ pub struct HttpServer {
     /// Outlives the servers: each connects to its own socket to end.
     _run_dir: Arc<RunDir>,
     pools: Vec<Arc<Pool>>,
-    lanes: Vec<Arc<LaneShared>>,
+    /// Of each lane, how many of its requests are parked.
+    parked: Vec<Arc<AtomicUsize>>,
     answers: channel::Sender<Job>,
     stopping: Arc<AtomicBool>,
     panics: Arc<AtomicU64>,
@@ -192,7 +189,7 @@ pub struct HttpServer {
 }
 
 impl HttpServer {
-    /// Serves `listener` (see [`super::gate::bind`]) until the shutdown. Returns when every upstream connection has
+    /// Serves `listener` (see [`super::listener::bind`]) until the shutdown. Returns when every upstream connection has
     /// answered its ping.
     pub fn start(
         listener: TcpListener,
@@ -212,7 +209,7 @@ impl HttpServer {
             servers: Vec::new(),
             _run_dir: Arc::clone(&options.run_dir),
             pools: Vec::new(),
-            lanes: Vec::new(),
+            parked: Vec::new(),
             answers,
             stopping: Arc::default(),
             panics: Arc::default(),
@@ -254,13 +251,13 @@ impl HttpServer {
 
     /// How many requests are parked at the moment, over all lanes.
     pub fn parked(&self) -> usize {
-        stats::parked(&self.lanes)
+        stats::parked(&self.parked)
     }
 
     /// Its counters, which outlive it.
     pub fn counters(&self) -> PortCounters {
         let gate = self.gate.as_ref().map(|gate| Arc::clone(gate.counters())).unwrap_or_default();
-        PortCounters::new(self.name, gate, self.lanes.clone(), Arc::clone(&self.panics))
+        PortCounters::new(self.name, gate, self.parked.clone(), Arc::clone(&self.panics))
     }
 
     /// How many client connections are open.
@@ -323,12 +320,12 @@ impl HttpServer {
         })?);
         self.servers.push(Arc::clone(&server));
         let shared = Arc::new(LaneShared {
-            parked: AtomicUsize::new(0),
+            parked: Arc::default(),
             parked_limit: lane.parked_limit,
             answers: self.answers.clone(),
             error_headers: options.error_headers.clone(),
         });
-        self.lanes.push(Arc::clone(&shared));
+        self.parked.push(Arc::clone(&shared.parked));
         for number in 1..=lane.workers {
             let worker = Worker {
                 server: Arc::clone(&server),

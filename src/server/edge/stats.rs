@@ -1,16 +1,27 @@
 //! What a port counts, for `/metrics`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::LaneShared;
-use crate::server::gate::GateCounters;
+/// What a gate has let in and what not, since its start. Changed without a lock.
+#[derive(Debug, Default)]
+pub struct GateCounters {
+    /// Connections being served.
+    pub open: AtomicU64,
+    /// Connections accepted, those turned away included.
+    pub accepted: AtomicU64,
+    /// Connections above the cap.
+    pub turned_away: AtomicU64,
+    /// Requests refused before anybody else saw them: malformed, too large or too slow.
+    pub refused: AtomicU64,
+}
 
 /// A port as a scrape sees it. Holds nothing of the server but its counters.
 pub struct PortCounters {
     name: &'static str,
     gate: Arc<GateCounters>,
-    lanes: Vec<Arc<LaneShared>>,
+    /// Of each lane, how many of its requests are parked.
+    parked: Vec<Arc<AtomicUsize>>,
     panics: Arc<AtomicU64>,
 }
 
@@ -35,10 +46,10 @@ impl PortCounters {
     pub(super) fn new(
         name: &'static str,
         gate: Arc<GateCounters>,
-        lanes: Vec<Arc<LaneShared>>,
+        parked: Vec<Arc<AtomicUsize>>,
         panics: Arc<AtomicU64>,
     ) -> PortCounters {
-        PortCounters { name, gate, lanes, panics }
+        PortCounters { name, gate, parked, panics }
     }
 
     /// The port's name.
@@ -54,13 +65,13 @@ impl PortCounters {
             accepted: get(&self.gate.accepted),
             turned_away: get(&self.gate.turned_away),
             refused: get(&self.gate.refused),
-            parked: parked(&self.lanes) as u64,
+            parked: parked(&self.parked) as u64,
             panics: get(&self.panics),
         }
     }
 }
 
-/// How many requests of these lanes are parked.
-pub(super) fn parked(lanes: &[Arc<LaneShared>]) -> usize {
-    lanes.iter().map(|lane| lane.parked.load(Ordering::Relaxed)).sum()
+/// How many requests are parked, over all lanes.
+pub(super) fn parked(lanes: &[Arc<AtomicUsize>]) -> usize {
+    lanes.iter().map(|parked| parked.load(Ordering::Relaxed)).sum()
 }

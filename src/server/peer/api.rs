@@ -9,8 +9,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use super::http::{Handler, Method, Reply, Request, Response};
-use super::peer_codec::{self as codec, CodecError, Envelope, FOUND, NoReply};
+use super::codec::{self, CodecError, Envelope, FOUND, NoReply};
 use crate::node::founding::FoundingPort;
 use crate::node::{
     AdminResult, Administration, BirthRecord, Completion, ForwardedResult, ForwardedWrite, FoundReply,
@@ -20,6 +19,7 @@ use crate::raft::{
     AppendEntriesReply, AppendEntriesRequest, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
     Membership, RequestVoteReply, RequestVoteRequest, TimeoutNowReply, TimeoutNowRequest,
 };
+use crate::server::edge::{Handler, Method, Reply, Request, Response};
 
 /// No read waits longer, whatever a peer says.
 const MAX_WAIT_MS: u64 = 60_000;

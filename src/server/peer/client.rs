@@ -21,7 +21,7 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, http};
 
-use super::peer_codec::{self as codec, Envelope, MAX_PEER_BODY_BYTES, NoReply};
+use super::codec::{self, Envelope, MAX_PEER_BODY_BYTES, NoReply};
 use crate::node::{
     BirthRecord, FoundReply, FoundRequest, FoundTransport, Lane, LeaderCall, PeerError, PeerReply,
     PeerRequest, PeerTransport, Target, Unborn,

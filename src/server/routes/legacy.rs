@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::client_api::{failed, refused, wall_ms};
-use super::http::{Method, Reply, Request, Response};
+use super::errors::{failed, refused, wall_ms};
 use super::params;
-use super::shared::Shared;
 use crate::api::{self, ErrorBody, ErrorCode, ErrorOutcome, LeaderRef};
 use crate::node::{Consistency, Failure, Node, Origin, WriteResult};
 use crate::raft::Index;
+use crate::server::edge::{Method, Reply, Request, Response};
+use crate::server::shared::Shared;
 use crate::store::{Applied, Command, Idempotency, Op, Outcome, request_hash};
 
 const PLAIN: &str = "text/plain; charset=utf-8";

@@ -6,7 +6,6 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::cursor::Cursor;
-use super::http::{Request, Response};
 use super::params::{Query, invalid};
 use super::reads::{self, States};
 use crate::api::{
@@ -14,6 +13,7 @@ use crate::api::{
 };
 use crate::node::Node;
 use crate::raft::Index;
+use crate::server::edge::{Request, Response};
 use crate::store::{KeyRange, Kv, Order, ReadError, Record};
 
 const PARAMETERS: [&str; 8] =
@@ -230,9 +230,9 @@ fn listed(record: &Record<'_>, keys_only: bool) -> ListedRecord {
 mod tests {
     use std::time::Duration;
 
-    use super::super::http::Method;
     use super::*;
     use crate::raft::{Entry, Payload, Position, Settings};
+    use crate::server::edge::Method;
     use crate::store::{Command, Op, SCAN_KEYS};
 
     /// A store of `keys` keys that all have this value.

@@ -1,11 +1,11 @@
 //! `PUT /v1/log-level`: how much is logged from now on, until the process ends. For clients on this machine alone, as
 //! long as there is no other way to know who asks.
 
-use super::http::{Request, Response};
 use super::params::Query;
 use crate::api::{ErrorBody, ErrorCode, LogLevelReply};
 use crate::config::LogLevel;
 use crate::logging;
+use crate::server::edge::{Request, Response};
 
 /// Longest body worth looking at; the longest level has five letters.
 const MAX_BODY_BYTES: usize = 16;
@@ -49,8 +49,8 @@ fn level(body: &[u8]) -> Option<LogLevel> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::http::Method;
     use super::*;
+    use crate::server::edge::Method;
 
     fn asked(body: &[u8], query: Option<&str>, from_loopback: bool) -> Request {
         let (path, query) = ("/v1/log-level".to_owned(), query.map(str::to_owned));

@@ -2,11 +2,11 @@
 
 use serde::de::DeserializeOwned;
 
-use super::http::{Method, Request};
 use super::params::{Query, invalid};
 use crate::api::{ErrorBody, HandOverRequest, NewMember};
 use crate::config;
 use crate::raft::MemberId;
+use crate::server::edge::{Method, Request};
 
 /// The members: read here, added here.
 pub(super) const MEMBERS: &str = "/v1/cluster/members";

@@ -9,14 +9,14 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEnc
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::http::{PortStats, Response};
 use super::process;
-use super::shared::Shared;
 use crate::api::RoleName;
 use crate::logging;
 use crate::node::counters::{Counters, HistogramView};
 use crate::node::{Node, NodeStatus};
 use crate::raft::RoleKind;
+use crate::server::edge::{PortStats, Response};
+use crate::server::shared::Shared;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 

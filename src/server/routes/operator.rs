@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::client_api::failed;
-use super::http::{Reply, Response};
+use super::errors::failed;
 use super::members::Asked;
-use super::peer_client::HttpFounding;
-use super::shared::Shared;
 use crate::api::{ChangeReply, ErrorBody, ErrorCode, HandOverReply, INDEX_HEADER, LeaderRef, NewMember};
 use crate::node::{
     AdminFailure, AdminFailureKind, Administered, Administration, Consistency, Failure, FailureKind,
     FoundReply, FoundRequest, FoundTransport, Node, PeerList, Unborn,
 };
 use crate::raft::{Member, MemberId, MembershipChange};
+use crate::server::edge::{Reply, Response};
+use crate::server::peer::HttpFounding;
+use crate::server::shared::Shared;
 
 /// What may wait for the admin thread; more is refused as overloaded.
 const QUEUE: usize = 64;

@@ -4,7 +4,7 @@
 use crate::api::{ErrorBody, ErrorCode, MAX_IDEMPOTENCY_KEY, is_idempotency_key};
 use crate::store::Condition;
 
-use super::http::Request;
+use crate::server::edge::Request;
 
 pub(super) fn invalid(message: impl Into<String>) -> ErrorBody {
     ErrorBody::new(ErrorCode::InvalidRequest, message)
@@ -182,8 +182,8 @@ fn once<'a>(request: &'a Request, name: &'static str) -> Result<Option<&'a str>,
 
 #[cfg(test)]
 mod tests {
-    use super::super::http::Method;
     use super::*;
+    use crate::server::edge::Method;
     use proptest::prelude::*;
 
     fn with_headers(headers: &[(&str, &str)]) -> Request {

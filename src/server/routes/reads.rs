@@ -6,11 +6,11 @@
 //! saw before: the same holds, unless it says `consistency=linearizable` besides. A node that has not come to N yet goes
 //! the linearizable way once; if N is not there then, it lies in the future.
 
-use super::http::{Request, Response};
 use super::lists::List;
 use super::params::{self, Query, invalid};
 use crate::api::{self, ErrorBody, ErrorCode, Record};
 use crate::node::{Consistency, Node};
+use crate::server::edge::{Request, Response};
 use crate::store::{Kv, ReadError};
 
 /// What both kinds of reads may be asked with.

@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use super::client_api::failed;
-use super::http::{Method, Reply, Request, Response};
+use super::errors::failed;
 use super::params::{Query, invalid};
-use super::shared::Shared;
 use crate::api::{
     ErrorBody, ErrorCode, ErrorOutcome, MAX_SNAPSHOT_PIECE, SNAPSHOT_BYTES_HEADER, SNAPSHOT_CRC_HEADER,
     SnapshotInfo, SnapshotReply, SnapshotsReply,
 };
 use crate::node::{BackupResult, Node};
 use crate::raft::Index;
+use crate::server::edge::{Method, Reply, Request, Response};
+use crate::server::shared::Shared;
 use crate::store::snapshot::{self, SnapshotError, SnapshotName, SnapshotReader};
 
 /// The route of all snapshots; one of them is behind it.

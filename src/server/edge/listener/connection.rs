@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::head::{self, Head, MAX_HEAD_BYTES, Refusal};
 use super::{GateLimits, Shared, refusal_answer};
 use crate::api::{ErrorBody, ErrorCode};
-use crate::server::upstream::{ExchangeError, Pool};
+use crate::server::edge::head::{self, Head, MAX_HEAD_BYTES, Refusal};
+use crate::server::edge::upstream::{ExchangeError, Pool};
 
 /// Buffers above this are given back after a request, so that idle connections stay small.
 const KEPT_BUFFER_BYTES: usize = 64 * 1024;

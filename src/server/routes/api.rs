@@ -2,25 +2,25 @@
 //! that needs consensus is parked with its [`Reply`], and a responder writes the answer.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use super::admin::AdminPort;
-use super::backups::{self, BackupPort};
-use super::http::{Handler, Method, Reply, Request, Response};
+use super::errors::{failed, refused, wall_ms};
 use super::legacy;
 use super::lists::List;
 use super::log_level;
 use super::members;
 use super::metrics;
+use super::operator::AdminPort;
 use super::params::{self, Query, invalid};
 use super::reads::{KeyRead, Read};
-use super::shared::Shared;
+use super::snapshots::{self, BackupPort};
 use crate::api::{
-    self, ClusterReply, DeleteReply, ErrorBody, ErrorCode, ErrorOutcome, LeaderRef, MemberInfo, MembersReply,
-    PutReply,
+    self, ClusterReply, DeleteReply, ErrorBody, ErrorCode, ErrorOutcome, MembersReply, PutReply,
 };
-use crate::node::{Consistency, Failure, FailureKind, Origin, WriteResult};
+use crate::node::{Consistency, Failure, Origin, WriteResult};
 use crate::raft::Index;
+use crate::server::edge::{Handler, Method, Reply, Request, Response};
+use crate::server::shared::Shared;
 use crate::store::{Applied, Command, Idempotency, Op, Outcome, request_hash};
 
 const LIST: &str = "/v1/kv";
@@ -196,7 +196,7 @@ impl ClientApi {
     }
 
     /// The routes about snapshots: answered by the thread that may touch files.
-    fn snapshots(&self, route: backups::Route, request: &Request, mut reply: Reply) {
+    fn snapshots(&self, route: snapshots::Route, request: &Request, mut reply: Reply) {
         let asked = route.parse(request).map_err(Error::from).and_then(|asked| {
             let node = self.shared.node().ok_or_else(|| self.shared.unborn_error())?;
             park(&mut reply)?;
@@ -238,7 +238,7 @@ impl Handler for ClientApi {
                 Err(allow) => self.send_error(reply, method_not_allowed(allow), &request),
             };
         }
-        if let Some(route) = backups::Route::at(&request) {
+        if let Some(route) = snapshots::Route::at(&request) {
             return match route {
                 Ok(route) => self.snapshots(route, &request, reply),
                 Err(allow) => self.send_error(reply, method_not_allowed(allow), &request),
@@ -294,12 +294,6 @@ fn method_not_allowed(methods: &'static str) -> Error {
     Error { body: Box::new(ErrorBody::new(ErrorCode::MethodNotAllowed, text)), allow: Some(methods) }
 }
 
-/// For display beside the write; the state machine never reads it.
-pub(super) fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// The answer to a write.
 fn written(result: WriteResult) -> Response {
     let Applied { index, outcome, replayed } = match result {
@@ -320,57 +314,4 @@ fn written(result: WriteResult) -> Response {
         response = response.with_header(api::REPLAYED_HEADER, "true");
     }
     response
-}
-
-/// What a write is told that the state machine refused.
-pub(super) fn refused(outcome: &Outcome) -> Option<ErrorBody> {
-    match *outcome {
-        Outcome::Put { .. } | Outcome::Deleted { .. } => None,
-        Outcome::PreconditionFailed { revision, mod_revision } => {
-            let text = match mod_revision {
-                0 => "the condition does not hold: the key is absent".to_owned(),
-                at => format!("the condition does not hold: the key was last written at revision {at}"),
-            };
-            let body = ErrorBody::new(ErrorCode::PreconditionFailed, text);
-            Some(body.with_mod_revision(mod_revision).with_revision(revision))
-        }
-        Outcome::IdempotencyMismatch => Some(ErrorBody::new(
-            ErrorCode::IdempotencyMismatch,
-            "this idempotency key was used for another request: use a new one for each write",
-        )),
-        Outcome::Overloaded => Some(ErrorBody::new(
-            ErrorCode::Overloaded,
-            "the table of idempotency keys is full: rows leave it with age, or write without a key",
-        )),
-    }
-}
-
-pub(super) fn failed(failure: &Failure) -> ErrorBody {
-    let code = match failure.kind {
-        FailureKind::Unavailable => ErrorCode::Unavailable,
-        FailureKind::Overloaded => ErrorCode::Overloaded,
-        FailureKind::TooLarge => ErrorCode::TooLarge,
-        FailureKind::Timeout => ErrorCode::Timeout,
-        FailureKind::OutcomeUnknown => ErrorCode::OutcomeUnknown,
-    };
-    ErrorBody::new(code, failure.message.clone())
-}
-
-impl From<&crate::raft::Member> for MemberInfo {
-    fn from(member: &crate::raft::Member) -> MemberInfo {
-        MemberInfo {
-            node_id: member.node_id.clone(),
-            member_id: Some(member.member_id.to_string()),
-            raft_addr: member.raft_addr.clone(),
-            http_addr: member.http_addr.clone(),
-            voter: member.voter,
-            promote: member.promote && !member.voter,
-        }
-    }
-}
-
-impl From<&crate::raft::Member> for LeaderRef {
-    fn from(member: &crate::raft::Member) -> LeaderRef {
-        LeaderRef { node_id: member.node_id.clone(), http_addr: member.http_addr.clone() }
-    }
 }
