@@ -79,6 +79,7 @@ impl Port {
         let run_dir = Arc::new(RunDir::prepare(&dir.path().join("run")).unwrap());
         let mut options = PortOptions::client(run_dir, connections);
         options.error_headers = ErrorHeaders::new(|| vec![("Dkv-Node", "n1".to_string())]);
+        options.headers = vec!["if-match"];
         change(&mut options);
         let listener = edge::bind("127.81.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();

@@ -23,6 +23,7 @@ mod administer;
 mod boot;
 mod core;
 pub mod counters;
+mod operator;
 mod request;
 mod requests;
 mod status;
@@ -44,6 +45,7 @@ pub use boot::birth_record::{
 };
 pub use boot::{birth, founding, recover, restore, verify};
 pub use core::{Core, CoreOptions, Effects, Finished, Outgoing, Parked, Rings, Work};
+pub use operator::{Newcomer, OperatorReply, OperatorRequest};
 pub use request::{
     AdminFailure, AdminFailureKind, AdminResult, Administered, Administration, BackupResult, Completion,
     Consistency, Failure, FailureKind, Origin, ReadIndexResult, WriteResult,

@@ -16,8 +16,8 @@ pub const LANE_HEADER: &str = "dkv-lane";
 /// for nothing: the gate drops it.
 pub const LOOPBACK_HEADER: &str = "dkv-from-loopback";
 
-/// Headers that speak about this connection alone, or that the gate writes itself: tiny_http never sees them.
-/// `te` would make tiny_http answer in chunks, `expect` and `upgrade` change how it reads the body.
+/// Headers that speak about this connection alone, or that the gate writes itself: tiny_http never sees them, whatever its
+/// handlers read. `te` would make tiny_http answer in chunks, `expect` and `upgrade` change how it reads the body.
 const NOT_FORWARDED: [&str; 12] = [
     "connection",
     "keep-alive",
@@ -105,10 +105,12 @@ pub fn find_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Refusal> {
 }
 
 /// Checks a whole head (it ends with the empty line) and writes the head for tiny_http into `clean`, which is emptied
-/// first. `from_loopback`: the client is on this machine, which the clean head says then.
+/// first. `wanted`: the headers that handlers read, in lower case; all others stay here. `from_loopback`: the client is on
+/// this machine, which the clean head says then.
 pub fn check(
     head: &[u8],
     max_body_bytes: usize,
+    wanted: &[&str],
     from_loopback: bool,
     clean: &mut Vec<u8>,
 ) -> Result<Head, Refusal> {
@@ -135,7 +137,8 @@ pub fn check(
         clean.extend_from_slice(part.as_bytes());
     }
     for header in parsed.headers.iter() {
-        if NOT_FORWARDED.iter().any(|skipped| header.name.eq_ignore_ascii_case(skipped)) {
+        let is = |name: &&str| header.name.eq_ignore_ascii_case(name);
+        if !wanted.iter().any(is) || NOT_FORWARDED.iter().any(is) {
             continue;
         }
         clean.extend_from_slice(header.name.as_bytes());
@@ -280,9 +283,12 @@ fn parse_length(value: &str) -> Result<u64, Refusal> {
 mod tests {
     use super::*;
 
+    /// `te` is none that can be had.
+    const WANTED: [&str; 3] = ["if-match", "accept", "te"];
+
     fn checked(head: &str) -> Result<(Head, String), Refusal> {
         let mut clean = b"left over".to_vec();
-        let head = check(head.as_bytes(), 1000, false, &mut clean)?;
+        let head = check(head.as_bytes(), 1000, &WANTED, false, &mut clean)?;
         Ok((head, String::from_utf8(clean).expect("ASCII")))
     }
 
@@ -311,7 +317,8 @@ mod tests {
     fn check_writes_only_what_it_understood() {
         let (head, clean) = checked(
             "PUT /v1/kv/a%20b?x=1 HTTP/1.1\r\nHost: h\r\nTE: chunked\r\nUpgrade: h2c\r\n\
-             Connection: keep-alive, Close\r\nExpect: 100-Continue\r\nIf-Match: \"7\"\r\ncontent-length:  5 \r\n\r\n",
+             Connection: keep-alive, Close\r\nExpect: 100-Continue\r\nIf-Match: \"7\"\r\nX-Trace: 1\r\n\
+             content-length:  5 \r\n\r\n",
         )
         .expect("a good request");
         assert_eq!(clean, "PUT /v1/kv/a%20b?x=1 HTTP/1.1\r\nIf-Match: \"7\"\r\nContent-Length: 5\r\n\r\n");
@@ -342,9 +349,9 @@ mod tests {
     fn check_says_loopback_by_itself_and_never_for_the_client() {
         let claimed = b"GET / HTTP/1.1\r\nHost: h\r\nDkv-From-Loopback: 1\r\nDKV-FROM-LOOPBACK: 1\r\n\r\n";
         let mut clean = Vec::new();
-        check(claimed, 1000, false, &mut clean).expect("a good request");
+        check(claimed, 1000, &["dkv-from-loopback"], false, &mut clean).expect("a good request");
         assert_eq!(clean, b"GET / HTTP/1.1\r\n\r\n");
-        check(claimed, 1000, true, &mut clean).expect("a good request");
+        check(claimed, 1000, &["dkv-from-loopback"], true, &mut clean).expect("a good request");
         assert_eq!(clean, b"GET / HTTP/1.1\r\ndkv-from-loopback: 1\r\n\r\n");
     }
 

@@ -135,6 +135,8 @@ struct Shared {
     limits: GateLimits,
     /// Never empty; the first one takes every connection that names no lane.
     lanes: Vec<Lane>,
+    /// The request headers that handlers read, in lower case.
+    wanted: Vec<&'static str>,
     error_headers: ErrorHeaders,
     panics: Arc<AtomicU64>,
     stopping: AtomicBool,
@@ -166,12 +168,13 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 impl Gate {
-    /// Starts accepting on `listener`. `lanes` is not empty. Threads are named `gate-<name>` and `gate-<name>-<n>`.
+    /// Starts accepting on `listener`. `lanes` is not empty; of a request's headers only the `wanted` ones go on. Threads are named `gate-<name>` and `gate-<name>-<n>`.
     pub fn start(
         name: &'static str,
         listener: TcpListener,
         limits: GateLimits,
         lanes: Vec<Lane>,
+        wanted: Vec<&'static str>,
         error_headers: ErrorHeaders,
         panics: Arc<AtomicU64>,
     ) -> io::Result<Gate> {
@@ -184,6 +187,7 @@ impl Gate {
             counters: Arc::default(),
             limits,
             lanes,
+            wanted,
             error_headers,
             panics,
             stopping: AtomicBool::new(false),

@@ -26,6 +26,18 @@ impl Method {
         }
     }
 
+    /// As a request line has it; empty for those that are one.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Head => "HEAD",
+            Method::Put => "PUT",
+            Method::Post => "POST",
+            Method::Delete => "DELETE",
+            Method::Other => "",
+        }
+    }
+
     /// Whether the answer has no body.
     pub fn is_head(self) -> bool {
         self == Method::Head

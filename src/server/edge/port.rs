@@ -118,6 +118,8 @@ pub struct PortOptions {
     pub responder_name: &'static str,
     /// What the gate lets in.
     pub limits: GateLimits,
+    /// The request headers that the handler reads, in lower case: it is given no others.
+    pub headers: Vec<&'static str>,
     /// Headers of every answer that no handler made.
     pub error_headers: ErrorHeaders,
 }
@@ -133,6 +135,7 @@ impl PortOptions {
             responders: 2,
             responder_name: "responder",
             limits: GateLimits::default(),
+            headers: Vec::new(),
             error_headers: ErrorHeaders::default(),
         }
     }
@@ -150,6 +153,7 @@ impl PortOptions {
             responders: 1,
             responder_name: "peer-responder",
             limits: GateLimits { max_body_bytes: 8 << 20, ..GateLimits::default() },
+            headers: Vec::new(),
             error_headers: ErrorHeaders::default(),
         }
     }
@@ -244,8 +248,8 @@ impl HttpServer {
             lanes.push(Lane { name: lane.name, pool });
         }
         let panics = Arc::clone(&self.panics);
-        let (limits, error_headers) = (options.limits, options.error_headers);
-        self.gate = Some(Gate::start(options.name, listener, limits, lanes, error_headers, panics)?);
+        let PortOptions { limits, headers, error_headers, .. } = options;
+        self.gate = Some(Gate::start(self.name, listener, limits, lanes, headers, error_headers, panics)?);
         Ok(())
     }
 

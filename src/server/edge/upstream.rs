@@ -76,13 +76,16 @@ impl Drop for RunDir {
 }
 
 /// Why an exchange with tiny_http gave no answer.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
     /// The request was not written whole, so no handler has seen it: surely not done.
+    #[error("not sent: {0}")]
     NotSent(io::Error),
     /// The request was written whole and the connection broke: unknown.
+    #[error("broke off: {0}")]
     Broken(io::Error),
     /// The request was written whole and no answer came in time: unknown.
+    #[error("no answer in time")]
     TimedOut,
 }
 
@@ -102,7 +105,7 @@ impl Connection {
         let connection = Connection { id, stream: Arc::new(stream) };
         connection
             .exchange(PING, false, &mut Vec::new())
-            .map_err(|error| io::Error::other(format!("no answer to the ping: {error:?}")))?;
+            .map_err(|error| io::Error::other(format!("no answer to the ping: {error}")))?;
         connection.stream.set_read_timeout(Some(answer_timeout))?;
         connection.stream.set_write_timeout(Some(answer_timeout))?;
         Ok(connection)

@@ -7,129 +7,101 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::api::{Call, ClientApi, park};
 use super::errors::{failed, refused, wall_ms};
-use super::params;
+use super::params::{self, invalid};
 use crate::api::{self, ErrorBody, ErrorCode, ErrorOutcome, LeaderRef};
 use crate::node::{Consistency, Failure, Node, Origin, WriteResult};
 use crate::raft::Index;
-use crate::server::edge::{Method, Reply, Request, Response};
+use crate::server::edge::{Reply, Request, Response};
 use crate::server::shared::Shared;
 use crate::store::{Applied, Command, Idempotency, Op, Outcome, request_hash};
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-/// One of the three routes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
-    /// `GET /get?key=K`: 200 with the bare value, 404 when the key is absent.
-    Get,
-    /// `POST /set` with `{"key":"K","value":"V"}`: 200 with a sentence.
-    Set,
-    /// `DELETE /delete?key=K`: 200 with a sentence, also when the key is absent.
-    Delete,
+/// `GET /get?key=K`: 200 with the bare value, 404 when the key is absent.
+pub(super) fn get(api: &ClientApi, call: Call, mut reply: Reply) {
+    let shared = &api.shared;
+    let key = query_key(&call.request)
+        .and_then(|key| checked_key(key, shared.limits().max_key_bytes))
+        .and_then(|key| Ok((key, ready(shared, &call, &mut reply)?)));
+    let (key, node) = match key {
+        Ok(ready) => ready,
+        Err(body) => return send_error(shared, reply, body),
+    };
+    let (shared, reader) = (shared.clone(), node.clone());
+    let deadline = Instant::now() + shared.request_timeout();
+    let done = move |result| {
+        reply.send(move || {
+            let response = value(&reader, &key, result);
+            shared.decorate(response.unwrap_or_else(|body| error(&body, shared.leader())))
+        });
+    };
+    node.read(Consistency::Linearizable, deadline, Box::new(done));
 }
 
-impl Route {
-    /// The route at a path.
-    pub fn at(path: &str) -> Option<Route> {
-        match path {
-            "/get" => Some(Route::Get),
-            "/set" => Some(Route::Set),
-            "/delete" => Some(Route::Delete),
-            _ => None,
-        }
-    }
-
-    fn method(self) -> (Method, &'static str) {
-        match self {
-            Route::Get => (Method::Get, "GET"),
-            Route::Set => (Method::Post, "POST"),
-            Route::Delete => (Method::Delete, "DELETE"),
-        }
-    }
-
-    /// Answers a request, now or when it is decided.
-    pub fn handle(self, shared: &Arc<Shared>, request: &Request, mut reply: Reply) {
-        let (method, name) = self.method();
-        if request.method != method {
-            let text = format!("this route has the method {name} only");
-            let response = error(&ErrorBody::new(ErrorCode::MethodNotAllowed, text), None);
-            let shared = shared.clone();
-            return reply.send(move || shared.decorate(response.with_header("Allow", name)));
-        }
-        let asked = match self.parse(shared, request) {
-            Ok(asked) => asked,
-            Err(body) => return send_error(shared, reply, body),
-        };
-        let Some(node) = shared.node().cloned() else {
-            return send_error(shared, reply, shared.unborn_error());
-        };
-        if !reply.park() {
-            let text = "too many requests wait for consensus already: try again";
-            return send_error(shared, reply, ErrorBody::new(ErrorCode::Overloaded, text));
-        }
-        let deadline = Instant::now() + shared.request_timeout();
-        let shared = shared.clone();
-        match asked {
-            Asked::Read(key) => {
-                let reader = node.clone();
-                let done = move |result| {
-                    reply.send(move || {
-                        let response = value(&reader, &key, result);
-                        shared.decorate(response.unwrap_or_else(|body| error(&body, shared.leader())))
-                    });
-                };
-                node.read(Consistency::Linearizable, deadline, Box::new(done));
-            }
-            Asked::Write(command) => {
-                let done = move |result| {
-                    reply.send(move || {
-                        let response = written(result);
-                        shared.decorate(response.unwrap_or_else(|body| error(&body, shared.leader())))
-                    });
-                };
-                node.write(command, deadline, Origin::Client, Box::new(done));
-            }
-        }
-    }
-
-    fn parse(self, shared: &Shared, request: &Request) -> Result<Asked, ErrorBody> {
-        let limits = shared.limits();
-        let op = match self {
-            Route::Get => return Ok(Asked::Read(checked_key(query_key(request)?, limits.max_key_bytes)?)),
-            Route::Delete => Op::Delete { key: checked_key(query_key(request)?, limits.max_key_bytes)? },
-            Route::Set => {
-                let set: SetBody = serde_json::from_slice(&request.body).map_err(|e| {
-                    invalid(format!("the body is not {{\"key\":\"...\",\"value\":\"...\"}}: {e}"))
-                })?;
-                let key = checked_key(set.key.into_bytes(), limits.max_key_bytes)?;
-                let (len, most) = (set.value.len(), limits.max_value_bytes);
-                if len > most {
-                    let text =
-                        format!("the value has {len} bytes, the limit is {most} (limits.max_value_bytes)");
-                    return Err(ErrorBody::new(ErrorCode::TooLarge, text));
-                }
-                Op::Put { key, value: set.value.into_bytes() }
-            }
-        };
-        if params::condition(request)?.is_some() {
-            return Err(invalid("this route has no conditions: /v1/kv/{key} has"));
-        }
-        let idempotency = params::idempotency_key(request)?
-            .map(|key| Idempotency { key: key.to_owned(), request_hash: request_hash(&op, None) });
-        Ok(Asked::Write(Command {
-            op,
-            condition: None,
-            idempotency,
-            wall_ms: wall_ms(),
-            actor: String::new(),
-        }))
-    }
+/// `POST /set` with `{"key":"K","value":"V"}`: 200 with a sentence.
+pub(super) fn set(api: &ClientApi, call: Call, reply: Reply) {
+    write(&api.shared, parse_set(&api.shared, &call.request), &call, reply);
 }
 
-enum Asked {
-    Read(Vec<u8>),
-    Write(Command),
+/// `DELETE /delete?key=K`: 200 with a sentence, also when the key is absent.
+pub(super) fn delete(api: &ClientApi, call: Call, reply: Reply) {
+    let key = query_key(&call.request).and_then(|key| checked_key(key, api.shared.limits().max_key_bytes));
+    write(&api.shared, key.map(|key| Op::Delete { key }), &call, reply);
+}
+
+/// The answer to another method than the one of the route.
+pub(super) fn method_not_allowed(allow: &str) -> Response {
+    let text = format!("this route has the method {allow} only");
+    error(&ErrorBody::new(ErrorCode::MethodNotAllowed, text), None)
+}
+
+fn ready<'a>(shared: &'a Arc<Shared>, call: &Call, reply: &mut Reply) -> Result<&'a Arc<Node>, ErrorBody> {
+    let node = shared.node().ok_or_else(|| shared.unborn_error())?;
+    park(call, reply)?;
+    Ok(node)
+}
+
+fn write(shared: &Arc<Shared>, op: Result<Op, ErrorBody>, call: &Call, mut reply: Reply) {
+    let ready = op
+        .and_then(|op| command(op, &call.request))
+        .and_then(|command| Ok((command, ready(shared, call, &mut reply)?)));
+    let (command, node) = match ready {
+        Ok(ready) => ready,
+        Err(body) => return send_error(shared, reply, body),
+    };
+    let deadline = Instant::now() + shared.request_timeout();
+    let shared = shared.clone();
+    let done = move |result| {
+        reply.send(move || {
+            let response = written(result);
+            shared.decorate(response.unwrap_or_else(|body| error(&body, shared.leader())))
+        });
+    };
+    node.write(command, deadline, Origin::Client, Box::new(done));
+}
+
+fn parse_set(shared: &Shared, request: &Request) -> Result<Op, ErrorBody> {
+    let limits = shared.limits();
+    let set: SetBody = serde_json::from_slice(&request.body)
+        .map_err(|e| invalid(format!("the body is not {{\"key\":\"...\",\"value\":\"...\"}}: {e}")))?;
+    let key = checked_key(set.key.into_bytes(), limits.max_key_bytes)?;
+    let (len, most) = (set.value.len(), limits.max_value_bytes);
+    if len > most {
+        let text = format!("the value has {len} bytes, the limit is {most} (limits.max_value_bytes)");
+        return Err(ErrorBody::new(ErrorCode::TooLarge, text));
+    }
+    Ok(Op::Put { key, value: set.value.into_bytes() })
+}
+
+fn command(op: Op, request: &Request) -> Result<Command, ErrorBody> {
+    if params::condition(request)?.is_some() {
+        return Err(invalid("this route has no conditions: /v1/kv/{key} has"));
+    }
+    let idempotency = params::idempotency_key(request)?
+        .map(|key| Idempotency { key: key.to_owned(), request_hash: request_hash(&op, None) });
+    Ok(Command { op, condition: None, idempotency, wall_ms: wall_ms(), actor: String::new() })
 }
 
 /// The body of `/set`. Further fields are ignored.
@@ -145,10 +117,6 @@ struct NotServed<'a> {
     error: &'a str,
     /// The leader's client address, empty when none is known.
     leader_addr: &'a str,
-}
-
-fn invalid(text: impl Into<String>) -> ErrorBody {
-    ErrorBody::new(ErrorCode::InvalidRequest, text)
 }
 
 /// The first `key` of the query, form-decoded: any bytes. All other parameters are ignored.
@@ -198,16 +166,14 @@ fn error(body: &ErrorBody, leader: Option<LeaderRef>) -> Response {
 /// The answer to `/get`, once it may be served.
 fn value(node: &Node, key: &[u8], result: Result<Index, Failure>) -> Result<Response, ErrorBody> {
     result.map_err(|failure| failed(&failure).with_outcome(ErrorOutcome::NotDone))?;
-    node.with_kv(|kv| {
-        // The latest revision can be neither compacted nor in the future.
-        let Ok(Some(record)) = kv.get(key, None) else {
-            return Err(ErrorBody::new(ErrorCode::NotFound, "no such key"));
-        };
-        let content_type =
-            if std::str::from_utf8(record.value).is_ok() { PLAIN } else { "application/octet-stream" };
-        let index = kv.applied().index.to_string();
-        Ok(Response::new(200, content_type, record.value.to_vec()).with_header(api::INDEX_HEADER, index))
-    })
+    // The latest revision can be neither compacted nor in the future. Copied under the lock, rendered outside of it.
+    let (value, index) = node.with_kv(|kv| {
+        let record = kv.get(key, None).ok().flatten();
+        (record.map(|record| record.value.to_vec()), kv.applied().index)
+    });
+    let value = value.ok_or_else(|| ErrorBody::new(ErrorCode::NotFound, "no such key"))?;
+    let content_type = if std::str::from_utf8(&value).is_ok() { PLAIN } else { "application/octet-stream" };
+    Ok(Response::new(200, content_type, value).with_header(api::INDEX_HEADER, index.to_string()))
 }
 
 /// The answer to `/set` and `/delete`.
@@ -229,6 +195,7 @@ fn written(result: WriteResult) -> Result<Response, ErrorBody> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::edge::Method;
     use std::collections::BTreeMap;
 
     fn with_query(query: Option<&str>) -> Request {

@@ -1,19 +1,22 @@
 //! `GET /v1/kv`: a page of the keys in a range, all of one revision.
 //!
-//! The store's lock is held for one [`Kv::scan`] at a time. Rows are copied under it and become JSON behind it.
+//! The store's lock is held for one [`Kv::scan`] at a time. Rows are copied under it and become JSON outside of it.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::cursor::Cursor;
+use super::jobs::{Jobs, PoolOptions, Worker};
 use super::params::{Query, invalid};
-use super::reads::{self, States};
+use super::states::{self, States};
 use crate::api::{
     self, DEFAULT_LIST_LIMIT, ErrorBody, ErrorCode, ListedRecord, MAX_LIST_BYTES, MAX_LIST_LIMIT,
 };
 use crate::node::Node;
 use crate::raft::Index;
 use crate::server::edge::{Request, Response};
+use crate::server::shared::Shared;
 use crate::store::{KeyRange, Kv, Order, ReadError, Record};
 
 const PARAMETERS: [&str; 8] =
@@ -24,6 +27,49 @@ const BYTE_PARAMETERS: [&str; 3] = ["prefix", "start", "end"];
 
 /// The JSON around the rows of a page, without its cursor: numbers have at most 20 digits.
 const ENVELOPE_BYTES: usize = 128;
+
+/// Threads that go through the store for lists and counts.
+const SCAN_THREADS: usize = 2;
+
+/// Lists and counts that may wait for them.
+const SCAN_QUEUE: usize = 64;
+
+/// A listing whose state is fresh enough, to be served from this node.
+pub(super) struct Scan {
+    pub list: Box<List>,
+    pub node: Arc<Node>,
+}
+
+/// Starts the threads that serve lists and counts. A responder must not: it has the answers of all other requests to write.
+///
+/// # Errors
+/// A thread could not be started.
+pub(super) fn start(shared: &Arc<Shared>) -> std::io::Result<Jobs<Scan>> {
+    let options = PoolOptions {
+        name: "scan",
+        threads: SCAN_THREADS,
+        queue: SCAN_QUEUE,
+        full: "too many lists and counts wait already: try again",
+    };
+    Jobs::start(shared, &options, || Scanner)
+}
+
+struct Scanner;
+
+impl Worker<Scan> for Scanner {
+    fn answer(&mut self, scan: Scan, deadline: Instant) -> Result<Response, ErrorBody> {
+        serve(scan, deadline)
+    }
+}
+
+/// Serves a listing whose turn it is. One whose time was over before is not begun: its client has gone, or soon will.
+pub(super) fn serve(Scan { list, node }: Scan, deadline: Instant) -> Result<Response, ErrorBody> {
+    if Instant::now() >= deadline {
+        let text = "too many lists and counts were before this one: try again";
+        return Err(ErrorBody::new(ErrorCode::Timeout, text));
+    }
+    Ok(list.serve(&node, deadline))
+}
 
 /// A listing, taken apart.
 #[derive(Debug)]
@@ -46,7 +92,7 @@ impl List {
     /// Takes the request apart. No key is longer than `max_key_bytes`.
     pub fn parse(request: &Request, max_key_bytes: usize) -> Result<List, ErrorBody> {
         let query = Query::parse_with_bytes(request.query.as_deref(), &PARAMETERS, &BYTE_PARAMETERS)?;
-        reads::refuse_if_match(request)?;
+        states::refuse_if_match(request)?;
         let [prefix, start, end] = BYTE_PARAMETERS.map(|name| query.bytes(name).unwrap_or_default());
         if !end.is_empty() && start > end {
             return Err(invalid("start lies behind end: start is the smaller key in either order"));
@@ -82,8 +128,8 @@ impl List {
     }
 
     /// Which states it may see.
-    pub fn states(&self) -> &States {
-        &self.states
+    pub fn states(&self) -> States {
+        self.states
     }
 
     /// The answer from a node that is fresh enough. A count, and a page in a range with many deleted keys, may take
@@ -105,7 +151,7 @@ impl List {
                 // Nobody asked for this revision by number: a later one does as well.
                 Err(ReadError::Compacted { .. }) if self.states.revision.is_none() => page = Page::default(),
                 Err(e) => {
-                    let response = Response::error(&reads::unreadable(e));
+                    let response = Response::error(&states::unreadable(e));
                     return response.with_header(api::INDEX_HEADER, page.applied.to_string());
                 }
                 Ok(Filled::Part) => {}

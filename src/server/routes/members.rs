@@ -1,107 +1,73 @@
-//! The routes by which an operator changes the cluster itself: who asks for what, and whether it can be meant.
+//! What an operator asks of the cluster itself: taken apart, and whether it can be meant.
 
 use serde::de::DeserializeOwned;
 
 use super::params::{Query, invalid};
 use crate::api::{ErrorBody, HandOverRequest, NewMember};
 use crate::config;
+use crate::node::{Newcomer, OperatorRequest};
 use crate::raft::MemberId;
-use crate::server::edge::{Method, Request};
+use crate::server::edge::Request;
 
-/// The members: read here, added here.
-pub(super) const MEMBERS: &str = "/v1/cluster/members";
-const ONE_MEMBER: &str = "/v1/cluster/members/";
-const PROMOTE: &str = "/promote";
-const LEADER: &str = "/v1/cluster/leader";
-
-/// A route that changes the cluster.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Route {
-    Add,
-    Remove(String),
-    Promote(String),
-    HandOver,
-}
-
-/// What an operator asks.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Asked {
-    /// To add a member; without its identity the node at its address is asked.
-    Add(NewMember, Option<MemberId>),
-    /// To remove the member of this name.
-    Remove(String),
-    /// To make the learner of this name a voter.
-    Promote(String),
-    /// To hand the leadership over, to the member of this name or to the most advanced one.
-    HandOver(Option<String>),
-}
-
-impl Route {
-    /// The route of a request; the error is the methods it has instead. None for every other route, and for reading the
-    /// members.
-    pub fn at(request: &Request) -> Option<Result<Route, &'static str>> {
-        let only = |method: Method, route: Route, allow| match request.method == method {
-            true => Ok(route),
-            false => Err(allow),
-        };
-        if request.path == LEADER {
-            return Some(only(Method::Post, Route::HandOver, "POST"));
-        }
-        if request.path == MEMBERS {
-            return match request.method {
-                Method::Get | Method::Head => None,
-                _ => Some(only(Method::Post, Route::Add, "GET, HEAD, POST")),
-            };
-        }
-        let name = request.path.strip_prefix(ONE_MEMBER)?;
-        Some(match name.strip_suffix(PROMOTE) {
-            Some(name) => only(Method::Post, Route::Promote(name.to_owned()), "POST"),
-            None => only(Method::Delete, Route::Remove(name.to_owned()), "DELETE"),
-        })
-    }
-
-    /// What is asked.
-    ///
-    /// # Errors
-    /// `invalid_request`: nothing in it can be meant.
-    pub fn parse(self, request: &Request) -> Result<Asked, ErrorBody> {
-        Query::parse(request.query.as_deref(), &[])?;
-        match self {
-            Route::Add => parse_new(request),
-            Route::Remove(name) => bodiless(request).and_then(|()| Ok(Asked::Remove(named(name)?))),
-            Route::Promote(name) => bodiless(request).and_then(|()| Ok(Asked::Promote(named(name)?))),
-            Route::HandOver if request.body.is_empty() => Ok(Asked::HandOver(None)),
-            Route::HandOver => {
-                let HandOverRequest { node_id } = json(request)?;
-                Ok(Asked::HandOver(node_id.map(named).transpose()?))
-            }
-        }
-    }
-}
-
-fn parse_new(request: &Request) -> Result<Asked, ErrorBody> {
-    let new: NewMember = json(request)?;
-    named(new.node_id.clone())?;
-    for (field, addr) in [("raft_addr", &new.raft_addr), ("http_addr", &new.http_addr)] {
+/// To add a member.
+///
+/// # Errors
+/// `invalid_request`: nothing in it can be meant.
+pub(super) fn parse_add(request: &Request) -> Result<OperatorRequest, ErrorBody> {
+    no_parameters(request)?;
+    let NewMember { node_id, raft_addr, http_addr, promote, member_id } = json(request)?;
+    let node_id = named(node_id)?;
+    for (field, addr) in [("raft_addr", &raft_addr), ("http_addr", &http_addr)] {
         if !config::is_advertisable(addr) {
             return Err(invalid(format!(
                 "{field}: {addr:?} is no address that others can reach: write host:port, like 10.0.0.6:8081"
             )));
         }
     }
-    if new.raft_addr == new.http_addr {
+    if raft_addr == http_addr {
         return Err(invalid("raft_addr and http_addr are the same: clients and members need a port each"));
     }
-    let member_id = new.member_id.as_deref().map(|text| {
-        member_id(text).ok_or_else(|| {
+    let identity = |text: &str| {
+        parse_member_id(text).ok_or_else(|| {
             invalid(format!("member_id: {text:?} is no identity: it has 16 hexadecimal digits"))
         })
-    });
-    let member_id = member_id.transpose()?;
-    Ok(Asked::Add(new, member_id))
+    };
+    let member_id = member_id.as_deref().map(identity).transpose()?;
+    Ok(OperatorRequest::Add(Newcomer { node_id, raft_addr, http_addr, promote, member_id }))
 }
 
-fn member_id(text: &str) -> Option<MemberId> {
+/// To remove the member `name`.
+///
+/// # Errors
+/// As [`parse_add`].
+pub(super) fn parse_remove(name: &str, request: &Request) -> Result<OperatorRequest, ErrorBody> {
+    bare(request)?;
+    named(name.to_owned()).map(OperatorRequest::Remove)
+}
+
+/// To make the learner `name` a voter.
+///
+/// # Errors
+/// As [`parse_add`].
+pub(super) fn parse_promote(name: &str, request: &Request) -> Result<OperatorRequest, ErrorBody> {
+    bare(request)?;
+    named(name.to_owned()).map(OperatorRequest::Promote)
+}
+
+/// To hand the leadership over.
+///
+/// # Errors
+/// As [`parse_add`].
+pub(super) fn parse_hand_over(request: &Request) -> Result<OperatorRequest, ErrorBody> {
+    no_parameters(request)?;
+    if request.body.is_empty() {
+        return Ok(OperatorRequest::HandOver(None));
+    }
+    let HandOverRequest { node_id } = json(request)?;
+    Ok(OperatorRequest::HandOver(node_id.map(named).transpose()?))
+}
+
+fn parse_member_id(text: &str) -> Option<MemberId> {
     let is_hex = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
     is_hex.then(|| u64::from_str_radix(text, 16).ok().map(MemberId)).flatten()
 }
@@ -113,7 +79,12 @@ fn named(name: String) -> Result<String, ErrorBody> {
     }
 }
 
-fn bodiless(request: &Request) -> Result<(), ErrorBody> {
+fn no_parameters(request: &Request) -> Result<(), ErrorBody> {
+    Query::parse(request.query.as_deref(), &[]).map(|_| ())
+}
+
+fn bare(request: &Request) -> Result<(), ErrorBody> {
+    no_parameters(request)?;
     match request.body.is_empty() {
         true => Ok(()),
         false => Err(invalid("this route takes no body")),
@@ -128,43 +99,33 @@ fn json<T: DeserializeOwned>(request: &Request) -> Result<T, ErrorBody> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::edge::Method;
 
-    fn request(method: Method, path: &str, body: &str) -> Request {
-        let (path, body) = (path.to_owned(), body.as_bytes().to_vec());
+    fn request(body: &str) -> Request {
+        let (path, body) = ("/v1/cluster/members".to_owned(), body.as_bytes().to_vec());
+        let method = Method::Post;
         Request { method, path, query: None, headers: Vec::new(), body, from_loopback: true }
     }
 
-    fn parse(method: Method, path: &str, body: &str) -> Result<Asked, ErrorBody> {
-        let request = request(method, path, body);
-        Route::at(&request).expect("a route").expect("a method of it").parse(&request)
-    }
-
-    #[test]
-    fn at_tells_the_routes_apart() {
-        let at = |method, path| Route::at(&request(method, path, ""));
-        assert_eq!(at(Method::Get, MEMBERS), None);
-        assert_eq!(at(Method::Put, MEMBERS), Some(Err("GET, HEAD, POST")));
-        assert_eq!(at(Method::Delete, "/v1/cluster/members/a"), Some(Ok(Route::Remove("a".into()))));
-        assert_eq!(at(Method::Get, "/v1/cluster/members/a"), Some(Err("DELETE")));
-        assert_eq!(at(Method::Post, "/v1/cluster/members/a/promote"), Some(Ok(Route::Promote("a".into()))));
-        assert_eq!(at(Method::Get, LEADER), Some(Err("POST")));
-        assert_eq!(at(Method::Post, "/v1/cluster"), None);
+    fn add(body: &str) -> Result<OperatorRequest, ErrorBody> {
+        parse_add(&request(body))
     }
 
     #[test]
     fn parse_takes_a_new_member_with_and_without_its_identity() {
         let body = r#"{"node_id":"n6","raft_addr":"10.0.0.6:1","http_addr":"10.0.0.6:2"}"#;
-        let Ok(Asked::Add(new, None)) = parse(Method::Post, MEMBERS, body) else { panic!() };
-        assert!(new.promote);
+        let Ok(OperatorRequest::Add(Newcomer { promote: true, member_id: None, .. })) = add(body) else {
+            panic!()
+        };
         let body = body.replace('}', r#","member_id":"00000000000000ff","promote":false}"#);
-        let Ok(Asked::Add(new, Some(MemberId(255)))) = parse(Method::Post, MEMBERS, &body) else { panic!() };
-        assert!(!new.promote);
+        let Ok(OperatorRequest::Add(new)) = add(&body) else { panic!() };
+        assert_eq!((new.promote, new.member_id), (false, Some(MemberId(255))));
     }
 
     #[test]
     fn parse_refuses_what_cannot_be_meant() {
         let good = r#"{"node_id":"n6","raft_addr":"10.0.0.6:1","http_addr":"10.0.0.6:2","member_id":"00000000000000ff"}"#;
-        assert!(parse(Method::Post, MEMBERS, good).is_ok());
+        assert!(add(good).is_ok());
         for (is, becomes) in [
             ("\"n6\"", "\"\""),
             ("n6", "n 6"),
@@ -178,13 +139,19 @@ mod tests {
             ("{", ""),
         ] {
             let bad = good.replace(is, becomes);
-            assert!(parse(Method::Post, MEMBERS, &bad).is_err(), "{bad}");
+            assert!(add(&bad).is_err(), "{bad}");
         }
-        assert!(parse(Method::Delete, "/v1/cluster/members/", "").is_err());
-        assert!(parse(Method::Delete, "/v1/cluster/members/n1", "x").is_err());
-        assert!(parse(Method::Post, LEADER, r#"{"node":"n1"}"#).is_err());
-        assert!(parse(Method::Post, LEADER, r#"{"node_id":"n/1"}"#).is_err());
-        assert_eq!(parse(Method::Post, LEADER, ""), Ok(Asked::HandOver(None)));
-        assert_eq!(parse(Method::Post, LEADER, "{}"), Ok(Asked::HandOver(None)));
+        assert_eq!(parse_remove("n1", &request("")), Ok(OperatorRequest::Remove("n1".to_owned())));
+        assert_eq!(parse_promote("n1", &request("")), Ok(OperatorRequest::Promote("n1".to_owned())));
+        assert!(parse_remove("", &request("")).is_err());
+        assert!(parse_remove("n1", &request("x")).is_err());
+        assert!(parse_promote("n/1", &request("")).is_err());
+        assert!(parse_hand_over(&request(r#"{"node":"n1"}"#)).is_err());
+        assert!(parse_hand_over(&request(r#"{"node_id":"n/1"}"#)).is_err());
+        assert_eq!(parse_hand_over(&request("")), Ok(OperatorRequest::HandOver(None)));
+        assert_eq!(parse_hand_over(&request("{}")), Ok(OperatorRequest::HandOver(None)));
+        let with_parameter = Request { query: Some("x=1".to_owned()), ..request("") };
+        assert!(parse_remove("n1", &with_parameter).is_err());
+        assert!(parse_hand_over(&with_parameter).is_err());
     }
 }

@@ -9,6 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEnc
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::calls::CallCounters;
 use super::process;
 use crate::api::RoleName;
 use crate::logging;
@@ -21,15 +22,18 @@ use crate::server::shared::Shared;
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The answer to a scrape.
-pub fn page(shared: &Arc<Shared>) -> Response {
+pub(super) fn page(shared: &Arc<Shared>, calls: &Arc<CallCounters>) -> Response {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Scrape(shared.clone())));
+    registry.register_collector(Box::new(Scrape { shared: shared.clone(), calls: calls.clone() }));
     let mut page = String::with_capacity(16 << 10);
     text::encode(&mut page, &registry).expect("writing to memory does not fail");
     Response::new(200, CONTENT_TYPE, page.into_bytes())
 }
 
-struct Scrape(Arc<Shared>);
+struct Scrape {
+    shared: Arc<Shared>,
+    calls: Arc<CallCounters>,
+}
 
 impl fmt::Debug for Scrape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,12 +44,14 @@ impl fmt::Debug for Scrape {
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut out = Out(encoder);
-        let shared = &*self.0;
+        let shared = &*self.shared;
         let is_ready = u64::from(shared.not_ready().is_none());
         out.gauge("dkv_ready", "Whether the node can serve, as /readyz says", None, is_ready)?;
         let dropped = logging::dropped_lines();
         out.counter("dkv_log_lines_dropped", "Log lines that nobody took", None, dropped)?;
         ports(&mut out, shared)?;
+        let help = "Requests for each operation of the client port, whatever became of them";
+        out.counters("dkv_requests", help, "operation", &self.calls.view())?;
         if let Some(node) = shared.node() {
             let status = node.status();
             core(&mut out, &status)?;

@@ -1,17 +1,26 @@
-//! The client port: what its requests ask, and what they are answered.
+//! The client port: what its requests ask, and what they are answered. [`table`] lists every operation; [`dispatch`] finds the
+//! one of a request, [`api`] carries it out or leaves it to one of the pools of threads ([`jobs`]).
 
 mod api;
+mod calls;
 mod cursor;
+mod dispatch;
 mod errors;
+mod jobs;
 mod legacy;
 mod lists;
 mod log_level;
 mod members;
 mod metrics;
-pub(super) mod operator;
+mod operator;
 mod params;
 mod process;
 mod reads;
-pub(super) mod snapshots;
+mod snapshots;
+mod states;
+mod table;
+#[cfg(test)]
+mod tests;
 
-pub(super) use api::ClientApi;
+pub(super) use dispatch::start;
+pub(super) use table::headers;

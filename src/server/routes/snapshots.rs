@@ -7,13 +7,11 @@
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use std::time::Instant;
 
 use super::errors::failed;
+use super::jobs::{Jobs, PoolOptions, Worker};
 use super::params::{Query, invalid};
 use crate::api::{
     ErrorBody, ErrorCode, ErrorOutcome, MAX_SNAPSHOT_PIECE, SNAPSHOT_BYTES_HEADER, SNAPSHOT_CRC_HEADER,
@@ -21,82 +19,53 @@ use crate::api::{
 };
 use crate::node::{BackupResult, Node};
 use crate::raft::Index;
-use crate::server::edge::{Method, Reply, Request, Response};
+use crate::server::edge::{Request, Response};
 use crate::server::shared::Shared;
 use crate::store::snapshot::{self, SnapshotError, SnapshotName, SnapshotReader};
 
-/// The route of all snapshots; one of them is behind it.
+/// The route of all snapshots; one of them is below it.
 const SNAPSHOTS: &str = "/v1/snapshots";
 
-/// What may wait for the thread; more is refused as overloaded.
+/// What may wait for the thread.
 const QUEUE: usize = 64;
 
 /// So many snapshots stay open.
 const OPEN: usize = 2;
 
-/// How often the thread looks whether the server stops.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// A route about snapshots.
-pub(super) enum Route {
-    Make,
-    List,
-    Piece,
-}
-
-/// What a request asks.
+/// What the thread is asked.
 pub(super) enum Asked {
-    /// A snapshot through this index at least; without one, a snapshot of everything acknowledged before.
-    Make(Option<Index>),
+    /// To describe the snapshot that was made, or why there is none.
+    Made(BackupResult),
+    /// Which snapshots there are.
     List,
-    Piece {
-        name: SnapshotName,
-        offset: u64,
-        limit: usize,
-    },
+    /// For a piece of one.
+    Piece { name: SnapshotName, offset: u64, limit: usize },
 }
 
-impl Route {
-    /// The route of a request; the error is the methods that it has. None for other routes.
-    pub fn at(request: &Request) -> Option<Result<Route, &'static str>> {
-        let rest = request.path.strip_prefix(SNAPSHOTS)?;
-        match (rest, request.method) {
-            ("", Method::Post) => Some(Ok(Route::Make)),
-            ("", Method::Get | Method::Head) => Some(Ok(Route::List)),
-            ("", _) => Some(Err("GET, HEAD, POST")),
-            (rest, method) if rest.starts_with('/') => Some(match method {
-                Method::Get | Method::Head => Ok(Route::Piece),
-                _ => Err("GET, HEAD"),
-            }),
-            _ => None,
-        }
+/// To make a snapshot: through this index at least; without one, of everything acknowledged before.
+pub(super) fn parse_make(request: &Request) -> Result<Option<Index>, ErrorBody> {
+    if !request.body.is_empty() {
+        return Err(invalid("this request has no body"));
     }
+    Query::parse(request.query.as_deref(), &["min_index"])?.number("min_index")
+}
 
-    /// Takes the request apart.
-    pub fn parse(self, request: &Request) -> Result<Asked, ErrorBody> {
-        let query = request.query.as_deref();
-        match self {
-            Route::Make => {
-                if !request.body.is_empty() {
-                    return Err(invalid("this request has no body"));
-                }
-                Ok(Asked::Make(Query::parse(query, &["min_index"])?.number("min_index")?))
-            }
-            Route::List => Query::parse(query, &[]).map(|_| Asked::List),
-            Route::Piece => {
-                let query = Query::parse(query, &["offset", "limit"])?;
-                let offset = query.number("offset")?.unwrap_or(0);
-                let most = MAX_SNAPSHOT_PIECE as u64;
-                let limit = query.number("limit")?.unwrap_or(most);
-                if !(1..=most).contains(&limit) {
-                    return Err(invalid(format!("limit={limit}: a piece has 1 to {most} bytes")));
-                }
-                let name = &request.path[SNAPSHOTS.len() + 1..];
-                let name = SnapshotName::parse(name).ok_or_else(|| not_here(name))?;
-                Ok(Asked::Piece { name, offset, limit: usize::try_from(limit).unwrap_or(MAX_SNAPSHOT_PIECE) })
-            }
-        }
+/// To list the snapshots.
+pub(super) fn parse_list(request: &Request) -> Result<Asked, ErrorBody> {
+    Query::parse(request.query.as_deref(), &[]).map(|_| Asked::List)
+}
+
+/// For a piece of the snapshot `name`.
+pub(super) fn parse_piece(name: &str, request: &Request) -> Result<Asked, ErrorBody> {
+    let query = Query::parse(request.query.as_deref(), &["offset", "limit"])?;
+    let offset = query.number("offset")?.unwrap_or(0);
+    let most = MAX_SNAPSHOT_PIECE as u64;
+    let limit = query.number("limit")?.unwrap_or(most);
+    if !(1..=most).contains(&limit) {
+        return Err(invalid(format!("limit={limit}: a piece has 1 to {most} bytes")));
     }
+    let name = SnapshotName::parse(name).ok_or_else(|| not_here(name))?;
+    Ok(Asked::Piece { name, offset, limit: usize::try_from(limit).unwrap_or(MAX_SNAPSHOT_PIECE) })
 }
 
 fn not_here(name: &str) -> ErrorBody {
@@ -108,89 +77,35 @@ fn not_here(name: &str) -> ErrorBody {
     ErrorBody::new(ErrorCode::NotFound, text)
 }
 
-enum Job {
-    Made(BackupResult, Reply),
-    List(Reply),
-    Piece { name: SnapshotName, offset: u64, limit: usize, reply: Reply },
-}
-
-impl Job {
-    fn into_reply(self) -> Reply {
-        match self {
-            Job::Made(_, reply) | Job::List(reply) | Job::Piece { reply, .. } => reply,
-        }
-    }
-}
-
-/// Where the client port leaves what it is asked about snapshots.
-#[derive(Clone)]
-pub struct BackupPort {
-    shared: Arc<Shared>,
-    jobs: Sender<Job>,
-}
-
-/// Starts the thread. It ends with the process, or soon after the server stops.
+/// Starts the thread.
 ///
 /// # Errors
 /// The thread could not be started.
-pub fn start(shared: &Arc<Shared>) -> std::io::Result<BackupPort> {
-    let (jobs, inbox) = bounded(QUEUE);
-    let served = shared.clone();
-    std::thread::Builder::new().name("backups".to_owned()).spawn(move || run(&served, &inbox))?;
-    Ok(BackupPort { shared: shared.clone(), jobs })
-}
-
-impl BackupPort {
-    /// Answers `reply`, now or later.
-    pub(super) fn ask(&self, node: &Arc<Node>, asked: Asked, deadline: Instant, reply: Reply) {
-        match asked {
-            Asked::List => self.send(Job::List(reply)),
-            Asked::Piece { name, offset, limit } => self.send(Job::Piece { name, offset, limit, reply }),
-            Asked::Make(min_index) => {
-                let port = self.clone();
-                let done = Box::new(move |made: BackupResult| port.send(Job::Made(made, reply)));
-                match min_index {
-                    Some(index) => node.backup_through(index, deadline, done),
-                    None => node.backup(deadline, done),
-                }
-            }
-        }
-    }
-
-    fn send(&self, job: Job) {
-        if let Err(refused) = self.jobs.try_send(job) {
-            let shared = self.shared.clone();
-            let error =
-                ErrorBody::new(ErrorCode::Overloaded, "too many requests for snapshots wait: try again");
-            refused.into_inner().into_reply().send(move || shared.decorate(Response::error(&error)));
-        }
-    }
-}
-
-fn run(shared: &Arc<Shared>, inbox: &Receiver<Job>) {
-    let mut open = Open::default();
-    while !shared.is_stopping() {
-        match inbox.recv_timeout(LOOK_EVERY) {
-            Ok(job) => {
-                // A reply that is dropped in a panic answers 500.
-                let _ = catch_unwind(AssertUnwindSafe(|| serve(shared, &mut open, job)));
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
-        }
-    }
-}
-
-fn serve(shared: &Arc<Shared>, open: &mut Open, job: Job) {
-    let Some(node) = shared.node() else { return };
-    let (answer, reply) = match job {
-        Job::Made(made, reply) => (open.made(node, made), reply),
-        Job::List(reply) => (list(node), reply),
-        Job::Piece { name, offset, limit, reply } => (open.piece(node, name, offset, limit), reply),
+pub(super) fn start(shared: &Arc<Shared>) -> std::io::Result<Jobs<Asked>> {
+    let options = PoolOptions {
+        name: "backups",
+        threads: 1,
+        queue: QUEUE,
+        full: "too many requests for snapshots wait: try again",
     };
-    let response = answer.unwrap_or_else(|error| Response::error(&error.with_outcome(ErrorOutcome::NotDone)));
-    let shared = shared.clone();
-    reply.send(move || shared.decorate(response));
+    Jobs::start(shared, &options, || Backups { shared: shared.clone(), open: Open::default() })
+}
+
+struct Backups {
+    shared: Arc<Shared>,
+    open: Open,
+}
+
+impl Worker<Asked> for Backups {
+    fn answer(&mut self, asked: Asked, _deadline: Instant) -> Result<Response, ErrorBody> {
+        let node = self.shared.node().ok_or_else(|| self.shared.unborn_error())?;
+        let answer = match asked {
+            Asked::Made(made) => self.open.made(node, made),
+            Asked::List => list(node),
+            Asked::Piece { name, offset, limit } => self.open.piece(node, name, offset, limit),
+        };
+        answer.map_err(|error| error.with_outcome(ErrorOutcome::NotDone))
+    }
 }
 
 /// The snapshots that were asked for last, the latest at the end.

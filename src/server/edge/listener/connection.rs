@@ -107,6 +107,7 @@ impl<'a> Client<'a> {
         let head = head::check(
             &self.input[..head_bytes],
             self.limits().max_body_bytes,
+            &self.shared.wanted,
             self.from_loopback,
             &mut self.request,
         )?;
@@ -230,14 +231,14 @@ impl<'a> Client<'a> {
                     )
                 }
                 Err(error) if head.method.is_read() => {
-                    log::warn!("a read got no answer from tiny_http: {error:?}");
+                    log::warn!("a read got no answer from tiny_http: {error}");
                     match error {
                         ExchangeError::TimedOut => (ErrorCode::Timeout, "the read was not answered in time"),
                         _ => (ErrorCode::Unavailable, "the read broke off inside the server, try again"),
                     }
                 }
                 Err(error) => {
-                    log::warn!("a write got no answer from tiny_http: {error:?}");
+                    log::warn!("a write got no answer from tiny_http: {error}");
                     (ErrorCode::OutcomeUnknown, "the request was accepted and then not answered in time")
                 }
             },
