@@ -18,6 +18,7 @@
 //! | [`check`] | whether what clients saw is linearizable: histories in, verdicts out, pure | nothing of ours |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
+#![warn(unreachable_pub)]
 
 pub mod api;
 pub mod check;

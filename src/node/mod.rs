@@ -30,6 +30,13 @@ mod status;
 mod threads;
 mod transport;
 
+/// The data directory of a node: what a start finds in it, and why it cannot be used.
+pub mod birth {
+    pub use super::boot::birth::{Birthplace, Born, IdentityConfig};
+    pub use super::boot::error::BirthError;
+    pub use super::boot::open::{Opened, open};
+}
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,7 +50,7 @@ pub use boot::birth_record::{
     BirthRecord, Deliveries, FoundReply, FoundRequest, FoundTransport, Peer, PeerList, StoreFound, Unborn,
     UnbornStep,
 };
-pub use boot::{birth, founding, recover, restore, verify};
+pub use boot::{founding, recover, restore, verify};
 pub use core::{Core, CoreOptions, Effects, Finished, Outgoing, Parked, Rings, Work};
 pub use operator::{Newcomer, OperatorReply, OperatorRequest};
 pub use request::{

@@ -3,10 +3,12 @@
 
 mod convert;
 pub mod edge;
+mod error;
 pub mod peer;
 mod restore;
 mod routes;
 mod shared;
 mod start;
 
-pub use start::{Server, ServerError};
+pub use error::ServerError;
+pub use start::Server;

@@ -9,19 +9,20 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::ServerError;
 use super::edge::{self, ErrorHeaders, GateLimits, HttpServer, PortOptions, RunDir, fdlimit};
 use super::peer::{HttpFounding, HttpPeers, PeerApi};
 use super::restore::Restore;
 use super::routes;
 use super::shared::Shared;
 use crate::config::Config;
-use crate::node::birth::{BirthError, Born, IdentityConfig, Opened, open};
-use crate::node::founding::{Founding, FoundingError, FoundingInbox, founding_port};
+use crate::node::birth::{Born, IdentityConfig, Opened, open};
+use crate::node::founding::{Founding, FoundingInbox, founding_port};
 use crate::node::recover::check_finished;
 use crate::node::{Deliveries, Listeners, Node, NodeOptions, PeerList};
 use crate::raft::Settings;
 use crate::store::disk::RealDisk;
-use crate::store::identity::{DataDirLock, IdentityError};
+use crate::store::identity::DataDirLock;
 use crate::store::wal::WalOptions;
 
 /// For so many members a node that joins has room in any case.
@@ -29,40 +30,6 @@ const LIKELY_MEMBERS: usize = 5;
 
 /// How long a leader that stops waits for another one.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Why a server does not start, or ends: one line for the operator, and the exit code.
-#[derive(Debug, thiserror::Error)]
-#[error("{text}")]
-pub struct ServerError {
-    /// 1 run-time failure, 2 configuration, 3 data corrupt, 4 identity refused.
-    pub exit_code: u8,
-    /// What happened, where, and what to do.
-    pub text: String,
-}
-
-impl ServerError {
-    pub(super) fn new(exit_code: u8, text: impl Into<String>) -> ServerError {
-        ServerError { exit_code, text: text.into() }
-    }
-}
-
-impl From<IdentityError> for ServerError {
-    fn from(e: IdentityError) -> ServerError {
-        ServerError::new(e.exit_code(), e.to_string())
-    }
-}
-
-impl From<BirthError> for ServerError {
-    fn from(e: BirthError) -> ServerError {
-        ServerError::new(e.exit_code(), e.to_string())
-    }
-}
-
-impl From<FoundingError> for ServerError {
-    fn from(e: FoundingError) -> ServerError {
-        ServerError::new(e.exit_code(), e.to_string())
-    }
-}
 
 /// A running server. [`Server::stop`] ends it in order.
 pub struct Server {

@@ -12,6 +12,7 @@ mod output;
 mod progress;
 mod snapshot;
 mod status;
+mod text;
 mod verify;
 
 use std::ffi::OsStr;

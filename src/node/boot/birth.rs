@@ -8,123 +8,14 @@
 use std::sync::Arc;
 
 use super::birth_record::{BirthRecord, PeerList, check_found};
-use super::founding::Founding;
-use super::restore::{self, Backup};
+use super::error::{BirthError, damaged_or};
+use super::restore::Backup;
 use crate::node::Stored;
-use crate::raft::{ClusterId, Entry, HardState, MemberId, Membership, Position, Settings, WriteOp};
+use crate::raft::{Entry, HardState, Membership, Position, Settings, WriteOp};
 use crate::store::disk::Disk;
 use crate::store::identity::{Identity, IdentityError};
-use crate::store::snapshot::{self, SnapshotError, SnapshotName};
-use crate::store::wal::{LogPlace, Recovered, Wal, WalError, WalIds, WalOptions};
-
-/// Why the data directory cannot be opened as this node's, or a birth not be finished.
-#[derive(Debug, thiserror::Error)]
-pub enum BirthError {
-    /// The identity file.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The log.
-    #[error(transparent)]
-    Wal(#[from] WalError),
-    /// The snapshots.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
-    /// A snapshot is damaged, and the log does not reach from what stands before it.
-    #[error("{}; {gap}", texts(.damaged))]
-    DamagedSnapshot {
-        /// What is wrong with it, and with those before it that are damaged as well.
-        damaged: Vec<SnapshotError>,
-        /// Which entries are missing, a [`WalError::Gap`], with the repair.
-        gap: WalError,
-    },
-    /// The identity file names a cluster and there is no log.
-    #[error(
-        "this node's log is gone: {dir} belongs to member {member_id} of cluster {cluster_id} and holds no log; a \
-         member that forgot what it acknowledged must never take part again: bring the log back, or replace the \
-         member (empty data_dir, then dkv-cli member replace {node_id} {node_id})"
-    )]
-    LogGone {
-        /// The data directory.
-        dir: String,
-        /// Its name.
-        node_id: String,
-        /// The member.
-        member_id: MemberId,
-        /// Its cluster.
-        cluster_id: ClusterId,
-    },
-    /// There is a log and no identity file.
-    #[error(
-        "{dir} holds the log of member {} of cluster {} but no identity file: bring the file back, or replace the \
-         member (empty data_dir, then dkv-cli member replace)", .ids.member_id, .ids.cluster_id
-    )]
-    NoIdentity {
-        /// The data directory.
-        dir: String,
-        /// Whose log it is.
-        ids: WalIds,
-    },
-    /// The log does not begin with the found entry of its cluster.
-    #[error(
-        "the log in {dir} does not begin with the found entry of cluster {cluster_id}: {what}; replace the member \
-         (empty data_dir, then dkv-cli member replace)"
-    )]
-    NoFound {
-        /// The data directory.
-        dir: String,
-        /// The cluster.
-        cluster_id: ClusterId,
-        /// What is there instead.
-        what: String,
-    },
-    /// A snapshot lies in a directory without a log.
-    #[error(
-        "{file} lies in a data_dir that holds no log: if it is a backup, move it elsewhere and start with --restore; if \
-         the log is gone, bring it back, or replace the member"
-    )]
-    StraySnapshot {
-        /// The snapshot.
-        file: String,
-    },
-    /// The other members would look for this node elsewhere.
-    #[error(
-        "raft_addr of {node_id} is {configured} in the configuration, but the other members reach it at {stored}, as \
-         the stored membership says; set it back to {stored}, or set listen_raft if {stored} is forwarded here"
-    )]
-    OtherAddress {
-        /// This node.
-        node_id: String,
-        /// In the configuration.
-        configured: String,
-        /// In the membership.
-        stored: String,
-    },
-}
-
-fn texts(errors: &[SnapshotError]) -> String {
-    errors.iter().map(SnapshotError::to_string).collect::<Vec<_>>().join("; ")
-}
-
-impl BirthError {
-    /// Exit code of a server that ends with this error: 1 run-time failure, 2 configuration, 3 data corrupt,
-    /// 4 identity refused.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            BirthError::Identity(error) => error.exit_code(),
-            BirthError::Wal(WalError::Foreign { .. }) | BirthError::OtherAddress { .. } => 4,
-            BirthError::Wal(
-                WalError::Corrupt { .. } | WalError::Gap { .. } | WalError::NewerFormat { .. },
-            )
-            | BirthError::DamagedSnapshot { .. }
-            | BirthError::Snapshot(SnapshotError::Corrupt { .. } | SnapshotError::NewerFormat { .. })
-            | BirthError::LogGone { .. }
-            | BirthError::NoIdentity { .. }
-            | BirthError::StraySnapshot { .. }
-            | BirthError::NoFound { .. } => 3,
-            BirthError::Wal(_) | BirthError::Snapshot(_) => 1,
-        }
-    }
-}
+use crate::store::snapshot;
+use crate::store::wal::{LogPlace, Recovered, Wal, WalIds, WalOptions};
 
 /// What the configuration says about who this node is.
 #[derive(Clone, Debug)]
@@ -139,14 +30,6 @@ pub struct IdentityConfig {
     pub listen_raft: bool,
     /// It joins a cluster, or has joined it: it never founds one, and `peers` lists nobody but itself.
     pub joins: bool,
-}
-
-/// What a start finds.
-pub enum Opened {
-    /// A member of a cluster, its log recovered.
-    Born(Box<Born>),
-    /// No log yet: [`Founding::run`] brings the birth.
-    Unborn(Box<Founding>),
 }
 
 /// Everything a node starts with.
@@ -194,7 +77,7 @@ impl Stored {
     }
 
     /// Entry `1@1`: of the log, or as the snapshot remembers it.
-    fn first_entry(&self) -> Option<Entry> {
+    pub(super) fn first_entry(&self) -> Option<Entry> {
         match &self.snapshot {
             Some((_, kv)) => kv.found().cloned(),
             None => self.recovered.entries.first().cloned(),
@@ -273,49 +156,6 @@ impl Birthplace {
     }
 }
 
-/// Opens the data directory: draws an identity for an empty one, recovers the log of a member, completes a birth that
-/// was cut short, and refuses what is not this node's.
-pub fn open(disk: Arc<dyn Disk>, options: WalOptions, config: &IdentityConfig) -> Result<Opened, BirthError> {
-    let log = Wal::identify(&disk);
-    let Some(identity) = Identity::load(&*disk)? else {
-        if let Some(ids) = log? {
-            return Err(BirthError::NoIdentity { dir: disk.display(""), ids });
-        }
-        restore::remove_unborn(&disk, false)?;
-        let member_id = MemberId(disk.nonce().map_err(IdentityError::Random)?);
-        let identity = Identity::new(&config.node_id, member_id);
-        identity.store(&*disk)?;
-        return Ok(unborn(disk, options, identity, config));
-    };
-    identity.check_name(&config.node_id)?;
-    let Some(ids) = whose_log(&disk, &identity, log?)? else {
-        restore::remove_unborn(&disk, true)?;
-        return Ok(unborn(disk, options, identity, config));
-    };
-    let cluster_id = ids.cluster_id;
-    let (stored, warnings) = Stored::load(disk.clone(), ids, options)?;
-    let no_found = |what| BirthError::NoFound { dir: disk.display(""), cluster_id, what };
-    let first = stored.first_entry().ok_or_else(|| no_found("it has no first entry".to_owned()))?;
-    let found = check_first(first, cluster_id).map_err(no_found)?;
-    let mut born = Born { stored, ids, found, warnings };
-    check_configuration(&mut born, config)?;
-    if identity.cluster_id.is_none() {
-        identity.with_cluster(cluster_id).store(&*disk)?;
-    }
-    Ok(Opened::Born(Box::new(born)))
-}
-
-/// A gap has its cause in the damaged snapshots, if there are any.
-pub(super) fn damaged_or(error: WalError, damaged: Vec<(SnapshotName, SnapshotError)>) -> BirthError {
-    match error {
-        gap @ WalError::Gap { .. } if !damaged.is_empty() => BirthError::DamagedSnapshot {
-            damaged: damaged.into_iter().map(|(_, error)| error).collect(),
-            gap,
-        },
-        error => error.into(),
-    }
-}
-
 /// Whose the log must be; `None` for a node that is not born yet.
 pub(super) fn whose_log(
     disk: &Arc<dyn Disk>,
@@ -331,42 +171,4 @@ pub(super) fn whose_log(
         }
         (stored, Some(log)) => Ok(Some(WalIds { cluster_id: stored.unwrap_or(log.cluster_id), member_id })),
     }
-}
-
-fn unborn(disk: Arc<dyn Disk>, options: WalOptions, identity: Identity, config: &IdentityConfig) -> Opened {
-    let place = Birthplace::new(disk, options, identity);
-    Opened::Unborn(Box::new(Founding::new(place, config)))
-}
-
-/// The found entry of `cluster_id`, which every history begins with.
-fn check_first(first: Entry, cluster_id: ClusterId) -> Result<Entry, String> {
-    let found = check_found(&first)?;
-    if found.cluster_id != cluster_id {
-        return Err(format!("entry 1@1 founded cluster {}", found.cluster_id));
-    }
-    Ok(first)
-}
-
-/// Compares the configuration with the stored membership, which wins.
-fn check_configuration(born: &mut Born, config: &IdentityConfig) -> Result<(), BirthError> {
-    let membership = born.membership().clone();
-    let own = (membership.get(born.ids.member_id), config.peers.by_name(&config.node_id));
-    if let (Some(stored), Some(configured)) = own
-        && stored.raft_addr != configured.raft_addr
-        && !config.listen_raft
-    {
-        return Err(BirthError::OtherAddress {
-            node_id: config.node_id.clone(),
-            configured: configured.raft_addr.clone(),
-            stored: stored.raft_addr.clone(),
-        });
-    }
-    let stored = PeerList::from(&*membership);
-    if !config.joins && stored != config.peers {
-        born.warnings.push(format!(
-            "`peers` in the configuration differ from the stored membership, which wins: configured {}, stored {stored}",
-            config.peers
-        ));
-    }
-    Ok(())
 }

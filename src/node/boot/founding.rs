@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::birth::{BirthError, Birthplace, Born, IdentityConfig};
+use super::birth::{Birthplace, Born, IdentityConfig};
 use super::birth_record::{
     FoundReply, FoundRequest, FoundTransport, Peer, PeerList, SAY_EVERY, StoreFound, Unborn, check_found,
 };
+use super::error::BirthError;
 use super::restore::Backup;
 use crate::node::{Completion, PeerError};
 use crate::raft::{

@@ -18,8 +18,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::birth::{BirthError, Birthplace};
+use super::birth::Birthplace;
 use super::birth_record::Peer;
+use super::error::BirthError;
 use super::restore::Backup;
 use crate::node::Stored;
 use crate::raft::{

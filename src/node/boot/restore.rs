@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::birth::BirthError;
+use super::error::BirthError;
 use crate::raft::{Entry, Position, RestoredState, Settings, SnapshotMeta};
 use crate::store::disk::Disk;
 use crate::store::snapshot::{self, SnapshotError, SnapshotName};

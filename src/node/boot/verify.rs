@@ -5,7 +5,8 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::birth::{BirthError, damaged_or, whose_log};
+use super::birth::whose_log;
+use super::error::{BirthError, damaged_or};
 use crate::store::disk::{Disk, RealDisk};
 use crate::store::identity::{DataDirLock, Identity};
 use crate::store::snapshot::{self, SnapshotName};

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::api::ClientApi;
 use super::jobs::{Jobs, PoolOptions, Worker};
@@ -13,7 +13,7 @@ use super::lists::{self, Scan};
 use crate::api::{ErrorBody, ErrorCode, ErrorOutcome};
 use crate::config::{Config, Peer};
 use crate::server::Server;
-use crate::server::edge::{self, Handler, HttpServer, PortOptions, Reply, Request, Response, RunDir};
+use crate::server::edge::{self, HttpServer, PortOptions, Response, RunDir};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -20,8 +20,7 @@ use crate::raft::{Entry, HardState, Index, Position};
 use crate::store::disk::Disk;
 
 use super::format::{self, BLOCK_BYTES, BatchHeader, Record, SegmentHeader, SegmentHeaderFound, SegmentName};
-use super::segment;
-use super::writer::{Current, Older};
+use super::segment::{self, Current, Older};
 use super::{LogPlace, WalError, WalIds};
 
 const ZERO_BYTES: usize = 256 << 10;
