@@ -39,12 +39,12 @@ pub(super) struct Answer {
 
 impl Answer {
     /// A header's value, when it is there and plain text.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
     /// A header that holds a number.
-    pub fn number(&self, name: &str) -> Option<u64> {
+    pub(super) fn number(&self, name: &str) -> Option<u64> {
         self.header(name)?.parse().ok()
     }
 }
@@ -123,7 +123,7 @@ pub(super) struct Exchanger {
 }
 
 impl Exchanger {
-    pub fn new() -> Exchanger {
+    pub(super) fn new() -> Exchanger {
         let config = Agent::config_builder()
             .proxy(None)
             .http_status_as_error(false)
@@ -138,7 +138,12 @@ impl Exchanger {
     }
 
     /// Sends `request` to the node at `addr` once and reads the whole answer, within `timeout` in total.
-    pub fn exchange(&self, addr: &str, request: &Request<'_>, timeout: Duration) -> Result<Answer, Broken> {
+    pub(super) fn exchange(
+        &self,
+        addr: &str,
+        request: &Request<'_>,
+        timeout: Duration,
+    ) -> Result<Answer, Broken> {
         let mut builder =
             http::Request::builder().method(request.method).uri(format!("http://{addr}{}", request.target));
         for (name, value) in &request.headers {

@@ -31,7 +31,7 @@ pub(super) struct Known {
 
 impl Known {
     /// Takes `host:port` and `http://host:port`; the error says which one is neither.
-    pub fn new<S: AsRef<str>>(endpoints: &[S]) -> Result<Known, String> {
+    pub(super) fn new<S: AsRef<str>>(endpoints: &[S]) -> Result<Known, String> {
         let mut addrs: Vec<String> = Vec::new();
         for given in endpoints {
             let given = given.as_ref().trim();
@@ -51,18 +51,18 @@ impl Known {
     }
 
     /// Nothing is learned of other nodes.
-    pub fn fixed(self) -> Known {
+    pub(super) fn fixed(self) -> Known {
         Known { is_fixed: true, ..self }
     }
 
     /// All of them, the leader first.
-    pub fn in_order(&self) -> Vec<String> {
+    pub(super) fn in_order(&self) -> Vec<String> {
         let others = self.addrs.iter().filter(|a| Some(*a) != self.leader.as_ref());
         self.leader.iter().chain(others).cloned().collect()
     }
 
     /// Adds the members and takes over the leader.
-    pub fn learn_cluster(&mut self, cluster: &ClusterReply) {
+    pub(super) fn learn_cluster(&mut self, cluster: &ClusterReply) {
         self.learn_members(&cluster.members);
         if let Some(leader) = &cluster.leader {
             self.learn_leader(&leader.http_addr);
@@ -70,14 +70,14 @@ impl Known {
     }
 
     /// Adds the members.
-    pub fn learn_members(&mut self, members: &[MemberInfo]) {
+    pub(super) fn learn_members(&mut self, members: &[MemberInfo]) {
         for member in members {
             self.learn(&member.http_addr);
         }
     }
 
     /// A node did not answer: it is not asked first any more.
-    pub fn failed(&mut self, addr: &str) {
+    pub(super) fn failed(&mut self, addr: &str) {
         if self.leader.as_deref() == Some(addr) {
             self.leader = None;
         }
@@ -133,13 +133,13 @@ pub(super) struct Tour {
 }
 
 impl Tour {
-    pub fn new(timeout: Duration) -> Tour {
+    pub(super) fn new(timeout: Duration) -> Tour {
         let attempt_timeout = (timeout / 3).max(timeout.min(LEAST_ATTEMPT));
         Tour { attempt_timeout, asked: Vec::new(), pause: FIRST_PAUSE, guide: None, members_learned: false }
     }
 
     /// The next attempt, after a pause where a tour is over; None when the time is.
-    pub fn next(&mut self, known: &Mutex<Known>, deadline: Instant) -> Option<Attempt> {
+    pub(super) fn next(&mut self, known: &Mutex<Known>, deadline: Instant) -> Option<Attempt> {
         let unasked = |asked: &[String]| {
             let order = known.lock().expect("nothing panics under this lock").in_order();
             order.into_iter().find(|addr| !asked.contains(addr))
@@ -165,7 +165,7 @@ impl Tour {
     }
 
     /// Takes over what an answer says of the leader. A leader not yet asked in this tour comes next.
-    pub fn answered(&mut self, known: &Mutex<Known>, addr: &str, leader: Option<&str>) {
+    pub(super) fn answered(&mut self, known: &Mutex<Known>, addr: &str, leader: Option<&str>) {
         self.guide = Some(addr.to_owned());
         if let Some(leader) = leader {
             known.lock().expect("nothing panics under this lock").learn_leader(leader);
@@ -173,7 +173,7 @@ impl Tour {
     }
 
     /// The node to ask for the members: one that answered, once per call.
-    pub fn wants_members(&mut self) -> Option<String> {
+    pub(super) fn wants_members(&mut self) -> Option<String> {
         if self.members_learned {
             return None;
         }

@@ -18,7 +18,7 @@ use crate::store::Applied;
 pub(in crate::node) const MAX_REQUESTS: usize = 4_096;
 
 /// Names a request, in the order of arrival.
-pub type RequestId = u64;
+pub(crate) type RequestId = u64;
 
 /// What is asked.
 pub enum Work {

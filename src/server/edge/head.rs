@@ -7,14 +7,14 @@ use super::message::Method;
 use crate::api::ErrorCode;
 
 /// Largest head, in bytes, request line and final empty line included. A key of 4 KiB escapes to 12 KiB.
-pub const MAX_HEAD_BYTES: usize = 32 * 1024;
+pub(super) const MAX_HEAD_BYTES: usize = 32 * 1024;
 /// Most headers of one request.
-pub const MAX_HEADERS: usize = 64;
+pub(super) const MAX_HEADERS: usize = 64;
 /// The request header by which a connection chooses its lane, read on its first request.
-pub const LANE_HEADER: &str = "dkv-lane";
+pub(super) const LANE_HEADER: &str = "dkv-lane";
 /// The header by which the gate tells the server behind it that the client is on this machine. From a client it counts
 /// for nothing: the gate drops it.
-pub const LOOPBACK_HEADER: &str = "dkv-from-loopback";
+pub(super) const LOOPBACK_HEADER: &str = "dkv-from-loopback";
 
 /// Headers that speak about this connection alone, or that the gate writes itself: tiny_http never sees them, whatever its
 /// handlers read. `te` would make tiny_http answer in chunks, `expect` and `upgrade` change how it reads the body.
@@ -35,7 +35,7 @@ const NOT_FORWARDED: [&str; 12] = [
 
 /// A request the gate refuses by itself: it never reached tiny_http, so it is surely not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub(super) struct Refusal {
     /// The HTTP status, one of `code.statuses()`.
     pub status: u16,
     /// The error code of the JSON body.
@@ -69,7 +69,7 @@ impl Refusal {
 
 /// What the gate needs to know of a head it accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
+pub(super) struct Head {
     /// The method.
     pub method: Method,
     /// Length of the body that follows, in bytes; within the limit.
@@ -84,7 +84,7 @@ pub struct Head {
 
 /// Looks for the empty line that ends a head, in `bytes[from..]`; `bytes[..from]` was looked at before. Returns the
 /// head's length. A line feed without carriage return is refused at once: readers disagree about it.
-pub fn find_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Refusal> {
+pub(super) fn find_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Refusal> {
     if matches!(bytes.first(), Some(b'\r' | b'\n')) {
         return Err(Refusal::invalid("the request starts with an empty line"));
     }
@@ -107,7 +107,7 @@ pub fn find_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Refusal> {
 /// Checks a whole head (it ends with the empty line) and writes the head for tiny_http into `clean`, which is emptied
 /// first. `wanted`: the headers that handlers read, in lower case; all others stay here. `from_loopback`: the client is on
 /// this machine, which the clean head says then.
-pub fn check(
+pub(super) fn check(
     head: &[u8],
     max_body_bytes: usize,
     wanted: &[&str],

@@ -113,7 +113,7 @@ impl GateLimits {
 
 /// One class of connections, with a pool of its own behind it.
 #[derive(Debug)]
-pub struct Lane {
+pub(super) struct Lane {
     /// What a connection's first request says in `Dkv-Lane` to be in this lane.
     pub name: &'static str,
     /// The connections to its tiny_http server.
@@ -122,7 +122,7 @@ pub struct Lane {
 
 /// A listening port and its connections.
 #[derive(Debug)]
-pub struct Gate {
+pub(super) struct Gate {
     shared: Arc<Shared>,
     listener: Arc<TcpListener>,
     acceptor: Option<JoinHandle<()>>,
@@ -169,7 +169,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 impl Gate {
     /// Starts accepting on `listener`. `lanes` is not empty; of a request's headers only the `wanted` ones go on. Threads are named `gate-<name>` and `gate-<name>-<n>`.
-    pub fn start(
+    pub(super) fn start(
         name: &'static str,
         listener: TcpListener,
         limits: GateLimits,
@@ -203,18 +203,18 @@ impl Gate {
     }
 
     /// How many connections are being served.
-    pub fn connections(&self) -> usize {
+    pub(super) fn connections(&self) -> usize {
         self.shared.registry().open.len()
     }
 
     /// What it has let in and what not.
-    pub fn counters(&self) -> &Arc<GateCounters> {
+    pub(super) fn counters(&self) -> &Arc<GateCounters> {
         &self.shared.counters
     }
 
     /// Stops accepting and ends every idle connection; requests in flight are answered within `grace`. What is left
     /// then is broken off: writes are told that their outcome is unknown.
-    pub fn stop(&mut self, grace: Duration) {
+    pub(super) fn stop(&mut self, grace: Duration) {
         let deadline = Instant::now() + grace;
         self.shared.stopping.store(true, Ordering::SeqCst);
         self.shared.changed.notify_all();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// What a gate has let in and what not, since its start. Changed without a lock.
 #[derive(Debug, Default)]
-pub struct GateCounters {
+pub(super) struct GateCounters {
     /// Connections being served.
     pub open: AtomicU64,
     /// Connections accepted, those turned away included.

@@ -19,7 +19,7 @@ use std::time::Duration;
 use crossbeam_channel as channel;
 
 /// The target of the pool's ping. No client can ask for it: the gate lets only targets through that start with `/`.
-pub const PING_TARGET: &str = "*";
+pub(super) const PING_TARGET: &str = "*";
 const PING: &[u8] = b"OPTIONS * HTTP/1.1\r\n\r\n";
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause between two attempts to replace a broken connection.
@@ -77,7 +77,7 @@ impl Drop for RunDir {
 
 /// Why an exchange with tiny_http gave no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum ExchangeError {
+pub(super) enum ExchangeError {
     /// The request was not written whole, so no handler has seen it: surely not done.
     #[error("not sent: {0}")]
     NotSent(io::Error),
@@ -166,7 +166,7 @@ fn answer_length(answer: &[u8], bodiless: bool) -> Result<Option<usize>, &'stati
 
 /// The pooled connections to one tiny_http server.
 #[derive(Debug)]
-pub struct Pool {
+pub(super) struct Pool {
     name: String,
     socket: PathBuf,
     answer_timeout: Duration,
@@ -211,7 +211,7 @@ impl State {
 impl Pool {
     /// Opens `connections` connections to the tiny_http server on `socket`, one at a time, and starts the thread that
     /// replaces broken ones, which drops `alive` when it ends. `answer_timeout` bounds each answer.
-    pub fn start(
+    pub(super) fn start(
         name: String,
         socket: PathBuf,
         connections: usize,
@@ -234,7 +234,7 @@ impl Pool {
     }
 
     /// Takes a free connection; waits up to `patience` for one, first come first served. `None`: all were busy.
-    pub fn take(self: &Arc<Self>, patience: Duration) -> Option<Lease> {
+    pub(super) fn take(self: &Arc<Self>, patience: Duration) -> Option<Lease> {
         let lease = |connection| Lease { pool: Arc::clone(self), connection: Some(connection) };
         let (ticket, receiver) = {
             let mut state = self.lock();
@@ -259,7 +259,7 @@ impl Pool {
 
     /// Ends the opener and breaks every connection, also those in use: whoever waits for an answer gets
     /// [`ExchangeError::Broken`].
-    pub fn stop(&self) {
+    pub(super) fn stop(&self) {
         let open = {
             let mut state = self.lock();
             state.stopped = true;
@@ -342,14 +342,14 @@ impl Pool {
 
 /// A connection taken from the pool. One exchange; it goes back if that went well and is replaced if not.
 #[derive(Debug)]
-pub struct Lease {
+pub(super) struct Lease {
     pool: Arc<Pool>,
     connection: Option<Connection>,
 }
 
 impl Lease {
     /// Sends one whole request and reads its whole answer into `answer`. `bodiless`: the request was a HEAD.
-    pub fn exchange(
+    pub(super) fn exchange(
         mut self,
         request: &[u8],
         bodiless: bool,

@@ -27,7 +27,7 @@ use crate::store::{Applied, Command, Idempotency, Op, Outcome, request_hash};
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Serves the client port.
-pub struct ClientApi {
+pub(crate) struct ClientApi {
     pub(super) shared: Arc<Shared>,
     pub(super) calls: Arc<CallCounters>,
     operator: Jobs<OperatorRequest>,
@@ -48,7 +48,7 @@ pub(super) struct Call {
 
 impl Call {
     /// What the route's `{name}` stands for, not decoded.
-    pub fn parameter(&self) -> &str {
+    pub(super) fn parameter(&self) -> &str {
         &self.request.path[self.parameter.clone()]
     }
 }

@@ -15,7 +15,7 @@ const CHECKSUM_BYTES: usize = 4;
 
 /// Where a listing goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cursor {
+pub(super) struct Cursor {
     /// The revision of all its pages.
     pub revision: u64,
     /// The first key of the next page.
@@ -24,7 +24,7 @@ pub struct Cursor {
 
 impl Cursor {
     /// The text a client gets. `scope` tells one listing from another.
-    pub fn encode(&self, scope: &[u8]) -> String {
+    pub(super) fn encode(&self, scope: &[u8]) -> String {
         let mut bytes = Vec::with_capacity(HEADER_BYTES + self.next.len() + CHECKSUM_BYTES);
         bytes.push(VERSION);
         bytes.extend_from_slice(&self.revision.to_le_bytes());
@@ -38,7 +38,7 @@ impl Cursor {
     ///
     /// # Errors
     /// `invalid_request` for anything else.
-    pub fn decode(text: &str, scope: &[u8]) -> Result<Cursor, ErrorBody> {
+    pub(super) fn decode(text: &str, scope: &[u8]) -> Result<Cursor, ErrorBody> {
         Cursor::read(text, scope).ok_or_else(|| {
             let text = "this is no cursor of this listing: give it as the page before gave it, with the same prefix, \
                         start, end and order";
@@ -59,7 +59,7 @@ impl Cursor {
     }
 
     /// The greatest length of a cursor whose key has `key_bytes`.
-    pub fn max_len(key_bytes: usize) -> usize {
+    pub(super) fn max_len(key_bytes: usize) -> usize {
         (HEADER_BYTES + key_bytes + CHECKSUM_BYTES).div_ceil(3) * 4
     }
 }

@@ -90,7 +90,7 @@ pub(super) struct List {
 
 impl List {
     /// Takes the request apart. No key is longer than `max_key_bytes`.
-    pub fn parse(request: &Request, max_key_bytes: usize) -> Result<List, ErrorBody> {
+    pub(super) fn parse(request: &Request, max_key_bytes: usize) -> Result<List, ErrorBody> {
         let query = Query::parse_with_bytes(request.query.as_deref(), &PARAMETERS, &BYTE_PARAMETERS)?;
         states::refuse_if_match(request)?;
         let [prefix, start, end] = BYTE_PARAMETERS.map(|name| query.bytes(name).unwrap_or_default());
@@ -128,13 +128,13 @@ impl List {
     }
 
     /// Which states it may see.
-    pub fn states(&self) -> States {
+    pub(super) fn states(&self) -> States {
         self.states
     }
 
     /// The answer from a node that is fresh enough. A count, and a page in a range with many deleted keys, may take
     /// several looks at the store, no longer than to `deadline`.
-    pub fn serve(&self, node: &Node, deadline: Instant) -> Response {
+    pub(super) fn serve(&self, node: &Node, deadline: Instant) -> Response {
         self.collect(|page| node.with_kv(|kv| page.fill(kv, self)), deadline)
     }
 

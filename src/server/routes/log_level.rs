@@ -14,7 +14,7 @@ const MAX_BODY_BYTES: usize = 16;
 ///
 /// # Errors
 /// `forbidden` for a client of another machine, `invalid_request` for a parameter or another body than a level.
-pub fn set(request: &Request) -> Result<Response, ErrorBody> {
+pub(super) fn set(request: &Request) -> Result<Response, ErrorBody> {
     if !request.from_loopback {
         let text =
             "the log level can be changed from the node's own machine only: ask there, at a loopback address";

@@ -14,7 +14,7 @@ pub(super) fn invalid(message: impl Into<String>) -> ErrorBody {
 ///
 /// # Errors
 /// `invalid_request` for an empty key or a broken escape, `too_large` above `max_bytes`.
-pub fn decode_key(raw: &str, max_bytes: usize) -> Result<Vec<u8>, ErrorBody> {
+pub(super) fn decode_key(raw: &str, max_bytes: usize) -> Result<Vec<u8>, ErrorBody> {
     if raw.is_empty() {
         return Err(invalid("the key is empty: name it behind /v1/kv/"));
     }
@@ -49,7 +49,7 @@ pub(super) fn percent_decode(raw: &str, is_form: bool) -> Option<Vec<u8>> {
 
 /// The parameters of a query, each known and given at most once.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Query {
+pub(super) struct Query {
     parameters: Vec<(&'static str, Vec<u8>)>,
 }
 
@@ -58,7 +58,7 @@ impl Query {
     ///
     /// # Errors
     /// `invalid_request` for an unknown or repeated parameter, a broken escape or text that is not UTF-8.
-    pub fn parse(raw: Option<&str>, known: &[&'static str]) -> Result<Query, ErrorBody> {
+    pub(super) fn parse(raw: Option<&str>, known: &[&'static str]) -> Result<Query, ErrorBody> {
         Query::parse_with_bytes(raw, known, &[])
     }
 
@@ -66,7 +66,7 @@ impl Query {
     ///
     /// # Errors
     /// As [`Query::parse`].
-    pub fn parse_with_bytes(
+    pub(super) fn parse_with_bytes(
         raw: Option<&str>,
         known: &[&'static str],
         bytes: &[&'static str],
@@ -95,12 +95,12 @@ impl Query {
     }
 
     /// The value of a parameter; None without it, and for one of bytes that is not text.
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
         std::str::from_utf8(self.bytes(name)?).ok()
     }
 
     /// The value of a parameter of any bytes.
-    pub fn bytes(&self, name: &str) -> Option<&[u8]> {
+    pub(super) fn bytes(&self, name: &str) -> Option<&[u8]> {
         self.parameters.iter().find(|(have, _)| *have == name).map(|(_, value)| &value[..])
     }
 
@@ -108,7 +108,7 @@ impl Query {
     ///
     /// # Errors
     /// `invalid_request` for anything else, and above 64 bits.
-    pub fn number(&self, name: &str) -> Result<Option<u64>, ErrorBody> {
+    pub(super) fn number(&self, name: &str) -> Result<Option<u64>, ErrorBody> {
         let Some(text) = self.get(name) else { return Ok(None) };
         let is_plain = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
         let number = if is_plain { text.parse().ok() } else { None };
@@ -121,7 +121,7 @@ impl Query {
     ///
     /// # Errors
     /// `invalid_request` for anything else.
-    pub fn flag(&self, name: &str) -> Result<bool, ErrorBody> {
+    pub(super) fn flag(&self, name: &str) -> Result<bool, ErrorBody> {
         match self.get(name) {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
@@ -134,7 +134,7 @@ impl Query {
 ///
 /// # Errors
 /// `invalid_request` for any other tag, a repeated header, or both at once.
-pub fn condition(request: &Request) -> Result<Option<Condition>, ErrorBody> {
+pub(super) fn condition(request: &Request) -> Result<Option<Condition>, ErrorBody> {
     let if_match = once(request, "if-match")?;
     let if_none_match = once(request, "if-none-match")?;
     match (if_match, if_none_match) {
@@ -161,7 +161,7 @@ fn mod_revision(tag: &str) -> Option<u64> {
 ///
 /// # Errors
 /// `invalid_request` when it is repeated, too long or has other characters.
-pub fn idempotency_key(request: &Request) -> Result<Option<&str>, ErrorBody> {
+pub(super) fn idempotency_key(request: &Request) -> Result<Option<&str>, ErrorBody> {
     let key = once(request, "idempotency-key")?;
     if key.is_some_and(|key| !is_idempotency_key(key)) {
         let text =

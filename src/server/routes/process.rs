@@ -8,7 +8,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// The process at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Usage {
+pub(super) struct Usage {
     /// Processor time of all its threads, ended ones included.
     pub cpu: Duration,
     /// When it started, in seconds of Unix time.
@@ -26,7 +26,7 @@ pub struct Usage {
 }
 
 /// This process, now.
-pub fn usage() -> Usage {
+pub(super) fn usage() -> Usage {
     let cpu = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let field = |name| field(&status, name);

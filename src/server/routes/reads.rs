@@ -18,7 +18,11 @@ pub(super) struct KeyRead {
 
 impl KeyRead {
     /// Takes the request apart.
-    pub fn parse(raw_key: &str, request: &Request, max_key_bytes: usize) -> Result<KeyRead, ErrorBody> {
+    pub(super) fn parse(
+        raw_key: &str,
+        request: &Request,
+        max_key_bytes: usize,
+    ) -> Result<KeyRead, ErrorBody> {
         let key = params::decode_key(raw_key, max_key_bytes)?;
         let states = States::parse(&Query::parse(request.query.as_deref(), &PARAMETERS)?, None)?;
         states::refuse_if_match(request)?;
@@ -27,12 +31,12 @@ impl KeyRead {
     }
 
     /// Which states it may see.
-    pub fn states(&self) -> States {
+    pub(super) fn states(&self) -> States {
         self.states
     }
 
     /// The answer from a node that is fresh enough.
-    pub fn serve(&self, node: &Node) -> Response {
+    pub(super) fn serve(&self, node: &Node) -> Response {
         let seen = node.with_kv(|kv| self.look(kv));
         seen.render(self.wants_json)
     }

@@ -28,7 +28,7 @@ pub(super) struct States {
 
 impl States {
     /// Takes them from the query; `cursor` pins them to its revision.
-    pub fn parse(query: &Query, cursor: Option<u64>) -> Result<States, ErrorBody> {
+    pub(super) fn parse(query: &Query, cursor: Option<u64>) -> Result<States, ErrorBody> {
         let consistency = match query.get("consistency") {
             None => None,
             Some("linearizable") => Some(Consistency::Linearizable),
@@ -61,7 +61,7 @@ impl States {
     }
 
     /// How the node has to be asked.
-    pub fn consistency(&self, node: &Node) -> Consistency {
+    pub(super) fn consistency(&self, node: &Node) -> Consistency {
         let wanted = self.revision.unwrap_or(self.min_revision);
         if self.is_linearizable || (wanted > 0 && node.with_kv(Kv::revision) < wanted) {
             Consistency::Linearizable
@@ -74,7 +74,7 @@ impl States {
     ///
     /// # Errors
     /// `min_revision` is not reached.
-    pub fn pick(&self, kv: &Kv) -> Result<u64, ReadError> {
+    pub(super) fn pick(&self, kv: &Kv) -> Result<u64, ReadError> {
         let revision = kv.revision();
         if revision < self.min_revision {
             return Err(ReadError::Future { wanted: self.min_revision, revision });

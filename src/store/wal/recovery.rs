@@ -45,7 +45,7 @@ pub(super) struct Replay {
 
 impl Replay {
     /// Position of the last entry, or where the log begins.
-    pub fn last(&self) -> Position {
+    pub(super) fn last(&self) -> Position {
         self.entries.last().map_or(self.base, Entry::position)
     }
 
