@@ -21,6 +21,7 @@
 #![warn(unreachable_pub)]
 
 pub mod api;
+mod bytes;
 pub mod check;
 pub mod client;
 pub mod config;

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use crate::bytes::{u32_at, u64_at};
 use crate::raft::{ClusterId, Entry, FrameError, HardState, Index, MemberId, Position, Term, WriteOp};
 
 use super::WalIds;
@@ -303,14 +304,6 @@ fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
 
 fn put_u64(bytes: &mut [u8], at: usize, value: u64) {
     bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
 #[cfg(test)]

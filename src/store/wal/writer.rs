@@ -208,8 +208,7 @@ impl Wal {
         })
     }
 
-    /// Whether the last batches have no witness behind them yet. The log writer calls [`Wal::seal`] when this is so
-    /// and nothing was queued for 100 ms after the last sync, and at a graceful stop.
+    /// Whether the last batches have no witness behind them yet: then [`Wal::seal`] writes one.
     pub fn needs_seal(&self) -> bool {
         self.unsealed && !self.failed
     }
