@@ -22,7 +22,7 @@
 mod administer;
 mod boot;
 mod core;
-pub mod counters;
+pub(crate) mod counters;
 mod operator;
 mod request;
 mod requests;

@@ -37,7 +37,7 @@ pub trait Member: Send + Sync + 'static {
     fn forward(&self, writes: Vec<ForwardedWrite>, done: Completion<Vec<ForwardedResult>>);
     /// A piece of a snapshot.
     fn install_snapshot(&self, request: InstallSnapshotRequest, done: Completion<InstallSnapshotReply>);
-    /// The found entry, delivered.
+    /// A leader asks this member to stand for election (thesis §3.10).
     fn timeout_now(&self, request: TimeoutNowRequest, done: Completion<TimeoutNowReply>);
     /// What an operator asked another node.
     fn administer(&self, what: Administration, deadline: Instant, done: Completion<AdminResult>);

@@ -141,7 +141,7 @@ const fn flat(operation: Operation) -> Operation {
 }
 
 /// Every operation, those of one path together. The first path that fits is taken: the more special one stands first.
-pub(super) const OPERATIONS: [Operation; 21] = [
+pub(super) static OPERATIONS: &[Operation] = &[
     Operation { headers: &["accept", "if-match"], ..key_read("/v1/kv/{key}", "getKey", ClientApi::get_key) },
     key_write("/v1/kv/{key}", PUT, "putKey", ClientApi::put_key),
     key_write("/v1/kv/{key}", DELETE, "deleteKey", ClientApi::delete_key),
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn what_changes_anything_needs_more_than_a_right_to_look() {
-        for operation in &OPERATIONS {
+        for operation in OPERATIONS {
             let may_write = matches!(operation.permission, Permission::Write | Permission::Operate);
             let id = operation.id;
             match operation.effect {
@@ -348,7 +348,7 @@ mod tests {
             }
         }
         let mut listed = BTreeMap::new();
-        for operation in &OPERATIONS {
+        for operation in OPERATIONS {
             // A description says what a client may send: not what is refused, and the form of the answer elsewhere.
             let is_described = |name: &&&str| !REFUSED.contains(&(operation.id, name)) && **name != "accept";
             let headers: BTreeSet<String> =

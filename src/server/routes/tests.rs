@@ -25,13 +25,13 @@ const UPSTREAM: usize = 16;
 
 /// A scan thread that serves a list only after the test has said so.
 struct Held {
-    begun: Sender<()>,
+    begun: Sender<Instant>,
     go: Receiver<()>,
 }
 
 impl Worker<Scan> for Held {
     fn answer(&mut self, scan: Scan, deadline: Instant) -> Result<Response, ErrorBody> {
-        self.begun.send(()).expect("the test listens");
+        self.begun.send(deadline).expect("the test listens");
         self.go.recv_timeout(PATIENCE).expect("the test lets it go");
         lists::serve(scan, deadline)
     }
@@ -41,8 +41,8 @@ struct Port {
     _port: HttpServer,
     _server: Server,
     address: SocketAddr,
-    /// One message for each scan that a thread has taken.
-    begun: Receiver<()>,
+    /// The deadline of each scan that a thread has taken.
+    begun: Receiver<Instant>,
     /// One message lets one scan go on.
     go: Sender<()>,
     _dir: tempfile::TempDir,
@@ -103,10 +103,13 @@ impl Port {
         Answer::read(self.send(method, path, body))
     }
 
-    fn wait_until_begun(&self, scans: usize) {
-        for _ in 0..scans {
-            self.begun.recv_timeout(PATIENCE).expect("a thread takes the scan");
-        }
+    /// Waits until a thread has taken a scan; its deadline.
+    fn next_begun(&self) -> Instant {
+        self.begun.recv_timeout(PATIENCE).expect("a thread takes the scan")
+    }
+
+    fn let_go(&self, scans: usize) {
+        (0..scans).for_each(|_| self.go.send(()).expect("the threads wait"));
     }
 }
 
@@ -144,14 +147,14 @@ impl Answer {
 fn counts_do_not_hold_up_the_answers_of_writes() {
     let port = Port::start(2, 30_000);
     let counts: Vec<_> = (0..2).map(|_| port.send("GET", "/v1/kv?count_only=true", "")).collect();
-    port.wait_until_begun(2);
+    (0..2).for_each(|_| drop(port.next_begun()));
     for n in 0..20 {
         let key = format!("/v1/kv/k{n}");
         assert_eq!(port.ask("PUT", &key, "v").status, 200, "write {n} while both scan threads are busy");
         assert_eq!(port.ask("GET", &key, "").body, b"v");
         assert_eq!(port.ask("GET", "/healthz", "").status, 200);
     }
-    (0..2).for_each(|_| port.go.send(()).expect("they wait"));
+    port.let_go(2);
     for count in counts {
         let answer = Answer::read(count);
         assert_eq!(answer.status, 200);
@@ -163,7 +166,7 @@ fn counts_do_not_hold_up_the_answers_of_writes() {
 fn a_list_that_finds_the_queue_full_is_overloaded_at_once() {
     let port = Port::start(1, 30_000);
     let mut lists = vec![port.send("GET", "/v1/kv?prefix=a", "")];
-    port.wait_until_begun(1);
+    port.next_begun();
     lists.extend((0..QUEUE).map(|_| port.send("GET", "/v1/kv?prefix=a", "")));
     // They come into the queue in their own time, all of them before it is full. A refused one takes no place.
     let refused = loop {
@@ -180,9 +183,7 @@ fn a_list_that_finds_the_queue_full_is_overloaded_at_once() {
     assert_eq!(refused.error(), (503, ErrorCode::Overloaded, ErrorOutcome::NotDone));
     assert!(refused.head.contains("\r\nRetry-After: 1\r\n"), "{}", refused.head);
     assert!(refused.head.contains("\r\nDkv-Node: n1\r\n"), "{}", refused.head);
-    for _ in 0..lists.len() {
-        port.go.send(()).expect("they wait");
-    }
+    port.let_go(lists.len());
     let answered = lists.into_iter().map(|list| {
         list.get_ref().set_read_timeout(Some(PATIENCE)).expect("a timeout");
         Answer::read(list).status
@@ -194,14 +195,16 @@ fn a_list_that_finds_the_queue_full_is_overloaded_at_once() {
 
 #[test]
 fn a_list_whose_time_is_over_in_the_queue_is_not_begun() {
-    let port = Port::start(1, 300);
-    let first = port.send("GET", "/v1/kv?consistency=stale", "");
-    port.wait_until_begun(1);
-    let second = port.send("GET", "/v1/kv?consistency=stale", "");
-    // The first one is held for longer than the second one has.
-    std::thread::sleep(Duration::from_millis(600));
-    (0..2).for_each(|_| port.go.send(()).expect("they wait"));
-    port.wait_until_begun(1);
-    assert_eq!(Answer::read(first).error(), (504, ErrorCode::Timeout, ErrorOutcome::NotDone));
-    assert_eq!(Answer::read(second).error(), (504, ErrorCode::Timeout, ErrorOutcome::NotDone));
+    let port = Port::start(1, 100);
+    let lists = [(); 2].map(|()| port.send("GET", "/v1/kv?consistency=stale", ""));
+    for _ in 0..lists.len() {
+        let deadline = port.next_begun();
+        while Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        port.let_go(1);
+    }
+    for list in lists {
+        assert_eq!(Answer::read(list).error(), (504, ErrorCode::Timeout, ErrorOutcome::NotDone));
+    }
 }
