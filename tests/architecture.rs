@@ -22,7 +22,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
 ];
 
 /// The names of `raft` that are data: all that `store` may use.
-const RAFT_DATA: [&str; 19] = [
+const RAFT_DATA: [&str; 18] = [
     "ClusterId",
     "Entry",
     "EntryKind",
@@ -36,7 +36,6 @@ const RAFT_DATA: [&str; 19] = [
     "Membership",
     "Payload",
     "Position",
-    "RestoredState",
     "Settings",
     "SnapshotMeta",
     "Stamp",
