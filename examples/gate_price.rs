@@ -12,9 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use dkv::server::gate;
-use dkv::server::http::{Handler, HttpServer, PortOptions, Reply, Request, Response};
-use dkv::server::upstream::RunDir;
+use dkv::server::edge::{self, Handler, HttpServer, PortOptions, Reply, Request, Response, RunDir};
 
 const CONNECTIONS: usize = 64;
 const VALUE_BYTES: usize = 256;
@@ -49,7 +47,7 @@ fn compare(seconds: u64) -> Result<()> {
     });
     let dir = std::env::temp_dir().join(format!("dkv-gate-price-{}", std::process::id()));
     let options = PortOptions::client(Arc::new(RunDir::prepare(&dir)?), 512);
-    let listener = gate::bind("127.0.0.1:0".parse()?)?;
+    let listener = edge::bind("127.0.0.1:0".parse()?)?;
     let gate_address = listener.local_addr()?;
     let started = Instant::now();
     let server = HttpServer::start(listener, options, Arc::new(Nothing))?;

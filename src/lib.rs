@@ -1,15 +1,16 @@
 //! dkv: a fault-tolerant, replicated key-value store.
 //!
-//! A write travels through six small files: a client worker parses it (`server/client_api.rs`), the node proposes
-//! it under the one core lock (`node/mod.rs`), the log writer makes it durable (`node/log_writer.rs` over
-//! `store/wal.rs`) while the replicators carry it to the other members (`node/replicator.rs`), the core commits it
-//! (`raft/replication.rs`), the applier feeds it to the map (`node/applier.rs` over `store/kv.rs`), and a responder
-//! writes the answer (`server/http.rs`). `docs/architecture.md` numbers the steps.
+//! A write travels through these files: a client worker finds its operation (`server/routes/table.rs`) and parses it
+//! (`server/routes/api.rs`), the node proposes it under the one core lock (`node/requests.rs`, `node/core/mod.rs`), the log
+//! writer makes it durable (`node/threads/log_writer.rs` over `store/wal.rs`) while the replicators carry it to the other
+//! members (`node/threads/replicator.rs`), the core commits it (`raft/replication.rs`), the applier feeds it to the map
+//! (`node/threads/applier.rs` over `store/kv.rs`), and a responder writes the answer (`server/edge/port.rs`).
+//! `docs/architecture.md` numbers the steps.
 //!
 //! | module | holds | may import |
 //! |---|---|---|
-//! | [`raft`] | the rules of consensus, pure: no clock, thread, lock, file or socket | nothing of ours |
-//! | [`store`] | the log on disk and the revisioned map | `raft` data types, `files` |
+//! | [`raft`] | the rules of consensus, pure: no clock, thread, lock, file or socket | `bytes` |
+//! | [`store`] | the log on disk and the revisioned map | `raft` data types, `bytes`, `files` |
 //! | `node` | one running member: the mutex, the named threads, the waiters | `raft`, `store` |
 //! | [`server`] | the two HTTP ports and the outbound HTTP | `node`, `api` and what they import |
 //! | [`api`], [`config`] | JSON types and error codes; the YAML configuration | serde; `config` also `files` |
@@ -19,8 +20,10 @@
 //! | [`check`] | whether what clients saw is linearizable: histories in, verdicts out, pure | nothing of ours |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
+#![warn(unreachable_pub)]
 
 pub mod api;
+mod bytes;
 pub mod check;
 pub mod client;
 pub mod config;

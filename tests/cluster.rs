@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 mod support {
     pub mod cluster;
     pub mod load;
+    pub mod message;
     pub mod proxy;
 }
 

@@ -12,6 +12,12 @@ use dkv::store::disk::Disk;
 use dkv::store::simdisk::{Fault, Io, Loss, Moment, SimDisk};
 use dkv::store::wal::{Recovered, SparePreparer, Wal, WalError, WalIds, WalOptions};
 
+mod support {
+    pub mod parallel;
+}
+
+use support::parallel::in_parallel;
+
 const IDS: WalIds = WalIds { cluster_id: ClusterId(0xc1), member_id: MemberId(0xa1) };
 const OPTIONS: WalOptions = WalOptions { segment_bytes: 64 << 10 };
 
@@ -321,22 +327,6 @@ fn recover_twice(sim: &SimDisk, trace: &Trace, mark: Mark, context: &dyn Fn() ->
     }
     let again = Mark { acked: state, issued: state, ..mark };
     recover(&sim.restart(Loss::Everything), trace, again, &|| format!("{}, recovered again", context()));
-}
-
-/// Two threads share the items.
-fn in_parallel<T: Sync>(items: &[T], work: impl Fn(usize, &T) + Sync) {
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let n = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(item) = items.get(n) else { return };
-                    work(n, item);
-                }
-            });
-        }
-    });
 }
 
 struct Recorded {

@@ -10,10 +10,9 @@ use std::sync::{Arc, Barrier, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dkv::server::fdlimit;
-use dkv::server::gate::{self, ErrorHeaders};
-use dkv::server::http::{Handler, HttpServer, Method, PortOptions, Reply, Request, Response};
-use dkv::server::upstream::RunDir;
+use dkv::server::edge::{
+    self, ErrorHeaders, Handler, HttpServer, Method, PortOptions, Reply, Request, Response, RunDir, fdlimit,
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -80,8 +79,9 @@ impl Port {
         let run_dir = Arc::new(RunDir::prepare(&dir.path().join("run")).unwrap());
         let mut options = PortOptions::client(run_dir, connections);
         options.error_headers = ErrorHeaders::new(|| vec![("Dkv-Node", "n1".to_string())]);
+        options.headers = vec!["if-match"];
         change(&mut options);
-        let listener = gate::bind("127.81.0.1:0".parse().unwrap()).unwrap();
+        let listener = edge::bind("127.81.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, parked) = channel();
         let handler = Memory { values: Mutex::default(), parked: Mutex::new(sender) };

@@ -20,12 +20,9 @@ use dkv::raft::{
     InstallSnapshotReply, InstallSnapshotRequest, Member as Listed, MemberId, Membership, Payload, Position,
     RequestVoteReply, RequestVoteRequest, Settings, TimeoutNowReply, TimeoutNowRequest,
 };
-use dkv::server::gate;
-use dkv::server::http::{HttpServer, PortOptions};
-use dkv::server::peer_api::{Member, PeerAnswer, PeerApi};
-use dkv::server::peer_client::{HttpFounding, HttpPeers};
-use dkv::server::peer_codec::{self as codec, Envelope, NoReply};
-use dkv::server::upstream::RunDir;
+use dkv::server::edge::{self, HttpServer, PortOptions, RunDir};
+use dkv::server::peer::codec::{self, Envelope, NoReply};
+use dkv::server::peer::{HttpFounding, HttpPeers, Member, PeerAnswer, PeerApi};
 use dkv::store::simdisk::SimDisk;
 use dkv::store::wal::WalOptions;
 
@@ -134,7 +131,7 @@ impl Port {
     fn start(ip: &str) -> Port {
         let dir = tempfile::tempdir().unwrap();
         let run = RunDir::prepare(&dir.path().join("run")).unwrap();
-        let listener = gate::bind(format!("{ip}:18081").parse().unwrap()).unwrap();
+        let listener = edge::bind(format!("{ip}:18081").parse().unwrap()).unwrap();
         let addr = listener.local_addr().unwrap();
         let api = Arc::new(PeerApi::default());
         let server = HttpServer::start(listener, PortOptions::peer(Arc::new(run), 3), api.clone()).unwrap();

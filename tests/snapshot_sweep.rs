@@ -16,6 +16,12 @@ use dkv::store::snapshot::{self, KEPT_SNAPSHOTS, Receiver, SnapshotError, Snapsh
 use dkv::store::wal::{SparePreparer, Wal, WalError, WalIds, WalOptions};
 use dkv::store::{Command, Idempotency, Kv, Op, request_hash};
 
+mod support {
+    pub mod parallel;
+}
+
+use support::parallel::in_parallel;
+
 const IDS: WalIds = WalIds { cluster_id: ClusterId(0xc1), member_id: MemberId(0xa1) };
 const OPTIONS: WalOptions = WalOptions { segment_bytes: 32 << 10 };
 
@@ -397,21 +403,6 @@ fn recover_and_go_on(sim: &SimDisk, trace: &Trace, mark: Mark, context: &dyn Fn(
     let mut wanted = trace.states[state].clone();
     ops.iter().for_each(|op| wanted.apply(op));
     assert_eq!(found, wanted.digest(), "{}, went on", context());
-}
-
-fn in_parallel<T: Sync>(items: &[T], work: impl Fn(usize, &T) + Sync) {
-    let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let n = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(item) = items.get(n) else { return };
-                    work(n, item);
-                }
-            });
-        }
-    });
 }
 
 struct Recorded {

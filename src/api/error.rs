@@ -4,7 +4,6 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::LeaderRef;
 use super::cluster::is_false;
 
 /// What an error says about the write it answers. There is no third kind: a write that is done is not an error.
@@ -160,9 +159,6 @@ pub struct ErrorDetail {
     /// `future_revision` and `precondition_failed`: the store's revision; `compacted`: the oldest one still readable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
-    /// The leader, when one is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub leader: Option<LeaderRef>,
     /// `conflict`: it passes by itself, or by what the message says, and then the same request may succeed.
     #[serde(default, skip_serializing_if = "is_false")]
     pub temporary: bool,
@@ -178,7 +174,6 @@ impl ErrorBody {
             outcome: code.outcome(),
             mod_revision: None,
             revision: None,
-            leader: None,
             temporary: false,
         };
         ErrorBody { error }
@@ -205,12 +200,6 @@ impl ErrorBody {
     /// The same error, which passes.
     pub fn as_temporary(mut self) -> ErrorBody {
         self.error.temporary = true;
-        self
-    }
-
-    /// The same error with the leader.
-    pub fn with_leader(mut self, leader: Option<LeaderRef>) -> ErrorBody {
-        self.error.leader = leader;
         self
     }
 }

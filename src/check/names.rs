@@ -65,23 +65,23 @@ impl KeyNames {
     }
 
     /// The value that this revision wrote.
-    pub fn value_at(&self, revision: u64) -> Option<Value> {
+    pub(super) fn value_at(&self, revision: u64) -> Option<Value> {
         self.value_of.get(&revision).copied()
     }
 
     /// The revision that wrote the value.
-    pub fn revision_of(&self, value: Value) -> Option<u64> {
+    pub(super) fn revision_of(&self, value: Value) -> Option<u64> {
         self.revision_of.get(&value).copied()
     }
 
     /// What stands in the place of the number.
-    pub fn text(&self, value: Value) -> &str {
+    pub(super) fn text(&self, value: Value) -> &str {
         self.numbers.iter().find(|(_, number)| **number == value).map_or("", |(text, _)| text)
     }
 
     /// Whether a key with the value `now` may have been last changed at `revision` (0 = absent). A value of unknown
     /// revision may have any that is not known to be another value's.
-    pub fn may_be_at(&self, now: Option<Value>, revision: u64) -> bool {
+    pub(super) fn may_be_at(&self, now: Option<Value>, revision: u64) -> bool {
         let Some(value) = now else { return revision == 0 };
         match self.revision_of(value) {
             Some(known) => known == revision,
@@ -100,7 +100,7 @@ impl<'a> Names<'a> {
     ///
     /// # Errors
     /// [`Fault::Malformed`], and [`Fault::Revisions`] when a revision stands for two things.
-    pub fn new(history: &'a [Event]) -> Result<Names<'a>, Fault> {
+    pub(super) fn new(history: &'a [Event]) -> Result<Names<'a>, Fault> {
         let mut names = Names { keys: BTreeMap::new() };
         for event in history {
             check_form(event)?;

@@ -40,12 +40,12 @@ pub(super) struct Answer {
 
 impl Answer {
     /// A header's value, when it is there and plain text.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
     /// A header that holds a number.
-    pub fn number(&self, name: &str) -> Option<u64> {
+    pub(super) fn number(&self, name: &str) -> Option<u64> {
         self.header(name)?.parse().ok()
     }
 }
@@ -124,7 +124,7 @@ pub(super) struct Exchanger {
 }
 
 impl Exchanger {
-    pub fn new() -> Exchanger {
+    pub(super) fn new() -> Exchanger {
         let config = Agent::config_builder()
             .proxy(None)
             .http_status_as_error(false)
@@ -140,7 +140,7 @@ impl Exchanger {
 
     /// Sends `request`, which may be meant for one cluster alone, to the node at `addr` once and reads the whole answer,
     /// within `timeout` in total.
-    pub fn exchange(
+    pub(super) fn exchange(
         &self,
         addr: &str,
         request: &Request<'_>,

@@ -49,7 +49,7 @@ pub(super) enum Origin {
 
 impl Known {
     /// Takes `host:port` and `http://host:port`; the error says which one is neither.
-    pub fn new<S: AsRef<str>>(endpoints: &[S]) -> Result<Known, String> {
+    pub(super) fn new<S: AsRef<str>>(endpoints: &[S]) -> Result<Known, String> {
         let mut addrs: Vec<String> = Vec::new();
         for given in endpoints {
             let given = given.as_ref().trim();
@@ -70,23 +70,23 @@ impl Known {
     }
 
     /// The client keeps to this cluster from the start.
-    pub fn keeping_to(self, cluster: String) -> Known {
+    pub(super) fn keeping_to(self, cluster: String) -> Known {
         Known { cluster: Some(cluster), ..self }
     }
 
     /// The cluster that the client keeps to.
-    pub fn cluster(&self) -> Option<&str> {
+    pub(super) fn cluster(&self) -> Option<&str> {
         self.cluster.as_deref()
     }
 
     /// The endpoints that the client was given.
-    pub fn given(&self) -> &[String] {
+    pub(super) fn given(&self) -> &[String] {
         &self.addrs[..self.given]
     }
 
     /// Takes down which cluster an answer names. The first given endpoint that names one decides which cluster the client
     /// keeps to; a learnt address decides nothing.
-    pub fn place(&mut self, addr: &str, named: Option<&str>) -> Origin {
+    pub(super) fn place(&mut self, addr: &str, named: Option<&str>) -> Origin {
         if self.cluster.is_none() && self.given().iter().any(|given| given == addr) {
             self.cluster = named.map(str::to_owned);
         }
@@ -94,7 +94,7 @@ impl Known {
     }
 
     /// The same, and never decides which cluster the client keeps to.
-    pub fn compare(&mut self, addr: &str, named: Option<&str>) -> Origin {
+    pub(super) fn compare(&mut self, addr: &str, named: Option<&str>) -> Origin {
         let Some(named) = named else {
             self.named.remove(addr);
             return Origin::Nameless;
@@ -111,29 +111,29 @@ impl Known {
     }
 
     /// Whether the node at this address named the client's cluster when it was last heard.
-    pub fn is_ours(&self, addr: &str) -> bool {
+    pub(super) fn is_ours(&self, addr: &str) -> bool {
         self.cluster.is_some() && self.named.get(addr) == self.cluster.as_ref()
     }
 
     /// Whether the node at this address named another cluster when it was last heard.
-    pub fn is_foreign(&self, addr: &str) -> bool {
+    pub(super) fn is_foreign(&self, addr: &str) -> bool {
         self.cluster.is_some()
             && self.named.get(addr).is_some_and(|named| Some(named) != self.cluster.as_ref())
     }
 
     /// Nothing is learned of other nodes.
-    pub fn fixed(self) -> Known {
+    pub(super) fn fixed(self) -> Known {
         Known { is_fixed: true, ..self }
     }
 
     /// All of them, the leader first.
-    pub fn in_order(&self) -> Vec<String> {
+    pub(super) fn in_order(&self) -> Vec<String> {
         let others = self.addrs.iter().filter(|a| Some(*a) != self.leader.as_ref());
         self.leader.iter().chain(others).cloned().collect()
     }
 
     /// Adds the members and takes over the leader.
-    pub fn learn_cluster(&mut self, cluster: &ClusterReply) {
+    pub(super) fn learn_cluster(&mut self, cluster: &ClusterReply) {
         self.learn_members(&cluster.members);
         if let Some(leader) = &cluster.leader {
             self.learn_leader(&leader.http_addr);
@@ -141,14 +141,14 @@ impl Known {
     }
 
     /// Adds the members.
-    pub fn learn_members(&mut self, members: &[MemberInfo]) {
+    pub(super) fn learn_members(&mut self, members: &[MemberInfo]) {
         for member in members {
             self.learn(&member.http_addr);
         }
     }
 
     /// A node did not answer: it is not asked first any more, and another one may answer in its place.
-    pub fn failed(&mut self, addr: &str) {
+    pub(super) fn failed(&mut self, addr: &str) {
         self.named.remove(addr);
         if self.leader.as_deref() == Some(addr) {
             self.leader = None;
@@ -207,13 +207,13 @@ pub(super) struct Tour {
 }
 
 impl Tour {
-    pub fn new(timeout: Duration) -> Tour {
+    pub(super) fn new(timeout: Duration) -> Tour {
         let attempt_timeout = (timeout / 3).max(timeout.min(LEAST_ATTEMPT));
         Tour { attempt_timeout, asked: Vec::new(), pause: FIRST_PAUSE, guide: None, members_learned: false }
     }
 
     /// The next attempt, after a pause where a tour is over; None when the time is.
-    pub fn next(&mut self, known: &Mutex<Known>, deadline: Instant) -> Option<Attempt> {
+    pub(super) fn next(&mut self, known: &Mutex<Known>, deadline: Instant) -> Option<Attempt> {
         let unasked = |asked: &[String]| {
             let order = known.lock().expect("nothing panics under this lock").in_order();
             order.into_iter().find(|addr| !asked.contains(addr))
@@ -240,7 +240,7 @@ impl Tour {
     }
 
     /// Takes over what an answer of the client's cluster says of the leader. A leader not yet asked in this tour comes next.
-    pub fn answered(&mut self, known: &Mutex<Known>, addr: &str, leader: Option<&str>) {
+    pub(super) fn answered(&mut self, known: &Mutex<Known>, addr: &str, leader: Option<&str>) {
         self.guide = Some(addr.to_owned());
         if let Some(leader) = leader {
             known.lock().expect("nothing panics under this lock").learn_leader(leader);
@@ -248,12 +248,12 @@ impl Tour {
     }
 
     /// A node that answered before does not any more: it names nobody.
-    pub fn failed(&mut self, addr: &str) {
+    pub(super) fn failed(&mut self, addr: &str) {
         self.guide.take_if(|guide| guide == addr);
     }
 
     /// The node to ask for the members: one that answered, once per call.
-    pub fn wants_members(&mut self) -> Option<String> {
+    pub(super) fn wants_members(&mut self) -> Option<String> {
         if self.members_learned {
             return None;
         }

@@ -4,14 +4,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::Node;
-use super::request::{Completion, FailureKind, Origin};
-use super::step::Core;
+use super::core::Core;
+use super::core::waiters::{RequestId, Stage, Work};
+use super::request::{
+    AdminFailure, AdminFailureKind, AdminResult, Administered, Administration, Completion, FailureKind,
+    Origin,
+};
 use super::transport::{Lane, PeerReply, PeerRequest, Target};
-use super::waiters::{RequestId, Stage, Work};
-use crate::raft::{ChangeError, Changed, HandOverError, Index, Member, MemberId, MembershipChange, Time};
+use crate::raft::{ChangeError, Changed, HandOverError, Member, MemberId, MembershipChange, Time};
 
 /// How long a change waits for another one that is under way: usually that is committed within moments.
 const UNDER_WAY_PATIENCE: Duration = Duration::from_secs(1);
@@ -21,68 +22,6 @@ const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The leader answers by the deadline; so long later the answer may still arrive.
 const ANSWER_MARGIN: Duration = Duration::from_millis(200);
-
-/// What is asked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Administration {
-    /// To add, promote or remove one member.
-    Change(MembershipChange),
-    /// To remove this member. A leader that is to go checks that its removal can be done, hands over, and sends the
-    /// caller to its successor: a leader that goes without one costs an election.
-    Remove(MemberId),
-    /// To hand the leadership over, to this member or to the most advanced voter.
-    HandOver(Option<MemberId>),
-}
-
-/// What was done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Administered {
-    /// The membership is so, committed; by the entry at this index.
-    Changed(Index),
-    /// This member leads now.
-    LedBy(MemberId),
-}
-
-/// Why it was not done, or nobody knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum AdminFailureKind {
-    /// This node does not lead: ask the leader.
-    NotLeader,
-    /// There is no such member.
-    NotFound,
-    /// It cannot be done as it is asked, now or later. Not done.
-    Refused,
-    /// Another change is not yet committed: again in a moment. Not done.
-    UnderWay,
-    /// The cluster is in no state to do it; it may be again. Not done.
-    Conflict,
-    /// As for writes.
-    Failed(FailureKind),
-}
-
-/// Why it was not done, or nobody knows, for an operator to read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
-#[error("{message}")]
-#[serde(deny_unknown_fields)]
-pub struct AdminFailure {
-    /// Decides the error code.
-    pub kind: AdminFailureKind,
-    /// What happened and what to do.
-    pub message: String,
-}
-
-impl AdminFailure {
-    /// A failure with its text.
-    pub fn new(kind: AdminFailureKind, message: impl Into<String>) -> AdminFailure {
-        AdminFailure { kind, message: message.into() }
-    }
-}
-
-/// What became of it.
-pub type AdminResult = Result<Administered, AdminFailure>;
 
 impl From<ChangeError> for AdminFailure {
     fn from(e: ChangeError) -> AdminFailure {

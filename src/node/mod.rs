@@ -20,31 +20,22 @@
 //! A panic in any of them, or in any thread that holds the core's or the store's lock, ends the process.
 
 mod administer;
-mod answers;
-mod applier;
-pub mod birth;
-mod birth_record;
-pub mod counters;
-mod forwarder;
-pub mod founding;
-mod housekeeper;
-mod log_writer;
-mod receiver;
-pub mod recover;
-mod replicator;
+mod boot;
+mod core;
+pub(crate) mod counters;
+mod operator;
 mod request;
-pub mod restore;
-mod sender;
-mod signals;
-mod snapshotter;
-mod staff;
+mod requests;
 mod status;
-mod step;
 mod threads;
-mod timer;
 mod transport;
-pub mod verify;
-mod waiters;
+
+/// The data directory of a node: what a start finds in it, and why it cannot be used.
+pub mod birth {
+    pub use super::boot::birth::{Birthplace, Born, IdentityConfig};
+    pub use super::boot::error::BirthError;
+    pub use super::boot::open::{Opened, open};
+}
 
 use std::collections::BTreeMap;
 use std::io;
@@ -54,26 +45,24 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use receiver::Mailbox;
 
-pub use administer::{AdminFailure, AdminFailureKind, AdminResult, Administered, Administration};
-pub use applier::Applier;
-pub use birth_record::{
+pub use boot::birth_record::{
     BirthRecord, Deliveries, FoundReply, FoundRequest, FoundTransport, Peer, PeerList, StoreFound, Unborn,
     UnbornStep,
 };
-pub use log_writer::LogWriter;
-pub use receiver::Taken;
-pub use request::{Completion, Consistency, Failure, FailureKind, Origin, WriteResult};
-pub use sender::Transfer;
-pub use signals::Rings;
+pub use boot::{founding, recover, restore, verify};
+pub use core::{Core, CoreOptions, Effects, Finished, Outgoing, Parked, Rings, Work};
+pub use operator::{Newcomer, OperatorReply, OperatorRequest};
+pub use request::{
+    AdminFailure, AdminFailureKind, AdminResult, Administered, Administration, BackupResult, Completion,
+    Consistency, Failure, FailureKind, Origin, ReadIndexResult, WriteResult,
+};
 pub use status::{NodeStatus, PeerStatus};
-pub use step::{Core, CoreOptions, Effects, Outgoing};
+pub use threads::{Applier, LogWriter, Taken, Transfer};
 pub use transport::{
     ForwardedResult, ForwardedWrite, Lane, LeaderCall, PeerError, PeerReply, PeerRequest, PeerTransport,
-    ReadIndexResult, Target,
+    Target,
 };
-pub use waiters::{BackupResult, Finished, Parked, Work};
 
 use crate::raft::{
     ClusterId, Index, MemberId, Membership, Note, NoteLevel, Raft, RaftConfig, Restored, Settings,
@@ -82,9 +71,11 @@ use crate::raft::{
 use crate::store::Kv;
 use crate::store::disk::Disk;
 use crate::store::wal::{Recovered, Wal};
+use core::signals::{Bell, Bells};
 use counters::Counters;
-use signals::{Bell, Bells};
-use threads::AbortOnPanic;
+use threads::guard::{self, AbortOnPanic};
+use threads::receiver::{self, Mailbox};
+use threads::{applier, forwarder, housekeeper, log_writer, snapshotter, timer};
 
 /// Frames in one append, in bytes.
 const MAX_APPEND_BYTES: usize = 1 << 20;
@@ -313,7 +304,7 @@ impl Node {
     fn spawn(self: &Arc<Node>, name: &str, body: impl FnOnce(&Arc<Node>) + Send + 'static) -> io::Result<()> {
         let Some(alive) = lock(&self.alive).clone() else { return Ok(()) };
         let node = self.clone();
-        let thread = threads::spawn(name.to_owned(), alive, move || body(&node))?;
+        let thread = guard::spawn(name.to_owned(), alive, move || body(&node))?;
         let mut threads = lock(&self.threads);
         // Members come and go: what has ended is not kept.
         threads.retain(|thread| !thread.is_finished());
@@ -416,7 +407,7 @@ impl Node {
         if effects.membership_changed
             && let Err(e) = self.staff(&effects.membership)
         {
-            threads::die(&format!("cannot start a thread for a new member: {e}"));
+            guard::die(&format!("cannot start a thread for a new member: {e}"));
         }
         self.bells.ring(effects.rings);
         for note in &effects.notes {

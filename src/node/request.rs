@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::raft::{Index, MemberId, MembershipChange, Position};
 use crate::store::Applied;
 
 /// Receives a result: called exactly once, with no lock held. Must not block: it pushes into a channel or a queue.
@@ -9,6 +10,12 @@ pub type Completion<T> = Box<dyn FnOnce(T) + Send>;
 
 /// What became of a write: what the state machine decided, or why nothing can be said.
 pub type WriteResult = Result<Applied, Failure>;
+
+/// A confirmed index, or why there is none: then the reads are surely not served and may ask elsewhere.
+pub type ReadIndexResult = Result<Index, Failure>;
+
+/// Where the snapshot ends that holds what was asked for.
+pub type BackupResult = Result<Position, Failure>;
 
 /// Where a write comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,3 +85,65 @@ impl Failure {
         Failure::new(FailureKind::OutcomeUnknown, message)
     }
 }
+
+/// What an operator asks of the cluster itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Administration {
+    /// To add, promote or remove one member.
+    Change(MembershipChange),
+    /// To remove this member. A leader that is to go checks that its removal can be done, hands over, and sends the
+    /// caller to its successor: a leader that goes without one costs an election.
+    Remove(MemberId),
+    /// To hand the leadership over, to this member or to the most advanced voter.
+    HandOver(Option<MemberId>),
+}
+
+/// What was done for an operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Administered {
+    /// The membership is so, committed; by the entry at this index.
+    Changed(Index),
+    /// This member leads now.
+    LedBy(MemberId),
+}
+
+/// Why what an operator asked was not done, or nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum AdminFailureKind {
+    /// This node does not lead: ask the leader.
+    NotLeader,
+    /// There is no such member.
+    NotFound,
+    /// It cannot be done as it is asked, now or later. Not done.
+    Refused,
+    /// Another change is not yet committed: again in a moment. Not done.
+    UnderWay,
+    /// The cluster is in no state to do it; it may be again. Not done.
+    Conflict,
+    /// As for writes.
+    Failed(FailureKind),
+}
+
+/// Why what an operator asked was not done, or nobody knows, for them to read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{message}")]
+#[serde(deny_unknown_fields)]
+pub struct AdminFailure {
+    /// Decides the error code.
+    pub kind: AdminFailureKind,
+    /// What happened and what to do.
+    pub message: String,
+}
+
+impl AdminFailure {
+    /// A failure with its text.
+    pub fn new(kind: AdminFailureKind, message: impl Into<String>) -> AdminFailure {
+        AdminFailure { kind, message: message.into() }
+    }
+}
+
+/// What became of what an operator asked.
+pub type AdminResult = Result<Administered, AdminFailure>;

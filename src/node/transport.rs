@@ -1,14 +1,13 @@
-//! How a node reaches its peers: the one trait between the node and the network. `server/peer_client.rs` implements
+//! How a node reaches its peers: the one trait between the node and the network. `server/peer/client.rs` implements
 //! it over HTTP; tests implement it with direct calls.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::administer::{AdminResult, Administration};
-use super::request::{Failure, WriteResult};
+use super::request::{AdminResult, Administration, ReadIndexResult, WriteResult};
 use crate::raft::{
-    AppendEntriesReply, AppendEntriesRequest, Index, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
+    AppendEntriesReply, AppendEntriesRequest, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
     RequestVoteReply, RequestVoteRequest, TimeoutNowReply, TimeoutNowRequest,
 };
 
@@ -97,9 +96,6 @@ pub enum PeerReply {
     /// To `Administer`.
     Administer(AdminResult),
 }
-
-/// A confirmed index, or why there is none: then the reads are surely not served and may ask elsewhere.
-pub type ReadIndexResult = Result<Index, Failure>;
 
 /// Why there is no answer. Decides whether a forwarded write is surely not done.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]

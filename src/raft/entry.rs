@@ -15,6 +15,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::bytes::{u32_at, u64_at};
+
 use super::types::{Found, Index, Membership, Position, Stamp, Term};
 
 /// Bytes of a frame before its payload.
@@ -222,14 +224,6 @@ impl fmt::Debug for Entry {
 
 fn checksum(frame: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&frame[..4]), &frame[8..])
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
 #[cfg(test)]

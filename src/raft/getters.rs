@@ -167,7 +167,6 @@ impl Raft {
                 _ => 0,
             },
             reads_done: self.reads_done_count,
-            timeout: self.poll_timeout(),
             membership_index: self.memberships.latest_index(),
             snapshot_index: self.snapshot.last.index,
             peers_behind: self.peers_progress().filter(|(_, p)| p.mode == Mode::Snapshot).count(),

@@ -5,7 +5,7 @@ use std::fmt;
 use super::types::{Index, MemberId, Membership, Position, Term};
 
 /// At most this many notes wait to be fetched; beyond, the oldest are dropped and counted.
-pub const MAX_NOTES: usize = 256;
+pub(super) const MAX_NOTES: usize = 256;
 
 /// How much an operator wants to see a note.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

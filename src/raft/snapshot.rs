@@ -9,7 +9,7 @@ use super::message::{
 use super::note::Decision;
 use super::progress::Mode;
 use super::role::Role;
-use super::types::{Index, MemberId, Position, SnapshotMeta, Time};
+use super::types::{Index, MemberId, SnapshotMeta, Time};
 use super::write::AfterSync;
 
 /// What becomes of a piece of a snapshot.
@@ -230,13 +230,5 @@ impl Raft {
         progress.mode = Mode::Probe;
         self.find_peers_behind();
         self.advance_leader_commit(now);
-    }
-
-    /// The position of a snapshot that a ticket is for.
-    pub fn snapshot_of(ticket: &Ticket) -> Option<Position> {
-        match ticket.asked {
-            Asked::Snapshot { last } => Some(last),
-            _ => None,
-        }
     }
 }

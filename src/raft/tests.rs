@@ -204,7 +204,7 @@ fn line(raft: &Raft) -> String {
 fn effects<R>(raft: &mut Raft, call: impl FnOnce(&mut Raft) -> R) -> (R, Vec<String>) {
     raft.poll_write();
     raft.poll_notes();
-    let (before, line_before) = (raft.watermarks(), line(raft));
+    let (before, timeout, line_before) = (raft.watermarks(), raft.poll_timeout(), line(raft));
     let result = call(raft);
     check(raft);
     check_step(&before, raft);
@@ -212,7 +212,7 @@ fn effects<R>(raft: &mut Raft, call: impl FnOnce(&mut Raft) -> R) -> (R, Vec<Str
     if line(raft) != line_before {
         lines.push(line(raft));
     }
-    if raft.watermarks().timeout != before.timeout {
+    if raft.poll_timeout() != timeout {
         lines.push("timer moved".to_string());
     }
     for write in raft.poll_write().writes {

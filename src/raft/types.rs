@@ -244,29 +244,13 @@ pub struct RestoredState {
     /// The store's revision.
     pub revision: u64,
     /// The hash of the state as it was in that cluster; 32 hexadecimal digits in JSON.
-    #[serde(with = "hash")]
+    #[serde(with = "crate::bytes::state_hash")]
     pub state_hash: u128,
 }
 
 impl std::fmt::Display for RestoredState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "revision {} with hash {:032x}", self.revision, self.state_hash)
-    }
-}
-
-mod hash {
-    use serde::de::Error as _;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub fn serialize<S: Serializer>(hash: &u128, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{hash:032x}"))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u128, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let is_hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        let hash = is_hex.then(|| u128::from_str_radix(&text, 16).ok()).flatten();
-        hash.ok_or_else(|| D::Error::custom("a state hash is 32 lower-case hexadecimal digits"))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What others wait on: compared before and after each update, it tells whom to wake.
 
 use super::role::RoleKind;
-use super::types::{Index, MemberId, Position, Term, Time};
+use super::types::{Index, MemberId, Position, Term};
 use super::write::WriteSeq;
 
 /// The observable state that others wait on. Compared before and after each update: what moved tells whom to wake.
@@ -33,8 +33,6 @@ pub struct Watermarks {
     pub read_round: u64,
     /// Reads that were decided since the start of the process.
     pub reads_done: u64,
-    /// When `handle_timeout` is due.
-    pub timeout: Time,
     /// Index of the membership in force.
     pub membership_index: Index,
     /// Last index of the newest snapshot.
@@ -63,16 +61,6 @@ impl Watermarks {
             || self.peers_behind < after.peers_behind
             || (after.hand_over_is_due && !self.hand_over_is_due)
             || (after.role == RoleKind::Candidate && self.persisted_seq != after.persisted_seq)
-    }
-
-    /// Whether the timer has to look at its deadline again.
-    pub fn wakes_timer(&self, after: &Watermarks) -> bool {
-        after.timeout < self.timeout
-    }
-
-    /// Whether a reply that waits for the disk may now be opened.
-    pub fn opens_replies(&self, after: &Watermarks) -> bool {
-        (self.persisted_seq, self.term) != (after.persisted_seq, after.term)
     }
 
     /// Whether a leadership ended: what was proposed under it has an unknown outcome.

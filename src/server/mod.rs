@@ -1,33 +1,16 @@
-//! The two HTTP ports and the outbound HTTP.
-//!
-//! A request passes four stages, each with threads of its own: the [`gate`] reads and checks it, the pool
-//! ([`upstream`]) carries it to tiny_http, a worker ([`http`]) parses and parks it, a responder writes the answer.
+//! The two HTTP ports and the outbound HTTP, in three rooms: the [`edge`] has the sockets, `routes` the client port,
+//! [`peer`] the port of the members. [`Server`] puts them together.
 
-mod accept;
-pub mod admin;
-pub mod backups;
-mod classic_text;
-pub mod client_api;
-pub mod cursor;
-pub mod fdlimit;
-pub mod gate;
-pub mod http;
-pub mod legacy;
-mod lists;
-pub mod log_level;
-mod members;
-pub mod metrics;
-pub mod params;
-pub mod peer_api;
-pub mod peer_client;
-pub mod peer_codec;
-mod process;
-mod reads;
+mod convert;
+pub mod edge;
+mod error;
+pub mod peer;
 mod restore;
-pub mod shared;
-pub mod start;
-pub mod start_wait;
-pub mod upstream;
+mod routes;
+mod shared;
+mod start;
+mod start_wait;
 
-pub use start::{Joining, Server, ServerError};
+pub use error::ServerError;
+pub use start::{Joining, Server};
 pub use start_wait::StartWait;

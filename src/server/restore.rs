@@ -21,7 +21,7 @@ pub(super) struct Restore {
 
 impl Restore {
     /// Reads and verifies the backup, unless a node was born in `data_dir` already.
-    pub fn prepare(path: &Path, data_dir: &Path) -> Result<Restore, ServerError> {
+    pub(super) fn prepare(path: &Path, data_dir: &Path) -> Result<Restore, ServerError> {
         let identity =
             fs::read(data_dir.join(IDENTITY_FILE)).ok().and_then(|bytes| Identity::decode(&bytes).ok());
         let backup = match identity {
@@ -36,12 +36,16 @@ impl Restore {
     }
 
     /// For the node that is to be born. None when the directory lost its cluster between the two looks at it.
-    pub fn into_backup(self) -> Option<Backup> {
+    pub(super) fn into_backup(self) -> Option<Backup> {
         self.backup
     }
 
     /// The directory holds a member of a cluster that began with `restored`: fine when that was this backup.
-    pub fn check_born(&self, data_dir: &Path, restored: Option<RestoredState>) -> Result<(), ServerError> {
+    pub(super) fn check_born(
+        &self,
+        data_dir: &Path,
+        restored: Option<RestoredState>,
+    ) -> Result<(), ServerError> {
         let (dir, path) = (data_dir.display(), self.path.display());
         let refuse = |what: String| {
             Err(ServerError::new(

@@ -4,8 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::gate::Header;
-use super::http::{PortCounters, Response};
+use super::edge::{Header, PortCounters, Response};
 use crate::api::{
     self, ErrorBody, ErrorCode, LeaderRef, MemberInfo, PeerMode, PeerStatus, RoleName, StatusReply,
 };
@@ -15,7 +14,7 @@ use crate::node::founding::FoundingPort;
 use crate::raft::{Mode, RoleKind};
 
 /// Shared by the handlers of both ports.
-pub struct Shared {
+pub(super) struct Shared {
     config: Config,
     joins: bool,
     started: Instant,
@@ -27,7 +26,7 @@ pub struct Shared {
 
 impl Shared {
     /// Nothing is born yet; `joins` when this node waits to be let into a cluster instead of founding one.
-    pub fn new(config: Config, joins: bool) -> Shared {
+    pub(super) fn new(config: Config, joins: bool) -> Shared {
         Shared {
             config,
             joins,
@@ -40,22 +39,22 @@ impl Shared {
     }
 
     /// The node's configuration file.
-    pub fn config(&self) -> &Config {
+    pub(super) fn config(&self) -> &Config {
         &self.config
     }
 
     /// What a client may ask for at most.
-    pub fn limits(&self) -> &Limits {
+    pub(super) fn limits(&self) -> &Limits {
         &self.config.limits
     }
 
     /// How long a client's request may take.
-    pub fn request_timeout(&self) -> Duration {
+    pub(super) fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.config.request_timeout_ms)
     }
 
     /// The running member, once born.
-    pub fn node(&self) -> Option<&Arc<Node>> {
+    pub(super) fn node(&self) -> Option<&Arc<Node>> {
         self.node.get()
     }
 
@@ -64,7 +63,7 @@ impl Shared {
     }
 
     /// What the client port and the peer port count, once both are served.
-    pub fn ports(&self) -> Option<&[PortCounters; 2]> {
+    pub(super) fn ports(&self) -> Option<&[PortCounters; 2]> {
         self.ports.get()
     }
 
@@ -73,7 +72,7 @@ impl Shared {
     }
 
     /// What a node that is not born answers its peers.
-    pub fn founding(&self) -> Option<&FoundingPort> {
+    pub(super) fn founding(&self) -> Option<&FoundingPort> {
         self.founding.get()
     }
 
@@ -92,18 +91,18 @@ impl Shared {
     }
 
     /// Whether the server is on its way out.
-    pub fn is_stopping(&self) -> bool {
+    pub(super) fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Relaxed)
     }
 
     /// The leader, as far as this node knows.
-    pub fn leader(&self) -> Option<LeaderRef> {
+    pub(super) fn leader(&self) -> Option<LeaderRef> {
         let leader = self.node()?.leader()?;
         Some(LeaderRef { node_id: leader.node_id, http_addr: leader.http_addr })
     }
 
     /// The headers that every answer has. They say what this node knows, nothing that a request said.
-    pub fn headers(&self) -> Vec<Header> {
+    pub(super) fn headers(&self) -> Vec<Header> {
         let mut headers = vec![(api::NODE_HEADER, self.config.node_id.clone())];
         headers.extend(self.node().map(|node| (api::CLUSTER_HEADER, node.cluster_id().to_string())));
         headers.extend(self.leader().map(|leader| (api::LEADER_HEADER, leader.http_addr)));
@@ -111,13 +110,13 @@ impl Shared {
     }
 
     /// Adds the headers that every answer has.
-    pub fn decorate(&self, mut response: Response) -> Response {
+    pub(super) fn decorate(&self, mut response: Response) -> Response {
         response.headers.extend(self.headers());
         response
     }
 
     /// What a request for data is told before the cluster is founded.
-    pub fn unborn_error(&self) -> ErrorBody {
+    pub(super) fn unborn_error(&self) -> ErrorBody {
         let text = match self.joins {
             true => "this node is not let into its cluster yet: it waits for that cluster's leader",
             false if self.config.peers.len() == 1 => {
@@ -130,7 +129,7 @@ impl Shared {
 
     /// The members that this node knows of. Before a founding those of the configuration file; who waits to join knows
     /// none.
-    pub fn members(&self) -> Vec<MemberInfo> {
+    pub(super) fn members(&self) -> Vec<MemberInfo> {
         match self.node() {
             Some(node) => node.membership().members.iter().map(MemberInfo::from).collect(),
             None if self.joins => Vec::new(),
@@ -149,7 +148,7 @@ impl Shared {
     }
 
     /// Why `/readyz` fails.
-    pub fn not_ready(&self) -> Option<String> {
+    pub(super) fn not_ready(&self) -> Option<String> {
         if self.is_stopping() {
             return Some("the node is stopping".to_owned());
         }
@@ -160,7 +159,7 @@ impl Shared {
     }
 
     /// `GET /v1/status`.
-    pub fn status(&self) -> StatusReply {
+    pub(super) fn status(&self) -> StatusReply {
         let uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let Some(node) = self.node() else {

@@ -1,5 +1,6 @@
 //! From a configuration to a running server: the order in which things are opened, and in which they end.
 
+use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -8,27 +9,22 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::admin;
-use super::backups;
-use super::client_api::ClientApi;
-use super::fdlimit;
-use super::gate::{ErrorHeaders, GateLimits};
-use super::http::{HttpServer, PortOptions};
-use super::peer_api::PeerApi;
-use super::peer_client::{HttpFounding, HttpPeers};
+use super::ServerError;
+use super::edge::{ErrorHeaders, GateLimits, HttpServer, PortOptions, RunDir, fdlimit};
+use super::peer::{HttpFounding, HttpPeers, PeerApi};
 use super::restore::Restore;
+use super::routes;
 use super::shared::Shared;
 use super::start_wait::StartWait;
-use super::upstream::RunDir;
 use crate::api::is_cluster_id;
 use crate::config::Config;
-use crate::node::birth::{BirthError, Born, IdentityConfig, Opened, open};
-use crate::node::founding::{Founding, FoundingError, FoundingInbox, FoundingPort, founding_port};
+use crate::node::birth::{Born, IdentityConfig, Opened, open};
+use crate::node::founding::{Founding, FoundingInbox, FoundingPort, founding_port};
 use crate::node::recover::check_finished;
 use crate::node::{Deliveries, Listeners, Node, NodeOptions, PeerList};
 use crate::raft::{ClusterId, Settings};
 use crate::store::disk::RealDisk;
-use crate::store::identity::{DataDirLock, IdentityError};
+use crate::store::identity::DataDirLock;
 use crate::store::wal::WalOptions;
 
 /// For so many members a node that joins has room in any case.
@@ -36,40 +32,6 @@ const LIKELY_MEMBERS: usize = 5;
 
 /// How long a leader that stops waits for another one.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Why a server does not start, or ends: one line for the operator, and the exit code.
-#[derive(Debug, thiserror::Error)]
-#[error("{text}")]
-pub struct ServerError {
-    /// 0 told to stop before it started, 1 run-time failure, 2 configuration, 3 data corrupt, 4 identity refused.
-    pub exit_code: u8,
-    /// What happened, where, and what to do.
-    pub text: String,
-}
-
-impl ServerError {
-    pub(super) fn new(exit_code: u8, text: impl Into<String>) -> ServerError {
-        ServerError { exit_code, text: text.into() }
-    }
-}
-
-impl From<IdentityError> for ServerError {
-    fn from(e: IdentityError) -> ServerError {
-        ServerError::new(e.exit_code(), e.to_string())
-    }
-}
-
-impl From<BirthError> for ServerError {
-    fn from(e: BirthError) -> ServerError {
-        ServerError::new(e.exit_code(), e.to_string())
-    }
-}
-
-impl From<FoundingError> for ServerError {
-    fn from(e: FoundingError) -> ServerError {
-        ServerError::new(e.exit_code(), e.to_string())
-    }
-}
 
 /// A running server. [`Server::stop`] ends it in order.
 pub struct Server {
@@ -117,93 +79,15 @@ impl Server {
         restore: Option<&Path>,
         wait: &mut StartWait<'_>,
     ) -> Result<Server, ServerError> {
-        // The members of the other cluster are not known yet.
-        let members = if joins { config.peers.len().max(LIKELY_MEMBERS) } else { config.peers.len() };
-        let [client_listener, peer_listener] = wait.ports(&config)?;
-        let limit =
-            fdlimit::raise().map_err(|e| ServerError::new(1, format!("cannot raise the file limit: {e}")))?;
-        let plan = fdlimit::plan(limit, members, config.limits.max_connections)
-            .map_err(|e| ServerError::new(2, e.to_string()))?;
-        if plan.is_reduced() {
-            log::warn!(
-                "only {limit} open files are allowed: {} requests are served at a time instead of {}; raise `ulimit -n`",
-                plan.client_upstream,
-                fdlimit::WANTED_UPSTREAM
-            );
-        }
-        let restore = restore.map(|path| Restore::prepare(path, &config.data_dir)).transpose()?;
-        let lock = wait.lock(&config)?;
-        check_finished(&config.data_dir).map_err(|text| ServerError::new(2, text))?;
-        if let Some(line) = lock.make_private() {
-            log::warn!("{line}");
-        }
-        let runtime = |what: &'static str| {
-            let dir = config.data_dir.display().to_string();
-            move |e: std::io::Error| ServerError::new(1, format!("{dir}: cannot {what}: {e}"))
-        };
-        let disk = Arc::new(RealDisk::open(&config.data_dir).map_err(runtime("open it"))?);
-        let opened =
-            open(disk, WalOptions { segment_bytes: config.segment_bytes }, &identity_config(&config, joins))?;
-        let run_dir = Arc::new(
-            RunDir::prepare(&config.data_dir.join("run"))
-                .map_err(runtime("make its directory for sockets"))?,
-        );
+        let ports = Ports::bind(&config, joins, wait)?;
+        let directory = Directory::open(&config, joins, restore, wait)?;
+        let Directory { lock, opened, restore, run_dir } = directory;
         let shared = Arc::new(Shared::new(config, joins));
         let peer_api = Arc::new(PeerApi::default());
         let (fail, failures) = bounded(1);
         // Whoever is asked before the node is born must be able to say that it is not.
-        let unborn = match opened {
-            Opened::Born(born) => {
-                if let Some(restore) = restore {
-                    let found = born.found.found().expect("checked when it was opened");
-                    restore.check_born(&shared.config().data_dir, found.restored)?;
-                }
-                start_node(&shared, &peer_api, *born, &fail)?;
-                None
-            }
-            Opened::Unborn(mut founding) => {
-                if let Some(backup) = restore.and_then(Restore::into_backup) {
-                    log::info!("the cluster is to begin with a backup: {}", backup.restored());
-                    founding.restore(backup);
-                }
-                let (port, inbox) = founding_port(&founding);
-                peer_api.become_unborn(port.clone());
-                shared.set_founding(port);
-                Some((founding, inbox))
-            }
-        };
-        let limits = shared.limits();
-        let gate_limits = GateLimits {
-            max_connections: plan.client_connections,
-            max_body_bytes: limits.max_request_bytes,
-            head_timeout: Duration::from_millis(limits.transfer_timeout_ms.min(5_000)),
-            body_timeout: Duration::from_millis(limits.transfer_timeout_ms),
-            write_timeout: Duration::from_millis(limits.transfer_timeout_ms),
-            idle_timeout: Duration::from_millis(limits.idle_timeout_ms),
-            answer_timeout: shared.request_timeout() + Duration::from_secs(5),
-            ..GateLimits::default()
-        };
-        let mut client =
-            PortOptions::client(run_dir.clone(), plan.client_upstream.min(limits.upstream_connections));
-        client.limits = gate_limits;
-        client.lanes[0].parked_limit = client.lanes[0].parked_limit.min(limits.max_parked);
-        // Weak: what is shared knows the ports, too.
-        let of_node = Arc::downgrade(&shared);
-        client.error_headers =
-            ErrorHeaders::new(move || of_node.upgrade().map_or_else(Vec::new, |shared| shared.headers()));
-        let mut peer = PortOptions::peer(run_dir, members);
-        peer.limits.max_connections = plan.peer_connections;
-        peer.limits.answer_timeout = shared.request_timeout() + Duration::from_secs(5);
-        let port = |e: std::io::Error| ServerError::new(1, format!("cannot serve the ports: {e}"));
-        let peer_port = HttpServer::start(peer_listener, peer, peer_api.clone()).map_err(port)?;
-        let thread = |e| ServerError::new(1, format!("cannot start a thread: {e}"));
-        let client_api = ClientApi::new(
-            shared.clone(),
-            admin::start(&shared).map_err(thread)?,
-            backups::start(&shared).map_err(thread)?,
-        );
-        let client_port = HttpServer::start(client_listener, client, Arc::new(client_api)).map_err(port)?;
-        shared.set_ports([client_port.counters(), peer_port.counters()]);
+        let unborn = wire(&shared, &peer_api, opened, restore, &fail)?;
+        let (client_port, peer_port) = ports.serve(&shared, &peer_api, run_dir)?;
         log::info!(
             "{} serves clients on {} and members on {}",
             shared.config().node_id,
@@ -213,8 +97,13 @@ impl Server {
         let founding = unborn
             .map(|(founding, inbox)| spawn_founding(&shared, &peer_api, *founding, inbox, fail.clone()))
             .transpose()
-            .map_err(thread)?;
+            .map_err(no_thread)?;
         Ok(Server { shared, client_port, peer_port, peer_api, founding, failures, _fail: fail, lock })
+    }
+
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// What a node that is not born yet has to be told when it joins a cluster; nothing once it is born.
@@ -257,6 +146,155 @@ impl Server {
             std::mem::forget(self.lock);
         }
         self.peer_port.shutdown(Duration::from_millis(500));
+    }
+}
+
+fn no_thread(e: std::io::Error) -> ServerError {
+    ServerError::new(1, format!("cannot start a thread: {e}"))
+}
+
+/// Both listeners, and how many connections there is room for.
+struct Ports {
+    client: TcpListener,
+    peer: TcpListener,
+    members: usize,
+    plan: fdlimit::Plan,
+}
+
+impl Ports {
+    /// Takes the addresses of the configuration, before anything on the disk is touched.
+    fn bind(config: &Config, joins: bool, wait: &mut StartWait<'_>) -> Result<Ports, ServerError> {
+        // The members of the other cluster are not known yet.
+        let members = if joins { config.peers.len().max(LIKELY_MEMBERS) } else { config.peers.len() };
+        let [client, peer] = wait.ports(config)?;
+        let limit =
+            fdlimit::raise().map_err(|e| ServerError::new(1, format!("cannot raise the file limit: {e}")))?;
+        let plan = fdlimit::plan(limit, members, config.limits.max_connections)
+            .map_err(|e| ServerError::new(2, e.to_string()))?;
+        if plan.is_reduced() {
+            log::warn!(
+                "only {limit} open files are allowed: {} requests are served at a time instead of {}; raise `ulimit -n`",
+                plan.client_upstream,
+                fdlimit::WANTED_UPSTREAM
+            );
+        }
+        Ok(Ports { client, peer, members, plan })
+    }
+
+    /// Serves both: first the members', whose first answers say whether this node is born.
+    fn serve(
+        self,
+        shared: &Arc<Shared>,
+        peer_api: &Arc<PeerApi>,
+        run_dir: Arc<RunDir>,
+    ) -> Result<(HttpServer, HttpServer), ServerError> {
+        let Ports { client, peer, members, plan } = self;
+        let failed = |e: std::io::Error| ServerError::new(1, format!("cannot serve the ports: {e}"));
+        let mut options = PortOptions::peer(run_dir.clone(), members);
+        options.limits.max_connections = plan.peer_connections;
+        options.limits.answer_timeout = answer_timeout(shared);
+        let peer_port = HttpServer::start(peer, options, peer_api.clone()).map_err(failed)?;
+        let handler = routes::start(shared).map_err(no_thread)?;
+        let options = client_options(shared, &plan, run_dir);
+        let client_port = HttpServer::start(client, options, Arc::new(handler)).map_err(failed)?;
+        shared.set_ports([client_port.counters(), peer_port.counters()]);
+        Ok((client_port, peer_port))
+    }
+}
+
+/// A handler answers by the request's deadline; so long later nothing comes any more.
+fn answer_timeout(shared: &Shared) -> Duration {
+    shared.request_timeout() + Duration::from_secs(5)
+}
+
+fn client_options(shared: &Arc<Shared>, plan: &fdlimit::Plan, run_dir: Arc<RunDir>) -> PortOptions {
+    let limits = shared.limits();
+    let mut options = PortOptions::client(run_dir, plan.client_upstream.min(limits.upstream_connections));
+    options.limits = GateLimits {
+        max_connections: plan.client_connections,
+        max_body_bytes: limits.max_request_bytes,
+        head_timeout: Duration::from_millis(limits.transfer_timeout_ms.min(5_000)),
+        body_timeout: Duration::from_millis(limits.transfer_timeout_ms),
+        write_timeout: Duration::from_millis(limits.transfer_timeout_ms),
+        idle_timeout: Duration::from_millis(limits.idle_timeout_ms),
+        answer_timeout: answer_timeout(shared),
+        ..GateLimits::default()
+    };
+    options.lanes[0].parked_limit = options.lanes[0].parked_limit.min(limits.max_parked);
+    options.headers = routes::headers();
+    // Weak: what is shared knows the ports, too.
+    let of_node = Arc::downgrade(shared);
+    options.error_headers =
+        ErrorHeaders::new(move || of_node.upgrade().map_or_else(Vec::new, |shared| shared.headers()));
+    options
+}
+
+/// The data directory, locked and read.
+struct Directory {
+    lock: DataDirLock,
+    opened: Opened,
+    /// The backup that the cluster is to begin with.
+    restore: Option<Restore>,
+    /// Where the sockets go.
+    run_dir: Arc<RunDir>,
+}
+
+impl Directory {
+    fn open(
+        config: &Config,
+        joins: bool,
+        restore: Option<&Path>,
+        wait: &mut StartWait<'_>,
+    ) -> Result<Directory, ServerError> {
+        let restore = restore.map(|path| Restore::prepare(path, &config.data_dir)).transpose()?;
+        let lock = wait.lock(config)?;
+        check_finished(&config.data_dir).map_err(|text| ServerError::new(2, text))?;
+        if let Some(line) = lock.make_private() {
+            log::warn!("{line}");
+        }
+        let runtime = |what: &'static str| {
+            let dir = config.data_dir.display().to_string();
+            move |e: std::io::Error| ServerError::new(1, format!("{dir}: cannot {what}: {e}"))
+        };
+        let disk = Arc::new(RealDisk::open(&config.data_dir).map_err(runtime("open it"))?);
+        let opened =
+            open(disk, WalOptions { segment_bytes: config.segment_bytes }, &identity_config(config, joins))?;
+        let run_dir = Arc::new(
+            RunDir::prepare(&config.data_dir.join("run"))
+                .map_err(runtime("make its directory for sockets"))?,
+        );
+        Ok(Directory { lock, opened, restore, run_dir })
+    }
+}
+
+/// Makes what was opened answer the peer port: a member runs from now on, a node without a log says so and is returned, to
+/// be founded.
+fn wire(
+    shared: &Arc<Shared>,
+    peer_api: &PeerApi,
+    opened: Opened,
+    restore: Option<Restore>,
+    fail: &Sender<ServerError>,
+) -> Result<Option<(Box<Founding>, FoundingInbox)>, ServerError> {
+    match opened {
+        Opened::Born(born) => {
+            if let Some(restore) = restore {
+                let found = born.found.found().expect("checked when it was opened");
+                restore.check_born(&shared.config().data_dir, found.restored)?;
+            }
+            start_node(shared, peer_api, *born, fail)?;
+            Ok(None)
+        }
+        Opened::Unborn(mut founding) => {
+            if let Some(backup) = restore.and_then(Restore::into_backup) {
+                log::info!("the cluster is to begin with a backup: {}", backup.restored());
+                founding.restore(backup);
+            }
+            let (port, inbox) = founding_port(&founding);
+            peer_api.become_unborn(port.clone());
+            shared.set_founding(port);
+            Ok(Some((founding, inbox)))
+        }
     }
 }
 

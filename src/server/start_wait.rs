@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 
-use super::{ServerError, gate};
+use super::{ServerError, edge};
 use crate::config::Config;
 use crate::store::identity::{DataDirLock, IdentityError};
 
@@ -22,7 +22,7 @@ const SAY_EVERY: Duration = Duration::from_secs(5);
 const MAX_LOOKUP: Duration = Duration::from_secs(1);
 
 /// Waits for so long, or less when the node is told to stop: then it returns true.
-pub type Pause<'a> = Box<dyn FnMut(Duration) -> bool + 'a>;
+pub(super) type Pause<'a> = Box<dyn FnMut(Duration) -> bool + 'a>;
 
 /// How long a start waits, all in all, for what is not there yet.
 pub struct StartWait<'a> {
@@ -118,7 +118,7 @@ impl<'a> Address<'a> {
     fn bind(&mut self) -> Result<TcpListener, Trouble> {
         let address = self.resolve()?;
         let (field, text) = (self.field, self.text);
-        gate::bind(address).map_err(|e| {
+        edge::bind(address).map_err(|e| {
             let say = |fix: &str| format!("{field}: {text}: {e}; {fix}");
             match e.kind() {
                 ErrorKind::AddrInUse => {

@@ -14,7 +14,7 @@
 //!
 //! | thread | calls | touches |
 //! |---|---|---|
-//! | log writer | [`Wal::write`], [`Wal::needs_seal`], [`Wal::seal`], [`Wal::cut`], [`Wal::spare_is_due`] | the current segment; a name when it opens the next |
+//! | log writer | [`Wal::write`], [`Wal::seal`], [`Wal::cut`], [`Wal::spare_is_due`] | the current segment; a name when it opens the next |
 //! | housekeeper | [`SparePreparer::step`] | the files `spare-<n>.tmp`, until it hands them over; segments that the log writer has given up |
 //!
 //! The two share one small slot behind a mutex that is held to move a file handle and never during I/O; see

@@ -1,4 +1,4 @@
-//! What a member does with the requests of its peers, as `src/node/answers.rs` does: each one is handed to the core, and its
+//! What a member does with the requests of its peers, as `src/node/requests.rs` does: each one is handed to the core, and its
 //! answer leaves when a completion brings it.
 
 use std::sync::{Arc, Mutex};

@@ -1,10 +1,12 @@
 //! A proxy in front of a node's peer port that looks at each request and lets it through or drops it, without an answer.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use super::message::read_message;
 
 /// Decides on a request by its path and body: true lets it through.
 pub type Judge = Arc<dyn Fn(&str, &[u8]) -> bool + Send + Sync>;
@@ -62,25 +64,4 @@ fn relay(client: TcpStream, target: &str, judge: &Judge) -> io::Result<()> {
         let (head, body) = read_message(&mut upstream)?;
         client.get_mut().write_all(&[head, body].concat())?;
     }
-}
-
-/// One request or answer: its head, and its body by Content-Length.
-fn read_message(stream: &mut BufReader<TcpStream>) -> io::Result<(Vec<u8>, Vec<u8>)> {
-    let (mut head, mut length) = (Vec::new(), 0);
-    loop {
-        let start = head.len();
-        if stream.read_until(b'\n', &mut head)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let line = String::from_utf8_lossy(&head[start..]).trim_end().to_ascii_lowercase();
-        if line.is_empty() {
-            break;
-        }
-        if let Some(value) = line.strip_prefix("content-length:") {
-            length = value.trim().parse().map_err(|_| io::ErrorKind::InvalidData)?;
-        }
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body)?;
-    Ok((head, body))
 }

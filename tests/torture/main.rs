@@ -48,6 +48,7 @@ mod small_disk;
 #[path = "../support"]
 mod support {
     pub mod cluster;
+    pub mod message;
 }
 mod value;
 

@@ -3,7 +3,7 @@
 //! says. So there is one fault per ordered pair of members, and nothing that needs privileges.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,6 +13,7 @@ use fastrand::Rng;
 
 use super::namespaces::Namespaces;
 use super::report::Report;
+use super::support::message::read_message;
 
 /// How long a message that is delivered late may be under way, and one that is lost keep its sender waiting.
 const LONGEST_HOLD: Duration = Duration::from_secs(20);
@@ -239,25 +240,4 @@ impl Relay {
             read_message(&mut BufReader::new(stream)).map(drop)
         });
     }
-}
-
-/// One request or answer: its head, and its body by Content-Length.
-fn read_message(stream: &mut BufReader<TcpStream>) -> io::Result<(Vec<u8>, Vec<u8>)> {
-    let (mut head, mut length) = (Vec::new(), 0);
-    loop {
-        let start = head.len();
-        if stream.read_until(b'\n', &mut head)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let line = String::from_utf8_lossy(&head[start..]).trim_end().to_ascii_lowercase();
-        if line.is_empty() {
-            break;
-        }
-        if let Some(value) = line.strip_prefix("content-length:") {
-            length = value.trim().parse().map_err(|_| io::ErrorKind::InvalidData)?;
-        }
-    }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body)?;
-    Ok((head, body))
 }

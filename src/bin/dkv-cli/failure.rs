@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use dkv::api::{ErrorBody, ErrorCode, ErrorDetail};
 use dkv::client::ClientError;
 
-use crate::output::printable;
+use crate::text::printable;
 
 /// Why the exit code is not 0.
 pub enum Failure {

@@ -6,7 +6,8 @@ use dkv::api::ListReply;
 use dkv::client::{Client, ListOptions};
 
 use crate::failure::Failure;
-use crate::output::{Printer, printable};
+use crate::output::Printer;
+use crate::text::printable;
 
 /// Prints every page the moment it is there, so that any number of keys needs the memory of one page.
 pub fn show(

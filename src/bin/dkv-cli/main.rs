@@ -13,6 +13,7 @@ mod output;
 mod progress;
 mod snapshot;
 mod status;
+mod text;
 mod verify;
 
 use std::ffi::OsStr;
@@ -147,7 +148,7 @@ fn value_of(key: &OsStr, given: Option<&OsStr>) -> Result<Vec<u8>, ClientError> 
     }
     let value = read_input(input.lock())?;
     if value.is_empty() && given.is_none() {
-        let key = output::printable(key.as_bytes());
+        let key = text::printable(key.as_bytes());
         return Err(ClientError::Invalid(format!(
             "no value: none is on the command line, and standard input holds nothing.\nNothing was changed. Write \
              `dkv-cli set {key} VALUE`, or `dkv-cli set {key} \'\'` for an empty\nvalue; `dkv-cli set {key} -` stores \

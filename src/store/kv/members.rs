@@ -30,7 +30,7 @@ impl Default for Members {
 
 impl Members {
     /// Of a state that was stored.
-    pub fn new(
+    pub(super) fn new(
         found: Option<Entry>,
         membership: Arc<Membership>,
         index: Index,
@@ -42,33 +42,33 @@ impl Members {
         members
     }
 
-    pub fn found(&self) -> Option<&Entry> {
+    pub(super) fn found(&self) -> Option<&Entry> {
         self.found.as_ref()
     }
 
-    pub fn membership(&self) -> &Arc<Membership> {
+    pub(super) fn membership(&self) -> &Arc<Membership> {
         &self.membership
     }
 
-    pub fn index(&self) -> Index {
+    pub(super) fn index(&self) -> Index {
         self.index
     }
 
-    pub fn removed(&self) -> impl Iterator<Item = MemberId> + '_ {
+    pub(super) fn removed(&self) -> impl Iterator<Item = MemberId> + '_ {
         self.removed.iter().copied()
     }
 
-    pub fn is_removed(&self, member: MemberId) -> bool {
+    pub(super) fn is_removed(&self, member: MemberId) -> bool {
         self.removed.contains(&member)
     }
 
     /// Stands for all of it.
-    pub fn hash(&self) -> u128 {
+    pub(super) fn hash(&self) -> u128 {
         self.hash
     }
 
     /// Takes a found or membership entry.
-    pub fn apply(&mut self, entry: &Entry) {
+    pub(super) fn apply(&mut self, entry: &Entry) {
         let new = entry.membership().expect("a found or membership entry has a membership");
         if entry.kind() == EntryKind::Found {
             self.found = Some(entry.clone());
@@ -77,7 +77,7 @@ impl Members {
     }
 
     /// Puts `new` in force.
-    pub fn replace(&mut self, new: Arc<Membership>, index: Index) {
+    pub(super) fn replace(&mut self, new: Arc<Membership>, index: Index) {
         let left = self.membership.members.iter().map(|m| m.member_id).filter(|id| new.get(*id).is_none());
         self.removed.extend(left);
         self.removed.retain(|id| new.get(*id).is_none());

@@ -50,7 +50,7 @@ impl Kv {
 
 impl KvBuilder {
     /// The next key; its versions follow. The text says why it cannot be.
-    pub fn push_key(&mut self, key: &[u8]) -> Result<(), String> {
+    pub(crate) fn push_key(&mut self, key: &[u8]) -> Result<(), String> {
         if !self.rows.is_empty() {
             return Err("a key follows the idempotency rows".to_owned());
         }
@@ -65,7 +65,7 @@ impl KvBuilder {
     }
 
     /// The next version of the last key; without a value it is a deletion.
-    pub fn push_version(
+    pub(crate) fn push_version(
         &mut self,
         mod_revision: u64,
         create_revision: u64,
@@ -117,7 +117,7 @@ impl KvBuilder {
     }
 
     /// The next idempotency row.
-    pub fn push_idempotency(&mut self, row: Row) -> Result<(), String> {
+    pub(crate) fn push_idempotency(&mut self, row: Row) -> Result<(), String> {
         if self.key.is_some() {
             return Err("a key has no versions".to_owned());
         }
@@ -129,7 +129,7 @@ impl KvBuilder {
     }
 
     /// The state. Refused when the rows are not the ones that the header tells of, by their counts and by the hash.
-    pub fn finish(mut self) -> Result<Kv, String> {
+    pub(crate) fn finish(mut self) -> Result<Kv, String> {
         if self.key.is_some() {
             return Err("a key has no versions".to_owned());
         }

@@ -18,7 +18,7 @@ pub(super) struct Version {
 }
 
 impl Version {
-    pub fn new(
+    pub(super) fn new(
         key: &[u8],
         mod_revision: u64,
         create_revision: u64,
@@ -42,7 +42,7 @@ impl Version {
         Version { mod_revision, create_revision, version, value, fingerprint }
     }
 
-    pub fn record<'a>(&'a self, key: &'a [u8]) -> Option<Record<'a>> {
+    pub(super) fn record<'a>(&'a self, key: &'a [u8]) -> Option<Record<'a>> {
         let value = self.value.as_deref()?;
         let Version { create_revision, mod_revision, version, .. } = *self;
         Some(Record { key, value, create_revision, mod_revision, version })
@@ -59,7 +59,7 @@ pub(super) struct Versions {
 
 impl Versions {
     /// The version that was the latest at `revision`.
-    pub fn at(&self, revision: u64) -> Option<&Version> {
+    pub(super) fn at(&self, revision: u64) -> Option<&Version> {
         if self.latest.mod_revision <= revision {
             return Some(&self.latest);
         }
@@ -69,7 +69,7 @@ impl Versions {
 
     /// Hands over what no read at `floor` or above can see, oldest first. A deletion that has nothing before it says
     /// nothing.
-    pub fn trim(&mut self, floor: u64, mut dropped: impl FnMut(Version)) {
+    pub(super) fn trim(&mut self, floor: u64, mut dropped: impl FnMut(Version)) {
         while let Some(oldest) = self.older.front() {
             let next = self.older.get(1).unwrap_or(&self.latest);
             if next.mod_revision > floor && (oldest.value.is_some() || oldest.mod_revision > floor) {
@@ -83,7 +83,7 @@ impl Versions {
     }
 
     /// Whether the key is gone and no read at `floor` or above can see that it was there.
-    pub fn is_forgotten(&self, floor: u64) -> bool {
+    pub(super) fn is_forgotten(&self, floor: u64) -> bool {
         self.older.is_empty() && self.latest.value.is_none() && self.latest.mod_revision <= floor
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct Pin {
 
 impl Pin {
     /// Takes what leaves the map, if it belongs to the view.
-    pub fn keep(&mut self, key: &Arc<[u8]>, version: Version) {
+    pub(super) fn keep(&mut self, key: &Arc<[u8]>, version: Version) {
         if version.mod_revision <= self.revision {
             self.versions.entry(Arc::clone(key)).or_default().push(version);
         }

@@ -1,6 +1,7 @@
 //! The bytes of a snapshot file around its rows. `docs/storage-format.md` draws them.
 
 use super::SnapshotHeader;
+use crate::bytes::u32_at;
 
 /// The version of the whole file. A greater one is refused.
 pub(super) const VERSION: u32 = 1;
@@ -79,12 +80,4 @@ pub(super) fn chunk_len(head: &[u8]) -> Option<(usize, u32)> {
 
 pub(super) fn chunk_crc(len: &[u8], rows: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(len), rows)
-}
-
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-}
-
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }

@@ -24,7 +24,7 @@ pub struct SnapshotHeader {
     /// The smallest readable revision.
     pub floor: u64,
     /// [`Kv::state_hash`](crate::store::Kv::state_hash); 32 hexadecimal digits.
-    #[serde(with = "hex")]
+    #[serde(with = "crate::bytes::state_hash")]
     pub state_hash: u128,
     /// Members that left, the latest last.
     pub removed: Vec<MemberId>,
@@ -50,11 +50,11 @@ impl SnapshotHeader {
 mod frame {
     use super::*;
 
-    pub fn serialize<S: Serializer>(found: &Option<Entry>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(found: &Option<Entry>, serializer: S) -> Result<S::Ok, S::Error> {
         found.as_ref().map(|found| STANDARD.encode(found.frame())).serialize(serializer)
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Entry>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Entry>, D::Error> {
         let Some(text) = <Option<String>>::deserialize(deserializer)? else { return Ok(None) };
         let frame = STANDARD.decode(text).map_err(de::Error::custom)?;
         let (entry, len) = Entry::decode(&frame).map_err(de::Error::custom)?;
@@ -62,20 +62,5 @@ mod frame {
             return Err(de::Error::custom("not the frame of a found entry"));
         }
         Ok(Some(entry))
-    }
-}
-
-mod hex {
-    use super::*;
-
-    pub fn serialize<S: Serializer>(hash: &u128, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{hash:032x}"))
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u128, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let is_hex = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        let hash = is_hex.then(|| u128::from_str_radix(&text, 16).ok()).flatten();
-        hash.ok_or_else(|| de::Error::custom("a state hash is 32 lower-case hexadecimal digits"))
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::format::{self, CHUNK_HEAD_BYTES, HEAD_BYTES, HeaderError, TRAILER_BYTES};
 use super::rows::{self, AnyRow};
 use super::{SnapshotError, SnapshotHeader, SnapshotName};
+use crate::bytes::{u32_at, u64_at};
 use crate::files::foreign_encoding;
 use crate::raft::Position;
 use crate::store::disk::{self, Disk, DiskFile};
@@ -252,10 +253,10 @@ impl<'a> Scan<'a> {
         let mut trailer = Vec::new();
         self.take(TRAILER_BYTES - 4, &mut trailer)?;
         self.read(4, &mut trailer)?;
-        if format::u32_at(&trailer, 8) != self.crc {
+        if u32_at(&trailer, 8) != self.crc {
             return Err(self.corrupt(self.at, "the checksum of the file does not match"));
         }
-        if format::u64_at(&trailer, 0) != count {
+        if u64_at(&trailer, 0) != count {
             return Err(self.corrupt(self.at, format!("it has {count} rows and should have another number")));
         }
         if self.goes_on()? {

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use crate::bytes::{u32_at, u64_at};
 use crate::raft::{ClusterId, Entry, FrameError, HardState, Index, MemberId, Position, Term, WriteOp};
 
 use super::WalIds;
@@ -39,7 +40,7 @@ pub(super) struct SegmentName {
 
 impl SegmentName {
     /// Reads a file name; `None` when it is not exactly of this form.
-    pub fn parse(name: &str) -> Option<SegmentName> {
+    pub(super) fn parse(name: &str) -> Option<SegmentName> {
         let (sequence, nonce) = name.strip_suffix(".wal")?.split_once('-')?;
         let hex = |digits: &str| {
             let plain = digits.len() == 16 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
@@ -81,7 +82,7 @@ pub(super) struct BatchHeader {
 
 impl BatchHeader {
     /// Blocks the batch takes.
-    pub fn blocks(&self) -> u64 {
+    pub(super) fn blocks(&self) -> u64 {
         self.length.div_ceil(BLOCK_BYTES as u64)
     }
 
@@ -105,7 +106,7 @@ impl BatchHeader {
 
     /// Reads the header at the beginning of `block_bytes`, and its CRC. `None` unless every byte of it is right and
     /// it belongs to this segment and block.
-    pub fn decode(bytes: &[u8], nonce: u64, block: u64) -> Option<(BatchHeader, u32)> {
+    pub(super) fn decode(bytes: &[u8], nonce: u64, block: u64) -> Option<(BatchHeader, u32)> {
         let bytes = bytes.get(..BATCH_HEADER_BYTES)?;
         let crc = u32_at(bytes, 76);
         if bytes[..8] != BATCH_MAGIC || u64_at(bytes, 8) != nonce || u64_at(bytes, 16) != block {
@@ -183,7 +184,7 @@ impl SegmentHeader {
 
     /// Reads the segment header of a segment's first block. It has a CRC of its own, so that a log of a newer
     /// version is told from a damaged one whatever else that version changes.
-    pub fn decode(block: &[u8]) -> SegmentHeaderFound {
+    pub(super) fn decode(block: &[u8]) -> SegmentHeaderFound {
         let bytes = &block[SEGMENT_HEADER_AT..SEGMENT_HEADER_AT + SEGMENT_HEADER_BYTES];
         if bytes[..8] != SEGMENT_MAGIC || u32_at(bytes, 12) != segment_crc(bytes) {
             return SegmentHeaderFound::Nothing;
@@ -303,14 +304,6 @@ fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
 
 fn put_u64(bytes: &mut [u8], at: usize, value: u64) {
     bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
 #[cfg(test)]

@@ -20,8 +20,7 @@ use crate::raft::{Entry, HardState, Index, Position};
 use crate::store::disk::Disk;
 
 use super::format::{self, BLOCK_BYTES, BatchHeader, Record, SegmentHeader, SegmentHeaderFound, SegmentName};
-use super::segment;
-use super::writer::{Current, Older};
+use super::segment::{self, Current, Older};
 use super::{LogPlace, WalError, WalIds};
 
 const ZERO_BYTES: usize = 256 << 10;
@@ -46,7 +45,7 @@ pub(super) struct Replay {
 
 impl Replay {
     /// Position of the last entry, or where the log begins.
-    pub fn last(&self) -> Position {
+    pub(super) fn last(&self) -> Position {
         self.entries.last().map_or(self.base, Entry::position)
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::raft::Index;
 use crate::store::disk::{Disk, DiskFile};
 
 use super::WalError;
@@ -17,6 +18,41 @@ pub(super) const MADE_NAME: &str = "segment.tmp";
 pub(super) const MAX_SEGMENT_BYTES: u64 = 1 << 30;
 
 const READ_BYTES: usize = 256 << 10;
+
+/// The segment that is being filled.
+pub(super) struct Current {
+    pub name: SegmentName,
+    /// `name` as text.
+    pub shown: String,
+    pub file: Box<dyn DiskFile>,
+    /// Its length in blocks.
+    pub blocks: u64,
+    /// Index of the log's last entry when the segment was begun. Known once it has a batch.
+    pub base_index: Index,
+    /// Where the next batch goes.
+    pub next_block: u64,
+    /// Blocks that are synced: at most `next_block`.
+    pub synced_blocks: u64,
+    /// Whether bytes of an earlier life of the file stand behind `next_block`. Then every batch is written together with
+    /// a block of zeroes behind it.
+    pub is_reused: bool,
+}
+
+impl Current {
+    pub(super) fn new(name: SegmentName, file: Box<dyn DiskFile>, blocks: u64, is_reused: bool) -> Current {
+        let shown = name.to_string();
+        Current { name, shown, file, blocks, base_index: 0, next_block: 0, synced_blocks: 0, is_reused }
+    }
+}
+
+/// A segment before the current one.
+pub(super) struct Older {
+    pub name: SegmentName,
+    /// Its length.
+    pub blocks: u64,
+    /// Index of the log's last entry when it was begun.
+    pub base_index: Index,
+}
 
 /// The name of the nth spare of this process.
 pub(super) fn spare_name(n: u64) -> String {

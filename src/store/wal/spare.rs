@@ -52,7 +52,7 @@ pub(super) struct Retired {
 }
 
 impl Slot {
-    pub fn new(segment_bytes: u64) -> Arc<Slot> {
+    pub(super) fn new(segment_bytes: u64) -> Arc<Slot> {
         Arc::new(Slot {
             state: Mutex::default(),
             filled: AtomicU64::new(0),
@@ -62,24 +62,24 @@ impl Slot {
     }
 
     /// Log writer: a spare, if one is ready. To be renamed.
-    pub fn take(&self) -> Option<Spare> {
+    pub(super) fn take(&self) -> Option<Spare> {
         self.lock().ready.pop_front()
     }
 
     /// Log writer: segments to reuse or remove, the oldest first.
-    pub fn retire(&self, segments: impl Iterator<Item = Retired>) {
+    pub(super) fn retire(&self, segments: impl Iterator<Item = Retired>) {
         self.lock().retired.extend(segments);
     }
 
     /// Log writer: how much of the current segment is in use.
-    pub fn set_filled(&self, bytes: u64) {
+    pub(super) fn set_filled(&self, bytes: u64) {
         self.filled.store(bytes, Ordering::Release);
     }
 
     /// Whether a step of the housekeeper has work now: a segment was retired, or no spare is ready and the one in the
     /// making is behind. It grows twice as fast as the current segment fills, so it is ready when that is half full, and
     /// the zeroing never comes in one burst.
-    pub fn is_due(&self) -> bool {
+    pub(super) fn is_due(&self) -> bool {
         let target = (2 * self.filled.load(Ordering::Acquire)).clamp(1, self.segment_bytes);
         let state = self.lock();
         let is_behind = self.zeroed.load(Ordering::Acquire) < target;

@@ -4,51 +4,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::raft::{HardState, Index, Position, WriteOp};
-use crate::store::disk::{Disk, DiskFile};
+use crate::store::disk::Disk;
 
-use super::format::{self, BLOCK_BYTES, BatchHeader, SegmentHeader, SegmentName};
+use super::format::{self, BLOCK_BYTES, BatchHeader, SegmentHeader};
 use super::recovery::{self, Scan};
-use super::segment;
+use super::segment::{self, Current, Older};
 use super::spare::{Retired, Slot};
 use super::{Recovered, SparePreparer, WalError, WalIds, WalOptions, WalStats};
 
 /// Ops are gathered into one batch up to this size; a single greater one is a batch of its own.
 const MAX_BATCH_BYTES: usize = 1 << 20;
-
-/// The segment that is being filled.
-pub(super) struct Current {
-    pub name: SegmentName,
-    /// `name` as text.
-    pub shown: String,
-    pub file: Box<dyn DiskFile>,
-    /// Its length in blocks.
-    pub blocks: u64,
-    /// Index of the log's last entry when the segment was begun. Known once it has a batch.
-    pub base_index: Index,
-    /// Where the next batch goes.
-    pub next_block: u64,
-    /// Blocks that are synced: at most `next_block`.
-    pub synced_blocks: u64,
-    /// Whether bytes of an earlier life of the file stand behind `next_block`. Then every batch is written together with
-    /// a block of zeroes behind it.
-    pub is_reused: bool,
-}
-
-impl Current {
-    fn new(name: SegmentName, file: Box<dyn DiskFile>, blocks: u64, is_reused: bool) -> Current {
-        let shown = name.to_string();
-        Current { name, shown, file, blocks, base_index: 0, next_block: 0, synced_blocks: 0, is_reused }
-    }
-}
-
-/// A segment before the current one.
-pub(super) struct Older {
-    pub name: SegmentName,
-    /// Its length.
-    pub blocks: u64,
-    /// Index of the log's last entry when it was begun.
-    pub base_index: Index,
-}
 
 /// An open log. Belongs to one thread, the log writer; the housekeeper holds its [`SparePreparer`].
 pub struct Wal {
@@ -243,8 +208,7 @@ impl Wal {
         })
     }
 
-    /// Whether the last batches have no witness behind them yet. The log writer calls [`Wal::seal`] when this is so
-    /// and nothing was queued for 100 ms after the last sync, and at a graceful stop.
+    /// Whether the last batches have no witness behind them yet: then [`Wal::seal`] writes one.
     pub fn needs_seal(&self) -> bool {
         self.unsealed && !self.failed
     }

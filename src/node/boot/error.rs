@@ -1,0 +1,126 @@
+//! Why a data directory cannot be a node's, in words for an operator.
+
+use crate::raft::{ClusterId, MemberId};
+use crate::store::identity::IdentityError;
+use crate::store::snapshot::{SnapshotError, SnapshotName};
+use crate::store::wal::{WalError, WalIds};
+
+/// Why the data directory cannot be opened as this node's, or a birth not be finished.
+#[derive(Debug, thiserror::Error)]
+pub enum BirthError {
+    /// The identity file.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The log.
+    #[error(transparent)]
+    Wal(#[from] WalError),
+    /// The snapshots.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A snapshot is damaged, and the log does not reach from what stands before it.
+    #[error("{}; {gap}", texts(.damaged))]
+    DamagedSnapshot {
+        /// What is wrong with it, and with those before it that are damaged as well.
+        damaged: Vec<SnapshotError>,
+        /// Which entries are missing, a [`WalError::Gap`], with the repair.
+        gap: WalError,
+    },
+    /// The identity file names a cluster and there is no log.
+    #[error(
+        "this node's log is gone: {dir} belongs to member {member_id} of cluster {cluster_id} and holds no log; a \
+         member that forgot what it acknowledged must never take part again: bring the log back, or replace the \
+         member (empty data_dir, then dkv-cli member replace {node_id} {node_id})"
+    )]
+    LogGone {
+        /// The data directory.
+        dir: String,
+        /// Its name.
+        node_id: String,
+        /// The member.
+        member_id: MemberId,
+        /// Its cluster.
+        cluster_id: ClusterId,
+    },
+    /// There is a log and no identity file.
+    #[error(
+        "{dir} holds the log of member {} of cluster {} but no identity file: bring the file back, or replace the \
+         member (empty data_dir, then dkv-cli member replace)", .ids.member_id, .ids.cluster_id
+    )]
+    NoIdentity {
+        /// The data directory.
+        dir: String,
+        /// Whose log it is.
+        ids: WalIds,
+    },
+    /// The log does not begin with the found entry of its cluster.
+    #[error(
+        "the log in {dir} does not begin with the found entry of cluster {cluster_id}: {what}; replace the member \
+         (empty data_dir, then dkv-cli member replace)"
+    )]
+    NoFound {
+        /// The data directory.
+        dir: String,
+        /// The cluster.
+        cluster_id: ClusterId,
+        /// What is there instead.
+        what: String,
+    },
+    /// A snapshot lies in a directory without a log.
+    #[error(
+        "{file} lies in a data_dir that holds no log: if it is a backup, move it elsewhere and start with --restore; if \
+         the log is gone, bring it back, or replace the member"
+    )]
+    StraySnapshot {
+        /// The snapshot.
+        file: String,
+    },
+    /// The other members would look for this node elsewhere.
+    #[error(
+        "raft_addr of {node_id} is {configured} in the configuration, but the other members reach it at {stored}, as \
+         the stored membership says; set it back to {stored}, or set listen_raft if {stored} is forwarded here"
+    )]
+    OtherAddress {
+        /// This node.
+        node_id: String,
+        /// In the configuration.
+        configured: String,
+        /// In the membership.
+        stored: String,
+    },
+}
+
+fn texts(errors: &[SnapshotError]) -> String {
+    errors.iter().map(SnapshotError::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl BirthError {
+    /// Exit code of a server that ends with this error: 1 run-time failure, 2 configuration, 3 data corrupt,
+    /// 4 identity refused.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            BirthError::Identity(error) => error.exit_code(),
+            BirthError::Wal(WalError::Foreign { .. }) | BirthError::OtherAddress { .. } => 4,
+            BirthError::Wal(
+                WalError::Corrupt { .. } | WalError::Gap { .. } | WalError::NewerFormat { .. },
+            )
+            | BirthError::DamagedSnapshot { .. }
+            | BirthError::Snapshot(SnapshotError::Corrupt { .. } | SnapshotError::NewerFormat { .. })
+            | BirthError::LogGone { .. }
+            | BirthError::NoIdentity { .. }
+            | BirthError::StraySnapshot { .. }
+            | BirthError::NoFound { .. } => 3,
+            BirthError::Wal(_) | BirthError::Snapshot(_) => 1,
+        }
+    }
+}
+
+/// A gap has its cause in the damaged snapshots, if there are any.
+pub(super) fn damaged_or(error: WalError, damaged: Vec<(SnapshotName, SnapshotError)>) -> BirthError {
+    match error {
+        gap @ WalError::Gap { .. } if !damaged.is_empty() => BirthError::DamagedSnapshot {
+            damaged: damaged.into_iter().map(|(_, error)| error).collect(),
+            gap,
+        },
+        error => error.into(),
+    }
+}

@@ -1,0 +1,565 @@
+//! How a cluster is born: the protocol between nodes that have no log yet, and how a born member hands the found
+//! entry to one that missed it. Plain structs with step functions; [`run`](Founding::run) is the loop around them.
+//!
+//! The first name of the sorted `peers` is the founder. Once it has asked all the others in one round, all of them
+//! unborn and with the same list, it draws the cluster id and is born with entry `1@1`. Nobody is told before that
+//! entry is synced and the identity file names the cluster ([`birth`](super::birth)), so a founder that dies earlier
+//! may found anew and one that dies later remembers. From then on every born member, leader or not, that is answered
+//! `unborn` by a member of its membership sends it the same entry ([`BirthRecord`](super::birth_record::BirthRecord)): the founding completes while any
+//! born member lives.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::birth::{Birthplace, Born, IdentityConfig};
+use super::birth_record::{
+    FoundReply, FoundRequest, FoundTransport, Peer, PeerList, SAY_EVERY, StoreFound, Unborn, check_found,
+};
+use super::error::BirthError;
+use super::restore::Backup;
+use crate::node::{Completion, PeerError};
+use crate::raft::{
+    ClusterId, Entry, Found, Member, MemberId, Membership, Payload, Position, RestoredState, Settings,
+};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+/// How long the founder pauses before it asks again those that have not all answered.
+const ASK_EVERY: Duration = Duration::from_millis(200);
+
+/// Deliveries that may wait for the founding thread; more are refused and come again.
+const MAILBOX: usize = 16;
+
+/// A peer and the two lists that do not go together.
+#[derive(Debug)]
+pub struct Dispute {
+    /// The peer as this node's configuration names it.
+    pub peer: Peer,
+    /// This node's founding members.
+    pub ours: PeerList,
+    /// Those of who answered.
+    pub theirs: PeerList,
+}
+
+/// Why a node cannot be born as it is configured.
+#[derive(Debug, thiserror::Error)]
+pub enum FoundingError {
+    /// A peer waits with another list of founding members.
+    #[error(
+        "peer {} has other `peers` than this node: here {}, there {}; make the configuration files equal and start \
+         both again", .0.peer, .0.ours, .0.theirs
+    )]
+    OtherPeers(Box<Dispute>),
+    /// A peer waits with another state for the cluster to begin with.
+    #[error(
+        "peer {peer} is to begin with {}, but this node with {}: start every founding member with --restore and the same \
+         backup, or none", state_text(*.theirs), state_text(*.ours)
+    )]
+    OtherState {
+        /// The peer as this node's configuration names it.
+        peer: Box<Peer>,
+        /// What this node was started with.
+        ours: Option<RestoredState>,
+        /// What the peer was started with.
+        theirs: Option<RestoredState>,
+    },
+    /// A peer is a member of that cluster already.
+    #[error(
+        "peer {} already belongs to cluster {cluster_id} with {}, but this node has no log and was about to found {}; \
+         if this node is to join that cluster, start it with --join {}; if this is to be a new cluster, correct \
+         `peers` or empty the data_dir of {}", .dispute.peer, .dispute.theirs, .dispute.ours,
+         .dispute.peer.http_addr, .dispute.peer.node_id
+    )]
+    PeerIsBorn {
+        /// Its cluster.
+        cluster_id: ClusterId,
+        /// The peer, our list and its membership.
+        dispute: Box<Dispute>,
+    },
+    /// Another node answers at a peer's address.
+    #[error(
+        "at {} answers node {found:?}, not {:?}; correct `peers` (here {}, there {})",
+        .dispute.peer.raft_addr, .dispute.peer.node_id, .dispute.ours, .dispute.theirs
+    )]
+    OtherNode {
+        /// The name of who answers.
+        found: String,
+        /// Who was expected there, our list and its list.
+        dispute: Box<Dispute>,
+    },
+    /// Two nodes with one identity: a copied data directory.
+    #[error(
+        "{first} and {second} have the same member_id {member_id}: one data_dir is a copy of the other; empty one of \
+         them and start that node again"
+    )]
+    SharedIdentity {
+        /// One of them.
+        first: String,
+        /// The other one.
+        second: String,
+        /// The identity.
+        member_id: MemberId,
+    },
+    /// A cluster knows this node's name under another identity.
+    #[error(
+        "cluster {cluster_id} knows node {node_id:?} as member {stored}, but this data_dir was born as member {own}: \
+         the old data is gone; bring the old data_dir back, or replace the member: run `dkv-cli member replace \
+         {node_id} {node_id}` and start this node again meanwhile"
+    )]
+    Replaced {
+        /// The cluster.
+        cluster_id: ClusterId,
+        /// This node's name.
+        node_id: String,
+        /// The member of that name.
+        stored: MemberId,
+        /// This node's identity.
+        own: MemberId,
+    },
+    /// The birth did not reach the disk.
+    #[error(transparent)]
+    Birth(#[from] BirthError),
+}
+
+impl FoundingError {
+    /// Exit code of a server that ends with this error: 1 run-time failure, 2 configuration, 3 data corrupt,
+    /// 4 identity refused.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            FoundingError::Birth(error) => error.exit_code(),
+            _ => 4,
+        }
+    }
+}
+
+/// What became of a delivery at the node that received it.
+pub enum Received {
+    /// Born: the entry is synced and the identity file names the cluster. Answer [`FoundReply::Stored`].
+    Born(Box<Born>),
+    /// Not for this node, or not what it waits for. It goes on waiting.
+    Refused(String),
+    /// This node must end: answer [`FoundReply::Refused`] with the error's text and end with it.
+    End(FoundingError),
+}
+
+/// A node without a log. Holds no thread and no lock: step functions for [`Founding::run`] and the simulator.
+pub struct Founding {
+    place: Birthplace,
+    peers: PeerList,
+    settings: Settings,
+    joins: bool,
+    /// The cluster that it joins, once that is known.
+    joined: Arc<OnceLock<ClusterId>>,
+    listen_raft: bool,
+    /// The state that the cluster is to begin with; an empty one without it.
+    backup: Option<Backup>,
+    /// For whom this node waits and why, for the log.
+    waiting: Vec<String>,
+}
+
+impl Founding {
+    /// The node that `place` holds the identity of, with the founding members and the settings of its configuration
+    /// (the settings count only if it founds). Panics unless `peers` lists this node: the configuration was validated.
+    pub fn new(place: Birthplace, config: &IdentityConfig) -> Founding {
+        let IdentityConfig { peers, settings, joins, listen_raft, .. } = config.clone();
+        let own = &place.identity().node_id;
+        assert!(peers.by_name(own).is_some(), "the configuration lists its own node");
+        let founder = peers.founder().expect("not empty");
+        let waiting = if joins {
+            vec!["a member of the cluster that it joins to hand the cluster over".to_owned()]
+        } else if founder.node_id == *own {
+            peers.peers().iter().filter(|p| p.node_id != *own).map(Peer::to_string).collect()
+        } else {
+            vec![format!("the founder {founder}, or any born member, to hand the cluster over")]
+        };
+        Founding { place, peers, settings, joins, joined: Arc::default(), listen_raft, backup: None, waiting }
+    }
+
+    /// The cluster begins with this state. To be called before anybody is told of this node.
+    pub fn restore(&mut self, backup: Backup) {
+        self.backup = Some(backup);
+    }
+
+    /// What this node answers to every peer RPC.
+    pub fn unborn(&self) -> Unborn {
+        let identity = self.place.identity();
+        Unborn {
+            node_id: identity.node_id.clone(),
+            member_id: identity.member_id,
+            peers: self.peers.clone(),
+            restored: self.backup.as_ref().map(Backup::restored),
+        }
+    }
+
+    /// Whether this node founds the cluster. Who joins one never does.
+    pub fn is_founder(&self) -> bool {
+        !self.joins && self.peers.founder().is_some_and(|p| p.node_id == self.place.identity().node_id)
+    }
+
+    /// Whom to ask in the next round: all others for the founder, nobody for the rest.
+    pub fn to_ask(&self) -> Vec<Peer> {
+        if !self.is_founder() {
+            return Vec::new();
+        }
+        let own = &self.place.identity().node_id;
+        self.peers.peers().iter().filter(|p| p.node_id != *own).cloned().collect()
+    }
+
+    /// For whom this node waits and why, in one line.
+    pub fn waiting_for(&self) -> String {
+        self.waiting.join("; ")
+    }
+
+    /// The founder's step: the answers of one whole round, one per peer of [`Founding::to_ask`]. Founds the cluster
+    /// when all of them are unborn with the same list; answers of an earlier round count for nothing, since a peer
+    /// may have been wiped since.
+    pub fn handle_answers(
+        &mut self,
+        answers: Vec<(Peer, Result<FoundReply, PeerError>)>,
+    ) -> Result<Option<Born>, FoundingError> {
+        assert!(self.is_founder(), "only the founder asks");
+        let mut members = vec![self.member(&self.unborn())];
+        self.waiting.clear();
+        for (peer, answer) in answers {
+            match answer {
+                Ok(FoundReply::Unborn(unborn)) if self.goes_its_own_way(&peer, &unborn) => {
+                    self.waiting.push(format!("{peer} (it joins a cluster instead of founding this one)"));
+                }
+                Ok(FoundReply::Unborn(unborn)) => members.push(self.accept(&peer, unborn)?),
+                Ok(FoundReply::Born { node_id, cluster_id, members, founders, .. }) => {
+                    // Who was just let in again, or was removed, finds itself in no membership that it knows, and that one
+                    // is old.
+                    let is_nameless = node_id.is_empty();
+                    if !is_nameless && node_id != peer.node_id {
+                        let dispute = self.dispute(&peer, (&members).into());
+                        return Err(FoundingError::OtherNode { found: node_id, dispute });
+                    }
+                    if founders != self.peers {
+                        let dispute = self.dispute(&peer, (&members).into());
+                        return Err(FoundingError::PeerIsBorn { cluster_id, dispute });
+                    }
+                    if !is_nameless {
+                        self.check_replaced(cluster_id, &members)?;
+                    }
+                    self.waiting.push(self.to_be_added(&peer.to_string(), &members));
+                }
+                Ok(other) => self.waiting.push(format!("{peer} (answered out of turn: {other:?})")),
+                Err(error) => self.waiting.push(format!("{peer} ({error})")),
+            }
+        }
+        if members.len() < self.peers.peers().len() {
+            return Ok(None);
+        }
+        check_identities(&members)?;
+        members.sort_by(|a, b| a.node_id.cmp(&b.node_id));
+        let cluster_id = ClusterId(self.place.random_id()?);
+        let members = Membership { members };
+        let settings = self.backup.as_ref().map_or(&self.settings, Backup::settings).clone();
+        let restored = self.backup.as_ref().map(Backup::restored);
+        let found = Found { cluster_id, settings, members, restored };
+        let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
+        Ok(Some(self.place.birth(entry, self.backup.take())?))
+    }
+
+    /// A cluster that this node belongs to, or did: under its name stands nobody, or this very node.
+    fn check_replaced(&self, cluster_id: ClusterId, members: &Membership) -> Result<(), FoundingError> {
+        let own = self.place.identity();
+        match members.by_name(&own.node_id) {
+            Some(named) if named.member_id != own.member_id => Err(FoundingError::Replaced {
+                cluster_id,
+                node_id: own.node_id.clone(),
+                stored: named.member_id,
+                own: own.member_id,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn to_be_added(&self, peer: &str, members: &Membership) -> String {
+        let own = self.place.identity();
+        match members.get(own.member_id) {
+            Some(_) => format!("{peer}, or another member, to hand the cluster over"),
+            None => format!(
+                "an operator to add it again: {peer} belongs to a cluster that this node is no member of any more \
+                 (dkv-cli member replace {0} {0})",
+                own.node_id
+            ),
+        }
+    }
+
+    /// Whether an unborn peer lists itself alone: it joins a cluster, and is born into that one soon. Or it is about to
+    /// found one of its own; then the next answer says so.
+    fn goes_its_own_way(&self, peer: &Peer, unborn: &Unborn) -> bool {
+        let is_itself = |p: &Peer| p.node_id == peer.node_id && p.raft_addr == peer.raft_addr;
+        unborn.node_id == peer.node_id && unborn.peers.peers().iter().all(is_itself)
+    }
+
+    /// The member an unborn peer will be.
+    fn accept(&self, peer: &Peer, unborn: Unborn) -> Result<Member, FoundingError> {
+        if unborn.node_id != peer.node_id {
+            let dispute = self.dispute(peer, unborn.peers);
+            return Err(FoundingError::OtherNode { found: unborn.node_id, dispute });
+        }
+        if unborn.peers != self.peers {
+            return Err(FoundingError::OtherPeers(self.dispute(peer, unborn.peers)));
+        }
+        let ours = self.backup.as_ref().map(Backup::restored);
+        if unborn.restored != ours {
+            return Err(FoundingError::OtherState {
+                peer: Box::new(peer.clone()),
+                ours,
+                theirs: unborn.restored,
+            });
+        }
+        Ok(self.member(&unborn))
+    }
+
+    fn dispute(&self, peer: &Peer, theirs: PeerList) -> Box<Dispute> {
+        Box::new(Dispute { peer: peer.clone(), ours: self.peers.clone(), theirs })
+    }
+
+    fn member(&self, unborn: &Unborn) -> Member {
+        let peer = self.peers.by_name(&unborn.node_id).expect("checked to be in the list");
+        Member {
+            node_id: unborn.node_id.clone(),
+            member_id: unborn.member_id,
+            raft_addr: peer.raft_addr.clone(),
+            http_addr: peer.http_addr.clone(),
+            voter: true,
+            promote: false,
+        }
+    }
+
+    /// The found entry was delivered. When it is meant for this very node and founds what this node waits for, the node is
+    /// born before this returns.
+    pub fn handle_store(&mut self, store: StoreFound) -> Received {
+        let found = match check_found(&store.entry) {
+            Ok(found) => found,
+            Err(text) => return Received::Refused(text),
+        };
+        let own = self.unborn();
+        if let Err(replaced) = self.check_replaced(found.cluster_id, &store.members) {
+            return Received::End(replaced);
+        }
+        if store.target != own.member_id {
+            return Received::Refused(format!(
+                "meant for member {}, this is {}",
+                store.target, own.member_id
+            ));
+        }
+        if let Err(text) = self.check_offer(&found, &store.members) {
+            self.waiting = vec![text.clone()];
+            return Received::Refused(text);
+        }
+        // Who joins later is sent the state by the leader.
+        let founds = found.members.get(own.member_id).is_some();
+        let backup = self.backup.take().filter(|_| founds);
+        match self.place.birth(store.entry, backup) {
+            Ok(born) => Received::Born(Box::new(born)),
+            Err(error) => Received::End(error.into()),
+        }
+    }
+
+    /// Whether a node that joins is offered the cluster that it joins, and no other that lists it as a member.
+    fn check_joined(&self, offered: ClusterId) -> Result<(), String> {
+        let own = &self.place.identity().node_id;
+        match self.joined.get() {
+            _ if !self.joins => Ok(()),
+            Some(joined) if *joined == offered => Ok(()),
+            Some(joined) => Err(format!(
+                "node {own} was offered cluster {offered}, but it joins cluster {joined}: remove {own} from the members of \
+                 cluster {offered}"
+            )),
+            None => Err(format!(
+                "node {own} was offered cluster {offered} before it knows which cluster it joins: the node that --join \
+                 names has not said that yet"
+            )),
+        }
+    }
+
+    /// Whether a cluster is the one that this node waits for: it founds it together with the same others, or its
+    /// members have let it in.
+    fn check_offer(&self, found: &Found, members: &Membership) -> Result<(), String> {
+        self.check_joined(found.cluster_id)?;
+        let own = self.unborn();
+        let theirs = PeerList::from(&found.members);
+        let founds = found.members.get(own.member_id).is_some();
+        if founds && theirs == self.peers {
+            if found.restored == own.restored {
+                return Ok(());
+            }
+            return Err(format!(
+                "node {} was offered cluster {}, which begins with {}, but was started with {}: start it again {}",
+                own.node_id,
+                found.cluster_id,
+                state_text(found.restored),
+                state_text(own.restored),
+                if found.restored.is_some() { "with --restore and that backup" } else { "without --restore" }
+            ));
+        }
+        // Who founds must mean the same cluster as the others do; who is added later just has to be added.
+        let Some(added) = members.get(own.member_id).filter(|_| !founds) else {
+            return Err(format!(
+                "node {} was offered cluster {} with other `peers`: here {}, there {theirs}; make its configuration \
+                 file equal and start it again",
+                own.node_id, found.cluster_id, self.peers
+            ));
+        };
+        let raft_addr = &self.peers.by_name(&own.node_id).expect("lists its own node").raft_addr;
+        if added.node_id != own.node_id || (added.raft_addr != *raft_addr && !self.listen_raft) {
+            return Err(format!(
+                "node {} raft={raft_addr} was added to cluster {} as {} raft={}: remove that member, and add it as it \
+                 is configured (or set listen_raft, if that address is forwarded here)",
+                own.node_id, found.cluster_id, added.node_id, added.raft_addr
+            ));
+        }
+        Ok(())
+    }
+
+    /// Runs the protocol on this thread until the node is born, must end, or [`FoundingPort::stop`] is called
+    /// (`None`). Says every 5 s for whom it waits.
+    pub fn run(
+        mut self,
+        inbox: &FoundingInbox,
+        transport: &dyn FoundTransport,
+    ) -> Result<Option<Born>, FoundingError> {
+        let mut say_at = Instant::now() + SAY_EVERY.min(Duration::from_secs(1));
+        loop {
+            if let Some(born) = self.ask_all(inbox, transport)? {
+                return Ok(Some(born));
+            }
+            if Instant::now() >= say_at {
+                log::info!(
+                    "{}: not born yet, waiting for {}",
+                    self.place.identity().node_id,
+                    self.waiting_for()
+                );
+                say_at = Instant::now() + SAY_EVERY;
+            }
+            let until = if self.is_founder() { say_at.min(Instant::now() + ASK_EVERY) } else { say_at };
+            match inbox.messages.recv_deadline(until) {
+                Ok(Message::Store(store, done)) => match self.handle_store(store) {
+                    Received::Born(born) => {
+                        done(FoundReply::Stored);
+                        return Ok(Some(*born));
+                    }
+                    Received::Refused(text) => {
+                        log::warn!("{text}");
+                        done(FoundReply::Refused(text));
+                    }
+                    Received::End(error) => {
+                        done(FoundReply::Refused(error.to_string()));
+                        return Err(error);
+                    }
+                },
+                Ok(Message::Stop) => return Ok(None),
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
+                Err(crossbeam_channel::RecvTimeoutError::Disconnected) => return Ok(None),
+            }
+            if inbox.stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn ask_all(
+        &mut self,
+        inbox: &FoundingInbox,
+        transport: &dyn FoundTransport,
+    ) -> Result<Option<Born>, FoundingError> {
+        if !self.is_founder() {
+            return Ok(None);
+        }
+        let ask = FoundRequest::Ask(self.unborn());
+        let mut answers = Vec::new();
+        for peer in self.to_ask() {
+            if inbox.stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            let answer = transport.found(&peer.raft_addr, &ask);
+            answers.push((peer, answer));
+        }
+        self.handle_answers(answers)
+    }
+}
+
+fn state_text(restored: Option<RestoredState>) -> String {
+    restored.map_or("an empty state".to_owned(), |restored| format!("a backup ({restored})"))
+}
+
+fn check_identities(members: &[Member]) -> Result<(), FoundingError> {
+    for (n, first) in members.iter().enumerate() {
+        if let Some(second) = members[n + 1..].iter().find(|m| m.member_id == first.member_id) {
+            return Err(FoundingError::SharedIdentity {
+                first: first.node_id.clone(),
+                second: second.node_id.clone(),
+                member_id: first.member_id,
+            });
+        }
+    }
+    Ok(())
+}
+
+enum Message {
+    Store(StoreFound, Completion<FoundReply>),
+    Stop,
+}
+
+/// The peer port's side of a founding: what it answers while the node is unborn. Never waits, never touches the disk.
+#[derive(Clone)]
+pub struct FoundingPort {
+    unborn: Arc<Unborn>,
+    joined: Arc<OnceLock<ClusterId>>,
+    messages: Sender<Message>,
+    stop: Arc<AtomicBool>,
+}
+
+/// The founding thread's side of a [`FoundingPort`].
+pub struct FoundingInbox {
+    messages: Receiver<Message>,
+    stop: Arc<AtomicBool>,
+}
+
+/// Both ends between the peer port and [`Founding::run`].
+pub fn founding_port(founding: &Founding) -> (FoundingPort, FoundingInbox) {
+    let (sender, receiver) = bounded(MAILBOX);
+    let stop = Arc::new(AtomicBool::new(false));
+    let port = FoundingPort {
+        unborn: Arc::new(founding.unborn()),
+        joined: founding.joined.clone(),
+        messages: sender,
+        stop: stop.clone(),
+    };
+    (port, FoundingInbox { messages: receiver, stop })
+}
+
+impl FoundingPort {
+    /// What every peer RPC but `store` is answered.
+    pub fn unborn(&self) -> &Unborn {
+        &self.unborn
+    }
+
+    /// Tells a node that joins which cluster it joins: it is born into no other. The first word counts.
+    pub fn join(&self, cluster_id: ClusterId) {
+        let _ = self.joined.set(cluster_id);
+    }
+
+    /// Passes a delivery to the founding thread, which answers once the entry is synced, or why not.
+    pub fn store(&self, store: StoreFound, done: Completion<FoundReply>) {
+        match self.messages.try_send(Message::Store(store, done)) {
+            Ok(()) => {}
+            Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) => {
+                if let Message::Store(_, done) = message {
+                    done(FoundReply::Refused("busy being born; try again".into()));
+                }
+            }
+        }
+    }
+
+    /// Ends [`Founding::run`] after the call under way.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // A full mailbox wakes the thread as well, and it looks at the flag then.
+        let _ = self.messages.try_send(Message::Stop);
+    }
+}

@@ -1,0 +1,74 @@
+//! What waits on its way out: replies that the disk holds back, answers that are given after unlocking.
+
+use crate::node::counters::Counters;
+use crate::node::request::{AdminResult, BackupResult, Completion, ReadIndexResult, WriteResult};
+use crate::raft::{
+    AfterSync, AppendEntriesReply, InstallSnapshotReply, RequestVoteReply, Time, TimeoutNowReply,
+};
+
+/// A reply to a peer that waits for this member's disk.
+pub enum Parked {
+    /// To a vote or a pre-vote.
+    Vote(AfterSync<RequestVoteReply>, Completion<RequestVoteReply>),
+    /// To entries or a heartbeat.
+    Append(AfterSync<AppendEntriesReply>, Completion<AppendEntriesReply>),
+    /// To a piece of a snapshot.
+    Install(AfterSync<InstallSnapshotReply>, Completion<InstallSnapshotReply>),
+    /// To a hand-over.
+    TimeoutNow(AfterSync<TimeoutNowReply>, Completion<TimeoutNowReply>),
+}
+
+/// An answer on its way out: given after unlocking.
+pub enum Finished {
+    /// To a write.
+    Write(Completion<WriteResult>, WriteResult),
+    /// To a read.
+    Read(Completion<ReadIndexResult>, ReadIndexResult),
+    /// To a peer's vote or pre-vote.
+    Vote(Completion<RequestVoteReply>, RequestVoteReply),
+    /// To a peer's append.
+    Append(Completion<AppendEntriesReply>, AppendEntriesReply),
+    /// To a peer's piece of a snapshot.
+    Install(Completion<InstallSnapshotReply>, InstallSnapshotReply),
+    /// To a peer that hands over.
+    TimeoutNow(Completion<TimeoutNowReply>, TimeoutNowReply),
+    /// To who wants a backup.
+    Backup(Completion<BackupResult>, BackupResult),
+    /// To an operator.
+    Administered(Completion<AdminResult>, AdminResult),
+}
+
+impl Parked {
+    pub(super) fn hold_until(&self) -> Option<Time> {
+        match self {
+            Parked::Vote(waiting, _) => waiting.hold_until(),
+            Parked::Append(waiting, _) => waiting.hold_until(),
+            Parked::Install(waiting, _) => waiting.hold_until(),
+            Parked::TimeoutNow(waiting, _) => waiting.hold_until(),
+        }
+    }
+}
+
+impl Finished {
+    pub(in crate::node) fn count(&self, counters: &Counters) {
+        match self {
+            Finished::Write(_, result) => counters.count_write(result),
+            Finished::Read(_, Err(_)) => counters.count_failed_read(),
+            _ => {}
+        }
+    }
+
+    /// Gives it.
+    pub fn answer(self) {
+        match self {
+            Finished::Write(done, result) => done(result),
+            Finished::Read(done, result) => done(result),
+            Finished::Vote(done, reply) => done(reply),
+            Finished::Append(done, reply) => done(reply),
+            Finished::Install(done, reply) => done(reply),
+            Finished::TimeoutNow(done, reply) => done(reply),
+            Finished::Backup(done, result) => done(result),
+            Finished::Administered(done, result) => done(result),
+        }
+    }
+}

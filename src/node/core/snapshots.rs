@@ -1,0 +1,100 @@
+//! Snapshots: when one is written, when it has its name, and what becomes of one that a leader has sent.
+
+use super::Core;
+use super::waiters::{Stage, Work};
+use crate::node::request::{BackupResult, Completion, Origin};
+use crate::raft::{AfterSync, Index, InstallSnapshotReply, Position, SnapshotMeta, Time};
+
+impl Core {
+    // ---- backups -----------------------------------------------------------------------------------------------------
+
+    /// Waits for a snapshot that holds `index`; one that is there already will do.
+    pub fn await_snapshot(&mut self, index: Index, deadline: Time, done: Completion<BackupResult>) {
+        let id = self.waiters.add(Work::Backup { done }, Origin::Client, deadline);
+        self.waiters.set_stage(id, Stage::AwaitSnapshot(index));
+        self.is_snapshot_asked_for = true;
+        self.waiters.handle_snapshot(self.raft.snapshot().last);
+    }
+
+    // ---- the snapshotter -------------------------------------------------------------------------------------------
+
+    /// Whether the snapshotter has something to do.
+    pub(super) fn snapshotter_has_work(&self) -> bool {
+        match self.snapshot_waits_for {
+            Some(index) => self.may_name_snapshot(index),
+            None => self.raft.is_snapshot_due() || self.snapshot_is_wanted(),
+        }
+    }
+
+    /// Whether a snapshot through `index` may have its name: the own log holds all of it, and the core knows that it is
+    /// applied.
+    pub fn may_name_snapshot(&self, index: Index) -> bool {
+        self.raft.persisted_index() >= index && self.raft.last_applied() >= index
+    }
+
+    /// The snapshot being written waits for its name, or does so no longer.
+    pub fn set_snapshot_waits_for(&mut self, index: Option<Index>) {
+        self.snapshot_waits_for = index;
+    }
+
+    /// Whether a snapshot is to be written now.
+    pub fn poll_snapshotter(&mut self) -> bool {
+        let is_wanted = self.raft.is_snapshot_due() || self.snapshot_is_wanted();
+        if is_wanted {
+            self.raft.begin_snapshot();
+        }
+        is_wanted
+    }
+
+    /// The snapshot that ends at `last` is damaged on the disk: unless a newer one has taken its place, the state is
+    /// written again.
+    pub fn replace_snapshot(&mut self, last: Position) {
+        self.unreadable_snapshot = Some(last);
+        self.is_snapshot_asked_for = true;
+    }
+
+    /// A snapshot of the state is durable under its name.
+    pub fn handle_snapshot_saved(&mut self, meta: SnapshotMeta, bytes: u64) {
+        self.unreadable_snapshot = None;
+        self.raft.handle_snapshot_saved(meta, bytes);
+    }
+
+    fn snapshot_is_wanted(&self) -> bool {
+        let newest = self.raft.snapshot().last;
+        let is_unreadable = self.unreadable_snapshot == Some(newest);
+        is_unreadable || self.backup_is_wanted()
+    }
+
+    fn backup_is_wanted(&self) -> bool {
+        self.waiters.snapshot_wanted().is_some_and(|index| {
+            let is_there = self.raft.snapshot().last.index >= index;
+            !is_there && self.raft.last_applied() >= index
+        })
+    }
+
+    // ---- the receiver ----------------------------------------------------------------------------------------------
+
+    /// Whether what a leader's snapshot holds is committed here already.
+    pub fn holds_snapshot(&self, last: Position) -> bool {
+        last.index <= self.raft.commit_index()
+    }
+
+    /// A leader's snapshot was received and loaded. Returns whether the state is to be replaced by it, and the answer.
+    pub fn handle_snapshot_received(
+        &mut self,
+        meta: SnapshotMeta,
+        bytes: u64,
+        now: Time,
+    ) -> (bool, AfterSync<InstallSnapshotReply>) {
+        let index = meta.last.index;
+        let (is_news, reply) = self.raft.handle_snapshot_received(meta, bytes, now);
+        if is_news {
+            self.ready_index.get_or_insert(index);
+            self.waiters.fail_covered(
+                index,
+                "a snapshot of the leader took the place of this write's entry: it may or may not have taken effect",
+            );
+        }
+        (is_news, reply)
+    }
+}

@@ -1,0 +1,175 @@
+//! What operators ask by name: which member they mean, and who the new one is. The names are looked up in a membership that
+//! holds every change that was answered before, and the change itself goes through whoever leads.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+
+use super::Node;
+use super::boot::birth_record::{FoundReply, FoundRequest, FoundTransport, PeerList, Unborn};
+use super::request::{
+    AdminFailure, AdminFailureKind, Administered, Administration, Consistency, Failure, FailureKind,
+};
+use crate::raft::{Index, Member, MemberId, MembershipChange};
+
+/// A read is answered by its deadline; so long later its answer may still be on its way.
+const ANSWER_MARGIN: Duration = Duration::from_secs(1);
+
+/// A member that is to be added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Newcomer {
+    /// Its name.
+    pub node_id: String,
+    /// Where members reach it, `host:port`.
+    pub raft_addr: String,
+    /// Where clients reach it, `host:port`.
+    pub http_addr: String,
+    /// Whether it becomes a voter once it has caught up.
+    pub promote: bool,
+    /// Its identity; without one the node at its address is asked.
+    pub member_id: Option<MemberId>,
+}
+
+/// What an operator asks, with the names they use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OperatorRequest {
+    /// To add a member.
+    Add(Newcomer),
+    /// To remove the member of this name.
+    Remove(String),
+    /// To make the learner of this name a voter.
+    Promote(String),
+    /// To hand the leadership over, to the member of this name or to the most advanced one.
+    HandOver(Option<String>),
+}
+
+/// What was done for an operator, in full.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OperatorReply {
+    /// The membership is so, committed; by the entry at this index.
+    Changed(Index),
+    /// This member leads now.
+    LedBy(Member),
+}
+
+impl Node {
+    /// Does what an operator asks, through whoever leads. `calls` reaches the node at a new member's address. Waits, until
+    /// `deadline` and a moment longer at most.
+    ///
+    /// # Errors
+    /// It was not done, or nobody knows.
+    pub fn execute(
+        self: &Arc<Self>,
+        request: &OperatorRequest,
+        calls: &dyn FoundTransport,
+        deadline: Instant,
+    ) -> Result<OperatorReply, AdminFailure> {
+        self.catch_up(deadline)?;
+        let what = match request {
+            OperatorRequest::Add(new) => {
+                let member_id = match new.member_id {
+                    Some(id) => id,
+                    None => self.ask_who_is_there(new, calls)?,
+                };
+                Administration::Change(MembershipChange::Add(Member {
+                    node_id: new.node_id.clone(),
+                    member_id,
+                    raft_addr: new.raft_addr.clone(),
+                    http_addr: new.http_addr.clone(),
+                    voter: false,
+                    promote: new.promote,
+                }))
+            }
+            OperatorRequest::Remove(name) => Administration::Remove(self.find(name)?),
+            OperatorRequest::Promote(name) => {
+                Administration::Change(MembershipChange::Promote(self.find(name)?))
+            }
+            OperatorRequest::HandOver(name) => {
+                Administration::HandOver(name.as_deref().map(|name| self.find(name)).transpose()?)
+            }
+        };
+        match self.administer_through_leader(&what, deadline)? {
+            Administered::Changed(index) => Ok(OperatorReply::Changed(index)),
+            Administered::LedBy(id) => match self.membership().get(id) {
+                Some(member) => Ok(OperatorReply::LedBy(member.clone())),
+                None => Err(AdminFailure::new(
+                    AdminFailureKind::Failed(FailureKind::Unavailable),
+                    "the new leader was removed meanwhile",
+                )),
+            },
+        }
+    }
+
+    /// Waits until this node knows every change that was answered before it was asked, so that names mean what the operator
+    /// means.
+    fn catch_up(self: &Arc<Self>, deadline: Instant) -> Result<(), AdminFailure> {
+        let (told, tell) = bounded(1);
+        // The other end may have given up.
+        let done = Box::new(move |result: Result<_, Failure>| drop(told.try_send(result)));
+        self.read(Consistency::Linearizable, deadline, done);
+        let late = || Failure::new(FailureKind::Timeout, "the deadline passed while the leader was asked");
+        match tell.recv_deadline(deadline + ANSWER_MARGIN).unwrap_or_else(|_| Err(late())) {
+            Ok(_) => Ok(()),
+            Err(Failure { kind, message }) => Err(AdminFailure::new(AdminFailureKind::Failed(kind), message)),
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<MemberId, AdminFailure> {
+        let membership = self.membership();
+        match membership.by_name(name) {
+            Some(member) => Ok(member.member_id),
+            None => {
+                let names: Vec<&str> = membership.members.iter().map(|m| m.node_id.as_str()).collect();
+                let others = if names.len() == 1 { "the only one is" } else { "there are" };
+                let text = format!("there is no member {name}; {others} {}", names.join(", "));
+                Err(AdminFailure::new(AdminFailureKind::NotFound, text))
+            }
+        }
+    }
+
+    /// The identity of the node at the address of a new member.
+    fn ask_who_is_there(&self, new: &Newcomer, calls: &dyn FoundTransport) -> Result<MemberId, AdminFailure> {
+        let refused = |text: String| AdminFailure::new(AdminFailureKind::Refused, text);
+        let membership = self.membership();
+        let own = Unborn {
+            node_id: self.options.node_id.clone(),
+            member_id: self.options.member_id,
+            peers: PeerList::from(&*membership),
+            restored: None,
+        };
+        let Newcomer { node_id, raft_addr, http_addr, .. } = new;
+        let (there, member_id) = match calls.found(raft_addr, &FoundRequest::Ask(own)) {
+            Ok(FoundReply::Unborn(unborn)) => (unborn.node_id, unborn.member_id),
+            Ok(FoundReply::Born { node_id, member_id, cluster_id, .. }) => {
+                if cluster_id != self.options.cluster_id {
+                    return Err(refused(format!(
+                        "at {raft_addr} runs {node_id} of another cluster ({cluster_id}): a new member starts with an \
+                         empty data_dir"
+                    )));
+                }
+                (node_id, member_id)
+            }
+            other => {
+                let trouble = match other {
+                    Err(error) => error.to_string(),
+                    Ok(other) => format!("it answers {other:?}"),
+                };
+                let through = membership.get(self.options.member_id).map_or("ADDRESS", |own| &own.http_addr);
+                let text = format!(
+                    "no new node answers at {raft_addr} ({trouble}): start it there, with an empty data_dir, by \
+                     dkv-server --join {through} --node-id {node_id} --raft-addr {raft_addr} --http-addr {http_addr} \
+                     --data-dir DIR"
+                );
+                return Err(AdminFailure::new(AdminFailureKind::Conflict, text));
+            }
+        };
+        // A member that was removed does not know its name any more; the leader refuses its identity.
+        if there != *node_id && !there.is_empty() {
+            return Err(refused(format!(
+                "at {raft_addr} is a node that calls itself {there}, not {node_id}"
+            )));
+        }
+        Ok(member_id)
+    }
+}

@@ -1,0 +1,288 @@
+//! What a node is asked: by its clients' port to write and read, by its peers' port to vote, append, confirm and propose.
+//! None of these waits: each one hands its answer to a completion, at once or later.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::core::{Parked, Work};
+use super::request::{
+    BackupResult, Completion, Consistency, Failure, FailureKind, Origin, ReadIndexResult, WriteResult,
+};
+use super::transport::{ForwardedResult, ForwardedWrite};
+use super::{Node, lock};
+use crate::raft::{
+    AppendEntriesReply, AppendEntriesRequest, Index, InstallSnapshotReply, InstallSnapshotRequest,
+    InstallVerdict, MAX_PAYLOAD_BYTES, RequestVoteReply, RequestVoteRequest, TimeoutNowReply,
+    TimeoutNowRequest,
+};
+use crate::store::disk::Disk;
+use crate::store::{Command, CommandError};
+
+impl Node {
+    // ---- for clients ---------------------------------------------------------------------------------------------------
+
+    /// Makes a write: proposes it here, or forwards it to the leader. `done` is told what the state machine decided, or
+    /// why nothing can be said; no later than at `deadline`, when a write under way is unknown.
+    pub fn write(
+        self: &Arc<Self>,
+        command: Command,
+        deadline: Instant,
+        origin: Origin,
+        done: Completion<WriteResult>,
+    ) {
+        let key = command.idempotency.as_ref().map(|i| i.key.as_str());
+        if key.is_some_and(|key| self.refuses_keyed(&[key])[0]) {
+            return self.refuse(done, table_full());
+        }
+        let command = command.encode();
+        if command.len() > MAX_PAYLOAD_BYTES {
+            let why = format!("the write has {} bytes, at most {MAX_PAYLOAD_BYTES} fit", command.len());
+            return self.refuse(done, Failure::new(FailureKind::TooLarge, why));
+        }
+        let deadline = self.clock.at(deadline);
+        self.step(|core, now| core.submit(Work::Write { command, done }, origin, deadline, now));
+    }
+
+    /// Asks from which applied index a read may be served. The state machine has applied it when `done` is told, so the
+    /// caller reads right away. A failure is definite.
+    pub fn read(
+        self: &Arc<Self>,
+        consistency: Consistency,
+        deadline: Instant,
+        done: Completion<Result<Index, Failure>>,
+    ) {
+        if consistency == Consistency::Stale {
+            self.counters.count_stale_read();
+            // After a restart nothing is applied until a leader says what is committed (thesis §3.8): an empty map is
+            // not an old state, and "not found" would be a lie.
+            return done(match self.with_kv(|kv| kv.applied().index) {
+                0 => Err(Failure::unavailable(
+                    "this node has just started and was not yet told what is committed",
+                )),
+                applied => Ok(applied),
+            });
+        }
+        self.counters.count_linearizable_read();
+        let deadline = self.clock.at(deadline);
+        self.step(|core, now| core.submit(Work::Read { done }, Origin::Client, deadline, now));
+    }
+
+    /// Asks for a snapshot that holds everything acknowledged before: the state is saved unless nothing has changed since
+    /// it last was. `done` is told where the snapshot ends; its file is in the data directory then.
+    pub fn backup(self: &Arc<Self>, deadline: Instant, done: Completion<BackupResult>) {
+        let node = self.clone();
+        let then = move |index: Result<Index, Failure>| match index {
+            Ok(index) => node.backup_through(index, deadline, done),
+            Err(failure) => done(Err(failure)),
+        };
+        self.read(Consistency::Linearizable, deadline, Box::new(then));
+    }
+
+    /// Asks for a snapshot through `index` at least. Whoever asks again after a deadline asks so: a snapshot that was begun
+    /// for the first request serves the second one.
+    pub fn backup_through(self: &Arc<Self>, index: Index, deadline: Instant, done: Completion<BackupResult>) {
+        let deadline = self.clock.at(deadline);
+        self.step(|core, _| core.await_snapshot(index, deadline, done));
+    }
+
+    /// Where the snapshots of this node lie.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// For each idempotency key whether the table has no room for it, counted at the cluster time that its command would
+    /// get. Only a leader refuses early; it spares the log an entry that decides nothing.
+    fn refuses_keyed(&self, keys: &[&str]) -> Vec<bool> {
+        match self.look(|core, now| core.raft.next_stamp(now)) {
+            Some(stamp) => {
+                self.with_kv(|kv| keys.iter().map(|key| kv.would_refuse_keyed(key, stamp)).collect())
+            }
+            None => vec![false; keys.len()],
+        }
+    }
+
+    // ---- for peers -----------------------------------------------------------------------------------------------------
+
+    /// Answers a vote or pre-vote, once the disk holds what the answer vouches for. `done` is dropped without an answer
+    /// when the node stops.
+    pub fn answer_vote(self: &Arc<Self>, request: RequestVoteRequest, done: Completion<RequestVoteReply>) {
+        self.step(|core, now| {
+            if !core.is_stopping {
+                let waiting = core.raft.handle_request_vote(request, now);
+                core.waiters.park(Parked::Vote(waiting, done));
+            }
+        });
+    }
+
+    /// Answers an append that `AppendEntriesRequest::validate` has passed, once the disk holds what the answer vouches
+    /// for, or after the append hold with what it holds by then. `done` is dropped without an answer when the node stops.
+    pub fn answer_append(
+        self: &Arc<Self>,
+        request: AppendEntriesRequest,
+        done: Completion<AppendEntriesReply>,
+    ) {
+        self.step(|core, now| {
+            if !core.is_stopping {
+                let (term, leader, committed) = (request.term, request.leader, request.commit);
+                let waiting = core.raft.handle_append_entries(request, now);
+                if (core.raft.term(), core.raft.leader()) == (term, Some(leader)) {
+                    core.ready_index.get_or_insert(committed);
+                }
+                core.waiters.park(Parked::Append(waiting, done));
+            }
+        });
+    }
+
+    /// Answers a piece of a leader's snapshot. The receiver writes it; `done` is dropped without an answer when that has
+    /// too much to do, and the leader sends the piece again.
+    pub fn answer_install_snapshot(
+        self: &Arc<Self>,
+        request: InstallSnapshotRequest,
+        done: Completion<InstallSnapshotReply>,
+    ) {
+        let to_write = self.step(|core, now| {
+            if core.is_stopping {
+                return None;
+            }
+            match core.raft.handle_install_snapshot(&request, now) {
+                InstallVerdict::Take => Some((request, done)),
+                InstallVerdict::Answer(waiting) => {
+                    core.waiters.park(Parked::Install(waiting, done));
+                    None
+                }
+            }
+        });
+        if let Some((request, done)) = to_write {
+            self.pieces.send(request, done);
+        }
+    }
+
+    /// Answers a leader that hands over to this member.
+    pub fn answer_timeout_now(
+        self: &Arc<Self>,
+        request: TimeoutNowRequest,
+        done: Completion<TimeoutNowReply>,
+    ) {
+        self.step(|core, now| {
+            if !core.is_stopping {
+                let waiting = core.raft.handle_timeout_now(request, now);
+                core.waiters.park(Parked::TimeoutNow(waiting, done));
+            }
+        });
+    }
+
+    /// Answers a peer's question for a read index, as the leader. One answer serves every read that waited at the peer
+    /// when it asked.
+    pub fn answer_read_index(self: &Arc<Self>, deadline: Instant, done: Completion<ReadIndexResult>) {
+        self.counters.count_peer_read();
+        let deadline = self.clock.at(deadline);
+        self.step(|core, now| core.submit(Work::Read { done }, Origin::Forwarded, deadline, now));
+    }
+
+    /// Makes a peer's clients' writes, as the leader; never forwards them again. The whole batch is answered when its
+    /// last item is decided, or when the earliest deadline passes: then what is not decided is unknown.
+    pub fn answer_forward(
+        self: &Arc<Self>,
+        writes: Vec<ForwardedWrite>,
+        done: Completion<Vec<ForwardedResult>>,
+    ) {
+        if writes.is_empty() {
+            return done(Vec::new());
+        }
+        let shortest = writes.iter().map(|write| write.remaining_ms).min().unwrap_or(0);
+        let refusals = self.refusals(&writes);
+        let batch = Arc::new(Mutex::new(Batch {
+            results: writes.iter().map(|_| None).collect(),
+            missing: writes.len(),
+            done: Some(done),
+        }));
+        let (mut refused, mut accepted) = (Vec::new(), Vec::new());
+        for (at, (write, refusal)) in writes.into_iter().zip(refusals).enumerate() {
+            let done = Batch::completion(&batch, at);
+            match refusal {
+                Some(failure) => refused.push((done, failure)),
+                None => accepted.push(Work::Write { command: write.command, done }),
+            }
+        }
+        if !accepted.is_empty() {
+            self.step(|core, now| {
+                let deadline = now + Duration::from_millis(shortest);
+                accepted.into_iter().for_each(|work| core.submit(work, Origin::Forwarded, deadline, now));
+            });
+        }
+        refused.into_iter().for_each(|(done, failure)| self.refuse(done, failure));
+    }
+
+    /// Answers a write that is not proposed.
+    fn refuse(&self, done: Completion<WriteResult>, failure: Failure) {
+        let result = Err(failure);
+        self.counters.count_write(&result);
+        done(result);
+    }
+
+    /// Why forwarded writes are not proposed. Bytes that no state machine could read must not enter the log: every member
+    /// would stop at them.
+    fn refusals(&self, writes: &[ForwardedWrite]) -> Vec<Option<Failure>> {
+        let commands: Vec<Result<Command, CommandError>> =
+            writes.iter().map(|write| Command::decode(&write.command)).collect();
+        let key = |command: &Result<Command, CommandError>| -> Option<String> {
+            command.as_ref().ok()?.idempotency.as_ref().map(|i| i.key.clone())
+        };
+        let keys: Vec<Option<String>> = commands.iter().map(key).collect();
+        let asked: Vec<&str> = keys.iter().flatten().map(String::as_str).collect();
+        let mut refused = if asked.is_empty() { Vec::new() } else { self.refuses_keyed(&asked) }.into_iter();
+        let too_large = |why: String| Failure::new(FailureKind::TooLarge, why);
+        let judge =
+            |((command, key), bytes): ((Result<Command, CommandError>, Option<String>), usize)| match command
+            {
+                Err(e) => Some(too_large(format!("the forwarded write is refused: {e}"))),
+                Ok(_) if bytes > MAX_PAYLOAD_BYTES => {
+                    Some(too_large(format!("the write has {bytes} bytes, at most {MAX_PAYLOAD_BYTES} fit")))
+                }
+                Ok(_) => {
+                    key.and_then(|_| refused.next()).filter(|&is_refused| is_refused).map(|_| table_full())
+                }
+            };
+        let bytes = writes.iter().map(|write| write.command.len());
+        commands.into_iter().zip(keys).zip(bytes).map(judge).collect()
+    }
+}
+
+fn table_full() -> Failure {
+    let why = "the table of idempotency keys is full: try again later, or without a key";
+    Failure::new(FailureKind::Overloaded, why)
+}
+
+/// Forwarded writes that are answered together.
+struct Batch {
+    results: Vec<Option<ForwardedResult>>,
+    missing: usize,
+    done: Option<Completion<Vec<ForwardedResult>>>,
+}
+
+impl Batch {
+    fn completion(batch: &Arc<Mutex<Batch>>, at: usize) -> Completion<WriteResult> {
+        let batch = batch.clone();
+        Box::new(move |result| {
+            let complete = lock(&batch).put(at, result);
+            if let Some((done, results)) = complete {
+                done(results);
+            }
+        })
+    }
+
+    /// Notes one result; gives the whole answer out with the last one.
+    fn put(
+        &mut self,
+        at: usize,
+        result: ForwardedResult,
+    ) -> Option<(Completion<Vec<ForwardedResult>>, Vec<ForwardedResult>)> {
+        self.results[at] = Some(result);
+        self.missing -= 1;
+        if self.missing > 0 {
+            return None;
+        }
+        let results = self.results.drain(..).map(|result| result.expect("none is missing")).collect();
+        self.done.take().map(|done| (done, results))
+    }
+}

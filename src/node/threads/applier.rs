@@ -1,0 +1,54 @@
+//! The applier: feeds committed entries to the state machine, in order, and completes the writes that waited for them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::node::{Next, Node, lock};
+use crate::raft::{Apply, Entry, EntryKind, Index, Position, Term, Time};
+use crate::store::{Applied, Kv};
+
+/// Applies committed entries.
+pub struct Applier;
+
+impl Applier {
+    /// Applies entries in order; for each one its place and, when it is a command, its outcome.
+    pub fn step(entries: &[Entry], kv: &mut Kv) -> Vec<(Index, Term, Option<Applied>)> {
+        entries.iter().map(|entry| (entry.index(), entry.term(), kv.apply(entry))).collect()
+    }
+}
+
+/// The thread. One batch per lock of the store; the answers leave when the batch is applied.
+pub(in crate::node) fn run(node: &Arc<Node>) {
+    loop {
+        let task = node.wait(&node.bells.applier, |core, _| match core.raft.poll_apply() {
+            _ if core.is_stopping => Next::Do(None),
+            Some(apply) => Next::Do(Some(apply)),
+            None => Next::SleepUntil(Time::NEVER),
+        });
+        let entries = match task {
+            Some(Apply::Entries(entries)) => entries,
+            Some(Apply::Restore(last)) => {
+                restore(node, last);
+                continue;
+            }
+            None => return,
+        };
+        let began = Instant::now();
+        let applied = node.with_kv_mut(|kv| Applier::step(&entries, kv));
+        node.counters.apply.observe_duration(began.elapsed());
+        node.counters.apply_batch.observe_size(entries.len());
+        node.step(|core, _| core.handle_applied(applied));
+        if entries.iter().any(|entry| entry.kind() == EntryKind::Membership) {
+            node.look_for_removal();
+        }
+    }
+}
+
+/// Replaces the whole state by that of the snapshot which was received.
+fn restore(node: &Arc<Node>, last: Position) {
+    let kv = lock(&node.received).remove(&last.index).expect("a snapshot is loaded before it is installed");
+    // The old state is given back to be dropped outside of the lock: that takes a while.
+    drop(node.with_kv_mut(|old| std::mem::replace(old, kv)));
+    node.step(|core, _| core.handle_restored(last));
+    node.look_for_removal();
+}

@@ -1,0 +1,104 @@
+//! The log writer: makes everything that was queued durable with one sync, then says how far the disk has come. What
+//! queues meanwhile is the next batch, so batching needs no tuning (group commit).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use super::guard::fail;
+use crate::node::{Next, Node};
+use crate::raft::{Index, Time, WriteBatch, WriteSeq};
+use crate::store::wal::{Wal, WalError};
+
+/// The log is sealed when nothing was written for so long: recovery can then tell rot from a torn last batch.
+const SEAL_AFTER: Duration = Duration::from_millis(100);
+
+/// Makes batches durable.
+pub struct LogWriter;
+
+impl LogWriter {
+    /// Writes and syncs one batch, not empty; the number of its last write. An error is final: a failed write or sync is
+    /// never retried, because nobody knows what the disk holds then.
+    pub fn step(batch: WriteBatch, wal: &mut Wal) -> Result<WriteSeq, WalError> {
+        let seq = batch.last_seq().expect("a batch to write is not empty");
+        wal.write(batch.writes.iter().map(|write| &write.op))?;
+        Ok(seq)
+    }
+}
+
+enum Task {
+    Write(WriteBatch),
+    Seal,
+    /// Two snapshots hold everything through this index.
+    Cut(Index),
+    /// The node stops, and everything that was queued is written.
+    End,
+}
+
+/// The thread. Rings the housekeeper when the spare segment needs work.
+pub(in crate::node) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<()>) {
+    // Recovery ends with a seal.
+    let mut seal_at = Time::NEVER;
+    // What recovery wrote was counted by it; what a seal takes is counted with the next write.
+    let mut counted = wal.stats().used;
+    loop {
+        let task = node.wait(&node.bells.log_writer, |core, now| {
+            let batch = core.raft.poll_write();
+            if !batch.is_empty() {
+                return Next::Do(Task::Write(batch));
+            }
+            if core.is_stopping {
+                return Next::Do(Task::End);
+            }
+            if let Some(index) = core.raft.poll_cut() {
+                return Next::Do(Task::Cut(index));
+            }
+            if now >= seal_at { Next::Do(Task::Seal) } else { Next::SleepUntil(seal_at) }
+        });
+        let result = match task {
+            Task::Write(batch) => {
+                let (records, began) = (batch.writes.len(), Instant::now());
+                LogWriter::step(batch, &mut wal).map(|seq| {
+                    node.count_sync();
+                    node.counters.log_sync.observe_duration(began.elapsed());
+                    node.counters.log_batch.observe_size(records);
+                    let grown = wal.stats().used - counted;
+                    counted += grown;
+                    node.step(|core, now| {
+                        core.raft.handle_log_grown(grown);
+                        core.raft.handle_persisted(seq, now);
+                    });
+                    seal_at = node.clock.now() + SEAL_AFTER;
+                    if wal.spare_is_due() {
+                        // Full: a ring is waiting already.
+                        let _ = housekeeper.try_send(());
+                    }
+                })
+            }
+            Task::Seal => {
+                seal_at = Time::NEVER;
+                wal.seal()
+            }
+            Task::Cut(index) => {
+                let cut = wal.cut(index).map(drop);
+                if wal.spare_is_due() {
+                    let _ = housekeeper.try_send(());
+                }
+                cut
+            }
+            Task::End => {
+                if let Err(e) = wal.seal() {
+                    fail(&format!("the log could not be sealed: {e}"));
+                }
+                return;
+            }
+        };
+        if let Err(e) = result {
+            fail(&format!(
+                "the log could not be written: {e}. What the disk holds now is unknown, so nothing is retried: check the \
+                 disk, then start the node again"
+            ));
+        }
+    }
+}

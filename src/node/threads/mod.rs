@@ -1,0 +1,19 @@
+//! The threads that drive the core: each one waits for its bell, takes one step, and does outside of the lock what came out
+//! of it. [`guard`] starts them; none of them may die alone.
+
+pub(super) mod applier;
+pub(super) mod forwarder;
+pub(super) mod guard;
+pub(super) mod housekeeper;
+pub(super) mod log_writer;
+mod peers;
+pub(super) mod receiver;
+mod replicator;
+mod sender;
+pub(super) mod snapshotter;
+pub(super) mod timer;
+
+pub use applier::Applier;
+pub use log_writer::LogWriter;
+pub use receiver::Taken;
+pub use sender::Transfer;

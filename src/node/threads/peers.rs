@@ -1,0 +1,60 @@
+//! The threads of the peers: members come and go while the node runs.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{replicator, sender};
+use crate::node::{Lane, Node, PeerError, PeerRequest, Target};
+use crate::raft::Membership;
+
+impl Node {
+    /// Gives every other member its replicator and its sender, unless it has them. They end by themselves once the member
+    /// is gone for good.
+    pub(in crate::node) fn staff(self: &Arc<Node>, membership: &Membership) -> io::Result<()> {
+        for member in membership.members.iter().filter(|m| m.member_id != self.options.member_id) {
+            let Some(bells) = self.bells.add_peer(member.member_id) else { continue };
+            let (peer, for_sender) = (member.member_id, bells.clone());
+            self.spawn(&format!("replicator-{}", member.node_id), move |node| {
+                replicator::run(node, peer, &bells);
+                node.bells.remove_peer(peer);
+            })?;
+            self.spawn(&format!("sender-{}", member.node_id), move |node| {
+                sender::run(node, peer, &for_sender);
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A voter that missed its own removal campaigns and is told. A member without a vote never campaigns: while it hears
+    /// no leader it has to ask, one other member with each call. Blocks for the time of one RPC.
+    pub fn ask_whether_removed(&self) {
+        let patience = 2 * self.options.election_timeout;
+        let targets: Vec<Target> = self.look(|core, now| {
+            let raft = &core.raft;
+            let membership = raft.membership();
+            let is_heard = raft.leader_heard_at(now).is_some_and(|at| now.since(at) <= patience);
+            if is_heard || membership.is_voter(raft.me()) || core.is_stopping {
+                return Vec::new();
+            }
+            let voters = membership.voters().filter(|&id| id != raft.me());
+            voters.map(|id| core.target(id).0).collect()
+        });
+        if targets.is_empty() {
+            return;
+        }
+        let turn = self.removal_asks.fetch_add(1, Ordering::Relaxed);
+        let to = &targets[usize::try_from(turn).unwrap_or(0) % targets.len()];
+        let request = PeerRequest::ReadIndex { remaining_ms: 1 };
+        if self.transport.call(to, Lane::Bulk, request, patience) == Err(PeerError::Removed) {
+            (self.listeners.on_removed)();
+        }
+    }
+
+    /// Tells whoever runs this node when the state machine says that this member was removed.
+    pub(in crate::node) fn look_for_removal(&self) {
+        if self.with_kv(|kv| kv.is_removed(self.options.member_id)) {
+            (self.listeners.on_removed)();
+        }
+    }
+}

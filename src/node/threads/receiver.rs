@@ -1,0 +1,119 @@
+//! The receiver: writes the pieces of a leader's snapshot, loads it when it is whole, and has it installed. The peer
+//! port hands pieces over and never waits.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use super::snapshotter;
+use crate::node::core::Parked;
+use crate::node::request::Completion;
+use crate::node::{Node, lock};
+use crate::raft::{InstallSnapshotReply, InstallSnapshotRequest};
+use crate::store::Kv;
+use crate::store::snapshot::{self, SnapshotError, SnapshotHeader, TransferKey};
+
+/// Pieces that wait; more are dropped, and the leader sends them again.
+const MAILBOX: usize = 4;
+
+enum Message {
+    Piece(InstallSnapshotRequest, Completion<InstallSnapshotReply>),
+    Stop,
+}
+
+/// The peer port's end.
+pub(in crate::node) struct Mailbox(Sender<Message>);
+
+/// The receiver's end.
+pub(in crate::node) struct Inbox(Receiver<Message>);
+
+/// Both ends.
+pub(in crate::node) fn mailbox() -> (Mailbox, Inbox) {
+    let (sender, receiver) = bounded(MAILBOX);
+    (Mailbox(sender), Inbox(receiver))
+}
+
+impl Mailbox {
+    pub(in crate::node) fn send(
+        &self,
+        piece: InstallSnapshotRequest,
+        done: Completion<InstallSnapshotReply>,
+    ) {
+        match self.0.try_send(Message::Piece(piece, done)) {
+            Ok(()) | Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {}
+        }
+    }
+
+    /// Ends the receiver. It looks at the core as well, should the mailbox be full.
+    pub(in crate::node) fn stop(&self) {
+        let _ = self.0.try_send(Message::Stop);
+    }
+}
+
+/// The thread.
+pub(in crate::node) fn run(node: &Arc<Node>, inbox: Inbox) {
+    let mut receiver = snapshot::Receiver::new(node.disk.clone());
+    while let Ok(Message::Piece(piece, done)) = inbox.0.recv() {
+        if node.look(|core, _| core.is_stopping) {
+            return;
+        }
+        // Pieces that waited while the snapshot was loaded are of one that is installed.
+        let is_old = node.look(|core, _| core.holds_snapshot(piece.last));
+        if is_old {
+            node.answer_install_snapshot(piece, done);
+            continue;
+        }
+        let last = piece.last;
+        match Taken::step(&mut receiver, &piece) {
+            Ok(Taken::Wants(offset)) => node.step(|core, _| {
+                let waiting = core.raft.handle_piece_written(offset);
+                core.park(Parked::Install(waiting, done));
+            }),
+            Ok(Taken::Whole(header, kv)) => {
+                log::info!("received the leader's snapshot through {last}: {} keys", header.keys);
+                // Before the core asks the applier for it.
+                lock(&node.received).insert(last.index, *kv);
+                let is_news = node.step(|core, now| {
+                    let (is_news, waiting) = core.handle_snapshot_received(header.meta, piece.size, now);
+                    core.park(Parked::Install(waiting, done));
+                    is_news
+                });
+                if !is_news {
+                    lock(&node.received).remove(&last.index);
+                }
+                if let Err(e) = snapshotter::prune(node) {
+                    log::warn!("an old snapshot could not be removed: {e}");
+                }
+            }
+            // No answer: the leader tries again after a while.
+            Err(e) => log::warn!("the leader's snapshot through {last} cannot be taken: {e}"),
+        }
+    }
+}
+
+/// What became of a piece.
+pub enum Taken {
+    /// The next piece begins here.
+    Wants(u64),
+    /// The snapshot is whole, durable under its name, and loaded.
+    Whole(Box<SnapshotHeader>, Box<Kv>),
+}
+
+impl Taken {
+    /// Writes a piece; the last one makes the snapshot durable and loads it.
+    ///
+    /// # Errors
+    /// The file system refuses, or what was received is not whole. The leader is not answered and tries again.
+    pub fn step(
+        receiver: &mut snapshot::Receiver,
+        piece: &InstallSnapshotRequest,
+    ) -> Result<Taken, SnapshotError> {
+        let key = TransferKey { last: piece.last, bytes: piece.size, crc: piece.crc };
+        let wanted = receiver.take(&key, piece.offset, &piece.data)?;
+        if !receiver.is_complete(&key) {
+            return Ok(Taken::Wants(wanted));
+        }
+        let (header, kv) = receiver.finish()?;
+        Ok(Taken::Whole(Box::new(header), Box::new(kv)))
+    }
+}

@@ -1,0 +1,126 @@
+//! The replicators: one thread per peer, one RPC at a time. What was appended during one RPC is the next one, so
+//! batching needs no tuning.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::node::core::signals::PeerBells;
+use crate::node::transport::{Lane, PeerError, PeerReply, PeerRequest, Target};
+use crate::node::{Next, Node, UnbornPeer};
+use crate::raft::{MemberId, PollRpc, RpcFailed, RpcReply, RpcRequest, Ticket};
+
+struct Rpc {
+    request: RpcRequest,
+    ticket: Ticket,
+    to: Target,
+    node_id: String,
+}
+
+/// The thread for `peer`.
+pub(in crate::node) fn run(node: &Arc<Node>, peer: MemberId, bells: &PeerBells) {
+    let counters = node.counters.add_peer(peer);
+    let mut trouble = None;
+    loop {
+        let rpc = node.wait(&bells.replicator, |core, now| {
+            if core.is_stopping {
+                return Next::Do(None);
+            }
+            match core.raft.poll_rpc(peer, now) {
+                PollRpc::Send(request, ticket) => {
+                    let (to, node_id) = core.target(peer);
+                    Next::Do(Some(Rpc { request, ticket, to, node_id }))
+                }
+                PollRpc::WaitUntil(at) => Next::SleepUntil(at),
+                PollRpc::Stop => Next::Do(None),
+            }
+        });
+        let Some(Rpc { request, ticket, to, node_id }) = rpc else { break };
+        let began = Instant::now();
+        if let RpcRequest::AppendEntries(append) = &request
+            && !append.entries.is_empty()
+        {
+            node.counters.append_batch.observe_size(append.entries.len());
+        }
+        let result = call(node, &to, request);
+        counters.count_rpc(began.elapsed(), result.is_ok());
+        let outcome = result.as_ref().copied().map_err(|_| RpcFailed);
+        node.step(|core, now| core.raft.handle_rpc_result(ticket, outcome, now));
+        report(&node_id, &to, &mut trouble, result.as_ref().err().cloned());
+        match result {
+            Err(PeerError::Unborn { node_id, member_id }) => {
+                let latest = node.membership();
+                (node.listeners.on_unborn)(UnbornPeer { to, node_id, member_id, latest });
+            }
+            Err(PeerError::Removed) => (node.listeners.on_removed)(),
+            _ => {}
+        }
+    }
+    node.counters.remove_peer(peer);
+}
+
+/// One RPC, bounded as a whole by the minimum election timeout: a later answer would be worth nothing.
+fn call(node: &Node, to: &Target, request: RpcRequest) -> Result<RpcReply, PeerError> {
+    let request = match request {
+        RpcRequest::RequestVote(request) => PeerRequest::RequestVote(request),
+        RpcRequest::AppendEntries(request) => PeerRequest::AppendEntries(request),
+        RpcRequest::TimeoutNow(request) => PeerRequest::TimeoutNow(request),
+    };
+    // The core drops an answer to another question.
+    match node.transport.call(to, Lane::Core, request, node.options.election_timeout)? {
+        PeerReply::RequestVote(reply) => Ok(RpcReply::RequestVote(reply)),
+        PeerReply::AppendEntries(reply) => Ok(RpcReply::AppendEntries(reply)),
+        PeerReply::TimeoutNow(reply) => Ok(RpcReply::TimeoutNow(reply)),
+        _ => Err(PeerError::Unknown("the answer belongs to another question".to_owned())),
+    }
+}
+
+/// Says once why a peer cannot be reached, again when the reason becomes another one, and once that it can again.
+fn report(node_id: &str, to: &Target, trouble: &mut Option<PeerError>, error: Option<PeerError>) {
+    if !is_news(trouble.as_ref(), error.as_ref()) {
+        return;
+    }
+    match &error {
+        // The hand-over says what becomes of it.
+        Some(e @ PeerError::Unborn { .. }) => log::info!("{node_id} at {}: {e}", to.raft_addr),
+        Some(e @ PeerError::Stopping) => log::info!("{node_id} at {}: {e}", to.raft_addr),
+        Some(e) => log::warn!("{node_id} at {} does not answer: {e}", to.raft_addr),
+        None => log::info!("{node_id} at {} answers again", to.raft_addr),
+    }
+    *trouble = error;
+}
+
+/// Whether there is something to say. A peer that said that it is stopping is expected to be silent then.
+fn is_news(before: Option<&PeerError>, now: Option<&PeerError>) -> bool {
+    match (before, now) {
+        (Some(PeerError::Stopping), Some(PeerError::NotSent(_) | PeerError::Unknown(_))) => false,
+        _ => before.map(std::mem::discriminant) != now.map(std::mem::discriminant),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_news_once_for_each_reason_and_not_for_the_silence_that_was_announced() {
+        let refused = || PeerError::Refused("wrong cluster".to_owned());
+        let (silent, broken) =
+            (PeerError::NotSent("connection refused".to_owned()), PeerError::Unknown("reset".to_owned()));
+        for (before, now, expected) in [
+            (None, None, false),
+            (None, Some(&silent), true),
+            (Some(&silent), Some(&silent), false),
+            (Some(&silent), Some(&broken), true),
+            (Some(&silent), None, true),
+            (None, Some(&PeerError::Stopping), true),
+            (Some(&PeerError::Stopping), Some(&PeerError::Stopping), false),
+            (Some(&PeerError::Stopping), Some(&silent), false),
+            (Some(&PeerError::Stopping), Some(&broken), false),
+            (Some(&PeerError::Stopping), Some(&refused()), true),
+            (Some(&PeerError::Stopping), Some(&PeerError::Removed), true),
+            (Some(&PeerError::Stopping), None, true),
+        ] {
+            assert_eq!(is_news(before, now), expected, "{before:?} {now:?}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The snapshotter: writes the state into a file when the log has grown, while writes go on (thesis §5.1).
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::node::{Next, Node, lock};
+use crate::raft::{Position, Time};
+use crate::store::View;
+use crate::store::snapshot::{self, KEPT_SNAPSHOTS, SnapshotError, SnapshotFile, SnapshotWriter};
+
+/// After a snapshot that could not be written, the next attempt comes so much later.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// While writes go on the snapshotter rests so many times as long as it has worked, so that it takes no more than a
+/// quarter of a processor from them, on each node of a machine.
+const REST_PER_WORK: u32 = 3;
+
+/// No rest is longer, however long the disk has made a page take.
+const LONGEST_REST: Duration = Duration::from_millis(50);
+
+/// So long after a write was applied another one is expected: several pages fit between two batches.
+const BUSY_FOR: Duration = Duration::from_millis(100);
+
+/// The thread.
+pub(in crate::node) fn run(node: &Arc<Node>) {
+    let mut not_before = Time(0);
+    loop {
+        let is_stopping = node.wait(&node.bells.snapshotter, |core, now| {
+            if core.is_stopping {
+                return Next::Do(true);
+            }
+            if !core.poll_snapshotter() {
+                return Next::SleepUntil(Time::NEVER);
+            }
+            if now < not_before { Next::SleepUntil(not_before) } else { Next::Do(false) }
+        });
+        if is_stopping {
+            return;
+        }
+        let began = Instant::now();
+        match take(node) {
+            Ok(Some(file)) => {
+                node.counters.snapshot.observe_duration(began.elapsed());
+                log::info!(
+                    "saved the state through {} as {} ({} bytes, {} rows, {} ms)",
+                    file.meta.last,
+                    file.name,
+                    file.bytes,
+                    file.rows,
+                    began.elapsed().as_millis()
+                );
+            }
+            // Overtaken by a leader's snapshot, or the node stops.
+            Ok(None) => {}
+            Err(e) => {
+                not_before = node.clock.now() + RETRY_AFTER;
+                log::warn!(
+                    "the state could not be saved: {e}; the log grows until it can, next attempt in {} s",
+                    RETRY_AFTER.as_secs()
+                );
+            }
+        }
+    }
+}
+
+/// Writes one snapshot; `None` when it was given up.
+fn take(node: &Arc<Node>) -> Result<Option<SnapshotFile>, SnapshotError> {
+    let view = node.with_kv_mut(|kv| kv.pin());
+    let written = write(node, view);
+    drop(node.with_kv_mut(|kv| kv.unpin()));
+    let Some(writer) = written? else { return Ok(None) };
+    // A snapshot never passes what the own log holds.
+    let index = writer.header().meta.last.index;
+    node.step(|core, _| core.set_snapshot_waits_for(Some(index)));
+    let is_stopping = node.wait(&node.bells.snapshotter, |core, _| {
+        if core.is_stopping || core.may_name_snapshot(index) {
+            return Next::Do(core.is_stopping);
+        }
+        Next::SleepUntil(Time::NEVER)
+    });
+    node.step(|core, _| core.set_snapshot_waits_for(None));
+    if is_stopping {
+        return Ok(None);
+    }
+    let file = writer.finish()?;
+    node.step(|core, _| core.handle_snapshot_saved(file.meta.clone(), file.bytes));
+    prune(node)?;
+    Ok(Some(file))
+}
+
+fn write(node: &Arc<Node>, view: View) -> Result<Option<SnapshotWriter>, SnapshotError> {
+    let mut pace = Pace { applied: view.header().meta.last, busy_until: Instant::now() + BUSY_FOR };
+    let mut writer = SnapshotWriter::create(node.disk.clone(), view)?;
+    loop {
+        let began = Instant::now();
+        // A leader's snapshot that is installed meanwhile replaces the pinned state, and is newer.
+        let filled = node.with_kv(|kv| kv.is_pinned().then(|| (writer.fill(kv), kv.applied())));
+        let Some((has_more, applied)) = filled else { return Ok(None) };
+        if node.look(|core, _| core.is_stopping) {
+            return Ok(None);
+        }
+        writer.flush()?;
+        if !has_more {
+            return Ok(Some(writer));
+        }
+        // Not under the store's lock: nobody waits for somebody who rests.
+        thread::sleep(pace.rest(applied, began.elapsed(), Instant::now()));
+    }
+}
+
+/// How fast a snapshot is written: as fast as can be while nothing is applied, else with rests.
+struct Pace {
+    /// What was applied when the last page was taken.
+    applied: Position,
+    /// Until when writes count as going on.
+    busy_until: Instant,
+}
+
+impl Pace {
+    /// How long to rest after a page that took so long.
+    fn rest(&mut self, applied: Position, worked: Duration, now: Instant) -> Duration {
+        if std::mem::replace(&mut self.applied, applied) != applied {
+            self.busy_until = now + BUSY_FOR;
+        }
+        if now < self.busy_until { LONGEST_REST.min(worked * REST_PER_WORK) } else { Duration::ZERO }
+    }
+}
+
+/// Removes the snapshots that newer ones have replaced.
+pub(in crate::node) fn prune(node: &Node) -> Result<(), SnapshotError> {
+    // The snapshotter and the receiver both do: one after the other.
+    let _one_at_a_time = lock(&node.pruning);
+    snapshot::prune(&node.disk, KEPT_SNAPSHOTS).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pace_rests_while_writes_go_on_and_not_for_long() {
+        let at = |index| Position::new(index, 1);
+        let (ms, began) = (Duration::from_millis, Instant::now());
+        let mut pace = Pace { applied: at(7), busy_until: began };
+        assert_eq!(pace.rest(at(7), ms(4), began), Duration::ZERO, "nothing was applied");
+        assert_eq!(pace.rest(at(8), ms(4), began), ms(12));
+        assert_eq!(pace.rest(at(8), ms(4), began + ms(99)), ms(12), "between two batches");
+        assert_eq!(pace.rest(at(8), ms(4), began + BUSY_FOR), Duration::ZERO, "nothing more");
+        assert_eq!(pace.rest(at(90), ms(4_000), began), LONGEST_REST, "the disk stalled");
+    }
+}

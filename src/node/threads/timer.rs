@@ -1,0 +1,40 @@
+//! The timer: elections, check-quorum, held replies and overdue requests. Never touches the disk, so that a stuck disk
+//! cannot keep a leader in office (thesis §6.2).
+
+use std::sync::Arc;
+
+use super::guard::fail;
+use crate::node::core::DISK_DEAD_AFTER;
+use crate::node::{Next, Node};
+
+enum Task {
+    Tick,
+    DiskDead,
+    End,
+}
+
+/// The thread.
+pub(in crate::node) fn run(node: &Arc<Node>) {
+    loop {
+        let task = node.wait(&node.bells.timer, |core, now| {
+            if core.is_stopping {
+                return Next::Do(Task::End);
+            }
+            core.notice_standstill(now);
+            if core.is_disk_dead(now) {
+                return Next::Do(Task::DiskDead);
+            }
+            let next = core.next_time();
+            core.timer_sleeps_until(next.max(now));
+            if next <= now { Next::Do(Task::Tick) } else { Next::SleepUntil(next) }
+        });
+        match task {
+            Task::Tick => node.step(|core, now| core.handle_time(now)),
+            Task::DiskDead => fail(&format!(
+                "the disk under the log has not finished a write for {} s: check the disk, then start the node again",
+                DISK_DEAD_AFTER.as_secs()
+            )),
+            Task::End => return,
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Requests and answers as handlers see them: plain values, nothing of tiny_http.
+
+use crate::api::{ErrorBody, ErrorCode};
+
+/// A request's method. Others than these are one: no route has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Method {
+    Get,
+    Head,
+    Put,
+    Post,
+    Delete,
+    Other,
+}
+
+impl Method {
+    pub(in crate::server) fn from_token(token: &str) -> Method {
+        match token {
+            "GET" => Method::Get,
+            "HEAD" => Method::Head,
+            "PUT" => Method::Put,
+            "POST" => Method::Post,
+            "DELETE" => Method::Delete,
+            _ => Method::Other,
+        }
+    }
+
+    /// As a request line has it; empty for those that are one.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Head => "HEAD",
+            Method::Put => "PUT",
+            Method::Post => "POST",
+            Method::Delete => "DELETE",
+            Method::Other => "",
+        }
+    }
+
+    /// Whether the answer has no body.
+    pub fn is_head(self) -> bool {
+        self == Method::Head
+    }
+
+    /// Whether a request with it never changes anything, so that a failed one is not done rather than unknown.
+    pub fn is_read(self) -> bool {
+        matches!(self, Method::Get | Method::Head)
+    }
+}
+
+/// A request as the gate let it through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The method.
+    pub method: Method,
+    /// Raw path, not decoded, starting with `/`; visible ASCII.
+    pub path: String,
+    /// Raw query without the question mark; `None` without one.
+    pub query: Option<String>,
+    /// Names in lower case, values in printable ASCII, in the order of arrival. Without those about the connection.
+    pub headers: Vec<(String, String)>,
+    /// The whole body.
+    pub body: Vec<u8>,
+    /// Whether the client is on this machine, as the gate saw it.
+    pub from_loopback: bool,
+}
+
+impl Request {
+    /// The first value of a header; `name` in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.header_values(name).next()
+    }
+
+    /// All values of a header; `name` in lower case.
+    pub fn header_values<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a str> + use<'a, 'n> {
+        self.headers.iter().filter(move |(have, _)| have == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// The HTTP status.
+    pub status: u16,
+    /// Value of `Content-Type`.
+    pub content_type: &'static str,
+    /// Further headers. Values hold no control characters and nothing a client sent.
+    pub headers: Vec<(&'static str, String)>,
+    /// The body; Content-Length is its length.
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    /// An answer without further headers.
+    pub fn new(status: u16, content_type: &'static str, body: Vec<u8>) -> Response {
+        Response { status, content_type, headers: Vec::new(), body }
+    }
+
+    /// `value` as JSON.
+    pub fn json(status: u16, value: &impl serde::Serialize) -> Response {
+        // Our answer types have string keys and no failing serializers: this cannot fail.
+        let body = serde_json::to_vec(value).expect("an answer is plain data");
+        Response::new(status, "application/json", body)
+    }
+
+    /// An error in the API's form, with its code's usual status, and Retry-After when it says to come back.
+    pub fn error(body: &ErrorBody) -> Response {
+        let mut response = Response::json(body.error.code.status(), body);
+        if body.error.code == ErrorCode::Overloaded {
+            response.headers.push(("Retry-After", "1".to_string()));
+        }
+        response
+    }
+
+    /// The same answer with one more header.
+    pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Response {
+        self.headers.push((name, value.into()));
+        self
+    }
+}

@@ -1,0 +1,327 @@
+//! The peer port: its routes, and who is let in.
+//!
+//! A node has three faces here, one after the other. *Unborn* it answers everything but the founding with 409 and who it
+//! is. *Starting* (recovery done, threads not yet up) it answers 503. *Born* it refuses what is meant for another
+//! cluster or another member with 403, before its core hears of it; an unknown sender passes, since only the log says
+//! who is a member (thesis §4.1). No handler waits or touches the disk.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use super::codec::{self, CodecError, Envelope, FOUND, NoReply};
+use crate::node::founding::FoundingPort;
+use crate::node::{
+    AdminResult, Administration, BirthRecord, Completion, ForwardedResult, ForwardedWrite, FoundReply,
+    FoundRequest, Node, PeerReply, PeerRequest, ReadIndexResult,
+};
+use crate::raft::{
+    AppendEntriesReply, AppendEntriesRequest, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
+    Membership, RequestVoteReply, RequestVoteRequest, TimeoutNowReply, TimeoutNowRequest,
+};
+use crate::server::edge::{Handler, Method, Reply, Request, Response};
+
+/// No read waits longer, whatever a peer says.
+const MAX_WAIT_MS: u64 = 60_000;
+
+/// What the peer port asks of a running member. Every method returns at once; a completion that is dropped unused
+/// becomes an answer 500, of which the sender concludes nothing, or says that the node is stopping when that is why.
+pub trait Member: Send + Sync + 'static {
+    /// A vote or pre-vote.
+    fn vote(&self, request: RequestVoteRequest, done: Completion<RequestVoteReply>);
+    /// An append.
+    fn append(&self, request: AppendEntriesRequest, done: Completion<AppendEntriesReply>);
+    /// A read index.
+    fn read_index(&self, deadline: Instant, done: Completion<ReadIndexResult>);
+    /// Forwarded writes: one result for each, in order.
+    fn forward(&self, writes: Vec<ForwardedWrite>, done: Completion<Vec<ForwardedResult>>);
+    /// A piece of a snapshot.
+    fn install_snapshot(&self, request: InstallSnapshotRequest, done: Completion<InstallSnapshotReply>);
+    /// A leader asks this member to stand for election (thesis §3.10).
+    fn timeout_now(&self, request: TimeoutNowRequest, done: Completion<TimeoutNowReply>);
+    /// What an operator asked another node.
+    fn administer(&self, what: Administration, deadline: Instant, done: Completion<AdminResult>);
+    /// The latest membership.
+    fn membership(&self) -> Arc<Membership>;
+    /// Whether a committed change has removed this member.
+    fn is_removed(&self, member: MemberId) -> bool;
+}
+
+impl Member for Arc<Node> {
+    fn vote(&self, request: RequestVoteRequest, done: Completion<RequestVoteReply>) {
+        self.answer_vote(request, done);
+    }
+
+    fn append(&self, request: AppendEntriesRequest, done: Completion<AppendEntriesReply>) {
+        self.answer_append(request, done);
+    }
+
+    fn read_index(&self, deadline: Instant, done: Completion<ReadIndexResult>) {
+        self.answer_read_index(deadline, done);
+    }
+
+    fn forward(&self, writes: Vec<ForwardedWrite>, done: Completion<Vec<ForwardedResult>>) {
+        self.answer_forward(writes, done);
+    }
+
+    fn install_snapshot(&self, request: InstallSnapshotRequest, done: Completion<InstallSnapshotReply>) {
+        self.answer_install_snapshot(request, done);
+    }
+
+    fn timeout_now(&self, request: TimeoutNowRequest, done: Completion<TimeoutNowReply>) {
+        self.answer_timeout_now(request, done);
+    }
+
+    fn administer(&self, what: Administration, deadline: Instant, done: Completion<AdminResult>) {
+        Node::administer(self, what, deadline, done);
+    }
+
+    fn membership(&self) -> Arc<Membership> {
+        Node::membership(self)
+    }
+
+    fn is_removed(&self, member: MemberId) -> bool {
+        self.with_kv(|kv| kv.is_removed(member))
+    }
+}
+
+/// The answer to a request of the peer port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PeerAnswer {
+    /// The reply of the core.
+    Reply(PeerReply),
+    /// The answer to a founding request.
+    Found(FoundReply),
+    /// None, with its status.
+    None(u16, NoReply),
+}
+
+impl PeerAnswer {
+    fn refused(status: u16, text: impl fmt::Display) -> PeerAnswer {
+        PeerAnswer::None(status, NoReply::Refused(text.to_string()))
+    }
+
+    fn into_response(self) -> Response {
+        let (status, body) = match self {
+            PeerAnswer::Reply(reply) => (200, codec::encode_reply(&reply)),
+            PeerAnswer::Found(reply) => (200, codec::encode_found_reply(&reply)),
+            PeerAnswer::None(status, answer) => (status, codec::encode_no_reply(&answer)),
+        };
+        Response::new(status, "application/json", body)
+    }
+}
+
+#[derive(Clone)]
+enum Face {
+    Starting,
+    Unborn(FoundingPort),
+    Born(Arc<BirthRecord>, Arc<dyn Member>),
+}
+
+/// The handler of the peer port. Made before the node is born, told when it changes its face.
+pub struct PeerApi {
+    face: RwLock<Face>,
+    is_stopping: Arc<AtomicBool>,
+}
+
+impl Default for PeerApi {
+    fn default() -> PeerApi {
+        PeerApi { face: RwLock::new(Face::Starting), is_stopping: Arc::default() }
+    }
+}
+
+impl PeerApi {
+    /// From now on this node is unborn; the founding thread reads the other end of `port`.
+    pub fn become_unborn(&self, port: FoundingPort) {
+        self.change(Face::Unborn(port));
+    }
+
+    /// From now on this node is born but cannot answer yet.
+    pub fn become_starting(&self) {
+        self.change(Face::Starting);
+    }
+
+    /// From now on `member` answers.
+    pub fn become_born(&self, birth_record: BirthRecord, member: Arc<dyn Member>) {
+        self.change(Face::Born(Arc::new(birth_record), member));
+    }
+
+    /// From now on every request is told that this node is stopping, also those whose answers the node drops.
+    pub fn begin_stop(&self) {
+        self.is_stopping.store(true, Ordering::SeqCst);
+    }
+
+    fn change(&self, face: Face) {
+        *self.face.write().unwrap_or_else(PoisonError::into_inner) = face;
+    }
+
+    fn or_stopping(&self, done: Completion<PeerAnswer>) -> Completion<PeerAnswer> {
+        let mut guard = OrStopping { done: Some(done), is_stopping: self.is_stopping.clone() };
+        Box::new(move |answer| {
+            if let Some(done) = guard.done.take() {
+                done(answer);
+            }
+        })
+    }
+
+    /// Answers the request, now or later.
+    pub fn answer(&self, path: &str, body: &[u8], done: Completion<PeerAnswer>) {
+        if self.is_stopping.load(Ordering::SeqCst) {
+            return done(stopping());
+        }
+        let face = self.face.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if path == FOUND {
+            return match codec::decode_found(body) {
+                Ok(request) => answer_found(face, request, done),
+                Err(error) => done(PeerAnswer::refused(400, error)),
+            };
+        }
+        let (birth_record, member) = match face {
+            Face::Born(birth_record, member) => (birth_record, member),
+            Face::Unborn(port) => return done(PeerAnswer::None(409, NoReply::Unborn(port.unborn().clone()))),
+            Face::Starting => return done(starting()),
+        };
+        match codec::decode_request(path, body) {
+            Ok((envelope, request)) => match check_envelope(&birth_record, &envelope) {
+                // A member that missed its own removal campaigns or asks: it is told, so that it ends. A leader that is
+                // removed manages its cluster until the others know of it, so appends pass.
+                Ok(()) if !is_leaders(&request) && member.is_removed(envelope.from) => {
+                    done(PeerAnswer::None(410, NoReply::Removed));
+                }
+                Ok(()) => {
+                    let done = if is_concluded_from(&request) { done } else { self.or_stopping(done) };
+                    dispatch(&*member, request, done);
+                }
+                Err(text) => done(PeerAnswer::refused(403, text)),
+            },
+            Err(error @ CodecError::Route(_)) => done(PeerAnswer::refused(404, error)),
+            Err(error) => done(PeerAnswer::refused(400, error)),
+        }
+    }
+}
+
+impl Handler for PeerApi {
+    fn handle(&self, request: Request, mut reply: Reply) {
+        let answer = |reply: Reply, answer: PeerAnswer| reply.send(move || answer.into_response());
+        if request.method != Method::Post {
+            return answer(reply, PeerAnswer::refused(405, "every route of the peer port takes POST"));
+        }
+        if !reply.park() {
+            return answer(reply, PeerAnswer::refused(503, "too many requests of peers wait here"));
+        }
+        self.answer(&request.path, &request.body, Box::new(move |made| answer(reply, made)));
+    }
+}
+
+/// An answer that says that the node is stopping when it is dropped for this reason. Forwarded writes and all else that may
+/// be executed is answered by the node itself when it stops, never dropped.
+struct OrStopping {
+    done: Option<Completion<PeerAnswer>>,
+    is_stopping: Arc<AtomicBool>,
+}
+
+impl Drop for OrStopping {
+    fn drop(&mut self) {
+        if let Some(done) = self.done.take()
+            && self.is_stopping.load(Ordering::SeqCst)
+            && !std::thread::panicking()
+        {
+            done(stopping());
+        }
+    }
+}
+
+fn stopping() -> PeerAnswer {
+    PeerAnswer::None(503, NoReply::Stopping)
+}
+
+fn starting() -> PeerAnswer {
+    PeerAnswer::refused(503, "this node is starting")
+}
+
+fn answer_found(face: Face, request: FoundRequest, done: Completion<PeerAnswer>) {
+    match (face, request) {
+        (Face::Starting, _) => done(starting()),
+        (Face::Born(birth_record, member), request) => {
+            done(PeerAnswer::Found(birth_record.handle_found(&request, &member.membership())));
+        }
+        (Face::Unborn(port), FoundRequest::Ask(_)) => {
+            done(PeerAnswer::Found(FoundReply::Unborn(port.unborn().clone())));
+        }
+        (Face::Unborn(port), FoundRequest::Store(store)) => {
+            port.store(store, Box::new(move |reply| done(PeerAnswer::Found(reply))));
+        }
+    }
+}
+
+/// Wrong cluster or target. A node that lost its directory must never act under the identity it lost, and members of
+/// two clusters must never mix, whatever a configuration says.
+fn check_envelope(own: &BirthRecord, envelope: &Envelope) -> Result<(), String> {
+    if envelope.cluster_id != own.cluster_id() {
+        return Err(format!(
+            "meant for cluster {}, this is cluster {}",
+            envelope.cluster_id,
+            own.cluster_id()
+        ));
+    }
+    if envelope.to != own.member_id() {
+        return Err(format!("meant for member {}, this is member {}", envelope.to, own.member_id()));
+    }
+    Ok(())
+}
+
+/// Whether its sender concludes from an answer that nothing was executed.
+fn is_concluded_from(request: &PeerRequest) -> bool {
+    matches!(
+        request,
+        PeerRequest::Forward(_) | PeerRequest::ReadIndex { .. } | PeerRequest::Administer { .. }
+    )
+}
+
+/// Whether only a leader sends it.
+fn is_leaders(request: &PeerRequest) -> bool {
+    matches!(
+        request,
+        PeerRequest::AppendEntries(_) | PeerRequest::InstallSnapshot(_) | PeerRequest::TimeoutNow(_)
+    )
+}
+
+fn dispatch(member: &dyn Member, request: PeerRequest, done: Completion<PeerAnswer>) {
+    match request {
+        PeerRequest::RequestVote(request) => {
+            member.vote(request, Box::new(|reply| done(PeerAnswer::Reply(PeerReply::RequestVote(reply)))));
+        }
+        PeerRequest::AppendEntries(request) => {
+            member
+                .append(request, Box::new(|reply| done(PeerAnswer::Reply(PeerReply::AppendEntries(reply)))));
+        }
+        PeerRequest::ReadIndex { remaining_ms } => {
+            let deadline = Instant::now() + Duration::from_millis(remaining_ms.min(MAX_WAIT_MS));
+            let done = Box::new(|result| done(PeerAnswer::Reply(PeerReply::ReadIndex(result))));
+            member.read_index(deadline, done);
+        }
+        PeerRequest::InstallSnapshot(request) => {
+            member.install_snapshot(
+                request,
+                Box::new(|reply| done(PeerAnswer::Reply(PeerReply::InstallSnapshot(reply)))),
+            );
+        }
+        PeerRequest::TimeoutNow(request) => {
+            member.timeout_now(
+                request,
+                Box::new(|reply| done(PeerAnswer::Reply(PeerReply::TimeoutNow(reply)))),
+            );
+        }
+        PeerRequest::Administer { what, remaining_ms } => {
+            let deadline = Instant::now() + Duration::from_millis(remaining_ms.min(MAX_WAIT_MS));
+            let done = Box::new(|result| done(PeerAnswer::Reply(PeerReply::Administer(result))));
+            member.administer(what, deadline, done);
+        }
+        PeerRequest::Forward(mut writes) => {
+            writes.iter_mut().for_each(|write| write.remaining_ms = write.remaining_ms.min(MAX_WAIT_MS));
+            let done = Box::new(|results| done(PeerAnswer::Reply(PeerReply::Forward(results))));
+            member.forward(writes, done);
+        }
+    }
+}

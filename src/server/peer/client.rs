@@ -1,0 +1,426 @@
+//! Calls to peers over HTTP: [`PeerTransport`] for a member, [`FoundTransport`] for the founding. The only file of the
+//! server that names ureq.
+//!
+//! Each peer has four agents, each with connections of its own: `core` for votes and appends, `bulk` for everything
+//! without haste, and `forwards` and `asks` for forwarded writes and read indexes, which can be cancelled. A call is
+//! bounded as a whole by its timeout. Whether a failed call was surely not executed is decided by the connector: what
+//! fails before there is a connection was never sent, everything later is unknown.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    ConnectionDetails, Connector, Either, NextTimeout, TcpConnector, Transport,
+};
+use ureq::{Agent, http};
+
+use super::codec::{self, Envelope, MAX_PEER_BODY_BYTES, NoReply};
+use crate::api::ErrorBody;
+use crate::node::{
+    BirthRecord, FoundReply, FoundRequest, FoundTransport, Lane, LeaderCall, PeerError, PeerReply,
+    PeerRequest, PeerTransport, Target, Unborn,
+};
+use crate::raft::{ClusterId, MemberId};
+
+/// A connection idle for longer is not used again. Below the time after which the gate closes an idle one, or a
+/// request could meet that closing and nobody knew whether it was executed.
+const MAX_IDLE_AGE: Duration = Duration::from_secs(10);
+
+/// A connection takes at most this long, and at most half of a call's time.
+const MAX_CONNECT: Duration = Duration::from_secs(1);
+
+/// A call waits at most this long for the addresses of a host name, and for no longer than its own time.
+const MAX_LOOKUP: Duration = Duration::from_secs(1);
+
+/// A founding call takes at most this long: whoever is delivered the found entry answers after several syncs.
+const FOUND_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Addresses of a host name that are tried.
+const MAX_ADDRESSES: usize = 2;
+
+/// Heads of answers are small: status, type, length.
+const MAX_HEAD_BYTES: usize = 8 << 10;
+
+/// What a connection's first request says to the gate of the peer port.
+const LANE_HEADER: &str = "Dkv-Lane";
+
+/// Calls the other members on behalf of one.
+pub struct HttpPeers {
+    cluster_id: ClusterId,
+    own: MemberId,
+    agents: Mutex<BTreeMap<MemberId, Arc<PeerAgents>>>,
+}
+
+/// The connections to one peer.
+struct PeerAgents {
+    raft_addr: String,
+    core: Agent,
+    bulk: Agent,
+    /// Replaced when their calls are cancelled: an agent that was shut down stays shut. One for each kind of call, so
+    /// that giving up a stale one leaves a fresh one of the other kind alone.
+    forwards: Mutex<Agent>,
+    asks: Mutex<Agent>,
+}
+
+impl PeerAgents {
+    fn new(raft_addr: &str) -> PeerAgents {
+        PeerAgents {
+            raft_addr: raft_addr.to_owned(),
+            core: new_agent(raft_addr),
+            bulk: new_agent(raft_addr),
+            forwards: Mutex::new(new_agent(raft_addr)),
+            asks: Mutex::new(new_agent(raft_addr)),
+        }
+    }
+
+    fn agent(&self, lane: Lane, request: &PeerRequest) -> Agent {
+        match (request, lane) {
+            (PeerRequest::Forward(_), _) => locked(&self.forwards).clone(),
+            (PeerRequest::ReadIndex { .. }, _) => locked(&self.asks).clone(),
+            (_, Lane::Core) => self.core.clone(),
+            (_, Lane::Bulk) => self.bulk.clone(),
+        }
+    }
+}
+
+impl HttpPeers {
+    /// For the member that `birth_record` describes.
+    pub fn new(birth_record: &BirthRecord) -> HttpPeers {
+        let (cluster_id, own) = (birth_record.cluster_id(), birth_record.member_id());
+        HttpPeers { cluster_id, own, agents: Mutex::default() }
+    }
+
+    fn agents(&self, to: &Target) -> Arc<PeerAgents> {
+        let mut agents = locked(&self.agents);
+        match agents.get(&to.member_id) {
+            Some(known) if known.raft_addr == to.raft_addr => known.clone(),
+            _ => {
+                let new = Arc::new(PeerAgents::new(&to.raft_addr));
+                agents.insert(to.member_id, new.clone());
+                new
+            }
+        }
+    }
+}
+
+impl PeerTransport for HttpPeers {
+    fn call(
+        &self,
+        to: &Target,
+        lane: Lane,
+        request: PeerRequest,
+        timeout: Duration,
+    ) -> Result<PeerReply, PeerError> {
+        let envelope = Envelope { cluster_id: self.cluster_id, from: self.own, to: to.member_id };
+        let agent = self.agents(to).agent(lane, &request);
+        let route = codec::route(&request);
+        let writes = if let PeerRequest::Forward(writes) = &request { writes.len() } else { 0 };
+        let body = codec::encode_request(envelope, &request);
+        match post(&agent, &to.raft_addr, route, lane, &body, timeout)? {
+            Answer::Reply(body) => codec::decode_reply(route, writes, &body)
+                .map_err(|e| PeerError::Unknown(format!("the answer of {} is malformed: {e}", to.raft_addr))),
+            Answer::Unborn(unborn) => {
+                Err(PeerError::Unborn { node_id: unborn.node_id, member_id: unborn.member_id })
+            }
+            Answer::Removed => Err(PeerError::Removed),
+            Answer::Stopping => Err(PeerError::Stopping),
+        }
+    }
+
+    fn cancel(&self, to: MemberId, call: LeaderCall) {
+        let Some(agents) = locked(&self.agents).get(&to).cloned() else { return };
+        let agent = match call {
+            LeaderCall::Forward => &agents.forwards,
+            LeaderCall::ReadIndex => &agents.asks,
+        };
+        let old = std::mem::replace(&mut *locked(agent), new_agent(&agents.raft_addr));
+        old.shutdown();
+    }
+}
+
+/// Calls `/raft/found` of any address.
+#[derive(Default)]
+pub struct HttpFounding {
+    agents: Mutex<BTreeMap<String, Agent>>,
+}
+
+impl FoundTransport for HttpFounding {
+    fn found(&self, raft_addr: &str, request: &FoundRequest) -> Result<FoundReply, PeerError> {
+        let agent =
+            locked(&self.agents).entry(raft_addr.to_owned()).or_insert_with(|| new_agent(raft_addr)).clone();
+        let body = codec::encode_found(request);
+        match post(&agent, raft_addr, codec::FOUND, Lane::Bulk, &body, FOUND_TIMEOUT)? {
+            Answer::Reply(body) => codec::decode_found_reply(&body)
+                .map_err(|e| PeerError::Unknown(format!("the answer of {raft_addr} is malformed: {e}"))),
+            Answer::Unborn(unborn) => Ok(FoundReply::Unborn(unborn)),
+            Answer::Removed => Err(PeerError::Removed),
+            Answer::Stopping => Err(PeerError::Stopping),
+        }
+    }
+}
+
+enum Answer {
+    Reply(Vec<u8>),
+    Unborn(Unborn),
+    Removed,
+    Stopping,
+}
+
+/// One POST, from the connection to the last byte of the answer within `timeout`.
+fn post(
+    agent: &Agent,
+    raft_addr: &str,
+    route: &str,
+    lane: Lane,
+    body: &[u8],
+    timeout: Duration,
+) -> Result<Answer, PeerError> {
+    if timeout.is_zero() {
+        return Err(PeerError::NotSent("no time is left for the call".into()));
+    }
+    let mut request = agent
+        .post(format!("http://{raft_addr}{route}"))
+        .config()
+        .timeout_global(Some(timeout))
+        .timeout_connect(Some(MAX_CONNECT.min(timeout / 2)))
+        .build();
+    if lane == Lane::Core {
+        request = request.header(LANE_HEADER, "core");
+    }
+    let mut response = request.send(body).map_err(|e| failed(raft_addr, e))?;
+    let status = response.status();
+    // To its end, or the connection could not be used again.
+    let body = response
+        .body_mut()
+        .with_config()
+        .limit(MAX_PEER_BODY_BYTES as u64)
+        .read_to_vec()
+        .map_err(|e| PeerError::Unknown(format!("{raft_addr}: the answer broke off: {e}")))?;
+    if status == http::StatusCode::OK {
+        return Ok(Answer::Reply(body));
+    }
+    match (status.as_u16(), codec::decode_no_reply(&body)) {
+        (409, Ok(NoReply::Unborn(unborn))) => Ok(Answer::Unborn(unborn)),
+        (410, Ok(NoReply::Removed)) => Ok(Answer::Removed),
+        (503, Ok(NoReply::Stopping)) => Ok(Answer::Stopping),
+        (400..=499 | 503, Ok(NoReply::Refused(text))) => {
+            Err(PeerError::Refused(format!("{raft_addr}: {text}")))
+        }
+        // The gate's refusals come before anything behind it saw the request.
+        (400..=499 | 503, _) => Err(PeerError::Refused(format!("{raft_addr}: {}", reason(status, &body)))),
+        _ => Err(PeerError::Unknown(format!("{raft_addr}: {}", reason(status, &body)))),
+    }
+}
+
+/// The status, and what the gate says about it.
+fn reason(status: http::StatusCode, body: &[u8]) -> String {
+    match serde_json::from_slice::<ErrorBody>(body) {
+        Ok(said) => format!("{status}: {}", said.error.message),
+        Err(_) => status.to_string(),
+    }
+}
+
+fn failed(raft_addr: &str, error: ureq::Error) -> PeerError {
+    match error {
+        ureq::Error::Other(e) if e.is::<NoConnection>() => PeerError::NotSent(format!("{raft_addr}: {e}")),
+        ureq::Error::HostNotFound => PeerError::NotSent(format!("{raft_addr}: no such host")),
+        // Shut down before it connected. The same kind from the system would carry its code.
+        ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::NotConnected && e.raw_os_error().is_none() => {
+            PeerError::NotSent(format!("{raft_addr}: the call was cancelled"))
+        }
+        e => PeerError::Unknown(format!("{raft_addr}: {e}")),
+    }
+}
+
+fn new_agent(raft_addr: &str) -> Agent {
+    let config = Agent::config_builder()
+        // The default would be what the environment says.
+        .proxy(None)
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .user_agent("")
+        .accept("")
+        .accept_encoding("")
+        .max_idle_age(MAX_IDLE_AGE)
+        .max_idle_connections(4)
+        .max_idle_connections_per_host(4)
+        .max_response_header_size(MAX_HEAD_BYTES)
+        .build();
+    let resolver = FixedResolver::new(raft_addr);
+    let connector = ConnectOrSayNotSent { tcp: TcpConnector::default(), resolver: resolver.clone() };
+    Agent::with_parts(config, connector, resolver)
+}
+
+/// Marks every failure to connect, so that it is told from what happens on a connection: the same error kinds occur
+/// on both sides.
+#[derive(Debug)]
+struct ConnectOrSayNotSent {
+    tcp: TcpConnector,
+    resolver: FixedResolver,
+}
+
+impl Connector for ConnectOrSayNotSent {
+    type Out = Either<(), Box<dyn Transport>>;
+
+    fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Self::Out>, ureq::Error> {
+        let no_connection = |why: &str| {
+            self.resolver.forget();
+            not_sent(why)
+        };
+        match Connector::<()>::connect(&self.tcp, details, None) {
+            Ok(Some(transport)) => Ok(Some(Either::B(Box::new(transport)))),
+            Ok(None) => Err(no_connection("no connection")),
+            Err(error) => Err(no_connection(&error.to_string())),
+        }
+    }
+}
+
+/// There was no connection to send on.
+#[derive(Debug)]
+struct NoConnection(String);
+
+fn not_sent(why: &str) -> ureq::Error {
+    ureq::Error::Other(Box::new(NoConnection(why.to_owned())))
+}
+
+impl fmt::Display for NoConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NoConnection {}
+
+/// What a lookup of the system brings.
+type Addresses = io::Result<Vec<SocketAddr>>;
+
+/// The addresses of one peer. An IP address is never looked up. A host name is looked up when there is no connection,
+/// and again after one failed; not for every request, as a resolver usually is. The system bounds no lookup, so a thread
+/// of its own makes it, at most one at a time, and a call waits for it no longer than for anything else.
+#[derive(Clone, Debug)]
+struct FixedResolver {
+    raft_addr: String,
+    state: Arc<Mutex<Resolved>>,
+    look_up: fn(&str) -> Addresses,
+}
+
+#[derive(Debug, Default)]
+struct Resolved {
+    /// Empty: to be looked up.
+    known: Vec<SocketAddr>,
+    /// A lookup under way, begun by this call or by an earlier one that could not wait for it.
+    under_way: Option<Receiver<Addresses>>,
+}
+
+impl FixedResolver {
+    fn new(raft_addr: &str) -> FixedResolver {
+        let look_up = |raft_addr: &str| Ok(raft_addr.to_socket_addrs()?.take(MAX_ADDRESSES).collect());
+        FixedResolver { raft_addr: raft_addr.to_owned(), state: Arc::default(), look_up }
+    }
+
+    fn forget(&self) {
+        locked(&self.state).known.clear();
+    }
+
+    /// The addresses, after at most `patience`.
+    fn addresses(&self, patience: Duration) -> Result<Vec<SocketAddr>, ureq::Error> {
+        let mut state = locked(&self.state);
+        if state.known.is_empty() {
+            if let Ok(address) = self.raft_addr.parse() {
+                state.known.push(address);
+                return Ok(state.known.clone());
+            }
+            let lookup = match state.under_way.take() {
+                Some(lookup) => lookup,
+                None => self.begin().map_err(|e| not_sent(&format!("cannot look the host name up: {e}")))?,
+            };
+            // Nobody else waits for this lock but calls to the same peer, which need the same answer.
+            match lookup.recv_timeout(patience) {
+                Ok(found) => state.known = found.map_err(|_| ureq::Error::HostNotFound)?,
+                Err(_) => {
+                    state.under_way = Some(lookup);
+                    return Err(not_sent("the lookup of the host name takes too long"));
+                }
+            }
+        }
+        Ok(state.known.clone())
+    }
+
+    fn begin(&self) -> io::Result<Receiver<Addresses>> {
+        let (sender, lookup) = bounded(1);
+        let (raft_addr, look_up) = (self.raft_addr.clone(), self.look_up);
+        thread::Builder::new().name("lookup".to_owned()).spawn(move || {
+            // When nobody waits any more there is nobody to tell.
+            let _ = sender.try_send(look_up(&raft_addr));
+        })?;
+        Ok(lookup)
+    }
+}
+
+impl Resolver for FixedResolver {
+    fn resolve(
+        &self,
+        _: &http::Uri,
+        _: &ureq::config::Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let mut resolved = self.empty();
+        self.addresses(MAX_LOOKUP.min(*timeout.after))?
+            .into_iter()
+            .for_each(|address| resolved.push(address));
+        if resolved.is_empty() { Err(ureq::Error::HostNotFound) } else { Ok(resolved) }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Nothing under these locks can leave half a change behind.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A lookup that begins each time with the word of the test, and counts.
+    static LOOKUPS: Mutex<usize> = Mutex::new(0);
+    static MAY_END: Mutex<()> = Mutex::new(());
+
+    fn slow(_: &str) -> Addresses {
+        *locked(&LOOKUPS) += 1;
+        drop(locked(&MAY_END));
+        Ok(vec![([127, 0, 0, 9], 7).into()])
+    }
+
+    /// A name server that does not answer once held up a replicator for as long as the system asks it.
+    #[test]
+    fn a_lookup_that_hangs_holds_up_no_call_and_is_not_begun_twice() {
+        let resolver = FixedResolver { look_up: slow, ..FixedResolver::new("some-host:7") };
+        let hangs = locked(&MAY_END);
+        for _ in 0..3 {
+            let error = failed("some-host:7", resolver.addresses(Duration::from_millis(20)).unwrap_err());
+            assert!(matches!(&error, PeerError::NotSent(text) if text.contains("too long")), "{error}");
+        }
+        drop(hangs);
+        let found: Vec<SocketAddr> = vec![([127, 0, 0, 9], 7).into()];
+        assert_eq!(resolver.addresses(Duration::from_secs(30)).unwrap(), found);
+        assert_eq!(resolver.addresses(Duration::ZERO).unwrap(), found, "it is known now");
+        assert_eq!(*locked(&LOOKUPS), 1);
+        resolver.forget();
+        assert_eq!(resolver.addresses(Duration::from_secs(30)).unwrap(), found);
+        assert_eq!(*locked(&LOOKUPS), 2);
+    }
+
+    #[test]
+    fn an_ip_address_is_never_looked_up() {
+        let never = |_: &str| -> Addresses { panic!("looked up") };
+        let resolver = FixedResolver { look_up: never, ..FixedResolver::new("127.0.0.9:7") };
+        assert_eq!(resolver.addresses(Duration::ZERO).unwrap(), [([127, 0, 0, 9], 7).into()]);
+    }
+}

@@ -1,0 +1,359 @@
+//! The client API, version 1: takes a request apart, asks the node, renders what it decided. Nothing here waits: a request
+//! that needs consensus is parked with its [`Reply`], and a responder writes the answer. What would hold a responder up
+//! goes to a pool of threads ([`super::jobs`]).
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::calls::CallCounters;
+use super::errors::{failed, refused, wall_ms};
+use super::jobs::Jobs;
+use super::lists::{self, List, Scan};
+use super::params::{self, Query, invalid};
+use super::reads::KeyRead;
+use super::snapshots::{self, Asked};
+use super::states::States;
+use super::{log_level, members, metrics, operator};
+use crate::api::{
+    self, ClusterReply, DeleteReply, ErrorBody, ErrorCode, ErrorOutcome, MembersReply, PutReply,
+};
+use crate::node::{BackupResult, Consistency, Failure, Node, OperatorRequest, Origin, WriteResult};
+use crate::raft::Index;
+use crate::server::edge::{Reply, Request, Response};
+use crate::server::shared::Shared;
+use crate::store::{Applied, Command, Idempotency, Op, Outcome, request_hash};
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Serves the client port.
+pub(crate) struct ClientApi {
+    pub(super) shared: Arc<Shared>,
+    pub(super) calls: Arc<CallCounters>,
+    operator: Jobs<OperatorRequest>,
+    snapshots: Jobs<Asked>,
+    pub(super) scans: Jobs<Scan>,
+}
+
+/// A request and what the list of operations says about it.
+pub(super) struct Call {
+    pub request: Request,
+    /// The part of the path that the route's `{name}` stands for.
+    pub parameter: Range<usize>,
+    /// Whether it may take a place among the requests that wait.
+    pub may_wait: bool,
+    /// Whether it changes nothing: refused or failed, it is surely not done.
+    pub is_read: bool,
+}
+
+impl Call {
+    /// What the route's `{name}` stands for, not decoded.
+    pub(super) fn parameter(&self) -> &str {
+        &self.request.path[self.parameter.clone()]
+    }
+}
+
+impl ClientApi {
+    /// Serves what `shared` holds: before founding only the probes and the cluster's configuration. Starts the threads that
+    /// may wait.
+    ///
+    /// # Errors
+    /// A thread could not be started.
+    pub(super) fn start(shared: &Arc<Shared>, calls: CallCounters) -> std::io::Result<ClientApi> {
+        Ok(ClientApi {
+            shared: shared.clone(),
+            calls: Arc::new(calls),
+            operator: operator::start(shared)?,
+            snapshots: snapshots::start(shared)?,
+            scans: lists::start(shared)?,
+        })
+    }
+
+    // ---- keys --------------------------------------------------------------------------------------------------------
+
+    pub(super) fn get_key(&self, call: Call, reply: Reply) {
+        match KeyRead::parse(call.parameter(), &call.request, self.shared.limits().max_key_bytes) {
+            Err(error) => self.send_error(reply, error, &call),
+            Ok(read) => {
+                let shared = self.shared.clone();
+                self.when_fresh(read.states(), &call, reply, move |node, _, reply| {
+                    reply.send(move || shared.decorate(read.serve(&node)));
+                });
+            }
+        }
+    }
+
+    pub(super) fn list_keys(&self, call: Call, reply: Reply) {
+        match List::parse(&call.request, self.shared.limits().max_key_bytes) {
+            Err(error) => self.send_error(reply, error, &call),
+            Ok(list) => {
+                let (states, scans) = (list.states(), self.scans.clone());
+                let list = Box::new(list);
+                self.when_fresh(states, &call, reply, move |node, deadline, reply| {
+                    scans.ask(Scan { list, node }, deadline, reply);
+                });
+            }
+        }
+    }
+
+    /// Calls `serve` once this node's state is as fresh as the read wants it; from any thread, so it must not wait.
+    fn when_fresh(
+        &self,
+        states: States,
+        call: &Call,
+        mut reply: Reply,
+        serve: impl FnOnce(Arc<Node>, Instant, Reply) + Send + 'static,
+    ) {
+        let ready = self.node().and_then(|node| {
+            let consistency = states.consistency(node);
+            if consistency == Consistency::Linearizable {
+                park(call, &mut reply)?;
+            }
+            Ok((node, consistency))
+        });
+        let (node, consistency) = match ready {
+            Ok(ready) => ready,
+            Err(error) => return self.send_error(reply, error, call),
+        };
+        let deadline = self.deadline();
+        let (shared, server) = (self.shared.clone(), node.clone());
+        let done = move |result: Result<Index, Failure>| match result {
+            Ok(_) => serve(server, deadline, reply),
+            Err(e) => {
+                let error = failed(&e).with_outcome(ErrorOutcome::NotDone);
+                reply.send(move || shared.decorate(Response::error(&error)));
+            }
+        };
+        node.read(consistency, deadline, Box::new(done));
+    }
+
+    pub(super) fn put_key(&self, mut call: Call, reply: Reply) {
+        let value = std::mem::take(&mut call.request.body);
+        let (len, most) = (value.len(), self.shared.limits().max_value_bytes);
+        let op = self.key(&call).and_then(|key| match len > most {
+            true => {
+                let text = format!("the value has {len} bytes, the limit is {most} (limits.max_value_bytes)");
+                Err(ErrorBody::new(ErrorCode::TooLarge, text))
+            }
+            false => Ok(Op::Put { key, value }),
+        });
+        self.write(op, &call, reply);
+    }
+
+    pub(super) fn delete_key(&self, call: Call, reply: Reply) {
+        let op = self.key(&call).and_then(|key| match call.request.body.is_empty() {
+            true => Ok(Op::Delete { key }),
+            false => Err(invalid("a DELETE has no body")),
+        });
+        self.write(op, &call, reply);
+    }
+
+    fn key(&self, call: &Call) -> Result<Vec<u8>, ErrorBody> {
+        let key = params::decode_key(call.parameter(), self.shared.limits().max_key_bytes)?;
+        Query::parse(call.request.query.as_deref(), &[])?;
+        Ok(key)
+    }
+
+    fn write(&self, op: Result<Op, ErrorBody>, call: &Call, mut reply: Reply) {
+        let ready = op.and_then(|op| command(op, &call.request)).and_then(|command| {
+            let node = self.node()?;
+            park(call, &mut reply)?;
+            Ok((command, node))
+        });
+        let (command, node) = match ready {
+            Ok(ready) => ready,
+            Err(error) => return self.send_error(reply, error, call),
+        };
+        let deadline = self.deadline();
+        let shared = self.shared.clone();
+        let done = move |result: WriteResult| reply.send(move || shared.decorate(written(result)));
+        node.write(command, deadline, Origin::Client, Box::new(done));
+    }
+
+    // ---- the node and its cluster --------------------------------------------------------------------------------------
+
+    pub(super) fn get_cluster(&self, call: Call, reply: Reply) {
+        let shared = self.shared.clone();
+        self.page(&call, reply, move || {
+            let node = shared.node();
+            let reply = ClusterReply {
+                cluster_id: node.map(|node| node.cluster_id().to_string()),
+                term: node.map_or(0, |node| node.term()),
+                leader: shared.leader(),
+                members: shared.members(),
+            };
+            Response::json(200, &reply)
+        });
+    }
+
+    pub(super) fn get_members(&self, call: Call, reply: Reply) {
+        let shared = self.shared.clone();
+        self.page(&call, reply, move || Response::json(200, &MembersReply { members: shared.members() }));
+    }
+
+    pub(super) fn get_status(&self, call: Call, reply: Reply) {
+        let shared = self.shared.clone();
+        self.page(&call, reply, move || Response::json(200, &shared.status()));
+    }
+
+    pub(super) fn get_metrics(&self, call: Call, reply: Reply) {
+        let (shared, calls) = (self.shared.clone(), self.calls.clone());
+        let format = metrics::Format::wanted(&call.request);
+        self.page(&call, reply, move || metrics::page(&shared, &calls, format));
+    }
+
+    pub(super) fn get_health(&self, call: Call, reply: Reply) {
+        self.page(&call, reply, || Response::new(200, TEXT, b"ok\n".to_vec()));
+    }
+
+    pub(super) fn get_readiness(&self, call: Call, reply: Reply) {
+        let shared = self.shared.clone();
+        self.page(&call, reply, move || match shared.not_ready() {
+            None => Response::new(200, TEXT, b"ready\n".to_vec()),
+            Some(why) => Response::error(&ErrorBody::new(ErrorCode::Unavailable, why)),
+        });
+    }
+
+    /// One representation, without parameters.
+    fn page(&self, call: &Call, reply: Reply, make: impl FnOnce() -> Response + Send + 'static) {
+        match Query::parse(call.request.query.as_deref(), &[]) {
+            Err(error) => self.send_error(reply, error, call),
+            Ok(_) => {
+                let shared = self.shared.clone();
+                reply.send(move || shared.decorate(make()));
+            }
+        }
+    }
+
+    pub(super) fn set_log_level(&self, call: Call, reply: Reply) {
+        match log_level::set(&call.request) {
+            Err(error) => self.send_error(reply, error, &call),
+            Ok(response) => {
+                let shared = self.shared.clone();
+                reply.send(move || shared.decorate(response));
+            }
+        }
+    }
+
+    // ---- for operators -------------------------------------------------------------------------------------------------
+
+    pub(super) fn add_member(&self, call: Call, reply: Reply) {
+        self.operate(members::parse_add(&call.request), &call, reply);
+    }
+
+    pub(super) fn remove_member(&self, call: Call, reply: Reply) {
+        self.operate(members::parse_remove(call.parameter(), &call.request), &call, reply);
+    }
+
+    pub(super) fn promote_member(&self, call: Call, reply: Reply) {
+        self.operate(members::parse_promote(call.parameter(), &call.request), &call, reply);
+    }
+
+    pub(super) fn hand_over(&self, call: Call, reply: Reply) {
+        self.operate(members::parse_hand_over(&call.request), &call, reply);
+    }
+
+    fn operate(&self, parsed: Result<OperatorRequest, ErrorBody>, call: &Call, mut reply: Reply) {
+        match self.ready(parsed, call, &mut reply) {
+            Ok((request, _)) => self.operator.ask(request, self.deadline(), reply),
+            Err(error) => self.send_error(reply, error, call),
+        }
+    }
+
+    pub(super) fn list_snapshots(&self, call: Call, reply: Reply) {
+        self.ask_about_snapshots(snapshots::parse_list(&call.request), &call, reply);
+    }
+
+    pub(super) fn get_snapshot(&self, call: Call, reply: Reply) {
+        self.ask_about_snapshots(snapshots::parse_piece(call.parameter(), &call.request), &call, reply);
+    }
+
+    fn ask_about_snapshots(&self, parsed: Result<Asked, ErrorBody>, call: &Call, mut reply: Reply) {
+        match self.ready(parsed, call, &mut reply) {
+            Ok((asked, _)) => self.snapshots.ask(asked, self.deadline(), reply),
+            Err(error) => self.send_error(reply, error, call),
+        }
+    }
+
+    pub(super) fn make_snapshot(&self, call: Call, mut reply: Reply) {
+        match self.ready(snapshots::parse_make(&call.request), &call, &mut reply) {
+            Ok((min_index, node)) => {
+                let (jobs, deadline) = (self.snapshots.clone(), self.deadline());
+                let done = Box::new(move |made: BackupResult| jobs.ask(Asked::Made(made), deadline, reply));
+                match min_index {
+                    Some(index) => node.backup_through(index, deadline, done),
+                    None => node.backup(deadline, done),
+                }
+            }
+            Err(error) => self.send_error(reply, error, &call),
+        }
+    }
+
+    // ---- what they have in common ----------------------------------------------------------------------------------------
+
+    fn node(&self) -> Result<&Arc<Node>, ErrorBody> {
+        self.shared.node().ok_or_else(|| self.shared.unborn_error())
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.shared.request_timeout()
+    }
+
+    /// A request that is well formed gets the node and a place among those that wait.
+    fn ready<T>(
+        &self,
+        parsed: Result<T, ErrorBody>,
+        call: &Call,
+        reply: &mut Reply,
+    ) -> Result<(T, &Arc<Node>), ErrorBody> {
+        let parsed = parsed?;
+        let node = self.node()?;
+        park(call, reply)?;
+        Ok((parsed, node))
+    }
+
+    pub(super) fn send_error(&self, reply: Reply, error: ErrorBody, call: &Call) {
+        let error = if call.is_read { error.with_outcome(ErrorOutcome::NotDone) } else { error };
+        let shared = self.shared.clone();
+        reply.send(move || shared.decorate(Response::error(&error)));
+    }
+}
+
+fn command(op: Op, request: &Request) -> Result<Command, ErrorBody> {
+    let condition = params::condition(request)?;
+    let idempotency = params::idempotency_key(request)?
+        .map(|key| Idempotency { key: key.to_owned(), request_hash: request_hash(&op, condition) });
+    Ok(Command { op, condition, idempotency, wall_ms: wall_ms(), actor: String::new() })
+}
+
+/// Takes one of the places for requests that wait for consensus.
+pub(super) fn park(call: &Call, reply: &mut Reply) -> Result<(), ErrorBody> {
+    assert!(call.may_wait, "the list of operations says that {} never waits", call.request.path);
+    if reply.park() {
+        return Ok(());
+    }
+    let text = "too many requests wait for consensus already: try again";
+    Err(ErrorBody::new(ErrorCode::Overloaded, text))
+}
+
+/// The answer to a write.
+fn written(result: WriteResult) -> Response {
+    let Applied { index, outcome, replayed } = match result {
+        Ok(applied) => applied,
+        Err(failure) => return Response::error(&failed(&failure)),
+    };
+    let mut response = match outcome {
+        Outcome::Put { revision, create_revision, version } => {
+            Response::json(200, &PutReply { revision, create_revision, version })
+        }
+        Outcome::Deleted { revision, deleted } => Response::json(200, &DeleteReply { revision, deleted }),
+        Outcome::PreconditionFailed { .. } | Outcome::IdempotencyMismatch | Outcome::Overloaded => {
+            Response::error(&refused(&outcome).expect("these are the refusals"))
+        }
+    };
+    response = response.with_header(api::INDEX_HEADER, index.to_string());
+    if replayed {
+        response = response.with_header(api::REPLAYED_HEADER, "true");
+    }
+    response
+}

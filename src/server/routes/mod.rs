@@ -1,0 +1,28 @@
+//! The client port: what its requests ask, and what they are answered. [`table`] lists every operation; [`dispatch`] finds the
+//! one of a request, [`api`] carries it out or leaves it to one of the pools of threads ([`jobs`]).
+
+mod accept;
+mod api;
+mod calls;
+mod classic_text;
+mod cursor;
+mod dispatch;
+mod errors;
+mod jobs;
+mod legacy;
+mod lists;
+mod log_level;
+mod members;
+mod metrics;
+mod operator;
+mod params;
+mod process;
+mod reads;
+mod snapshots;
+mod states;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub(super) use dispatch::start;
+pub(super) use table::headers;
