@@ -8,14 +8,15 @@
 //!
 //! | module | holds | may import |
 //! |---|---|---|
+//! | [`vocabulary`] | operations, conditions, outcomes: their names, tags and JSON | nothing of ours |
 //! | [`raft`] | the rules of consensus, pure: no clock, thread, lock, file or socket | nothing of ours |
-//! | [`store`] | the log on disk and the revisioned map | `raft` data types |
+//! | [`store`] | the log on disk and the revisioned map | `raft` data types, `vocabulary` |
 //! | `node` | one running member: the mutex, the named threads, the waiters | `raft`, `store` |
 //! | [`server`] | the two HTTP ports and the outbound HTTP | `node`, `api` and what they import |
 //! | [`api`], [`config`] | JSON types and error codes; the YAML configuration | serde only |
 //! | [`logging`] | the log of the process | `config` |
-//! | [`client`] | the blocking client that `dkv-cli` and the tests use | `api` |
-//! | [`check`] | whether what clients saw is linearizable: histories in, verdicts out, pure | nothing of ours |
+//! | [`client`] | the blocking client that `dkv-cli` and the tests use | `api`, `vocabulary` |
+//! | [`check`] | whether what clients saw is linearizable: histories in, verdicts out, pure | `vocabulary` |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
@@ -28,3 +29,4 @@ pub mod node;
 pub mod raft;
 pub mod server;
 pub mod store;
+pub mod vocabulary;

@@ -5,6 +5,8 @@ use std::io::{self, BufRead, Write};
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::vocabulary::Condition;
+
 /// One operation of one client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,26 +77,13 @@ impl Op {
     }
 }
 
-/// What must hold of the key for a write to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Condition {
-    /// It was last changed at this revision; 0 never holds.
-    ModRevision(u64),
-    /// It exists.
-    Exists,
-    /// It does not exist.
-    Absent,
-}
-
-impl Condition {
-    /// Whether it holds for a key last changed at `mod_revision`; 0 = absent.
-    pub fn holds(self, mod_revision: u64) -> bool {
-        match self {
-            Condition::ModRevision(wanted) => mod_revision != 0 && mod_revision == wanted,
-            Condition::Exists => mod_revision != 0,
-            Condition::Absent => mod_revision == 0,
-        }
+/// Whether `condition` holds for a key last changed at `mod_revision`; 0 = absent. The names of conditions are those of
+/// all of dkv; what they mean the checker says itself, and so finds a store that means something else.
+pub(super) fn holds(condition: Condition, mod_revision: u64) -> bool {
+    match condition {
+        Condition::ModRevision(wanted) => mod_revision != 0 && mod_revision == wanted,
+        Condition::Exists => mod_revision != 0,
+        Condition::Absent => mod_revision == 0,
     }
 }
 

@@ -12,7 +12,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::history::{Condition, Event};
+use super::history::{Condition, Event, holds};
 use super::names::{KeyEvent, KeyNames, Known, Names, Step, Value};
 use super::{Fault, Limits};
 
@@ -314,7 +314,7 @@ pub(super) fn leaves(names: &KeyNames, step: Step, now: State) -> Option<State> 
         Step::Delete(condition, _) => (now.is_some() && may_hold(condition)).then_some(None),
         Step::DeleteNothing(condition) => (now.is_none() && may_hold(condition)).then_some(None),
         Step::Refused(condition, mod_revision) => {
-            let is_true = condition.is_some_and(|condition| !condition.holds(mod_revision));
+            let is_true = condition.is_some_and(|condition| !holds(condition, mod_revision));
             (is_true && names.may_be_at(now, mod_revision)).then_some(now)
         }
     }

@@ -26,6 +26,7 @@ use crate::api::{
 use exchange::{Answer, Broken, Exchanger, Request};
 use tour::{Known, Tour};
 
+pub use crate::vocabulary::Condition;
 pub use list::ListOptions;
 pub use snapshots::SnapshotSaveError;
 
@@ -41,17 +42,6 @@ const KEY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').
 
 /// The same where the slash has a meaning.
 const SEGMENT: &AsciiSet = &KEY.add(b'/');
-
-/// A condition on the key's present state; when it does not hold nothing changes (412).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
-    /// Its modification revision is this one.
-    ModRevision(u64),
-    /// It exists.
-    Exists,
-    /// It does not exist.
-    Absent,
-}
 
 /// How a write is made.
 #[derive(Clone, Debug, Default)]
@@ -266,12 +256,7 @@ impl Client {
             }
         };
         let mut headers = vec![(IDEMPOTENCY_KEY_HEADER, idempotency_key.clone())];
-        match options.condition {
-            Some(Condition::ModRevision(revision)) => headers.push(("If-Match", format!("\"{revision}\""))),
-            Some(Condition::Exists) => headers.push(("If-Match", "*".to_owned())),
-            Some(Condition::Absent) => headers.push(("If-None-Match", "*".to_owned())),
-            None => {}
-        }
+        headers.extend(options.condition.map(Condition::to_header));
         let request = Request { method, target, headers, body };
         let read = |answer: &Answer| {
             Some(Written {

@@ -213,13 +213,13 @@ fn value(node: &Node, key: &[u8], result: Result<Index, Failure>) -> Result<Resp
 /// The answer to `/set` and `/delete`.
 fn written(result: WriteResult) -> Result<Response, ErrorBody> {
     let Applied { index, outcome, replayed } = result.map_err(|failure| failed(&failure))?;
-    if let Some(body) = refused(&outcome) {
-        return Err(body);
-    }
     let sentence = match outcome {
+        Outcome::Put { .. } => "The key was set.\n",
         Outcome::Deleted { deleted: 0, .. } => "The key was not there.\n",
         Outcome::Deleted { .. } => "The key was deleted.\n",
-        _ => "The key was set.\n",
+        Outcome::PreconditionFailed { .. } | Outcome::IdempotencyMismatch | Outcome::Overloaded => {
+            return Err(refused(&outcome).expect("these are the refusals"));
+        }
     };
     let response =
         Response::new(200, PLAIN, sentence.into()).with_header(api::INDEX_HEADER, index.to_string());

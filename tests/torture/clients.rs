@@ -157,7 +157,7 @@ impl Client<'_> {
             Op::Get { .. } | Op::List { .. } => ("GET", None, Vec::new()),
         };
         let key = op.key().expect("one key").to_owned();
-        let mut headers: Vec<(&str, String)> = condition.map(header).into_iter().collect();
+        let mut headers: Vec<(&str, String)> = condition.map(Condition::to_header).into_iter().collect();
         headers.extend(idempotency.iter().map(|key| ("Idempotency-Key", key.clone())));
         let path = format!("/v1/kv/{key}");
         let call_ns = crowd.now_ns();
@@ -291,42 +291,42 @@ impl Client<'_> {
     /// What an answer means for the operation.
     fn understand(&self, op: &Op, answer: &http::Answer) -> Answer {
         let number = |name: &str| answer.json()[name].as_u64();
-        let understood = match (answer.status, op) {
-            (200, Op::Get { .. }) => match (value::value_of(&answer.body), tag(answer)) {
+        let refused = || {
+            let mod_revision = answer.json()["error"]["mod_revision"].as_u64();
+            mod_revision.map(|mod_revision| Answer::PreconditionFailed { mod_revision })
+        };
+        // What each operation can be told; what has no arm here is nonsense for it.
+        let understood = match (op, answer.status) {
+            (_, 500 | 503 | 504) => match answer.outcome().as_str() {
+                "unknown" if op.is_write() => Some(Answer::Unknown),
+                "not_done" | "unknown" => Some(Answer::NotDone),
+                _ => None,
+            },
+            (Op::Get { .. }, 200) => match (value::value_of(&answer.body), tag(answer)) {
                 (Some(value), Some(mod_revision)) => Some(Answer::Value { value, mod_revision }),
                 _ => None,
             },
-            (404, Op::Get { .. }) => Some(Answer::Absent),
-            (200, Op::Put { .. }) => number("revision").map(|revision| Answer::Written { revision }),
-            (200, Op::Delete { .. }) => match (number("revision"), number("deleted")) {
+            (Op::Get { .. }, 404) => Some(Answer::Absent),
+            (Op::Get { .. }, _) => None,
+            (Op::Put { .. }, 200) => number("revision").map(|revision| Answer::Written { revision }),
+            (Op::Put { .. }, 412) => refused(),
+            (Op::Put { .. }, _) => None,
+            (Op::Delete { .. }, 200) => match (number("revision"), number("deleted")) {
                 (Some(revision), Some(deleted @ 0..=1)) => {
                     Some(Answer::Deleted { revision, deleted: deleted == 1 })
                 }
                 _ => None,
             },
-            (412, Op::Put { .. } | Op::Delete { .. }) => answer.json()["error"]["mod_revision"]
-                .as_u64()
-                .map(|mod_revision| Answer::PreconditionFailed { mod_revision }),
-            (503 | 504 | 500, _) => match (answer.outcome().as_str(), op) {
-                ("not_done", _) | (_, Op::Get { .. } | Op::List { .. }) => Some(Answer::NotDone),
-                ("unknown", _) => Some(Answer::Unknown),
-                _ => None,
-            },
-            _ => None,
+            (Op::Delete { .. }, 412) => refused(),
+            (Op::Delete { .. }, _) => None,
+            // Its rows are taken apart where it is asked.
+            (Op::List { .. }, _) => None,
         };
         understood.unwrap_or_else(|| {
             let (status, node) = (answer.status, self.node + 1);
             self.crowd.complain(format!("{op:?} was answered {status} by node{node}: {}", answer.text()));
             Answer::Unknown
         })
-    }
-}
-
-fn header(condition: Condition) -> (&'static str, String) {
-    match condition {
-        Condition::ModRevision(revision) => ("If-Match", format!("\"{revision}\"")),
-        Condition::Exists => ("If-Match", "*".to_owned()),
-        Condition::Absent => ("If-None-Match", "*".to_owned()),
     }
 }
 

@@ -289,9 +289,9 @@ impl Verifier<'_> {
         let prefix = self.workload.generation();
         let key = format!("{prefix}{}", fastrand::u64(..self.workload.keys));
         let condition = match fastrand::u8(..10) {
-            0..=1 => Some(check::Condition::ModRevision(self.last_revision)),
-            2 => Some(check::Condition::Absent),
-            3 => Some(check::Condition::Exists),
+            0..=1 => Some(Condition::ModRevision(self.last_revision)),
+            2 => Some(Condition::Absent),
+            3 => Some(Condition::Exists),
             _ => None,
         };
         match fastrand::u8(..20) {
@@ -341,12 +341,7 @@ impl Verifier<'_> {
     }
 }
 
-fn options(condition: Option<check::Condition>) -> WriteOptions {
-    let condition = condition.map(|condition| match condition {
-        check::Condition::ModRevision(revision) => Condition::ModRevision(revision),
-        check::Condition::Exists => Condition::Exists,
-        check::Condition::Absent => Condition::Absent,
-    });
+fn options(condition: Option<Condition>) -> WriteOptions {
     WriteOptions { condition, idempotency_key: None }
 }
 

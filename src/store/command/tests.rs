@@ -65,7 +65,7 @@ fn decode_names_what_is_wrong() {
         Command::decode(&bytes)
     };
     assert_eq!(with(0, 2), Err(CommandError::Version(2)));
-    assert_eq!(with(1, 3), Err(CommandError::Unknown { field: "op", value: 3 }));
+    assert_eq!(with(1, 3), Err(CommandError::Operation(3)));
     assert_eq!(with(2, 4), Err(CommandError::Unknown { field: "condition", value: 4 }));
     assert_eq!(with(3, 2), Err(CommandError::Unknown { field: "idempotent", value: 2 }));
     assert_eq!(with(37, 0xff), Err(CommandError::Text("idempotency")));
@@ -74,6 +74,25 @@ fn decode_names_what_is_wrong() {
     let mut longer = good.clone();
     longer.push(0);
     assert_eq!(Command::decode(&longer), Err(CommandError::Trailing(1)));
+}
+
+/// What a newer program wrote can be told from what no program wrote.
+#[test]
+fn decode_tells_a_newer_command_from_bytes_that_are_none() {
+    let good = full().encode();
+    let with = |at: usize, byte: u8| {
+        let mut bytes = good.clone();
+        bytes[at] = byte;
+        Command::decode(&bytes).map_err(|e| e.is_newer())
+    };
+    assert_eq!((with(0, 2), with(1, 99)), (Err(true), Err(true)));
+    assert_eq!(with(0, 0), Err(false), "no version 0 ever was");
+    for (at, byte) in [(2, 4), (3, 2), (37, 0xff), (46, 0xff)] {
+        assert_eq!(with(at, byte), Err(false), "byte {at}");
+    }
+    assert_eq!(Command::decode(&[]).map_err(|e| e.is_newer()), Err(false));
+    assert_eq!(Command::decode(&[99]).map_err(|e| e.is_newer()), Err(true), "whatever follows");
+    assert_eq!(Command::decode(&[1, 99]).map_err(|e| e.is_newer()), Err(true));
 }
 
 #[test]
