@@ -55,6 +55,14 @@ pub enum Op {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         condition: Option<Condition>,
     },
+    /// A removal of every key of a range at once: all of it at one moment, or nothing.
+    DeleteRange {
+        /// The first key that belongs to it. Only the history's own clients write between the two.
+        start: String,
+        /// The first key after it; None: to the very last.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        end: Option<String>,
+    },
     /// A linearizable read of every key with a prefix, in the order of the keys.
     List {
         /// The prefix. Only the history's own clients write below it.
@@ -63,17 +71,31 @@ pub enum Op {
 }
 
 impl Op {
-    /// The key; `None` for a list.
+    /// The key; `None` for what concerns several.
     pub fn key(&self) -> Option<&str> {
         match self {
             Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } => Some(key),
-            Op::List { .. } => None,
+            Op::DeleteRange { .. } | Op::List { .. } => None,
+        }
+    }
+
+    /// Whether it concerns the key.
+    pub fn concerns(&self, other: &str) -> bool {
+        match self {
+            Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } => key == other,
+            Op::DeleteRange { start, end } => {
+                start.as_str() <= other && end.as_deref().is_none_or(|end| other < end)
+            }
+            Op::List { prefix } => other.starts_with(prefix.as_str()),
         }
     }
 
     /// Whether it may change something.
     pub fn is_write(&self) -> bool {
-        matches!(self, Op::Put { .. } | Op::Delete { .. })
+        match self {
+            Op::Put { .. } | Op::Delete { .. } | Op::DeleteRange { .. } => true,
+            Op::Get { .. } | Op::List { .. } => false,
+        }
     }
 }
 
@@ -111,6 +133,13 @@ pub enum Answer {
         revision: u64,
         /// Whether there was something to delete.
         deleted: bool,
+    },
+    /// To the removal of a range: done.
+    DeletedRange {
+        /// The revision it made or, when there was nothing to delete, found.
+        revision: u64,
+        /// How many keys it removed.
+        deleted: u64,
     },
     /// To a conditional write: the condition did not hold.
     PreconditionFailed {

@@ -185,12 +185,12 @@ impl Client {
         value: &[u8],
         options: &WriteOptions,
     ) -> Result<Written<PutReply>, ClientError> {
-        self.write("PUT", key, Some(value), options)
+        self.write("PUT", key_target(key)?, Some(value), options)
     }
 
     /// Removes `key`; an absent key is not an error (`deleted` is 0).
     pub fn delete(&self, key: &[u8], options: &WriteOptions) -> Result<Written<DeleteReply>, ClientError> {
-        self.write("DELETE", key, None, options)
+        self.write("DELETE", key_target(key)?, None, options)
     }
 
     /// The record of `key`; None when there is no such key.
@@ -242,11 +242,10 @@ impl Client {
     fn write<T: DeserializeOwned>(
         &self,
         method: &'static str,
-        key: &[u8],
+        target: String,
         body: Option<&[u8]>,
         options: &WriteOptions,
     ) -> Result<Written<T>, ClientError> {
-        let target = key_target(key)?;
         let idempotency_key = match &options.idempotency_key {
             None => random_key(),
             Some(key) if is_idempotency_key(key) => key.clone(),

@@ -21,7 +21,8 @@ use crate::api::{
 };
 use crate::node::{Consistency, Failure, FailureKind, Origin, WriteResult};
 use crate::raft::Index;
-use crate::store::{Applied, Command, Idempotency, Op, Outcome, request_hash};
+use crate::store::{Applied, Command, Idempotency, request_hash};
+use crate::vocabulary::{Condition, Op, Outcome};
 
 const LIST: &str = "/v1/kv";
 const KV_PREFIX: &str = "/v1/kv/";
@@ -46,7 +47,7 @@ impl ClientApi {
                 let read = KeyRead::parse(raw_key, request, self.shared.limits().max_key_bytes);
                 self.read(read.map(Read::Key), request, reply);
             }
-            Method::Put | Method::Delete => self.write(raw_key, request, reply),
+            Method::Put | Method::Delete => self.write(self.parse_write(raw_key, request), request, reply),
             Method::Post | Method::Other => {
                 self.send_error(reply, method_not_allowed("GET, HEAD, PUT, DELETE"), request);
             }
@@ -90,8 +91,8 @@ impl ClientApi {
         node.read(consistency, deadline, Box::new(done));
     }
 
-    fn write(&self, raw_key: &str, request: &Request, mut reply: Reply) {
-        let ready = self.parse_write(raw_key, request).and_then(|command| {
+    fn write(&self, parsed: Result<Command, ErrorBody>, request: &Request, mut reply: Reply) {
+        let ready = parsed.and_then(|command| {
             let node = self.shared.node().ok_or_else(|| self.shared.unborn_error())?;
             park(&mut reply)?;
             Ok((command, node))
@@ -125,9 +126,7 @@ impl ClientApi {
             }
             Op::Delete { key }
         };
-        let idempotency = idempotency_key
-            .map(|key| Idempotency { key: key.to_owned(), request_hash: request_hash(&op, condition) });
-        Ok(Command { op, condition, idempotency, wall_ms: wall_ms(), actor: String::new() })
+        Ok(command(op, condition, idempotency_key))
     }
 
     fn cluster(&self) -> Response {
@@ -294,8 +293,15 @@ fn method_not_allowed(methods: &'static str) -> Error {
     Error { body: Box::new(ErrorBody::new(ErrorCode::MethodNotAllowed, text)), allow: Some(methods) }
 }
 
+/// The command of a write.
+pub(super) fn command(op: Op, condition: Option<Condition>, idempotency_key: Option<&str>) -> Command {
+    let idempotency = idempotency_key
+        .map(|key| Idempotency { key: key.to_owned(), request_hash: request_hash(&op, condition) });
+    Command { op, condition, idempotency, wall_ms: wall_ms(), actor: String::new() }
+}
+
 /// For display beside the write; the state machine never reads it.
-pub(super) fn wall_ms() -> u64 {
+fn wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
@@ -306,14 +312,10 @@ fn written(result: WriteResult) -> Response {
         Ok(applied) => applied,
         Err(failure) => return Response::error(&failed(&failure)),
     };
-    let mut response = match outcome {
-        Outcome::Put { revision, create_revision, version } => {
-            Response::json(200, &PutReply { revision, create_revision, version })
-        }
-        Outcome::Deleted { revision, deleted } => Response::json(200, &DeleteReply { revision, deleted }),
-        Outcome::PreconditionFailed { .. } | Outcome::IdempotencyMismatch | Outcome::Overloaded => {
-            Response::error(&refused(&outcome).expect("these are the refusals"))
-        }
+    let mut response = match decided(&outcome) {
+        Ok(Done::Put(reply)) => Response::json(200, &reply),
+        Ok(Done::Deleted(reply)) => Response::json(200, &reply),
+        Err(refused) => Response::error(&refused),
     };
     response = response.with_header(api::INDEX_HEADER, index.to_string());
     if replayed {
@@ -322,23 +324,34 @@ fn written(result: WriteResult) -> Response {
     response
 }
 
-/// What a write is told that the state machine refused.
-pub(super) fn refused(outcome: &Outcome) -> Option<ErrorBody> {
+/// A write that the state machine did.
+pub(super) enum Done {
+    /// The key has the value.
+    Put(PutReply),
+    /// What was to be removed is absent.
+    Deleted(DeleteReply),
+}
+
+/// What a write is told: what is done, or why the state machine refused it.
+pub(super) fn decided(outcome: &Outcome) -> Result<Done, ErrorBody> {
     match *outcome {
-        Outcome::Put { .. } | Outcome::Deleted { .. } => None,
+        Outcome::Put { revision, create_revision, version } => {
+            Ok(Done::Put(PutReply { revision, create_revision, version }))
+        }
+        Outcome::Deleted { revision, deleted } => Ok(Done::Deleted(DeleteReply { revision, deleted })),
         Outcome::PreconditionFailed { revision, mod_revision } => {
             let text = match mod_revision {
                 0 => "the condition does not hold: the key is absent".to_owned(),
                 at => format!("the condition does not hold: the key was last written at revision {at}"),
             };
             let body = ErrorBody::new(ErrorCode::PreconditionFailed, text);
-            Some(body.with_mod_revision(mod_revision).with_revision(revision))
+            Err(body.with_mod_revision(mod_revision).with_revision(revision))
         }
-        Outcome::IdempotencyMismatch => Some(ErrorBody::new(
+        Outcome::IdempotencyMismatch => Err(ErrorBody::new(
             ErrorCode::IdempotencyMismatch,
             "this idempotency key was used for another request: use a new one for each write",
         )),
-        Outcome::Overloaded => Some(ErrorBody::new(
+        Outcome::Overloaded => Err(ErrorBody::new(
             ErrorCode::Overloaded,
             "the table of idempotency keys is full: rows leave it with age, or write without a key",
         )),

@@ -7,14 +7,15 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::client_api::{failed, refused, wall_ms};
+use super::client_api::{Done, command, decided, failed};
 use super::http::{Method, Reply, Request, Response};
 use super::params;
 use super::shared::Shared;
-use crate::api::{self, ErrorBody, ErrorCode, ErrorOutcome, LeaderRef};
+use crate::api::{self, DeleteReply, ErrorBody, ErrorCode, ErrorOutcome, LeaderRef};
 use crate::node::{Consistency, Failure, Node, Origin, WriteResult};
 use crate::raft::Index;
-use crate::store::{Applied, Command, Idempotency, Op, Outcome, request_hash};
+use crate::store::{Applied, Command};
+use crate::vocabulary::Op;
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 
@@ -115,15 +116,7 @@ impl Route {
         if params::condition(request)?.is_some() {
             return Err(invalid("this route has no conditions: /v1/kv/{key} has"));
         }
-        let idempotency = params::idempotency_key(request)?
-            .map(|key| Idempotency { key: key.to_owned(), request_hash: request_hash(&op, None) });
-        Ok(Asked::Write(Command {
-            op,
-            condition: None,
-            idempotency,
-            wall_ms: wall_ms(),
-            actor: String::new(),
-        }))
+        Ok(Asked::Write(command(op, None, params::idempotency_key(request)?)))
     }
 }
 
@@ -213,13 +206,10 @@ fn value(node: &Node, key: &[u8], result: Result<Index, Failure>) -> Result<Resp
 /// The answer to `/set` and `/delete`.
 fn written(result: WriteResult) -> Result<Response, ErrorBody> {
     let Applied { index, outcome, replayed } = result.map_err(|failure| failed(&failure))?;
-    let sentence = match outcome {
-        Outcome::Put { .. } => "The key was set.\n",
-        Outcome::Deleted { deleted: 0, .. } => "The key was not there.\n",
-        Outcome::Deleted { .. } => "The key was deleted.\n",
-        Outcome::PreconditionFailed { .. } | Outcome::IdempotencyMismatch | Outcome::Overloaded => {
-            return Err(refused(&outcome).expect("these are the refusals"));
-        }
+    let sentence = match decided(&outcome)? {
+        Done::Put(_) => "The key was set.\n",
+        Done::Deleted(DeleteReply { deleted: 0, .. }) => "The key was not there.\n",
+        Done::Deleted(_) => "The key was deleted.\n",
     };
     let response =
         Response::new(200, PLAIN, sentence.into()).with_header(api::INDEX_HEADER, index.to_string());

@@ -155,6 +155,7 @@ impl Client<'_> {
             Op::Put { value, condition, .. } => ("PUT", *condition, value::body(value, self.filler_bytes())),
             Op::Delete { condition, .. } => ("DELETE", *condition, Vec::new()),
             Op::Get { .. } | Op::List { .. } => ("GET", None, Vec::new()),
+            Op::DeleteRange { .. } => unreachable!("not drawn"),
         };
         let key = op.key().expect("one key").to_owned();
         let mut headers: Vec<(&str, String)> = condition.map(Condition::to_header).into_iter().collect();
@@ -198,7 +199,7 @@ impl Client<'_> {
             Answer::Absent | Answer::Deleted { .. } | Answer::PreconditionFailed { .. } => {
                 self.seen.remove(&key);
             }
-            Answer::NotDone | Answer::Unknown | Answer::Listed { .. } => {}
+            Answer::NotDone | Answer::Unknown | Answer::Listed { .. } | Answer::DeletedRange { .. } => {}
         }
         let index = index.filter(|_| !matches!(result, Answer::NotDone | Answer::Unknown));
         self.records.push(Event { process: self.id, call_ns, return_ns, op, answer: result.clone(), index });
@@ -319,6 +320,7 @@ impl Client<'_> {
             },
             (Op::Delete { .. }, 412) => refused(),
             (Op::Delete { .. }, _) => None,
+            (Op::DeleteRange { .. }, _) => None,
             // Its rows are taken apart where it is asked.
             (Op::List { .. }, _) => None,
         };

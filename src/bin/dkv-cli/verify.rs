@@ -325,6 +325,7 @@ impl Verifier<'_> {
                     (Answer::Deleted { revision, deleted }, written.index.filter(|_| !written.replayed))
                 })
             }
+            Op::DeleteRange { .. } => unreachable!("not drawn"),
             Op::List { prefix } => {
                 let options = ListOptions { prefix: prefix.as_bytes().to_vec(), ..ListOptions::default() };
                 client.see_list(&options).map(|seen| {
