@@ -420,6 +420,7 @@ impl Run {
             "compacted",
             "next page",
             "counted",
+            "range deleted",
         ];
         for kind in kinds {
             assert!(self.seen.contains_key(kind), "never seen: {kind}; seen {:?}", self.seen);

@@ -8,7 +8,7 @@ use super::admin::AdminPort;
 use super::backups::{self, BackupPort};
 use super::http::{Handler, Method, Reply, Request, Response};
 use super::legacy;
-use super::lists::List;
+use super::lists::{self, List};
 use super::log_level;
 use super::members;
 use super::metrics;
@@ -22,7 +22,7 @@ use crate::api::{
 use crate::node::{Consistency, Failure, FailureKind, Origin, WriteResult};
 use crate::raft::Index;
 use crate::store::{Applied, Command, Idempotency, request_hash};
-use crate::vocabulary::{Condition, Op, Outcome};
+use crate::vocabulary::{Condition, KeyRange, Op, Outcome};
 
 const LIST: &str = "/v1/kv";
 const KV_PREFIX: &str = "/v1/kv/";
@@ -60,7 +60,10 @@ impl ClientApi {
                 let list = List::parse(request, self.shared.limits().max_key_bytes);
                 self.read(list.map(|list| Read::List(Box::new(list))), request, reply);
             }
-            _ => self.send_error(reply, method_not_allowed("GET, HEAD"), request),
+            Method::Delete => self.write(parse_delete_range(request), request, reply),
+            Method::Put | Method::Post | Method::Other => {
+                self.send_error(reply, method_not_allowed("GET, HEAD, DELETE"), request);
+            }
         }
     }
 
@@ -293,6 +296,32 @@ fn method_not_allowed(methods: &'static str) -> Error {
     Error { body: Box::new(ErrorBody::new(ErrorCode::MethodNotAllowed, text)), allow: Some(methods) }
 }
 
+/// `DELETE /v1/kv`: which keys go. Nothing said does not mean everything.
+fn parse_delete_range(request: &Request) -> Result<Command, ErrorBody> {
+    let query = Query::parse_with_bytes(request.query.as_deref(), &["all"], &lists::BYTE_PARAMETERS)?;
+    let bounds @ [prefix, start, end] = lists::bounds(&query)?;
+    let is_bounded = bounds.iter().any(|bound| !bound.is_empty());
+    match (is_bounded, query.flag("all")?) {
+        (false, false) => {
+            let text = "the range is every key there is: name a prefix, a start or an end, or say all=true";
+            return Err(invalid(text));
+        }
+        (true, true) => {
+            return Err(invalid("all=true removes every key: it goes with no prefix, start or end"));
+        }
+        (true, false) | (false, true) => {}
+    }
+    if params::condition(request)?.is_some() {
+        let text = "a range takes neither If-Match nor If-None-Match: it has no single revision to compare";
+        return Err(invalid(text));
+    }
+    if !request.body.is_empty() {
+        return Err(invalid("a DELETE has no body"));
+    }
+    let op = Op::DeleteRange { range: KeyRange::new(prefix, start, end) };
+    Ok(command(op, None, params::idempotency_key(request)?))
+}
+
 /// The command of a write.
 pub(super) fn command(op: Op, condition: Option<Condition>, idempotency_key: Option<&str>) -> Command {
     let idempotency = idempotency_key
@@ -355,6 +384,13 @@ pub(super) fn decided(outcome: &Outcome) -> Result<Done, ErrorBody> {
             ErrorCode::Overloaded,
             "the table of idempotency keys is full: rows leave it with age, or write without a key",
         )),
+        Outcome::RangeTooLarge { max_keys, max_bytes } => {
+            let text = format!(
+                "the range has more than {max_keys} keys, or they take more than {max_bytes} bytes of history, half of \
+                 retention_bytes: delete it in parts, with start and end"
+            );
+            Err(ErrorBody::new(ErrorCode::TooLarge, text))
+        }
     }
 }
 

@@ -5,7 +5,11 @@
 //! state before the change; nothing is visible before it is closed, so an operation that gives up leaves no trace.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
+
+use crate::raft::Settings;
+use crate::vocabulary::KeyRange;
 
 /// A key that exists, as a change finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,12 +20,17 @@ pub(super) struct Found {
     pub mod_revision: u64,
     /// How many times it was put since it came to exist.
     pub version: u64,
+    /// What this version counts for `retention_bytes` once it is superseded.
+    pub retained_bytes: u64,
 }
 
 /// The keys that a change finds.
 pub(super) trait Keys {
     /// The key, if it exists.
     fn current(&self, key: &[u8]) -> Option<Found>;
+
+    /// Shows the keys of a range that exist to `visit`, in their order, until it breaks off.
+    fn walk(&self, range: &KeyRange, visit: &mut dyn FnMut(&Arc<[u8]>, Found) -> ControlFlow<()>);
 }
 
 /// What a change does to one key.
@@ -42,13 +51,19 @@ pub(super) type Writes = BTreeMap<Arc<[u8]>, Write>;
 pub(super) struct Change<'a> {
     keys: &'a dyn Keys,
     found: u64,
+    settings: &'a Settings,
     writes: Writes,
 }
 
 impl<'a> Change<'a> {
-    /// Opens a change of `keys`, which are those of the revision `found`.
-    pub fn open(keys: &'a dyn Keys, found: u64) -> Change<'a> {
-        Change { keys, found, writes: Writes::new() }
+    /// Opens a change of `keys`, which are those of the revision `found`, under the settings in force.
+    pub fn open(keys: &'a dyn Keys, found: u64, settings: &'a Settings) -> Change<'a> {
+        Change { keys, found, settings, writes: Writes::new() }
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        self.settings
     }
 
     /// The revision of the store before it.
@@ -64,6 +79,11 @@ impl<'a> Change<'a> {
     /// The key before the change, if it exists.
     pub fn current(&self, key: &[u8]) -> Option<Found> {
         self.keys.current(key)
+    }
+
+    /// Shows the keys of a range that exist before the change, in their order, until `visit` breaks off.
+    pub fn walk(&self, range: &KeyRange, mut visit: impl FnMut(&Arc<[u8]>, Found) -> ControlFlow<()>) {
+        self.keys.walk(range, &mut visit);
     }
 
     /// Gives a key a value. When it came to exist, and how many times it was put since.

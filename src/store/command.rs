@@ -8,11 +8,13 @@
 //! |---|---|---|
 //! | put | 1 | `put.rs` |
 //! | delete | 2 | `delete.rs` |
+//! | delete range | 3 | `delete_range.rs` |
 //!
 //! The five matches below are the list of operations: a new one that has no arm in one of them does not build.
 //! `docs/storage-format.md` draws the bytes. Every command has exactly one byte form, and nothing may follow it.
 
 mod delete;
+mod delete_range;
 mod envelope;
 mod fingerprint;
 mod put;
@@ -25,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::change::Change;
 use crate::raft::Index;
-use crate::vocabulary::{Condition, Op, OpKind, Outcome};
+use crate::vocabulary::{Condition, KeyRange, Op, OpKind, Outcome};
 use envelope::{Envelope, VERSION};
 use reader::{Reader, put_sized};
 
@@ -124,12 +126,14 @@ impl Command {
         let op_len = match &self.op {
             Op::Put { key, value } => put::encoded_len(key, value),
             Op::Delete { key } => delete::encoded_len(key),
+            Op::DeleteRange { range } => delete_range::encoded_len(range),
         };
         let mut out = Vec::with_capacity(envelope::encoded_len(self) + op_len);
         envelope::encode(self, &mut out);
         match &self.op {
             Op::Put { key, value } => put::encode(key, value, &mut out),
             Op::Delete { key } => delete::encode(key, &mut out),
+            Op::DeleteRange { range } => delete_range::encode(range, &mut out),
         }
         out
     }
@@ -144,6 +148,7 @@ impl Command {
         let op = match kind {
             OpKind::Put => put::decode(&mut reader)?,
             OpKind::Delete => delete::decode(&mut reader)?,
+            OpKind::DeleteRange => delete_range::decode(&mut reader)?,
         };
         match reader.remaining() {
             0 => Ok(Command { op, condition, idempotency, wall_ms, actor }),
@@ -162,6 +167,7 @@ pub fn request_hash(op: &Op, condition: Option<Condition>) -> u128 {
     match op {
         Op::Put { key, value } => put::hash(key, value, &mut hash),
         Op::Delete { key } => delete::hash(key, &mut hash),
+        Op::DeleteRange { range } => delete_range::hash(range, &mut hash),
     }
     hash.finish()
 }
@@ -172,6 +178,7 @@ pub(super) fn execute(op: Op, condition: Option<Condition>, change: &mut Change<
     match op {
         Op::Put { key, value } => put::execute(key, value, condition, change),
         Op::Delete { key } => delete::execute(key, condition, change),
+        Op::DeleteRange { range } => delete_range::execute(&range, change),
     }
 }
 

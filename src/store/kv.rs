@@ -22,13 +22,14 @@ mod view;
 
 use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use super::change::{Change, Found, Keys, Writes};
 use super::command::{self, Applied, Command, Domain, Fingerprint};
 use super::dedup::{Dedup, Lookup};
 use crate::raft::{ClusterId, Entry, EntryKind, Index, MemberId, Membership, Position, Settings, Stamp};
-use crate::vocabulary::{Condition, Op, Outcome};
+use crate::vocabulary::{Condition, KeyRange, Op, Outcome};
 use members::Members;
 use versions::{Superseded, Version, Versions};
 use view::Pin;
@@ -294,7 +295,7 @@ impl Kv {
 
     /// Opens a change, lets the operation say what happens to keys, and closes it.
     fn execute(&mut self, op: Op, condition: Option<Condition>) -> Outcome {
-        let mut change = Change::open(&self.keys, self.revision);
+        let mut change = Change::open(&self.keys, self.revision, &self.settings);
         let outcome = command::execute(op, condition, &mut change);
         let writes = change.close();
         self.make_revision(writes);
@@ -386,11 +387,25 @@ impl Kv {
     }
 }
 
+/// The latest version as a change finds it; None when the key is deleted.
+fn found(key: &[u8], versions: &Versions) -> Option<Found> {
+    let Version { create_revision, mod_revision, version, ref value, .. } = versions.latest;
+    let retained_bytes = (key.len() + value.as_ref()?.len()) as u64 + VERSION_OVERHEAD_BYTES;
+    Some(Found { create_revision, mod_revision, version, retained_bytes })
+}
+
 impl Keys for BTreeMap<Arc<[u8]>, Versions> {
     fn current(&self, key: &[u8]) -> Option<Found> {
-        let latest = &self.get(key)?.latest;
-        let Version { create_revision, mod_revision, version, .. } = *latest;
-        latest.value.is_some().then_some(Found { create_revision, mod_revision, version })
+        found(key, self.get(key)?)
+    }
+
+    fn walk(&self, range: &KeyRange, visit: &mut dyn FnMut(&Arc<[u8]>, Found) -> ControlFlow<()>) {
+        let keys = self.range::<[u8], _>((Bound::Included(range.start()), Bound::Unbounded));
+        for (key, versions) in keys.take_while(|(key, _)| range.contains(key)) {
+            if found(key, versions).is_some_and(|found| visit(key, found).is_break()) {
+                return;
+            }
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a write can do to keys.
 
+use super::KeyRange;
+
 /// A change of keys, as a write asks for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -14,6 +16,11 @@ pub enum Op {
     Delete {
         /// The key.
         key: Vec<u8>,
+    },
+    /// Remove every key of `range` at once. A range without keys changes nothing.
+    DeleteRange {
+        /// Which keys.
+        range: KeyRange,
     },
 }
 
@@ -48,6 +55,8 @@ kinds! {
     Put = 1 "put",
     /// [`Op::Delete`].
     Delete = 2 "delete",
+    /// [`Op::DeleteRange`].
+    DeleteRange = 3 "delete_range",
 }
 
 impl OpKind {
@@ -60,6 +69,7 @@ impl OpKind {
     pub fn takes_condition(self) -> bool {
         match self {
             OpKind::Put | OpKind::Delete => true,
+            OpKind::DeleteRange => false,
         }
     }
 }
@@ -70,6 +80,7 @@ impl Op {
         match self {
             Op::Put { .. } => OpKind::Put,
             Op::Delete { .. } => OpKind::Delete,
+            Op::DeleteRange { .. } => OpKind::DeleteRange,
         }
     }
 }

@@ -36,6 +36,13 @@ pub enum Outcome {
     IdempotencyMismatch,
     /// The idempotency table is full; nothing changed, and nothing was remembered.
     Overloaded,
+    /// The range has more keys than one write may remove; nothing changed.
+    RangeTooLarge {
+        /// How many it may be.
+        max_keys: u64,
+        /// And, when there are several, how many bytes of history they may take.
+        max_bytes: u64,
+    },
 }
 
 const PUT: u8 = 1;
@@ -43,6 +50,7 @@ const DELETED: u8 = 2;
 const PRECONDITION_FAILED: u8 = 3;
 const IDEMPOTENCY_MISMATCH: u8 = 4;
 const OVERLOADED: u8 = 5;
+const RANGE_TOO_LARGE: u8 = 6;
 
 /// Why bytes are not an outcome.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +80,7 @@ impl Outcome {
             Outcome::PreconditionFailed { .. } => PRECONDITION_FAILED,
             Outcome::IdempotencyMismatch => IDEMPOTENCY_MISMATCH,
             Outcome::Overloaded => OVERLOADED,
+            Outcome::RangeTooLarge { .. } => RANGE_TOO_LARGE,
         }
     }
 
@@ -87,6 +96,7 @@ impl Outcome {
             Outcome::Deleted { revision, deleted } => put(&[revision, deleted]),
             Outcome::PreconditionFailed { revision, mod_revision } => put(&[revision, mod_revision]),
             Outcome::IdempotencyMismatch | Outcome::Overloaded => {}
+            Outcome::RangeTooLarge { max_keys, max_bytes } => put(&[max_keys, max_bytes]),
         }
         bytes
     }
@@ -112,6 +122,10 @@ impl Outcome {
             }
             IDEMPOTENCY_MISMATCH => numbers::<0>(tag, fields).map(|_| Outcome::IdempotencyMismatch)?,
             OVERLOADED => numbers::<0>(tag, fields).map(|_| Outcome::Overloaded)?,
+            RANGE_TOO_LARGE => {
+                let [max_keys, max_bytes] = numbers(tag, fields)?;
+                Outcome::RangeTooLarge { max_keys, max_bytes }
+            }
             unknown => return Err(OutcomeError::Unknown(unknown)),
         })
     }
@@ -139,7 +153,8 @@ mod tests {
             Outcome::Deleted { .. } => Some(Outcome::PreconditionFailed { revision: 6, mod_revision: 7 }),
             Outcome::PreconditionFailed { .. } => Some(Outcome::IdempotencyMismatch),
             Outcome::IdempotencyMismatch => Some(Outcome::Overloaded),
-            Outcome::Overloaded => None,
+            Outcome::Overloaded => Some(Outcome::RangeTooLarge { max_keys: 8, max_bytes: 9 }),
+            Outcome::RangeTooLarge { .. } => None,
         };
         let first = Outcome::Put { revision: 1, create_revision: 2, version: 3 };
         std::iter::successors(Some(first), next).collect()

@@ -11,11 +11,37 @@ use serde_json::{Value, json};
 
 use super::plain_map::Row;
 
+/// What a removal of a range says: prefix, start, end; empty = not said.
+pub type Bounds = [Vec<u8>; 3];
+
 /// A write as it can be repeated.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Write {
-    pub op: Op,
+    pub what: What,
     pub condition: Option<Condition>,
+}
+
+/// What a write asks for, as its request says it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum What {
+    Op(Op),
+    /// The server makes a range of the bounds; here they are taken as they stand.
+    DeleteRange(Bounds),
+}
+
+/// Whether a key meets all bounds.
+fn meets(key: &[u8], [prefix, start, end]: &Bounds) -> bool {
+    key.starts_with(prefix) && key >= &start[..] && (end.is_empty() || key < &end[..])
+}
+
+/// `DELETE /v1/kv` with these bounds.
+fn range_target(bounds: &Bounds) -> String {
+    let names = ["prefix", "start", "end"].into_iter().zip(bounds).filter(|(_, bound)| !bound.is_empty());
+    let mut query: Vec<String> = names.map(|(name, bound)| format!("{name}={}", escape(bound))).collect();
+    if query.is_empty() {
+        query.push("all=true".to_owned());
+    }
+    format!("/v1/kv?{}", query.join("&"))
 }
 
 impl Write {
@@ -26,9 +52,11 @@ impl Write {
             Condition::Exists => ("If-Match", "*".to_owned()),
             Condition::Absent => ("If-None-Match", "*".to_owned()),
         });
-        let (method, target, body): (_, _, &[u8]) = match &self.op {
-            Op::Put { key, value } => ("PUT", format!("/v1/kv/{}", escape(key)), value),
-            Op::Delete { key } => ("DELETE", format!("/v1/kv/{}", escape(key)), b""),
+        let (method, target, body): (_, _, &[u8]) = match &self.what {
+            What::Op(Op::Put { key, value }) => ("PUT", format!("/v1/kv/{}", escape(key)), value),
+            What::Op(Op::Delete { key }) => ("DELETE", format!("/v1/kv/{}", escape(key)), b""),
+            What::Op(Op::DeleteRange { .. }) => unreachable!("a range is asked for by its bounds"),
+            What::DeleteRange(bounds) => ("DELETE", range_target(bounds), b""),
         };
         (method, target, headers.into_iter().collect(), body)
     }
@@ -44,7 +72,11 @@ pub struct Model {
 impl Model {
     /// Executes `write`; the status, and the fields its answer must have.
     pub fn write(&mut self, write: &Write) -> (u16, Value) {
-        match self.map.execute(&write.op, write.condition) {
+        let outcome = match &write.what {
+            What::Op(op) => self.map.execute(op, write.condition),
+            What::DeleteRange(bounds) => self.map.delete_range(|key| meets(key, bounds)),
+        };
+        match outcome {
             Outcome::Put { revision, create_revision, version } => {
                 let reply =
                     json!({"revision": revision, "create_revision": create_revision, "version": version});
@@ -57,6 +89,7 @@ impl Model {
                 let code = "precondition_failed";
                 (412, json!({"code": code, "mod_revision": mod_revision, "revision": revision}))
             }
+            Outcome::RangeTooLarge { .. } => (413, json!({"code": "too_large"})),
             Outcome::IdempotencyMismatch | Outcome::Overloaded => {
                 unreachable!("the map itself keeps no idempotency keys here")
             }

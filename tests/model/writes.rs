@@ -3,12 +3,24 @@
 use serde_json::{Value, json};
 
 use super::cluster::{Answer, wait_for};
-use super::wire::Write;
-use super::{Condition, KEYS, Op, Run};
+use super::wire::{What, Write};
+use super::{BOUNDS, Condition, KEYS, Op, Run};
 
 impl Run {
     fn random_write(&mut self) -> Write {
         let key = self.key();
+        if self.rng.u8(..12) == 0 {
+            let mut bounds = [0; 3].map(|_| match self.rng.bool() {
+                true => BOUNDS[self.rng.usize(..BOUNDS.len())].to_vec(),
+                false => Vec::new(),
+            });
+            let [_, start, end] = &mut bounds;
+            if !end.is_empty() && start > end {
+                std::mem::swap(start, end);
+            }
+            self.count("range deleted");
+            return Write { what: What::DeleteRange(bounds), condition: None };
+        }
         let op = match self.rng.u8(..10) {
             0..3 => Op::Delete { key: key.clone() },
             3 => Op::Put { key: key.clone(), value: Vec::new() },
@@ -26,7 +38,7 @@ impl Run {
             4 => Some(Condition::ModRevision(self.rng.u64(1..=self.model.map.revision() + 2))),
             _ => None,
         };
-        Write { op, condition }
+        Write { what: What::Op(op), condition }
     }
 
     /// A write without an idempotency key: it must not be repeated unless it is surely not done.
@@ -64,7 +76,7 @@ impl Run {
     fn settle_unknown(&mut self, write: &Write) {
         let before = self.model.map.revision();
         let op = Op::Put { key: KEYS[0].to_vec(), value: b"next".to_vec() };
-        let next = Write { op, condition: None };
+        let next = Write { what: What::Op(op), condition: None };
         let (method, path, _, body) = next.request();
         let name = format!("{:016x}", self.rng.u64(..));
         let (answer, _) = self.ask(method, &path, &[("Idempotency-Key", &name)], body);

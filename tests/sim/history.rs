@@ -198,7 +198,7 @@ fn check_attempts(replay: &Replay, attempts: &BTreeMap<Asker, Attempt>, report: 
 fn check_effects(replay: &Replay, history: &[Record]) {
     let mut effects: BTreeMap<(usize, u32), u32> = BTreeMap::new();
     for (asker, outcome, replayed) in replay.outcomes.values() {
-        let changes = matches!(outcome, Outcome::Put { .. } | Outcome::Deleted { deleted: 1, .. });
+        let changes = matches!(outcome, Outcome::Put { .. } | Outcome::Deleted { deleted: 1.., .. });
         if changes && !replayed {
             *effects.entry((asker.client, asker.op)).or_default() += 1;
         }
@@ -308,6 +308,9 @@ fn event(record: &Record) -> check::Event {
         None => check::Op::Get { key },
         Some(Op::Put { value, .. }) => check::Op::Put { key, value: text(value), condition },
         Some(Op::Delete { .. }) => check::Op::Delete { key, condition },
+        Some(Op::DeleteRange { range }) => {
+            check::Op::DeleteRange { start: text(range.start()), end: range.end().map(text) }
+        }
     };
     let answer = match &record.told {
         Told::Read(Seen { value: Some((value, mod_revision)), .. }) => {
@@ -316,9 +319,14 @@ fn event(record: &Record) -> check::Event {
         Told::Read(Seen { value: None, .. }) => check::Answer::Absent,
         Told::Write(Applied { outcome, .. }) => match *outcome {
             Outcome::Put { revision, .. } => check::Answer::Written { revision },
+            Outcome::Deleted { revision, deleted } if op.key().is_none() => {
+                check::Answer::DeletedRange { revision, deleted }
+            }
             Outcome::Deleted { revision, deleted } => {
                 check::Answer::Deleted { revision, deleted: deleted == 1 }
             }
+            // Whether it was, the plain map has said.
+            Outcome::RangeTooLarge { .. } => check::Answer::NotDone,
             Outcome::PreconditionFailed { mod_revision, .. } => {
                 check::Answer::PreconditionFailed { mod_revision }
             }
@@ -331,6 +339,7 @@ fn event(record: &Record) -> check::Event {
         Told::Unknown => check::Answer::Unknown,
     };
     let index = match &record.told {
+        _ if answer == check::Answer::NotDone => None,
         Told::Read(seen) => Some(seen.applied),
         // The index of a replayed answer is that of the repetition.
         Told::Write(applied) => (!applied.replayed).then_some(applied.index),

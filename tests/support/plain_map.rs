@@ -12,6 +12,9 @@ use super::{Condition, Op, Outcome};
 /// What a superseded version counts for beside its key and its value.
 const OVERHEAD_BYTES: u64 = 64;
 
+/// Most keys that one removal of a range takes.
+const MAX_RANGE_KEYS: usize = 100_000;
+
 /// A key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
@@ -121,6 +124,9 @@ impl Model {
         match op {
             Op::Put { key, value } => self.put(key, value, condition),
             Op::Delete { key } => self.delete(key, condition),
+            Op::DeleteRange { range } => {
+                self.delete_range(|key| range.start() <= key && range.end().is_none_or(|end| key < end))
+            }
         }
     }
 
@@ -149,6 +155,20 @@ impl Model {
             self.become_state(state);
         }
         Outcome::Deleted { revision: self.revision(), deleted }
+    }
+
+    /// Removes every key that `belongs`, at once or not at all.
+    pub fn delete_range(&mut self, belongs: impl Fn(&[u8]) -> bool) -> Outcome {
+        let (gone, state): (State, State) = self.now().clone().into_iter().partition(|(key, _)| belongs(key));
+        let bytes: u64 = gone.iter().map(|(key, row)| size(key, row)).sum();
+        let max_bytes = self.rules.retention_bytes / 2;
+        if gone.len() > MAX_RANGE_KEYS || (gone.len() > 1 && bytes > max_bytes) {
+            return Outcome::RangeTooLarge { max_keys: MAX_RANGE_KEYS as u64, max_bytes };
+        }
+        if !gone.is_empty() {
+            self.become_state(state);
+        }
+        Outcome::Deleted { revision: self.revision(), deleted: gone.len() as u64 }
     }
 
     fn failed(&self, key: &[u8], condition: Option<Condition>) -> Option<Outcome> {

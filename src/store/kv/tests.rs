@@ -6,8 +6,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::raft::{Found, Membership, Payload};
 use crate::store::{Idempotency, request_hash};
-use crate::vocabulary::KeyRange;
-
 #[path = "../../../tests/support/plain_map.rs"]
 mod plain_map;
 
@@ -21,6 +19,10 @@ fn put(key: &str, value: &str) -> Op {
 
 fn delete(key: &str) -> Op {
     Op::Delete { key: key.into() }
+}
+
+fn delete_range(prefix: &str, start: &str, end: &str) -> Op {
+    Op::DeleteRange { range: KeyRange::new(prefix.as_bytes(), start.as_bytes(), end.as_bytes()) }
 }
 
 fn command(op: Op, condition: Option<Condition>, idempotency: Option<&str>) -> Command {
@@ -120,7 +122,7 @@ fn a_change_of_several_keys_makes_one_revision() {
     let mut kv = Kv::new(Settings { retention_revisions: 1, ..settings() });
     write(&mut kv, put("a", "1"));
     write(&mut kv, put("b", "2"));
-    let mut change = Change::open(&kv.keys, kv.revision);
+    let mut change = Change::open(&kv.keys, kv.revision, &kv.settings);
     assert_eq!(
         (change.put(b"a".to_vec(), b"3".to_vec()), change.put(b"c".to_vec(), Vec::new())),
         ((1, 2), (3, 1))
@@ -142,16 +144,82 @@ fn a_change_of_several_keys_makes_one_revision() {
     assert_eq!((kv.floor(), kv.superseded.len()), (3, 0), "both went with the floor");
     assert!(!kv.keys.contains_key(&b"b"[..]));
     let before = kv.state_hash();
-    let nothing = Change::open(&kv.keys, kv.revision).close();
+    let nothing = Change::open(&kv.keys, kv.revision, &kv.settings).close();
     kv.make_revision(nothing);
     assert_eq!((kv.revision(), kv.state_hash()), (4, before), "a change of nothing makes no revision");
+}
+
+#[test]
+fn delete_range_removes_what_is_inside_at_one_revision() {
+    let mut kv = Kv::new(settings());
+    for key in ["a", "a/1", "a/2", "a/3", "b"] {
+        write(&mut kv, put(key, key));
+    }
+    write(&mut kv, delete("a/2"));
+    let gone = |revision, deleted| Outcome::Deleted { revision, deleted };
+    assert_eq!(
+        write(&mut kv, delete_range("a/", "", "")),
+        gone(7, 2),
+        "what is deleted already does not count"
+    );
+    let values = |kv: &Kv, revision| ["a", "a/1", "a/3", "b"].map(|key| value(kv, key, revision).is_some());
+    assert_eq!((values(&kv, 6), values(&kv, 7)), ([true; 4], [true, false, false, true]));
+    let before = kv.state_hash();
+    assert_eq!(write(&mut kv, delete_range("a/", "", "")), gone(7, 0), "nothing there makes no revision");
+    assert_eq!(write(&mut kv, delete_range("", "b", "b")), gone(7, 0), "an empty range");
+    assert_eq!(kv.state_hash(), before);
+    assert_eq!(write(&mut kv, put("a/1", "")), Outcome::Put { revision: 8, create_revision: 8, version: 1 });
+    assert_eq!(write(&mut kv, delete_range("", "", "")), gone(9, 3));
+    assert_eq!(kv.size().keys, 0);
+    let keyed = command(delete_range("", "", ""), None, Some("id"));
+    assert_eq!(run(&mut kv, 0, &keyed), (gone(9, 0), false));
+    write(&mut kv, put("a", ""));
+    assert_eq!(run(&mut kv, 0, &keyed), (gone(9, 0), true), "a repetition removes nothing more");
+}
+
+#[test]
+fn delete_range_refuses_more_than_half_of_the_retained_bytes_and_changes_nothing() {
+    let one = 1 + 9 + VERSION_OVERHEAD_BYTES;
+    let mut kv = Kv::new(Settings { retention_bytes: 4 * one, ..settings() });
+    for key in ["a", "b", "c"] {
+        write(&mut kv, put(key, "012345678"));
+    }
+    let (before, too_large) =
+        (kv.state_hash(), Outcome::RangeTooLarge { max_keys: 100_000, max_bytes: 2 * one });
+    assert_eq!(write(&mut kv, delete_range("", "", "")), too_large);
+    assert_eq!((kv.state_hash(), kv.revision(), kv.size().keys), (before, 3, 3));
+    let exactly_half = write(&mut kv, delete_range("", "", "c"));
+    assert_eq!(exactly_half, Outcome::Deleted { revision: 4, deleted: 2 });
+    // A part of one key always goes, or some ranges would never.
+    let mut kv = Kv::new(Settings { retention_bytes: 1, ..settings() });
+    write(&mut kv, put("a", "0123"));
+    assert_eq!(write(&mut kv, delete_range("", "", "")), Outcome::Deleted { revision: 2, deleted: 1 });
+}
+
+#[test]
+fn delete_range_removes_a_hundred_thousand_keys_and_no_more() {
+    let settings = Settings { retention_revisions: 1 << 20, retention_bytes: 1 << 30, ..settings() };
+    let mut kv = Kv::new(settings);
+    // Not checked after each one as `write` does: that would take hours.
+    let mut apply = |op: Op| {
+        let position = Position::new(kv.applied().index + 1, 1);
+        let entry = Entry::new(position, 0, &Payload::Command(command(op, None, None).encode()));
+        kv.apply(&entry).expect("a command has an outcome").outcome
+    };
+    (0..=100_000).for_each(|n| drop(apply(put(&format!("{n:06}"), ""))));
+    let max_bytes = 1 << 29;
+    let too_large = Outcome::RangeTooLarge { max_keys: 100_000, max_bytes };
+    assert_eq!(apply(delete_range("", "", "")), too_large);
+    let most = Outcome::Deleted { revision: 100_002, deleted: 100_000 };
+    assert_eq!(apply(delete_range("", "", "100000")), most);
+    assert_eq!(kv.size().keys, 1);
 }
 
 #[test]
 #[should_panic(expected = "a change writes a key once")]
 fn a_change_does_not_write_a_key_twice() {
     let kv = Kv::new(settings());
-    let mut change = Change::open(&kv.keys, 0);
+    let mut change = Change::open(&kv.keys, 0, &kv.settings);
     change.put(b"a".to_vec(), Vec::new());
     change.delete(b"a"[..].into());
 }
@@ -395,6 +463,7 @@ fn any_step() -> impl Strategy<Value = (Stamp, Command)> {
     let op = prop_oneof![
         3 => (0..KEYS.len(), "[a-c]{0,30}").prop_map(|(key, value)| put(KEYS[key], &value)),
         1 => (0..KEYS.len()).prop_map(|key| delete(KEYS[key])),
+        1 => ("[al]{0,1}", "[ab]{0,1}", "[abz]{0,1}").prop_map(|(prefix, start, end)| delete_range(&prefix, &start, &end)),
     ];
     let condition = prop_oneof![
         6 => Just(None),
@@ -404,8 +473,10 @@ fn any_step() -> impl Strategy<Value = (Stamp, Command)> {
     ];
     let id = proptest::option::of("[p-t]");
     let step = prop_oneof![3 => Just(0), 1 => 0..12 * SECOND];
-    (step, op, condition, id)
-        .prop_map(|(step, op, condition, id)| (step, command(op, condition, id.as_deref())))
+    (step, op, condition, id).prop_map(|(step, op, condition, id)| {
+        let condition = condition.filter(|_| op.kind().takes_condition());
+        (step, command(op, condition, id.as_deref()))
+    })
 }
 
 fn any_settings() -> impl Strategy<Value = Settings> {
