@@ -829,7 +829,7 @@ fn is_linearizable_as_a_whole(history: &[Event]) -> bool {
 
 /// Random operations on a few keys, ranges of them among these, some of unknown outcome. A few answers are wrong.
 fn random_range_history(rng: &mut Rng, is_damaged: bool) -> Vec<Event> {
-    let (events, duration_ns) = (rng.usize(4..=16), rng.u64(1..500));
+    let (events, duration_ns) = (rng.usize(8..=20), rng.u64(1..300));
     let mut history = random_store_history(rng, events, duration_ns);
     history.retain(|event| !matches!(event.op, Op::List { .. }));
     for event in &mut history {
@@ -849,9 +849,14 @@ fn random_range_history(rng: &mut Rng, is_damaged: bool) -> Vec<Event> {
             _ => None,
         })
         .collect();
-    for _ in 0..rng.u8(1..4) {
-        let at = rng.usize(0..history.len());
+    for _ in 0..rng.u8(1..6) {
+        let (at, other) = (rng.usize(0..history.len()), rng.usize(0..history.len()));
+        let times = (history[other].call_ns, history[other].return_ns);
         let event = &mut history[at];
+        if rng.u8(0..3) == 0 {
+            (event.call_ns, event.return_ns) = times;
+            continue;
+        }
         event.answer = match (&event.op, &event.answer) {
             (Op::Get { key }, _) => {
                 let of_key: Vec<_> = values.iter().filter(|(other, _)| other == key).collect();
@@ -873,7 +878,7 @@ fn check_of_ranges_agrees_with_another_implementation() {
     let (mut good, mut bad) = (0, 0);
     for seed in 0..12_000 {
         let mut rng = Rng::with_seed(seed);
-        let is_damaged = rng.u8(0..3) > 0;
+        let is_damaged = rng.u8(0..6) > 0;
         let history = random_range_history(&mut rng, is_damaged);
         if history.is_empty() {
             continue;
@@ -891,7 +896,7 @@ fn check_of_ranges_agrees_with_another_implementation() {
             assert_eq!(check_order(&history), Ok(()), "seed {seed}\n{history:#?}");
         }
     }
-    assert!(good > 2_000 && bad > 2_000, "both kinds must occur: {good} good, {bad} bad");
+    assert!(good > 2_000 && bad > 1_500, "both kinds must occur: {good} good, {bad} bad");
 }
 
 #[test]

@@ -10,15 +10,15 @@
 //! - and what is on none of its keys can as well come before it;
 //! - unknown deletes of the same keys with the same condition are interchangeable, and so are unknown puts of one key
 //!   with the same condition of values that nobody saw: the one called first is used first;
-//! - where several writes can be next, the one of the least revision is tried first. That is only a hint: a store whose
-//!   revisions lie makes the search longer, and its verdict no other.
+//! - the indexes and revisions in the answers are hints of what to try first: the operation of the least index, or else an
+//!   unknown one that lets it fit. A store whose answers lie there makes the search longer, and its verdict no other.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::history::{Answer, Condition, Event, Op, holds};
 use super::names::{KeyNames, Known, Names, Step, Value};
-use super::{Fault, Limits};
+use super::{Fault, Limits, change};
 
 /// Checks each group of keys for linearizability.
 ///
@@ -27,13 +27,19 @@ use super::{Fault, Limits};
 pub fn check_linearizable(history: &[Event], limits: &Limits) -> Result<(), Fault> {
     let names = Names::new(history)?;
     let mut undecided = Ok(());
+    let indexes = indexes(history);
     for group in groups(&names, history) {
-        match Search::new(group, history).run(limits) {
+        match Search::new(group, history, &indexes).run(limits) {
             Err(fault) if fault.is_undecided() => undecided = undecided.and(Err(fault)),
             verdict => verdict?,
         }
     }
     undecided
+}
+
+/// The index of each revision whose write named both.
+fn indexes(history: &[Event]) -> BTreeMap<u64, u64> {
+    history.iter().filter_map(|event| Some((change(&event.answer)?, event.index?))).collect()
 }
 
 /// A key with its part of the history.
@@ -80,9 +86,12 @@ struct Operation {
     after: Option<usize>,
     /// The values of keys that its answer allows before it.
     shows: Vec<(usize, Value)>,
-    /// The revision that it made, if it is known.
-    revision: Option<u64>,
+    /// Where the answers say that it stands: what is less is tried first.
+    hint: Option<Hint>,
 }
+
+/// Twice the index, and one more for what comes after the entry of that index; then the revision, if that is all there is.
+type Hint = (u64, u64);
 
 impl Operation {
     fn touches(&self, other: &Operation) -> bool {
@@ -154,8 +163,8 @@ fn shown_by(names: &KeyNames, step: Step) -> Option<Value> {
 type Alike = (Vec<usize>, bool, Option<Condition>);
 
 impl<'a> Search<'a> {
-    fn new(keys: Vec<Key<'a>>, history: &'a [Event]) -> Search<'a> {
-        let mut operations = operations(&keys);
+    fn new(keys: Vec<Key<'a>>, history: &'a [Event], indexes: &BTreeMap<u64, u64>) -> Search<'a> {
+        let mut operations = operations(&keys, history, indexes);
         operations.sort_by_key(|operation| operation.call_ns);
         let (mut certain, mut possible) = (Vec::new(), Vec::new());
         let mut last_alike: HashMap<Alike, usize> = HashMap::new();
@@ -285,7 +294,7 @@ impl<'a> Search<'a> {
                 return vec![(Choice::Certain(i), states)];
             }
             if self.may_leave(operation, &states) {
-                fitting.push((operation.revision, operation.end_ns, Choice::Certain(i), states));
+                fitting.push((operation.hint, operation.end_ns, Choice::Certain(i), states));
             }
         }
         let possible = self.possible.iter().enumerate();
@@ -297,11 +306,17 @@ impl<'a> Search<'a> {
             }
             let Some(states) = self.leaves(operation, &self.states) else { continue };
             if self.may_leave(operation, &states) {
-                fitting.push((operation.revision, u64::MAX, Choice::Possible(i), states));
+                fitting.push((operation.hint, u64::MAX, Choice::Possible(i), states));
             }
         }
-        // What has no known revision last.
-        fitting.sort_by_key(|(revision, end_ns, ..)| Reverse((revision.unwrap_or(u64::MAX), *end_ns)));
+        // What stands before everything that is to come; then what nothing is known of, as it may let that fit; then the rest.
+        let next = frontier.certain.iter().filter_map(|&i| self.certain[i].hint).min();
+        let rank = |hint: Option<Hint>| match hint {
+            Some(hint) if next.is_none_or(|next| hint <= next) => 0,
+            None => 1,
+            Some(_) => 2,
+        };
+        fitting.sort_by_key(|(hint, end_ns, ..)| Reverse((rank(*hint), *hint, *end_ns)));
         fitting.into_iter().map(|(.., choice, states)| (choice, states)).collect()
     }
 
@@ -410,7 +425,7 @@ impl<'a> Search<'a> {
 }
 
 /// The operations of a group: what one event does to several keys, or sees of them, is one.
-fn operations(keys: &[Key<'_>]) -> Vec<Operation> {
+fn operations(keys: &[Key<'_>], history: &[Event], indexes: &BTreeMap<u64, u64>) -> Vec<Operation> {
     let mut operations: Vec<Operation> = Vec::new();
     let mut known: HashMap<usize, usize> = HashMap::new();
     for (key, (_, names)) in keys.iter().enumerate() {
@@ -427,6 +442,12 @@ fn operations(keys: &[Key<'_>]) -> Vec<Operation> {
                 Step::Put(value, ..) => names.revision_of(value),
                 _ => None,
             };
+            let after = |revision: u64| {
+                let before = indexes.range(..revision).next_back().map_or(0, |(_, index)| *index);
+                (2 * before + 1, revision)
+            };
+            let Event { index, ref op, .. } = history[event.source];
+            let at = index.map(|index| (2 * index + u64::from(!op.is_write()), 0));
             operations.push(Operation {
                 call_ns: event.call_ns,
                 end_ns: event.end_ns,
@@ -434,7 +455,7 @@ fn operations(keys: &[Key<'_>]) -> Vec<Operation> {
                 steps: vec![(key, event.step)],
                 after: None,
                 shows: Vec::new(),
-                revision,
+                hint: at.or(revision.map(after)),
             });
         }
     }
