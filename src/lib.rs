@@ -9,15 +9,16 @@
 //!
 //! | module | holds | may import |
 //! |---|---|---|
+//! | [`vocabulary`] | operations, conditions, outcomes: their names, tags and JSON | nothing of ours |
 //! | [`raft`] | the rules of consensus, pure: no clock, thread, lock, file or socket | `bytes` |
-//! | [`store`] | the log on disk and the revisioned map | `raft` data types, `bytes`, `files` |
+//! | [`store`] | the log on disk and the revisioned map | `raft` data types, `bytes`, `files`, `vocabulary` |
 //! | `node` | one running member: the mutex, the named threads, the waiters | `raft`, `store` |
 //! | [`server`] | the two HTTP ports and the outbound HTTP | `node`, `api` and what they import |
 //! | [`api`], [`config`] | JSON types and error codes; the YAML configuration | serde; `config` also `files` |
 //! | [`files`] | the one rule for every file that a command line or a configuration names | nothing of ours |
 //! | [`logging`] | the log of the process | `config`, `files` |
-//! | [`client`] | the blocking client that `dkv-cli` and the tests use | `api` |
-//! | [`check`] | whether what clients saw is linearizable: histories in, verdicts out, pure | nothing of ours |
+//! | [`client`] | the blocking client that `dkv-cli` and the tests use | `api`, `vocabulary` |
+//! | [`check`] | whether what clients saw is linearizable: histories in, verdicts out, pure | `vocabulary` |
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 #![warn(unreachable_pub)]
@@ -33,3 +34,4 @@ pub mod node;
 pub mod raft;
 pub mod server;
 pub mod store;
+pub mod vocabulary;

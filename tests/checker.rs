@@ -8,6 +8,7 @@ use dkv::check::{
     Answer, Committed, Condition, Event, Fault, Limits, Op, Row, check_linearizable, check_order,
     check_revisions, narrow, read_history, write_history,
 };
+use dkv::vocabulary::OpKind;
 use fastrand::Rng;
 use todc_utils::linearizability::WGLChecker;
 use todc_utils::linearizability::history::{Action, History};
@@ -65,7 +66,7 @@ fn absent(times: (u64, u64)) -> Event {
 fn elsewhere(mut event: Event) -> Event {
     match &mut event.op {
         Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } => *key = "other".into(),
-        Op::List { .. } => {}
+        Op::List { .. } | Op::DeleteRange { .. } => {}
     }
     event
 }
@@ -291,6 +292,72 @@ fn check_order_lets_an_unknown_write_stand_behind_one_that_moves() {
     assert_bad_order(&history(15));
 }
 
+fn range_op(start: &str, end: &str) -> Op {
+    Op::DeleteRange { start: start.into(), end: Some(end).filter(|end| !end.is_empty()).map(str::to_owned) }
+}
+
+fn delete_range(times: (u64, u64), revision: u64, deleted: u64) -> Event {
+    event(times, range_op("k", ""), Answer::DeletedRange { revision, deleted })
+}
+
+#[test]
+fn check_follows_a_removed_range() {
+    let (here, other) = (at(1, put((1, 2), 10, 1)), at(2, elsewhere(put((1, 2), 20, 2))));
+    let with = |rest: &[Event]| [&[here.clone(), other.clone()], rest].concat();
+    let gone = [at(3, absent((7, 8))), at(3, elsewhere(absent((7, 8))))];
+    let both = at(3, delete_range((5, 6), 3, 2));
+    assert_good(&with(&[&[both.clone()], &gone[..]].concat()));
+    // It says how many there were.
+    for (revision, deleted) in [(3, 1), (3, 3), (2, 0)] {
+        let wrong = with(&[&[at(3, delete_range((5, 6), revision, deleted))], &gone[..]].concat());
+        assert_bad_order(&wrong);
+        assert_not_linearizable(&wrong);
+    }
+    // A key outside of it stays.
+    let outside = at(3, event((5, 6), range_op("l", "p"), Answer::DeletedRange { revision: 3, deleted: 1 }));
+    assert_good(&with(&[outside.clone(), at(3, get((7, 8), 10, 1)), gone[1].clone()]));
+    assert_not_linearizable(&with(&[outside, at(3, absent((7, 8)))]));
+    // It makes one revision, and no other write makes that one.
+    assert_bad_revisions(&with(&[both.clone(), put((9, 10), 30, 3)]));
+    assert_bad_revisions(&with(&[both.clone(), delete_range((9, 10), 3, 1)]));
+    assert_bad_revisions(&with(&[both, get((9, 10), 10, 3)]));
+    // Nothing to remove: no revision.
+    assert_good(&[delete_range((1, 2), 0, 0), put((3, 4), 10, 1), get((5, 6), 10, 1)]);
+    assert!(check(&[delete_range((1, 2), 1, 1)]).is_err(), "nobody wrote a key");
+}
+
+/// Seen key by key nothing is wrong: only together the answers show that the range went in pieces.
+#[test]
+fn check_finds_a_range_that_was_removed_in_pieces() {
+    let wrote = [put((1, 2), 10, 1), elsewhere(put((1, 2), 20, 2))];
+    let with = |rest: &[Event]| [&wrote[..], rest].concat();
+    let still = elsewhere(get((10, 11), 20, 2));
+    for torn in [delete_range((5, 20), 3, 2), event((5, 0), range_op("k", ""), Answer::Unknown)] {
+        assert_good(&with(&[torn.clone(), get((6, 7), 10, 1), elsewhere(absent((10, 11)))]));
+        assert_not_linearizable(&with(&[torn, absent((6, 7)), still.clone()]));
+    }
+    // Unknown, it may never happen, and it happens once.
+    let unknown = event((5, 0), range_op("k", ""), Answer::Unknown);
+    assert_good(&with(&[unknown.clone(), get((30, 31), 10, 1), elsewhere(get((32, 33), 20, 2))]));
+    let again = put((12, 13), 11, 4);
+    let twice = with(&[unknown, absent((6, 7)), elsewhere(absent((8, 9))), again, absent((14, 15))]);
+    assert_not_linearizable(&twice);
+}
+
+/// The names of operations in histories are those of all of dkv; only what they mean the checker says itself.
+#[test]
+fn histories_name_operations_as_all_of_dkv_does() {
+    for kind in OpKind::ALL {
+        let op = match kind {
+            OpKind::Put => put_op(1, None),
+            OpKind::Delete => delete_op(None),
+            OpKind::DeleteRange => range_op("a", "b"),
+        };
+        let json = serde_json::to_value(&op).unwrap();
+        assert_eq!(json.as_object().unwrap().keys().collect::<Vec<_>>(), [kind.name()]);
+    }
+}
+
 #[test]
 fn check_gives_up_loudly() {
     let history: Vec<Event> = (0..20).map(|i| put((2 * i + 1, 2 * i + 2), i, i + 1)).collect();
@@ -362,7 +429,7 @@ fn random_history(rng: &mut Rng, shape: &Shape) -> Vec<Event> {
 fn execute(op: &Op, revision: &mut u64, current: &mut Option<(u64, u64)>) -> Answer {
     let mod_revision = current.map_or(0, |(_, at)| at);
     let condition = match op {
-        Op::Get { .. } | Op::List { .. } => None,
+        Op::Get { .. } | Op::List { .. } | Op::DeleteRange { .. } => None,
         Op::Put { condition, .. } | Op::Delete { condition, .. } => *condition,
     };
     let holds = match condition {
@@ -373,7 +440,7 @@ fn execute(op: &Op, revision: &mut u64, current: &mut Option<(u64, u64)>) -> Ans
     };
     match (op, *current) {
         _ if !holds => Answer::PreconditionFailed { mod_revision },
-        (Op::List { .. }, _) => unreachable!("no lists of one key"),
+        (Op::List { .. } | Op::DeleteRange { .. }, _) => unreachable!("no lists and ranges of one key"),
         (Op::Get { .. }, None) => Answer::Absent,
         (Op::Get { .. }, Some((value, mod_revision))) => value_of(value, mod_revision),
         (Op::Put { value, .. }, _) => {
@@ -484,7 +551,7 @@ fn explain(event: &Event, now: Option<u64>, known: &BTreeMap<u64, u64>) -> Optio
             (may_hold(*condition) && *deleted == now.is_some()).then_some(None)
         }
         (Op::Delete { condition, .. }, _) => may_hold(*condition).then_some(None),
-        (Op::List { .. }, _) => unreachable!("no lists of one key"),
+        (Op::List { .. } | Op::DeleteRange { .. }, _) => unreachable!("no lists and ranges of one key"),
     }
 }
 
@@ -638,6 +705,14 @@ fn random_store_history(rng: &mut Rng, events: usize, duration_ns: u64) -> Vec<E
                 cells.remove(&key);
                 (Op::Delete { key, condition: None }, Answer::Deleted { revision, deleted: true })
             }
+            5 => {
+                let op = if rng.bool() { range_op("0/", "1") } else { range_op("", "") };
+                let before = cells.len();
+                cells.retain(|key, _| !is_inside(&op, key));
+                let deleted = (before - cells.len()) as u64;
+                revision += u64::from(deleted > 0);
+                (op, Answer::DeletedRange { revision, deleted })
+            }
             _ => {
                 revision += 1;
                 cells.insert(key.clone(), (value, revision));
@@ -661,6 +736,11 @@ fn random_store_history(rng: &mut Rng, events: usize, duration_ns: u64) -> Vec<E
     history
 }
 
+fn is_inside(op: &Op, key: &str) -> bool {
+    matches!(op, Op::DeleteRange { start, end }
+        if key >= start.as_str() && end.as_deref().is_none_or(|end| key < end))
+}
+
 fn list_of(cells: &Cells, prefix: &str, revision: u64) -> Answer {
     let below = cells.iter().filter(|(key, _)| key.starts_with(prefix));
     let rows = below.map(|(key, &(value, mod_revision))| Row {
@@ -678,7 +758,7 @@ fn damage_a_list(rng: &mut Rng, history: &mut [Event]) {
         _ => Vec::new(),
     };
     let all_rows: Vec<Row> = history.iter().flat_map(listed).collect();
-    let mut lists: Vec<&mut Event> = history.iter_mut().filter(|e| e.op.key().is_none()).collect();
+    let mut lists: Vec<&mut Event> = history.iter_mut().filter(|e| matches!(e.op, Op::List { .. })).collect();
     let Some(event) = rng.choice(lists.iter_mut()) else { return };
     let Answer::Listed { rows, .. } = &mut event.answer else { return };
     match (rng.u8(0..3), rng.choice(&all_rows)) {
@@ -721,10 +801,102 @@ impl Specification for WholeStore {
                 true
             }
             (Op::Delete { key, .. }, answer) => after.remove(key).is_some() || *answer == Answer::Unknown,
+            (op @ Op::DeleteRange { .. }, answer) => {
+                after.retain(|key, _| !is_inside(op, key));
+                let removed = (cells.len() - after.len()) as u64;
+                match answer {
+                    Answer::DeletedRange { deleted, .. } => *deleted == removed,
+                    _ => true,
+                }
+            }
             _ => unreachable!("not drawn: {event}"),
         };
         if fits { (true, after) } else { (false, cells.clone()) }
     }
+}
+
+fn is_linearizable_as_a_whole(history: &[Event]) -> bool {
+    let mut actions: Vec<(u64, bool, usize, Action<Event>)> = Vec::new();
+    for (process, event) in history.iter().enumerate() {
+        let end = if event.answer == Answer::Unknown { u64::MAX } else { event.return_ns };
+        actions.push((event.call_ns, false, process, Action::Call(event.clone())));
+        actions.push((end, true, process, Action::Response(event.clone())));
+    }
+    actions.sort_by_key(|(time, is_return, process, _)| (*time, *is_return, *process));
+    let actions = actions.into_iter().map(|(.., process, action)| (process, action)).collect();
+    WGLChecker::<WholeStore>::is_linearizable(History::from_actions(actions))
+}
+
+/// Random operations on a few keys, ranges of them among these, some of unknown outcome. A few answers are wrong.
+fn random_range_history(rng: &mut Rng, is_damaged: bool) -> Vec<Event> {
+    let (events, duration_ns) = (rng.usize(8..=20), rng.u64(1..300));
+    let mut history = random_store_history(rng, events, duration_ns);
+    history.retain(|event| !matches!(event.op, Op::List { .. }));
+    for event in &mut history {
+        if event.op.is_write() && rng.u8(0..6) == 0 {
+            (event.answer, event.index) = (Answer::Unknown, None);
+        }
+    }
+    if !is_damaged || history.is_empty() {
+        return history;
+    }
+    let values: Vec<(String, Answer)> = history
+        .iter()
+        .filter_map(|event| match (&event.op, &event.answer) {
+            (Op::Put { key, value, .. }, Answer::Written { revision }) => {
+                Some((key.clone(), value_of(number(value), *revision)))
+            }
+            _ => None,
+        })
+        .collect();
+    for _ in 0..rng.u8(1..6) {
+        let (at, other) = (rng.usize(0..history.len()), rng.usize(0..history.len()));
+        let times = (history[other].call_ns, history[other].return_ns);
+        let event = &mut history[at];
+        if rng.u8(0..3) == 0 {
+            (event.call_ns, event.return_ns) = times;
+            continue;
+        }
+        event.answer = match (&event.op, &event.answer) {
+            (Op::Get { key }, _) => {
+                let of_key: Vec<_> = values.iter().filter(|(other, _)| other == key).collect();
+                rng.choice(&of_key)
+                    .filter(|_| rng.u8(0..3) > 0)
+                    .map_or(Answer::Absent, |(_, value)| value.clone())
+            }
+            (Op::DeleteRange { .. }, Answer::DeletedRange { revision, deleted }) if *deleted > 0 => {
+                Answer::DeletedRange { revision: *revision, deleted: rng.u64(1..=4) }
+            }
+            (_, answer) => answer.clone(),
+        };
+    }
+    history
+}
+
+#[test]
+fn check_of_ranges_agrees_with_another_implementation() {
+    let (mut good, mut bad) = (0, 0);
+    for seed in 0..12_000 {
+        let mut rng = Rng::with_seed(seed);
+        let is_damaged = rng.u8(0..6) > 0;
+        let history = random_range_history(&mut rng, is_damaged);
+        if history.is_empty() {
+            continue;
+        }
+        let verdict = check_linearizable(&history, &Limits::default());
+        // What contradicts itself is no history, and the other knows no revisions.
+        if matches!(verdict, Err(Fault::Revisions(_) | Fault::Order(_) | Fault::Malformed(_))) {
+            assert!(is_damaged, "seed {seed}: {verdict:?}\n{history:#?}");
+            continue;
+        }
+        let is_good = is_linearizable_as_a_whole(&history);
+        assert_eq!(verdict.is_ok(), is_good, "seed {seed}: {verdict:?}\n{history:#?}");
+        *(if is_good { &mut good } else { &mut bad }) += 1;
+        if !is_damaged {
+            assert_eq!(check_order(&history), Ok(()), "seed {seed}\n{history:#?}");
+        }
+    }
+    assert!(good > 2_000 && bad > 1_500, "both kinds must occur: {good} good, {bad} bad");
 }
 
 #[test]
@@ -745,15 +917,7 @@ fn check_order_of_lists_agrees_with_another_implementation() {
             continue;
         }
         good += 1;
-        let mut actions: Vec<(u64, bool, usize, Action<Event>)> = Vec::new();
-        for (process, event) in history.iter().enumerate() {
-            let end = if event.answer == Answer::Unknown { u64::MAX } else { event.return_ns };
-            actions.push((event.call_ns, false, process, Action::Call(event.clone())));
-            actions.push((end, true, process, Action::Response(event.clone())));
-        }
-        actions.sort_by_key(|(time, is_return, process, _)| (*time, *is_return, *process));
-        let actions = actions.into_iter().map(|(.., process, action)| (process, action)).collect();
-        let is_good = WGLChecker::<WholeStore>::is_linearizable(History::from_actions(actions));
+        let is_good = is_linearizable_as_a_whole(&history);
         assert!(is_good, "seed {seed}: accepted, but there is no order:\n{history:#?}");
     }
     assert!(good > 1_000 && bad > 500, "both kinds must occur: {good} good, {bad} bad");

@@ -447,6 +447,17 @@ fn real_cluster_takes_every_command() {
     assert_eq!((status, &json["mod_revision"], &json["value"]), (0, &2.into(), &"2".into()));
     assert_eq!(out(&["delete", "bytes"]), (0, "OK\n".to_owned()));
     assert_eq!(out(&["delete", "bytes"]), (1, String::new()));
+    for key in ["app/b", "app/c", "apple"] {
+        assert_eq!(out(&["set", key, "1"]), (0, "OK\n".to_owned()));
+    }
+    assert_eq!(out(&["delete", "--prefix", "app/", "--start", "app/b"]), (0, "2 keys deleted\n".to_owned()));
+    assert_eq!(out(&["delete", "--prefix", "app/"]), (0, "1 key deleted\n".to_owned()));
+    assert_eq!(out(&["delete", "--prefix", "app/"]), (0, "0 keys deleted\n".to_owned()));
+    assert_eq!(out(&["delete", "--prefix", ""]).0, 2, "nothing said is not everything");
+    let (status, json) = out(&["delete", "--all", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((status, &json["deleted"]), (0, &1.into()));
+    assert_eq!(out(&["list"]), (0, String::new()));
     let (status, table) = out(&["status"]);
     assert_eq!((status, table.lines().count()), (0, 4), "{table}");
     assert_eq!(table.matches("leader").count(), 1, "{table}");

@@ -8,8 +8,10 @@
 #[path = "support/cluster.rs"]
 #[allow(dead_code)]
 mod cluster;
-#[path = "model/plain_map.rs"]
+#[path = "support/plain_map.rs"]
 mod plain_map;
+#[path = "model/wire.rs"]
+mod wire;
 #[path = "model/writes.rs"]
 mod writes;
 
@@ -22,7 +24,9 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 
 use cluster::{Answer, Cluster, Connection, Setup, wait_for};
-use plain_map::{Model, Row, State, escape, record};
+use dkv::store::{Condition, Op, Outcome};
+use plain_map::{Row, Rules};
+use wire::{Model, escape, record};
 
 const KEYS: [&[u8]; 12] = [
     b"a",
@@ -67,10 +71,17 @@ impl Run {
     fn start(size: usize, retention: u64, seed: u64) -> Run {
         let extra = format!("retention_revisions: {retention}\n");
         let cluster = Cluster::start_with(size, &Setup { extra, ..Setup::default() });
+        let map = plain_map::Model::new(Rules {
+            retention_revisions: retention,
+            retention_bytes: 32 << 20,
+            // Which keys are remembered `wire::Model` notes.
+            idempotency_window_us: u64::MAX,
+            idempotency_rows: u64::MAX,
+        });
         Run {
             connections: (0..size).map(|_| None).collect(),
             cluster,
-            model: Model { states: vec![State::new()], outcomes: HashMap::new(), retention },
+            model: Model { map, outcomes: HashMap::new() },
             rng: Rng::with_seed(seed),
             keys_used: Vec::new(),
             is_kill_due: false,
@@ -159,7 +170,7 @@ impl Run {
     }
 
     fn fail(&self, what: &str) -> ! {
-        panic!("{what}; revision {}\n{}", self.model.revision(), self.trace.join("\n"))
+        panic!("{what}; revision {}\n{}", self.model.map.revision(), self.trace.join("\n"))
     }
 
     fn check(&self, what: &str, holds: bool) {
@@ -173,14 +184,14 @@ impl Run {
     /// Random parameters about the state to read; what the answer must be: the revision shown (None: the answer of a
     /// stale read says it), or the error.
     fn random_states(&mut self) -> (Vec<String>, Wanted) {
-        let now = self.model.revision();
+        let now = self.model.map.revision();
         let mut query = Vec::new();
         let consistency = self.rng.u8(..4);
         if consistency < 2 {
             query.push(format!("consistency={}", ["stale", "linearizable"][usize::from(consistency)]));
         }
         let some = self.rng.u64(0..=now + 2);
-        let near = self.rng.u64(self.model.floor().saturating_sub(3)..=now + 2);
+        let near = self.rng.u64(self.model.map.floor().saturating_sub(3)..=now + 2);
         let future = json!({"code": "future_revision", "revision": now});
         match self.rng.u8(..4) {
             0 => {
@@ -188,7 +199,7 @@ impl Run {
                 query.push(format!("revision={wanted}"));
                 let want = match wanted {
                     _ if wanted > now => Err((400, future)),
-                    _ if wanted < self.model.floor() => Err((410, Value::Null)),
+                    _ if wanted < self.model.map.floor() => Err((410, Value::Null)),
                     _ => Ok(Some(wanted)),
                 };
                 (query, want)
@@ -215,8 +226,12 @@ impl Run {
                 );
                 let least =
                     query.iter().find_map(|q| q.strip_prefix("min_revision=")?.parse().ok()).unwrap_or(0);
-                self.check("no older than asked for", (least..=self.model.revision()).contains(&said));
-                self.count(if said == self.model.revision() { "present read" } else { "earlier state read" });
+                self.check("no older than asked for", (least..=self.model.map.revision()).contains(&said));
+                self.count(if said == self.model.map.revision() {
+                    "present read"
+                } else {
+                    "earlier state read"
+                });
                 Some(said)
             }
             // A node that lags has not compacted as much yet.
@@ -245,7 +260,7 @@ impl Run {
 
     fn check_compacted(&mut self, answer: &Answer) {
         let error = &answer.json()["error"];
-        let (said, floor) = (error["revision"].as_u64().unwrap_or(u64::MAX), self.model.floor());
+        let (said, floor) = (error["revision"].as_u64().unwrap_or(u64::MAX), self.model.map.floor());
         let is_floor = if self.cluster.size() == 1 { said == floor } else { said <= floor };
         self.check(
             "compacted, with the floor",
@@ -262,7 +277,7 @@ impl Run {
         let headers: &[(&str, &str)] = if wants_json { &[("Accept", "application/json")] } else { &[] };
         let (answer, _) = self.ask("GET", &path, headers, b"");
         let Some(revision) = self.shown(&answer, &query, want) else { return };
-        let Some(row) = self.model.at(revision).get(&key).cloned() else {
+        let Some(row) = self.model.map.at(revision).get(&key).cloned() else {
             return self
                 .check("absent", answer.status == 404 && answer.json()["error"]["code"] == "not_found");
         };
@@ -334,8 +349,8 @@ impl Run {
             self.count("next page");
             let path = format!("{path}&cursor={}", cursor.as_str().unwrap());
             answer = self.ask("GET", &path, &[], b"").0;
-            if answer.status == 410 || (self.cluster.size() == 1 && revision < self.model.floor()) {
-                self.check("compacted between two pages", revision < self.model.floor());
+            if answer.status == 410 || (self.cluster.size() == 1 && revision < self.model.map.floor()) {
+                self.check("compacted between two pages", revision < self.model.map.floor());
                 return self.check_compacted(&answer);
             }
         }
@@ -362,7 +377,7 @@ impl Run {
     }
 
     fn matching(&self, revision: u64, [prefix, start, end]: [&[u8]; 3]) -> Vec<(Vec<u8>, Row)> {
-        let rows = self.model.at(revision).iter();
+        let rows = self.model.map.at(revision).iter();
         rows.filter(|(key, _)| {
             key.starts_with(prefix) && &key[..] >= start && (end.is_empty() || &key[..] < end)
         })
@@ -405,6 +420,7 @@ impl Run {
             "compacted",
             "next page",
             "counted",
+            "range deleted",
         ];
         for kind in kinds {
             assert!(self.seen.contains_key(kind), "never seen: {kind}; seen {:?}", self.seen);

@@ -25,9 +25,13 @@ REACHED = ("revision", "min_revision", "min_index", "offset")
 @schemathesis.hook
 def filter_case(context, case):
     """If-Match and If-None-Match exclude each other; so do some parameters. A cursor is a node's, never invented; a range
-    begins before it ends; a number must have been reached."""
+    begins before it ends, and one that is removed has a bound or is everything; a number must have been reached."""
     headers = {name.lower() for name in case.headers or {}}
     query = case.query or {}
+    if case.method.upper() == "DELETE" and case.path == "/v1/kv":
+        is_bounded = any(query.get(name) for name in ("prefix", "start", "end"))
+        if is_bounded == (str(query.get("all", "")).lower() == "true"):
+            return False
     return (
         not {"if-match", "if-none-match"} <= headers
         and not any(a in query and b in query for a, b in EXCLUSIVE)

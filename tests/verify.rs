@@ -112,6 +112,8 @@ enum Lie {
     TornList,
     /// A write that is refused happens all the same.
     NotDoneIsDone,
+    /// The removal of a range leaves its second key, and counts it.
+    TornRange,
 }
 
 #[derive(Default)]
@@ -212,6 +214,9 @@ impl Store {
             return answer(200, "", r#"{"cluster_id":null,"term":1,"leader":null,"members":[]}"#);
         }
         if let Some(query) = target.strip_prefix("/v1/kv?") {
+            if method == "DELETE" {
+                return self.delete_range(query, lie);
+            }
             let prefix = query.split('&').find_map(|pair| pair.strip_prefix("prefix=")).unwrap_or_default();
             return self.list(&percent_decode_str(prefix).decode_utf8_lossy(), lie);
         }
@@ -293,6 +298,29 @@ impl Store {
         }
     }
 
+    fn delete_range(&mut self, query: &str, lie: Lie) -> String {
+        let bound = |name: &str| {
+            let raw = query.split('&').find_map(|pair| pair.strip_prefix(name)).unwrap_or_default();
+            percent_decode_str(raw).decode_utf8_lossy().into_owned()
+        };
+        let (start, end) = (bound("start="), bound("end="));
+        self.index += 1;
+        let (revision, index) = (self.revision + 1, self.index);
+        let inside = self.cells.range_mut(start..end).filter(|(_, cell)| !cell.value.is_empty());
+        let mut deleted = 0;
+        for (_, cell) in inside {
+            deleted += 1;
+            if lie == Lie::TornRange && deleted == 2 {
+                continue;
+            }
+            let before = Some(Box::new(Cell { before: None, ..cell.clone() }));
+            *cell = Cell { value: String::new(), mod_revision: revision, index, before };
+        }
+        self.revision += u64::from(deleted > 0);
+        let body = format!(r#"{{"revision":{},"deleted":{deleted}}}"#, self.revision);
+        answer(200, &format!("Dkv-Index: {index}\r\n"), &body)
+    }
+
     fn list(&self, prefix: &str, lie: Lie) -> String {
         let is_torn = lie == Lie::TornList && self.lies(2);
         let rows: Vec<Value> = self
@@ -333,6 +361,7 @@ fn every_lie_is_found_out() {
         Lie::BlindCondition,
         Lie::TornList,
         Lie::NotDoneIsDone,
+        Lie::TornRange,
     ];
     for lie in lies {
         let output = verify_fake(lie);

@@ -5,6 +5,8 @@ use std::io::{self, BufRead, Write};
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::vocabulary::Condition;
+
 /// One operation of one client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,6 +55,14 @@ pub enum Op {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         condition: Option<Condition>,
     },
+    /// A removal of every key of a range at once: all of it at one moment, or nothing.
+    DeleteRange {
+        /// The first key that belongs to it. Only the history's own clients write between the two.
+        start: String,
+        /// The first key after it; None: to the very last.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        end: Option<String>,
+    },
     /// A linearizable read of every key with a prefix, in the order of the keys.
     List {
         /// The prefix. Only the history's own clients write below it.
@@ -61,40 +71,41 @@ pub enum Op {
 }
 
 impl Op {
-    /// The key; `None` for a list.
+    /// The key; `None` for what concerns several.
     pub fn key(&self) -> Option<&str> {
         match self {
             Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } => Some(key),
-            Op::List { .. } => None,
+            Op::DeleteRange { .. } | Op::List { .. } => None,
+        }
+    }
+
+    /// Whether it concerns the key.
+    pub fn concerns(&self, other: &str) -> bool {
+        match self {
+            Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } => key == other,
+            Op::DeleteRange { start, end } => {
+                start.as_str() <= other && end.as_deref().is_none_or(|end| other < end)
+            }
+            Op::List { prefix } => other.starts_with(prefix.as_str()),
         }
     }
 
     /// Whether it may change something.
     pub fn is_write(&self) -> bool {
-        matches!(self, Op::Put { .. } | Op::Delete { .. })
+        match self {
+            Op::Put { .. } | Op::Delete { .. } | Op::DeleteRange { .. } => true,
+            Op::Get { .. } | Op::List { .. } => false,
+        }
     }
 }
 
-/// What must hold of the key for a write to be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Condition {
-    /// It was last changed at this revision; 0 never holds.
-    ModRevision(u64),
-    /// It exists.
-    Exists,
-    /// It does not exist.
-    Absent,
-}
-
-impl Condition {
-    /// Whether it holds for a key last changed at `mod_revision`; 0 = absent.
-    pub fn holds(self, mod_revision: u64) -> bool {
-        match self {
-            Condition::ModRevision(wanted) => mod_revision != 0 && mod_revision == wanted,
-            Condition::Exists => mod_revision != 0,
-            Condition::Absent => mod_revision == 0,
-        }
+/// Whether `condition` holds for a key last changed at `mod_revision`; 0 = absent. The names of conditions are those of
+/// all of dkv; what they mean the checker says itself, and so finds a store that means something else.
+pub(super) fn holds(condition: Condition, mod_revision: u64) -> bool {
+    match condition {
+        Condition::ModRevision(wanted) => mod_revision != 0 && mod_revision == wanted,
+        Condition::Exists => mod_revision != 0,
+        Condition::Absent => mod_revision == 0,
     }
 }
 
@@ -122,6 +133,13 @@ pub enum Answer {
         revision: u64,
         /// Whether there was something to delete.
         deleted: bool,
+    },
+    /// To the removal of a range: done.
+    DeletedRange {
+        /// The revision it made or, when there was nothing to delete, found.
+        revision: u64,
+        /// How many keys it removed.
+        deleted: u64,
     },
     /// To a conditional write: the condition did not hold.
     PreconditionFailed {

@@ -3,14 +3,18 @@
 //!
 //! [`check`] looks three times.
 //!
-//! 1. [`check_revisions`] uses that the store numbers its changes: each revision belongs to one write, and a write called
-//!    after another one returned has the greater revision, whatever their keys.
+//! 1. [`check_revisions`] uses that the store numbers its changes: each revision belongs to one write, which may change
+//!    several keys, and a write called after another one returned has the greater revision, whatever their keys.
 //! 2. [`check_order`] uses that every answer names the log index at which it took effect. So the order is given: a plain
 //!    map replays it, every answer must be what that map says, and nothing may stand before something that had ended when
 //!    it was called. Takes lists, and millions of events.
-//! 3. [`check_linearizable`] trusts no index. For each key on its own (linearizability is local: Herlihy and Wing, §3.2)
-//!    it searches an order of the operations that explains every answer: the search of Wing and Gong, with Lowe's memory
-//!    of what was already tried. To it a list is a read of each key.
+//! 3. [`check_linearizable`] trusts no index. For each group of keys that writes tie together, mostly one key on its own
+//!    (linearizability is local: Herlihy and Wing, §3.2), it searches an order of the operations that explains every
+//!    answer: the search of Wing and Gong, with Lowe's memory of what was already tried. To it a list is a read of each
+//!    group, and a removal of a range is one operation on all of its keys.
+//!
+//! The checker shares the names of things with the rest of dkv, and their JSON; what they mean it says itself, so that it
+//! is a second opinion.
 //!
 //! What a history must be: no key exists before it begins; no two puts of one key have the same value; a write repeated
 //! under one idempotency key is one event; stale reads and reads of old revisions are left out; times come from one
@@ -37,9 +41,9 @@ use names::Names;
 /// When a search is given up as undecided.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Steps per key. A history without fault takes about one step per event.
+    /// Steps per group of keys. A history without fault takes about one step per event.
     pub max_steps: usize,
-    /// Bytes per key that the memory of what was tried may take.
+    /// Bytes per group of keys that the memory of what was tried may take.
     pub max_bytes: usize,
 }
 
@@ -58,16 +62,16 @@ pub enum Fault {
     Revisions(String),
     /// The answers do not fit the order of their log indexes, or that order contradicts real time.
     Order(String),
-    /// No order explains the answers about this key.
+    /// No order explains the answers about this key, or these keys together.
     NotLinearizable {
-        /// The key.
+        /// The key; several with commas.
         key: String,
         /// How far the search got, and what it could not place.
         report: String,
     },
     /// It could not be found out within the limits: neither good nor bad, and so a failure of the test.
     Undecided {
-        /// The key.
+        /// The key; several with commas.
         key: String,
         /// Why it was given up.
         why: String,
@@ -145,9 +149,10 @@ fn seen_revision(answer: &Answer) -> Option<u64> {
         Answer::Value { mod_revision, .. } | Answer::PreconditionFailed { mod_revision } => {
             Some(mod_revision)
         }
-        Answer::Written { revision } | Answer::Deleted { revision, .. } | Answer::Listed { revision, .. } => {
-            Some(revision)
-        }
+        Answer::Written { revision }
+        | Answer::Deleted { revision, .. }
+        | Answer::DeletedRange { revision, .. }
+        | Answer::Listed { revision, .. } => Some(revision),
         Answer::Absent | Answer::NotDone | Answer::Unknown => None,
     }
 }
@@ -155,9 +160,10 @@ fn seen_revision(answer: &Answer) -> Option<u64> {
 /// The revision of the store just before, where the answer tells it.
 fn newest_before(answer: &Answer) -> Option<u64> {
     match *answer {
-        Answer::Written { revision } | Answer::Deleted { revision, deleted: true } => Some(revision - 1),
-        Answer::Deleted { revision, deleted: false } | Answer::Listed { revision, .. } => Some(revision),
-        _ => None,
+        Answer::Deleted { revision, deleted: false }
+        | Answer::DeletedRange { revision, deleted: 0 }
+        | Answer::Listed { revision, .. } => Some(revision),
+        _ => change(answer).map(|revision| revision - 1),
     }
 }
 
@@ -165,6 +171,7 @@ fn newest_before(answer: &Answer) -> Option<u64> {
 fn change(answer: &Answer) -> Option<u64> {
     match *answer {
         Answer::Written { revision } | Answer::Deleted { revision, deleted: true } => Some(revision),
+        Answer::DeletedRange { revision, deleted } if deleted > 0 => Some(revision),
         _ => None,
     }
 }

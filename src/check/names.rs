@@ -22,6 +22,8 @@ pub(super) enum Step {
     Delete(Option<Condition>, Known),
     /// There was nothing to remove.
     DeleteNothing(Option<Condition>),
+    /// Removed with its neighbours by the change of this revision, if it was there.
+    Clear(u64),
     /// Refused, as the key was last changed at this revision.
     Refused(Option<Condition>, u64),
 }
@@ -137,6 +139,25 @@ impl<'a> Names<'a> {
             }
             return Ok(());
         }
+        if let Op::DeleteRange { .. } = event.op {
+            let step = match event.answer {
+                Answer::NotDone => return Ok(()),
+                // None of them was there.
+                Answer::DeletedRange { deleted: 0, .. } => Step::ReadAbsent,
+                Answer::DeletedRange { revision, .. } => {
+                    revisions.write(event, revision)?;
+                    revisions.claim(event, revision, Change::Range)?;
+                    Step::Clear(revision)
+                }
+                _ => Step::Delete(None, Known::Unknown),
+            };
+            let inside = self.keys.iter_mut().filter(|(key, _)| event.op.concerns(key));
+            let found = inside.map(|(_, names)| put(names, step)).count();
+            if matches!(step, Step::Clear(_)) && found == 0 {
+                return Err(Fault::Order(format!("nobody wrote a key of the range: {event}")));
+            }
+            return Ok(());
+        }
         let Some(key) = event.op.key() else { return Ok(()) };
         let names = self.keys.get_mut(key).expect("every key was entered");
         let step = match (&event.op, &event.answer) {
@@ -158,7 +179,8 @@ impl<'a> Names<'a> {
                 let value = names.number(value);
                 let known = change(answer).map_or(Known::Unknown, Known::Done);
                 if let Known::Done(revision) = known {
-                    revisions.write(event, key, names, revision, Some(value))?;
+                    revisions.write(event, revision)?;
+                    revisions.name(event, key, names, revision, Some(value))?;
                 }
                 Step::Put(value, *condition, known)
             }
@@ -168,40 +190,46 @@ impl<'a> Names<'a> {
             (Op::Delete { condition, .. }, answer) => {
                 let known = change(answer).map_or(Known::Unknown, Known::Done);
                 if let Known::Done(revision) = known {
-                    revisions.write(event, key, names, revision, None)?;
+                    revisions.write(event, revision)?;
+                    revisions.name(event, key, names, revision, None)?;
                 }
                 Step::Delete(*condition, known)
             }
-            (Op::List { .. }, _) => unreachable!("a list has no key"),
+            (Op::List { .. } | Op::DeleteRange { .. }, _) => unreachable!("it has no single key"),
         };
         put(names, step);
         Ok(())
     }
 }
 
+/// What a revision did.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change<'a> {
+    /// It gave the key this value, or removed it.
+    Key(&'a str, Option<Value>),
+    /// It removed a range.
+    Range,
+}
+
 /// What each revision did, and who said so.
 #[derive(Default)]
 struct Revisions<'a> {
     values: BTreeSet<(&'a str, &'a str)>,
-    changes: BTreeMap<u64, (&'a str, Option<Value>, &'a Event)>,
+    changes: BTreeMap<u64, (Change<'a>, &'a Event)>,
     writers: BTreeMap<u64, &'a Event>,
     said_by: BTreeMap<(&'a str, Value), &'a Event>,
 }
 
 impl<'a> Revisions<'a> {
     /// `event` says that it made `revision`.
-    fn write(
-        &mut self,
-        event: &'a Event,
-        key: &'a str,
-        names: &mut KeyNames,
-        revision: u64,
-        value: Option<Value>,
-    ) -> Result<(), Fault> {
-        match self.writers.insert(revision, event) {
-            Some(other) => contradiction(other, event),
-            None => self.name(event, key, names, revision, value),
-        }
+    fn write(&mut self, event: &'a Event, revision: u64) -> Result<(), Fault> {
+        self.writers.insert(revision, event).map_or(Ok(()), |other| contradiction(other, event))
+    }
+
+    /// `event` says that `revision` did this.
+    fn claim(&mut self, event: &'a Event, revision: u64, change: Change<'a>) -> Result<(), Fault> {
+        let &mut (known, other) = self.changes.entry(revision).or_insert((change, event));
+        if known == change { Ok(()) } else { contradiction(other, event) }
     }
 
     /// `event` says that `revision` wrote `value` to `key`, or removed it.
@@ -216,11 +244,7 @@ impl<'a> Revisions<'a> {
         if revision == 0 {
             return Err(Fault::Revisions(format!("no change has revision 0: {event}")));
         }
-        let &mut (change_key, change_value, other) =
-            self.changes.entry(revision).or_insert((key, value, event));
-        if (change_key, change_value) != (key, value) {
-            return contradiction(other, event);
-        }
+        self.claim(event, revision, Change::Key(key, value))?;
         let Some(value) = value else { return Ok(()) };
         let other = *self.said_by.entry((key, value)).or_insert(event);
         if *names.revision_of.entry(value).or_insert(revision) != revision {
@@ -242,6 +266,7 @@ fn check_form(event: &Event) -> Result<(), Fault> {
             | (Op::Get { .. }, Answer::Value { .. } | Answer::Absent)
             | (Op::Put { .. }, Answer::Written { .. } | Answer::PreconditionFailed { .. })
             | (Op::Delete { .. }, Answer::Deleted { .. } | Answer::PreconditionFailed { .. })
+            | (Op::DeleteRange { .. }, Answer::DeletedRange { .. })
             | (Op::List { .. }, Answer::Listed { .. })
     );
     if !belongs {

@@ -28,13 +28,30 @@ pub fn check_order(history: &[Event]) -> Result<(), Fault> {
     check_store_revisions(history, &places)?;
     let line = Line::new(history, &places, &floats);
     let mut undecided = Ok(());
+    let mut cleared = Cleared::new();
     for (key, names) in &names.keys {
-        match replay(key, names, history, &line, &floats) {
+        match replay(key, names, history, &line, &floats, &mut cleared) {
             Err(fault) if fault.is_undecided() => undecided = undecided.and(Err(fault)),
             verdict => verdict?,
         }
     }
-    undecided
+    check_counts(history, &cleared).and(undecided)
+}
+
+/// How many keys the removal of a range can have found, at least and at most, by event.
+type Cleared = BTreeMap<usize, (u64, u64)>;
+
+/// A removal of a range says how many keys it removed; each key was replayed on its own.
+fn check_counts(history: &[Event], cleared: &Cleared) -> Result<(), Fault> {
+    for (source, event) in history.iter().enumerate() {
+        let Answer::DeletedRange { deleted, .. } = event.answer else { continue };
+        // One that removed nothing was replayed as a look at every key.
+        let (least, most) = cleared.get(&source).copied().unwrap_or_default();
+        if !(least..=most).contains(&deleted) {
+            return Err(Fault::Order(format!("here the range has {least} to {most} keys: {event}")));
+        }
+    }
+    Ok(())
 }
 
 /// Events that stand at one place; more than one only when they are reads.
@@ -78,7 +95,9 @@ fn floating(history: &[Event], names: &Names) -> BTreeMap<u64, usize> {
     for names in names.keys.values() {
         for event in names.events.iter().filter(|event| history[event.source].index.is_none()) {
             let revision = match event.step {
-                Step::Put(_, _, Known::Done(revision)) | Step::Delete(_, Known::Done(revision)) => revision,
+                Step::Put(_, _, Known::Done(revision))
+                | Step::Delete(_, Known::Done(revision))
+                | Step::Clear(revision) => revision,
                 Step::Put(value, _, Known::Unknown) => match names.revision_of(value) {
                     Some(revision) => revision,
                     None => continue,
@@ -242,7 +261,14 @@ impl Way {
 }
 
 /// Replays one key. Writes that are loose are tried where the next answer cannot be explained without.
-fn replay(key: &str, names: &KeyNames, history: &[Event], line: &Line, floats: &Floats) -> Result<(), Fault> {
+fn replay(
+    key: &str,
+    names: &KeyNames,
+    history: &[Event],
+    line: &Line,
+    floats: &Floats,
+    cleared: &mut Cleared,
+) -> Result<(), Fault> {
     let place_of = |event: &KeyEvent| line.place_of[event.source];
     let mut placed: Vec<(usize, KeyEvent)> =
         names.events.iter().filter_map(|event| Some((place_of(event)?, *event))).collect();
@@ -253,6 +279,15 @@ fn replay(key: &str, names: &KeyNames, history: &[Event], line: &Line, floats: &
     let mut tries = 0;
     for here in placed.chunk_by(|a, b| a.0 == b.0) {
         let until_ns = line.least_end[here[0].0];
+        for (_, event) in here.iter().filter(|(_, event)| matches!(event.step, Step::Clear(_))) {
+            // A loose write may or may not have come before, whatever the ways so far say.
+            let is_sure = loose.open.is_empty() && loose.floating.is_empty();
+            let is_there = ways.iter().all(|way| way.state.is_some());
+            let may_be_there = ways.iter().any(|way| way.state.is_some());
+            let (least, most) = cleared.entry(event.source).or_default();
+            *least += u64::from(is_sure && is_there);
+            *most += u64::from(!is_sure || may_be_there);
+        }
         let is_early =
             |way: &Way, at| loose.floating.iter().position(|f| f.last == at).is_some_and(|f| way.early[f]);
         let fits = |way: &Way| {
@@ -382,7 +417,7 @@ impl Loose {
             let (is_put, condition) = match event.step {
                 Step::Put(_, condition, _) => (true, condition),
                 Step::Delete(condition, _) => (false, condition),
-                _ => unreachable!("only writes are open"),
+                _ => unreachable!("only unknown writes are open"),
             };
             if !way.used[i]
                 && event.call_ns <= until_ns

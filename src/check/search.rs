@@ -1,30 +1,35 @@
-//! The search of Wing and Gong for an order of one key's operations, with Lowe's memory of the configurations already
-//! seen; a configuration is the set of operations placed and the value they leave.
+//! The search of Wing and Gong for an order of the operations of a few keys, with Lowe's memory of the configurations
+//! already seen; a configuration is the set of operations placed and the values they leave.
 //!
-//! Four observations keep the search short; each leaves at least one explaining order, if there is any:
-//! - an operation that changes nothing and fits the value now can be placed now;
+//! Keys that one write touches together are searched together, as a group; most groups have one key. Six observations
+//! keep the search short; each leaves at least one explaining order, if there is any:
+//! - an operation that changes nothing and fits the values now can be placed now;
 //! - a value is written once, so it must not be left while an answer that shows it is still to be placed;
-//! - a write of unknown outcome is placed only directly before an operation that needs it: in front of one that would
-//!   fit without it and leave the same value, it can as well be left out;
-//! - unknown deletes with the same condition are interchangeable, and so are unknown puts with the same condition of
-//!   values that nobody saw: the one called first is used first.
+//! - a write of unknown outcome is placed only directly before an operation that needs it: before one that would fit
+//!   without it and leave the same values, it can as well be left out;
+//! - and what is on none of its keys can as well come before it;
+//! - unknown deletes of the same keys with the same condition are interchangeable, and so are unknown puts of one key
+//!   with the same condition of values that nobody saw: the one called first is used first;
+//! - the indexes and revisions in the answers are hints of what to try first: the operation of the least index, or else an
+//!   unknown one that lets it fit. A store whose answers lie there makes the search longer, and its verdict no other.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::history::{Condition, Event};
-use super::names::{KeyEvent, KeyNames, Known, Names, Step, Value};
-use super::{Fault, Limits};
+use super::history::{Answer, Condition, Event, Op, holds};
+use super::names::{KeyNames, Known, Names, Step, Value};
+use super::{Fault, Limits, change};
 
-/// Checks each key for linearizability.
+/// Checks each group of keys for linearizability.
 ///
 /// # Errors
-/// The first key that is not, before one that is undecided; and what cannot be a history at all.
+/// The first group that is not, before one that is undecided; and what cannot be a history at all.
 pub fn check_linearizable(history: &[Event], limits: &Limits) -> Result<(), Fault> {
     let names = Names::new(history)?;
     let mut undecided = Ok(());
-    for (key, names) in &names.keys {
-        match Search::new(key, names, history).run(limits) {
+    let indexes = indexes(history);
+    for group in groups(&names, history) {
+        match Search::new(group, history, &indexes).run(limits) {
             Err(fault) if fault.is_undecided() => undecided = undecided.and(Err(fault)),
             verdict => verdict?,
         }
@@ -32,30 +37,79 @@ pub fn check_linearizable(history: &[Event], limits: &Limits) -> Result<(), Faul
     undecided
 }
 
-/// The value of the key.
+/// The index of each revision whose write named both.
+fn indexes(history: &[Event]) -> BTreeMap<u64, u64> {
+    history.iter().filter_map(|event| Some((change(&event.answer)?, event.index?))).collect()
+}
+
+/// A key with its part of the history.
+type Key<'a> = (&'a str, &'a KeyNames);
+
+/// The keys, those together that some write touches together.
+fn groups<'a>(names: &'a Names<'_>, history: &[Event]) -> Vec<Vec<Key<'a>>> {
+    let keys: Vec<Key<'a>> = names.keys.iter().map(|(key, names)| (*key, names)).collect();
+    let mut group_of: Vec<usize> = (0..keys.len()).collect();
+    for event in history {
+        // One that is surely not done ties nothing.
+        if !matches!(event.op, Op::DeleteRange { .. }) || event.answer == Answer::NotDone {
+            continue;
+        }
+        let inside: Vec<usize> = (0..keys.len()).filter(|&k| event.op.concerns(keys[k].0)).collect();
+        let Some(&first) = inside.first() else { continue };
+        let joined: Vec<usize> = inside.iter().map(|&k| group_of[k]).collect();
+        let into = group_of[first];
+        group_of.iter_mut().filter(|group| joined.contains(group)).for_each(|group| *group = into);
+    }
+    let mut groups: BTreeMap<usize, Vec<Key<'a>>> = BTreeMap::new();
+    for (key, group) in keys.into_iter().zip(group_of) {
+        groups.entry(group).or_default().push(key);
+    }
+    groups.into_values().collect()
+}
+
+/// The value of a key.
 pub(super) type State = Option<Value>;
+
+/// The value of each key of the group.
+type States = Vec<State>;
 
 /// An operation that may have to be placed.
 struct Operation {
-    event: KeyEvent,
+    call_ns: u64,
+    /// `u64::MAX` when it never ended.
+    end_ns: u64,
+    /// Its place in the history.
+    source: usize,
+    /// What it means for which keys of the group.
+    steps: Vec<(usize, Step)>,
     /// Interchangeable with this one, which is used first.
     after: Option<usize>,
-    /// The one value that its answer allows before it.
-    shows: Option<Value>,
+    /// The values of keys that its answer allows before it.
+    shows: Vec<(usize, Value)>,
+    /// Where the answers say that it stands: what is less is tried first.
+    hint: Option<Hint>,
 }
 
-/// The search on one key. `certain` operations must all be placed; `possible` ones, the writes of unknown outcome,
+/// Twice the index, and one more for what comes after the entry of that index; then the revision, if that is all there is.
+type Hint = (u64, u64);
+
+impl Operation {
+    fn touches(&self, other: &Operation) -> bool {
+        self.steps.iter().any(|(key, _)| other.steps.iter().any(|(same, _)| key == same))
+    }
+}
+
+/// The search on one group. `certain` operations must all be placed; `possible` ones, the writes of unknown outcome,
 /// may be. Both in the order of their calls.
 struct Search<'a> {
-    key: &'a str,
-    names: &'a KeyNames,
+    keys: Vec<Key<'a>>,
     history: &'a [Event],
     certain: Vec<Operation>,
     possible: Vec<Operation>,
     placed: Placed,
-    state: State,
-    /// How many certain operations not placed show a value.
-    to_show: BTreeMap<Value, usize>,
+    states: States,
+    /// How many certain operations not placed show a value of a key.
+    to_show: BTreeMap<(usize, Value), usize>,
 }
 
 /// Which operations are placed.
@@ -65,8 +119,16 @@ struct Placed {
     certain: Vec<bool>,
     certain_count: usize,
     possible: Vec<bool>,
-    /// The values before each of the unknown ones placed last, with nothing certain behind them.
-    before_unknown: Vec<State>,
+    unknown: Unknown,
+}
+
+/// The unknown operations placed last, with nothing certain after them.
+#[derive(Clone, Default)]
+struct Unknown {
+    /// The values before each of them.
+    before: Vec<States>,
+    /// Those that no later one of them is on a key of: what comes next must need them.
+    pending: Vec<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -77,10 +139,10 @@ enum Choice {
 
 /// One level of the search: what was tried from here, and how to come back.
 struct Level {
-    choices: Vec<(Choice, State)>,
-    state: State,
+    choices: Vec<(Choice, States)>,
+    states: States,
     first: usize,
-    before_unknown: Vec<State>,
+    unknown: Unknown,
     /// What led here; `None` at the start.
     undo: Option<Choice>,
 }
@@ -97,38 +159,43 @@ fn shown_by(names: &KeyNames, step: Step) -> Option<Value> {
     }
 }
 
+/// Which unknown operations are alike: those on the same keys that do the same under the same condition.
+type Alike = (Vec<usize>, bool, Option<Condition>);
+
 impl<'a> Search<'a> {
-    fn new(key: &'a str, names: &'a KeyNames, history: &'a [Event]) -> Search<'a> {
-        let mut events = names.events.clone();
-        events.sort_by_key(|event| event.call_ns);
+    fn new(keys: Vec<Key<'a>>, history: &'a [Event], indexes: &BTreeMap<u64, u64>) -> Search<'a> {
+        let mut operations = operations(&keys, history, indexes);
+        operations.sort_by_key(|operation| operation.call_ns);
         let (mut certain, mut possible) = (Vec::new(), Vec::new());
-        let mut last_alike: HashMap<(bool, Option<Condition>), usize> = HashMap::new();
-        let mut to_show: BTreeMap<Value, usize> = BTreeMap::new();
-        for event in events {
+        let mut last_alike: HashMap<Alike, usize> = HashMap::new();
+        let mut to_show: BTreeMap<(usize, Value), usize> = BTreeMap::new();
+        for mut operation in operations {
             let here = possible.len();
-            let after = match event.step {
-                Step::Delete(condition, Known::Unknown) => last_alike.insert((false, condition), here),
-                Step::Put(value, _, Known::Unknown) if names.revision_of(value).is_some() => None,
-                Step::Put(_, condition, Known::Unknown) => last_alike.insert((true, condition), here),
-                step => {
-                    let shows = shown_by(names, step);
-                    if let Some(value) = shows {
-                        *to_show.entry(value).or_default() += 1;
-                    }
-                    certain.push(Operation { event, after: None, shows });
+            let (key, step) = operation.steps[0];
+            let on: Vec<usize> = operation.steps.iter().map(|(key, _)| *key).collect();
+            operation.after = match step {
+                Step::Delete(condition, Known::Unknown) => last_alike.insert((on, false, condition), here),
+                Step::Put(value, _, Known::Unknown) if keys[key].1.revision_of(value).is_some() => None,
+                Step::Put(_, condition, Known::Unknown) => last_alike.insert((on, true, condition), here),
+                _ => {
+                    let shown = |(key, step): &(usize, Step)| Some((*key, shown_by(keys[*key].1, *step)?));
+                    operation.shows = operation.steps.iter().filter_map(shown).collect();
+                    operation.shows.iter().for_each(|shown| *to_show.entry(*shown).or_default() += 1);
+                    certain.push(operation);
                     continue;
                 }
             };
-            possible.push(Operation { event, after, shows: None });
+            possible.push(operation);
         }
         let placed = Placed {
             first: 0,
             certain: vec![false; certain.len()],
             certain_count: 0,
             possible: vec![false; possible.len()],
-            before_unknown: Vec::new(),
+            unknown: Unknown::default(),
         };
-        Search { key, names, history, certain, possible, placed, state: None, to_show }
+        let states = vec![None; keys.len()];
+        Search { keys, history, certain, possible, placed, states, to_show }
     }
 
     fn run(mut self, limits: &Limits) -> Result<(), Fault> {
@@ -136,11 +203,12 @@ impl<'a> Search<'a> {
         let mut furthest = (0, self.report());
         let mut levels = vec![self.level(None)];
         let (mut steps, mut bytes) = (0, 0);
+        let key = self.keys.iter().map(|(key, _)| *key).collect::<Vec<_>>().join(", ");
         while let Some(level) = levels.last_mut() {
             if self.placed.certain_count == self.certain.len() {
                 return Ok(());
             }
-            let Some((choice, state)) = level.choices.pop() else {
+            let Some((choice, states)) = level.choices.pop() else {
                 let level = levels.pop().expect("looked at just now");
                 self.go_back(level.undo, levels.last());
                 continue;
@@ -148,9 +216,9 @@ impl<'a> Search<'a> {
             steps += 1;
             if steps > limits.max_steps || bytes > limits.max_bytes {
                 let why = format!("given up after {} steps and {bytes} bytes", steps - 1);
-                return Err(Fault::Undecided { key: self.key.to_owned(), why });
+                return Err(Fault::Undecided { key, why });
             }
-            self.place(choice, state);
+            self.place(choice, states);
             let configuration = self.configuration();
             let size = size_of::<Vec<u64>>() + size_of_val(configuration.as_slice());
             if !seen.insert(configuration) {
@@ -163,28 +231,29 @@ impl<'a> Search<'a> {
             }
             levels.push(self.level(Some(choice)));
         }
-        Err(Fault::NotLinearizable { key: self.key.to_owned(), report: furthest.1 })
+        Err(Fault::NotLinearizable { key, report: furthest.1 })
     }
 
-    fn place(&mut self, choice: Choice, state: State) {
+    fn place(&mut self, choice: Choice, states: States) {
+        let before = std::mem::replace(&mut self.states, states);
         match choice {
             Choice::Possible(i) => {
                 self.placed.possible[i] = true;
-                self.placed.before_unknown.push(self.state);
+                self.placed.unknown.before.push(before);
+                self.placed.unknown.pending = self.pending_after(i);
             }
             Choice::Certain(i) => {
                 self.placed.certain[i] = true;
                 self.placed.certain_count += 1;
-                self.placed.before_unknown.clear();
-                if let Some(value) = self.certain[i].shows {
-                    *self.to_show.get_mut(&value).expect("counted at the start") -= 1;
+                self.placed.unknown = Unknown::default();
+                for shown in &self.certain[i].shows {
+                    *self.to_show.get_mut(shown).expect("counted at the start") -= 1;
                 }
                 while self.placed.certain.get(self.placed.first) == Some(&true) {
                     self.placed.first += 1;
                 }
             }
         }
-        self.state = state;
     }
 
     fn go_back(&mut self, undo: Option<Choice>, to: Option<&Level>) {
@@ -193,73 +262,124 @@ impl<'a> Search<'a> {
             Some(Choice::Certain(i)) => {
                 self.placed.certain[i] = false;
                 self.placed.certain_count -= 1;
-                if let Some(value) = self.certain[i].shows {
-                    *self.to_show.get_mut(&value).expect("counted at the start") += 1;
+                for shown in &self.certain[i].shows {
+                    *self.to_show.get_mut(shown).expect("counted at the start") += 1;
                 }
             }
             None => {}
         }
         if let Some(level) = to {
-            self.state = level.state;
+            self.states.clone_from(&level.states);
             self.placed.first = level.first;
-            self.placed.before_unknown.clone_from(&level.before_unknown);
+            self.placed.unknown.clone_from(&level.unknown);
         }
     }
 
     fn level(&self, undo: Option<Choice>) -> Level {
-        let before_unknown = self.placed.before_unknown.clone();
-        Level { choices: self.choices(), state: self.state, first: self.placed.first, before_unknown, undo }
+        let (states, unknown) = (self.states.clone(), self.placed.unknown.clone());
+        Level { choices: self.choices(), states, first: self.placed.first, unknown, undo }
     }
 
-    /// What can be placed next, the most promising last, each with the value it leaves.
-    fn choices(&self) -> Vec<(Choice, State)> {
+    /// What can be placed next, the most promising last, each with the values it leaves.
+    fn choices(&self) -> Vec<(Choice, States)> {
         let mut fitting = Vec::new();
         let frontier = self.frontier();
         for &i in &frontier.certain {
             let operation = &self.certain[i];
-            let Some(state) = leaves(self.names, operation.event.step, self.state) else { continue };
-            if state == self.state {
-                return vec![(Choice::Certain(i), state)];
+            if !self.placed.unknown.pending.iter().all(|p| operation.touches(&self.possible[*p])) {
+                continue;
             }
-            if self.may_leave(operation) {
-                fitting.push((operation.event.end_ns, Choice::Certain(i), state));
+            let Some(states) = self.leaves(operation, &self.states) else { continue };
+            if states == self.states {
+                return vec![(Choice::Certain(i), states)];
+            }
+            if self.may_leave(operation, &states) {
+                fitting.push((operation.hint, operation.end_ns, Choice::Certain(i), states));
             }
         }
         let possible = self.possible.iter().enumerate();
-        let possible = possible.take_while(|(_, operation)| operation.event.call_ns <= frontier.until_ns);
-        let mut choices: Vec<(Choice, State)> = possible
-            .filter(|(i, operation)| {
-                let is_next_alike = operation.after.is_none_or(|after| self.placed.possible[after]);
-                !self.placed.possible[*i] && is_next_alike && self.may_leave(operation)
-            })
-            .filter_map(|(i, operation)| {
-                Some((Choice::Possible(i), leaves(self.names, operation.event.step, self.state)?))
-            })
-            .collect();
-        fitting.sort_by_key(|(end_ns, ..)| Reverse(*end_ns));
-        choices.extend(fitting.into_iter().map(|(_, choice, state)| (choice, state)));
-        choices
+        let possible = possible.take_while(|(_, operation)| operation.call_ns <= frontier.until_ns);
+        for (i, operation) in possible {
+            let is_next_alike = operation.after.is_none_or(|after| self.placed.possible[after]);
+            if self.placed.possible[i] || !is_next_alike || !self.is_of_use(i, &frontier) {
+                continue;
+            }
+            let Some(states) = self.leaves(operation, &self.states) else { continue };
+            if self.may_leave(operation, &states) {
+                fitting.push((operation.hint, u64::MAX, Choice::Possible(i), states));
+            }
+        }
+        // What stands before everything that is to come; then what nothing is known of, as it may let that fit; then the rest.
+        let next = frontier.certain.iter().filter_map(|&i| self.certain[i].hint).min();
+        let rank = |hint: Option<Hint>| match hint {
+            Some(hint) if next.is_none_or(|next| hint <= next) => 0,
+            None => 1,
+            Some(_) => 2,
+        };
+        fitting.sort_by_key(|(hint, end_ns, ..)| Reverse((rank(*hint), *hint, *end_ns)));
+        fitting.into_iter().map(|(.., choice, states)| (choice, states)).collect()
     }
 
-    /// Whether a write can follow, as far as the value it replaces and the unknown writes before it are concerned.
-    fn may_leave(&self, write: &Operation) -> bool {
-        let to_show = self.state.and_then(|value| self.to_show.get(&value)).copied().unwrap_or(0);
-        let shown_by_itself = usize::from(write.shows.is_some() && write.shows == self.state);
-        let step = write.event.step;
-        let needs_them_all =
-            || self.placed.before_unknown.iter().all(|before| leaves(self.names, step, *before).is_none());
-        to_show == shown_by_itself && needs_them_all()
+    /// The unknown operations that what follows must need, once this one is placed.
+    fn pending_after(&self, i: usize) -> Vec<usize> {
+        let operation = &self.possible[i];
+        let pending = self.placed.unknown.pending.iter().copied();
+        pending.filter(|p| !operation.touches(&self.possible[*p])).chain([i]).collect()
+    }
+
+    /// Whether something can come next that is on a key of this unknown operation and of all that are pending with it.
+    fn is_of_use(&self, i: usize, frontier: &Frontier) -> bool {
+        let pending = self.pending_after(i);
+        let needs = |operation: &Operation| pending.iter().all(|p| operation.touches(&self.possible[*p]));
+        let others = (0..self.possible.len()).filter(|&other| other != i && !self.placed.possible[other]);
+        frontier.certain.iter().any(|&certain| needs(&self.certain[certain]))
+            || others.into_iter().any(|other| needs(&self.possible[other]))
+    }
+
+    /// Whether a write that leaves `after` can follow, as far as the values it replaces and the unknown writes before it
+    /// are concerned.
+    fn may_leave(&self, write: &Operation, after: &States) -> bool {
+        let is_shown_enough = self.states.iter().zip(after).enumerate().all(|(key, (now, next))| {
+            let Some(value) = now.filter(|_| now != next) else { return true };
+            let to_show = self.to_show.get(&(key, value)).copied().unwrap_or(0);
+            to_show == usize::from(write.shows.contains(&(key, value)))
+        });
+        let needs_them_all = || {
+            self.placed.unknown.before.iter().all(|before| self.leaves(write, before).as_ref() != Some(after))
+        };
+        is_shown_enough && needs_them_all()
+    }
+
+    /// The values after an operation, or `None` when its answer does not fit the values before it.
+    fn leaves(&self, operation: &Operation, before: &States) -> Option<States> {
+        let mut after = before.clone();
+        if let Op::DeleteRange { .. } = self.history[operation.source].op {
+            let mut removed = 0;
+            for (key, _) in &operation.steps {
+                removed += u64::from(after[*key].take().is_some());
+            }
+            let fits = match self.history[operation.source].answer {
+                Answer::DeletedRange { deleted, .. } => removed == deleted,
+                // An unknown one that finds nothing to delete need not be placed.
+                _ => removed > 0,
+            };
+            return fits.then_some(after);
+        }
+        for (key, step) in &operation.steps {
+            after[*key] = leaves(self.keys[*key].1, *step, before[*key])?;
+        }
+        Some(after)
     }
 
     /// The certain operations not placed that were called before any of them returned.
     fn frontier(&self) -> Frontier {
         let mut frontier = Frontier { certain: Vec::new(), until_ns: u64::MAX };
         for (i, operation) in self.certain.iter().enumerate().skip(self.placed.first) {
-            if operation.event.call_ns > frontier.until_ns {
+            if operation.call_ns > frontier.until_ns {
                 break;
             }
             if !self.placed.certain[i] {
-                frontier.until_ns = frontier.until_ns.min(operation.event.end_ns);
+                frontier.until_ns = frontier.until_ns.min(operation.end_ns);
                 frontier.certain.push(i);
             }
         }
@@ -268,34 +388,78 @@ impl<'a> Search<'a> {
 
     /// All that the rest of the search depends on, without the long run of placed operations at the start.
     fn configuration(&self) -> Vec<u64> {
-        let Placed { first, certain, possible, before_unknown, .. } = &self.placed;
-        let mut words = vec![*first as u64, before_unknown.len() as u64];
-        for state in before_unknown.iter().chain([&self.state]) {
+        let Placed { first, certain, possible, unknown, .. } = &self.placed;
+        let mut words = vec![*first as u64, unknown.before.len() as u64, unknown.pending.len() as u64];
+        words.extend(unknown.pending.iter().map(|pending| *pending as u64));
+        for state in unknown.before.iter().flatten().chain(&self.states) {
             words.extend([u64::from(state.is_some()), state.unwrap_or(0)]);
         }
         words.extend((0..possible.len()).filter(|i| possible[*i]).map(|i| i as u64));
         words.push(u64::MAX);
         let until_ns = self.frontier().until_ns;
-        let window =
-            self.certain[*first..].iter().take_while(|operation| operation.event.call_ns <= until_ns);
+        let window = self.certain[*first..].iter().take_while(|operation| operation.call_ns <= until_ns);
         words.extend((0..window.count()).filter(|i| certain[first + i]).map(|i| i as u64));
         words
     }
 
     fn report(&self) -> String {
         let (placed, all) = (self.placed.certain_count, self.certain.len());
-        let state = self.state.map_or("absent".to_owned(), |value| format!("{:?}", self.names.text(value)));
-        let mut text = format!("with {placed} of {all} operations placed it is {state}; next:");
+        let value = |(state, (key, names)): (&State, &Key<'_>)| {
+            let value = state.map_or("absent".to_owned(), |value| format!("{:?}", names.text(value)));
+            if self.keys.len() > 1 { format!("{key} {value}") } else { value }
+        };
+        let states = self.states.iter().zip(&self.keys).map(value).collect::<Vec<_>>().join(", ");
+        let mut text = format!("with {placed} of {all} operations placed it is {states}; next:");
         for i in self.frontier().certain {
-            text.push_str(&format!("\n  {}", self.history[self.certain[i].event.source]));
+            text.push_str(&format!("\n  {}", self.history[self.certain[i].source]));
         }
         let later = (self.placed.first..all).filter(|i| !self.placed.certain[*i]).map(|i| &self.certain[i]);
-        for operation in later.filter(|o| o.shows.is_some() && o.shows == self.state).take(3) {
-            let event = &self.history[operation.event.source];
+        let is_shown_by =
+            |o: &&Operation| o.shows.iter().any(|(key, value)| self.states[*key] == Some(*value));
+        for operation in later.filter(is_shown_by).take(3) {
+            let event = &self.history[operation.source];
             text.push_str(&format!("\n  this value is still to be shown by {event}"));
         }
         text
     }
+}
+
+/// The operations of a group: what one event does to several keys, or sees of them, is one.
+fn operations(keys: &[Key<'_>], history: &[Event], indexes: &BTreeMap<u64, u64>) -> Vec<Operation> {
+    let mut operations: Vec<Operation> = Vec::new();
+    let mut known: HashMap<usize, usize> = HashMap::new();
+    for (key, (_, names)) in keys.iter().enumerate() {
+        for event in &names.events {
+            if let Some(&at) = known.get(&event.source) {
+                operations[at].steps.push((key, event.step));
+                continue;
+            }
+            known.insert(event.source, operations.len());
+            let revision = match event.step {
+                Step::Put(_, _, Known::Done(revision))
+                | Step::Delete(_, Known::Done(revision))
+                | Step::Clear(revision) => Some(revision),
+                Step::Put(value, ..) => names.revision_of(value),
+                _ => None,
+            };
+            let after = |revision: u64| {
+                let before = indexes.range(..revision).next_back().map_or(0, |(_, index)| *index);
+                (2 * before + 1, revision)
+            };
+            let Event { index, ref op, .. } = history[event.source];
+            let at = index.map(|index| (2 * index + u64::from(!op.is_write()), 0));
+            operations.push(Operation {
+                call_ns: event.call_ns,
+                end_ns: event.end_ns,
+                source: event.source,
+                steps: vec![(key, event.step)],
+                after: None,
+                shows: Vec::new(),
+                hint: at.or(revision.map(after)),
+            });
+        }
+    }
+    operations
 }
 
 /// The value after `step`, or `None` when its answer does not fit the value `now`.
@@ -312,9 +476,10 @@ pub(super) fn leaves(names: &KeyNames, step: Step, now: State) -> Option<State> 
         Step::Put(value, condition, _) => may_hold(condition).then_some(Some(value)),
         // An unknown one that finds nothing to delete need not be placed.
         Step::Delete(condition, _) => (now.is_some() && may_hold(condition)).then_some(None),
+        Step::Clear(_) => Some(None),
         Step::DeleteNothing(condition) => (now.is_none() && may_hold(condition)).then_some(None),
         Step::Refused(condition, mod_revision) => {
-            let is_true = condition.is_some_and(|condition| !condition.holds(mod_revision));
+            let is_true = condition.is_some_and(|condition| !holds(condition, mod_revision));
             (is_true && names.may_be_at(now, mod_revision)).then_some(now)
         }
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
-use super::{Client, ClientError, Kind, ReadOptions, Seen, get, json, with_query};
+use super::{Client, ClientError, KEYS, Kind, ReadOptions, Seen, get, json, range_parameters, with_query};
 use crate::api::{DEFAULT_LIST_LIMIT, INDEX_HEADER, ListReply};
 
 /// What to list. By default the first page of everything, smallest key first.
@@ -84,11 +84,7 @@ impl Client {
 /// Path and query of one page.
 fn target(options: &ListOptions) -> String {
     let mut parameters = options.read.parameters();
-    for (name, bytes) in [("prefix", &options.prefix), ("start", &options.start), ("end", &options.end)] {
-        if !bytes.is_empty() {
-            parameters.push((name, percent_encode(bytes, NON_ALPHANUMERIC).to_string()));
-        }
-    }
+    parameters.extend(range_parameters([&options.prefix, &options.start, &options.end]));
     if let Some(limit) = options.limit {
         parameters.push(("limit", limit.to_string()));
     }
@@ -101,5 +97,5 @@ fn target(options: &ListOptions) -> String {
     if let Some(cursor) = &options.cursor {
         parameters.push(("cursor", percent_encode(cursor.as_bytes(), NON_ALPHANUMERIC).to_string()));
     }
-    with_query("/v1/kv".to_owned(), &parameters)
+    with_query(KEYS.to_owned(), &parameters)
 }

@@ -30,12 +30,16 @@ use cluster::{Notices, Unfit};
 use exchange::{Answer, Broken, Exchanger, Request};
 use tour::{Attempt, Known, Origin, Tour};
 
+pub use crate::vocabulary::Condition;
 pub use list::ListOptions;
 pub use snapshots::{BackupTarget, SnapshotSaveError};
 
 /// For how long a write is repeated after its first attempt that ended unknown: well below the shortest idempotency
 /// window a server can be configured with (60 s), so that a repetition can never be executed as a new write.
 const REPEAT_WINDOW: Duration = Duration::from_secs(30);
+
+/// Where ranges of keys are.
+const KEYS: &str = "/v1/kv";
 
 /// Longest key the client sends, in bytes; servers refuse shorter ones already.
 const MAX_KEY_BYTES: usize = 8 << 10;
@@ -46,17 +50,6 @@ const KEY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').
 /// The same where the slash has a meaning.
 const SEGMENT: &AsciiSet = &KEY.add(b'/');
 
-/// A condition on the key's present state; when it does not hold nothing changes (412).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
-    /// Its modification revision is this one.
-    ModRevision(u64),
-    /// It exists.
-    Exists,
-    /// It does not exist.
-    Absent,
-}
-
 /// How a write is made.
 #[derive(Clone, Debug, Default)]
 pub struct WriteOptions {
@@ -65,6 +58,19 @@ pub struct WriteOptions {
     /// The name under which the outcome is remembered; None = a fresh random one. Giving the key of an earlier call
     /// repeats that call.
     pub idempotency_key: Option<String>,
+}
+
+/// Which keys a removal of a range means. By default none: a server refuses a range without any bound.
+#[derive(Clone, Debug, Default)]
+pub struct RangeOptions {
+    /// Only keys that begin so.
+    pub prefix: Vec<u8>,
+    /// Only keys from this one on, itself included.
+    pub start: Vec<u8>,
+    /// Only keys before this one; empty = no end.
+    pub end: Vec<u8>,
+    /// Every key there is; goes with none of the others.
+    pub all: bool,
 }
 
 /// How a read is made.
@@ -211,12 +217,30 @@ impl Client {
         value: &[u8],
         options: &WriteOptions,
     ) -> Result<Written<PutReply>, ClientError> {
-        self.write("PUT", key, Some(value), options)
+        self.write("PUT", key_target(key)?, Some(value), options)
     }
 
     /// Removes `key`; an absent key is not an error (`deleted` is 0).
     pub fn delete(&self, key: &[u8], options: &WriteOptions) -> Result<Written<DeleteReply>, ClientError> {
-        self.write("DELETE", key, None, options)
+        self.write("DELETE", key_target(key)?, None, options)
+    }
+
+    /// Removes every key of a range as one step; a range without keys is not an error (`deleted` is 0). `options` may have
+    /// no condition.
+    pub fn delete_range(
+        &self,
+        range: &RangeOptions,
+        options: &WriteOptions,
+    ) -> Result<Written<DeleteReply>, ClientError> {
+        if options.condition.is_some() {
+            let text = "a range has no condition: it has no single revision to compare".to_owned();
+            return Err(ClientError::Invalid(text));
+        }
+        let mut parameters = range_parameters([&range.prefix, &range.start, &range.end]);
+        if range.all {
+            parameters.push(("all", "true".to_owned()));
+        }
+        self.write("DELETE", with_query(KEYS.to_owned(), &parameters), None, options)
     }
 
     /// The record of `key`; None when there is no such key.
@@ -280,11 +304,10 @@ impl Client {
     fn write<T: DeserializeOwned>(
         &self,
         method: &'static str,
-        key: &[u8],
+        target: String,
         body: Option<&[u8]>,
         options: &WriteOptions,
     ) -> Result<Written<T>, ClientError> {
-        let target = key_target(key)?;
         let idempotency_key = match &options.idempotency_key {
             None => random_key(),
             Some(key) if is_idempotency_key(key) => key.clone(),
@@ -294,12 +317,7 @@ impl Client {
             }
         };
         let mut headers = vec![(IDEMPOTENCY_KEY_HEADER, idempotency_key.clone())];
-        match options.condition {
-            Some(Condition::ModRevision(revision)) => headers.push(("If-Match", format!("\"{revision}\""))),
-            Some(Condition::Exists) => headers.push(("If-Match", "*".to_owned())),
-            Some(Condition::Absent) => headers.push(("If-None-Match", "*".to_owned())),
-            None => {}
-        }
+        headers.extend(options.condition.map(Condition::to_header));
         let request = Request { method, target, headers, body };
         let read = |answer: &Answer| {
             Some(Written {
@@ -508,6 +526,12 @@ fn key_target(key: &[u8]) -> Result<String, ClientError> {
         return Err(ClientError::Invalid(text));
     }
     Ok(format!("/v1/kv/{}", percent_encode(key, KEY)))
+}
+
+/// The bounds of a range as parameters: prefix, start, end. An empty one is no limit and left out.
+fn range_parameters(bounds: [&[u8]; 3]) -> Vec<(&'static str, String)> {
+    let named = ["prefix", "start", "end"].into_iter().zip(bounds).filter(|(_, bound)| !bound.is_empty());
+    named.map(|(name, bound)| (name, percent_encode(bound, NON_ALPHANUMERIC).to_string())).collect()
 }
 
 /// `parameters` behind a path; their values are escaped already.

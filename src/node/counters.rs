@@ -118,6 +118,7 @@ impl WriteOutcomes {
                 Outcome::PreconditionFailed { .. } => 1,
                 Outcome::IdempotencyMismatch => 2,
                 Outcome::Overloaded => 3,
+                Outcome::RangeTooLarge { .. } => 5,
             },
             Err(failure) => match failure.kind {
                 FailureKind::Overloaded => 3,

@@ -1,51 +1,44 @@
-//! Commands and their outcomes: what the log carries for the state machine, and what the state machine decided.
+//! Commands: what the log carries for the state machine.
 //!
-//! The byte form of a command is ours alone. It is the payload of a command entry, so it lies in every member's log
-//! and must stay readable for ever: a change of meaning takes a new version byte.
+//! The byte form of a command is ours alone. It is the payload of a command entry, so it lies in every member's log.
+//! It is an *envelope*, which is the same for all operations (`envelope.rs`), and the bytes of one *operation*. Each
+//! operation has one file with its codec, its part of the request hash, and what it does to keys:
 //!
-//! ```text
-//! size  field         (integers little-endian)
-//!    1  version       1
-//!    1  op            1 put, 2 delete
-//!    1  condition     0 none, 1 mod revision, 2 exists, 3 absent
-//!    1  idempotent    0 no, 1 yes
-//!    8  wall_ms
-//!    8  mod_revision  only with condition 1
-//!   16  request_hash  only when idempotent
-//! 1, n  idempotency   only when idempotent: length, then UTF-8
-//! 2, n  actor         length, then UTF-8
-//! 4, n  key           length, then bytes
-//! 4, n  value         only for put: length, then bytes
-//! ```
+//! | operation | tag | file |
+//! |---|---|---|
+//! | put | 1 | `put.rs` |
+//! | delete | 2 | `delete.rs` |
+//! | delete range | 3 | `delete_range.rs` |
 //!
-//! Every command has exactly one byte form, and nothing may follow it.
+//! The five matches below are the list of operations: a new one that has no arm in one of them does not build.
+//! `docs/storage-format.md` draws the bytes. Every command has exactly one byte form, and nothing may follow it.
+
+mod delete;
+mod delete_range;
+mod envelope;
+mod fingerprint;
+mod put;
+mod reader;
 
 #[cfg(test)]
 mod tests;
 
-use std::hash::Hasher;
-
 use serde::{Deserialize, Serialize};
-use siphasher::sip128::{Hasher128, SipHasher13};
 
+use super::change::Change;
 use crate::raft::Index;
+use crate::vocabulary::{Condition, KeyRange, Op, OpKind, Outcome};
+use envelope::{Envelope, VERSION};
+use reader::{Reader, put_sized};
 
-const VERSION: u8 = 1;
-
-const OP_PUT: u8 = 1;
-const OP_DELETE: u8 = 2;
-
-const CONDITION_NONE: u8 = 0;
-const CONDITION_MOD_REVISION: u8 = 1;
-const CONDITION_EXISTS: u8 = 2;
-const CONDITION_ABSENT: u8 = 3;
+pub(super) use fingerprint::{Domain, Fingerprint};
 
 /// A write, as the leader proposes it and every member applies it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
     /// What to change.
     pub op: Op,
-    /// What must hold of the key for the change to be made.
+    /// What must hold of the key for the change to be made. Only for an operation that takes one.
     pub condition: Option<Condition>,
     /// Makes repetitions of the write harmless.
     pub idempotency: Option<Idempotency>,
@@ -55,54 +48,6 @@ pub struct Command {
     pub actor: String,
 }
 
-/// A change of one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Op {
-    /// Give `key` the value `value`.
-    Put {
-        /// The key.
-        key: Vec<u8>,
-        /// Its new value; an empty one is a value.
-        value: Vec<u8>,
-    },
-    /// Remove `key`. Removing an absent key changes nothing.
-    Delete {
-        /// The key.
-        key: Vec<u8>,
-    },
-}
-
-impl Op {
-    /// The key it changes.
-    pub fn key(&self) -> &[u8] {
-        match self {
-            Op::Put { key, .. } | Op::Delete { key } => key,
-        }
-    }
-}
-
-/// What must hold of a key before a write changes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
-    /// It exists and was last changed at this revision (`If-Match: "n"`). No key has revision 0, so 0 never holds.
-    ModRevision(u64),
-    /// It exists (`If-Match: *`).
-    Exists,
-    /// It does not exist (`If-None-Match: *`).
-    Absent,
-}
-
-impl Condition {
-    /// Whether it holds for a key last changed at `mod_revision`; 0 = absent.
-    pub fn holds(self, mod_revision: u64) -> bool {
-        match self {
-            Condition::ModRevision(wanted) => mod_revision != 0 && mod_revision == wanted,
-            Condition::Exists => mod_revision != 0,
-            Condition::Absent => mod_revision == 0,
-        }
-    }
-}
-
 /// The client's name for one write, with what it asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idempotency {
@@ -110,39 +55,6 @@ pub struct Idempotency {
     pub key: String,
     /// [`request_hash`] of the write: the same key with another request is an error of the client.
     pub request_hash: u128,
-}
-
-/// What the state machine decided about a command. The same on every member, now and when it is replayed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Outcome {
-    /// The key has the value.
-    Put {
-        /// The store's revision, made by this command.
-        revision: u64,
-        /// The revision at which the key came to exist; equal to `revision` when this command created it.
-        create_revision: u64,
-        /// How many times the key was put since, this one included.
-        version: u64,
-    },
-    /// The key is absent.
-    Deleted {
-        /// The store's revision: made by this command, or the one it found when there was nothing to delete.
-        revision: u64,
-        /// How many keys were removed: 0 or 1.
-        deleted: u64,
-    },
-    /// The condition did not hold; nothing changed.
-    PreconditionFailed {
-        /// The store's revision.
-        revision: u64,
-        /// The revision at which the key was last changed; 0 = absent.
-        mod_revision: u64,
-    },
-    /// The idempotency key belongs to another request; nothing changed.
-    IdempotencyMismatch,
-    /// The idempotency table is full; nothing changed, and nothing was remembered.
-    Overloaded,
 }
 
 /// The outcome of the command at one place of the log.
@@ -165,6 +77,9 @@ pub enum CommandError {
         "the command has version {0}, this build reads version {VERSION} only: it needs a newer dkv-server"
     )]
     Version(u8),
+    /// An operation this build does not know.
+    #[error("the command has operation {0}, which this build does not know: it needs a newer dkv-server")]
+    Operation(u8),
     /// The bytes end inside a field.
     #[error("the command is cut short in its {0}")]
     Short(&'static str),
@@ -176,189 +91,100 @@ pub enum CommandError {
         /// The byte found there.
         value: u8,
     },
+    /// A condition for an operation that takes none.
+    #[error("the command has a condition, which its operation {0} does not take")]
+    Condition(&'static str),
     /// A text field that is not UTF-8.
     #[error("the command's {0} is not UTF-8")]
     Text(&'static str),
-    /// Bytes behind the last field.
+    /// Bytes after the last field.
     #[error("{0} bytes follow the command")]
     Trailing(usize),
 }
 
+impl CommandError {
+    /// Whether a newer program may be able to read the command. Otherwise the bytes are no command of any version.
+    pub fn is_newer(&self) -> bool {
+        match self {
+            CommandError::Version(version) => *version > VERSION,
+            CommandError::Operation(_) => true,
+            CommandError::Short(_)
+            | CommandError::Unknown { .. }
+            | CommandError::Condition(_)
+            | CommandError::Text(_)
+            | CommandError::Trailing(_) => false,
+        }
+    }
+}
+
 impl Command {
-    /// The byte form. Panics when the idempotency key or the actor exceeds its length: the limits of the API are far
-    /// below both.
+    /// The byte form. Panics when the idempotency key or the actor exceeds its length (the limits of the API are far
+    /// below both), and when the operation takes no condition and there is one.
     pub fn encode(&self) -> Vec<u8> {
-        let (op, key, value) = match &self.op {
-            Op::Put { key, value } => (OP_PUT, key, Some(value)),
-            Op::Delete { key } => (OP_DELETE, key, None),
+        let kind = self.op.kind();
+        assert!(self.condition.is_none() || kind.takes_condition(), "{} takes no condition", kind.name());
+        let op_len = match &self.op {
+            Op::Put { key, value } => put::encoded_len(key, value),
+            Op::Delete { key } => delete::encoded_len(key),
+            Op::DeleteRange { range } => delete_range::encoded_len(range),
         };
-        let idempotency_len = self.idempotency.as_ref().map_or(0, |i| 17 + i.key.len());
-        let len = 30 + idempotency_len + self.actor.len() + key.len() + value.map_or(0, Vec::len);
-        let mut out = Vec::with_capacity(len);
-        let condition = self.condition.map_or(CONDITION_NONE, condition_byte);
-        out.extend_from_slice(&[VERSION, op, condition, u8::from(self.idempotency.is_some())]);
-        out.extend_from_slice(&self.wall_ms.to_le_bytes());
-        if let Some(Condition::ModRevision(revision)) = self.condition {
-            out.extend_from_slice(&revision.to_le_bytes());
-        }
-        if let Some(Idempotency { key, request_hash }) = &self.idempotency {
-            out.extend_from_slice(&request_hash.to_le_bytes());
-            out.push(u8::try_from(key.len()).expect("an idempotency key has at most 255 bytes"));
-            out.extend_from_slice(key.as_bytes());
-        }
-        let actor_len = u16::try_from(self.actor.len()).expect("an actor has at most 65,535 bytes");
-        out.extend_from_slice(&actor_len.to_le_bytes());
-        out.extend_from_slice(self.actor.as_bytes());
-        for field in std::iter::once(key).chain(value) {
-            let len = u32::try_from(field.len()).expect("a key or value has less than 4 GiB");
-            out.extend_from_slice(&len.to_le_bytes());
-            out.extend_from_slice(field);
+        let mut out = Vec::with_capacity(envelope::encoded_len(self) + op_len);
+        envelope::encode(self, &mut out);
+        match &self.op {
+            Op::Put { key, value } => put::encode(key, value, &mut out),
+            Op::Delete { key } => delete::encode(key, &mut out),
+            Op::DeleteRange { range } => delete_range::encode(range, &mut out),
         }
         out
     }
 
     /// Reads a byte form. Every length is compared with the bytes there are before anything is allocated for it.
+    ///
+    /// # Errors
+    /// The bytes are no command; [`CommandError::is_newer`] tells whether they are one of a later program.
     pub fn decode(bytes: &[u8]) -> Result<Command, CommandError> {
-        let mut reader = Reader { rest: bytes };
-        let version = reader.byte("version")?;
-        if version != VERSION {
-            return Err(CommandError::Version(version));
-        }
-        let op = reader.byte("op")?;
-        let condition = reader.byte("condition")?;
-        let idempotent = reader.byte("idempotent")?;
-        let wall_ms = reader.u64("wall_ms")?;
-        let condition = match condition {
-            CONDITION_NONE => None,
-            CONDITION_MOD_REVISION => Some(Condition::ModRevision(reader.u64("mod_revision")?)),
-            CONDITION_EXISTS => Some(Condition::Exists),
-            CONDITION_ABSENT => Some(Condition::Absent),
-            value => return Err(CommandError::Unknown { field: "condition", value }),
+        let mut reader = Reader::new(bytes);
+        let Envelope { kind, condition, idempotency, wall_ms, actor } = envelope::decode(&mut reader)?;
+        let op = match kind {
+            OpKind::Put => put::decode(&mut reader)?,
+            OpKind::Delete => delete::decode(&mut reader)?,
+            OpKind::DeleteRange => delete_range::decode(&mut reader)?,
         };
-        let idempotency = match idempotent {
-            0 => None,
-            1 => {
-                let request_hash = u128::from_le_bytes(reader.array("request_hash")?);
-                let len = reader.byte("idempotency")?;
-                Some(Idempotency { key: reader.text("idempotency", usize::from(len))?, request_hash })
-            }
-            value => return Err(CommandError::Unknown { field: "idempotent", value }),
-        };
-        let actor_len = u16::from_le_bytes(reader.array("actor")?);
-        let actor = reader.text("actor", usize::from(actor_len))?;
-        let key = reader.sized("key")?;
-        let op = match op {
-            OP_PUT => Op::Put { key, value: reader.sized("value")? },
-            OP_DELETE => Op::Delete { key },
-            value => return Err(CommandError::Unknown { field: "op", value }),
-        };
-        match reader.rest.len() {
+        match reader.remaining() {
             0 => Ok(Command { op, condition, idempotency, wall_ms, actor }),
             trailing => Err(CommandError::Trailing(trailing)),
         }
     }
 }
 
-fn condition_byte(condition: Condition) -> u8 {
-    match condition {
-        Condition::ModRevision(_) => CONDITION_MOD_REVISION,
-        Condition::Exists => CONDITION_EXISTS,
-        Condition::Absent => CONDITION_ABSENT,
-    }
-}
-
-/// What is left to decode.
-struct Reader<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, field: &'static str, len: usize) -> Result<&'a [u8], CommandError> {
-        let (head, rest) = self.rest.split_at_checked(len).ok_or(CommandError::Short(field))?;
-        self.rest = rest;
-        Ok(head)
-    }
-
-    fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], CommandError> {
-        let (head, rest) = self.rest.split_first_chunk().ok_or(CommandError::Short(field))?;
-        self.rest = rest;
-        Ok(*head)
-    }
-
-    fn byte(&mut self, field: &'static str) -> Result<u8, CommandError> {
-        self.array(field).map(u8::from_le_bytes)
-    }
-
-    fn u64(&mut self, field: &'static str) -> Result<u64, CommandError> {
-        self.array(field).map(u64::from_le_bytes)
-    }
-
-    fn text(&mut self, field: &'static str, len: usize) -> Result<String, CommandError> {
-        let text = str::from_utf8(self.take(field, len)?).map_err(|_| CommandError::Text(field))?;
-        Ok(text.to_owned())
-    }
-
-    fn sized(&mut self, field: &'static str) -> Result<Vec<u8>, CommandError> {
-        let len = u32::from_le_bytes(self.array(field)?);
-        let len = usize::try_from(len).map_err(|_| CommandError::Short(field))?;
-        self.take(field, len).map(<[u8]>::to_vec)
-    }
-}
-
-/// The hash of what a write asks for, kept beside its idempotency key. It lies in logs and is compared across members
-/// and versions, so it never changes: SipHash-1-3 with 128 bits and the keys 1 and 0, over the op and condition bytes
-/// of the codec, the wanted revision (0 without one), and key and value, each behind its length in eight bytes (the
-/// value of a delete is empty).
+/// The hash of what a write asks for, kept beside its idempotency key. It lies in logs and is compared across members:
+/// SipHash-1-3 with 128 bits and the keys 1 and 0, over the tags of the operation and the condition, the revision that
+/// the condition names (0 without one), and what the operation adds.
 pub fn request_hash(op: &Op, condition: Option<Condition>) -> u128 {
-    let (op_byte, value): (_, &[u8]) = match op {
-        Op::Put { value, .. } => (OP_PUT, value),
-        Op::Delete { .. } => (OP_DELETE, &[]),
-    };
-    let revision = match condition {
-        Some(Condition::ModRevision(revision)) => revision,
-        _ => 0,
-    };
     let mut hash = Fingerprint::new(Domain::Request);
-    hash.bytes(&[op_byte, condition.map_or(CONDITION_NONE, condition_byte)]);
-    hash.number(revision).sized(op.key()).sized(value).finish()
+    hash.bytes(&[op.kind().tag(), condition.map_or(Condition::NO_TAG, Condition::tag)]);
+    hash.number(condition.map_or(0, Condition::revision));
+    match op {
+        Op::Put { key, value } => put::hash(key, value, &mut hash),
+        Op::Delete { key } => delete::hash(key, &mut hash),
+        Op::DeleteRange { range } => delete_range::hash(range, &mut hash),
+    }
+    hash.finish()
 }
 
-/// What a fingerprint is taken of; keeps equal bytes with different meanings apart.
-#[derive(Clone, Copy)]
-pub(super) enum Domain {
-    Request = 1,
-    Version = 2,
-    IdempotencyRow = 3,
-    Header = 4,
-    Members = 5,
+/// Does to the keys of `change` what `op` asks, if `condition` holds. An outcome that says that nothing was done leaves
+/// the change empty.
+pub(super) fn execute(op: Op, condition: Option<Condition>, change: &mut Change<'_>) -> Outcome {
+    match op {
+        Op::Put { key, value } => put::execute(key, value, condition, change),
+        Op::Delete { key } => delete::execute(key, condition, change),
+        Op::DeleteRange { range } => delete_range::execute(&range, change),
+    }
 }
 
-/// A 128-bit hash that is the same in every build, on every machine and for ever: it is compared between members.
-/// SipHash-1-3 keyed with the domain and zero. Only byte strings go in, never a Rust `Hash`, whose bytes may change.
-/// The keys are public, so it finds accidents, not forgeries.
-pub(super) struct Fingerprint(SipHasher13);
-
-impl Fingerprint {
-    pub(super) fn new(domain: Domain) -> Fingerprint {
-        Fingerprint(SipHasher13::new_with_keys(domain as u64, 0))
-    }
-
-    pub(super) fn bytes(&mut self, bytes: &[u8]) -> &mut Fingerprint {
-        self.0.write(bytes);
-        self
-    }
-
-    pub(super) fn number(&mut self, number: u64) -> &mut Fingerprint {
-        self.bytes(&number.to_le_bytes())
-    }
-
-    pub(super) fn sized(&mut self, bytes: &[u8]) -> &mut Fingerprint {
-        self.number(bytes.len() as u64).bytes(bytes)
-    }
-
-    pub(super) fn finish(&self) -> u128 {
-        // The library's own conversion depends on the machine's byte order.
-        let hash = self.0.finish128();
-        u128::from(hash.h1) | u128::from(hash.h2) << 64
-    }
+/// The outcome for a write whose condition does not hold of `key` as the change finds it.
+fn failed_condition(condition: Option<Condition>, key: &[u8], change: &Change<'_>) -> Option<Outcome> {
+    let mod_revision = change.current(key).map_or(0, |record| record.mod_revision);
+    let fails = condition.is_some_and(|condition| !condition.holds(mod_revision));
+    fails.then(|| Outcome::PreconditionFailed { revision: change.found(), mod_revision })
 }

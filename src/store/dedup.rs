@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::command::{Domain, Fingerprint, Idempotency, Outcome};
+use super::command::{Domain, Fingerprint, Idempotency};
 use crate::raft::{Settings, Stamp};
+use crate::vocabulary::{Outcome, OutcomeError};
 
 /// What the table knows of a keyed command.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,24 +29,43 @@ pub(super) struct Row {
     pub stamp: Stamp,
     pub key: Arc<str>,
     pub request_hash: u128,
-    pub outcome: Outcome,
+    /// [`Outcome::encode`]: it may have any length, and the table need not know what outcomes there are.
+    outcome: Box<[u8]>,
 }
 
 impl Row {
+    pub fn new(stamp: Stamp, key: Arc<str>, request_hash: u128, outcome: &Outcome) -> Row {
+        Row { stamp, key, request_hash, outcome: outcome.encode().into() }
+    }
+
+    /// The row with the outcome that these bytes are.
+    ///
+    /// # Errors
+    /// They are no outcome.
+    pub fn from_bytes(
+        stamp: Stamp,
+        key: Arc<str>,
+        request_hash: u128,
+        outcome: &[u8],
+    ) -> Result<Row, OutcomeError> {
+        Outcome::decode(outcome)?;
+        Ok(Row { stamp, key, request_hash, outcome: outcome.into() })
+    }
+
+    /// The outcome as bytes.
+    pub fn outcome_bytes(&self) -> &[u8] {
+        &self.outcome
+    }
+
+    /// The outcome.
+    pub fn outcome(&self) -> Outcome {
+        Outcome::decode(&self.outcome).expect("a row is made of an outcome")
+    }
+
     fn fingerprint(&self) -> u128 {
-        let numbers: [u64; 4] = match self.outcome {
-            Outcome::Put { revision, create_revision, version } => [1, revision, create_revision, version],
-            Outcome::Deleted { revision, deleted } => [2, revision, deleted, 0],
-            Outcome::PreconditionFailed { revision, mod_revision } => [3, revision, mod_revision, 0],
-            Outcome::IdempotencyMismatch => [4, 0, 0, 0],
-            Outcome::Overloaded => [5, 0, 0, 0],
-        };
         let mut hash = Fingerprint::new(Domain::IdempotencyRow);
         hash.number(self.stamp).bytes(&self.request_hash.to_le_bytes());
-        for number in numbers {
-            hash.number(number);
-        }
-        hash.sized(self.key.as_bytes()).finish()
+        hash.sized(&self.outcome).sized(self.key.as_bytes()).finish()
     }
 }
 
@@ -137,7 +157,7 @@ impl Dedup {
         let place = self.places.get(wanted.key.as_str());
         match place.map(|place| &self.by_age[(place - self.gone) as usize]) {
             None => Lookup::New,
-            Some(row) if row.request_hash == wanted.request_hash => Lookup::Decided(row.outcome.clone()),
+            Some(row) if row.request_hash == wanted.request_hash => Lookup::Decided(row.outcome()),
             Some(_) => Lookup::Mismatch,
         }
     }
@@ -164,9 +184,9 @@ impl Dedup {
     }
 
     /// Remembers the outcome of a key that [`Dedup::lookup`] called new.
-    pub(super) fn store(&mut self, wanted: Idempotency, outcome: Outcome, now: Stamp) {
+    pub(super) fn store(&mut self, wanted: Idempotency, outcome: &Outcome, now: Stamp) {
         let Idempotency { key, request_hash } = wanted;
-        let row = Row { stamp: now, key: key.into(), request_hash, outcome };
+        let row = Row::new(now, key.into(), request_hash, outcome);
         let place = self.gone + self.by_age.len() as u64;
         let previous = self.places.insert(Arc::clone(&row.key), place);
         assert!(previous.is_none(), "an idempotency row is written once");
@@ -216,7 +236,7 @@ mod tests {
     fn table(rows: &[(&str, Stamp)]) -> Dedup {
         let mut dedup = Dedup::default();
         for (key, stamp) in rows {
-            dedup.store(named(key, 1), outcome(*stamp), *stamp);
+            dedup.store(named(key, 1), &outcome(*stamp), *stamp);
         }
         dedup
     }

@@ -1,7 +1,7 @@
 //! The revisioned map: a pure function of the entries applied to it.
 //!
-//! The store has one revision, raised by one by every command that changes something. Each key has the versions it
-//! went through, the latest in the map itself, superseded ones in a queue behind it until the
+//! The store has one revision, raised by one by every command that changes something, however many keys it changes
+//! (`super::change`). Each key has the versions it went through, the latest in the map itself, superseded ones in a queue behind it until the
 //! compaction floor passes them. So a read at any revision between the floor and now has an answer.
 //!
 //! **The floor** follows from the settings in the log and the applied commands alone: it trails the revision by at
@@ -22,17 +22,20 @@ mod view;
 
 use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use super::command::{Applied, Command, Condition, Domain, Fingerprint, Op, Outcome};
+use super::change::{Change, Found, Keys, Writes};
+use super::command::{self, Applied, Command, Domain, Fingerprint};
 use super::dedup::{Dedup, Lookup};
 use crate::raft::{ClusterId, Entry, EntryKind, Index, MemberId, Membership, Position, Settings, Stamp};
+use crate::vocabulary::{Condition, KeyRange, Op, Outcome};
 use members::Members;
 use versions::{Superseded, Version, Versions};
 use view::Pin;
 
 pub use members::MAX_REMOVED;
-pub use range::{KeyRange, Order, SCAN_KEYS};
+pub use range::{Order, SCAN_KEYS};
 pub use restore::Rebase;
 pub use view::{Kept, PAGE_BYTES, View};
 
@@ -284,48 +287,44 @@ impl Kv {
             Lookup::New if self.dedup.is_full(&self.settings) => (Outcome::Overloaded, false),
             Lookup::New => {
                 let outcome = self.execute(op, condition);
-                self.dedup.store(idempotency, outcome.clone(), self.stamp);
+                self.dedup.store(idempotency, &outcome, self.stamp);
                 (outcome, false)
             }
         }
     }
 
+    /// Opens a change, lets the operation say what happens to keys, and closes it.
     fn execute(&mut self, op: Op, condition: Option<Condition>) -> Outcome {
-        let current = self.keys.get(op.key()).map(|versions| &versions.latest).filter(|v| v.value.is_some());
-        let mod_revision = current.map_or(0, |version| version.mod_revision);
-        if condition.is_some_and(|condition| !condition.holds(mod_revision)) {
-            return Outcome::PreconditionFailed { revision: self.revision, mod_revision };
-        }
-        let revision = self.revision + 1;
-        match op {
-            Op::Put { key, value } => {
-                let (create_revision, version) =
-                    current.map_or((revision, 1), |version| (version.create_revision, version.version + 1));
-                let new = Version::new(&key, revision, create_revision, version, Some(value.into()));
-                self.supersede(key, new);
-                Outcome::Put { revision, create_revision, version }
-            }
-            Op::Delete { .. } if current.is_none() => {
-                Outcome::Deleted { revision: self.revision, deleted: 0 }
-            }
-            Op::Delete { key } => {
-                let new = Version::new(&key, revision, 0, 0, None);
-                self.supersede(key, new);
-                Outcome::Deleted { revision, deleted: 1 }
-            }
-        }
+        let mut change = Change::open(&self.keys, self.revision, &self.settings);
+        let outcome = command::execute(op, condition, &mut change);
+        let writes = change.close();
+        self.make_revision(writes);
+        outcome
     }
 
-    /// Makes `new` the latest version of `key` and the store's revision, and lets the floor follow.
-    fn supersede(&mut self, key: Vec<u8>, new: Version) {
-        self.revision = new.mod_revision;
+    /// Makes what a change collected the store's next revision, once for all keys; lets the floor follow. A change
+    /// without writes makes none.
+    fn make_revision(&mut self, writes: Writes) {
+        if writes.is_empty() {
+            return;
+        }
+        self.revision += 1;
+        for (key, write) in writes {
+            let new = Version::new(&key, self.revision, write.create_revision, write.version, write.value);
+            self.supersede(key, new);
+        }
+        self.advance_floor();
+    }
+
+    /// Makes `new` the latest version of `key`.
+    fn supersede(&mut self, key: Arc<[u8]>, new: Version) {
         self.versions_hash = self.versions_hash.wrapping_add(new.fingerprint);
         self.version_count += 1;
         if let Some(value) = &new.value {
             self.live_keys += 1;
             self.live_bytes += key.len() as u64 + value.len() as u64;
         }
-        match self.keys.entry(key.into()) {
+        match self.keys.entry(key) {
             MapEntry::Vacant(vacant) => {
                 vacant.insert(Versions { latest: new, older: VecDeque::new() });
             }
@@ -344,7 +343,6 @@ impl Kv {
                 versions.older.push_back(old);
             }
         }
-        self.advance_floor();
     }
 
     /// Raises the floor as far as retention asks and drops what it passes: every key with something to drop has a
@@ -386,6 +384,28 @@ impl Kv {
             return Err(ReadError::Compacted { wanted: revision, floor: self.floor });
         }
         Ok(())
+    }
+}
+
+/// The latest version as a change finds it; None when the key is deleted.
+fn found(key: &[u8], versions: &Versions) -> Option<Found> {
+    let Version { create_revision, mod_revision, version, ref value, .. } = versions.latest;
+    let retained_bytes = (key.len() + value.as_ref()?.len()) as u64 + VERSION_OVERHEAD_BYTES;
+    Some(Found { create_revision, mod_revision, version, retained_bytes })
+}
+
+impl Keys for BTreeMap<Arc<[u8]>, Versions> {
+    fn current(&self, key: &[u8]) -> Option<Found> {
+        found(key, self.get(key)?)
+    }
+
+    fn walk(&self, range: &KeyRange, visit: &mut dyn FnMut(&Arc<[u8]>, Found) -> ControlFlow<()>) {
+        let keys = self.range::<[u8], _>((Bound::Included(range.start()), Bound::Unbounded));
+        for (key, versions) in keys.take_while(|(key, _)| range.contains(key)) {
+            if found(key, versions).is_some_and(|found| visit(key, found).is_break()) {
+                return;
+            }
+        }
     }
 }
 

@@ -7,13 +7,15 @@ pub mod simdisk;
 pub mod snapshot;
 pub mod wal;
 
+mod change;
 mod command;
 mod dedup;
 mod kv;
 mod private;
 
-pub use command::{Applied, Command, CommandError, Condition, Idempotency, Op, Outcome, request_hash};
+pub use crate::vocabulary::{Condition, KeyRange, Op, Outcome};
+pub use command::{Applied, Command, CommandError, Idempotency, request_hash};
 pub use kv::{
-    Kept, KeyRange, Kv, MAX_REMOVED, Order, PAGE_BYTES, ReadError, Rebase, Record, SCAN_KEYS, Size,
+    Kept, Kv, MAX_REMOVED, Order, PAGE_BYTES, ReadError, Rebase, Record, SCAN_KEYS, Size,
     VERSION_OVERHEAD_BYTES, View,
 };

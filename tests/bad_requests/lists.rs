@@ -1,5 +1,6 @@
 //! Reads of old states, and lists.
 
+use super::cluster::Connection;
 use super::{INVALID, KEPT, LIMITS, NO_METHOD, Server, case, request, targets};
 
 const FUTURE: (u16, &str) = (400, "future_revision");
@@ -115,10 +116,65 @@ fn client_port_refuses_bad_lists() {
     let rows: Vec<_> =
         targets_of_lists.iter().map(|(name, target, want)| (*name, "GET", &target[..], *want)).collect();
     let mut cases = targets(&rows);
-    for method in ["PUT", "POST", "DELETE", "PATCH"] {
+    for method in ["PUT", "POST", "PATCH"] {
         cases.extend(targets(&[("wrong method", method, "/v1/kv", NO_METHOD)]));
     }
     let conditional = request("GET", "/v1/kv", &[("If-Match", b"*")], b"");
     cases.push(case("condition on a list", conditional, 400, "invalid_request"));
     server.refuses(&server.cluster.http_addr(0), &cases);
+}
+
+/// Nothing is removed by a request that does not say what, or says more than a range can mean.
+#[test]
+fn malformed_removals_of_ranges_change_nothing() {
+    let server = Server::start();
+    let mut cases = targets(&[
+        ("no bound", "DELETE", "/v1/kv", INVALID),
+        ("an empty query", "DELETE", "/v1/kv?", INVALID),
+        ("an empty prefix", "DELETE", "/v1/kv?prefix=", INVALID),
+        ("empty bounds", "DELETE", "/v1/kv?prefix=&start=&end=", INVALID),
+        ("not all", "DELETE", "/v1/kv?all=false", INVALID),
+        ("all, and a prefix", "DELETE", "/v1/kv?all=true&prefix=k", INVALID),
+        ("all, and a start", "DELETE", "/v1/kv?all=true&start=k", INVALID),
+        ("all, and an end", "DELETE", "/v1/kv?all=true&end=z", INVALID),
+        ("all in another spelling", "DELETE", "/v1/kv?all=1", INVALID),
+        ("all without a value", "DELETE", "/v1/kv?all", INVALID),
+        ("all twice", "DELETE", "/v1/kv?all=true&all=true", INVALID),
+        ("start behind end", "DELETE", "/v1/kv?start=l&end=k", INVALID),
+        ("repeated prefix", "DELETE", "/v1/kv?prefix=k&prefix=k", INVALID),
+        ("broken escape", "DELETE", "/v1/kv?prefix=%zz", INVALID),
+        ("what comes later", "DELETE", "/v1/kv?prefix=k&prev=true", INVALID),
+        ("a parameter of lists", "DELETE", "/v1/kv?prefix=k&limit=1", INVALID),
+        ("a parameter of reads", "DELETE", "/v1/kv?prefix=k&revision=1", INVALID),
+    ]);
+    let conditions: [(&str, &[u8]); 4] =
+        [("If-Match", b"*"), ("If-Match", b"\"1\""), ("If-None-Match", b"*"), ("If-None-Match", b"\"1\"")];
+    for (name, value) in conditions {
+        let conditional = request("DELETE", "/v1/kv?prefix=k", &[(name, value)], b"");
+        cases.push(case(format!("a range with {name}"), conditional, 400, "invalid_request"));
+    }
+    let body = request("DELETE", "/v1/kv?prefix=k", &[], b"x");
+    cases.push(case("a range with a body", body, 400, "invalid_request"));
+    let key = request("DELETE", "/v1/kv?prefix=k", &[("Idempotency-Key", b"?")], b"");
+    cases.push(case("a range with a bad idempotency key", key, 400, "invalid_request"));
+    server.refuses(&server.cluster.http_addr(0), &cases);
+}
+
+/// What is too large to be removed at once stays as a whole, and goes in parts.
+#[test]
+fn a_range_that_is_too_large_changes_nothing() {
+    let server = Server::start_with(&format!("{LIMITS}retention_bytes: 200\n"));
+    let addr = server.cluster.http_addr(0);
+    let mut connection = Connection::open(&addr).unwrap();
+    let mut ask = |method: &str, target: &str| connection.request(method, target, &[], b"").unwrap();
+    let refused = ask("DELETE", "/v1/kv?all=true");
+    assert_eq!((refused.status, refused.outcome().as_str()), (413, "not_done"));
+    assert_eq!(ask("GET", "/v1/kv").json()["count"], 2);
+    let message = refused.json()["error"]["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("more than 100 bytes") && message.contains("in parts"), "{message}");
+    assert_eq!(ask("PUT", "/v1/kv").header("Allow"), Some("GET, HEAD, DELETE"));
+    let parts = ["/v1/kv?end=kept%20", "/v1/kv?start=kept%20"]
+        .map(|part| ask("DELETE", part).json()["deleted"].clone());
+    assert_eq!(parts, [1, 1]);
+    assert_eq!(ask("DELETE", "/v1/kv?all=true").json()["deleted"], 0);
 }

@@ -3,34 +3,49 @@
 use serde_json::{Value, json};
 
 use super::cluster::{Answer, wait_for};
-use super::plain_map::Write;
-use super::{KEYS, Run};
+use super::wire::{What, Write};
+use super::{BOUNDS, Condition, KEYS, Op, Run};
 
 impl Run {
     fn random_write(&mut self) -> Write {
         let key = self.key();
-        let value = match self.rng.u8(..10) {
-            0..3 => None,
-            3 => Some(Vec::new()),
-            4 => Some(vec![0xff, self.rng.u8(..)]),
-            _ => Some(format!("value {} \"\u{e4}\"\n", self.rng.u16(..)).into_bytes()),
+        if self.rng.u8(..12) == 0 {
+            let mut bounds = [0; 3].map(|_| match self.rng.bool() {
+                true => BOUNDS[self.rng.usize(..BOUNDS.len())].to_vec(),
+                false => Vec::new(),
+            });
+            let [_, start, end] = &mut bounds;
+            if !end.is_empty() && start > end {
+                std::mem::swap(start, end);
+            }
+            self.count("range deleted");
+            return Write { what: What::DeleteRange(bounds), condition: None };
+        }
+        let op = match self.rng.u8(..10) {
+            0..3 => Op::Delete { key: key.clone() },
+            3 => Op::Put { key: key.clone(), value: Vec::new() },
+            4 => Op::Put { key: key.clone(), value: vec![0xff, self.rng.u8(..)] },
+            _ => {
+                let value = format!("value {} \"\u{e4}\"\n", self.rng.u16(..)).into_bytes();
+                Op::Put { key: key.clone(), value }
+            }
         };
-        let current = self.model.now().get(&key).map_or(0, |row| row.mod_revision);
+        let current = self.model.map.now().get(&key).map_or(0, |row| row.mod_revision);
         let condition = match self.rng.u8(..8) {
-            0 => Some(("If-None-Match", "*".to_owned())),
-            1 => Some(("If-Match", "*".to_owned())),
-            2 | 3 if current > 0 => Some(("If-Match", format!("\"{current}\""))),
-            4 => Some(("If-Match", format!("\"{}\"", self.rng.u64(1..=self.model.revision() + 2)))),
+            0 => Some(Condition::Absent),
+            1 => Some(Condition::Exists),
+            2 | 3 if current > 0 => Some(Condition::ModRevision(current)),
+            4 => Some(Condition::ModRevision(self.rng.u64(1..=self.model.map.revision() + 2))),
             _ => None,
         };
-        Write { key, value, condition }
+        Write { what: What::Op(op), condition }
     }
 
     /// A write without an idempotency key: it must not be repeated unless it is surely not done.
     fn plain_write(&mut self) {
         let write = self.random_write();
-        let (method, path, headers) = write.request();
-        let body = write.value.as_deref().unwrap_or_default();
+        let (method, path, headers, body) = write.request();
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, &value[..])).collect();
         let decided = wait_for("a plain write to be sent", || {
             let answer = match self.attempt(method, &path, &headers, body)? {
                 Ok(answer) if answer.status == 503 => {
@@ -59,17 +74,18 @@ impl Run {
     /// Nobody knows what became of `write`. It is in the log before the next write, or was lost with the leader: the
     /// revision of that one tells.
     fn settle_unknown(&mut self, write: &Write) {
-        let before = self.model.revision();
-        let next = Write { key: KEYS[0].to_vec(), value: Some(b"next".to_vec()), condition: None };
-        let (method, path, _) = next.request();
+        let before = self.model.map.revision();
+        let op = Op::Put { key: KEYS[0].to_vec(), value: b"next".to_vec() };
+        let next = Write { what: What::Op(op), condition: None };
+        let (method, path, _, body) = next.request();
         let name = format!("{:016x}", self.rng.u64(..));
-        let (answer, _) = self.ask(method, &path, &[("Idempotency-Key", &name)], b"next");
+        let (answer, _) = self.ask(method, &path, &[("Idempotency-Key", &name)], body);
         let took_effect = answer.json()["revision"] == before + 2;
         if took_effect {
             self.model.write(write);
             self.check(
                 "an unknown write that took effect changes something",
-                self.model.revision() == before + 1,
+                self.model.map.revision() == before + 1,
             );
         }
         let (status, want) = self.model.write(&next);
@@ -98,10 +114,10 @@ impl Run {
             write = self.model.outcomes[key].0.clone();
         }
         let idempotency_key = known.unwrap_or_else(|| format!("{:016x}", self.rng.u64(..)));
-        let (method, path, mut headers) = write.request();
-        headers.push(("Idempotency-Key", &idempotency_key));
-        let (answer, was_repeated) =
-            self.ask(method, &path, &headers, write.value.as_deref().unwrap_or_default());
+        let (method, path, mut headers, body) = write.request();
+        headers.push(("Idempotency-Key", idempotency_key.clone()));
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, &value[..])).collect();
+        let (answer, was_repeated) = self.ask(method, &path, &headers, body);
         let is_replayed = answer.header("Dkv-Replayed") == Some("true");
         let (status, want) = match self.model.outcomes.get(&idempotency_key).cloned() {
             Some((earlier, status, want)) if earlier == write => {

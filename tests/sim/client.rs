@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dkv::node::{Completion, Failure, FailureKind, Origin, ReadIndexResult, Work, WriteResult};
-use dkv::store::{Applied, Command, Condition, Idempotency, Op, Outcome, request_hash};
+use dkv::store::{Applied, Command, Condition, Idempotency, KeyRange, Op, Outcome, request_hash};
 
 use crate::history::{Attempt, Fate, Listed, Record, Seen, Told};
 use crate::process::{Done, ReadFor, WriteFor};
@@ -246,6 +246,7 @@ impl Clients {
         me.last_op += 1;
         let op = match self.rng.u8(0..10) {
             0..=3 => None,
+            4 if self.rng.u8(0..3) == 0 => Some(Op::DeleteRange { range: pair(&key) }),
             4 => Some(Op::Delete { key: key.clone() }),
             _ => Some(Op::Put { key: key.clone(), value: format!("{client}.{}", me.last_op).into_bytes() }),
         };
@@ -255,6 +256,8 @@ impl Clients {
             2..=5 => me.last_revision.get(&key).map(|&revision| Condition::ModRevision(revision)),
             _ => None,
         };
+        let takes_condition = op.as_ref().is_none_or(|op| op.kind().takes_condition());
+        let condition = condition.filter(|_| takes_condition);
         let is_keyed = self.rng.f64() < swarm.keyed;
         if client == swarm.clients {
             // The probe writes, whatever the idempotency table says.
@@ -287,6 +290,14 @@ impl Clients {
             told: Told::Unknown,
         }
     }
+}
+
+/// The range of two neighbours, `k0` and `k1` or `k2` and `k3`, that a key belongs to. The search for a linearization
+/// takes keys that a write ties together as one: more than two would make it long.
+fn pair(key: &[u8]) -> KeyRange {
+    let number = key.last().expect("a name") - b'0';
+    let bound = |n: u8| format!("k{n}").into_bytes();
+    KeyRange::new(b"", &bound(number / 2 * 2), &bound(number / 2 * 2 + 2))
 }
 
 impl Record {
@@ -421,8 +432,11 @@ impl World {
                 if applied.replayed {
                     self.mark(Mark::DedupHit);
                 }
-                if let Outcome::PreconditionFailed { .. } = applied.outcome {
-                    self.mark(Mark::PreconditionFailed);
+                match applied.outcome {
+                    Outcome::PreconditionFailed { .. } => self.mark(Mark::PreconditionFailed),
+                    Outcome::Deleted { deleted: 2.., .. } => self.mark(Mark::RangeDeleted),
+                    Outcome::RangeTooLarge { .. } => self.mark(Mark::RangeTooLarge),
+                    _ => {}
                 }
                 self.finish(asker.client, Told::Write(applied));
             }

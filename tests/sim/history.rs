@@ -6,11 +6,16 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use dkv::check;
-use dkv::raft::{Entry, EntryKind, Index};
+use dkv::raft::{Entry, EntryKind, Index, Settings};
 use dkv::store::{Applied, Command, Condition, KeyRange, Kv, Op, Order, Outcome};
 
 use crate::client::Asker;
 use crate::report::{Mark, Report};
+
+#[path = "../support/plain_map.rs"]
+mod plain_map;
+
+use plain_map::{Model, Rules};
 
 /// What a key shows: its value and the revision that wrote it, when it is there.
 type Shown = Option<(Vec<u8>, u64)>;
@@ -96,71 +101,6 @@ pub struct Record {
     pub told: Told,
 }
 
-/// A key in the plain map.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cell {
-    pub value: Vec<u8>,
-    pub create_revision: u64,
-    pub mod_revision: u64,
-    pub version: u64,
-}
-
-/// The sequential map that the store must look like: no floor, no expiry, nothing clever.
-#[derive(Default)]
-pub struct Model {
-    pub revision: u64,
-    pub cells: BTreeMap<Vec<u8>, Cell>,
-    decided: BTreeMap<String, Outcome>,
-    max_rows: u64,
-}
-
-impl Model {
-    fn apply(&mut self, command: &Command) -> (Outcome, bool) {
-        let Some(idempotency) = &command.idempotency else { return (self.execute(command), false) };
-        if let Some(outcome) = self.decided.get(&idempotency.key) {
-            return (outcome.clone(), true);
-        }
-        if self.decided.len() as u64 >= self.max_rows {
-            return (Outcome::Overloaded, false);
-        }
-        let outcome = self.execute(command);
-        self.decided.insert(idempotency.key.clone(), outcome.clone());
-        (outcome, false)
-    }
-
-    fn execute(&mut self, command: &Command) -> Outcome {
-        let key = command.op.key();
-        let mod_revision = self.cells.get(key).map_or(0, |cell| cell.mod_revision);
-        let holds = match command.condition {
-            None => true,
-            Some(Condition::ModRevision(wanted)) => mod_revision == wanted && wanted != 0,
-            Some(Condition::Exists) => mod_revision != 0,
-            Some(Condition::Absent) => mod_revision == 0,
-        };
-        if !holds {
-            return Outcome::PreconditionFailed { revision: self.revision, mod_revision };
-        }
-        match &command.op {
-            Op::Put { key, value } => {
-                self.revision += 1;
-                let revision = self.revision;
-                let (create_revision, version) = self
-                    .cells
-                    .get(key)
-                    .map_or((revision, 1), |cell| (cell.create_revision, cell.version + 1));
-                let cell = Cell { value: value.clone(), create_revision, mod_revision: revision, version };
-                self.cells.insert(key.clone(), cell);
-                Outcome::Put { revision, create_revision, version }
-            }
-            Op::Delete { key } => {
-                let deleted = u64::from(self.cells.remove(key).is_some());
-                self.revision += deleted;
-                Outcome::Deleted { revision: self.revision, deleted }
-            }
-        }
-    }
-}
-
 /// What the committed log did, in the eyes of the plain map.
 pub struct Replay {
     pub model: Model,
@@ -174,8 +114,13 @@ pub struct Replay {
 
 impl Replay {
     /// Replays the log. Panics when an attempt stands in it twice.
-    pub fn new(committed: &[Entry], max_rows: u64) -> Replay {
-        let model = Model { max_rows, ..Model::default() };
+    pub fn new(committed: &[Entry], settings: &Settings) -> Replay {
+        let model = Model::new(Rules {
+            retention_revisions: settings.retention_revisions,
+            retention_bytes: settings.retention_bytes,
+            idempotency_window_us: settings.idempotency_window_s * 1_000_000,
+            idempotency_rows: settings.idempotency_rows,
+        });
         let mut replay =
             Replay { model, outcomes: BTreeMap::new(), places: BTreeMap::new(), cells: BTreeMap::new() };
         for entry in committed.iter().filter(|entry| entry.kind() == EntryKind::Command) {
@@ -183,11 +128,18 @@ impl Replay {
             let asker = parse_asker(&command.actor);
             let earlier = replay.places.insert(asker, entry.index());
             assert!(earlier.is_none(), "attempt {asker} was committed at {earlier:?} and {}", entry.index());
-            let (outcome, replayed) = replay.model.apply(&command);
+            let before = replay.model.revision();
+            let named = command.idempotency.as_ref().map(|i| (&i.key[..], i.request_hash));
+            let (outcome, replayed) =
+                replay.model.write(entry.stamp(), named, &command.op, command.condition);
+            assert!(replay.model.revision() <= before + 1, "one command makes one revision at most");
             replay.outcomes.insert(entry.index(), (asker, outcome, replayed));
-            let key = command.op.key();
-            let now = replay.model.cells.get(key).map(|cell| (cell.value.clone(), cell.mod_revision));
-            replay.cells.entry(key.to_vec()).or_default().push((entry.index(), now));
+            if replay.model.revision() > before {
+                for key in replay.model.changed_by(before + 1) {
+                    let now = replay.model.now().get(&key).map(|row| (row.value.clone(), row.mod_revision));
+                    replay.cells.entry(key).or_default().push((entry.index(), now));
+                }
+            }
         }
         replay
     }
@@ -246,7 +198,7 @@ fn check_attempts(replay: &Replay, attempts: &BTreeMap<Asker, Attempt>, report: 
 fn check_effects(replay: &Replay, history: &[Record]) {
     let mut effects: BTreeMap<(usize, u32), u32> = BTreeMap::new();
     for (asker, outcome, replayed) in replay.outcomes.values() {
-        let changes = matches!(outcome, Outcome::Put { .. } | Outcome::Deleted { deleted: 1, .. });
+        let changes = matches!(outcome, Outcome::Put { .. } | Outcome::Deleted { deleted: 1.., .. });
         if changes && !replayed {
             *effects.entry((asker.client, asker.op)).or_default() += 1;
         }
@@ -350,16 +302,15 @@ fn reads_of(record: &Record, listed: &Listed, keys: u64) -> impl Iterator<Item =
 fn event(record: &Record) -> check::Event {
     let text =
         |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("the clients' keys and values are text");
-    let condition = record.condition.map(|condition| match condition {
-        Condition::ModRevision(revision) => check::Condition::ModRevision(revision),
-        Condition::Exists => check::Condition::Exists,
-        Condition::Absent => check::Condition::Absent,
-    });
+    let condition = record.condition;
     let key = text(&record.key);
     let op = match &record.write {
         None => check::Op::Get { key },
         Some(Op::Put { value, .. }) => check::Op::Put { key, value: text(value), condition },
         Some(Op::Delete { .. }) => check::Op::Delete { key, condition },
+        Some(Op::DeleteRange { range }) => {
+            check::Op::DeleteRange { start: text(range.start()), end: range.end().map(text) }
+        }
     };
     let answer = match &record.told {
         Told::Read(Seen { value: Some((value, mod_revision)), .. }) => {
@@ -368,9 +319,14 @@ fn event(record: &Record) -> check::Event {
         Told::Read(Seen { value: None, .. }) => check::Answer::Absent,
         Told::Write(Applied { outcome, .. }) => match *outcome {
             Outcome::Put { revision, .. } => check::Answer::Written { revision },
+            Outcome::Deleted { revision, deleted } if op.key().is_none() => {
+                check::Answer::DeletedRange { revision, deleted }
+            }
             Outcome::Deleted { revision, deleted } => {
                 check::Answer::Deleted { revision, deleted: deleted == 1 }
             }
+            // Whether it was, the plain map has said.
+            Outcome::RangeTooLarge { .. } => check::Answer::NotDone,
             Outcome::PreconditionFailed { mod_revision, .. } => {
                 check::Answer::PreconditionFailed { mod_revision }
             }
@@ -383,6 +339,7 @@ fn event(record: &Record) -> check::Event {
         Told::Unknown => check::Answer::Unknown,
     };
     let index = match &record.told {
+        _ if answer == check::Answer::NotDone => None,
         Told::Read(seen) => Some(seen.applied),
         // The index of a replayed answer is that of the repetition.
         Told::Write(applied) => (!applied.replayed).then_some(applied.index),

@@ -239,6 +239,10 @@ marks! {
     ListDone,
     /// A condition did not hold.
     PreconditionFailed,
+    /// A range of several keys was removed.
+    RangeDeleted,
+    /// A range had too many keys to be removed.
+    RangeTooLarge,
     /// A retry was answered from the idempotency table.
     DedupHit,
     /// The idempotency table was full.

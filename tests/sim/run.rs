@@ -186,17 +186,13 @@ impl World {
 
     /// P1 to P5 on what the clients were told.
     fn judge(&mut self) {
-        let replay = Replay::new(&self.oracle.committed, self.swarm.settings.idempotency_rows);
+        let replay = Replay::new(&self.oracle.committed, &self.swarm.settings);
         for node in self.members() {
             let machine = &self.nodes[node];
             let kv = &machine.process.as_ref().expect("everybody is up").kv;
-            assert!(
-                kv.revision() == replay.model.revision,
-                "revision {} of {}",
-                kv.revision(),
-                replay.model.revision
-            );
-            for (key, cell) in &replay.model.cells {
+            let revision = replay.model.revision();
+            assert!(kv.revision() == revision, "revision {} of {revision}", kv.revision());
+            for (key, cell) in replay.model.now() {
                 let record =
                     kv.get(key, None).expect("the latest revision can be read").expect("the map has it");
                 assert!(

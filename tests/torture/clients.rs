@@ -118,8 +118,8 @@ impl Client<'_> {
         if self.rng.u8(0..100) < 6 {
             self.list(&format!("{}g{generation}/", crowd.prefix));
         } else {
-            let key = keys[self.rng.usize(0..keys.len())].clone();
-            let op = self.draw(key);
+            let at = self.rng.usize(0..keys.len());
+            let op = if self.rng.u8(0..100) < 3 { pair(&keys, at) } else { self.draw(keys[at].clone()) };
             self.single(op);
         }
         std::thread::sleep(Duration::from_micros(self.rng.u64(0..12_000)));
@@ -146,7 +146,7 @@ impl Client<'_> {
         }
     }
 
-    /// One operation on one key, with its retries under one idempotency key if it has one.
+    /// One operation on one key, or the removal of a pair, with its retries under one idempotency key if it has one.
     fn single(&mut self, op: Op) {
         let crowd = self.crowd;
         let idempotency =
@@ -155,11 +155,17 @@ impl Client<'_> {
             Op::Put { value, condition, .. } => ("PUT", *condition, value::body(value, self.filler_bytes())),
             Op::Delete { condition, .. } => ("DELETE", *condition, Vec::new()),
             Op::Get { .. } | Op::List { .. } => ("GET", None, Vec::new()),
+            Op::DeleteRange { .. } => ("DELETE", None, Vec::new()),
         };
-        let key = op.key().expect("one key").to_owned();
-        let mut headers: Vec<(&str, String)> = condition.map(header).into_iter().collect();
+        let mut headers: Vec<(&str, String)> = condition.map(Condition::to_header).into_iter().collect();
         headers.extend(idempotency.iter().map(|key| ("Idempotency-Key", key.clone())));
-        let path = format!("/v1/kv/{key}");
+        let path = match &op {
+            Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } => format!("/v1/kv/{key}"),
+            Op::DeleteRange { start, end } => {
+                format!("/v1/kv?start={start}&end={}", end.as_deref().unwrap_or_default())
+            }
+            Op::List { .. } => unreachable!("lists are asked for elsewhere"),
+        };
         let call_ns = crowd.now_ns();
         let mut was_unknown = false;
         let mut index = None;
@@ -189,20 +195,29 @@ impl Client<'_> {
             result = Answer::Unknown;
         }
         let return_ns = crowd.now_ns();
-        match &result {
-            &Answer::Value { mod_revision, .. } => drop(self.seen.insert(key.clone(), mod_revision)),
-            &Answer::Written { revision } => drop(self.seen.insert(key.clone(), revision)),
-            &Answer::PreconditionFailed { mod_revision } if mod_revision > 0 => {
-                self.seen.insert(key.clone(), mod_revision);
-            }
-            Answer::Absent | Answer::Deleted { .. } | Answer::PreconditionFailed { .. } => {
-                self.seen.remove(&key);
-            }
-            Answer::NotDone | Answer::Unknown | Answer::Listed { .. } => {}
-        }
+        self.learn(&op, &result);
         let index = index.filter(|_| !matches!(result, Answer::NotDone | Answer::Unknown));
         self.records.push(Event { process: self.id, call_ns, return_ns, op, answer: result.clone(), index });
         self.count(&result);
+    }
+
+    /// Notes the revision at which a key was last seen.
+    fn learn(&mut self, op: &Op, result: &Answer) {
+        if let (Op::DeleteRange { .. }, Answer::DeletedRange { .. }) = (op, result) {
+            self.seen.retain(|key, _| !op.concerns(key));
+        }
+        let Some(key) = op.key() else { return };
+        match *result {
+            Answer::Value { mod_revision, .. } => drop(self.seen.insert(key.to_owned(), mod_revision)),
+            Answer::Written { revision } => drop(self.seen.insert(key.to_owned(), revision)),
+            Answer::PreconditionFailed { mod_revision } if mod_revision > 0 => {
+                self.seen.insert(key.to_owned(), mod_revision);
+            }
+            Answer::Absent | Answer::Deleted { .. } | Answer::PreconditionFailed { .. } => {
+                self.seen.remove(key);
+            }
+            Answer::NotDone | Answer::Unknown | Answer::Listed { .. } | Answer::DeletedRange { .. } => {}
+        }
     }
 
     fn count(&mut self, result: &Answer) {
@@ -291,28 +306,41 @@ impl Client<'_> {
     /// What an answer means for the operation.
     fn understand(&self, op: &Op, answer: &http::Answer) -> Answer {
         let number = |name: &str| answer.json()[name].as_u64();
-        let understood = match (answer.status, op) {
-            (200, Op::Get { .. }) => match (value::value_of(&answer.body), tag(answer)) {
+        let refused = || {
+            let mod_revision = answer.json()["error"]["mod_revision"].as_u64();
+            mod_revision.map(|mod_revision| Answer::PreconditionFailed { mod_revision })
+        };
+        // What each operation can be told; what has no arm here is nonsense for it.
+        let understood = match (op, answer.status) {
+            (_, 500 | 503 | 504) => match answer.outcome().as_str() {
+                "unknown" if op.is_write() => Some(Answer::Unknown),
+                "not_done" | "unknown" => Some(Answer::NotDone),
+                _ => None,
+            },
+            (Op::Get { .. }, 200) => match (value::value_of(&answer.body), tag(answer)) {
                 (Some(value), Some(mod_revision)) => Some(Answer::Value { value, mod_revision }),
                 _ => None,
             },
-            (404, Op::Get { .. }) => Some(Answer::Absent),
-            (200, Op::Put { .. }) => number("revision").map(|revision| Answer::Written { revision }),
-            (200, Op::Delete { .. }) => match (number("revision"), number("deleted")) {
+            (Op::Get { .. }, 404) => Some(Answer::Absent),
+            (Op::Get { .. }, _) => None,
+            (Op::Put { .. }, 200) => number("revision").map(|revision| Answer::Written { revision }),
+            (Op::Put { .. }, 412) => refused(),
+            (Op::Put { .. }, _) => None,
+            (Op::Delete { .. }, 200) => match (number("revision"), number("deleted")) {
                 (Some(revision), Some(deleted @ 0..=1)) => {
                     Some(Answer::Deleted { revision, deleted: deleted == 1 })
                 }
                 _ => None,
             },
-            (412, Op::Put { .. } | Op::Delete { .. }) => answer.json()["error"]["mod_revision"]
-                .as_u64()
-                .map(|mod_revision| Answer::PreconditionFailed { mod_revision }),
-            (503 | 504 | 500, _) => match (answer.outcome().as_str(), op) {
-                ("not_done", _) | (_, Op::Get { .. } | Op::List { .. }) => Some(Answer::NotDone),
-                ("unknown", _) => Some(Answer::Unknown),
+            (Op::Delete { .. }, 412) => refused(),
+            (Op::Delete { .. }, _) => None,
+            (Op::DeleteRange { .. }, 200) => match (number("revision"), number("deleted")) {
+                (Some(revision), Some(deleted)) => Some(Answer::DeletedRange { revision, deleted }),
                 _ => None,
             },
-            _ => None,
+            (Op::DeleteRange { .. }, _) => None,
+            // Its rows are taken apart where it is asked.
+            (Op::List { .. }, _) => None,
         };
         understood.unwrap_or_else(|| {
             let (status, node) = (answer.status, self.node + 1);
@@ -322,12 +350,14 @@ impl Client<'_> {
     }
 }
 
-fn header(condition: Condition) -> (&'static str, String) {
-    match condition {
-        Condition::ModRevision(revision) => ("If-Match", format!("\"{revision}\"")),
-        Condition::Exists => ("If-Match", "*".to_owned()),
-        Condition::Absent => ("If-None-Match", "*".to_owned()),
-    }
+/// The removal of a key and its neighbour. No more: the search takes keys that a write ties together as one.
+fn pair(keys: &[String], at: usize) -> Op {
+    let mut keys = keys.to_vec();
+    keys.sort_unstable();
+    let pair = keys.chunks(2).nth(at / 2).expect("a pair for each key");
+    // `!` is less than every character of a key: no other key lies between.
+    let end = Some(format!("{}!", pair[pair.len() - 1]));
+    Op::DeleteRange { start: pair[0].clone(), end }
 }
 
 /// The index at which the outcome was decided. That of a repeated answer is the repetition's.

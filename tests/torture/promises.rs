@@ -34,12 +34,29 @@ fn acknowledged_by(event: &Event) -> Option<Acknowledged<'_>> {
     }
 }
 
-/// The history of each key on its own: a list is a read of every key that it could have shown.
+/// The history of each key on its own, for [`stale_reads`]: a list is a read of every key that it could have shown, and a
+/// removal of a range is a removal of each.
 pub fn by_key(events: &[Event]) -> BTreeMap<String, Vec<Event>> {
     let mut keys: BTreeMap<String, Vec<Event>> = BTreeMap::new();
     for event in events {
         if let Some(key) = event.op.key() {
             keys.entry(key.to_owned()).or_default().push(event.clone());
+        }
+    }
+    for event in events.iter().filter(|event| matches!(event.op, Op::DeleteRange { .. })) {
+        for (key, events) in keys.iter_mut().filter(|(key, _)| event.op.concerns(key)) {
+            // Whether the key was there does not matter here: from this revision on nothing older can be seen.
+            let answer = match event.answer {
+                Answer::DeletedRange { revision, deleted } => {
+                    Answer::Deleted { revision, deleted: deleted > 0 }
+                }
+                ref other => other.clone(),
+            };
+            events.push(Event {
+                op: Op::Delete { key: key.clone(), condition: None },
+                answer,
+                ..event.clone()
+            });
         }
     }
     for event in events {

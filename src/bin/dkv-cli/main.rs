@@ -16,7 +16,7 @@ mod status;
 mod text;
 mod verify;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
@@ -24,7 +24,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
-use dkv::client::{Client, ClientError, Condition, ListOptions, ReadOptions, WriteOptions};
+use dkv::client::{Client, ClientError, Condition, ListOptions, RangeOptions, ReadOptions, WriteOptions};
 
 use cli::{Cli, Command, Shell};
 use failure::Failure;
@@ -86,7 +86,16 @@ fn ask(cli: &Cli, client: &Client, printer: &Printer) -> Result<(), Failure> {
             Some(record) => printer.record(&record),
             None => Err(Failure::not_found(key, read.revision)),
         },
-        Command::Delete { key, if_revision, write } => {
+        Command::Delete { key: None, range, write, .. } => {
+            let bytes =
+                |bound: &Option<OsString>| bound.as_ref().map(|b| b.as_bytes().to_vec()).unwrap_or_default();
+            let (prefix, start, end) = (bytes(&range.prefix), bytes(&range.start), bytes(&range.end));
+            let range = RangeOptions { prefix, start, end, all: range.all };
+            let options = WriteOptions { condition: None, idempotency_key: write.idempotency_key.clone() };
+            let written = client.delete_range(&range, &options)?;
+            printer.removed(&written.reply)
+        }
+        Command::Delete { key: Some(key), if_revision, write, .. } => {
             let condition = if_revision.map(Condition::ModRevision);
             let options = WriteOptions { condition, idempotency_key: write.idempotency_key.clone() };
             let written = client.delete(key.as_bytes(), &options)?;
@@ -222,5 +231,30 @@ mod tests {
         );
         assert!(parse(&["verify", "--clients", "0"]).is_err());
         assert!(parse(&["list", "p", "--order", "desc", "--keys-only"]).is_ok());
+    }
+
+    #[test]
+    fn delete_takes_a_key_or_a_range_and_never_both_or_neither() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["dkv-cli", "delete"], args].concat()).is_ok();
+        for args in [
+            &["k"][..],
+            &["--prefix", "p"],
+            &["--start", "a", "--end", "b"],
+            &["--all"],
+            &["k", "--if-revision", "3"],
+        ] {
+            assert!(parse(args), "{args:?}");
+        }
+        for args in [
+            &[][..],
+            &["k", "--prefix", "p"],
+            &["k", "--all"],
+            &["--all", "--prefix", "p"],
+            &["--all", "--end", "p"],
+            &["--prefix", "p", "--if-revision", "3"],
+            &["--if-revision", "3"],
+        ] {
+            assert!(!parse(args), "{args:?}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 
-use dkv::api::Record;
+use dkv::api::{DeleteReply, Record};
 use serde::Serialize;
 
 use crate::cli::Format;
@@ -68,6 +68,20 @@ impl Printer {
     /// A write that is done. It stays done when this cannot be printed, so that is only said.
     pub fn written(&self, reply: &impl Serialize) -> Result<(), Failure> {
         let printed = if self.is_json() { self.json(reply) } else { self.bytes(b"OK\n") };
+        if let Err(failure @ Failure::Output(_)) = printed {
+            self.failure(&failure);
+        }
+        Ok(())
+    }
+
+    /// A removal of a range that is done: how many keys went.
+    pub fn removed(&self, reply: &DeleteReply) -> Result<(), Failure> {
+        let keys = if reply.deleted == 1 { "key" } else { "keys" };
+        let printed = if self.is_json() {
+            self.json(reply)
+        } else {
+            self.bytes(format!("{} {keys} deleted\n", reply.deleted).as_bytes())
+        };
         if let Err(failure @ Failure::Output(_)) = printed {
             self.failure(&failure);
         }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use dkv::api::{ErrorCode, ListReply};
 use dkv::check::{self, Answer, Event, Limits, Op, Row};
-use dkv::client::{Client, ClientError, Condition, ListOptions, ReadOptions, WriteOptions};
+use dkv::client::{Client, ClientError, Condition, ListOptions, RangeOptions, ReadOptions, WriteOptions};
 use dkv::files::Output;
 use serde::Serialize;
 
@@ -323,17 +323,28 @@ impl Verifier<'_> {
         let prefix = self.workload.generation();
         let key = format!("{prefix}{}", fastrand::u64(..self.workload.keys));
         let condition = match fastrand::u8(..10) {
-            0..=1 => Some(check::Condition::ModRevision(self.last_revision)),
-            2 => Some(check::Condition::Absent),
-            3 => Some(check::Condition::Exists),
+            0..=1 => Some(Condition::ModRevision(self.last_revision)),
+            2 => Some(Condition::Absent),
+            3 => Some(Condition::Exists),
             _ => None,
         };
         match fastrand::u8(..20) {
             0..9 => Op::Get { key },
             9..17 => Op::Put { key, value: format!("{}.{}", self.process, self.operations), condition },
+            17 if fastrand::u8(..4) == 0 => self.pair(&prefix),
             17 => Op::Delete { key, condition },
             _ => Op::List { prefix },
         }
+    }
+
+    /// The removal of a key and its neighbour. No more: the check takes keys that a write ties together as one.
+    fn pair(&self, prefix: &str) -> Op {
+        let mut keys: Vec<String> = (0..self.workload.keys).map(|key| format!("{prefix}{key}")).collect();
+        keys.sort_unstable();
+        let pairs: Vec<&[String]> = keys.chunks(2).collect();
+        let pair = pairs[fastrand::usize(..pairs.len())];
+        // `!` is less than every digit: no other key lies between.
+        Op::DeleteRange { start: pair[0].clone(), end: Some(format!("{}!", pair[pair.len() - 1])) }
     }
 
     fn ask(&self, op: &Op) -> (Answer, Option<u64>) {
@@ -359,6 +370,15 @@ impl Verifier<'_> {
                     (Answer::Deleted { revision, deleted }, written.index.filter(|_| !written.replayed))
                 })
             }
+            Op::DeleteRange { start, end } => {
+                let (start, end) = (start.as_bytes(), end.as_deref().unwrap_or_default().as_bytes());
+                let range =
+                    RangeOptions { start: start.to_vec(), end: end.to_vec(), ..RangeOptions::default() };
+                client.delete_range(&range, &options(None)).map(|written| {
+                    let (revision, deleted) = (written.reply.revision, written.reply.deleted);
+                    (Answer::DeletedRange { revision, deleted }, written.index.filter(|_| !written.replayed))
+                })
+            }
             Op::List { prefix } => {
                 let options = ListOptions { prefix: prefix.as_bytes().to_vec(), ..ListOptions::default() };
                 client.see_list(&options).map(|seen| {
@@ -382,12 +402,7 @@ impl Verifier<'_> {
     }
 }
 
-fn options(condition: Option<check::Condition>) -> WriteOptions {
-    let condition = condition.map(|condition| match condition {
-        check::Condition::ModRevision(revision) => Condition::ModRevision(revision),
-        check::Condition::Exists => Condition::Exists,
-        check::Condition::Absent => Condition::Absent,
-    });
+fn options(condition: Option<Condition>) -> WriteOptions {
     WriteOptions { condition, idempotency_key: None }
 }
 

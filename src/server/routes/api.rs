@@ -7,22 +7,22 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::calls::CallCounters;
-use super::errors::{failed, refused, wall_ms};
+use super::errors::failed;
 use super::jobs::Jobs;
 use super::lists::{self, List, Scan};
 use super::params::{self, Query, invalid};
 use super::reads::KeyRead;
 use super::snapshots::{self, Asked};
 use super::states::States;
+use super::writes::{self, Done, decided};
 use super::{log_level, members, metrics, operator};
-use crate::api::{
-    self, ClusterReply, DeleteReply, ErrorBody, ErrorCode, ErrorOutcome, MembersReply, PutReply,
-};
+use crate::api::{self, ClusterReply, ErrorBody, ErrorCode, ErrorOutcome, MembersReply};
 use crate::node::{BackupResult, Consistency, Failure, Node, OperatorRequest, Origin, WriteResult};
 use crate::raft::Index;
 use crate::server::edge::{Reply, Request, Response};
 use crate::server::shared::Shared;
-use crate::store::{Applied, Command, Idempotency, Op, Outcome, request_hash};
+use crate::store::{Applied, Command};
+use crate::vocabulary::Op;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -154,8 +154,16 @@ impl ClientApi {
         Ok(key)
     }
 
-    fn write(&self, op: Result<Op, ErrorBody>, call: &Call, mut reply: Reply) {
-        let ready = op.and_then(|op| command(op, &call.request)).and_then(|command| {
+    pub(super) fn delete_range(&self, call: Call, reply: Reply) {
+        self.propose(writes::parse_delete_range(&call.request), &call, reply);
+    }
+
+    fn write(&self, op: Result<Op, ErrorBody>, call: &Call, reply: Reply) {
+        self.propose(op.and_then(|op| command(op, &call.request)), call, reply);
+    }
+
+    fn propose(&self, command: Result<Command, ErrorBody>, call: &Call, mut reply: Reply) {
+        let ready = command.and_then(|command| {
             let node = self.node()?;
             park(call, &mut reply)?;
             Ok((command, node))
@@ -321,9 +329,7 @@ impl ClientApi {
 
 fn command(op: Op, request: &Request) -> Result<Command, ErrorBody> {
     let condition = params::condition(request)?;
-    let idempotency = params::idempotency_key(request)?
-        .map(|key| Idempotency { key: key.to_owned(), request_hash: request_hash(&op, condition) });
-    Ok(Command { op, condition, idempotency, wall_ms: wall_ms(), actor: String::new() })
+    Ok(writes::command(op, condition, params::idempotency_key(request)?))
 }
 
 /// Takes one of the places for requests that wait for consensus.
@@ -342,14 +348,10 @@ fn written(result: WriteResult) -> Response {
         Ok(applied) => applied,
         Err(failure) => return Response::error(&failed(&failure)),
     };
-    let mut response = match outcome {
-        Outcome::Put { revision, create_revision, version } => {
-            Response::json(200, &PutReply { revision, create_revision, version })
-        }
-        Outcome::Deleted { revision, deleted } => Response::json(200, &DeleteReply { revision, deleted }),
-        Outcome::PreconditionFailed { .. } | Outcome::IdempotencyMismatch | Outcome::Overloaded => {
-            Response::error(&refused(&outcome).expect("these are the refusals"))
-        }
+    let mut response = match decided(&outcome) {
+        Ok(Done::Put(reply)) => Response::json(200, &reply),
+        Ok(Done::Deleted(reply)) => Response::json(200, &reply),
+        Err(refused) => Response::error(&refused),
     };
     response = response.with_header(api::INDEX_HEADER, index.to_string());
     if replayed {

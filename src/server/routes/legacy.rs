@@ -8,14 +8,16 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::api::{Call, ClientApi, park};
-use super::errors::{failed, refused, wall_ms};
+use super::errors::failed;
 use super::params::{self, invalid};
-use crate::api::{self, ErrorBody, ErrorCode, ErrorOutcome, LeaderRef};
+use super::writes::{self, Done, decided};
+use crate::api::{self, DeleteReply, ErrorBody, ErrorCode, ErrorOutcome, LeaderRef};
 use crate::node::{Consistency, Failure, Node, Origin, WriteResult};
 use crate::raft::Index;
 use crate::server::edge::{Reply, Request, Response};
 use crate::server::shared::Shared;
-use crate::store::{Applied, Command, Idempotency, Op, Outcome, request_hash};
+use crate::store::{Applied, Command};
+use crate::vocabulary::Op;
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 
@@ -98,9 +100,7 @@ fn command(op: Op, request: &Request) -> Result<Command, ErrorBody> {
     if params::condition(request)?.is_some() {
         return Err(invalid("this route has no conditions: /v1/kv/{key} has"));
     }
-    let idempotency = params::idempotency_key(request)?
-        .map(|key| Idempotency { key: key.to_owned(), request_hash: request_hash(&op, None) });
-    Ok(Command { op, condition: None, idempotency, wall_ms: wall_ms(), actor: String::new() })
+    Ok(writes::command(op, None, params::idempotency_key(request)?))
 }
 
 /// The body of `/set`. Further fields are ignored.
@@ -178,13 +178,10 @@ fn value(node: &Node, key: &[u8], result: Result<Index, Failure>) -> Result<Resp
 /// The answer to `/set` and `/delete`.
 fn written(result: WriteResult) -> Result<Response, ErrorBody> {
     let Applied { index, outcome, replayed } = result.map_err(|failure| failed(&failure))?;
-    if let Some(body) = refused(&outcome) {
-        return Err(body);
-    }
-    let sentence = match outcome {
-        Outcome::Deleted { deleted: 0, .. } => "The key was not there.\n",
-        Outcome::Deleted { .. } => "The key was deleted.\n",
-        _ => "The key was set.\n",
+    let sentence = match decided(&outcome)? {
+        Done::Put(_) => "The key was set.\n",
+        Done::Deleted(DeleteReply { deleted: 0, .. }) => "The key was not there.\n",
+        Done::Deleted(_) => "The key was deleted.\n",
     };
     let response =
         Response::new(200, PLAIN, sentence.into()).with_header(api::INDEX_HEADER, index.to_string());

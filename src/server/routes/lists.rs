@@ -22,8 +22,8 @@ use crate::store::{KeyRange, Kv, Order, ReadError, Record};
 const PARAMETERS: [&str; 8] =
     ["consistency", "revision", "min_revision", "limit", "order", "keys_only", "count_only", "cursor"];
 
-/// Those whose values are any bytes.
-const BYTE_PARAMETERS: [&str; 3] = ["prefix", "start", "end"];
+/// The bounds of a range: their values are any bytes.
+pub(super) const BYTE_PARAMETERS: [&str; 3] = ["prefix", "start", "end"];
 
 /// The JSON around the rows of a page, without its cursor: numbers have at most 20 digits.
 const ENVELOPE_BYTES: usize = 128;
@@ -71,6 +71,19 @@ pub(super) fn serve(Scan { list, node }: Scan, deadline: Instant) -> Result<Resp
     Ok(list.serve(&node, deadline))
 }
 
+/// What a request says of the range it means, in the order of [`BYTE_PARAMETERS`]; empty = no limit.
+///
+/// # Errors
+/// `invalid_request` when the start lies after the end.
+pub(super) fn bounds(query: &Query) -> Result<[&[u8]; 3], ErrorBody> {
+    let bounds = BYTE_PARAMETERS.map(|name| query.bytes(name).unwrap_or_default());
+    let [_, start, end] = bounds;
+    if !end.is_empty() && start > end {
+        return Err(invalid("start lies behind end: start is the smaller key in either order"));
+    }
+    Ok(bounds)
+}
+
 /// A listing, taken apart.
 #[derive(Debug)]
 pub(super) struct List {
@@ -93,10 +106,7 @@ impl List {
     pub(super) fn parse(request: &Request, max_key_bytes: usize) -> Result<List, ErrorBody> {
         let query = Query::parse_with_bytes(request.query.as_deref(), &PARAMETERS, &BYTE_PARAMETERS)?;
         states::refuse_if_match(request)?;
-        let [prefix, start, end] = BYTE_PARAMETERS.map(|name| query.bytes(name).unwrap_or_default());
-        if !end.is_empty() && start > end {
-            return Err(invalid("start lies behind end: start is the smaller key in either order"));
-        }
+        let [prefix, start, end] = bounds(&query)?;
         let order = match query.get("order") {
             None | Some("asc") => Order::Ascending,
             Some("desc") => Order::Descending,

@@ -23,6 +23,7 @@ mod states;
 mod table;
 #[cfg(test)]
 mod tests;
+mod writes;
 
 pub(super) use dispatch::start;
 pub(super) use table::headers;

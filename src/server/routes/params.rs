@@ -5,9 +5,9 @@ use serde::de::DeserializeOwned;
 
 use crate::api::{ErrorBody, ErrorCode, MAX_IDEMPOTENCY_KEY, is_cluster_id, is_idempotency_key};
 use crate::files::foreign_encoding;
-use crate::store::Condition;
 
 use crate::server::edge::Request;
+use crate::vocabulary::Condition;
 
 pub(super) fn invalid(message: impl Into<String>) -> ErrorBody {
     ErrorBody::new(ErrorCode::InvalidRequest, message)
@@ -140,24 +140,7 @@ impl Query {
 pub(super) fn condition(request: &Request) -> Result<Option<Condition>, ErrorBody> {
     let if_match = once(request, "if-match")?;
     let if_none_match = once(request, "if-none-match")?;
-    match (if_match, if_none_match) {
-        (None, None) => Ok(None),
-        (Some(_), Some(_)) => Err(invalid("If-Match and If-None-Match exclude each other")),
-        (None, Some("*")) => Ok(Some(Condition::Absent)),
-        (None, Some(_)) => Err(invalid("If-None-Match takes only *: write if the key is absent")),
-        (Some("*"), None) => Ok(Some(Condition::Exists)),
-        (Some(tag), None) => mod_revision(tag).map(|revision| Some(Condition::ModRevision(revision))).ok_or_else(|| {
-            invalid("If-Match takes * or one entity tag as a read gives it: the mod_revision in double quotes")
-        }),
-    }
-}
-
-/// The number in `"17"`: digits only, no sign, no leading zero, in range.
-fn mod_revision(tag: &str) -> Option<u64> {
-    let digits = tag.strip_prefix('"')?.strip_suffix('"')?;
-    let is_plain =
-        !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) && !digits.starts_with('0');
-    if is_plain { digits.parse().ok() } else { None }
+    Condition::from_headers(if_match, if_none_match).map_err(invalid)
 }
 
 /// The idempotency key of a write.

@@ -146,6 +146,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
     key_write("/v1/kv/{key}", PUT, "putKey", ClientApi::put_key),
     key_write("/v1/kv/{key}", DELETE, "deleteKey", ClientApi::delete_key),
     key_read("/v1/kv", "listKeys", ClientApi::list_keys),
+    key_write("/v1/kv", DELETE, "deleteRange", ClientApi::delete_range),
     flat(Operation { methods: &[Method::Get], headers: &[], ..key_read("/get", "flatGet", legacy::get) }),
     flat(key_write("/set", POST, "flatSet", legacy::set)),
     flat(key_write("/delete", DELETE, "flatDelete", legacy::delete)),
@@ -255,7 +256,8 @@ mod tests {
             (Method::Post, "/v1/kv/a", Err("GET, HEAD, PUT, DELETE".to_owned())),
             (Method::Other, "/v1/kv/a", Err("GET, HEAD, PUT, DELETE".to_owned())),
             (Method::Get, "/v1/kv", Ok(("listKeys", ""))),
-            (Method::Put, "/v1/kv", Err("GET, HEAD".to_owned())),
+            (Method::Put, "/v1/kv", Err("GET, HEAD, DELETE".to_owned())),
+            (Method::Delete, "/v1/kv", Ok(("deleteRange", ""))),
             (Method::Get, "/v1/kvs", Err(String::new())),
             (Method::Head, "/get", Err("GET".to_owned())),
             (Method::Head, "/v1/cluster/members", Ok(("getMembers", ""))),
@@ -314,9 +316,11 @@ mod tests {
     }
 
     /// The headers that an operation reads only to refuse them.
-    const REFUSED: [(&str, &str); 6] = [
+    const REFUSED: [(&str, &str); 8] = [
         ("getKey", "if-match"),
         ("listKeys", "if-match"),
+        ("deleteRange", "if-match"),
+        ("deleteRange", "if-none-match"),
         ("flatSet", "if-match"),
         ("flatSet", "if-none-match"),
         ("flatDelete", "if-match"),

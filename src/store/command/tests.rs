@@ -15,6 +15,8 @@ fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         any::<(Vec<u8>, Vec<u8>)>().prop_map(|(key, value)| Op::Put { key, value }),
         any::<Vec<u8>>().prop_map(|key| Op::Delete { key }),
+        any::<(Vec<u8>, Option<Vec<u8>>)>()
+            .prop_map(|(start, end)| Op::DeleteRange { range: KeyRange::between(start, end) }),
     ]
 }
 
@@ -33,7 +35,10 @@ fn any_command() -> impl Strategy<Value = Command> {
             .prop_map(|(key, request_hash)| Idempotency { key, request_hash }),
     );
     (any_op(), any_condition(), idempotency, any::<u64>(), any::<String>()).prop_map(
-        |(op, condition, idempotency, wall_ms, actor)| Command { op, condition, idempotency, wall_ms, actor },
+        |(op, condition, idempotency, wall_ms, actor)| {
+            let condition = condition.filter(|_| op.kind().takes_condition());
+            Command { op, condition, idempotency, wall_ms, actor }
+        },
     )
 }
 
@@ -54,6 +59,15 @@ fn encode_writes_the_documented_bytes() {
         actor: String::new(),
     };
     assert_eq!(delete.encode(), [1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, b'k']);
+
+    let of = |range| Command { op: Op::DeleteRange { range }, ..delete.clone() }.encode();
+    let head = [1, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let start_and_end = [1, 0, 0, 0, b'k', 1, 2, 0, 0, 0, b'l', b'm'];
+    assert_eq!(of(KeyRange::new(b"", b"k", b"lm")), [&head[..], &start_and_end].concat());
+    assert_eq!(of(KeyRange::new(b"", b"", b"")), [&head[..], &[0, 0, 0, 0, 0]].concat());
+    let mut bad = of(KeyRange::new(b"", b"", b""));
+    bad[18] = 2;
+    assert_eq!(Command::decode(&bad), Err(CommandError::Unknown { field: "ends", value: 2 }));
 }
 
 #[test]
@@ -65,7 +79,8 @@ fn decode_names_what_is_wrong() {
         Command::decode(&bytes)
     };
     assert_eq!(with(0, 2), Err(CommandError::Version(2)));
-    assert_eq!(with(1, 3), Err(CommandError::Unknown { field: "op", value: 3 }));
+    assert_eq!(with(1, 4), Err(CommandError::Operation(4)));
+    assert_eq!(with(1, 3), Err(CommandError::Condition("delete_range")));
     assert_eq!(with(2, 4), Err(CommandError::Unknown { field: "condition", value: 4 }));
     assert_eq!(with(3, 2), Err(CommandError::Unknown { field: "idempotent", value: 2 }));
     assert_eq!(with(37, 0xff), Err(CommandError::Text("idempotency")));
@@ -74,6 +89,25 @@ fn decode_names_what_is_wrong() {
     let mut longer = good.clone();
     longer.push(0);
     assert_eq!(Command::decode(&longer), Err(CommandError::Trailing(1)));
+}
+
+/// What a newer program wrote can be told from what no program wrote.
+#[test]
+fn decode_tells_a_newer_command_from_bytes_that_are_none() {
+    let good = full().encode();
+    let with = |at: usize, byte: u8| {
+        let mut bytes = good.clone();
+        bytes[at] = byte;
+        Command::decode(&bytes).map_err(|e| e.is_newer())
+    };
+    assert_eq!((with(0, 2), with(1, 99)), (Err(true), Err(true)));
+    assert_eq!(with(0, 0), Err(false), "no version 0 ever was");
+    for (at, byte) in [(2, 4), (3, 2), (37, 0xff), (46, 0xff)] {
+        assert_eq!(with(at, byte), Err(false), "byte {at}");
+    }
+    assert_eq!(Command::decode(&[]).map_err(|e| e.is_newer()), Err(false));
+    assert_eq!(Command::decode(&[99]).map_err(|e| e.is_newer()), Err(true), "whatever follows");
+    assert_eq!(Command::decode(&[1, 99]).map_err(|e| e.is_newer()), Err(true));
 }
 
 #[test]
@@ -96,11 +130,19 @@ fn request_hash_is_the_same_for_ever() {
 #[test]
 fn request_hash_tells_requests_apart() {
     let put = |key: &[u8], value: &[u8]| Op::Put { key: key.to_vec(), value: value.to_vec() };
+    let range = |prefix: &[u8], start: &[u8], end: &[u8]| Op::DeleteRange {
+        range: KeyRange::new(prefix, start, end),
+    };
+    assert_eq!(request_hash(&range(b"a", b"", b""), None), request_hash(&range(b"", b"a", b"b"), None));
     let requests = [
         (put(b"ab", b"c"), None),
         (put(b"a", b"bc"), None),
         (put(b"ab", b""), None),
         (Op::Delete { key: b"ab".to_vec() }, None),
+        (range(b"", b"ab", b""), None),
+        (range(b"", b"ab", b"c"), None),
+        (range(b"ab", b"", b""), None),
+        (range(b"", b"", b""), None),
         (put(b"ab", b"c"), Some(Condition::Exists)),
         (put(b"ab", b"c"), Some(Condition::Absent)),
         (put(b"ab", b"c"), Some(Condition::ModRevision(0))),

@@ -7,6 +7,7 @@
 use std::ops::{Bound, ControlFlow};
 
 use super::{Kv, ReadError, Record};
+use crate::vocabulary::KeyRange;
 
 /// Most keys that one call of [`Kv::scan`] looks at, visible or not: keys that were deleted lately, or did not exist yet
 /// at an old revision, cost time without making a row.
@@ -15,52 +16,20 @@ pub const SCAN_KEYS: usize = 10_000;
 /// What a map takes as a range.
 type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
-/// Some keys that lie side by side.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyRange {
-    /// The first one; empty: from the very first.
-    start: Vec<u8>,
-    /// Before this one; None: to the very last.
-    end: Option<Vec<u8>>,
-}
-
-impl KeyRange {
-    /// The keys that begin with `prefix`, are not less than `start`, and are less than `end`. Empty = no limit.
-    pub fn new(prefix: &[u8], start: &[u8], end: &[u8]) -> KeyRange {
-        let end = Some(end).filter(|end| !end.is_empty()).map(<[u8]>::to_vec);
-        let ends = [end, behind_prefix(prefix)];
-        KeyRange { start: prefix.max(start).to_vec(), end: ends.into_iter().flatten().min() }
+/// What is left of `range` from `from` on, itself included; as bounds that a map takes, or None when that is nothing.
+fn rest<'a>(range: &'a KeyRange, order: Order, from: Option<&'a [u8]>) -> Option<Bounds<'a>> {
+    let (mut start, mut end) = (range.start(), range.end().map_or(Bound::Unbounded, Bound::Excluded));
+    match (order, from) {
+        (Order::Ascending, Some(from)) => start = start.max(from),
+        (Order::Descending, Some(from)) if range.contains(from) => end = Bound::Included(from),
+        // Every key of the range lies before it, or after it.
+        (Order::Descending, Some(from)) if from < start => return None,
+        _ => {}
     }
-
-    /// Whether `key` belongs to it.
-    pub fn contains(&self, key: &[u8]) -> bool {
-        key >= &self.start[..] && self.end.as_deref().is_none_or(|end| key < end)
+    match end {
+        Bound::Excluded(end) if start >= end => None,
+        _ => Some((Bound::Included(start), end)),
     }
-
-    /// What is left of it from `from` on, itself included; as bounds that a map takes, or None when that is nothing.
-    fn rest<'a>(&'a self, order: Order, from: Option<&'a [u8]>) -> Option<Bounds<'a>> {
-        let (mut start, mut end) =
-            (&self.start[..], self.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded));
-        match (order, from) {
-            (Order::Ascending, Some(from)) => start = start.max(from),
-            (Order::Descending, Some(from)) if self.contains(from) => end = Bound::Included(from),
-            // Every key of the range lies before it, or behind it.
-            (Order::Descending, Some(from)) if from < start => return None,
-            _ => {}
-        }
-        match end {
-            Bound::Excluded(end) if start >= end => None,
-            _ => Some((Bound::Included(start), end)),
-        }
-    }
-}
-
-/// The least byte string that is greater than everything with this prefix.
-fn behind_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
-    let last = prefix.iter().rposition(|&byte| byte != u8::MAX)?;
-    let mut behind = prefix[..=last].to_vec();
-    behind[last] += 1;
-    Some(behind)
 }
 
 /// In which direction a range is walked: by the bytes of the keys.
@@ -89,7 +58,7 @@ impl Kv {
         take: impl FnMut(Record<'a>) -> ControlFlow<()>,
     ) -> Result<Option<&'a [u8]>, ReadError> {
         self.check_readable(revision)?;
-        let Some(bounds) = range.rest(order, from) else { return Ok(None) };
+        let Some(bounds) = rest(range, order, from) else { return Ok(None) };
         let keys = self.keys.range::<[u8], _>(bounds);
         let rows = keys.map(|(key, versions)| {
             let key = &key[..];
@@ -112,35 +81,4 @@ fn walk<'a>(
         }
     }
     None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn range(prefix: &str, start: &str, end: &str) -> KeyRange {
-        KeyRange::new(prefix.as_bytes(), start.as_bytes(), end.as_bytes())
-    }
-
-    #[test]
-    fn new_intersects_prefix_start_and_end() {
-        let all = ["", "a", "a/", "a/1", "a/2", "a0", "b"];
-        let of =
-            |range: KeyRange| all.into_iter().filter(|k| range.contains(k.as_bytes())).collect::<Vec<_>>();
-        assert_eq!(of(range("", "", "")), all);
-        assert_eq!(of(range("a/", "", "")), ["a/", "a/1", "a/2"]);
-        assert_eq!(of(range("a/", "a/1", "")), ["a/1", "a/2"]);
-        assert_eq!(of(range("a/", "a", "a/2")), ["a/", "a/1"]);
-        assert_eq!(of(range("a/", "b", "")), [""; 0]);
-        assert_eq!(of(range("", "a", "b")), ["a", "a/", "a/1", "a/2", "a0"]);
-        assert_eq!(of(range("", "a0", "a")), [""; 0]);
-    }
-
-    #[test]
-    fn behind_prefix_carries_over_the_greatest_byte() {
-        assert_eq!(behind_prefix(b"a"), Some(b"b".to_vec()));
-        assert_eq!(behind_prefix(b"a\xff\xff"), Some(b"b".to_vec()));
-        assert_eq!(behind_prefix(b"\xfe\xff"), Some(b"\xff".to_vec()));
-        assert_eq!((behind_prefix(b"\xff\xff"), behind_prefix(b"")), (None, None));
-    }
 }

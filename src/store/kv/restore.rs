@@ -133,10 +133,9 @@ impl KvBuilder {
         if self.key.is_some() {
             return Err("a key has no versions".to_owned());
         }
-        self.superseded.sort_unstable_by_key(|superseded| superseded.at);
-        if self.superseded.windows(2).any(|pair| pair[0].at == pair[1].at) {
-            return Err("two versions were superseded by one revision".to_owned());
-        }
+        // One revision may have superseded versions of several keys; of one key it supersedes one, as the revisions of
+        // its versions rise. The order is the one in which they were superseded.
+        self.superseded.sort_unstable_by(|a, b| (a.at, &a.key).cmp(&(b.at, &b.key)));
         let dedup = Dedup::from_rows(self.rows).ok_or("the idempotency rows are not in order")?;
         let SnapshotHeader { meta, found, settings, removed, .. } = self.header.clone();
         let kv = Kv {

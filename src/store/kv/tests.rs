@@ -6,6 +6,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::raft::{Found, Membership, Payload};
 use crate::store::{Idempotency, request_hash};
+#[path = "../../../tests/support/plain_map.rs"]
+mod plain_map;
+
+use plain_map::{Model, Row, Rules};
 
 const SECOND: Stamp = 1_000_000;
 
@@ -15,6 +19,10 @@ fn put(key: &str, value: &str) -> Op {
 
 fn delete(key: &str) -> Op {
     Op::Delete { key: key.into() }
+}
+
+fn delete_range(prefix: &str, start: &str, end: &str) -> Op {
+    Op::DeleteRange { range: KeyRange::new(prefix.as_bytes(), start.as_bytes(), end.as_bytes()) }
 }
 
 fn command(op: Op, condition: Option<Condition>, idempotency: Option<&str>) -> Command {
@@ -106,6 +114,114 @@ fn apply_delete_of_an_absent_key_changes_nothing() {
     assert_eq!(write(&mut kv, delete("a")), Outcome::Deleted { revision: 2, deleted: 0 });
     assert_eq!((kv.state_hash(), kv.revision()), (before, 2));
     assert_eq!(write(&mut kv, put("a", "2")), Outcome::Put { revision: 3, create_revision: 3, version: 1 });
+}
+
+/// What a change collected becomes visible at one revision, and is superseded, counted and forgotten by it.
+#[test]
+fn a_change_of_several_keys_makes_one_revision() {
+    let mut kv = Kv::new(Settings { retention_revisions: 1, ..settings() });
+    write(&mut kv, put("a", "1"));
+    write(&mut kv, put("b", "2"));
+    let mut change = Change::open(&kv.keys, kv.revision, &kv.settings);
+    assert_eq!(
+        (change.put(b"a".to_vec(), b"3".to_vec()), change.put(b"c".to_vec(), Vec::new())),
+        ((1, 2), (3, 1))
+    );
+    change.delete(b"b"[..].into());
+    assert_eq!((change.found(), change.revision()), (2, 3));
+    assert_eq!(change.current(b"c"), None, "nothing is visible before the change is closed");
+    let writes = change.close();
+    kv.make_revision(writes);
+    check_sums(&kv);
+    assert_eq!((kv.revision(), kv.floor()), (3, 2));
+    let values = |revision| ["a", "b", "c"].map(|key| value(&kv, key, revision));
+    assert_eq!(values(2), [Some("1".into()), Some("2".into()), None]);
+    assert_eq!(values(3), [Some("3".into()), None, Some(String::new())]);
+    let superseded: Vec<u64> = kv.superseded.iter().map(|superseded| superseded.at).collect();
+    assert_eq!(superseded, [3, 3]);
+    assert_eq!(kv.size().keys, 2);
+    write(&mut kv, put("z", ""));
+    assert_eq!((kv.floor(), kv.superseded.len()), (3, 0), "both went with the floor");
+    assert!(!kv.keys.contains_key(&b"b"[..]));
+    let before = kv.state_hash();
+    let nothing = Change::open(&kv.keys, kv.revision, &kv.settings).close();
+    kv.make_revision(nothing);
+    assert_eq!((kv.revision(), kv.state_hash()), (4, before), "a change of nothing makes no revision");
+}
+
+#[test]
+fn delete_range_removes_what_is_inside_at_one_revision() {
+    let mut kv = Kv::new(settings());
+    for key in ["a", "a/1", "a/2", "a/3", "b"] {
+        write(&mut kv, put(key, key));
+    }
+    write(&mut kv, delete("a/2"));
+    let gone = |revision, deleted| Outcome::Deleted { revision, deleted };
+    assert_eq!(
+        write(&mut kv, delete_range("a/", "", "")),
+        gone(7, 2),
+        "what is deleted already does not count"
+    );
+    let values = |kv: &Kv, revision| ["a", "a/1", "a/3", "b"].map(|key| value(kv, key, revision).is_some());
+    assert_eq!((values(&kv, 6), values(&kv, 7)), ([true; 4], [true, false, false, true]));
+    let before = kv.state_hash();
+    assert_eq!(write(&mut kv, delete_range("a/", "", "")), gone(7, 0), "nothing there makes no revision");
+    assert_eq!(write(&mut kv, delete_range("", "b", "b")), gone(7, 0), "an empty range");
+    assert_eq!(kv.state_hash(), before);
+    assert_eq!(write(&mut kv, put("a/1", "")), Outcome::Put { revision: 8, create_revision: 8, version: 1 });
+    assert_eq!(write(&mut kv, delete_range("", "", "")), gone(9, 3));
+    assert_eq!(kv.size().keys, 0);
+    let keyed = command(delete_range("", "", ""), None, Some("id"));
+    assert_eq!(run(&mut kv, 0, &keyed), (gone(9, 0), false));
+    write(&mut kv, put("a", ""));
+    assert_eq!(run(&mut kv, 0, &keyed), (gone(9, 0), true), "a repetition removes nothing more");
+}
+
+#[test]
+fn delete_range_refuses_more_than_half_of_the_retained_bytes_and_changes_nothing() {
+    let one = 1 + 9 + VERSION_OVERHEAD_BYTES;
+    let mut kv = Kv::new(Settings { retention_bytes: 4 * one, ..settings() });
+    for key in ["a", "b", "c"] {
+        write(&mut kv, put(key, "012345678"));
+    }
+    let (before, too_large) =
+        (kv.state_hash(), Outcome::RangeTooLarge { max_keys: 100_000, max_bytes: 2 * one });
+    assert_eq!(write(&mut kv, delete_range("", "", "")), too_large);
+    assert_eq!((kv.state_hash(), kv.revision(), kv.size().keys), (before, 3, 3));
+    let exactly_half = write(&mut kv, delete_range("", "", "c"));
+    assert_eq!(exactly_half, Outcome::Deleted { revision: 4, deleted: 2 });
+    // A part of one key always goes, or some ranges would never.
+    let mut kv = Kv::new(Settings { retention_bytes: 1, ..settings() });
+    write(&mut kv, put("a", "0123"));
+    assert_eq!(write(&mut kv, delete_range("", "", "")), Outcome::Deleted { revision: 2, deleted: 1 });
+}
+
+#[test]
+fn delete_range_removes_a_hundred_thousand_keys_and_no_more() {
+    let settings = Settings { retention_revisions: 1 << 20, retention_bytes: 1 << 30, ..settings() };
+    let mut kv = Kv::new(settings);
+    // Not checked after each one as `write` does: that would take hours.
+    let mut apply = |op: Op| {
+        let position = Position::new(kv.applied().index + 1, 1);
+        let entry = Entry::new(position, 0, &Payload::Command(command(op, None, None).encode()));
+        kv.apply(&entry).expect("a command has an outcome").outcome
+    };
+    (0..=100_000).for_each(|n| drop(apply(put(&format!("{n:06}"), ""))));
+    let max_bytes = 1 << 29;
+    let too_large = Outcome::RangeTooLarge { max_keys: 100_000, max_bytes };
+    assert_eq!(apply(delete_range("", "", "")), too_large);
+    let most = Outcome::Deleted { revision: 100_002, deleted: 100_000 };
+    assert_eq!(apply(delete_range("", "", "100000")), most);
+    assert_eq!(kv.size().keys, 1);
+}
+
+#[test]
+#[should_panic(expected = "a change writes a key once")]
+fn a_change_does_not_write_a_key_twice() {
+    let kv = Kv::new(settings());
+    let mut change = Change::open(&kv.keys, 0, &kv.settings);
+    change.put(b"a".to_vec(), Vec::new());
+    change.delete(b"a"[..].into());
 }
 
 #[test]
@@ -330,116 +446,13 @@ fn state_hash_ignores_what_left_and_how_it_got_there() {
     assert_ne!(other.state_hash(), another.state_hash());
 }
 
-/// The store as plainly as it can be said: one whole map per revision, one list of outcomes, everything counted
-/// anew each time.
-struct Model {
-    settings: Settings,
-    now: Stamp,
-    /// Index = revision.
-    snapshots: Vec<BTreeMap<Vec<u8>, ModelRecord>>,
-    /// (superseded at, bytes), for ever.
-    superseded: Vec<(u64, u64)>,
-    /// (stamp, key, request hash, outcome), for ever.
-    decided: Vec<(Stamp, String, u128, Outcome)>,
-    floor: u64,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-struct ModelRecord {
-    value: Vec<u8>,
-    create_revision: u64,
-    mod_revision: u64,
-    version: u64,
-}
-
-impl Model {
-    fn new(settings: Settings) -> Model {
-        let snapshots = vec![BTreeMap::new()];
-        Model { settings, now: 0, snapshots, superseded: Vec::new(), decided: Vec::new(), floor: 0 }
-    }
-
-    fn revision(&self) -> u64 {
-        self.snapshots.len() as u64 - 1
-    }
-
-    fn remembered(&self) -> impl Iterator<Item = &(Stamp, String, u128, Outcome)> {
-        let window = self.settings.idempotency_window_s * SECOND;
-        self.decided.iter().filter(move |(stamp, ..)| self.now - stamp <= window)
-    }
-
-    fn apply(&mut self, stamp: Stamp, command: &Command) -> (Outcome, bool) {
-        self.now = self.now.max(stamp);
-        let Some(id) = &command.idempotency else { return (self.execute(command), false) };
-        if let Some((.., hash, outcome)) = self.remembered().find(|(_, key, ..)| *key == id.key) {
-            let is_same = *hash == id.request_hash;
-            return if is_same { (outcome.clone(), true) } else { (Outcome::IdempotencyMismatch, false) };
-        }
-        if self.remembered().count() as u64 >= self.settings.idempotency_rows {
-            return (Outcome::Overloaded, false);
-        }
-        let outcome = self.execute(command);
-        self.decided.push((self.now, id.key.clone(), id.request_hash, outcome.clone()));
-        (outcome, false)
-    }
-
-    fn execute(&mut self, command: &Command) -> Outcome {
-        let mut map = self.snapshots.last().unwrap().clone();
-        let key = command.op.key().to_vec();
-        let old = map.get(&key).cloned();
-        let mod_revision = old.as_ref().map_or(0, |r| r.mod_revision);
-        let holds = match command.condition {
-            None => true,
-            Some(Condition::ModRevision(n)) => old.is_some() && n == mod_revision,
-            Some(Condition::Exists) => old.is_some(),
-            Some(Condition::Absent) => old.is_none(),
-        };
-        if !holds {
-            return Outcome::PreconditionFailed { revision: self.revision(), mod_revision };
-        }
-        let revision = self.revision() + 1;
-        let outcome = match &command.op {
-            Op::Put { value, .. } => {
-                let create_revision = old.as_ref().map_or(revision, |r| r.create_revision);
-                let version = old.as_ref().map_or(1, |r| r.version + 1);
-                let record =
-                    ModelRecord { value: value.clone(), create_revision, mod_revision: revision, version };
-                map.insert(key.clone(), record);
-                Outcome::Put { revision, create_revision, version }
-            }
-            Op::Delete { .. } if old.is_none() => {
-                return Outcome::Deleted { revision: revision - 1, deleted: 0 };
-            }
-            Op::Delete { .. } => {
-                map.remove(&key);
-                Outcome::Deleted { revision, deleted: 1 }
-            }
-        };
-        if let Some(old) = old {
-            let bytes = (key.len() + old.value.len()) as u64 + VERSION_OVERHEAD_BYTES;
-            self.superseded.push((revision, bytes));
-        }
-        self.snapshots.push(map);
-        self.advance_floor();
-        outcome
-    }
-
-    fn advance_floor(&mut self) {
-        let by_revisions = self.revision().saturating_sub(self.settings.retention_revisions);
-        let kept_above = |floor| -> u64 {
-            self.superseded.iter().filter(|(at, _)| *at > floor).map(|(_, bytes)| bytes).sum()
-        };
-        let by_bytes = (0..).find(|floor| kept_above(*floor) <= self.settings.retention_bytes).unwrap();
-        self.floor = self.floor.max(by_revisions).max(by_bytes);
-    }
-
-    fn get(&self, key: &[u8], wanted: u64) -> Result<Option<ModelRecord>, ReadError> {
-        if wanted > self.revision() {
-            return Err(ReadError::Future { wanted, revision: self.revision() });
-        }
-        if wanted < self.floor {
-            return Err(ReadError::Compacted { wanted, floor: self.floor });
-        }
-        Ok(self.snapshots[wanted as usize].get(key).cloned())
+/// What a read at a revision says.
+fn wanted(model: &Model, key: &[u8], wanted: u64) -> Result<Option<Row>, ReadError> {
+    let (revision, floor) = (model.revision(), model.floor());
+    match wanted {
+        _ if wanted > revision => Err(ReadError::Future { wanted, revision }),
+        _ if wanted < floor => Err(ReadError::Compacted { wanted, floor }),
+        _ => Ok(model.at(wanted).get(key).cloned()),
     }
 }
 
@@ -450,6 +463,7 @@ fn any_step() -> impl Strategy<Value = (Stamp, Command)> {
     let op = prop_oneof![
         3 => (0..KEYS.len(), "[a-c]{0,30}").prop_map(|(key, value)| put(KEYS[key], &value)),
         1 => (0..KEYS.len()).prop_map(|key| delete(KEYS[key])),
+        1 => ("[al]{0,1}", "[ab]{0,1}", "[abz]{0,1}").prop_map(|(prefix, start, end)| delete_range(&prefix, &start, &end)),
     ];
     let condition = prop_oneof![
         6 => Just(None),
@@ -459,8 +473,10 @@ fn any_step() -> impl Strategy<Value = (Stamp, Command)> {
     ];
     let id = proptest::option::of("[p-t]");
     let step = prop_oneof![3 => Just(0), 1 => 0..12 * SECOND];
-    (step, op, condition, id)
-        .prop_map(|(step, op, condition, id)| (step, command(op, condition, id.as_deref())))
+    (step, op, condition, id).prop_map(|(step, op, condition, id)| {
+        let condition = condition.filter(|_| op.kind().takes_condition());
+        (step, command(op, condition, id.as_deref()))
+    })
 }
 
 fn any_settings() -> impl Strategy<Value = Settings> {
@@ -484,7 +500,12 @@ proptest! {
     ) {
         let mut kv = Kv::new(settings.clone());
         let mut twin = Kv::new(settings.clone());
-        let mut model = Model::new(settings);
+        let mut model = Model::new(Rules {
+            retention_revisions: settings.retention_revisions,
+            retention_bytes: settings.retention_bytes,
+            idempotency_window_us: settings.idempotency_window_s * SECOND,
+            idempotency_rows: settings.idempotency_rows,
+        });
         let mut sent: Vec<Command> = Vec::new();
         let mut now = 0;
         for ((step, fresh), earlier, is_retry) in steps {
@@ -494,22 +515,23 @@ proptest! {
             let is_refused_early = id.is_some_and(|id| kv.would_refuse_keyed(&id.key, now));
             let outcome = run(&mut kv, now, &command);
             prop_assert_eq!(is_refused_early, outcome.0 == Outcome::Overloaded);
-            prop_assert_eq!(&outcome, &model.apply(now, &command));
+            let named = id.map(|id| (&id.key[..], id.request_hash));
+            prop_assert_eq!(&outcome, &model.write(now, named, &command.op, command.condition));
             prop_assert_eq!(&outcome, &run(&mut twin, now, &command));
             prop_assert_eq!(kv.state_hash(), twin.state_hash());
-            prop_assert_eq!((kv.revision(), kv.floor()), (model.revision(), model.floor));
+            prop_assert_eq!((kv.revision(), kv.floor()), (model.revision(), model.floor()));
             sent.push(command);
             for key in KEYS {
                 for revision in 0..=model.revision() + 1 {
                     let got = kv.get(key.as_bytes(), Some(revision)).map(|record| {
-                        record.map(|r| ModelRecord {
+                        record.map(|r| Row {
                             value: r.value.to_vec(),
                             create_revision: r.create_revision,
                             mod_revision: r.mod_revision,
                             version: r.version,
                         })
                     });
-                    prop_assert_eq!(got, model.get(key.as_bytes(), revision));
+                    prop_assert_eq!(got, wanted(&model, key.as_bytes(), revision));
                 }
             }
         }

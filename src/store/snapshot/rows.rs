@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::store::command::Outcome;
 use crate::store::dedup::Row;
 
 const KEY: u8 = 1;
@@ -13,12 +12,6 @@ const IDEMPOTENCY: u8 = 4;
 /// No key or value is longer: no command that fits into a frame has one. A length is checked against it before it is
 /// waited for.
 const MAX_FIELD_BYTES: usize = crate::raft::MAX_PAYLOAD_BYTES;
-
-const OUTCOME_PUT: u8 = 1;
-const OUTCOME_DELETED: u8 = 2;
-const OUTCOME_PRECONDITION_FAILED: u8 = 3;
-const OUTCOME_IDEMPOTENCY_MISMATCH: u8 = 4;
-const OUTCOME_OVERLOADED: u8 = 5;
 
 /// One row.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,22 +50,10 @@ pub(in crate::store) fn put_version(
 }
 
 pub(in crate::store) fn put_idempotency(buf: &mut Vec<u8>, row: &Row) {
-    let (outcome, numbers) = match row.outcome {
-        Outcome::Put { revision, create_revision, version } => {
-            (OUTCOME_PUT, [revision, create_revision, version])
-        }
-        Outcome::Deleted { revision, deleted } => (OUTCOME_DELETED, [revision, deleted, 0]),
-        Outcome::PreconditionFailed { revision, mod_revision } => {
-            (OUTCOME_PRECONDITION_FAILED, [revision, mod_revision, 0])
-        }
-        Outcome::IdempotencyMismatch => (OUTCOME_IDEMPOTENCY_MISMATCH, [0; 3]),
-        Outcome::Overloaded => (OUTCOME_OVERLOADED, [0; 3]),
-    };
     buf.push(IDEMPOTENCY);
     buf.extend_from_slice(&row.stamp.to_le_bytes());
     buf.extend_from_slice(&row.request_hash.to_le_bytes());
-    buf.push(outcome);
-    put_numbers(buf, &numbers);
+    put_sized(buf, row.outcome_bytes());
     put_sized(buf, row.key.as_bytes());
 }
 
@@ -119,19 +100,11 @@ impl<'a> Reader<'a> {
     fn idempotency(&mut self) -> Result<Option<AnyRow<'a>>, String> {
         let Some([stamp]) = self.numbers() else { return Ok(None) };
         let Some(request_hash) = self.array().map(u128::from_le_bytes) else { return Ok(None) };
-        let Some([outcome]) = self.array() else { return Ok(None) };
-        let Some([a, b, c]) = self.numbers() else { return Ok(None) };
+        let Some(outcome) = self.sized()? else { return Ok(None) };
         let Some(key) = self.sized()? else { return Ok(None) };
-        let outcome = match outcome {
-            OUTCOME_PUT => Outcome::Put { revision: a, create_revision: b, version: c },
-            OUTCOME_DELETED => Outcome::Deleted { revision: a, deleted: b },
-            OUTCOME_PRECONDITION_FAILED => Outcome::PreconditionFailed { revision: a, mod_revision: b },
-            OUTCOME_IDEMPOTENCY_MISMATCH => Outcome::IdempotencyMismatch,
-            OUTCOME_OVERLOADED => Outcome::Overloaded,
-            kind => return Err(format!("unknown outcome {kind}")),
-        };
         let key: Arc<str> = str::from_utf8(key).map_err(|_| "an idempotency key is not UTF-8")?.into();
-        Ok(Some(AnyRow::Idempotency(Row { stamp, key, request_hash, outcome })))
+        let row = Row::from_bytes(stamp, key, request_hash, outcome).map_err(|e| e.to_string())?;
+        Ok(Some(AnyRow::Idempotency(row)))
     }
 
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {

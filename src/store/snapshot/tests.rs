@@ -6,7 +6,7 @@ use proptest::sample::Index as AnyIndex;
 use super::*;
 use crate::raft::{ClusterId, Entry, Found, Member, MemberId, Membership, Payload, Settings};
 use crate::store::simdisk::{Fault, Loss, SimDisk};
-use crate::store::{Command, Idempotency, Op, PAGE_BYTES, Rebase, request_hash};
+use crate::store::{Command, Idempotency, KeyRange, Op, Outcome, PAGE_BYTES, Rebase, request_hash};
 
 fn disk(sim: &SimDisk) -> Arc<dyn Disk> {
     Arc::new(sim.clone())
@@ -101,6 +101,9 @@ fn any_payload() -> impl Strategy<Value = Payload> {
         }),
         5 => (0..KEYS.len(), id())
             .prop_map(|(key, id)| command(Op::Delete { key: KEYS[key].into() }, id.as_deref())),
+        2 => ("[ab]{0,2}", id()).prop_map(|(prefix, id)| {
+            command(Op::DeleteRange { range: KeyRange::new(prefix.as_bytes(), b"", b"") }, id.as_deref())
+        }),
         1 => Just(Payload::Noop),
         1 => proptest::collection::btree_set(0u64..9, 0..4)
             .prop_map(|ids| Payload::Membership(membership(ids))),
@@ -522,6 +525,30 @@ fn rebase_moves_a_state_to_the_beginning_of_another_log() {
     let mut loaded = load(&disk(&sim), name).unwrap().1;
     next(&mut loaded, &put("c", b"2"));
     assert_eq!(loaded.applied(), Position::new(2, 1));
+}
+
+/// One write of several keys once made every snapshot that still had the versions before it count as damaged.
+#[test]
+fn a_snapshot_with_several_keys_of_one_revision_is_loaded() {
+    let mut kv = sample();
+    let removed = |kv: &mut Kv| {
+        let op = Op::DeleteRange { range: KeyRange::new(b"", b"", b"") };
+        let Payload::Command(bytes) = command(op, Some("all")) else { unreachable!("a command") };
+        let position = Position::new(kv.applied().index + 1, 1);
+        kv.apply(&Entry::new(position, kv.stamp(), &Payload::Command(bytes))).map(|applied| applied.outcome)
+    };
+    let outcome = removed(&mut kv);
+    assert!(matches!(outcome, Some(Outcome::Deleted { deleted: 3, .. })), "{outcome:?}");
+    let sim = SimDisk::new(1);
+    let (name, _) = stored(&sim, &mut kv);
+    let (_, mut loaded) = load(&disk(&sim), name).unwrap();
+    same(&loaded, &kv).unwrap();
+    for key in ["x", "y", "z", "x", "y", "z"] {
+        next(&mut kv, &put(key, b"later"));
+        next(&mut loaded, &put(key, b"later"));
+        assert_eq!((loaded.state_hash(), loaded.floor()), (kv.state_hash(), kv.floor()));
+    }
+    assert!(kv.floor() > kv.revision() - 5, "the floor has passed them");
 }
 
 #[test]

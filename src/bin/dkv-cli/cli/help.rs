@@ -65,7 +65,13 @@ pub(super) const GET_HELP: &str = concat!(
 pub(super) const DELETE_HELP: &str = concat!(
     heading!("Examples:"),
     "  dkv-cli delete greeting
-  dkv-cli delete lock --if-revision 41   only if nobody wrote it since"
+  dkv-cli delete lock --if-revision 41   only if nobody wrote it since
+  dkv-cli delete --prefix app/old/       every key that begins so, all at once
+  dkv-cli delete --start log/2024 --end log/2025
+  dkv-cli delete --all                   every key there is
+
+  A range of more than 100,000 keys, or of more than half of what the history
+  may hold (retention_bytes), is refused: delete it in parts."
 );
 
 pub(super) const LIST_HELP: &str = concat!(

@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueHint};
 
 use help::{
     COMPLETION_HELP, DELETE_HELP, EXPORT_HELP, GET_HELP, IMPORT_HELP, LIST_HELP, MAIN_HELP, MEMBER_HELP,
@@ -99,6 +99,23 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Which keys a removal of a range means.
+#[derive(Args)]
+pub struct Range {
+    /// Every key that begins with this.
+    #[arg(long, value_name = "PREFIX", value_hint = ValueHint::Other, conflicts_with = "key")]
+    pub prefix: Option<OsString>,
+    /// Every key from this one on.
+    #[arg(long, value_name = "KEY", value_hint = ValueHint::Other, conflicts_with = "key")]
+    pub start: Option<OsString>,
+    /// Every key before this one.
+    #[arg(long, value_name = "KEY", value_hint = ValueHint::Other, conflicts_with = "key")]
+    pub end: Option<OsString>,
+    /// Every key there is.
+    #[arg(long, conflicts_with_all = ["key", "prefix", "start", "end"])]
+    pub all: bool,
+}
+
 /// What can be done.
 #[derive(Subcommand)]
 pub enum Command {
@@ -131,16 +148,19 @@ pub enum Command {
         #[command(flatten)]
         read: Read,
     },
-    /// Remove a key; prints OK, or says that it was not there.
+    /// Remove a key, or every key of a range at once; prints OK, or how many keys went.
     ///
-    /// Removing a key that is not there changes nothing and has the exit code 1.
+    /// Removing a key that is not there changes nothing and has the exit code 1. A range without keys is no failure.
     #[command(after_long_help = DELETE_HELP)]
     Delete {
         /// The key.
-        #[arg(value_hint = ValueHint::Other)]
-        key: OsString,
+        #[arg(value_hint = ValueHint::Other, required_unless_present_any = ["prefix", "start", "end", "all"])]
+        key: Option<OsString>,
+        /// Which keys, when it is a range.
+        #[command(flatten)]
+        range: Range,
         /// Only if the key's modification revision is N.
-        #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
+        #[arg(long, value_name = "N", value_hint = ValueHint::Other, conflicts_with_all = ["prefix", "start", "end", "all"])]
         if_revision: Option<u64>,
         /// How the write is named.
         #[command(flatten)]

@@ -1,0 +1,113 @@
+//! One revision in the making.
+//!
+//! The state machine opens a change, an operation says what happens to keys, and the state machine closes it: the
+//! revision rises by one, once for all keys, and not at all when nothing was collected. What an operation reads is the
+//! state before the change; nothing is visible before it is closed, so an operation that gives up leaves no trace.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use crate::raft::Settings;
+use crate::vocabulary::KeyRange;
+
+/// A key that exists, as a change finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// The revision at which it came to exist.
+    pub create_revision: u64,
+    /// The revision at which it got its value.
+    pub mod_revision: u64,
+    /// How many times it was put since it came to exist.
+    pub version: u64,
+    /// What this version counts for `retention_bytes` once it is superseded.
+    pub retained_bytes: u64,
+}
+
+/// The keys that a change finds.
+pub(super) trait Keys {
+    /// The key, if it exists.
+    fn current(&self, key: &[u8]) -> Option<Found>;
+
+    /// Shows the keys of a range that exist to `visit`, in their order, until it breaks off.
+    fn walk(&self, range: &KeyRange, visit: &mut dyn FnMut(&Arc<[u8]>, Found) -> ControlFlow<()>);
+}
+
+/// What a change does to one key.
+#[derive(Debug)]
+pub(super) struct Write {
+    /// The revision at which the key came to exist; 0 for a deletion.
+    pub create_revision: u64,
+    /// How many times it was put since; 0 for a deletion.
+    pub version: u64,
+    /// Its value; None = deleted.
+    pub value: Option<Box<[u8]>>,
+}
+
+/// What a change does, by key.
+pub(super) type Writes = BTreeMap<Arc<[u8]>, Write>;
+
+/// A change that is open.
+pub(super) struct Change<'a> {
+    keys: &'a dyn Keys,
+    found: u64,
+    settings: &'a Settings,
+    writes: Writes,
+}
+
+impl<'a> Change<'a> {
+    /// Opens a change of `keys`, which are those of the revision `found`, under the settings in force.
+    pub fn open(keys: &'a dyn Keys, found: u64, settings: &'a Settings) -> Change<'a> {
+        Change { keys, found, settings, writes: Writes::new() }
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        self.settings
+    }
+
+    /// The revision of the store before it.
+    pub fn found(&self) -> u64 {
+        self.found
+    }
+
+    /// The revision that it makes if it does something.
+    pub fn revision(&self) -> u64 {
+        self.found + 1
+    }
+
+    /// The key before the change, if it exists.
+    pub fn current(&self, key: &[u8]) -> Option<Found> {
+        self.keys.current(key)
+    }
+
+    /// Shows the keys of a range that exist before the change, in their order, until `visit` breaks off.
+    pub fn walk(&self, range: &KeyRange, mut visit: impl FnMut(&Arc<[u8]>, Found) -> ControlFlow<()>) {
+        self.keys.walk(range, &mut visit);
+    }
+
+    /// Gives a key a value. When it came to exist, and how many times it was put since.
+    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> (u64, u64) {
+        let new = (self.revision(), 1);
+        let (create_revision, version) =
+            self.current(&key).map_or(new, |found| (found.create_revision, found.version + 1));
+        self.write(key.into(), Write { create_revision, version, value: Some(value.into()) });
+        (create_revision, version)
+    }
+
+    /// Removes a key that exists.
+    pub fn delete(&mut self, key: Arc<[u8]>) {
+        self.write(key, Write { create_revision: 0, version: 0, value: None });
+    }
+
+    fn write(&mut self, key: Arc<[u8]>, write: Write) {
+        // A key has one version per revision.
+        let previous = self.writes.insert(key, write);
+        assert!(previous.is_none(), "a change writes a key once");
+    }
+
+    /// What it does to which keys.
+    pub fn close(self) -> Writes {
+        self.writes
+    }
+}

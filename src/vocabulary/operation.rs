@@ -1,0 +1,103 @@
+//! What a write can do to keys.
+
+use super::KeyRange;
+
+/// A change of keys, as a write asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Give `key` the value `value`.
+    Put {
+        /// The key.
+        key: Vec<u8>,
+        /// Its new value; an empty one is a value.
+        value: Vec<u8>,
+    },
+    /// Remove `key`. Removing an absent key changes nothing.
+    Delete {
+        /// The key.
+        key: Vec<u8>,
+    },
+    /// Remove every key of `range` at once. A range without keys changes nothing.
+    DeleteRange {
+        /// Which keys.
+        range: KeyRange,
+    },
+}
+
+/// The list of operations: one line for each, with its name and its tag.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $tag:literal $name:literal,)*) => {
+        /// Which operation it is.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum OpKind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl OpKind {
+            /// All operations there are.
+            pub const ALL: &[OpKind] = &[$(OpKind::$kind),*];
+
+            /// Its number in commands and in request hashes.
+            pub fn tag(self) -> u8 {
+                match self { $(OpKind::$kind => $tag,)* }
+            }
+
+            /// Its name in JSON.
+            pub fn name(self) -> &'static str {
+                match self { $(OpKind::$kind => $name,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// [`Op::Put`].
+    Put = 1 "put",
+    /// [`Op::Delete`].
+    Delete = 2 "delete",
+    /// [`Op::DeleteRange`].
+    DeleteRange = 3 "delete_range",
+}
+
+impl OpKind {
+    /// The operation with this tag.
+    pub fn from_tag(tag: u8) -> Option<OpKind> {
+        OpKind::ALL.iter().copied().find(|kind| kind.tag() == tag)
+    }
+
+    /// Whether a write that does it may have a [`Condition`](super::Condition): one about the one key that it changes.
+    pub fn takes_condition(self) -> bool {
+        match self {
+            OpKind::Put | OpKind::Delete => true,
+            OpKind::DeleteRange => false,
+        }
+    }
+}
+
+impl Op {
+    /// Which operation it is.
+    pub fn kind(&self) -> OpKind {
+        match self {
+            Op::Put { .. } => OpKind::Put,
+            Op::Delete { .. } => OpKind::Delete,
+            Op::DeleteRange { .. } => OpKind::DeleteRange,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_operations_have_one_tag_or_one_name() {
+        for (at, kind) in OpKind::ALL.iter().enumerate() {
+            assert_eq!(OpKind::from_tag(kind.tag()), Some(*kind));
+            for other in &OpKind::ALL[..at] {
+                assert_ne!((kind.tag(), kind.name()), (other.tag(), other.name()));
+                assert!(kind.tag() != other.tag() && kind.name() != other.name(), "{kind:?} and {other:?}");
+            }
+        }
+        assert_eq!((OpKind::from_tag(0), OpKind::from_tag(255)), (None, None));
+    }
+}
