@@ -306,7 +306,7 @@ fn check_follows_a_removed_range() {
     let with = |rest: &[Event]| [&[here.clone(), other.clone()], rest].concat();
     let gone = [at(3, absent((7, 8))), at(3, elsewhere(absent((7, 8))))];
     let both = at(3, delete_range((5, 6), 3, 2));
-    assert_good(&with(&[&[both.clone()], &gone[..]].concat()));
+    assert_good(&with(&[std::slice::from_ref(&both), &gone[..]].concat()));
     // It says how many there were.
     for (revision, deleted) in [(3, 1), (3, 3), (2, 0)] {
         let wrong = with(&[&[at(3, delete_range((5, 6), revision, deleted))], &gone[..]].concat());
