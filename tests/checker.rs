@@ -306,13 +306,16 @@ fn check_follows_a_removed_range() {
     let with = |rest: &[Event]| [&[here.clone(), other.clone()], rest].concat();
     let gone = [at(3, absent((7, 8))), at(3, elsewhere(absent((7, 8))))];
     let both = at(3, delete_range((5, 6), 3, 2));
-    assert_good(&with(&[&[both.clone()], &gone[..]].concat()));
+    assert_good(&with(&[std::slice::from_ref(&both), &gone[..]].concat()));
     // It says how many there were.
     for (revision, deleted) in [(3, 1), (3, 3), (2, 0)] {
         let wrong = with(&[&[at(3, delete_range((5, 6), revision, deleted))], &gone[..]].concat());
         assert_bad_order(&wrong);
         assert_not_linearizable(&wrong);
     }
+    // Two writes of unknown outcome come before it: it found both of their keys.
+    let unknown = [unknown_put(1, 10), elsewhere(unknown_put(1, 20)), delete_range((5, 6), 3, 2)];
+    assert_good(&unknown);
     // A key outside of it stays.
     let outside = at(3, event((5, 6), range_op("l", "p"), Answer::DeletedRange { revision: 3, deleted: 1 }));
     assert_good(&with(&[outside.clone(), at(3, get((7, 8), 10, 1)), gone[1].clone()]));
@@ -336,6 +339,10 @@ fn check_finds_a_range_that_was_removed_in_pieces() {
         assert_good(&with(&[torn.clone(), get((6, 7), 10, 1), elsewhere(absent((10, 11)))]));
         assert_not_linearizable(&with(&[torn, absent((6, 7)), still.clone()]));
     }
+    // It may come before a write of one of its keys that would fit without it: the other key needs it.
+    let (later, unseen) = (put((10, 11), 11, 4), elsewhere(absent((14, 15))));
+    let before = event((5, 0), range_op("k", ""), Answer::Unknown);
+    assert_good(&with(&[before, later, unseen, get((16, 17), 11, 4)]));
     // Unknown, it may never happen, and it happens once.
     let unknown = event((5, 0), range_op("k", ""), Answer::Unknown);
     assert_good(&with(&[unknown.clone(), get((30, 31), 10, 1), elsewhere(get((32, 33), 20, 2))]));

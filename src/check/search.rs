@@ -301,11 +301,11 @@ impl<'a> Search<'a> {
         let possible = possible.take_while(|(_, operation)| operation.call_ns <= frontier.until_ns);
         for (i, operation) in possible {
             let is_next_alike = operation.after.is_none_or(|after| self.placed.possible[after]);
-            if self.placed.possible[i] || !is_next_alike || !self.is_of_use(i, &frontier) {
+            if self.placed.possible[i] || !is_next_alike {
                 continue;
             }
             let Some(states) = self.leaves(operation, &self.states) else { continue };
-            if self.may_leave(operation, &states) {
+            if self.may_leave(operation, &states) && self.is_of_use(i, &states, &frontier) {
                 fitting.push((operation.hint, u64::MAX, Choice::Possible(i), states));
             }
         }
@@ -316,7 +316,11 @@ impl<'a> Search<'a> {
             None => 1,
             Some(_) => 2,
         };
-        fitting.sort_by_key(|(hint, end_ns, ..)| Reverse((rank(*hint), *hint, *end_ns)));
+        let keys = |choice: &Choice| match choice {
+            Choice::Certain(_) => 0,
+            Choice::Possible(i) => self.possible[*i].steps.len(),
+        };
+        fitting.sort_by_key(|(hint, end_ns, choice, _)| Reverse((rank(*hint), *hint, *end_ns, keys(choice))));
         fitting.into_iter().map(|(.., choice, states)| (choice, states)).collect()
     }
 
@@ -327,13 +331,30 @@ impl<'a> Search<'a> {
         pending.filter(|p| !operation.touches(&self.possible[*p])).chain([i]).collect()
     }
 
-    /// Whether something can come next that is on a key of this unknown operation and of all that are pending with it.
-    fn is_of_use(&self, i: usize, frontier: &Frontier) -> bool {
+    /// Whether something that is to come needs this unknown operation, which leaves `after`: it is on a key of all that are
+    /// pending then, and its answer fits, or it does something else, only now; or it needs another unknown one too.
+    fn is_of_use(&self, i: usize, after: &States, frontier: &Frontier) -> bool {
+        let operation = &self.possible[i];
         let pending = self.pending_after(i);
-        let needs = |operation: &Operation| pending.iter().all(|p| operation.touches(&self.possible[*p]));
-        let others = (0..self.possible.len()).filter(|&other| other != i && !self.placed.possible[other]);
-        frontier.certain.iter().any(|&certain| needs(&self.certain[certain]))
-            || others.into_iter().any(|other| needs(&self.possible[other]))
+        let is_on_all = |other: &Operation| pending.iter().all(|p| other.touches(&self.possible[*p]));
+        let needs_it = |other: &Operation| {
+            let with = self.leaves(other, after);
+            with.is_some() && with != self.leaves(other, &self.states)
+        };
+        let next = || frontier.certain.iter().map(|&certain| &self.certain[certain]);
+        let others = || {
+            let open = (0..self.possible.len()).filter(|&other| other != i && !self.placed.possible[other]);
+            open.map(|other| &self.possible[other])
+        };
+        // Of one key the last write alone counts. So two unknown ones on different keys are both of use only to what is
+        // on both of these.
+        let may_need_more = |other: &&Operation| {
+            let is_joined = |next: &Operation| next.steps.len() > 1 && is_on_all(next) && next.touches(other);
+            !other.touches(operation) && next().any(is_joined)
+        };
+        next().any(|next| is_on_all(next) && needs_it(next))
+            || others().any(|other| other.touches(operation) && needs_it(other))
+            || others().any(|other| may_need_more(&other))
     }
 
     /// Whether a write that leaves `after` can follow, as far as the values it replaces and the unknown writes before it

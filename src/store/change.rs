@@ -24,13 +24,16 @@ pub(super) struct Found {
     pub retained_bytes: u64,
 }
 
+/// Takes the keys of a range one after the other, until it breaks off.
+pub(super) type Visit<'a> = dyn FnMut(&Arc<[u8]>, Found) -> ControlFlow<()> + 'a;
+
 /// The keys that a change finds.
 pub(super) trait Keys {
     /// The key, if it exists.
     fn current(&self, key: &[u8]) -> Option<Found>;
 
     /// Shows the keys of a range that exist to `visit`, in their order, until it breaks off.
-    fn walk(&self, range: &KeyRange, visit: &mut dyn FnMut(&Arc<[u8]>, Found) -> ControlFlow<()>);
+    fn walk(&self, range: &KeyRange, visit: &mut Visit<'_>);
 }
 
 /// What a change does to one key.

@@ -22,10 +22,10 @@ mod view;
 
 use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 use std::sync::Arc;
 
-use super::change::{Change, Found, Keys, Writes};
+use super::change::{Change, Found, Keys, Visit, Writes};
 use super::command::{self, Applied, Command, Domain, Fingerprint};
 use super::dedup::{Dedup, Lookup};
 use crate::raft::{ClusterId, Entry, EntryKind, Index, MemberId, Membership, Position, Settings, Stamp};
@@ -399,7 +399,7 @@ impl Keys for BTreeMap<Arc<[u8]>, Versions> {
         found(key, self.get(key)?)
     }
 
-    fn walk(&self, range: &KeyRange, visit: &mut dyn FnMut(&Arc<[u8]>, Found) -> ControlFlow<()>) {
+    fn walk(&self, range: &KeyRange, visit: &mut Visit<'_>) {
         let keys = self.range::<[u8], _>((Bound::Included(range.start()), Bound::Unbounded));
         for (key, versions) in keys.take_while(|(key, _)| range.contains(key)) {
             if found(key, versions).is_some_and(|found| visit(key, found).is_break()) {

@@ -206,7 +206,9 @@ fn delete_range_removes_a_hundred_thousand_keys_and_no_more() {
         let entry = Entry::new(position, 0, &Payload::Command(command(op, None, None).encode()));
         kv.apply(&entry).expect("a command has an outcome").outcome
     };
-    (0..=100_000).for_each(|n| drop(apply(put(&format!("{n:06}"), ""))));
+    for n in 0..=100_000 {
+        apply(put(&format!("{n:06}"), ""));
+    }
     let max_bytes = 1 << 29;
     let too_large = Outcome::RangeTooLarge { max_keys: 100_000, max_bytes };
     assert_eq!(apply(delete_range("", "", "")), too_large);
