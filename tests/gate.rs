@@ -426,6 +426,14 @@ fn an_empty_line_before_a_request_line_is_skipped() {
         client.send([*byte]);
     }
     assert_eq!(client.answer(false).text(), "two");
+    // One, not as many as a client likes to send.
+    let mut client = port.client();
+    for _ in 0..3 {
+        client.send("\r\n");
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(client.answer(false).status, 400);
+    assert!(client.closed());
     port.shutdown();
 }
 
