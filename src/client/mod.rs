@@ -342,7 +342,7 @@ impl Client {
         let mut slowest = Duration::ZERO;
         while let Some(attempt) = tour.next(&self.known, deadline) {
             let is_surely_not_done = !matches!(kind, Kind::Read) && in_doubt.is_none() && reason.is_some();
-            if is_surely_not_done && attempt.timeout < slowest.mul_f64(1.5) {
+            if is_surely_not_done && attempt.is_cut_short && attempt.timeout < slowest.mul_f64(1.5) {
                 // Its answer would come too late, and turn what is surely not done into what nobody knows.
                 break;
             }
