@@ -5,7 +5,7 @@
 //! total timeout is over. Once an attempt of a write ended unknown, the whole call is unknown unless a later attempt
 //! under the same key brings the outcome: done, or the condition that did not hold.
 //!
-//! It keeps to one cluster ([`cluster`]), whatever answers at the addresses that it was given or has learnt.
+//! It keeps to one cluster (`cluster.rs`), whatever answers at the addresses that it was given or has learnt.
 
 mod cluster;
 mod exchange;

@@ -723,7 +723,7 @@ fn known_takes_the_cluster_of_a_given_endpoint_and_of_no_learnt_one() {
     assert_eq!(known.place("b:1", Some(OURS)), Origin::Ours);
     assert_eq!(known.cluster(), Some(OURS));
     let foreign = |is_news| Origin::Foreign { cluster: OTHER.to_owned(), is_news };
-    // It said so before, when there was nothing to compare it with; then it is silent, and says it anew.
+    // It said so before, when there was nothing to compare it with; then it is silent, and says it again.
     assert_eq!(known.place("c:1", Some(OTHER)), foreign(false));
     assert!(known.is_foreign("c:1") && known.is_ours("b:1") && !known.is_ours("a:1"));
     known.failed("c:1");
