@@ -5,7 +5,6 @@
 //! outcome. A write goes to no node that has not named the client's cluster before, and it says for which cluster it is
 //! meant, so that a node that has taken over the address since then refuses it.
 
-use std::fmt;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -18,21 +17,17 @@ use crate::api::{CLUSTER_HEADER, ErrorBody, LEADER_HEADER, is_cluster_id};
 /// Any node answers it at once, with the reason when it does not serve.
 const PROBE: &str = "/readyz";
 
+type Say = dyn Fn(&str) + Send + Sync;
+
 /// Takes what the client has to say beside its results.
 #[derive(Clone, Default)]
-pub(super) struct Notices(Option<Arc<dyn Fn(&str) + Send + Sync>>);
+pub(super) struct Notices(Option<Arc<Say>>);
 
 impl Notices {
     fn say(&self, text: &str) {
         if let Some(say) = &self.0 {
             say(text);
         }
-    }
-}
-
-impl fmt::Debug for Notices {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Notices")
     }
 }
 
@@ -44,7 +39,7 @@ impl Answer {
 }
 
 impl Client {
-    /// A client that keeps to this cluster, whichever one its endpoints belong to. Without this it keeps to the cluster of
+    /// A client that keeps to this cluster, also when its endpoints belong to another one. Without this it keeps to the cluster of
     /// the first endpoint, in the given order, that answers and names one.
     ///
     /// # Errors

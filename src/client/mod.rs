@@ -5,7 +5,7 @@
 //! total timeout is over. Once an attempt of a write ended unknown, the whole call is unknown unless a later attempt
 //! under the same key brings the outcome: done, or the condition that did not hold.
 //!
-//! It keeps to one cluster ([`cluster`]), whatever answers at the addresses that it was given or has learnt.
+//! It keeps to one cluster (`cluster.rs`), whatever answers at the addresses that it was given or has learnt.
 
 mod cluster;
 mod exchange;
@@ -40,6 +40,9 @@ const REPEAT_WINDOW: Duration = Duration::from_secs(30);
 
 /// Where ranges of keys are.
 const KEYS: &str = "/v1/kv";
+
+/// For so long a node may take to say that it does not serve; it waits for a leader before.
+const LONGEST_REFUSAL: Duration = Duration::from_secs(2);
 
 /// Longest key the client sends, in bytes; servers refuse shorter ones already.
 const MAX_KEY_BYTES: usize = 8 << 10;
@@ -353,7 +356,14 @@ impl Client {
         let mut in_doubt: Option<String> = None;
         let mut reason: Option<String> = None;
         let mut tour = Tour::new(self.timeout);
+        // What a node needed to say that it does not serve.
+        let mut slowest = Duration::ZERO;
         while let Some(attempt) = tour.next(&self.known, deadline) {
+            let is_surely_not_done = !matches!(kind, Kind::Read) && in_doubt.is_none() && reason.is_some();
+            if is_surely_not_done && attempt.is_cut_short && attempt.timeout < slowest.mul_f64(1.5) {
+                // Its answer would come too late, and turn what is surely not done into what nobody knows.
+                break;
+            }
             let started = Instant::now();
             match self.attempt(&attempt, request, kind, &read, &mut tour) {
                 Verdict::Done(done) => return Ok(done),
@@ -365,9 +375,11 @@ impl Client {
                 Verdict::Refused(detail) => reason = Some(format!("{}: {}", attempt.addr, detail.message)),
                 // That a node did not answer in the little time that was left says less than what was said before.
                 Verdict::Silent(_) if attempt.is_cut_short && reason.is_some() => {}
-                Verdict::Later(text) | Verdict::Silent(text) | Verdict::Malformed(text) => {
+                Verdict::Later(text) => {
+                    slowest = slowest.max(started.elapsed().min(LONGEST_REFUSAL));
                     reason = Some(text);
                 }
+                Verdict::Silent(text) | Verdict::Malformed(text) => reason = Some(text),
                 Verdict::Unknown(text) => {
                     let text = match reason.take().filter(|_| attempt.is_cut_short && in_doubt.is_none()) {
                         Some(before) => format!("{text}; before: {before}"),

@@ -17,6 +17,8 @@ enum Step {
     Drop,
     /// Sends these bytes as they are, and closes.
     Raw(&'static str),
+    /// Answers with this error after a while.
+    Late(Duration, ErrorCode),
     /// Never answers.
     Hang,
 }
@@ -84,7 +86,15 @@ impl Fake {
                     listener = None;
                 }
                 log.lock().unwrap().push(request);
+                let step = match step {
+                    Step::Late(after, code) => {
+                        std::thread::sleep(after);
+                        error(code)
+                    }
+                    step => step,
+                };
                 match step {
+                    Step::Late(..) => unreachable!("it is an answer by now"),
                     Step::Drop => {}
                     Step::Hang => held.push(stream),
                     Step::Raw(bytes) => stream.write_all(bytes.as_bytes()).unwrap(),
@@ -713,11 +723,22 @@ fn known_takes_the_cluster_of_a_given_endpoint_and_of_no_learnt_one() {
     assert_eq!(known.place("b:1", Some(OURS)), Origin::Ours);
     assert_eq!(known.cluster(), Some(OURS));
     let foreign = |is_news| Origin::Foreign { cluster: OTHER.to_owned(), is_news };
-    // It said so before, when there was nothing to compare it with; then it is silent, and says it anew.
+    // It said so before, when there was nothing to compare it with; then it is silent, and says it again.
     assert_eq!(known.place("c:1", Some(OTHER)), foreign(false));
     assert!(known.is_foreign("c:1") && known.is_ours("b:1") && !known.is_ours("a:1"));
     known.failed("c:1");
     known.failed("b:1");
     assert!(!known.is_foreign("c:1") && !known.is_ours("b:1"), "another node may answer there now");
     assert_eq!(known.place("c:1", Some(OTHER)), foreign(true));
+}
+
+/// A node without a leader lets a write wait for one before it refuses it: the attempt that the end of the call cut off made
+/// "unknown" of "not done".
+#[test]
+fn a_write_is_not_begun_when_its_answer_would_come_too_late() {
+    let late = Step::Late(Duration::from_millis(300), ErrorCode::Unavailable);
+    let node = Fake::start(vec![late, answer(404, ""), Step::Hang]);
+    let last = put(&hasty_client_of(&[&node])).unwrap_err();
+    assert!(matches!(&last, ClientError::Unavailable(text) if text == "as told"), "{last}");
+    assert_eq!(node.seen().len(), 2);
 }

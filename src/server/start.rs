@@ -55,7 +55,7 @@ impl Joining {
         self.0.unborn().member_id.to_string()
     }
 
-    /// Which cluster it joins, by its id: it is born into no other, whoever lists it as a member. The first word counts.
+    /// Which cluster it joins, by its id: it is born into no other, even when another one lists it as a member. The first word counts.
     pub fn tell(&self, cluster_id: &str) {
         if let Some(id) =
             is_cluster_id(cluster_id).then(|| u64::from_str_radix(cluster_id, 16).ok()).flatten()

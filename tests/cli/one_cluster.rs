@@ -82,20 +82,25 @@ fn a_learnt_address_leads_into_no_other_cluster() {
         &["list"],
         &["export"],
         &["import", file],
-        &["member", "remove", "node2"],
-        &["member", "add", "n9", "--raft-addr", "127.0.0.1:1", "--http-addr", "127.0.0.1:2"],
-        &["transfer"],
         &["snapshot", "save", backup.to_str().unwrap()],
         &["verify", "--seconds", "1", "--clients", "2"],
         &["status"],
     ];
-    // All at once: each waits until its time is over.
-    let running = commands.map(|args| {
+    // What operators ask a node does one after the other.
+    let changes = [
+        &["member", "remove", "node2"][..],
+        &["member", "add", "n9", "--raft-addr", "127.0.0.1:1", "--http-addr", "127.0.0.1:2"],
+        &["transfer"],
+    ];
+    let start = |args: &[&str]| {
         let args = [&["--timeout", "6"], args].concat();
         command(&one, &args).current_dir(&cluster.dir).spawn().unwrap()
-    });
-    for (args, child) in commands.iter().zip(running) {
-        let output = child.wait_with_output().unwrap();
+    };
+    // The others all at once: each waits until its time is over.
+    let running = commands.map(start);
+    let outputs = running.into_iter().map(|child| child.wait_with_output().unwrap()).collect::<Vec<_>>();
+    let changed = changes.map(|args| start(args).wait_with_output().unwrap());
+    for (args, output) in commands.iter().chain(&changes).zip(outputs.into_iter().chain(changed)) {
         let said = format!("{}{}", said(&output), String::from_utf8_lossy(&output.stdout));
         assert_eq!(code(&output), 3, "{args:?}: {said}");
         assert!(said.contains(&format!("{} belongs to cluster {other}", stranger.addr)), "{args:?}: {said}");
