@@ -70,7 +70,7 @@ impl Run {
         Run {
             connections: (0..size).map(|_| None).collect(),
             cluster,
-            model: Model { states: vec![State::new()], outcomes: HashMap::new(), retention },
+            model: Model { states: vec![State::new(); 2], outcomes: HashMap::new(), retention },
             rng: Rng::with_seed(seed),
             keys_used: Vec::new(),
             is_kill_due: false,
@@ -187,6 +187,7 @@ impl Run {
                 let wanted = if self.rng.bool() { some } else { near };
                 query.push(format!("revision={wanted}"));
                 let want = match wanted {
+                    0 => Err((400, json!({"code": "invalid_request"}))),
                     _ if wanted > now => Err((400, future)),
                     _ if wanted < self.model.floor() => Err((410, Value::Null)),
                     _ => Ok(Some(wanted)),

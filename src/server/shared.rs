@@ -13,6 +13,7 @@ use crate::config::{Config, Limits, Peer};
 use crate::node::Node;
 use crate::node::founding::FoundingPort;
 use crate::raft::{Mode, RoleKind};
+use crate::store::FIRST_REVISION;
 
 /// Shared by the handlers of both ports.
 pub struct Shared {
@@ -172,8 +173,8 @@ impl Shared {
                 applied: 0,
                 persisted: 0,
                 last: 0,
-                revision: 0,
-                floor: 0,
+                revision: FIRST_REVISION,
+                floor: FIRST_REVISION,
                 state_hash: String::new(),
                 uptime_ms,
                 version,

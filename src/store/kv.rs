@@ -1,6 +1,7 @@
 //! The revisioned map: a pure function of the entries applied to it.
 //!
-//! The store has one revision, raised by one by every command that changes something. Each key has the versions it
+//! The store has one revision, [`FIRST_REVISION`] when it is empty, raised by one by every command that changes
+//! something. No change has revision 0 or 1, so a `mod_revision` of 0 means that a key is absent. Each key has the versions it
 //! went through, the latest in the map itself, superseded ones in a queue behind it until the
 //! compaction floor passes them. So a read at any revision between the floor and now has an answer.
 //!
@@ -39,6 +40,9 @@ pub use view::{Kept, PAGE_BYTES, View};
 /// What a superseded version counts for `retention_bytes` besides its key and its value: about what it takes in
 /// memory. Part of the state machine's definition: members that differ here compact differently.
 pub const VERSION_OVERHEAD_BYTES: u64 = 64;
+
+/// The revision and the floor of an empty store: the first change makes the next one. It can be read: as a store without keys.
+pub const FIRST_REVISION: u64 = 1;
 
 /// A key with its value at some revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +123,7 @@ pub struct Kv {
 }
 
 impl Kv {
-    /// An empty store at revision 0. The found entry, the first of every log, replaces `settings`.
+    /// An empty store at [`FIRST_REVISION`]. The found entry, the first of every log, replaces `settings`.
     pub fn new(settings: Settings) -> Kv {
         Kv {
             settings,
@@ -127,8 +131,8 @@ impl Kv {
             members: Members::default(),
             applied: Position::ZERO,
             stamp: 0,
-            revision: 0,
-            floor: 0,
+            revision: FIRST_REVISION,
+            floor: FIRST_REVISION,
             keys: BTreeMap::new(),
             superseded: VecDeque::new(),
             superseded_bytes: 0,
@@ -192,7 +196,7 @@ impl Kv {
         self.stamp
     }
 
-    /// How many commands have changed something.
+    /// The revision of the latest change; [`FIRST_REVISION`] before the first one.
     pub fn revision(&self) -> u64 {
         self.revision
     }

@@ -13,6 +13,6 @@ mod kv;
 
 pub use command::{Applied, Command, CommandError, Condition, Idempotency, Op, Outcome, request_hash};
 pub use kv::{
-    Kept, KeyRange, Kv, MAX_REMOVED, Order, PAGE_BYTES, ReadError, Rebase, Record, SCAN_KEYS, Size,
-    VERSION_OVERHEAD_BYTES, View,
+    FIRST_REVISION, Kept, KeyRange, Kv, MAX_REMOVED, Order, PAGE_BYTES, ReadError, Rebase, Record, SCAN_KEYS,
+    Size, VERSION_OVERHEAD_BYTES, View,
 };

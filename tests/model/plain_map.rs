@@ -37,7 +37,7 @@ impl Write {
 }
 
 pub struct Model {
-    /// By revision.
+    /// By revision; nothing has revision 0.
     pub states: Vec<State>,
     /// By idempotency key: the write, its status and its answer.
     pub outcomes: HashMap<String, (Write, u16, Value)>,
@@ -50,7 +50,7 @@ impl Model {
     }
 
     pub fn floor(&self) -> u64 {
-        self.revision().saturating_sub(self.retention)
+        self.revision().saturating_sub(self.retention).max(1)
     }
 
     pub fn now(&self) -> &State {

@@ -108,6 +108,7 @@ pub struct Cell {
 /// The sequential map that the store must look like: no floor, no expiry, nothing clever.
 #[derive(Default)]
 pub struct Model {
+    /// 1 = empty.
     pub revision: u64,
     pub cells: BTreeMap<Vec<u8>, Cell>,
     decided: BTreeMap<String, Outcome>,
@@ -175,7 +176,7 @@ pub struct Replay {
 impl Replay {
     /// Replays the log. Panics when an attempt stands in it twice.
     pub fn new(committed: &[Entry], max_rows: u64) -> Replay {
-        let model = Model { max_rows, ..Model::default() };
+        let model = Model { revision: 1, max_rows, ..Model::default() };
         let mut replay =
             Replay { model, outcomes: BTreeMap::new(), places: BTreeMap::new(), cells: BTreeMap::new() };
         for entry in committed.iter().filter(|entry| entry.kind() == EntryKind::Command) {

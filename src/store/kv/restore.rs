@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::members::Members;
 use super::versions::{Superseded, Version, Versions};
-use super::{Kv, VERSION_OVERHEAD_BYTES};
+use super::{FIRST_REVISION, Kv, VERSION_OVERHEAD_BYTES};
 use crate::raft::{Entry, Index, Membership, Position};
 use crate::store::dedup::{Dedup, Row};
 use crate::store::snapshot::SnapshotHeader;
@@ -72,6 +72,9 @@ impl KvBuilder {
         version: u64,
         value: Option<&[u8]>,
     ) -> Result<(), String> {
+        if mod_revision <= FIRST_REVISION {
+            return Err(format!("a version has revision {mod_revision}, which no change has"));
+        }
         if mod_revision > self.header.revision {
             return Err(format!(
                 "a version has revision {mod_revision}, the snapshot {}",
@@ -132,6 +135,10 @@ impl KvBuilder {
     pub fn finish(mut self) -> Result<Kv, String> {
         if self.key.is_some() {
             return Err("a key has no versions".to_owned());
+        }
+        let (revision, floor) = (self.header.revision, self.header.floor);
+        if floor < FIRST_REVISION || floor > revision {
+            return Err(format!("its revision is {revision} and its floor {floor}, which no state has"));
         }
         self.superseded.sort_unstable_by_key(|superseded| superseded.at);
         if self.superseded.windows(2).any(|pair| pair[0].at == pair[1].at) {

@@ -250,20 +250,20 @@ fn the_file_has_the_documented_bytes() {
     let numbers =
         |rows: &mut Vec<u8>, numbers: &[u64]| numbers.iter().for_each(|n| rows.extend(n.to_le_bytes()));
     rows.extend([1, 2, 0, 0, 0, 0, 255, 2]);
-    numbers(&mut rows, &[8, 8, 1]);
+    numbers(&mut rows, &[9, 9, 1]);
     rows.extend([40, 0, 0, 0]);
     rows.extend([7; 40]);
     rows.extend([1, 1, 0, 0, 0, b'a', 2]);
-    numbers(&mut rows, &[4, 1, 2]);
+    numbers(&mut rows, &[5, 2, 2]);
     rows.extend([1, 0, 0, 0, b'2', 2]);
-    numbers(&mut rows, &[6, 1, 3]);
+    numbers(&mut rows, &[7, 2, 3]);
     rows.extend([0, 0, 0, 0]);
     rows.extend([1, 1, 0, 0, 0, b'b', 2]);
-    numbers(&mut rows, &[2, 2, 1]);
+    numbers(&mut rows, &[3, 3, 1]);
     rows.extend([1, 0, 0, 0, b'1', 2]);
-    numbers(&mut rows, &[5, 2, 2]);
+    numbers(&mut rows, &[6, 3, 2]);
     rows.extend([1, 0, 0, 0, b'2', 3]);
-    numbers(&mut rows, &[7]);
+    numbers(&mut rows, &[8]);
     let chunk = 20 + json_len;
     assert_eq!(bytes[chunk + 8..chunk + 8 + rows.len()], rows);
     let end = &bytes[bytes.len() - 20..];
@@ -316,10 +316,12 @@ fn load_refuses_a_header_that_does_not_describe_the_rows() {
     let (name, bytes) = stored(&sim, &mut sample());
     let shown = name.to_string();
     type Change = fn(&mut SnapshotHeader);
-    let changes: [(&str, Change); 9] = [
+    let changes: [(&str, Change); 11] = [
         ("state hash", |header| header.state_hash ^= 1),
         ("state hash", |header| header.revision += 1),
         ("state hash", |header| header.floor -= 1),
+        ("which no state has", |header| header.floor = 0),
+        ("is out of order", |header| header.floor = header.revision + 1),
         ("state hash", |header| header.removed.clear()),
         ("state hash", |header| header.found = None),
         ("state hash", |header| header.settings.retention_bytes += 1),
