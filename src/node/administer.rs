@@ -90,7 +90,9 @@ impl From<ChangeError> for AdminFailure {
                 AdminFailureKind::Failed(FailureKind::Unavailable)
             }
             ChangeError::UnderWay(_) => AdminFailureKind::UnderWay,
-            ChangeError::NoLiveMajority { .. } => AdminFailureKind::Conflict,
+            ChangeError::NotHeardYet { .. }
+            | ChangeError::NoLiveMajority { .. }
+            | ChangeError::NoAnswer(_) => AdminFailureKind::Conflict,
             ChangeError::Taken { .. } => AdminFailureKind::Refused,
         };
         AdminFailure::new(kind, e.to_string())
@@ -103,7 +105,7 @@ impl From<HandOverError> for AdminFailure {
             HandOverError::NotLeader { .. } => AdminFailureKind::NotLeader,
             HandOverError::NotVoter => AdminFailureKind::Refused,
             HandOverError::UnderWay => AdminFailureKind::UnderWay,
-            HandOverError::NobodyAnswers => AdminFailureKind::Conflict,
+            HandOverError::NotHeardYet { .. } | HandOverError::NobodyAnswers => AdminFailureKind::Conflict,
         };
         AdminFailure::new(kind, e.to_string())
     }

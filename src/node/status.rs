@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Node;
-use crate::raft::{ClusterId, Index, Member, MemberId, Mode, RoleKind, Term};
+use crate::raft::{ClusterId, Index, Liveness, Member, MemberId, Mode, RoleKind, Term};
 
 /// The state of a node, for `/v1/status`, `/metrics` and operators. All of the core's part is from one moment, all of the
 /// store's part from a slightly earlier one.
@@ -64,12 +64,14 @@ pub struct PeerStatus {
     /// How it is brought up to date; `Lost` when it rejected what it had acknowledged: it gets nothing more. Replace that
     /// member.
     pub mode: Mode,
-    /// Last index known to be on its disk.
-    pub match_index: Index,
+    /// Last index known to be on its disk; `None` when it has not answered in this term.
+    pub match_index: Option<Index>,
     /// Entries of the leader's log that are not known to be on its disk.
     pub lag: u64,
-    /// How long ago the last RPC was sent that it answered.
-    pub last_contact: Duration,
+    /// Whether it answered within the last election timeout; `None` while it has had no time to answer.
+    pub is_reachable: Option<bool>,
+    /// How long ago the last RPC was sent that it answered in this term; `None` when it has not answered one.
+    pub last_contact: Option<Duration>,
 }
 
 impl Node {
@@ -86,9 +88,14 @@ impl Node {
                 member_id: id,
                 voter: membership.is_voter(id),
                 mode: progress.mode,
-                match_index: progress.match_index,
+                match_index: progress.heard_at.map(|_| progress.match_index),
                 lag: last_index - progress.match_index,
-                last_contact: now.since(progress.last_contact),
+                is_reachable: match progress.liveness(now, self.options.election_timeout) {
+                    Liveness::Alive => Some(true),
+                    Liveness::NotHeardYet(_) => None,
+                    Liveness::Silent => Some(false),
+                },
+                last_contact: progress.heard_at.map(|at| now.since(at)),
             };
             NodeStatus {
                 cluster_id: self.options.cluster_id,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::core::Raft;
 use super::entry::Payload;
 use super::note::{Decision, StepDownReason};
-use super::progress::{CatchUp, Mode, Progress};
+use super::progress::{CatchUp, Liveness, Mode, Progress};
 use super::quorum::majority;
 use super::role::Role;
 use super::types::{Index, Member, MemberId, Membership, Position, Time};
@@ -63,6 +63,15 @@ pub enum ChangeError {
         /// How many a majority is.
         needed: usize,
     },
+    /// The change needs members that have not answered this leader yet; they have until then to do so.
+    #[error("the leader is new, or a member is: not enough of the members have answered it yet: try again")]
+    NotHeardYet {
+        /// From then on the same change is decided, if no other leader is elected.
+        until: Time,
+    },
+    /// The learner that is to become a voter does not answer.
+    #[error("{0} does not answer: only a member that answers can become a voter")]
+    NoAnswer(String),
     /// The member is not there.
     #[error("there is no such member")]
     Unknown,
@@ -141,6 +150,22 @@ impl Raft {
         now: Time,
     ) -> Result<Changed, ChangeError> {
         self.steps += 1;
+        let Some(new) = self.check_change(change, now)? else {
+            return Ok(Changed::Already(self.memberships.latest_index()));
+        };
+        let stamp = self.next_stamp(now).expect("a leader has the time");
+        let position = self.append_own(stamp, &Payload::Membership(new), now);
+        // A single voter commits alone, as far as its disk has come.
+        self.advance_leader_commit(now);
+        Ok(Changed::Appended(position))
+    }
+
+    /// Whether `change_membership` would do it now, and the membership there would be; `None` when it is so already.
+    pub(super) fn check_change(
+        &self,
+        change: &MembershipChange,
+        now: Time,
+    ) -> Result<Option<Membership>, ChangeError> {
         let hint = self.leader();
         let Role::Leader(leader) = &self.role else { return Err(ChangeError::NotLeader { leader: hint }) };
         if leader.hand_over.is_some() {
@@ -152,30 +177,52 @@ impl Raft {
         if self.memberships.uncommitted() > 0 {
             return Err(ChangeError::UnderWay(self.memberships.latest_index()));
         }
-        let Some(new) = self.memberships.latest().with(change)? else {
-            return Ok(Changed::Already(self.memberships.latest_index()));
-        };
+        let Some(new) = self.memberships.latest().with(change)? else { return Ok(None) };
         self.check_live_majority(&new, now)?;
-        let stamp = self.next_stamp(now).expect("a leader has the time");
-        let position = self.append_own(stamp, &Payload::Membership(new), now);
-        // A single voter commits alone, as far as its disk has come.
-        self.advance_leader_commit(now);
-        Ok(Changed::Appended(position))
+        if let MembershipChange::Promote(id) = change {
+            self.check_answers(*id, now)?;
+        }
+        Ok(Some(new))
     }
 
-    fn check_live_majority(&self, new: &Membership, now: Time) -> Result<(), ChangeError> {
-        let Role::Leader(leader) = &self.role else { return Ok(()) };
-        let alive_since = now - self.config.election_timeout;
-        let is_alive = |id: &MemberId| {
-            *id == self.me()
-                || leader.peers.get(id).is_some_and(|p| p.last_contact >= alive_since && p.mode != Mode::Lost)
-        };
-        let voters = new.voters().count();
-        let (alive, needed) = (new.voters().filter(is_alive).count(), majority(voters));
-        if voters == 0 || alive < needed {
-            return Err(ChangeError::NoLiveMajority { voters, alive, needed });
+    /// Whether a member is alive, as far as this leader knows; `Silent` for whom it does not know.
+    pub(super) fn liveness(&self, id: MemberId, now: Time) -> Liveness {
+        let Role::Leader(leader) = &self.role else { return Liveness::Silent };
+        match leader.peers.get(&id) {
+            _ if id == self.me() => Liveness::Alive,
+            Some(progress) => progress.liveness(now, self.config.election_timeout),
+            None => Liveness::Silent,
         }
-        Ok(())
+    }
+
+    /// Nothing can be committed under the new membership unless a majority of its voters is alive.
+    fn check_live_majority(&self, new: &Membership, now: Time) -> Result<(), ChangeError> {
+        let all: Vec<Liveness> = new.voters().map(|id| self.liveness(id, now)).collect();
+        let (voters, needed) = (all.len(), majority(all.len()));
+        let alive = all.iter().filter(|&&l| l == Liveness::Alive).count();
+        let not_heard_yet = all.iter().filter_map(|l| match l {
+            Liveness::NotHeardYet(until) => Some(*until),
+            _ => None,
+        });
+        if voters > 0 && alive >= needed {
+            return Ok(());
+        }
+        match not_heard_yet.clone().max() {
+            Some(until) if alive + not_heard_yet.count() >= needed => Err(ChangeError::NotHeardYet { until }),
+            _ => Err(ChangeError::NoLiveMajority { voters, alive, needed }),
+        }
+    }
+
+    /// A learner that does not answer would be a voter that only counts for how many must answer.
+    fn check_answers(&self, id: MemberId, now: Time) -> Result<(), ChangeError> {
+        match self.liveness(id, now) {
+            Liveness::Alive => Ok(()),
+            Liveness::NotHeardYet(until) => Err(ChangeError::NotHeardYet { until }),
+            Liveness::Silent => {
+                let name = self.member(id).map_or_else(|| id.to_string(), |m| m.node_id.clone());
+                Err(ChangeError::NoAnswer(name))
+            }
+        }
     }
 
     /// A membership came into force: a leader keeps what it knows of the members that stay.

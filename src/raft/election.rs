@@ -240,7 +240,7 @@ impl Raft {
             if id == self.me() {
                 Time::NEVER
             } else {
-                leader.peers.get(&id).map_or(Time(0), |p| p.last_contact)
+                leader.peers.get(&id).map_or(Time(0), Progress::quorum_contact)
             }
         };
         let contacts: Vec<Time> = self.memberships.latest().voters().map(contact).collect();

@@ -4,7 +4,7 @@
 use super::core::Raft;
 use super::message::{Asked, Ticket, TimeoutNowReply, TimeoutNowRequest};
 use super::note::Decision;
-use super::progress::Mode;
+use super::progress::Liveness;
 use super::role::{HandOver, Role};
 use super::types::{Index, MemberId, Time};
 use super::write::AfterSync;
@@ -24,7 +24,13 @@ pub enum HandOverError {
     /// Another hand-over is under way.
     #[error("the leadership is being handed over already")]
     UnderWay,
-    /// No other voter was heard within an election timeout.
+    /// Who could take over has not answered this leader yet, and has until then to do so.
+    #[error("the leader is new, or a member is: nobody who could take over has answered it yet: try again")]
+    NotHeardYet {
+        /// From then on it is decided, if no other leader is elected.
+        until: Time,
+    },
+    /// No other voter was heard within an election timeout, or not the one that was named.
     #[error("no other voter answers")]
     NobodyAnswers,
 }
@@ -44,9 +50,8 @@ impl Raft {
         self.steps += 1;
         let me = self.me();
         let hint = self.leader();
-        let alive_since = now - self.config.election_timeout;
         let membership = self.memberships.latest().clone();
-        let Role::Leader(leader) = &mut self.role else {
+        let Role::Leader(leader) = &self.role else {
             return Err(HandOverError::NotLeader { leader: hint });
         };
         if to == Some(me) {
@@ -60,15 +65,23 @@ impl Raft {
             Some(_) => return Err(HandOverError::UnderWay),
             None => {}
         }
-        let answers = |id: &MemberId| {
-            leader.peers.get(id).is_some_and(|p| p.last_contact >= alive_since && p.mode != Mode::Lost)
+        let candidates = membership.voters().filter(|&id| id != me && to.is_none_or(|to| to == id));
+        let candidates: Vec<_> = candidates.map(|id| (id, self.liveness(id, now))).collect();
+        let alive = candidates.iter().filter(|(_, l)| *l == Liveness::Alive).map(|&(id, _)| id);
+        let Some(to) = alive.max_by_key(|id| leader.peers.get(id).map_or(0, |p| p.match_index)) else {
+            let not_heard_yet = candidates.iter().filter_map(|(_, liveness)| match liveness {
+                Liveness::NotHeardYet(until) => Some(*until),
+                _ => None,
+            });
+            return Err(match not_heard_yet.max() {
+                Some(until) => HandOverError::NotHeardYet { until },
+                None => HandOverError::NobodyAnswers,
+            });
         };
-        let best = membership.voters().filter(|&id| id != me && to.is_none_or(|to| to == id)).filter(answers);
-        let Some(to) = best.max_by_key(|id| leader.peers.get(id).map_or(0, |p| p.match_index)) else {
-            return Err(HandOverError::NobodyAnswers);
-        };
-        leader.hand_over =
-            Some(HandOver { to, deadline: now + self.config.election_timeout, is_sent: false });
+        let deadline = now + self.config.election_timeout;
+        if let Role::Leader(leader) = &mut self.role {
+            leader.hand_over = Some(HandOver { to, deadline, is_sent: false });
+        }
         self.note(Decision::HandsOver(to));
         Ok(to)
     }

@@ -108,7 +108,7 @@ pub use message::{
     RpcRequest, Ticket, TimeoutNowReply, TimeoutNowRequest,
 };
 pub use note::{Decision, Note, NoteLevel, StepDownReason, VoteRefusal};
-pub use progress::{Lane, Mode, Progress};
+pub use progress::{Lane, Liveness, Mode, Progress};
 pub use quorum::{majority, majority_value};
 pub use read::{NotLeader, ReadDone, ReadToken, Reads};
 pub use reply::Reply;

@@ -1,6 +1,8 @@
 //! What a leader knows of each peer (paper Figure 2, volatile state on leaders), and what every role knows of the
 //! RPC under way to it.
 
+use std::time::Duration;
+
 use super::types::{Index, Time};
 
 /// How sure the leader is of where a peer's log stands.
@@ -28,8 +30,10 @@ pub struct Progress {
     pub mode: Mode,
     /// The peer's queue for its disk is full: appends stay empty until its disk has caught up with `next_index - 1`.
     pub is_full: bool,
-    /// When the last RPC was sent that the peer answered in this term. Counts for check-quorum.
-    pub last_contact: Time,
+    /// Since when this leader counts on the peer: since its election, or since it added the peer.
+    pub known_since: Time,
+    /// When the last RPC was sent that the peer answered in this term; `None` until it has answered one.
+    pub heard_at: Option<Time>,
     /// When the next heartbeat is due: one interval after the last RPC was sent, at once in a new term.
     pub heartbeat_at: Time,
     /// The read round of the last RPC sent.
@@ -38,6 +42,18 @@ pub struct Progress {
     pub acked_round: u64,
     /// The round of catching up that a learner is in.
     pub catch_up: Option<CatchUp>,
+}
+
+/// Whether a peer is alive, as far as its leader knows. Only an answer in this term is news: that nothing is known yet is
+/// not good news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    /// It answered in this term an RPC that was sent within the last election timeout.
+    Alive,
+    /// It has not answered in this term, and has until this time to do so: one election timeout from the beginning.
+    NotHeardYet(Time),
+    /// It has not answered for an election timeout, or it lost data and gets nothing more.
+    Silent,
 }
 
 /// A round of catching up (thesis §4.2.1): the entries there were when it began. A learner that finishes one within an
@@ -58,11 +74,29 @@ impl Progress {
             next_index,
             mode: Mode::Probe,
             is_full: false,
-            last_contact: now,
+            known_since: now,
+            heard_at: None,
             heartbeat_at: now,
             sent_round: 0,
             acked_round: 0,
             catch_up: None,
+        }
+    }
+
+    /// From when check-quorum counts (thesis §6.2): a peer that has not answered yet has a whole election timeout to do
+    /// so, or every new leader would step down at once. It says nothing of whether the peer is alive.
+    pub fn quorum_contact(&self) -> Time {
+        self.heard_at.unwrap_or(self.known_since)
+    }
+
+    /// Whether the peer is alive, for a decision that needs it alive.
+    pub fn liveness(&self, now: Time, election_timeout: Duration) -> Liveness {
+        let patience_ends = self.known_since + election_timeout;
+        match self.heard_at {
+            _ if self.mode == Mode::Lost => Liveness::Silent,
+            Some(heard_at) if now <= heard_at + election_timeout => Liveness::Alive,
+            None if now < patience_ends => Liveness::NotHeardYet(patience_ends),
+            _ => Liveness::Silent,
         }
     }
 

@@ -245,7 +245,7 @@ impl Raft {
         }
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.peers.get_mut(&ticket.peer) else { return };
-        progress.last_contact = progress.last_contact.max(ticket.sent_at);
+        progress.heard_at = progress.heard_at.max(Some(ticket.sent_at));
         progress.acked_round = progress.acked_round.max(round);
         match reply.outcome {
             AppendOutcome::Accepted { received, match_index } => {

@@ -140,9 +140,11 @@ fn peers(out: &mut Out<'_>, node: &Node, status: &NodeStatus) -> fmt::Result {
     let lags: Vec<_> = status.peers.iter().map(|p| (p.node_id.clone(), p.lag)).collect();
     let help = "Entries not known to be on the peer's disk, as its leader sees it";
     out.gauges("dkv_peer_lag_entries", help, None, "peer", &lags)?;
-    let contacts: Vec<_> =
-        status.peers.iter().map(|p| (p.node_id.clone(), p.last_contact.as_secs_f64())).collect();
-    let help = "Since the last RPC was sent that the peer answered, as its leader sees it";
+    // A peer that has not answered this leader has no sample: no value would be true.
+    let contacts: Vec<_> = (status.peers.iter())
+        .filter_map(|p| Some((p.node_id.clone(), p.last_contact?.as_secs_f64())))
+        .collect();
+    let help = "Since the last RPC was sent that the peer answered in this term, as its leader sees it";
     out.gauges("dkv_peer_last_contact", help, unit, "peer", &contacts)
 }
 

@@ -182,7 +182,6 @@ impl Shared {
             };
         };
         let status = node.status();
-        let patience = Duration::from_millis(self.config.election_timeout_ms);
         let leader = status.leader.as_ref();
         StatusReply {
             node_id: status.node_id,
@@ -216,9 +215,9 @@ impl Shared {
                         Mode::Snapshot => PeerMode::Snapshot,
                         Mode::Lost => PeerMode::Lost,
                     }),
-                    match_index: Some(p.match_index),
-                    lag: Some(p.lag),
-                    reachable: Some(p.last_contact <= patience),
+                    match_index: p.match_index,
+                    lag: p.match_index.map(|_| p.lag),
+                    reachable: p.is_reachable,
                     has_lost_entries: p.mode == Mode::Lost,
                 })
                 .collect(),
