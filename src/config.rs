@@ -45,6 +45,9 @@ pub struct Config {
     pub disk_stall_ms: u64,
     /// Milliseconds a client's request may take before it is answered with a timeout.
     pub request_timeout_ms: u64,
+    /// Keeps the version that the members share where it is while this node leads, although all of them speak a later
+    /// one: until it is raised, members can go back to the program before. Set it on every member for an upgrade.
+    pub hold_version: bool,
     /// What a client may ask for at most.
     pub limits: Limits,
     /// Bytes of one log segment. A multiple of 4096; greater segments mean fewer files and longer zeroing ahead.
@@ -193,6 +196,7 @@ impl Default for Config {
             append_hold_ms: None,
             disk_stall_ms: 2_000,
             request_timeout_ms: 5_000,
+            hold_version: false,
             limits: Limits::default(),
             segment_bytes: 16 << 20,
             snapshot_log_bytes: 64 << 20,

@@ -16,8 +16,8 @@ use dkv::node::{
 };
 use dkv::raft::{
     AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, Found, InstallOutcome,
-    InstallSnapshotReply, InstallSnapshotRequest, Member as Listed, MemberId, Membership, Payload, Position,
-    RequestVoteReply, RequestVoteRequest, Settings, TimeoutNowReply, TimeoutNowRequest,
+    InstallSnapshotReply, InstallSnapshotRequest, Member as Listed, MemberId, Membership, PROTOCOL, Payload,
+    Position, RequestVoteReply, RequestVoteRequest, Settings, TimeoutNowReply, TimeoutNowRequest,
 };
 use dkv::server::gate;
 use dkv::server::http::{HttpServer, PortOptions};
@@ -43,8 +43,13 @@ fn found_entry(cluster_id: u64) -> Entry {
         promote: false,
     };
     let members = Membership { members: vec![member(1), member(2)] };
-    let found =
-        Found { cluster_id: ClusterId(cluster_id), settings: Settings::default(), members, restored: None };
+    let found = Found {
+        protocol: 1,
+        cluster_id: ClusterId(cluster_id),
+        settings: Settings::default(),
+        members,
+        restored: None,
+    };
     Entry::new(Position::new(1, 1), 0, &Payload::Found(found))
 }
 
@@ -56,6 +61,8 @@ fn birth_record(own: MemberId) -> BirthRecord {
 #[derive(Default)]
 struct Echo {
     seen: Mutex<Vec<PeerRequest>>,
+    /// Why it would have ended.
+    ended: Mutex<Vec<String>>,
     kept: Mutex<Vec<Completion<ReadIndexResult>>>,
     asked: Mutex<Option<Sender<()>>>,
 }
@@ -64,13 +71,14 @@ impl Member for Echo {
     fn vote(&self, request: RequestVoteRequest, done: Completion<RequestVoteReply>) {
         let term = request.term;
         self.seen.lock().unwrap().push(PeerRequest::RequestVote(request));
-        done(RequestVoteReply { term, granted: true });
+        done(RequestVoteReply { term, granted: true, protocol: 1 });
     }
 
     fn append(&self, request: AppendEntriesRequest, done: Completion<AppendEntriesReply>) {
         let (term, last) = (request.term, request.last_index());
         self.seen.lock().unwrap().push(PeerRequest::AppendEntries(request));
         done(AppendEntriesReply {
+            protocol: 1,
             term,
             outcome: AppendOutcome::Accepted { received: last, match_index: last },
         });
@@ -90,7 +98,7 @@ impl Member for Echo {
     fn install_snapshot(&self, request: InstallSnapshotRequest, done: Completion<InstallSnapshotReply>) {
         let (term, end) = (request.term, request.offset + request.data.len() as u64);
         self.seen.lock().unwrap().push(PeerRequest::InstallSnapshot(request));
-        done(InstallSnapshotReply { term, outcome: InstallOutcome::Wants(end) });
+        done(InstallSnapshotReply { term, outcome: InstallOutcome::Wants(end), protocol: 1 });
     }
 
     fn timeout_now(&self, request: TimeoutNowRequest, done: Completion<TimeoutNowReply>) {
@@ -100,6 +108,10 @@ impl Member for Echo {
 
     fn administer(&self, _: Administration, _: Instant, done: Completion<AdminResult>) {
         done(Err(AdminFailure::new(AdminFailureKind::NotLeader, "no leader")));
+    }
+
+    fn end_for_another_program(&self, why: &str) {
+        self.ended.lock().unwrap().push(why.to_owned());
     }
 
     fn is_removed(&self, member: MemberId) -> bool {
@@ -191,12 +203,12 @@ fn call_brings_back_the_answer_of_every_kind() {
     let call = |lane, request| peers.call(&port.target(), lane, request, LONG);
     assert_eq!(
         call(Lane::Core, vote(4)),
-        Ok(PeerReply::RequestVote(RequestVoteReply { term: 4, granted: true }))
+        Ok(PeerReply::RequestVote(RequestVoteReply { term: 4, granted: true, protocol: 1 }))
     );
     let outcome = AppendOutcome::Accepted { received: 4, match_index: 4 };
     assert_eq!(
         call(Lane::Core, append(3, 300_000)),
-        Ok(PeerReply::AppendEntries(AppendEntriesReply { term: 2, outcome }))
+        Ok(PeerReply::AppendEntries(AppendEntriesReply { term: 2, outcome, protocol: 1 }))
     );
     assert_eq!(
         call(Lane::Bulk, forward()),
@@ -472,8 +484,13 @@ fn founding_over_the_peer_ports_hands_over_to_whoever_answers_unborn() {
         assert_eq!(sibling.found, born.found);
         // Its port still says unborn until it starts; then a question finds it born.
         node.port.api.become_born(sibling.birth_record(), Arc::new(Echo::default()));
-        let ask =
-            FoundRequest::Ask(dkv::node::Unborn { node_id, member_id, peers: list.clone(), restored: None });
+        let ask = FoundRequest::Ask(dkv::node::Unborn {
+            node_id,
+            member_id,
+            peers: list.clone(),
+            restored: None,
+            protocol: PROTOCOL,
+        });
         let reply = HttpFounding::default().found(&addr, &ask).unwrap();
         assert!(matches!(reply, FoundReply::Born { cluster_id, .. } if cluster_id == born.ids.cluster_id));
     }

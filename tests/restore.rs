@@ -43,7 +43,8 @@ fn config(n: u64, count: u64) -> IdentityConfig {
 }
 
 fn found_entry(settings: Settings, members: Vec<Member>) -> Entry {
-    let found = Found { cluster_id: OLD, settings, members: Membership { members }, restored: None };
+    let found =
+        Found { protocol: 1, cluster_id: OLD, settings, members: Membership { members }, restored: None };
     Entry::new(Position::new(1, 1), 0, &Payload::Found(found))
 }
 

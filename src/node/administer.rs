@@ -24,7 +24,7 @@ const ANSWER_MARGIN: Duration = Duration::from_millis(200);
 
 /// What is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum Administration {
     /// To add, promote or remove one member.
     Change(MembershipChange),
@@ -34,7 +34,7 @@ pub enum Administration {
 
 /// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum Administered {
     /// The membership is so, committed; by the entry at this index.
     Changed(Index),
@@ -44,7 +44,7 @@ pub enum Administered {
 
 /// Why it was not done, or nobody knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum AdminFailureKind {
     /// This node does not lead: ask the leader.
     NotLeader,
@@ -63,7 +63,6 @@ pub enum AdminFailureKind {
 /// Why it was not done, or nobody knows, for an operator to read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
-#[serde(deny_unknown_fields)]
 pub struct AdminFailure {
     /// Decides the error code.
     pub kind: AdminFailureKind,
@@ -94,6 +93,7 @@ impl From<ChangeError> for AdminFailure {
             | ChangeError::NoLiveMajority { .. }
             | ChangeError::NoAnswer(_) => AdminFailureKind::Conflict,
             ChangeError::Taken { .. } => AdminFailureKind::Refused,
+            ChangeError::Unsupported { .. } => AdminFailureKind::Failed(FailureKind::Unsupported),
         };
         AdminFailure::new(kind, e.to_string())
     }
@@ -120,7 +120,7 @@ impl Node {
         deadline: Instant,
         done: Completion<AdminResult>,
     ) {
-        if let Administration::Change(MembershipChange::Add(new)) = &what
+        if let Administration::Change(MembershipChange::Add(new, _)) = &what
             && let Err(failure) = self.check_new(new)
         {
             return done(Err(failure));

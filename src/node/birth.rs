@@ -11,7 +11,10 @@ use super::Stored;
 use super::birth_record::{BirthRecord, PeerList, check_found};
 use super::founding::Founding;
 use super::restore::{self, Backup};
-use crate::raft::{ClusterId, Entry, HardState, MemberId, Membership, Position, Settings, WriteOp};
+use crate::raft::{
+    ClusterId, Entry, FIRST_PROTOCOL, HardState, MemberId, Membership, PROTOCOL, Position, Settings,
+    VersionMismatch, WriteOp, check_version,
+};
 use crate::store::disk::Disk;
 use crate::store::identity::{Identity, IdentityError};
 use crate::store::snapshot::{self, SnapshotError, SnapshotName};
@@ -86,6 +89,14 @@ pub enum BirthError {
         /// The snapshot.
         file: String,
     },
+    /// The state, or the log after it, is at a version that this program does not read.
+    #[error("the state in {dir} cannot be used: {mismatch}")]
+    OtherProgram {
+        /// The data directory.
+        dir: String,
+        /// Which versions.
+        mismatch: VersionMismatch,
+    },
     /// The other members would look for this node elsewhere.
     #[error(
         "raft_addr of {node_id} is {configured} in the configuration, but the other members reach it at {stored}, as \
@@ -107,16 +118,17 @@ fn texts(errors: &[SnapshotError]) -> String {
 
 impl BirthError {
     /// Exit code of a server that ends with this error: 1 run-time failure, 2 configuration, 3 data corrupt,
-    /// 4 identity refused.
+    /// 4 identity refused, 5 another program is needed.
     pub fn exit_code(&self) -> u8 {
         match self {
             BirthError::Identity(error) => error.exit_code(),
             BirthError::Wal(WalError::Foreign { .. }) | BirthError::OtherAddress { .. } => 4,
-            BirthError::Wal(
-                WalError::Corrupt { .. } | WalError::Gap { .. } | WalError::NewerFormat { .. },
-            )
+            BirthError::Wal(WalError::NewerFormat { .. } | WalError::Newer { .. })
+            | BirthError::Snapshot(SnapshotError::NewerFormat { .. } | SnapshotError::Version { .. })
+            | BirthError::OtherProgram { .. } => 5,
+            BirthError::Wal(WalError::Corrupt { .. } | WalError::Gap { .. })
             | BirthError::DamagedSnapshot { .. }
-            | BirthError::Snapshot(SnapshotError::Corrupt { .. } | SnapshotError::NewerFormat { .. })
+            | BirthError::Snapshot(SnapshotError::Corrupt { .. })
             | BirthError::LogGone { .. }
             | BirthError::NoIdentity { .. }
             | BirthError::StraySnapshot { .. }
@@ -190,6 +202,10 @@ impl Stored {
             warnings.push(format!("{error}; {instead}; it is set aside as {name}.damaged: look at the disk"));
         }
         let snapshot = chosen.state.map(|(header, kv)| (header.meta, kv));
+        let in_snapshot = snapshot.as_ref().map(|(meta, _)| meta.version);
+        let version = recovered.entries.iter().filter_map(Entry::version).chain(in_snapshot).max();
+        check_version(version.unwrap_or(FIRST_PROTOCOL), PROTOCOL)
+            .map_err(|mismatch| BirthError::OtherProgram { dir: disk.display(""), mismatch })?;
         Ok((Stored { disk, wal, recovered, snapshot }, warnings))
     }
 

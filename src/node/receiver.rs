@@ -7,8 +7,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::request::Completion;
 use super::waiters::Parked;
-use super::{Node, lock, snapshotter};
-use crate::raft::{InstallSnapshotReply, InstallSnapshotRequest};
+use super::{Node, lock, snapshotter, threads};
+use crate::raft::{InstallSnapshotReply, InstallSnapshotRequest, check_version};
 use crate::store::Kv;
 use crate::store::snapshot::{self, SnapshotError, SnapshotHeader, TransferKey};
 
@@ -65,6 +65,11 @@ pub(super) fn run(node: &Arc<Node>, inbox: Inbox) {
                 core.park(Parked::Install(waiting, done));
             }),
             Ok(Taken::Whole(header, kv)) => {
+                if let Err(mismatch) = check_version(header.meta.version, node.options.protocol) {
+                    threads::end_for_another_program(&format!(
+                        "the leader's snapshot through {last} cannot be used: {mismatch}"
+                    ));
+                }
                 log::info!("received the leader's snapshot through {last}: {} keys", header.keys);
                 // Before the core asks the applier for it.
                 lock(&node.received).insert(last.index, *kv);
@@ -79,6 +84,9 @@ pub(super) fn run(node: &Arc<Node>, inbox: Inbox) {
                 if let Err(e) = snapshotter::prune(node) {
                     log::warn!("an old snapshot could not be removed: {e}");
                 }
+            }
+            Err(e @ (SnapshotError::Version { .. } | SnapshotError::NewerFormat { .. })) => {
+                threads::end_for_another_program(&format!("the leader's snapshot cannot be used: {e}"));
             }
             // No answer: the leader tries again after a while.
             Err(e) => log::warn!("the leader's snapshot through {last} cannot be taken: {e}"),

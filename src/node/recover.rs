@@ -47,6 +47,14 @@ pub enum RecoverError {
     /// It is one already.
     #[error("{0} is the only member of its cluster already: just start it")]
     Alone(String),
+    /// The log holds what only a later program reads.
+    #[error("the log in {dir} cannot be recovered: {what}")]
+    OtherProgram {
+        /// The data directory.
+        dir: String,
+        /// What it is, and which program reads it.
+        what: String,
+    },
     /// The file system refused.
     #[error("cannot {action} {path}: {source}")]
     Io {
@@ -60,11 +68,13 @@ pub enum RecoverError {
 }
 
 impl RecoverError {
-    /// Exit code of a program that ends with this error: 1 run-time failure, 2 refused, 3 data corrupt, 4 identity refused.
+    /// Exit code of a program that ends with this error: 1 run-time failure, 2 refused, 3 data corrupt, 4 identity
+    /// refused, 5 another program is needed.
     pub fn exit_code(&self) -> u8 {
         match self {
             RecoverError::Birth(error) => error.exit_code(),
             RecoverError::Nothing(_) | RecoverError::Alone(_) => 2,
+            RecoverError::OtherProgram { .. } => 5,
             RecoverError::Io { .. } => 1,
         }
     }
@@ -168,7 +178,8 @@ impl Recovery {
             None => (None, Kv::new(Settings::default())),
         };
         for entry in &recovered.entries {
-            kv.apply(entry);
+            kv.try_apply(entry)
+                .map_err(|e| RecoverError::OtherProgram { dir: shown(), what: e.to_string() })?;
         }
         let membership = kv.membership().clone();
         if membership.members.iter().all(|member| member.member_id == ids.member_id) {
@@ -199,6 +210,7 @@ impl Recovery {
         let found = Found {
             cluster_id,
             settings: backup.settings().clone(),
+            protocol: backup.version(),
             members: Membership { members: vec![member] },
             restored: Some(backup.restored()),
         };

@@ -40,6 +40,8 @@ pub enum FailureKind {
     TooLarge,
     /// A read's deadline passed. Nothing to undo.
     Timeout,
+    /// The version in force does not have it yet. Not done.
+    Unsupported,
     /// A write that may or may not take effect.
     OutcomeUnknown,
 }
@@ -54,7 +56,6 @@ impl FailureKind {
 /// Why no decision can be given, for an operator to read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
-#[serde(deny_unknown_fields)]
 pub struct Failure {
     /// The error code.
     pub kind: FailureKind,

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::birth::{BirthError, damaged_or, whose_log};
+use crate::raft::{PROTOCOL, check_version};
 use crate::store::disk::{Disk, RealDisk};
 use crate::store::identity::{DataDirLock, Identity};
 use crate::store::snapshot::{self, SnapshotName};
@@ -100,6 +101,10 @@ fn look(disk: &Arc<dyn Disk>, report: &mut Report) -> Result<(), BirthError> {
     report.identity.clone_from(&identity);
     let chosen = snapshot::choose(disk)?;
     let behind = (chosen.last(), chosen.reach);
+    if let Some((header, _)) = &chosen.state {
+        check_version(header.meta.version, PROTOCOL)
+            .map_err(|mismatch| BirthError::OtherProgram { dir: disk.display(""), mismatch })?;
+    }
     report.snapshot = chosen.state.map(|(header, _)| (SnapshotName::new(header.meta.last), header.keys));
     report.damaged = chosen.damaged.iter().map(|(_, error)| error.to_string()).collect();
     if let Some((taken, _)) = report.snapshot {
@@ -140,7 +145,8 @@ impl Report {
         &self.verdict
     }
 
-    /// As a start would end: 0 clean, torn tail or a damaged snapshot that is not needed, 3 rot, 4 another member's data, 1 what cannot be read.
+    /// As a start would end: 0 clean, torn tail or a damaged snapshot that is not needed, 3 rot, 4 another member's data, 5 data of a later program, 1 what
+    /// cannot be read.
     pub fn exit_code(&self) -> u8 {
         match &self.verdict {
             Verdict::Clean | Verdict::TornTail | Verdict::DamagedSnapshot => 0,

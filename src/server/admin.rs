@@ -17,7 +17,8 @@ use crate::node::{
     AdminFailure, AdminFailureKind, Administered, Administration, Consistency, Failure, FailureKind,
     FoundReply, FoundRequest, FoundTransport, Node, PeerList, Unborn,
 };
-use crate::raft::{Member, MemberId, MembershipChange};
+use crate::raft::{FIRST_PROTOCOL, Member, MemberId, MembershipChange, PROTOCOL, Protocol};
+use crate::store::Kv;
 
 /// What may wait for the admin thread; more is refused as overloaded.
 const QUEUE: usize = 64;
@@ -97,18 +98,22 @@ fn answer(
     catch_up(node, deadline)?;
     let what = match asked {
         Asked::Add(new, member_id) => {
-            let member_id = match member_id {
-                Some(id) => *id,
-                None => ask_who_is_there(shared, node, founding, new)?,
+            let (member_id, protocol) = match member_id {
+                Some(id) => (*id, speaks(shared, node, founding, new, *id)),
+                None => {
+                    let (id, speaks) = ask_who_is_there(shared, node, founding, new)?;
+                    (id, Some(speaks))
+                }
             };
-            Administration::Change(MembershipChange::Add(Member {
+            let member = Member {
                 node_id: new.node_id.clone(),
                 member_id,
                 raft_addr: new.raft_addr.clone(),
                 http_addr: new.http_addr.clone(),
                 voter: false,
                 promote: new.promote,
-            }))
+            };
+            Administration::Change(MembershipChange::Add(member, protocol))
         }
         Asked::Remove(name) => Administration::Change(MembershipChange::Remove(find(node, name)?)),
         Asked::Promote(name) => Administration::Change(MembershipChange::Promote(find(node, name)?)),
@@ -153,13 +158,28 @@ fn find(node: &Node, name: &str) -> Result<MemberId, ErrorBody> {
     }
 }
 
-/// The identity of the node at the address of a new member.
+/// What the program of a new member speaks, whose identity is known. It is asked only where that decides something.
+fn speaks(
+    shared: &Shared,
+    node: &Node,
+    founding: &HttpFounding,
+    new: &NewMember,
+    member_id: MemberId,
+) -> Option<Protocol> {
+    if new.protocol.is_some() || node.with_kv(Kv::version) == FIRST_PROTOCOL {
+        return new.protocol;
+    }
+    let there = ask_who_is_there(shared, node, founding, new).ok();
+    there.filter(|(id, _)| *id == member_id).map(|(_, speaks)| speaks)
+}
+
+/// The identity of the node at the address of a new member, and what its program speaks.
 fn ask_who_is_there(
     shared: &Shared,
     node: &Node,
     founding: &HttpFounding,
     new: &NewMember,
-) -> Result<MemberId, ErrorBody> {
+) -> Result<(MemberId, Protocol), ErrorBody> {
     let conflict = |text: String| ErrorBody::new(ErrorCode::Conflict, text);
     let membership = node.membership();
     let own = Unborn {
@@ -167,18 +187,19 @@ fn ask_who_is_there(
         member_id: node.member_id(),
         peers: PeerList::from(&*membership),
         restored: None,
+        protocol: PROTOCOL,
     };
     let NewMember { node_id, raft_addr, http_addr, .. } = new;
-    let (there, member_id) = match founding.found(raft_addr, &FoundRequest::Ask(own)) {
-        Ok(FoundReply::Unborn(unborn)) => (unborn.node_id, unborn.member_id),
-        Ok(FoundReply::Born { node_id, member_id, cluster_id, .. }) => {
+    let (there, member_id, protocol) = match founding.found(raft_addr, &FoundRequest::Ask(own)) {
+        Ok(FoundReply::Unborn(unborn)) => (unborn.node_id, unborn.member_id, unborn.protocol),
+        Ok(FoundReply::Born { node_id, member_id, cluster_id, protocol, .. }) => {
             if cluster_id != node.cluster_id() {
                 return Err(conflict(format!(
                     "at {raft_addr} runs {node_id} of another cluster ({cluster_id}): a new member starts with an \
                      empty data_dir"
                 )));
             }
-            (node_id, member_id)
+            (node_id, member_id, protocol)
         }
         other => {
             let trouble = match other {
@@ -197,7 +218,7 @@ fn ask_who_is_there(
     if there != *node_id && !there.is_empty() {
         return Err(conflict(format!("at {raft_addr} is a node that calls itself {there}, not {node_id}")));
     }
-    Ok(member_id)
+    Ok((member_id, protocol))
 }
 
 fn error(failure: &AdminFailure) -> ErrorBody {

@@ -47,6 +47,9 @@ impl ClientApi {
                 self.read(read.map(Read::Key), request, reply);
             }
             Method::Put | Method::Delete => self.write(raw_key, request, reply),
+            #[cfg(feature = "next-protocol")]
+            Method::Post => self.write(raw_key, request, reply),
+            #[cfg_attr(feature = "next-protocol", expect(unreachable_patterns))]
             Method::Post | Method::Other => {
                 self.send_error(reply, method_not_allowed("GET, HEAD, PUT, DELETE"), request);
             }
@@ -123,7 +126,11 @@ impl ClientApi {
             if !request.body.is_empty() {
                 return Err(invalid("a DELETE has no body"));
             }
-            Op::Delete { key }
+            #[cfg(feature = "next-protocol")]
+            let op = if request.method == Method::Post { Op::Touch { key } } else { Op::Delete { key } };
+            #[cfg(not(feature = "next-protocol"))]
+            let op = Op::Delete { key };
+            op
         };
         let idempotency = idempotency_key
             .map(|key| Idempotency { key: key.to_owned(), request_hash: request_hash(&op, condition) });
@@ -350,6 +357,7 @@ pub(super) fn failed(failure: &Failure) -> ErrorBody {
         FailureKind::Unavailable => ErrorCode::Unavailable,
         FailureKind::Overloaded => ErrorCode::Overloaded,
         FailureKind::TooLarge => ErrorCode::TooLarge,
+        FailureKind::Unsupported => ErrorCode::Unsupported,
         FailureKind::Timeout => ErrorCode::Timeout,
         FailureKind::OutcomeUnknown => ErrorCode::OutcomeUnknown,
     };

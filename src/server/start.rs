@@ -25,7 +25,7 @@ use crate::node::birth::{BirthError, Born, IdentityConfig, Opened, open};
 use crate::node::founding::{Founding, FoundingError, FoundingInbox, founding_port};
 use crate::node::recover::check_finished;
 use crate::node::{Deliveries, Listeners, Node, NodeOptions, PeerList};
-use crate::raft::Settings;
+use crate::raft::{PROTOCOL, Settings};
 use crate::store::disk::RealDisk;
 use crate::store::identity::{DataDirLock, IdentityError};
 use crate::store::wal::WalOptions;
@@ -40,7 +40,7 @@ const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub struct ServerError {
-    /// 1 run-time failure, 2 configuration, 3 data corrupt, 4 identity refused.
+    /// 1 run-time failure, 2 configuration, 3 data corrupt, 4 identity refused, 5 another program is needed.
     pub exit_code: u8,
     /// What happened, where, and what to do.
     pub text: String,
@@ -309,6 +309,8 @@ fn start_node(
         seed: getrandom::u64().map_err(|e| ServerError::new(1, format!("no random numbers: {e}")))?,
         snapshot_log_bytes: config.snapshot_log_bytes,
         snapshot_log_entries: config.snapshot_log_entries,
+        protocol: PROTOCOL,
+        hold_version: config.hold_version,
         check_invariants: config.debug.check_invariants,
     };
     let peers = Arc::new(HttpPeers::new(&birth_record));

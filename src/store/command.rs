@@ -28,12 +28,14 @@ use std::hash::Hasher;
 use serde::{Deserialize, Serialize};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use crate::raft::Index;
+use crate::raft::{FIRST_PROTOCOL, Index, Protocol};
 
 const VERSION: u8 = 1;
 
 const OP_PUT: u8 = 1;
 const OP_DELETE: u8 = 2;
+#[cfg(feature = "next-protocol")]
+const OP_TOUCH: u8 = 3;
 
 const CONDITION_NONE: u8 = 0;
 const CONDITION_MOD_REVISION: u8 = 1;
@@ -70,6 +72,12 @@ pub enum Op {
         /// The key.
         key: Vec<u8>,
     },
+    /// Writes the value of `key` once more. The operation of the next protocol, for the tests of upgrades.
+    #[cfg(feature = "next-protocol")]
+    Touch {
+        /// The key.
+        key: Vec<u8>,
+    },
 }
 
 impl Op {
@@ -77,6 +85,8 @@ impl Op {
     pub fn key(&self) -> &[u8] {
         match self {
             Op::Put { key, .. } | Op::Delete { key } => key,
+            #[cfg(feature = "next-protocol")]
+            Op::Touch { key } => key,
         }
     }
 }
@@ -114,7 +124,7 @@ pub struct Idempotency {
 
 /// What the state machine decided about a command. The same on every member, now and when it is replayed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The key has the value.
     Put {
@@ -147,7 +157,6 @@ pub enum Outcome {
 
 /// The outcome of the command at one place of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Applied {
     /// Index of the entry that was applied.
     pub index: Index,
@@ -161,9 +170,7 @@ pub struct Applied {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
     /// A version this build does not know.
-    #[error(
-        "the command has version {0}, this build reads version {VERSION} only: it needs a newer dkv-server"
-    )]
+    #[error("the command has version {0}, and this program reads version {VERSION} alone")]
     Version(u8),
     /// The bytes end inside a field.
     #[error("the command is cut short in its {0}")]
@@ -184,6 +191,23 @@ pub enum CommandError {
     Trailing(usize),
 }
 
+impl CommandError {
+    /// Whether a newer program may have written it. Anything else is no command of any version.
+    pub fn is_newer(&self) -> bool {
+        matches!(self, CommandError::Version(_) | CommandError::Unknown { field: "op" | "condition", .. })
+    }
+}
+
+/// The version that must be in force for a command to be proposed: that of its operation. Takes the byte form, of which
+/// it looks at the operation alone.
+pub fn needed_protocol(command: &[u8]) -> Protocol {
+    match command.get(1) {
+        #[cfg(feature = "next-protocol")]
+        Some(&OP_TOUCH) => 2,
+        _ => FIRST_PROTOCOL,
+    }
+}
+
 impl Command {
     /// The byte form. Panics when the idempotency key or the actor exceeds its length: the limits of the API are far
     /// below both.
@@ -191,6 +215,8 @@ impl Command {
         let (op, key, value) = match &self.op {
             Op::Put { key, value } => (OP_PUT, key, Some(value)),
             Op::Delete { key } => (OP_DELETE, key, None),
+            #[cfg(feature = "next-protocol")]
+            Op::Touch { key } => (OP_TOUCH, key, None),
         };
         let idempotency_len = self.idempotency.as_ref().map_or(0, |i| 17 + i.key.len());
         let len = 30 + idempotency_len + self.actor.len() + key.len() + value.map_or(0, Vec::len);
@@ -250,6 +276,8 @@ impl Command {
         let op = match op {
             OP_PUT => Op::Put { key, value: reader.sized("value")? },
             OP_DELETE => Op::Delete { key },
+            #[cfg(feature = "next-protocol")]
+            OP_TOUCH => Op::Touch { key },
             value => return Err(CommandError::Unknown { field: "op", value }),
         };
         match reader.rest.len() {
@@ -313,6 +341,8 @@ pub fn request_hash(op: &Op, condition: Option<Condition>) -> u128 {
     let (op_byte, value): (_, &[u8]) = match op {
         Op::Put { value, .. } => (OP_PUT, value),
         Op::Delete { .. } => (OP_DELETE, &[]),
+        #[cfg(feature = "next-protocol")]
+        Op::Touch { .. } => (OP_TOUCH, &[]),
     };
     let revision = match condition {
         Some(Condition::ModRevision(revision)) => revision,

@@ -18,6 +18,7 @@
 mod members;
 mod range;
 mod restore;
+mod version;
 mod versions;
 mod view;
 
@@ -27,7 +28,10 @@ use std::sync::Arc;
 
 use super::command::{Applied, Command, Condition, Domain, Fingerprint, Op, Outcome};
 use super::dedup::{Dedup, Lookup};
-use crate::raft::{ClusterId, Entry, EntryKind, Index, MemberId, Membership, Position, Settings, Stamp};
+use crate::raft::{
+    ClusterId, Entry, EntryKind, FIRST_PROTOCOL, Index, MemberId, Membership, PROTOCOL, Position, Protocol,
+    Settings, Stamp,
+};
 use members::Members;
 use versions::{Superseded, Version, Versions};
 use view::Pin;
@@ -35,6 +39,7 @@ use view::Pin;
 pub use members::MAX_REMOVED;
 pub use range::{KeyRange, Order, SCAN_KEYS};
 pub use restore::Rebase;
+pub use version::Unreadable;
 pub use view::{Kept, PAGE_BYTES, View};
 
 /// What a superseded version counts for `retention_bytes` besides its key and its value: about what it takes in
@@ -100,6 +105,10 @@ pub struct Kv {
     cluster_id: Option<ClusterId>,
     /// Found entry, membership, removed members.
     members: Members,
+    /// The version in force.
+    version: Protocol,
+    /// What the program speaks. No part of the state.
+    speaks: Protocol,
     applied: Position,
     stamp: Stamp,
     revision: u64,
@@ -118,6 +127,9 @@ pub struct Kv {
     /// How many versions there are.
     version_count: u64,
     dedup: Dedup,
+    /// How often a key was touched: from version 2 on a part of the state.
+    #[cfg(feature = "next-protocol")]
+    touches: u64,
     /// What the pinned view needs.
     pin: Option<Pin>,
 }
@@ -129,6 +141,8 @@ impl Kv {
             settings,
             cluster_id: None,
             members: Members::default(),
+            version: FIRST_PROTOCOL,
+            speaks: PROTOCOL,
             applied: Position::ZERO,
             stamp: 0,
             revision: FIRST_REVISION,
@@ -141,6 +155,8 @@ impl Kv {
             versions_hash: 0,
             version_count: 0,
             dedup: Dedup::default(),
+            #[cfg(feature = "next-protocol")]
+            touches: 0,
             pin: None,
         }
     }
@@ -207,7 +223,7 @@ impl Kv {
     }
 
     /// A fingerprint of the logical state: every readable version, revision, floor, idempotency rows, cluster time,
-    /// cluster, settings, found entry, membership and removed members. Equal on all members that applied the same entries. Costs the same at any size.
+    /// cluster, settings, found entry, membership, removed members and the version in force. Equal on all members that applied the same entries. Costs the same at any size.
     pub fn state_hash(&self) -> u128 {
         let Settings { retention_revisions, retention_bytes, idempotency_window_s, idempotency_rows } =
             self.settings;
@@ -215,7 +231,11 @@ impl Kv {
         header.number(self.revision).number(self.floor).number(self.stamp);
         header.number(u64::from(self.cluster_id.is_some())).number(self.cluster_id.map_or(0, |id| id.0));
         header.number(retention_revisions).number(retention_bytes);
-        header.number(idempotency_window_s).number(idempotency_rows);
+        header.number(idempotency_window_s).number(idempotency_rows).number(u64::from(self.version));
+        #[cfg(feature = "next-protocol")]
+        if self.version >= 2 {
+            header.number(self.touches);
+        }
         let parts = [header.finish(), self.versions_hash, self.dedup.hash(), self.members.hash()];
         parts.into_iter().fold(0, u128::wrapping_add)
     }
@@ -234,44 +254,47 @@ impl Kv {
         self.dedup.would_refuse(key, self.stamp.max(stamp), &self.settings)
     }
 
+    /// Applies an entry that this program surely reads, such as one that it has written; see [`Kv::try_apply`].
+    ///
+    /// Panics where that fails.
+    pub fn apply(&mut self, entry: &Entry) -> Option<Applied> {
+        self.try_apply(entry).unwrap_or_else(|e| panic!("{e}"))
+    }
+
     /// Applies the next entry of the log; the outcome when it is a command. A pure function of the entries applied
     /// so far: no clock, no chance, no configuration.
     ///
-    /// Panics when `entry` is not the one behind [`Kv::applied`], or holds a command that this build cannot read:
-    /// going on would make this member's state differ from the others'.
-    pub fn apply(&mut self, entry: &Entry) -> Option<Applied> {
+    /// Panics when `entry` is not the one behind [`Kv::applied`].
+    ///
+    /// # Errors
+    /// A newer program wrote it. Nothing changed.
+    pub fn try_apply(&mut self, entry: &Entry) -> Result<Option<Applied>, Unreadable> {
         let position = entry.position();
         assert!(
             position.index == self.applied.index + 1 && position.term >= self.applied.term,
             "entry {position} does not follow {}, the last one applied",
             self.applied
         );
+        let command = self.readable(entry)?;
         self.applied = position;
         self.stamp = self.stamp.max(entry.stamp());
+        self.version = self.version.max(entry.version().unwrap_or(FIRST_PROTOCOL));
         match entry.kind() {
-            EntryKind::Noop => None,
-            EntryKind::Membership => {
-                self.members.apply(entry);
-                None
-            }
+            EntryKind::Noop | EntryKind::Version => {}
+            EntryKind::Membership => self.members.apply(entry),
             EntryKind::Found => {
                 assert_eq!(position.index, 1, "a found entry at {position}: a cluster is born once");
                 let found = entry.found().expect("a found entry holds a found record");
                 self.cluster_id = Some(found.cluster_id);
                 self.settings = found.settings;
                 self.members.apply(entry);
-                None
             }
-            EntryKind::Command => {
-                let command = Command::decode(entry.payload()).unwrap_or_else(|e| {
-                    panic!(
-                        "the committed entry {position} cannot be applied: {e}; run the version that wrote it"
-                    )
-                });
-                let (outcome, replayed) = self.decide(command);
-                Some(Applied { index: position.index, outcome, replayed })
-            }
+            EntryKind::Command => {}
         }
+        Ok(command.map(|command| {
+            let (outcome, replayed) = self.decide(command);
+            Applied { index: position.index, outcome, replayed }
+        }))
     }
 
     /// The outcome, and whether it was decided earlier.
@@ -312,6 +335,8 @@ impl Kv {
             Op::Delete { .. } if current.is_none() => {
                 Outcome::Deleted { revision: self.revision, deleted: 0 }
             }
+            #[cfg(feature = "next-protocol")]
+            Op::Touch { key } => self.touch(key, revision),
             Op::Delete { key } => {
                 let new = Version::new(&key, revision, 0, 0, None);
                 self.supersede(key, new);

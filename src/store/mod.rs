@@ -11,8 +11,10 @@ mod command;
 mod dedup;
 mod kv;
 
-pub use command::{Applied, Command, CommandError, Condition, Idempotency, Op, Outcome, request_hash};
+pub use command::{
+    Applied, Command, CommandError, Condition, Idempotency, Op, Outcome, needed_protocol, request_hash,
+};
 pub use kv::{
     FIRST_REVISION, Kept, KeyRange, Kv, MAX_REMOVED, Order, PAGE_BYTES, ReadError, Rebase, Record, SCAN_KEYS,
-    Size, VERSION_OVERHEAD_BYTES, View,
+    Size, Unreadable, VERSION_OVERHEAD_BYTES, View,
 };

@@ -41,6 +41,8 @@ pub fn id(member: u64) -> MemberId {
 
 pub fn config(me: u64) -> RaftConfig {
     RaftConfig {
+        protocol: 1,
+        hold_version: false,
         me: id(me),
         election_timeout: ms(T_MS),
         heartbeat: ms(HEARTBEAT_MS),
@@ -77,6 +79,7 @@ pub fn entry(index: Index, term: Term, n: u64) -> Entry {
     let payload = if index == 1 {
         let members = membership(&(1..=n).collect::<Vec<_>>());
         Payload::Found(Found {
+            protocol: 1,
             cluster_id: ClusterId(7),
             settings: Settings::default(),
             members,

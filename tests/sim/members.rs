@@ -129,7 +129,7 @@ impl World {
         };
         let home = (0..self.nodes.len()).find(is_free).unwrap_or(own);
         let promote = self.nemesis.rng.u8(0..4) > 0;
-        Some(MembershipChange::Add(Member { promote, voter: false, ..member(id, home) }))
+        Some(MembershipChange::Add(Member { promote, voter: false, ..member(id, home) }, Some(1)))
     }
 
     fn draw_removal(&mut self) -> Option<MembershipChange> {
@@ -233,7 +233,7 @@ impl World {
                 let entry = self.oracle.committed.get(*index as usize - 1);
                 let membership = entry.and_then(|entry| entry.membership());
                 let is_so = membership.is_some_and(|membership| match change {
-                    MembershipChange::Add(member) => membership.get(member.member_id).is_some(),
+                    MembershipChange::Add(member, _) => membership.get(member.member_id).is_some(),
                     MembershipChange::Promote(id) => membership.is_voter(*id),
                     MembershipChange::Remove(id) => membership.get(*id).is_none(),
                 });

@@ -171,6 +171,8 @@ impl Machine {
 
 fn config(swarm: &Swarm, me: MemberId, life: u64) -> RaftConfig {
     RaftConfig {
+        protocol: 1,
+        hold_version: false,
         me,
         election_timeout: Duration::from_micros(swarm.election_timeout_us),
         heartbeat: Duration::from_micros(swarm.heartbeat_us),

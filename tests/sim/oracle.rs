@@ -62,6 +62,7 @@ impl Oracle {
     pub fn founding_entry(&mut self, swarm: &Swarm) -> Entry {
         let members = (0..swarm.voters).map(|node| member(MemberId(node as u64 + 1), node)).collect();
         let found = Found {
+            protocol: 1,
             cluster_id: ClusterId(swarm.seed),
             settings: swarm.settings.clone(),
             members: Membership { members },

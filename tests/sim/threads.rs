@@ -229,7 +229,8 @@ impl World {
         let changes = entries.iter().any(|entry| entry.kind() == EntryKind::Membership);
         let mut applied = Vec::new();
         for entry in entries.chunks(1) {
-            applied.extend(Applier::step(entry, &mut process.kv));
+            let outcomes = Applier::step(entry, &mut process.kv);
+            applied.extend(outcomes.unwrap_or_else(|e| panic!("P13: n{} cannot follow: {e}", node + 1)));
             self.oracle.check_applied(node, &process.kv);
         }
         self.step(node, |core, _| core.handle_applied(applied));

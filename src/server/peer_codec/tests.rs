@@ -1,6 +1,6 @@
 use super::*;
 use crate::node::{Failure, FailureKind, PeerList};
-use crate::raft::{Found, Payload, Settings};
+use crate::raft::{Found, PROTOCOL, Payload, Settings};
 use proptest::prelude::*;
 
 const ENVELOPE: Envelope = Envelope { cluster_id: ClusterId(1), from: MemberId(2), to: MemberId(3) };
@@ -103,6 +103,7 @@ fn decode_request_refuses_entries_with_a_gap_or_a_falling_term() {
 #[test]
 fn decode_found_gives_back_both_forms() {
     let found = Found {
+        protocol: 1,
         cluster_id: ClusterId(5),
         settings: Settings::default(),
         members: Membership::default(),
@@ -110,6 +111,7 @@ fn decode_found_gives_back_both_forms() {
     };
     let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
     let unborn = Unborn {
+        protocol: PROTOCOL,
         node_id: "node1".into(),
         member_id: MemberId(4),
         peers: PeerList::from(vec![]),

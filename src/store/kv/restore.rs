@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::members::Members;
 use super::versions::{Superseded, Version, Versions};
 use super::{FIRST_REVISION, Kv, VERSION_OVERHEAD_BYTES};
-use crate::raft::{Entry, Index, Membership, Position};
+use crate::raft::{Entry, Index, Membership, PROTOCOL, Position};
 use crate::store::dedup::{Dedup, Row};
 use crate::store::snapshot::SnapshotHeader;
 
@@ -150,6 +150,8 @@ impl KvBuilder {
             settings,
             cluster_id: self.header.cluster_id,
             members: Members::new(found, meta.membership, meta.membership_index, removed),
+            version: meta.version,
+            speaks: PROTOCOL,
             applied: meta.last,
             stamp: meta.stamp,
             revision: self.header.revision,
@@ -163,6 +165,8 @@ impl KvBuilder {
             versions_hash: self.versions_hash,
             version_count: self.version_count,
             dedup,
+            #[cfg(feature = "next-protocol")]
+            touches: self.header.touches.unwrap_or(0),
             pin: None,
         };
         if kv.state_hash() != self.header.state_hash {
@@ -198,12 +202,13 @@ pub struct Rebase {
 }
 
 impl Kv {
-    /// Moves the state to the beginning of another log. Keys, revisions, cluster time and settings stay. Panics when
+    /// Moves the state to the beginning of another log. Keys, revisions, cluster time, settings and version stay. Panics when
     /// `found` is not a found entry, or a view is pinned.
     pub fn rebase(&mut self, to: Rebase) {
         assert!(self.pin.is_none(), "a pinned state stays where it is");
         let found = to.found.found().expect("a found entry");
         self.cluster_id = Some(found.cluster_id);
+        self.version = self.version.max(found.protocol);
         self.applied = to.last;
         let (old, removed) = if to.keeps_removed {
             (Arc::clone(self.membership()), self.members.removed().collect())

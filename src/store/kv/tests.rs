@@ -264,6 +264,7 @@ fn cluster_time_never_runs_backwards() {
 fn apply_found_sets_cluster_and_settings() {
     let mut kv = Kv::new(Settings::default());
     let found = Found {
+        protocol: 1,
         cluster_id: ClusterId(7),
         settings: settings(),
         members: Membership::default(),

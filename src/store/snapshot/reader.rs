@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::format::{self, CHUNK_HEAD_BYTES, HEAD_BYTES, HeaderError, TRAILER_BYTES};
 use super::rows::{self, AnyRow};
 use super::{SnapshotError, SnapshotHeader, SnapshotName};
-use crate::raft::Position;
+use crate::raft::{PROTOCOL, Position, check_version};
 use crate::store::disk::{self, Disk, DiskFile};
 use crate::store::kv::Kv;
 
@@ -68,15 +68,15 @@ pub(super) fn load_named(
     let mut scan = Scan::open(file, shown)?;
     let header = scan.header(last)?;
     let mut builder = Kv::from_snapshot(header.clone());
-    scan.rows(|row| match row {
+    let rows = scan.rows(|row| match row {
         AnyRow::Key(key) => builder.push_key(key),
         AnyRow::Version { mod_revision, create_revision, version, value } => {
             builder.push_version(mod_revision, create_revision, version, value)
         }
         AnyRow::Idempotency(row) => builder.push_idempotency(row),
-    })?;
-    let kv = builder.finish().map_err(|what| scan.corrupt(0, what))?;
-    Ok((header, kv))
+    });
+    let kv = rows.and_then(|()| builder.finish().map_err(|what| scan.corrupt(0, what)));
+    Ok((header.clone(), kv.map_err(|error| scan.newer_or(error, &header))?))
 }
 
 fn verify_named(
@@ -87,7 +87,7 @@ fn verify_named(
     let mut scan = Scan::open(file, shown)?;
     let header = scan.header(last)?;
     let mut counts = [0; 3];
-    scan.rows(|row| {
+    let rows = scan.rows(|row| {
         let kind = match row {
             AnyRow::Key(_) => 0,
             AnyRow::Version { .. } => 1,
@@ -95,7 +95,8 @@ fn verify_named(
         };
         counts[kind] += 1;
         Ok(())
-    })?;
+    });
+    rows.map_err(|error| scan.newer_or(error, &header))?;
     if counts != [header.key_rows, header.versions, header.idempotency_rows] {
         return Err(scan.corrupt(0, "its header does not describe its rows"));
     }
@@ -117,6 +118,14 @@ impl<'a> Scan<'a> {
         match file.size() {
             Ok(size) => Ok(Scan { file, shown, size, at: 0, crc: 0 }),
             Err(source) => Err(SnapshotError::Io { file: shown, action: "measure", offset: None, source }),
+        }
+    }
+
+    /// What looks damaged in a file of a later version may be sound to the program that wrote it.
+    fn newer_or(&self, error: SnapshotError, header: &SnapshotHeader) -> SnapshotError {
+        match (error, check_version(header.meta.version, PROTOCOL)) {
+            (SnapshotError::Corrupt { file, .. }, Err(mismatch)) => SnapshotError::Version { file, mismatch },
+            (error, _) => error,
         }
     }
 
@@ -146,7 +155,10 @@ impl<'a> Scan<'a> {
         let len = format::header_len(&head).map_err(|what| self.corrupt(0, what))?;
         self.take(len, &mut json)?;
         let header = format::decode_header(&head, &json).map_err(|error| match error {
-            HeaderError::Newer(version) => SnapshotError::NewerFormat { file: self.shown.clone(), version },
+            HeaderError::NewerFormat(version) => {
+                SnapshotError::NewerFormat { file: self.shown.clone(), version }
+            }
+            HeaderError::Version(mismatch) => SnapshotError::Version { file: self.shown.clone(), mismatch },
             HeaderError::Broken(what) => self.corrupt(0, what),
         })?;
         if last.is_some_and(|last| last != header.meta.last) {

@@ -25,7 +25,13 @@ fn membership(ids: impl IntoIterator<Item = u64>) -> Membership {
 }
 
 fn found(settings: Settings) -> Payload {
-    Payload::Found(Found { cluster_id: ClusterId(7), settings, members: membership(1..4), restored: None })
+    Payload::Found(Found {
+        protocol: 1,
+        cluster_id: ClusterId(7),
+        settings,
+        members: membership(1..4),
+        restored: None,
+    })
 }
 
 fn command(op: Op, idempotency: Option<&str>) -> Payload {
