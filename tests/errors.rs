@@ -112,6 +112,9 @@ fn every_code_of_the_table_can_be_met() {
     let twin = br#"{"node_id":"node1","member_id":"00000000000000ab","raft_addr":"127.0.0.1:1","http_addr":"127.0.0.1:2"}"#;
     let refused = cluster.request(leader, "POST", "/v1/cluster/members", &[], twin).unwrap();
     met.check(&refused, "conflict");
+    let alien = br#"{"node_id":"node9","member_id":"00000000000000ab","protocol":9,"raft_addr":"127.0.0.1:1","http_addr":"127.0.0.1:2"}"#;
+    let refused = cluster.request(leader, "POST", "/v1/cluster/members", &[], alien).unwrap();
+    met.check(&refused, "unsupported");
     match outer_address() {
         Some(address) => {
             let mut client = connect_from(address, &cluster.http_addr(leader)).unwrap();

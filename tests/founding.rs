@@ -730,6 +730,54 @@ fn a_wiped_founder_is_not_refused_for_a_peer_that_joins_meanwhile() {
     assert!(founding.handle_answers(vec![ask(2, peers(3)), ask(3, peers(3))]).unwrap().is_some());
 }
 
+/// The founders' answers, with what each one's program speaks.
+fn answers_of(speak: &[u16]) -> Vec<(Peer, Result<FoundReply, PeerError>)> {
+    let unborn = |(i, &protocol): (usize, &u16)| {
+        let (node_id, member_id) = (format!("node{}", i + 2), MemberId(i as u64 + 2));
+        let unborn = Unborn { node_id, member_id, peers: peers(3), restored: None, protocol };
+        (peer(i + 2), Ok(FoundReply::Unborn(unborn)))
+    };
+    speak.iter().enumerate().map(unborn).collect()
+}
+
+#[test]
+fn the_found_entry_carries_the_version_that_all_founders_speak() {
+    for (own, others, common) in [(1, [1, 1], 1), (2, [2, 2], 2), (2, [1, 2], 1), (1, [2, 2], 1)] {
+        let cluster = Cluster::started(3, 41);
+        let node = &mut *cluster.node(1);
+        let State::Unborn(founding) = &mut node.state else { panic!() };
+        founding.set_program(own);
+        let born = founding.handle_answers(answers_of(&others)).unwrap().expect("founded");
+        assert_eq!(born.found.version(), Some(common), "{own} {others:?}");
+    }
+}
+
+#[test]
+fn founders_that_do_not_read_each_other_wait_and_say_so() {
+    let cluster = Cluster::started(3, 42);
+    let node = &mut *cluster.node(1);
+    let State::Unborn(founding) = &mut node.state else { panic!() };
+    assert!(founding.handle_answers(answers_of(&[3, 1])).unwrap().is_none());
+    assert_has(&founding.waiting_for(), &["node2", "speaks protocol 3", "reads 2 at least"]);
+}
+
+#[test]
+fn a_joiner_that_does_not_read_the_cluster_ends_with_5() {
+    let cluster = Cluster::started(3, 43);
+    cluster.settle();
+    let State::Born(born) = &cluster.node(2).state else { panic!() };
+    let found = dkv::raft::Found { protocol: 7, ..born.found.found().unwrap() };
+    let entry = dkv::raft::Entry::new(dkv::raft::Position::new(1, 1), 0, &dkv::raft::Payload::Found(found));
+    let other = Cluster::started(3, 43);
+    let node = &mut *other.node(2);
+    let State::Unborn(founding) = &mut node.state else { panic!() };
+    let store =
+        StoreFound { target: founding.unborn().member_id, members: (**born.membership()).clone(), entry };
+    let Received::End(error) = founding.handle_store(store) else { panic!("it does not end") };
+    assert_eq!(error.exit_code(), 5);
+    assert_has(&error.to_string(), &["run a dkv-server that speaks protocol 7"]);
+}
+
 fn reopened(cluster: &Cluster, n: usize, config: &IdentityConfig) -> Result<Opened, BirthError> {
     let disk = cluster.node(n).disk.restart(Loss::Nothing);
     cluster.node(n).disk = disk.clone();

@@ -251,6 +251,34 @@ fn status(answer: PeerAnswer) -> u16 {
     }
 }
 
+/// What a leader of this very cluster sends and this program does not know ends the program; the same from elsewhere is
+/// refused like anything else.
+#[test]
+fn answer_ends_the_program_for_an_entry_of_a_later_one_only_when_the_cluster_is_its_own() {
+    let api = PeerApi::default();
+    let echo = Arc::new(Echo::default());
+    api.become_born(birth_record(RECEIVER), echo.clone());
+    let later = |cluster: u64| {
+        let envelope = Envelope { cluster_id: ClusterId(cluster), from: SENDER, to: RECEIVER };
+        let mut body = codec::encode_request(envelope, &append(2, 10));
+        let frame_at = body.iter().position(|&b| b == b'\n').unwrap() + 1;
+        let len = u32::from_le_bytes(body[frame_at..frame_at + 4].try_into().unwrap()) as usize;
+        body[frame_at + 8] = 77;
+        let frame = &body[frame_at..frame_at + 33 + len];
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&frame[..4]), &frame[8..]);
+        body[frame_at + 4..frame_at + 8].copy_from_slice(&crc.to_le_bytes());
+        body
+    };
+    assert_eq!(status(answer(&api, codec::APPEND_ENTRIES, &later(8))), 403);
+    assert!(echo.ended.lock().unwrap().is_empty());
+    let (sender, receiver) = channel();
+    api.answer(codec::APPEND_ENTRIES, &later(7), Box::new(move |answer| sender.send(answer).unwrap()));
+    assert!(receiver.try_recv().is_err(), "no answer: the program ends");
+    let ended = echo.ended.lock().unwrap();
+    assert!(ended.len() == 1 && ended[0].contains("kind 77"), "{ended:?}");
+    assert!(echo.seen.lock().unwrap().is_empty());
+}
+
 #[test]
 fn answer_refuses_malformed_bodies_and_nothing_reaches_the_core() {
     let api = PeerApi::default();

@@ -67,10 +67,12 @@ pub struct StatusReply {
     pub uptime_ms: u64,
     /// Version of the program.
     pub version: String,
-    /// The protocol that the program speaks.
+    /// The protocol that the program speaks; 0 for a program from before it said so.
+    #[serde(default)]
     pub protocol: u16,
     /// The version in force in its state: what members write to each other and to their disks. Null before the cluster
     /// is founded.
+    #[serde(default)]
     pub protocol_in_force: Option<u16>,
     /// The other members as a leader sees them; on other roles `match_index`, `lag` and `reachable` are null.
     pub peers: Vec<PeerStatus>,

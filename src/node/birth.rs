@@ -12,8 +12,8 @@ use super::birth_record::{BirthRecord, PeerList, check_found};
 use super::founding::Founding;
 use super::restore::{self, Backup};
 use crate::raft::{
-    ClusterId, Entry, FIRST_PROTOCOL, HardState, MemberId, Membership, PROTOCOL, Position, Settings,
-    VersionMismatch, WriteOp, check_version,
+    ClusterId, Entry, FIRST_PROTOCOL, HardState, MemberId, Membership, PROTOCOL, Position, Protocol,
+    Settings, VersionMismatch, WriteOp, check_version,
 };
 use crate::store::disk::Disk;
 use crate::store::identity::{Identity, IdentityError};
@@ -202,11 +202,19 @@ impl Stored {
             warnings.push(format!("{error}; {instead}; it is set aside as {name}.damaged: look at the disk"));
         }
         let snapshot = chosen.state.map(|(header, kv)| (header.meta, kv));
-        let in_snapshot = snapshot.as_ref().map(|(meta, _)| meta.version);
-        let version = recovered.entries.iter().filter_map(Entry::version).chain(in_snapshot).max();
-        check_version(version.unwrap_or(FIRST_PROTOCOL), PROTOCOL)
-            .map_err(|mismatch| BirthError::OtherProgram { dir: disk.display(""), mismatch })?;
         Ok((Stored { disk, wal, recovered, snapshot }, warnings))
+    }
+
+    /// Whether a program that speaks `speaks` reads all of it: the state, and the versions that the log holds after it,
+    /// committed or not.
+    ///
+    /// # Errors
+    /// The text says which program does.
+    pub fn check_program(&self, speaks: Protocol) -> Result<(), BirthError> {
+        let in_snapshot = self.snapshot.as_ref().map(|(meta, _)| meta.version);
+        let version = self.recovered.entries.iter().filter_map(Entry::version).chain(in_snapshot).max();
+        check_version(version.unwrap_or(FIRST_PROTOCOL), speaks)
+            .map_err(|mismatch| BirthError::OtherProgram { dir: self.disk.display(""), mismatch })
     }
 
     /// Entry `1@1`: of the log, or as the snapshot remembers it.
@@ -310,6 +318,7 @@ pub fn open(disk: Arc<dyn Disk>, options: WalOptions, config: &IdentityConfig) -
     };
     let cluster_id = ids.cluster_id;
     let (stored, warnings) = Stored::load(disk.clone(), ids, options)?;
+    stored.check_program(PROTOCOL)?;
     let no_found = |what| BirthError::NoFound { dir: disk.display(""), cluster_id, what };
     let first = stored.first_entry().ok_or_else(|| no_found("it has no first entry".to_owned()))?;
     let found = check_first(first, cluster_id).map_err(no_found)?;

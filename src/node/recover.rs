@@ -23,7 +23,7 @@ use super::birth::{BirthError, Birthplace};
 use super::birth_record::Peer;
 use super::restore::Backup;
 use crate::raft::{
-    ClusterId, Entry, Found, Index, Member, MemberId, Membership, Payload, Position, Settings,
+    ClusterId, Entry, Found, Index, Member, MemberId, Membership, PROTOCOL, Payload, Position, Settings,
 };
 use crate::store::Kv;
 use crate::store::disk::RealDisk;
@@ -171,6 +171,7 @@ impl Recovery {
             return Err(BirthError::LogGone { dir: shown(), node_id, member_id, cluster_id }.into());
         }
         let (stored, warnings) = Stored::load(disk, ids, self.options)?;
+        stored.check_program(PROTOCOL)?;
         let Stored { recovered, snapshot, .. } = stored;
         let last = recovered.entries.last().map_or(recovered.base, Entry::position);
         let (snapshot, mut kv) = match snapshot {

@@ -129,7 +129,8 @@ impl World {
         };
         let home = (0..self.nodes.len()).find(is_free).unwrap_or(own);
         let promote = self.nemesis.rng.u8(0..4) > 0;
-        Some(MembershipChange::Add(Member { promote, voter: false, ..member(id, home) }, Some(1)))
+        let speaks = self.prepare_newcomer(own);
+        Some(MembershipChange::Add(Member { promote, voter: false, ..member(id, home) }, Some(speaks)))
     }
 
     fn draw_removal(&mut self) -> Option<MembershipChange> {
@@ -248,6 +249,7 @@ impl World {
             (_, Err(failure)) => match failure.kind {
                 AdminFailureKind::NotFound | AdminFailureKind::NotLeader => return,
                 AdminFailureKind::Failed(FailureKind::Unavailable) => Mark::AdministrationTooEarly,
+                AdminFailureKind::Failed(FailureKind::Unsupported) => Mark::NewcomerTooOld,
                 AdminFailureKind::Failed(_) => Mark::AdministrationUnknown,
                 _ => Mark::AdministrationRefused,
             },

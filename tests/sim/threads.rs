@@ -453,6 +453,9 @@ impl World {
         let mark = match what {
             Decision::Elected(..) => {
                 self.hear_of_election();
+                if self.nodes[node].protocol == 1 && self.nodes.iter().any(|m| m.protocol == 2) {
+                    self.mark(Mark::OldProgramLed);
+                }
                 Mark::Elected
             }
             Decision::Truncated(..) => Mark::ConflictTruncation,
@@ -471,6 +474,7 @@ impl World {
             Decision::SteppedDown(StepDownReason::HigherTerm(_)) => Mark::HigherTermStepDown,
             Decision::SteppedDown(StepDownReason::Removed) => Mark::RemovedLeaderStepDown,
             Decision::Promoted(_) => Mark::PromotedByItself,
+            Decision::ProposedVersion(_) => Mark::VersionRaised,
             Decision::HandedOver(_) => Mark::HandOverCampaign,
             Decision::HandOverFailed(_) => Mark::HandOverInVain,
             Decision::PreCampaign if self.is_absent_from_own(node) => Mark::AbsentMemberCampaigned,

@@ -296,10 +296,51 @@ fn apply_refuses_an_entry_twice() {
 }
 
 #[test]
-#[should_panic(expected = "committed entry 1@1 cannot be applied")]
-fn apply_stops_at_a_command_it_cannot_read() {
-    let entry = Entry::new(Position::new(1, 1), 0, &Payload::Command(vec![99]));
+fn try_apply_of_what_a_newer_program_wrote_changes_nothing_and_says_which_program_is_needed() {
+    let put = command(put("a", "1"), None, None).encode();
+    let with = |at: usize, byte: u8| {
+        let mut bytes = put.clone();
+        bytes[at] = byte;
+        Payload::Command(bytes)
+    };
+    let newer = [
+        (with(0, 2), "the command has version 2"),
+        (with(1, 9), "the command has 9 as its op"),
+        (with(2, 9), "the command has 9 as its condition"),
+        (Payload::Version(PROTOCOL + 1), "run a dkv-server that speaks protocol"),
+    ];
+    let mut kv = Kv::new(settings());
+    write(&mut kv, Op::Put { key: b"a".to_vec(), value: b"1".to_vec() });
+    let before = (kv.state_hash(), kv.applied(), kv.stamp());
+    for (payload, says) in newer {
+        let error = kv.try_apply(&Entry::new(Position::new(2, 1), 9, &payload)).unwrap_err();
+        assert!(error.to_string().contains(says) && error.position == Position::new(2, 1), "{error}");
+        assert_eq!((kv.state_hash(), kv.applied(), kv.stamp()), before, "nothing changed");
+    }
+}
+
+#[test]
+#[should_panic(expected = "the committed entry 1@1 is no command")]
+fn apply_stops_at_bytes_that_no_program_wrote() {
+    let entry = Entry::new(Position::new(1, 1), 0, &Payload::Command(vec![1, 1]));
     Kv::new(settings()).apply(&entry);
+}
+
+#[test]
+fn a_version_entry_raises_the_version_and_the_hash_says_so() {
+    let mut kv = Kv::new(settings());
+    kv.set_program(2);
+    assert_eq!((kv.version(), kv.check_program()), (1, Ok(())));
+    next(&mut kv, 0, &Payload::Noop);
+    let mut twin = Kv::new(settings());
+    twin.set_program(2);
+    next(&mut twin, 0, &Payload::Version(2));
+    assert_eq!(twin.version(), 2);
+    assert_ne!(kv.state_hash(), twin.state_hash());
+    next(&mut twin, 0, &Payload::Version(1));
+    assert_eq!(twin.version(), 2, "it never falls");
+    twin.set_program(4);
+    assert!(twin.check_program().is_err(), "a program reads its own version and the one before");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::Index as AnyIndex;
 
 use super::*;
-use crate::raft::{ClusterId, Entry, Found, Member, MemberId, Membership, Payload, Settings};
+use crate::raft::{ClusterId, Entry, Found, Member, MemberId, Membership, PROTOCOL, Payload, Settings};
 use crate::store::simdisk::{Fault, Loss, SimDisk};
 use crate::store::{Command, Idempotency, Op, PAGE_BYTES, Rebase, request_hash};
 
@@ -342,6 +342,40 @@ fn load_refuses_a_header_that_does_not_describe_the_rows() {
     }
     put_file(&sim, &shown, &with_header(&bytes, |_| ()));
     assert!(load(&disk(&sim), name).is_ok());
+}
+
+#[test]
+fn load_of_a_later_version_names_the_program_and_is_not_passed_over() {
+    let sim = SimDisk::new(1);
+    let (name, bytes) = stored(&sim, &mut sample());
+    let shown = name.to_string();
+    let json_len = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+    // Another hash rule of a later version: the rows are sound.
+    let later = with_header(&bytes, |header| {
+        header.meta.version = PROTOCOL + 1;
+        header.state_hash ^= 1;
+    });
+    // A field that only a later program knows.
+    let mut json: serde_json::Value = serde_json::from_slice(&bytes[20..20 + json_len]).unwrap();
+    json["meta"]["version"] = (PROTOCOL + 1).into();
+    json["leases"] = 1.into();
+    let json = json.to_string();
+    let mut unknown = bytes[..12].to_vec();
+    unknown.extend_from_slice(&(json.len() as u32).to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&unknown), json.as_bytes());
+    unknown.extend_from_slice(&crc.to_le_bytes());
+    unknown.extend_from_slice(json.as_bytes());
+    unknown.extend_from_slice(&bytes[20 + json_len..]);
+    for changed in [later, unknown] {
+        put_file(&sim, &shown, &changed);
+        let error = load(&disk(&sim), name).unwrap_err();
+        assert!(matches!(error, SnapshotError::Version { .. }), "{error}");
+        assert!(error.to_string().contains("run a dkv-server that speaks protocol"), "{error}");
+        assert!(matches!(choose(&disk(&sim)), Err(SnapshotError::Version { .. })), "not passed over");
+    }
+    let same = with_header(&bytes, |header| header.state_hash ^= 1);
+    put_file(&sim, &shown, &same);
+    assert!(matches!(load(&disk(&sim), name), Err(SnapshotError::Corrupt { .. })));
 }
 
 #[test]
