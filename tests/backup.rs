@@ -498,7 +498,7 @@ fn files_of_a_newer_version_are_refused_with_their_version() {
     newer[16..20].copy_from_slice(&crc.to_le_bytes());
     fs::write(&path, &newer).unwrap();
     let (code, said) = run(&cluster);
-    assert!(code == Some(3) && said.contains("format version 2"), "{code:?} {said}");
+    assert!(code == Some(5) && said.contains("format version 2"), "{code:?} {said}");
     assert!(said.contains("use the newer version"), "{said}");
     assert_eq!(fs::read(&path).unwrap(), newer, "left as it is");
     fs::write(&path, &good).unwrap();
@@ -511,7 +511,7 @@ fn files_of_a_newer_version_are_refused_with_their_version() {
     newer[140..144].copy_from_slice(&crc.to_le_bytes());
     fs::write(&path, &newer).unwrap();
     let (code, said) = run(&cluster);
-    assert!(code == Some(3) && said.contains("format version 2"), "{code:?} {said}");
+    assert!(code == Some(5) && said.contains("format version 2"), "{code:?} {said}");
     assert_eq!(fs::read(&path).unwrap(), newer, "left as it is");
     fs::write(&path, &good).unwrap();
     cluster.spawn(0);

@@ -101,10 +101,7 @@ fn look(disk: &Arc<dyn Disk>, report: &mut Report) -> Result<(), BirthError> {
     report.identity.clone_from(&identity);
     let chosen = snapshot::choose(disk)?;
     let behind = (chosen.last(), chosen.reach);
-    if let Some((header, _)) = &chosen.state {
-        check_version(header.meta.version, PROTOCOL)
-            .map_err(|mismatch| BirthError::OtherProgram { dir: disk.display(""), mismatch })?;
-    }
+    let in_snapshot = chosen.state.as_ref().map_or(0, |(header, _)| header.meta.version);
     report.snapshot = chosen.state.map(|(header, _)| (SnapshotName::new(header.meta.last), header.keys));
     report.damaged = chosen.damaged.iter().map(|(_, error)| error.to_string()).collect();
     if let Some((taken, _)) = report.snapshot {
@@ -129,8 +126,11 @@ fn look(disk: &Arc<dyn Disk>, report: &mut Report) -> Result<(), BirthError> {
         inspection = inspect(disk, Some(expected), behind);
     }
     let end = std::mem::replace(&mut inspection.end, Ok(None));
+    let version = inspection.version.max(in_snapshot);
     report.log = Some(inspection);
     report.torn = end.map_err(|error| damaged_or(error, chosen.damaged))?;
+    check_version(version, PROTOCOL)
+        .map_err(|mismatch| BirthError::OtherProgram { dir: disk.display(""), mismatch })?;
     if !report.damaged.is_empty() || !report.damaged_older.is_empty() {
         report.verdict = Verdict::DamagedSnapshot;
     } else if report.torn.is_some() {

@@ -273,7 +273,7 @@ impl Cluster {
             self.stop(Signal::TERM);
             return;
         }
-        if let Some(3 | 4) = status.code() {
+        if let Some(3..=5) = status.code() {
             // Its data or its identity was refused: started again as it is, it would end so again.
             let text =
                 format!("{node_id} ended ({how}); the others go on. Its last line says why, and what to do");
