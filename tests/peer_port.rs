@@ -409,7 +409,7 @@ fn call_uses_its_connection_again_and_each_lane_its_own() {
     let addr = raw("127.77.8.1", move |mut stream| {
         *counted.lock().unwrap() += 1;
         while read_request(&mut stream) {
-            let body = "{\"term\":4,\"granted\":true}\n";
+            let body = "{\"term\":4,\"granted\":true,\"protocol\":1}\n";
             let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
             stream.write_all(answer.as_bytes()).unwrap();
         }

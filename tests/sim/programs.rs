@@ -3,6 +3,7 @@
 
 use dkv::raft::{Protocol, check_version};
 
+use crate::members::machine_of;
 use crate::report::Mark;
 use crate::world::{NodeIndex, World};
 
@@ -68,12 +69,15 @@ impl World {
         }
     }
 
-    /// In peace a leader that is not told to hold the version has raised it as far as all members speak.
+    /// In peace a leader that is not told to hold the version has raised it as far as all members speak. A member whose disk
+    /// is ruined is not heard, and holds it back.
     pub fn is_version_settled(&self) -> bool {
         let Some(leader) = self.leader() else { return false };
         let least = self.members().into_iter().map(|node| self.nodes[node].protocol).min().unwrap_or(OLD);
         let raft = &self.nodes[leader].process.as_ref().expect("it leads").core.raft;
-        let may_raise = !self.nodes[leader].holds_version && raft.protocol() >= least;
+        let is_heard = |id| self.nodes[machine_of(id)].process.is_some();
+        let all_are_heard = self.oracle.membership().members.iter().all(|m| is_heard(m.member_id));
+        let may_raise = all_are_heard && !self.nodes[leader].holds_version && raft.protocol() >= least;
         !may_raise || raft.version() >= least
     }
 

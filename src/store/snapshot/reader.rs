@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::format::{self, CHUNK_HEAD_BYTES, HEAD_BYTES, HeaderError, TRAILER_BYTES};
 use super::rows::{self, AnyRow};
 use super::{SnapshotError, SnapshotHeader, SnapshotName};
-use crate::raft::{PROTOCOL, Position, check_version};
+use crate::raft::{PROTOCOL, Position, VersionMismatch, check_version};
 use crate::store::disk::{self, Disk, DiskFile};
 use crate::store::kv::Kv;
 
@@ -68,15 +68,15 @@ pub(super) fn load_named(
     let mut scan = Scan::open(file, shown)?;
     let header = scan.header(last)?;
     let mut builder = Kv::from_snapshot(header.clone());
-    let rows = scan.rows(|row| match row {
+    scan.rows(|row| match row {
         AnyRow::Key(key) => builder.push_key(key),
         AnyRow::Version { mod_revision, create_revision, version, value } => {
             builder.push_version(mod_revision, create_revision, version, value)
         }
         AnyRow::Idempotency(row) => builder.push_idempotency(row),
-    });
-    let kv = rows.and_then(|()| builder.finish().map_err(|what| scan.corrupt(0, what)));
-    Ok((header.clone(), kv.map_err(|error| scan.newer_or(error, &header))?))
+    })?;
+    let kv = builder.finish().map_err(|what| scan.unsound(0, what))?;
+    Ok((header, kv))
 }
 
 fn verify_named(
@@ -87,7 +87,7 @@ fn verify_named(
     let mut scan = Scan::open(file, shown)?;
     let header = scan.header(last)?;
     let mut counts = [0; 3];
-    let rows = scan.rows(|row| {
+    scan.rows(|row| {
         let kind = match row {
             AnyRow::Key(_) => 0,
             AnyRow::Version { .. } => 1,
@@ -95,8 +95,7 @@ fn verify_named(
         };
         counts[kind] += 1;
         Ok(())
-    });
-    rows.map_err(|error| scan.newer_or(error, &header))?;
+    })?;
     if counts != [header.key_rows, header.versions, header.idempotency_rows] {
         return Err(scan.corrupt(0, "its header does not describe its rows"));
     }
@@ -111,21 +110,24 @@ struct Scan<'a> {
     at: u64,
     /// Of everything before `at`; at the end, the one that the file ends with.
     crc: u32,
+    /// The state in it is at a version that this program does not read.
+    mismatch: Option<VersionMismatch>,
 }
 
 impl<'a> Scan<'a> {
     fn open(file: &'a dyn DiskFile, shown: String) -> Result<Scan<'a>, SnapshotError> {
         match file.size() {
-            Ok(size) => Ok(Scan { file, shown, size, at: 0, crc: 0 }),
+            Ok(size) => Ok(Scan { file, shown, size, at: 0, crc: 0, mismatch: None }),
             Err(source) => Err(SnapshotError::Io { file: shown, action: "measure", offset: None, source }),
         }
     }
 
-    /// What looks damaged in a file of a later version may be sound to the program that wrote it.
-    fn newer_or(&self, error: SnapshotError, header: &SnapshotHeader) -> SnapshotError {
-        match (error, check_version(header.meta.version, PROTOCOL)) {
-            (SnapshotError::Corrupt { file, .. }, Err(mismatch)) => SnapshotError::Version { file, mismatch },
-            (error, _) => error,
+    /// Checksums are right, but what they guard makes no sense. In a file of a later version it may be sound to the program
+    /// that wrote it.
+    fn unsound(&self, at: u64, what: String) -> SnapshotError {
+        match self.mismatch {
+            Some(mismatch) => SnapshotError::Version { file: self.shown.clone(), mismatch },
+            None => self.corrupt(at, what),
         }
     }
 
@@ -164,6 +166,7 @@ impl<'a> Scan<'a> {
         if last.is_some_and(|last| last != header.meta.last) {
             return Err(self.corrupt(0, format!("it ends with entry {}, another one", header.meta.last)));
         }
+        self.mismatch = check_version(header.meta.version, PROTOCOL).err();
         Ok(header)
     }
 
@@ -187,9 +190,9 @@ impl<'a> Scan<'a> {
             }
             let mut used = 0;
             while let Some((row, bytes)) =
-                rows::decode(&buf[used..]).map_err(|what| self.corrupt(at, what))?
+                rows::decode(&buf[used..]).map_err(|what| self.unsound(at, what.into()))?
             {
-                take(row).map_err(|what| self.corrupt(at, what))?;
+                take(row).map_err(|what| self.unsound(at, what))?;
                 used += bytes;
                 count += 1;
             }
