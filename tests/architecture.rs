@@ -20,7 +20,12 @@ const LAYERS: [(&str, &[&str]); 10] = [
 ];
 
 /// The names of `raft` that are data: all that `store` may use.
-const RAFT_DATA: [&str; 25] = [
+const RAFT_DATA: [&str; 30] = [
+    "FIRST_PROTOCOL",
+    "PROTOCOL",
+    "Protocol",
+    "VersionMismatch",
+    "check_version",
     "AfterSync",
     "ClusterId",
     "Entry",

@@ -26,4 +26,5 @@ pub mod shared;
 pub mod start;
 pub mod upstream;
 
+pub use crate::raft::PROTOCOL;
 pub use start::{Server, ServerError};

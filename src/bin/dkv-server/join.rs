@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 use dkv::api::{ErrorCode, ErrorDetail, NewMember};
 use dkv::client::{Client, ClientError};
-use dkv::raft::PROTOCOL;
-use dkv::server::ServerError;
+use dkv::server::{PROTOCOL, ServerError};
 
 use crate::CONFIG_ERROR;
 
