@@ -190,7 +190,7 @@ impl<'a> Scan<'a> {
             }
             let mut used = 0;
             while let Some((row, bytes)) =
-                rows::decode(&buf[used..]).map_err(|what| self.unsound(at, what.into()))?
+                rows::decode(&buf[used..]).map_err(|what| self.unsound(at, what))?
             {
                 take(row).map_err(|what| self.unsound(at, what))?;
                 used += bytes;
