@@ -1,10 +1,11 @@
 # cluster: five nodes in the foreground, data in data/. test: everything proven. check: writes nothing. fix: formats.
 # sim: the simulator, SEEDS=n [FROM=m] many seeds, SEED=n one with its trace. torture: real processes for MINUTES.
+# upgrade-check: this program and the next one in one cluster, members replaced under load.
 # soak: overwrites for SECONDS. man: manual pages in target/man/.
 
 CARGO ?= cargo
 
-.PHONY: cluster build test sim torture soak check fix openapi-check mutants man clean
+.PHONY: cluster build test sim torture soak check fix openapi-check upgrade-check mutants man clean
 
 cluster: build
 	exec target/release/dkv-server cluster configs/node*.yaml
@@ -41,6 +42,13 @@ fix:
 openapi-check:
 	$(CARGO) build
 	tests/openapi-check.sh
+
+# The next program is this tree with the feature `next-protocol`. Kept beside this one, which takes its place again.
+upgrade-check:
+	$(CARGO) build --locked --bin dkv-server --features next-protocol --target-dir target
+	mkdir -p target/next-protocol && cp target/debug/dkv-server target/next-protocol/dkv-server
+	DKV_NEXT_SERVER=$(CURDIR)/target/next-protocol/dkv-server \
+	$(CARGO) test --locked --test upgrade -- --ignored --nocapture
 
 SEEDS ?= 2500
 FROM ?= 0

@@ -140,7 +140,8 @@ fn write_backup(dir: &Path, keys: u64) -> io::Result<PathBuf> {
     };
     let members = Membership { members: vec![member] };
     let settings = Settings::default();
-    let found = Found { cluster_id: ClusterId(1), settings: settings.clone(), members, restored: None };
+    let found =
+        Found { protocol: 1, cluster_id: ClusterId(1), settings: settings.clone(), members, restored: None };
     let mut kv = Kv::new(settings);
     kv.apply(&Entry::new(Position::new(1, 1), 0, &Payload::Found(found)));
     for (n, index) in order.iter().zip(2..) {

@@ -49,6 +49,9 @@ pub struct Config {
     /// Seconds that a start waits for a port that is busy, an address that is not there, a name that does not resolve or a
     /// data directory that another process holds; then the node ends with 1. 0 = it does not wait.
     pub start_timeout_s: u64,
+    /// Keeps the version that the members share where it is while this node leads, although all of them speak a later
+    /// one: until it is raised, members can go back to the program before. Set it on every member for an upgrade.
+    pub hold_version: bool,
     /// What a client may ask for at most.
     pub limits: Limits,
     /// Bytes of one log segment. A multiple of 4096; greater segments mean fewer files and longer zeroing ahead.
@@ -198,6 +201,7 @@ impl Default for Config {
             disk_stall_ms: 2_000,
             request_timeout_ms: 5_000,
             start_timeout_s: 30,
+            hold_version: false,
             limits: Limits::default(),
             segment_bytes: 16 << 20,
             snapshot_log_bytes: 64 << 20,

@@ -28,7 +28,12 @@ const LAYERS: [(&str, &[&str]); 13] = [
 ];
 
 /// The names of `raft` that are data: all that `store` may use.
-const RAFT_DATA: [&str; 18] = [
+const RAFT_DATA: [&str; 23] = [
+    "FIRST_PROTOCOL",
+    "PROTOCOL",
+    "Protocol",
+    "VersionMismatch",
+    "check_version",
     "ClusterId",
     "Entry",
     "EntryKind",

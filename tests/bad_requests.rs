@@ -499,7 +499,6 @@ fn peer_bodies(server: &Server) -> Vec<Case> {
         add(&format!("term {term}"), "request_vote", &body(&envelope, vote(term), b""), 400);
     }
     add("more behind it", "request_vote", &body(&envelope, vote(json!(9)), b"more"), 400);
-    add("unknown field", "read_index", &body(&envelope, json!({ "remaining_ms": 9, "x": 1 }), b""), 400);
     let append = |entries: u64| {
         let prev = json!({ "term": 1, "index": 1 });
         json!({ "term": 9, "prev": prev, "commit": 1, "entries": entries })

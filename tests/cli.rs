@@ -201,6 +201,8 @@ fn exit_code_2_is_for_bad_usage_and_refused_input() {
         &["get", "k", "--revision", "-1"],
         &["get", "k", "--cluster", "cc"],
         &["set", "k"],
+        &["get", "k", "--revision", "0"],
+        &["export", "--revision", "0"],
     ] {
         let output = run(&addr, args);
         assert_eq!(code(&output), 2, "{args:?}: {}", said(&output));
@@ -255,7 +257,7 @@ fn status_shows_reachable_and_unreachable_nodes() {
     let json = format!(
         r#"{{"cluster_id":"{CLUSTER}","term":7,"leader":{{"node_id":"n1","http_addr":"{addr}"}},{members},
            "node_id":"n1","member_id":"aa","role":"leader","commit":120,"applied":118,"persisted":120,"last":120,
-           "revision":9,"floor":0,"state_hash":"00","uptime_ms":5,"version":"0","peers":[]}}"#
+           "revision":9,"floor":1,"state_hash":"00","uptime_ms":5,"version":"0","peers":[]}}"#
     );
     let reply = answer(200, "", json.as_bytes());
     thread::spawn(move || {
@@ -433,8 +435,8 @@ fn real_cluster_takes_every_command() {
         (code(&output), String::from_utf8_lossy(&output.stdout).into_owned())
     };
     assert_eq!(out(&["set", "app/a", "1"]), (0, "OK\n".to_owned()));
-    assert_eq!(out(&["set", "app/a", "2", "--if-revision", "1"]), (0, "OK\n".to_owned()));
-    assert_eq!(out(&["set", "app/a", "3", "--if-revision", "1"]), (1, String::new()));
+    assert_eq!(out(&["set", "app/a", "2", "--if-revision", "2"]), (0, "OK\n".to_owned()));
+    assert_eq!(out(&["set", "app/a", "3", "--if-revision", "2"]), (1, String::new()));
     assert_eq!(out(&["set", "app/a", "3", "--if-absent"]), (1, String::new()));
     assert_eq!(out(&["get", "app/a"]), (0, "2".to_owned()));
     let bytes: Vec<u8> = (0..=255).cycle().take(300_000).collect();
@@ -444,7 +446,7 @@ fn real_cluster_takes_every_command() {
     assert_eq!(run(&addr, &["get", "bytes"]).stdout, bytes);
     let (status, json) = out(&["get", "app/a", "-o", "json"]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!((status, &json["mod_revision"], &json["value"]), (0, &2.into(), &"2".into()));
+    assert_eq!((status, &json["mod_revision"], &json["value"]), (0, &3.into(), &"2".into()));
     assert_eq!(out(&["delete", "bytes"]), (0, "OK\n".to_owned()));
     assert_eq!(out(&["delete", "bytes"]), (1, String::new()));
     for key in ["app/b", "app/c", "apple"] {
@@ -473,7 +475,7 @@ fn real_cluster_lists_across_pages_any_bytes_and_into_a_closed_pipe() {
     };
     assert_eq!(out(&["list"]), (0, String::new(), String::new()), "an empty store has no lines");
     let (_, document, _) = out(&["list", "-o", "json"]);
-    assert_eq!(document, "{\"revision\":0,\"kvs\":[],\"count\":0}\n");
+    assert_eq!(document, "{\"revision\":1,\"kvs\":[],\"count\":0}\n");
 
     // Unprintable bytes in key and value, written and shown by the client itself.
     let mut child = Command::new(env!("CARGO_BIN_EXE_dkv-cli"))
@@ -505,16 +507,16 @@ fn real_cluster_lists_across_pages_any_bytes_and_into_a_closed_pipe() {
     let (_, lines, _) = out(&["list", "app/", "--order", "desc", "--limit", "1002"]);
     let want: String = (201..1_203).rev().map(|n| format!("app/{n:04}\tv\n")).collect();
     assert!(lines == want, "{} lines", lines.lines().count());
-    let (_, document, _) = out(&["list", "app/", "-o", "json", "--stale", "--revision", "1204"]);
+    let (_, document, _) = out(&["list", "app/", "-o", "json", "--stale", "--revision", "1205"]);
     let json: serde_json::Value = serde_json::from_str(&document).unwrap();
-    assert_eq!((&json["count"], &json["revision"], json.get("cursor")), (&1_203.into(), &1_204.into(), None));
+    assert_eq!((&json["count"], &json["revision"], json.get("cursor")), (&1_203.into(), &1_205.into(), None));
     assert_eq!(json["kvs"].as_array().unwrap().len(), 1_203);
     assert_eq!(json["kvs"][1_202]["key"], "app/1202");
-    let (_, lines, _) = out(&["list", "app/", "--revision", "3"]);
+    let (_, lines, _) = out(&["list", "app/", "--revision", "4"]);
     assert_eq!(lines, "app/0000\tv\napp/0001\tv\n", "what there was then");
     let (status, lines, said_then) = out(&["list", "--revision", "9999"]);
     assert_eq!((status, &lines[..]), (2, ""));
-    assert!(said_then.contains("The newest revision is 1204"), "{said_then}");
+    assert!(said_then.contains("The newest revision is 1205"), "{said_then}");
 
     // A reader that goes after its first byte: the rest is far more than a pipe holds.
     for n in 0..3 {

@@ -105,7 +105,7 @@ fn every_code_of_the_table_can_be_met() {
     met.check(&ask("GET", "/nowhere", &[]), "unknown_route");
     met.check(&ask("GET", "/v1/kv/absent", &[]), "not_found");
     met.check(&ask("POST", "/v1/kv/k", &[]), "method_not_allowed");
-    met.check(&ask("GET", "/v1/kv/k?revision=0", &[]), "compacted");
+    met.check(&ask("GET", "/v1/kv/k?revision=1", &[]), "compacted");
     met.check(&ask("PUT", "/v1/kv/k", &[("If-None-Match", "*")]), "precondition_failed");
     met.check(&ask("GET", &format!("/v1/kv/{}", "k".repeat(4_097)), &[]), "too_large");
     met.check(&ask("PUT", "/v1/kv/other", &[("Idempotency-Key", "first")]), "idempotency_mismatch");
@@ -113,6 +113,9 @@ fn every_code_of_the_table_can_be_met() {
     let twin = br#"{"node_id":"node1","member_id":"00000000000000ab","raft_addr":"127.0.0.1:1","http_addr":"127.0.0.1:2"}"#;
     let refused = cluster.request(leader, "POST", "/v1/cluster/members", &[], twin).unwrap();
     met.check(&refused, "conflict");
+    let alien = br#"{"node_id":"node9","member_id":"00000000000000ab","protocol":9,"raft_addr":"127.0.0.1:1","http_addr":"127.0.0.1:2"}"#;
+    let refused = cluster.request(leader, "POST", "/v1/cluster/members", &[], alien).unwrap();
+    met.check(&refused, "unsupported");
     match outer_address() {
         Some(address) => {
             let mut client = connect_from(address, &cluster.http_addr(leader)).unwrap();

@@ -10,7 +10,7 @@ use dkv::node::{
     BirthRecord, FoundReply, FoundRequest, FoundTransport, Peer, PeerError, PeerList, StoreFound, Target,
     Unborn, UnbornStep,
 };
-use dkv::raft::{ClusterId, HardState, Member, MemberId, Membership, Settings, WriteOp};
+use dkv::raft::{ClusterId, HardState, Member, MemberId, Membership, PROTOCOL, Settings, WriteOp};
 use dkv::store::identity::Identity;
 use dkv::store::simdisk::{Fault, Loss, SimDisk};
 use dkv::store::wal::{Wal, WalIds, WalOptions};
@@ -445,6 +445,7 @@ fn founder_with_a_peer_that_others_founded_ends_with_4_and_names_peer_and_both_l
     let cluster = Cluster::new(4, 30);
     cluster.start(1);
     let ask = FoundRequest::Ask(Unborn {
+        protocol: PROTOCOL,
         node_id: "x".into(),
         member_id: MemberId(1),
         peers: peers(4),
@@ -467,8 +468,13 @@ fn founder_with_a_peer_that_others_founded_ends_with_4_and_names_peer_and_both_l
 fn founder_with_another_node_at_a_peers_address_ends_with_4() {
     let cluster = Cluster::started(3, 12);
     let State::Unborn(founding) = &mut cluster.node(1).state else { panic!() };
-    let other =
-        |name: &str| Unborn { node_id: name.into(), member_id: MemberId(9), peers: peers(3), restored: None };
+    let other = |name: &str| Unborn {
+        node_id: name.into(),
+        member_id: MemberId(9),
+        peers: peers(3),
+        restored: None,
+        protocol: PROTOCOL,
+    };
     let answers = vec![
         (peer(2), Ok(FoundReply::Unborn(other("node3")))),
         (peer(3), Ok(FoundReply::Unborn(other("node3")))),
@@ -486,6 +492,7 @@ fn founder_with_two_peers_of_one_identity_ends_with_4() {
         (
             peer(n),
             Ok(FoundReply::Unborn(Unborn {
+                protocol: PROTOCOL,
                 node_id: peer(n).node_id,
                 member_id: MemberId(9),
                 peers: peers(3),
@@ -689,7 +696,7 @@ fn a_wiped_node_whose_old_identity_was_removed_is_born_as_a_new_member() {
                 let (member_id, cluster_id) = (MemberId(n), birth_record.cluster_id());
                 let (node_id, founders) = (format!("node{n}"), peers(3));
                 let members = without.clone();
-                Ok(FoundReply::Born { node_id, member_id, cluster_id, members, founders })
+                Ok(FoundReply::Born { node_id, member_id, cluster_id, members, founders, protocol: PROTOCOL })
             };
             let answers = vec![(peer(2), born(2)), (peer(3), born(3))];
             assert!(founding.handle_answers(answers).unwrap().is_none());
@@ -716,7 +723,14 @@ fn a_wiped_founder_is_not_refused_for_a_peer_that_does_not_know_its_own_name_yet
         let (cluster_id, founders) = (birth_record.cluster_id(), peers(3));
         (
             peer(n),
-            Ok(FoundReply::Born { node_id, member_id: MemberId(member), cluster_id, members, founders }),
+            Ok(FoundReply::Born {
+                node_id,
+                member_id: MemberId(member),
+                cluster_id,
+                members,
+                founders,
+                protocol: PROTOCOL,
+            }),
         )
     };
     let without = Membership { members: latest.members[..2].to_vec() };
@@ -734,7 +748,10 @@ fn a_wiped_founder_is_not_refused_for_a_peer_that_joins_meanwhile() {
     // Node 3 was removed once, and comes back by --join; its command line lists nobody but itself.
     let ask = |n: usize, peers: PeerList| {
         let (node_id, member_id) = (format!("node{n}"), MemberId(n as u64));
-        (peer(n), Ok(FoundReply::Unborn(Unborn { node_id, member_id, peers, restored: None })))
+        (
+            peer(n),
+            Ok(FoundReply::Unborn(Unborn { node_id, member_id, peers, restored: None, protocol: PROTOCOL })),
+        )
     };
     let node = &mut *cluster.node(1);
     let State::Unborn(founding) = &mut node.state else { panic!() };
@@ -743,6 +760,54 @@ fn a_wiped_founder_is_not_refused_for_a_peer_that_joins_meanwhile() {
     assert_has(&founding.waiting_for(), &["node3", "joins"]);
     // With the same list as this node it would be a founder like the others.
     assert!(founding.handle_answers(vec![ask(2, peers(3)), ask(3, peers(3))]).unwrap().is_some());
+}
+
+/// The founders' answers, with what each one's program speaks.
+fn answers_of(speak: &[u16]) -> Vec<(Peer, Result<FoundReply, PeerError>)> {
+    let unborn = |(i, &protocol): (usize, &u16)| {
+        let (node_id, member_id) = (format!("node{}", i + 2), MemberId(i as u64 + 2));
+        let unborn = Unborn { node_id, member_id, peers: peers(3), restored: None, protocol };
+        (peer(i + 2), Ok(FoundReply::Unborn(unborn)))
+    };
+    speak.iter().enumerate().map(unborn).collect()
+}
+
+#[test]
+fn the_found_entry_carries_the_version_that_all_founders_speak() {
+    for (own, others, common) in [(1, [1, 1], 1), (2, [2, 2], 2), (2, [1, 2], 1), (1, [2, 2], 1)] {
+        let cluster = Cluster::started(3, 41);
+        let node = &mut *cluster.node(1);
+        let State::Unborn(founding) = &mut node.state else { panic!() };
+        founding.set_program(own);
+        let born = founding.handle_answers(answers_of(&others)).unwrap().expect("founded");
+        assert_eq!(born.found.version(), Some(common), "{own} {others:?}");
+    }
+}
+
+#[test]
+fn founders_that_do_not_read_each_other_wait_and_say_so() {
+    let cluster = Cluster::started(3, 42);
+    let node = &mut *cluster.node(1);
+    let State::Unborn(founding) = &mut node.state else { panic!() };
+    assert!(founding.handle_answers(answers_of(&[3, 1])).unwrap().is_none());
+    assert_has(&founding.waiting_for(), &["node2", "speaks protocol 3", "reads 2 at least"]);
+}
+
+#[test]
+fn a_joiner_that_does_not_read_the_cluster_ends_with_5() {
+    let cluster = Cluster::started(3, 43);
+    cluster.settle();
+    let State::Born(born) = &cluster.node(2).state else { panic!() };
+    let found = dkv::raft::Found { protocol: 7, ..born.found.found().unwrap() };
+    let entry = dkv::raft::Entry::new(dkv::raft::Position::new(1, 1), 0, &dkv::raft::Payload::Found(found));
+    let other = Cluster::started(3, 43);
+    let node = &mut *other.node(2);
+    let State::Unborn(founding) = &mut node.state else { panic!() };
+    let store =
+        StoreFound { target: founding.unborn().member_id, members: (**born.membership()).clone(), entry };
+    let Received::End(error) = founding.handle_store(store) else { panic!("it does not end") };
+    assert_eq!(error.exit_code(), 5);
+    assert_has(&error.to_string(), &["run a dkv-server that speaks protocol 7"]);
 }
 
 fn reopened(cluster: &Cluster, n: usize, config: &IdentityConfig) -> Result<Opened, BirthError> {
@@ -859,7 +924,13 @@ fn birth_record_answers_an_ask_with_its_cluster() {
     cluster.settle();
     let State::Born(born) = &cluster.node(2).state else { panic!() };
     let birth_record: BirthRecord = born.birth_record();
-    let ask = Unborn { node_id: "x".into(), member_id: MemberId(1), peers: peers(3), restored: None };
+    let ask = Unborn {
+        node_id: "x".into(),
+        member_id: MemberId(1),
+        peers: peers(3),
+        restored: None,
+        protocol: PROTOCOL,
+    };
     let reply = birth_record.handle_found(&FoundRequest::Ask(ask), born.membership());
     let expected = FoundReply::Born {
         node_id: "node2".into(),
@@ -867,6 +938,7 @@ fn birth_record_answers_an_ask_with_its_cluster() {
         cluster_id: born.ids.cluster_id,
         members: (**born.membership()).clone(),
         founders: peers(3),
+        protocol: PROTOCOL,
     };
     assert_eq!(reply, expected);
 }

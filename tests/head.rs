@@ -29,7 +29,7 @@ fn head_is_get_without_its_body() {
         ("/v1/kv/k", &[], 200),
         ("/v1/kv/k", JSON, 200),
         ("/v1/kv/k?consistency=stale", &[], 200),
-        ("/v1/kv/k?revision=1", &[], 200),
+        ("/v1/kv/k?revision=2", &[], 200),
         ("/v1/kv/empty", &[], 200),
         ("/v1/kv/absent", &[], 404),
         ("/v1/kv/k?revision=99", &[], 400),

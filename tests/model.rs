@@ -198,6 +198,7 @@ impl Run {
                 let wanted = if self.rng.bool() { some } else { near };
                 query.push(format!("revision={wanted}"));
                 let want = match wanted {
+                    0 => Err((400, json!({"code": "invalid_request"}))),
                     _ if wanted > now => Err((400, future)),
                     _ if wanted < self.model.map.floor() => Err((410, Value::Null)),
                     _ => Ok(Some(wanted)),

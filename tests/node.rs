@@ -23,7 +23,7 @@ fn a_single_node_serves() {
     let cluster = Cluster::start(1);
     let node = cluster.node(MemberId(1));
     let applied = write(&node, put("a", "1")).unwrap();
-    assert_eq!(applied.outcome, Outcome::Put { revision: 1, create_revision: 1, version: 1 });
+    assert_eq!(applied.outcome, Outcome::Put { revision: 2, create_revision: 2, version: 1 });
     assert_eq!(read(&node, "a").as_deref(), Some("1"));
     assert_eq!(node.ready(), Ok(()));
 }
@@ -40,7 +40,7 @@ fn writes_through_every_node_are_read_through_every_node() {
             }
         }
         cluster.wait_until_equal();
-        assert_eq!(cluster.nodes()[0].status().revision, size);
+        assert_eq!(cluster.nodes()[0].status().revision, 1 + size);
     }
 }
 
@@ -211,7 +211,7 @@ fn a_repeated_key_through_another_node_takes_effect_once() {
         assert!(again.replayed);
         assert_eq!(again.outcome, first.outcome);
     }
-    assert_eq!(cluster.node(cluster.leader()).status().revision, 1);
+    assert_eq!(cluster.node(cluster.leader()).status().revision, 2);
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn many_writers_share_syncs() {
     let status = cluster.node(leader).status();
     let syncs = status.syncs - before;
     assert!(syncs < count / 4, "{syncs} syncs for {count} writes");
-    assert_eq!(status.revision, count);
+    assert_eq!(status.revision, 1 + count);
     cluster.wait_until_equal();
 }
 

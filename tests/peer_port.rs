@@ -17,8 +17,8 @@ use dkv::node::{
 };
 use dkv::raft::{
     AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, Found, InstallOutcome,
-    InstallSnapshotReply, InstallSnapshotRequest, Member as Listed, MemberId, Membership, Payload, Position,
-    RequestVoteReply, RequestVoteRequest, Settings, TimeoutNowReply, TimeoutNowRequest,
+    InstallSnapshotReply, InstallSnapshotRequest, Member as Listed, MemberId, Membership, PROTOCOL, Payload,
+    Position, RequestVoteReply, RequestVoteRequest, Settings, TimeoutNowReply, TimeoutNowRequest,
 };
 use dkv::server::edge::{self, HttpServer, PortOptions, RunDir};
 use dkv::server::peer::codec::{self, Envelope, NoReply};
@@ -41,8 +41,13 @@ fn found_entry(cluster_id: u64) -> Entry {
         promote: false,
     };
     let members = Membership { members: vec![member(1), member(2)] };
-    let found =
-        Found { cluster_id: ClusterId(cluster_id), settings: Settings::default(), members, restored: None };
+    let found = Found {
+        protocol: 1,
+        cluster_id: ClusterId(cluster_id),
+        settings: Settings::default(),
+        members,
+        restored: None,
+    };
     Entry::new(Position::new(1, 1), 0, &Payload::Found(found))
 }
 
@@ -54,6 +59,8 @@ fn birth_record(own: MemberId) -> BirthRecord {
 #[derive(Default)]
 struct Echo {
     seen: Mutex<Vec<PeerRequest>>,
+    /// Why it would have ended.
+    ended: Mutex<Vec<String>>,
     kept: Mutex<Vec<Completion<ReadIndexResult>>>,
     asked: Mutex<Option<Sender<()>>>,
     /// Appends and forwards are kept as well while this is set.
@@ -66,7 +73,7 @@ impl Member for Echo {
     fn vote(&self, request: RequestVoteRequest, done: Completion<RequestVoteReply>) {
         let term = request.term;
         self.seen.lock().unwrap().push(PeerRequest::RequestVote(request));
-        done(RequestVoteReply { term, granted: true });
+        done(RequestVoteReply { term, granted: true, protocol: 1 });
     }
 
     fn append(&self, request: AppendEntriesRequest, done: Completion<AppendEntriesReply>) {
@@ -76,6 +83,7 @@ impl Member for Echo {
             return self.kept_appends.lock().unwrap().push(done);
         }
         done(AppendEntriesReply {
+            protocol: 1,
             term,
             outcome: AppendOutcome::Accepted { received: last, match_index: last },
         });
@@ -98,7 +106,7 @@ impl Member for Echo {
     fn install_snapshot(&self, request: InstallSnapshotRequest, done: Completion<InstallSnapshotReply>) {
         let (term, end) = (request.term, request.offset + request.data.len() as u64);
         self.seen.lock().unwrap().push(PeerRequest::InstallSnapshot(request));
-        done(InstallSnapshotReply { term, outcome: InstallOutcome::Wants(end) });
+        done(InstallSnapshotReply { term, outcome: InstallOutcome::Wants(end), protocol: 1 });
     }
 
     fn timeout_now(&self, request: TimeoutNowRequest, done: Completion<TimeoutNowReply>) {
@@ -108,6 +116,10 @@ impl Member for Echo {
 
     fn administer(&self, _: Administration, _: Instant, done: Completion<AdminResult>) {
         done(Err(AdminFailure::new(AdminFailureKind::NotLeader, "no leader")));
+    }
+
+    fn end_for_another_program(&self, why: &str) {
+        self.ended.lock().unwrap().push(why.to_owned());
     }
 
     fn is_removed(&self, member: MemberId) -> bool {
@@ -199,12 +211,12 @@ fn call_brings_back_the_answer_of_every_kind() {
     let call = |lane, request| peers.call(&port.target(), lane, request, LONG);
     assert_eq!(
         call(Lane::Core, vote(4)),
-        Ok(PeerReply::RequestVote(RequestVoteReply { term: 4, granted: true }))
+        Ok(PeerReply::RequestVote(RequestVoteReply { term: 4, granted: true, protocol: 1 }))
     );
     let outcome = AppendOutcome::Accepted { received: 4, match_index: 4 };
     assert_eq!(
         call(Lane::Core, append(3, 300_000)),
-        Ok(PeerReply::AppendEntries(AppendEntriesReply { term: 2, outcome }))
+        Ok(PeerReply::AppendEntries(AppendEntriesReply { term: 2, outcome, protocol: 1 }))
     );
     assert_eq!(
         call(Lane::Bulk, forward()),
@@ -245,6 +257,34 @@ fn status(answer: PeerAnswer) -> u16 {
         PeerAnswer::None(status, NoReply::Refused(_)) => status,
         other => panic!("{other:?}"),
     }
+}
+
+/// What a leader of this very cluster sends and this program does not know ends the program; the same from elsewhere is
+/// refused like anything else.
+#[test]
+fn answer_ends_the_program_for_an_entry_of_a_later_one_only_when_the_cluster_is_its_own() {
+    let api = PeerApi::default();
+    let echo = Arc::new(Echo::default());
+    api.become_born(birth_record(RECEIVER), echo.clone());
+    let later = |cluster: u64| {
+        let envelope = Envelope { cluster_id: ClusterId(cluster), from: SENDER, to: RECEIVER };
+        let mut body = codec::encode_request(envelope, &append(2, 10));
+        let frame_at = body.iter().position(|&b| b == b'\n').unwrap() + 1;
+        let len = u32::from_le_bytes(body[frame_at..frame_at + 4].try_into().unwrap()) as usize;
+        body[frame_at + 8] = 77;
+        let frame = &body[frame_at..frame_at + 33 + len];
+        let crc = crc32c::crc32c_append(crc32c::crc32c(&frame[..4]), &frame[8..]);
+        body[frame_at + 4..frame_at + 8].copy_from_slice(&crc.to_le_bytes());
+        body
+    };
+    assert_eq!(status(answer(&api, codec::APPEND_ENTRIES, &later(8))), 403);
+    assert!(echo.ended.lock().unwrap().is_empty());
+    let (sender, receiver) = channel();
+    api.answer(codec::APPEND_ENTRIES, &later(7), Box::new(move |answer| sender.send(answer).unwrap()));
+    assert!(receiver.try_recv().is_err(), "no answer: the program ends");
+    let ended = echo.ended.lock().unwrap();
+    assert!(ended.len() == 1 && ended[0].contains("kind 77"), "{ended:?}");
+    assert!(echo.seen.lock().unwrap().is_empty());
 }
 
 #[test]
@@ -377,7 +417,7 @@ fn call_uses_its_connection_again_and_each_lane_its_own() {
     let addr = raw("127.77.8.1", move |mut stream| {
         *counted.lock().unwrap() += 1;
         while read_request(&mut stream) {
-            let body = "{\"term\":4,\"granted\":true}\n";
+            let body = "{\"term\":4,\"granted\":true,\"protocol\":1}\n";
             let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
             stream.write_all(answer.as_bytes()).unwrap();
         }
@@ -529,8 +569,13 @@ fn founding_over_the_peer_ports_hands_over_to_whoever_answers_unborn() {
         assert_eq!(sibling.found, born.found);
         // Its port still says unborn until it starts; then a question finds it born.
         node.port.api.become_born(sibling.birth_record(), Arc::new(Echo::default()));
-        let ask =
-            FoundRequest::Ask(dkv::node::Unborn { node_id, member_id, peers: list.clone(), restored: None });
+        let ask = FoundRequest::Ask(dkv::node::Unborn {
+            node_id,
+            member_id,
+            peers: list.clone(),
+            restored: None,
+            protocol: PROTOCOL,
+        });
         let reply = HttpFounding::default().found(&addr, &ask).unwrap();
         assert!(matches!(reply, FoundReply::Born { cluster_id, .. } if cluster_id == born.ids.cluster_id));
     }

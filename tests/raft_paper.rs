@@ -24,3 +24,5 @@ mod script;
 mod snapshot;
 #[path = "raft_paper/state_machine.rs"]
 mod state_machine;
+#[path = "raft_paper/upgrade.rs"]
+mod upgrade;

@@ -43,7 +43,8 @@ fn config(n: u64, count: u64) -> IdentityConfig {
 }
 
 fn found_entry(settings: Settings, members: Vec<Member>) -> Entry {
-    let found = Found { cluster_id: OLD, settings, members: Membership { members }, restored: None };
+    let found =
+        Found { protocol: 1, cluster_id: OLD, settings, members: Membership { members }, restored: None };
     Entry::new(Position::new(1, 1), 0, &Payload::Found(found))
 }
 
@@ -107,7 +108,7 @@ fn check_state(kv: &Kv, found: &Entry) {
     assert_eq!(founded.settings, *old.settings(), "the settings of the backup win over the configuration's");
     assert_eq!(founded.restored, Some(backup().restored()));
     assert_eq!(**kv.membership(), founded.members);
-    for revision in 0..=old.revision() {
+    for revision in 1..=old.revision() {
         for key in [b"a", b"b"] {
             let now = kv.get(key, Some(revision)).unwrap();
             assert_eq!(now, old.get(key, Some(revision)).unwrap(), "{key:?} at {revision}");
@@ -149,7 +150,7 @@ fn a_restored_node_is_born_with_the_state_and_starts_again_with_it() {
         Entry::new(Position::new(3, 2), kv.stamp() + 1, &Payload::Command(keyed("a", "1", "first").encode()));
     let applied = kv.apply(&again).unwrap();
     assert!(applied.replayed);
-    assert_eq!(applied.outcome, Outcome::Put { revision: 1, create_revision: 1, version: 1 });
+    assert_eq!(applied.outcome, Outcome::Put { revision: 2, create_revision: 2, version: 1 });
 }
 
 #[test]

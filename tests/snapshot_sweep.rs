@@ -175,6 +175,7 @@ impl Maker {
             let hard_state = HardState { term: 1, voted_for: None };
             let first = self.keep(WriteOp::HardState(hard_state));
             let found = Found {
+                protocol: 1,
                 cluster_id: IDS.cluster_id,
                 settings: settings(),
                 members: membership(&[1, 2, 3]),

@@ -58,6 +58,9 @@ pub struct NewMember {
     /// Its Raft identity, 16 hexadecimal digits; without it the node at `raft_addr` is asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub member_id: Option<String>,
+    /// What its program speaks; without it the node at `raft_addr` is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<u16>,
     /// Where the other members reach it, `host:port`.
     pub raft_addr: String,
     /// Where clients reach it, `host:port`.

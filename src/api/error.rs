@@ -49,6 +49,8 @@ pub enum ErrorCode {
     Unavailable,
     /// A read met its deadline.
     Timeout,
+    /// The version that the members share does not have it yet; the message says who keeps it down.
+    Unsupported,
     /// A write met its deadline, or its leader stepped down, after it was proposed.
     OutcomeUnknown,
     /// A fault of the server.
@@ -57,7 +59,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order of the table in the API's documentation.
-    pub const ALL: [ErrorCode; 16] = [
+    pub const ALL: [ErrorCode; 17] = [
         ErrorCode::InvalidRequest,
         ErrorCode::FutureRevision,
         ErrorCode::Forbidden,
@@ -69,6 +71,7 @@ impl ErrorCode {
         ErrorCode::PreconditionFailed,
         ErrorCode::TooLarge,
         ErrorCode::IdempotencyMismatch,
+        ErrorCode::Unsupported,
         ErrorCode::Overloaded,
         ErrorCode::Unavailable,
         ErrorCode::Timeout,
@@ -89,6 +92,7 @@ impl ErrorCode {
             ErrorCode::PreconditionFailed => &[412],
             ErrorCode::TooLarge => &[413, 431],
             ErrorCode::IdempotencyMismatch => &[422],
+            ErrorCode::Unsupported => &[501],
             ErrorCode::Overloaded | ErrorCode::Unavailable => &[503],
             ErrorCode::Timeout | ErrorCode::OutcomeUnknown => &[504],
             ErrorCode::Internal => &[500],
@@ -123,6 +127,7 @@ impl ErrorCode {
             ErrorCode::TooLarge => "too_large",
             ErrorCode::IdempotencyMismatch => "idempotency_mismatch",
             ErrorCode::Overloaded => "overloaded",
+            ErrorCode::Unsupported => "unsupported",
             ErrorCode::Unavailable => "unavailable",
             ErrorCode::Timeout => "timeout",
             ErrorCode::OutcomeUnknown => "outcome_unknown",

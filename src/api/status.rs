@@ -67,6 +67,13 @@ pub struct StatusReply {
     pub uptime_ms: u64,
     /// Version of the program.
     pub version: String,
+    /// The protocol that the program speaks; 0 for a program from before it said so.
+    #[serde(default)]
+    pub protocol: u16,
+    /// The version in force in its state: what members write to each other and to their disks. Null before the cluster
+    /// is founded.
+    #[serde(default)]
+    pub protocol_in_force: Option<u16>,
     /// The other members as a leader sees them; on other roles `match_index`, `lag` and `reachable` are null.
     pub peers: Vec<PeerStatus>,
 }
@@ -90,6 +97,9 @@ pub struct PeerStatus {
     pub lag: Option<u64>,
     /// Whether it answered within the last election timeout; null while it has had no time to answer this leader.
     pub reachable: Option<bool>,
+    /// The protocol that its program speaks; null until it has answered this leader.
+    #[serde(default)]
+    pub protocol: Option<u16>,
     /// It rejected what it had acknowledged as durable: it lost data and gets nothing more. Replace that member.
     #[serde(default)]
     pub has_lost_entries: bool,

@@ -36,6 +36,7 @@ impl From<ChangeError> for AdminFailure {
             | ChangeError::NoLiveMajority { .. }
             | ChangeError::NoAnswer(_) => AdminFailureKind::Conflict,
             ChangeError::Taken { .. } => AdminFailureKind::Refused,
+            ChangeError::Unsupported { .. } => AdminFailureKind::Failed(FailureKind::Unsupported),
         };
         AdminFailure::new(kind, e.to_string())
     }
@@ -62,7 +63,7 @@ impl Node {
         deadline: Instant,
         done: Completion<AdminResult>,
     ) {
-        if let Administration::Change(MembershipChange::Add(new)) = &what
+        if let Administration::Change(MembershipChange::Add(new, _)) = &what
             && let Err(failure) = self.check_new(new)
         {
             return done(Err(failure));

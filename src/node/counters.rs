@@ -96,11 +96,11 @@ fn get(counter: &AtomicU64) -> u64 {
 
 /// What became of writes, in the order of [`WriteOutcomes::NAMES`].
 #[derive(Debug, Default)]
-pub struct WriteOutcomes([AtomicU64; 8]);
+pub struct WriteOutcomes([AtomicU64; 9]);
 
 impl WriteOutcomes {
     /// The words for them.
-    pub const NAMES: [&'static str; 8] = [
+    pub const NAMES: [&'static str; 9] = [
         "done",
         "precondition_failed",
         "idempotency_mismatch",
@@ -109,6 +109,7 @@ impl WriteOutcomes {
         "too_large",
         "timeout",
         "unknown",
+        "unsupported",
     ];
 
     fn count(&self, result: &WriteResult) {
@@ -126,6 +127,7 @@ impl WriteOutcomes {
                 FailureKind::TooLarge => 5,
                 FailureKind::Timeout => 6,
                 FailureKind::OutcomeUnknown => 7,
+                FailureKind::Unsupported => 8,
             },
         };
         add(&self.0[at], 1);

@@ -65,7 +65,7 @@ pub use transport::{
 };
 
 use crate::raft::{
-    ClusterId, Index, MemberId, Membership, Note, NoteLevel, Raft, RaftConfig, Restored, Settings,
+    ClusterId, Index, MemberId, Membership, Note, NoteLevel, Protocol, Raft, RaftConfig, Restored, Settings,
     SnapshotMeta, Time,
 };
 use crate::store::Kv;
@@ -109,6 +109,10 @@ pub struct NodeOptions {
     pub snapshot_log_bytes: u64,
     /// A snapshot is due when so many entries were applied since the last one.
     pub snapshot_log_entries: u64,
+    /// What the program speaks: [`PROTOCOL`](crate::raft::PROTOCOL), but for tests.
+    pub protocol: Protocol,
+    /// As leader it does not raise the version in force.
+    pub hold_version: bool,
     /// Checks the core's invariants after every step. Debug builds always do.
     pub check_invariants: bool,
 }
@@ -230,10 +234,13 @@ impl Node {
             max_unpersisted_bytes: MAX_UNPERSISTED_BYTES,
             snapshot_log_bytes: options.snapshot_log_bytes,
             snapshot_log_entries: options.snapshot_log_entries,
+            protocol: options.protocol,
+            hold_version: options.hold_version,
         };
-        let (snapshot, kv) = snapshot.unwrap_or_else(|| {
+        let (snapshot, mut kv) = snapshot.unwrap_or_else(|| {
             (SnapshotMeta { last: recovered.base, ..SnapshotMeta::default() }, Kv::new(Settings::default()))
         });
+        kv.set_program(options.protocol);
         let restored = Restored {
             hard_state: recovered.hard_state,
             snapshot,

@@ -11,7 +11,8 @@ use super::boot::birth_record::{FoundReply, FoundRequest, FoundTransport, PeerLi
 use super::request::{
     AdminFailure, AdminFailureKind, Administered, Administration, Consistency, Failure, FailureKind,
 };
-use crate::raft::{Index, Member, MemberId, MembershipChange};
+use crate::raft::{FIRST_PROTOCOL, Index, Member, MemberId, MembershipChange, PROTOCOL, Protocol};
+use crate::store::Kv;
 
 /// A read is answered by its deadline; so long later its answer may still be on its way.
 const ANSWER_MARGIN: Duration = Duration::from_secs(1);
@@ -29,6 +30,8 @@ pub struct Newcomer {
     pub promote: bool,
     /// Its identity; without one the node at its address is asked.
     pub member_id: Option<MemberId>,
+    /// What its program speaks, if it says so.
+    pub protocol: Option<Protocol>,
 }
 
 /// What an operator asks, with the names they use.
@@ -68,18 +71,22 @@ impl Node {
         self.catch_up(deadline)?;
         let what = match request {
             OperatorRequest::Add(new) => {
-                let member_id = match new.member_id {
-                    Some(id) => id,
-                    None => self.ask_who_is_there(new, calls)?,
+                let (member_id, protocol) = match new.member_id {
+                    Some(id) => (id, self.speaks(new, id, calls)),
+                    None => {
+                        let (id, speaks) = self.ask_who_is_there(new, calls)?;
+                        (id, Some(speaks))
+                    }
                 };
-                Administration::Change(MembershipChange::Add(Member {
+                let member = Member {
                     node_id: new.node_id.clone(),
                     member_id,
                     raft_addr: new.raft_addr.clone(),
                     http_addr: new.http_addr.clone(),
                     voter: false,
                     promote: new.promote,
-                }))
+                };
+                Administration::Change(MembershipChange::Add(member, protocol))
             }
             OperatorRequest::Remove(name) => Administration::Remove(self.find(name)?),
             OperatorRequest::Promote(name) => {
@@ -128,8 +135,21 @@ impl Node {
         }
     }
 
-    /// The identity of the node at the address of a new member.
-    fn ask_who_is_there(&self, new: &Newcomer, calls: &dyn FoundTransport) -> Result<MemberId, AdminFailure> {
+    /// What the program of a new member speaks, whose identity is known. It is asked only where that decides something.
+    fn speaks(&self, new: &Newcomer, member_id: MemberId, calls: &dyn FoundTransport) -> Option<Protocol> {
+        if new.protocol.is_some() || self.with_kv(Kv::version) == FIRST_PROTOCOL {
+            return new.protocol;
+        }
+        let there = self.ask_who_is_there(new, calls).ok();
+        there.filter(|(id, _)| *id == member_id).map(|(_, speaks)| speaks)
+    }
+
+    /// The identity of the node at the address of a new member, and what its program speaks.
+    fn ask_who_is_there(
+        &self,
+        new: &Newcomer,
+        calls: &dyn FoundTransport,
+    ) -> Result<(MemberId, Protocol), AdminFailure> {
         let refused = |text: String| AdminFailure::new(AdminFailureKind::Refused, text);
         let membership = self.membership();
         let own = Unborn {
@@ -137,18 +157,19 @@ impl Node {
             member_id: self.options.member_id,
             peers: PeerList::from(&*membership),
             restored: None,
+            protocol: PROTOCOL,
         };
         let Newcomer { node_id, raft_addr, http_addr, .. } = new;
-        let (there, member_id) = match calls.found(raft_addr, &FoundRequest::Ask(own)) {
-            Ok(FoundReply::Unborn(unborn)) => (unborn.node_id, unborn.member_id),
-            Ok(FoundReply::Born { node_id, member_id, cluster_id, .. }) => {
+        let (there, member_id, protocol) = match calls.found(raft_addr, &FoundRequest::Ask(own)) {
+            Ok(FoundReply::Unborn(unborn)) => (unborn.node_id, unborn.member_id, unborn.protocol),
+            Ok(FoundReply::Born { node_id, member_id, cluster_id, protocol, .. }) => {
                 if cluster_id != self.options.cluster_id {
                     return Err(refused(format!(
                         "at {raft_addr} runs {node_id} of another cluster ({cluster_id}): a new member starts with an \
                          empty data_dir"
                     )));
                 }
-                (node_id, member_id)
+                (node_id, member_id, protocol)
             }
             other => {
                 let trouble = match other {
@@ -170,6 +191,6 @@ impl Node {
                 "at {raft_addr} is a node that calls itself {there}, not {node_id}"
             )));
         }
-        Ok(member_id)
+        Ok((member_id, protocol))
     }
 }

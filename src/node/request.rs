@@ -47,6 +47,8 @@ pub enum FailureKind {
     TooLarge,
     /// A read's deadline passed. Nothing to undo.
     Timeout,
+    /// The version in force does not have it yet. Not done.
+    Unsupported,
     /// A write that may or may not take effect.
     OutcomeUnknown,
 }
@@ -61,7 +63,6 @@ impl FailureKind {
 /// Why no decision can be given, for an operator to read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
-#[serde(deny_unknown_fields)]
 pub struct Failure {
     /// The error code.
     pub kind: FailureKind,
@@ -88,7 +89,7 @@ impl Failure {
 
 /// What an operator asks of the cluster itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum Administration {
     /// To add, promote or remove one member.
     Change(MembershipChange),
@@ -101,7 +102,7 @@ pub enum Administration {
 
 /// What was done for an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum Administered {
     /// The membership is so, committed; by the entry at this index.
     Changed(Index),
@@ -111,7 +112,7 @@ pub enum Administered {
 
 /// Why what an operator asked was not done, or nobody knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum AdminFailureKind {
     /// This node does not lead: ask the leader.
     NotLeader,
@@ -130,7 +131,6 @@ pub enum AdminFailureKind {
 /// Why what an operator asked was not done, or nobody knows, for them to read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
-#[serde(deny_unknown_fields)]
 pub struct AdminFailure {
     /// Decides the error code.
     pub kind: AdminFailureKind,

@@ -8,6 +8,7 @@ use super::core::{Parked, Work};
 use super::request::{
     BackupResult, Completion, Consistency, Failure, FailureKind, Origin, ReadIndexResult, WriteResult,
 };
+use super::threads::guard;
 use super::transport::{ForwardedResult, ForwardedWrite};
 use super::{Node, lock};
 use crate::raft::{
@@ -99,6 +100,11 @@ impl Node {
             }
             None => vec![false; keys.len()],
         }
+    }
+
+    /// Ends the process with exit code 5: the leader sends what this program does not read.
+    pub fn end_for_another_program(&self, why: &str) -> ! {
+        guard::end_for_another_program(&format!("the leader's entries cannot be taken: {why}"))
     }
 
     // ---- for peers -----------------------------------------------------------------------------------------------------
@@ -213,6 +219,12 @@ impl Node {
         refused.into_iter().for_each(|(done, failure)| self.refuse(done, failure));
     }
 
+    /// Why this leader does not propose what a newer member forwarded.
+    fn unsupported_here(&self, error: &CommandError) -> String {
+        let (name, speaks) = (&self.options.node_id, self.options.protocol);
+        format!("the write needs a later version: {name} speaks protocol {speaks} and leads ({error})")
+    }
+
     /// Answers a write that is not proposed.
     fn refuse(&self, done: Completion<WriteResult>, failure: Failure) {
         let result = Err(failure);
@@ -235,6 +247,9 @@ impl Node {
         let judge =
             |((command, key), bytes): ((Result<Command, CommandError>, Option<String>), usize)| match command
             {
+                Err(e) if e.is_newer() => {
+                    Some(Failure::new(FailureKind::Unsupported, self.unsupported_here(&e)))
+                }
                 Err(e) => Some(too_large(format!("the forwarded write is refused: {e}"))),
                 Ok(_) if bytes > MAX_PAYLOAD_BYTES => {
                     Some(too_large(format!("the write has {bytes} bytes, at most {MAX_PAYLOAD_BYTES} fit")))

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Node;
-use crate::raft::{ClusterId, Index, Liveness, Member, MemberId, Mode, RoleKind, Term};
+use crate::raft::{ClusterId, Index, Liveness, Member, MemberId, Mode, Protocol, RoleKind, Term};
 
 /// The state of a node, for `/v1/status`, `/metrics` and operators. All of the core's part is from one moment, all of the
 /// store's part from a slightly earlier one.
@@ -40,6 +40,10 @@ pub struct NodeStatus {
     pub syncs: u64,
     /// Commands this node appended as leader since the start of the process.
     pub proposals: u64,
+    /// What this node's program speaks.
+    pub protocol: Protocol,
+    /// The version in force.
+    pub version: Protocol,
     /// The store's revision.
     pub revision: u64,
     /// Oldest revision that can still be read.
@@ -70,6 +74,8 @@ pub struct PeerStatus {
     pub lag: u64,
     /// Whether it answered within the last election timeout; `None` while it has had no time to answer.
     pub is_reachable: Option<bool>,
+    /// What its program speaks, as its last answer in this term says.
+    pub protocol: Option<Protocol>,
     /// How long ago the last RPC was sent that it answered in this term; `None` when it has not answered one.
     pub last_contact: Option<Duration>,
 }
@@ -77,8 +83,8 @@ pub struct PeerStatus {
 impl Node {
     /// Everything an operator asks for.
     pub fn status(&self) -> NodeStatus {
-        let (revision, floor, store_index, state_hash) =
-            self.with_kv(|kv| (kv.revision(), kv.floor(), kv.applied().index, kv.state_hash()));
+        let (version, revision, floor, store_index, state_hash) =
+            self.with_kv(|kv| (kv.version(), kv.revision(), kv.floor(), kv.applied().index, kv.state_hash()));
         self.look(|core, now| {
             let raft = &core.raft;
             let membership = raft.membership();
@@ -95,6 +101,7 @@ impl Node {
                     Liveness::NotHeardYet(_) => None,
                     Liveness::Silent => Some(false),
                 },
+                protocol: progress.spoken,
                 last_contact: progress.heard_at.map(|at| now.since(at)),
             };
             NodeStatus {
@@ -113,6 +120,8 @@ impl Node {
                 waiting_requests: core.waiters.len(),
                 syncs: self.syncs.load(Ordering::Relaxed),
                 proposals: core.proposals,
+                protocol: self.options.protocol,
+                version,
                 revision,
                 floor,
                 store_index,

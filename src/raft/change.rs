@@ -12,14 +12,15 @@ use super::progress::{CatchUp, Liveness, Mode, Progress};
 use super::quorum::majority;
 use super::role::Role;
 use super::types::{Index, Member, MemberId, Membership, Position, Time};
+use super::version::Protocol;
 
 /// A change of the membership. Each one adds or takes away one voter at most, so that the majorities before and after it
 /// overlap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum MembershipChange {
-    /// A new member, as a learner.
-    Add(Member),
+    /// A new member, as a learner, with what its program speaks if that is known.
+    Add(#[serde(deserialize_with = "Member::from_wire")] Member, Option<Protocol>),
     /// A learner becomes a voter.
     Promote(MemberId),
     /// A member goes.
@@ -83,9 +84,31 @@ pub enum ChangeError {
         /// Whose it is.
         holder: String,
     },
+    /// The new member's program does not read the version in force.
+    #[error("{}", unsupported_text(.name, *.speaks, *.version))]
+    Unsupported {
+        /// Its name.
+        name: String,
+        /// What it speaks, if it said so.
+        speaks: Option<Protocol>,
+        /// The version in force, or appended to be.
+        version: Protocol,
+    },
     /// The leader hands over.
     #[error("this leader hands over to another member: try again")]
     HandingOver,
+}
+
+fn unsupported_text(name: &str, speaks: Option<Protocol>, version: Protocol) -> String {
+    match speaks {
+        None => format!(
+            "{name} has not said which version it speaks, and version {version} is in force: start it, and add it then"
+        ),
+        Some(speaks) => format!(
+            "{name} speaks protocol {speaks}, and version {version} is in force: start it with a dkv-server that speaks \
+             protocol {version}"
+        ),
+    }
 }
 
 impl Membership {
@@ -96,7 +119,7 @@ impl Membership {
     pub fn with(&self, change: &MembershipChange) -> Result<Option<Membership>, ChangeError> {
         let mut members = self.members.clone();
         match change {
-            MembershipChange::Add(new) => {
+            MembershipChange::Add(new, _) => {
                 if let Some(known) = self.get(new.member_id)
                     && (&known.node_id, &known.raft_addr, &known.http_addr)
                         == (&new.node_id, &new.raft_addr, &new.http_addr)
@@ -180,6 +203,9 @@ impl Raft {
             return Err(ChangeError::UnderWay(self.memberships.latest_index()));
         }
         let Some(new) = self.memberships.latest().with(change)? else { return Ok(None) };
+        if let MembershipChange::Add(newcomer, speaks) = change {
+            self.check_newcomer(&newcomer.node_id, *speaks)?;
+        }
         self.check_live_majority(&new, now)?;
         if let MembershipChange::Promote(id) = change {
             self.check_answers(*id, now)?;

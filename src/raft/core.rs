@@ -13,6 +13,7 @@ use super::read::ReadDone;
 use super::reply::Reply;
 use super::role::Role;
 use super::types::{HardState, Index, MemberId, Position, SnapshotMeta, Stamp, Term, Time};
+use super::version::{Protocol, Versions};
 use super::write::{AfterSync, Hold, WriteBatch, WriteQueue, WriteSeq};
 
 /// No honest member's term is this far ahead: a request that claims so is refused before it can exhaust the counter.
@@ -46,6 +47,10 @@ pub struct RaftConfig {
     pub snapshot_log_bytes: u64,
     /// A snapshot is due when so many entries were applied since the last one.
     pub snapshot_log_entries: u64,
+    /// What this member's program speaks.
+    pub protocol: Protocol,
+    /// As leader it does not raise the version in force.
+    pub hold_version: bool,
 }
 
 /// What recovery found on the disk, all of it synced.
@@ -110,6 +115,7 @@ pub struct Raft {
     pub(super) log: Log,
     pub(super) writes: WriteQueue,
     pub(super) memberships: Memberships,
+    pub(super) versions: Versions,
     /// The newest durable snapshot. The log begins at or before its end.
     pub(super) snapshot: SnapshotMeta,
     /// About how many bytes it has.
@@ -146,6 +152,7 @@ impl Raft {
     pub fn new(config: RaftConfig, restored: Restored, now: Time) -> Raft {
         let Restored { hard_state, snapshot, snapshot_bytes, entries, log_bytes } = restored;
         let memberships = Memberships::new(&snapshot, entries.iter());
+        let versions = Versions::new(&snapshot, entries.iter());
         let commit_index = snapshot.last.index;
         let log = Log::new(snapshot.last, entries);
         let mut raft = Raft {
@@ -155,6 +162,7 @@ impl Raft {
             hard_state,
             log,
             memberships,
+            versions,
             snapshot,
             snapshot_bytes,
             log_bytes,
@@ -232,6 +240,7 @@ impl Raft {
         }
         self.count_own_vote(now);
         self.advance_leader_commit(now);
+        self.raise_version(now);
     }
 
     /// The state machine holds every entry through `index`.
@@ -339,6 +348,7 @@ impl Raft {
         let had = self.memberships.latest_index();
         for entry in &entries {
             self.memberships.append(entry);
+            self.versions.append(entry);
             self.log.push(entry.clone());
         }
         self.writes.push_entries(entries, now);

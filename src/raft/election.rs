@@ -66,7 +66,10 @@ impl Raft {
         if !request.last.is_up_to_date_with(self.last()) {
             return self.refuse_vote(request.candidate, VoteRefusal::LogBehind(self.last()));
         }
-        self.after_hard_state(RequestVoteReply { term: request.term, granted: true }, None)
+        self.after_hard_state(
+            RequestVoteReply { term: request.term, granted: true, protocol: self.protocol() },
+            None,
+        )
     }
 
     fn refuse_vote(&mut self, candidate: MemberId, why: VoteRefusal) -> AfterSync<RequestVoteReply> {
@@ -75,7 +78,10 @@ impl Raft {
     }
 
     fn vote_reply(&self, granted: bool) -> AfterSync<RequestVoteReply> {
-        self.after_hard_state(RequestVoteReply { term: self.term(), granted }, None)
+        self.after_hard_state(
+            RequestVoteReply { term: self.term(), granted, protocol: self.protocol() },
+            None,
+        )
     }
 
     /// Whether a leader was heard within the minimum election timeout; a leader hears itself while a quorum answers.
@@ -125,7 +131,13 @@ impl Raft {
     fn open_ballot(&mut self, own_vote: bool, transfer: bool) -> Ballot {
         self.last_ballot += 1;
         let granted = if own_vote { BTreeSet::from([self.me()]) } else { BTreeSet::new() };
-        Ballot { number: self.last_ballot, granted, answered: BTreeSet::new(), transfer }
+        Ballot {
+            number: self.last_ballot,
+            granted,
+            answered: BTreeSet::new(),
+            spoken: BTreeMap::new(),
+            transfer,
+        }
     }
 
     /// Counts the candidate's vote for itself once it is durable, and starts its timer.
@@ -182,6 +194,7 @@ impl Raft {
             return;
         }
         ballot.answered.insert(ticket.peer);
+        ballot.spoken.insert(ticket.peer, reply.protocol);
         if reply.granted {
             ballot.granted.insert(ticket.peer);
             self.try_win(now);
@@ -210,7 +223,14 @@ impl Raft {
     fn become_leader(&mut self, votes: usize, voters: usize, now: Time) {
         let last = self.last();
         let peers = self.membership().members.iter().map(|m| m.member_id).filter(|&id| id != self.me());
-        let peers: BTreeMap<_, _> = peers.map(|id| (id, Progress::new(last.index + 1, now))).collect();
+        // A vote is an answer of this term, but no news of whether the voter lives: that begins with the first append.
+        let spoken = match &self.role {
+            Role::Candidate(ballot) => ballot.spoken.clone(),
+            _ => BTreeMap::new(),
+        };
+        let progress =
+            |id| Progress { spoken: spoken.get(&id).copied(), ..Progress::new(last.index + 1, now) };
+        let peers: BTreeMap<_, _> = peers.map(|id| (id, progress(id))).collect();
         let stamp_base = self.log.iter().next_back().map_or(self.snapshot.stamp, Entry::stamp);
         let reads = Reads::default();
         let tail = self.log.iter().rev().take_while(|e| e.index() > self.commit_index);

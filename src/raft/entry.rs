@@ -5,7 +5,7 @@
 //! offset  size  field    (integers little-endian)
 //!      0     4  len      bytes of the payload
 //!      4     4  crc      CRC-32C of len and of everything behind this field
-//!      8     1  kind     1 found, 2 no-op, 3 command, 4 membership
+//!      8     1  kind     1 found, 2 no-op, 3 command, 4 membership, 5 version
 //!      9     8  index
 //!     17     8  term
 //!     25     8  stamp    cluster time in microseconds
@@ -18,6 +18,7 @@ use std::sync::Arc;
 use crate::bytes::{u32_at, u64_at};
 
 use super::types::{Found, Index, Membership, Position, Stamp, Term};
+use super::version::{PROTOCOL, Protocol};
 
 /// Bytes of a frame before its payload.
 pub const FRAME_HEADER_BYTES: usize = 33;
@@ -37,6 +38,8 @@ pub enum EntryKind {
     Command = 3,
     /// A new membership.
     Membership = 4,
+    /// A higher version is in force from here on.
+    Version = 5,
 }
 
 impl EntryKind {
@@ -46,6 +49,7 @@ impl EntryKind {
             2 => EntryKind::Noop,
             3 => EntryKind::Command,
             4 => EntryKind::Membership,
+            5 => EntryKind::Version,
             _ => return None,
         })
     }
@@ -62,6 +66,8 @@ pub enum Payload {
     Command(Vec<u8>),
     /// A new membership.
     Membership(Membership),
+    /// The version in force from here on.
+    Version(Protocol),
 }
 
 /// Why bytes are not a frame.
@@ -82,9 +88,11 @@ pub enum FrameError {
     #[error("the frame's checksum does not match")]
     Checksum,
     /// A kind this version does not know.
-    #[error("unknown entry kind {0}: written by a newer version?")]
+    #[error(
+        "there is an entry of kind {0}, which this program (protocol {PROTOCOL}) does not know: run the dkv-server that wrote it"
+    )]
     Kind(u8),
-    /// A found or membership payload that is not valid JSON of its type.
+    /// A found, membership or version payload that is not what it should be.
     #[error("the frame's payload does not parse: {0}")]
     Payload(String),
 }
@@ -98,23 +106,28 @@ pub struct Entry {
     stamp: Stamp,
     frame: Arc<[u8]>,
     membership: Option<Arc<Membership>>,
+    version: Option<Protocol>,
 }
 
 impl Entry {
     /// Makes the entry and its frame. Panics when the payload exceeds [`MAX_PAYLOAD_BYTES`]: the limits of the API
     /// are far below it.
     pub fn new(position: Position, stamp: Stamp, payload: &Payload) -> Entry {
-        let json;
-        let (kind, bytes, membership): (_, &[u8], _) = match payload {
+        let (json, number);
+        let (kind, bytes, membership, version): (_, &[u8], _, _) = match payload {
             Payload::Found(found) => {
                 json = serde_json::to_vec(found).expect("plain data serialises");
-                (EntryKind::Found, &json, Some(Arc::new(found.members.clone())))
+                (EntryKind::Found, &json, Some(Arc::new(found.members.clone())), Some(found.protocol))
             }
-            Payload::Noop => (EntryKind::Noop, &[], None),
-            Payload::Command(bytes) => (EntryKind::Command, bytes, None),
+            Payload::Noop => (EntryKind::Noop, &[], None, None),
+            Payload::Command(bytes) => (EntryKind::Command, bytes, None, None),
             Payload::Membership(membership) => {
                 json = serde_json::to_vec(membership).expect("plain data serialises");
-                (EntryKind::Membership, &json, Some(Arc::new(membership.clone())))
+                (EntryKind::Membership, &json, Some(Arc::new(membership.clone())), None)
+            }
+            Payload::Version(version) => {
+                number = version.to_le_bytes();
+                (EntryKind::Version, &number, None, Some(*version))
             }
         };
         assert!(bytes.len() <= MAX_PAYLOAD_BYTES, "a payload of {} bytes exceeds every limit", bytes.len());
@@ -129,7 +142,8 @@ impl Entry {
         frame.extend_from_slice(bytes);
         let crc = checksum(&frame);
         frame[4..8].copy_from_slice(&crc.to_le_bytes());
-        Entry { kind, index: position.index, term: position.term, stamp, frame: frame.into(), membership }
+        let Position { index, term } = position;
+        Entry { kind, index, term, stamp, frame: frame.into(), membership, version }
     }
 
     /// Reads the frame at the start of `bytes`; returns the entry and the frame's length. Checks the length before
@@ -153,10 +167,18 @@ impl Entry {
         let kind = EntryKind::from_byte(frame[8]).ok_or(FrameError::Kind(frame[8]))?;
         let payload = &frame[FRAME_HEADER_BYTES..];
         let broken = |e: serde_json::Error| FrameError::Payload(e.to_string());
-        let membership = match kind {
-            EntryKind::Found => Some(serde_json::from_slice::<Found>(payload).map_err(broken)?.members),
-            EntryKind::Membership => Some(serde_json::from_slice::<Membership>(payload).map_err(broken)?),
-            EntryKind::Noop | EntryKind::Command => None,
+        let (membership, version) = match kind {
+            EntryKind::Found => {
+                let found: Found = serde_json::from_slice(payload).map_err(broken)?;
+                (Some(found.members), Some(found.protocol))
+            }
+            EntryKind::Membership => (Some(serde_json::from_slice(payload).map_err(broken)?), None),
+            EntryKind::Version => {
+                let number = payload.try_into().map(Protocol::from_le_bytes);
+                let wrong = |_| FrameError::Payload(format!("{} bytes are no version", payload.len()));
+                (None, Some(number.map_err(wrong)?))
+            }
+            EntryKind::Noop | EntryKind::Command => (None, None),
         };
         let entry = Entry {
             kind,
@@ -165,6 +187,7 @@ impl Entry {
             stamp: u64_at(frame, 25),
             frame: frame.into(),
             membership: membership.map(Arc::new),
+            version,
         };
         Ok((entry, need))
     }
@@ -199,7 +222,7 @@ impl Entry {
         &self.frame
     }
 
-    /// The payload: an encoded command, or the JSON of a found or membership entry.
+    /// The payload: an encoded command, the JSON of a found or membership entry, the number of a version entry.
     pub fn payload(&self) -> &[u8] {
         &self.frame[FRAME_HEADER_BYTES..]
     }
@@ -207,6 +230,11 @@ impl Entry {
     /// The membership this entry puts in force, for found and membership entries.
     pub fn membership(&self) -> Option<&Arc<Membership>> {
         self.membership.as_ref()
+    }
+
+    /// The version this entry puts in force, for found and version entries.
+    pub fn version(&self) -> Option<Protocol> {
+        self.version
     }
 
     /// The found record, for the found entry. The payload was checked when the entry was made or decoded.
@@ -239,6 +267,7 @@ mod tests {
     #[test]
     fn decode_found_gives_the_membership_back() {
         let found = Found {
+            protocol: 1,
             cluster_id: ClusterId(5),
             settings: Settings::default(),
             members: Membership::default(),

@@ -1,14 +1,15 @@
-//! The RPCs of Figure 2 and their replies. Entries travel beside the JSON as frames, so [`AppendEntriesRequest`] has
+//! The RPCs of Figure 2 and their replies. On the wire a field that a program does not know is ignored: a newer member
+//! may say more. What matters is only sent when the version in force has it. Entries travel beside the JSON as frames, so [`AppendEntriesRequest`] has
 //! no serde form of its own.
 
 use serde::{Deserialize, Serialize};
 
 use super::entry::Entry;
 use super::types::{Index, MemberId, Position, Term, Time};
+use super::version::Protocol;
 
 /// Asks for a vote (paper §5.2), or, with `pre_vote`, whether one would be given (thesis §9.6).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct RequestVoteRequest {
     /// The candidate's term; for a pre-vote the term it would campaign in, which is its own plus one.
     pub term: Term,
@@ -24,12 +25,13 @@ pub struct RequestVoteRequest {
 
 /// The answer to [`RequestVoteRequest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct RequestVoteReply {
     /// The receiver's term, for the candidate to update itself. A granted pre-vote repeats the request's term.
     pub term: Term,
     /// Whether the vote is (or would be) given.
     pub granted: bool,
+    /// What the receiver speaks.
+    pub protocol: Protocol,
 }
 
 /// Carries entries, or none: a heartbeat (paper §5.3).
@@ -82,17 +84,18 @@ impl AppendEntriesRequest {
 
 /// The answer to [`AppendEntriesRequest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct AppendEntriesReply {
     /// The receiver's term.
     pub term: Term,
     /// What it made of the request.
     pub outcome: AppendOutcome,
+    /// What the receiver speaks.
+    pub protocol: Protocol,
 }
 
 /// What a receiver made of an AppendEntries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum AppendOutcome {
     /// The previous entry matched.
     Accepted {
@@ -135,17 +138,18 @@ pub struct InstallSnapshotRequest {
 
 /// The answer to [`InstallSnapshotRequest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct InstallSnapshotReply {
     /// The receiver's term.
     pub term: Term,
     /// What it made of the piece.
     pub outcome: InstallOutcome,
+    /// What the receiver speaks.
+    pub protocol: Protocol,
 }
 
 /// What a receiver made of a piece of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum InstallOutcome {
     /// It is written: send what begins here next. An earlier offset than sent asks to go back there.
     Wants(u64),
@@ -157,7 +161,6 @@ pub enum InstallOutcome {
 
 /// Tells a member to campaign at once (thesis §3.10): the leader hands over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct TimeoutNowRequest {
     /// The leader's term.
     pub term: Term,
@@ -167,7 +170,6 @@ pub struct TimeoutNowRequest {
 
 /// The answer to [`TimeoutNowRequest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct TimeoutNowReply {
     /// The receiver's term when the request had arrived; the campaign itself raises it.
     pub term: Term,

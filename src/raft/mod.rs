@@ -29,6 +29,7 @@
 //! | `read.rs` | ReadIndex (thesis §6.4) |
 //! | `snapshot.rs` | when the state is saved, what of the log may go, who is sent a snapshot and who takes it (paper §7, Figure 13) |
 //! | `change.rs` | changes of the membership, one server at a time; learners and their promotion (thesis §4.1, §4.2) |
+//! | `version.rs` | the version that the cluster agrees on, and when it is raised |
 //! | `hand_over.rs` | leadership transfer (thesis §3.10) |
 //! | `write.rs` | what must reach the disk, and the replies that wait for it |
 //! | `invariants.rs` | what must hold at every moment |
@@ -89,6 +90,7 @@ mod reply;
 mod role;
 mod snapshot;
 mod types;
+mod version;
 mod watermarks;
 mod write;
 
@@ -117,6 +119,9 @@ pub use snapshot::InstallVerdict;
 pub use types::{
     ClusterId, Found, HardState, Index, Member, MemberId, Membership, Position, RestoredState, Settings,
     SnapshotMeta, Stamp, Term, Time,
+};
+pub use version::{
+    FIRST_PROTOCOL, HeldBackBy, PROTOCOL, Protocol, VersionMismatch, check_version, oldest_readable,
 };
 pub use watermarks::Watermarks;
 pub use write::{AfterSync, QueuedWrite, WriteBatch, WriteOp, WriteQueue, WriteSeq};

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::types::{Index, MemberId, Membership, Position, Term};
+use super::version::Protocol;
 
 /// At most this many notes wait to be fetched; beyond, the oldest are dropped and counted.
 pub(super) const MAX_NOTES: usize = 256;
@@ -98,6 +99,10 @@ pub enum Decision {
     MembershipInForce(Index),
     /// A learner has caught up and becomes a voter.
     Promoted(MemberId),
+    /// Every member speaks this version: it is appended.
+    ProposedVersion(Protocol),
+    /// This version is in force.
+    VersionInForce(Protocol),
     /// The own state through this position is in a durable snapshot.
     SnapshotSaved(Position),
     /// A peer needs entries that are compacted: it gets the snapshot that ends here.
@@ -245,6 +250,15 @@ impl Decision {
                 write!(f, "the membership of entry {index} is in force")
             }
             Decision::Promoted(peer) => write!(f, "{} has caught up and becomes a voter", who(peer)),
+            Decision::ProposedVersion(version) => {
+                write!(f, "raises the version to {version}: every member speaks it")
+            }
+            Decision::VersionInForce(version) => {
+                write!(
+                    f,
+                    "version {version} is in force: a program that speaks less cannot take part any more"
+                )
+            }
             Decision::SnapshotSaved(last) => write!(f, "saved a snapshot through {last}"),
             Decision::SnapshotOffered(peer, last) => {
                 write!(

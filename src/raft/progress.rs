@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::types::{Index, Time};
+use super::version::Protocol;
 
 /// How sure the leader is of where a peer's log stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct Progress {
     pub known_since: Time,
     /// When the last RPC was sent that the peer answered in this term; `None` until it has answered one.
     pub heard_at: Option<Time>,
+    /// What the peer's program speaks, as its newest answer of this term says.
+    pub spoken: Option<Protocol>,
     /// When the next heartbeat is due: one interval after the last RPC was sent, at once in a new term.
     pub heartbeat_at: Time,
     /// The read round of the last RPC sent.
@@ -76,6 +79,7 @@ impl Progress {
             is_full: false,
             known_since: now,
             heard_at: None,
+            spoken: None,
             heartbeat_at: now,
             sent_round: 0,
             acked_round: 0,
@@ -83,10 +87,24 @@ impl Progress {
         }
     }
 
+    /// It answered in this term an RPC that was sent then.
+    pub fn hear(&mut self, sent_at: Time, protocol: Protocol) {
+        if self.heard_at.is_none_or(|before| sent_at >= before) {
+            self.heard_at = Some(sent_at);
+            self.spoken = Some(protocol);
+        }
+    }
+
     /// From when check-quorum counts (thesis §6.2): a peer that has not answered yet has a whole election timeout to do
     /// so, or every new leader would step down at once. It says nothing of whether the peer is alive.
     pub fn quorum_contact(&self) -> Time {
         self.heard_at.unwrap_or(self.known_since)
+    }
+
+    /// What the peer's program speaks, for a decision that needs to know it now: a peer that is not heard may be on its
+    /// way back with another program.
+    pub fn protocol(&self, now: Time, election_timeout: Duration) -> Option<Protocol> {
+        self.spoken.filter(|_| self.liveness(now, election_timeout) == Liveness::Alive)
     }
 
     /// Whether the peer is alive, for a decision that needs it alive.

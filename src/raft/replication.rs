@@ -119,10 +119,14 @@ impl Raft {
         self.log.truncate_suffix(from);
         self.writes.truncate_suffix(from);
         self.memberships.truncate_suffix(from);
+        self.versions.truncate_suffix(from);
     }
 
     fn append_reply(&self, outcome: AppendOutcome, hold: Option<Hold>) -> AfterSync<AppendEntriesReply> {
-        self.after_hard_state(AppendEntriesReply { term: self.term(), outcome }, hold)
+        self.after_hard_state(
+            AppendEntriesReply { term: self.term(), outcome, protocol: self.protocol() },
+            hold,
+        )
     }
 
     // ---- a leader's side ---------------------------------------------------------------------------------------------
@@ -245,7 +249,7 @@ impl Raft {
         }
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.peers.get_mut(&ticket.peer) else { return };
-        progress.heard_at = progress.heard_at.max(Some(ticket.sent_at));
+        progress.hear(ticket.sent_at, reply.protocol);
         progress.acked_round = progress.acked_round.max(round);
         match reply.outcome {
             AppendOutcome::Accepted { received, match_index } => {
@@ -274,6 +278,7 @@ impl Raft {
         self.advance_leader_commit(now);
         self.confirm_reads();
         self.promote_caught_up(ticket.peer, now);
+        self.raise_version(now);
     }
 
     /// Skips a whole conflicting term at once (paper §5.3): to the end of that term here, or, when it is unknown here, to
@@ -323,6 +328,9 @@ impl Raft {
         }
         self.commit_index = to;
         self.memberships.commit(to);
+        if self.versions.commit(to) {
+            self.note(Decision::VersionInForce(self.version()));
+        }
         self.note(Decision::Committed(Position::new(to, term)));
     }
 }

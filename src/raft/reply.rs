@@ -29,7 +29,11 @@ impl Reply for InstallSnapshotReply {
             return Some(*self);
         }
         let is_durable = raft.writes.persisted_hard_state().term == raft.term();
-        is_durable.then_some(InstallSnapshotReply { term: raft.term(), outcome: InstallOutcome::TermOnly })
+        is_durable.then_some(InstallSnapshotReply {
+            term: raft.term(),
+            outcome: InstallOutcome::TermOnly,
+            ..*self
+        })
     }
 }
 
@@ -45,8 +49,11 @@ impl Reply for AppendEntriesReply {
     fn open(&self, raft: &Raft, waiting: &AfterSync<Self>, now: Time) -> Option<AppendEntriesReply> {
         if raft.term() != waiting.term {
             let is_durable = raft.writes.persisted_hard_state().term == raft.term();
-            return is_durable
-                .then_some(AppendEntriesReply { term: raft.term(), outcome: AppendOutcome::TermOnly });
+            return is_durable.then_some(AppendEntriesReply {
+                term: raft.term(),
+                outcome: AppendOutcome::TermOnly,
+                ..*self
+            });
         }
         let (AppendOutcome::Accepted { received, match_index }, Some(hold)) = (self.outcome, waiting.hold)
         else {
@@ -57,9 +64,6 @@ impl Reply for AppendEntriesReply {
             return None;
         }
         let match_index = match_index.min(raft.persisted_index());
-        Some(AppendEntriesReply {
-            term: self.term,
-            outcome: AppendOutcome::Accepted { received, match_index },
-        })
+        Some(AppendEntriesReply { outcome: AppendOutcome::Accepted { received, match_index }, ..*self })
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::progress::Progress;
 use super::read::Reads;
 use super::types::{Index, MemberId, Stamp, Time};
+use super::version::Protocol;
 
 /// The role of a member (paper §5.1), with what only that role knows.
 #[derive(Clone, Debug)]
@@ -56,6 +57,8 @@ pub struct Ballot {
     pub(super) granted: BTreeSet<MemberId>,
     /// Who answered at all.
     pub(super) answered: BTreeSet<MemberId>,
+    /// What those who answered in the ballot's own term speak.
+    pub(super) spoken: BTreeMap<MemberId, Protocol>,
     /// The former leader asked for this campaign (thesis §3.10): votes are given although it was heard just now.
     pub(super) transfer: bool,
 }

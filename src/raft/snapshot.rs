@@ -10,6 +10,7 @@ use super::note::Decision;
 use super::progress::Mode;
 use super::role::Role;
 use super::types::{Index, MemberId, SnapshotMeta, Time};
+use super::version::Versions;
 use super::write::AfterSync;
 
 /// What becomes of a piece of a snapshot.
@@ -146,8 +147,13 @@ impl Raft {
             self.log.reset(last);
             self.writes.push_reset(last, now);
         }
-        let behind = self.log.iter().filter(|e| e.index() > last.index);
-        self.memberships = Memberships::new(&meta, behind);
+        let behind = || self.log.iter().filter(|e| e.index() > last.index);
+        self.memberships = Memberships::new(&meta, behind());
+        let versions = Versions::new(&meta, behind());
+        let before = std::mem::replace(&mut self.versions, versions).committed();
+        if self.version() != before {
+            self.note(Decision::VersionInForce(self.version()));
+        }
         self.commit_index = last.index;
         self.memberships.commit(last.index);
         self.replace_snapshot(meta, bytes);
@@ -161,7 +167,10 @@ impl Raft {
     }
 
     fn install_reply(&self, outcome: InstallOutcome) -> AfterSync<InstallSnapshotReply> {
-        self.after_hard_state(InstallSnapshotReply { term: self.term(), outcome }, None)
+        self.after_hard_state(
+            InstallSnapshotReply { term: self.term(), outcome, protocol: self.protocol() },
+            None,
+        )
     }
 
     // ---- a leader's side ---------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ mod vote;
 
 pub(super) fn config(me: u64) -> RaftConfig {
     RaftConfig {
+        protocol: 1,
+        hold_version: false,
         me: MemberId(me),
         election_timeout: Duration::from_millis(300),
         heartbeat: Duration::from_millis(50),
@@ -36,6 +38,7 @@ pub(super) fn found(n: u64) -> Entry {
         })
         .collect();
     let found = Found {
+        protocol: 1,
         cluster_id: ClusterId(1),
         settings: Settings::default(),
         members: Membership { members },
@@ -158,7 +161,7 @@ fn pre_candidate() -> (Raft, Time) {
 fn candidate() -> (Raft, Time) {
     let (mut raft, now) = pre_candidate();
     let (_, ticket) = asked(&mut raft, 2, now);
-    let granted = RequestVoteReply { term: 5, granted: true };
+    let granted = RequestVoteReply { term: 5, granted: true, protocol: 1 };
     raft.handle_rpc_result(ticket, Ok(RpcReply::RequestVote(granted)), now);
     raft.poll_notes();
     (raft, now)
@@ -169,7 +172,7 @@ fn leader() -> (Raft, Time) {
     let (mut raft, now) = candidate();
     sync(&mut raft, now);
     let (_, ticket) = asked(&mut raft, 2, now);
-    let granted = RequestVoteReply { term: 5, granted: true };
+    let granted = RequestVoteReply { term: 5, granted: true, protocol: 1 };
     raft.handle_rpc_result(ticket, Ok(RpcReply::RequestVote(granted)), now);
     raft.poll_notes();
     (raft, now)

@@ -5,7 +5,9 @@ use std::ops::{Add, Sub};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::version::Protocol;
 
 /// A term, the logical clock of Raft (paper §5.1). 0 = before the first election.
 pub type Term = u64;
@@ -167,6 +169,37 @@ pub struct Member {
     pub promote: bool,
 }
 
+/// A member as it comes over the wire. In the log and in files an unknown field is refused, since they must be
+/// understood whole; on the wire it is ignored.
+#[derive(Deserialize)]
+#[serde(remote = "Member")]
+struct WireMember {
+    node_id: String,
+    member_id: MemberId,
+    raft_addr: String,
+    http_addr: String,
+    voter: bool,
+    #[serde(default)]
+    promote: bool,
+}
+
+impl Member {
+    /// Reads it from the wire: ignores what it does not know.
+    pub(crate) fn from_wire<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Member, D::Error> {
+        WireMember::deserialize(deserializer)
+    }
+}
+
+impl Membership {
+    /// Reads it from the wire: ignores what it does not know.
+    pub(crate) fn from_wire<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Membership, D::Error> {
+        #[derive(Deserialize)]
+        struct One(#[serde(with = "WireMember")] Member);
+        let members = Vec::<One>::deserialize(deserializer)?;
+        Ok(Membership { members: members.into_iter().map(|one| one.0).collect() })
+    }
+}
+
 /// The members, sorted by name. In force as soon as it is appended (thesis §4.1).
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -230,6 +263,9 @@ pub struct Found {
     pub cluster_id: ClusterId,
     /// Settings every member shares.
     pub settings: Settings,
+    /// The version in force from the beginning: the highest one that all founders speak, or that of the state that the
+    /// cluster began with.
+    pub protocol: Protocol,
     /// The founding members, all voters.
     pub members: Membership,
     /// The state that the cluster began with, when that was not an empty one. Its log then begins behind a snapshot of it.
@@ -246,6 +282,23 @@ pub struct RestoredState {
     /// The hash of the state as it was in that cluster; 32 hexadecimal digits in JSON.
     #[serde(with = "crate::bytes::state_hash")]
     pub state_hash: u128,
+}
+
+impl RestoredState {
+    /// Reads it from the wire: ignores what it does not know.
+    pub(crate) fn from_wire<'de, D>(deserializer: D) -> Result<Option<RestoredState>, D::Error>
+    where
+        D: Deserializer<'de>,
+    {
+        #[derive(Deserialize)]
+        struct Wire {
+            revision: u64,
+            #[serde(with = "crate::bytes::state_hash")]
+            state_hash: u128,
+        }
+        let wire = Option::<Wire>::deserialize(deserializer)?;
+        Ok(wire.map(|Wire { revision, state_hash }| RestoredState { revision, state_hash }))
+    }
 }
 
 impl std::fmt::Display for RestoredState {
@@ -266,6 +319,8 @@ pub struct SnapshotMeta {
     pub membership: Arc<Membership>,
     /// Index of the entry that set `membership`.
     pub membership_index: Index,
+    /// The version in force at `last`.
+    pub version: Protocol,
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use crate::store::identity::IdentityError;
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub struct ServerError {
-    /// 0 told to stop before it started, 1 run-time failure, 2 configuration, 3 data corrupt, 4 identity refused.
+    /// 0 told to stop before it started, 1 run-time failure, 2 configuration, 3 data corrupt, 4 identity refused,
+    /// 5 another program is needed.
     pub exit_code: u8,
     /// What happened, where, and what to do.
     pub text: String,

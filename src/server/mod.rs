@@ -11,6 +11,7 @@ mod shared;
 mod start;
 mod start_wait;
 
+pub use crate::raft::PROTOCOL;
 pub use error::ServerError;
 pub use start::{Joining, Server};
 pub use start_wait::StartWait;

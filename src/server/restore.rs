@@ -80,7 +80,11 @@ impl Restore {
 
 fn load(path: &Path) -> Result<Backup, ServerError> {
     Backup::load(path).map_err(|e| {
-        let exit_code = if matches!(e, SnapshotError::Io { .. }) { 2 } else { 3 };
+        let exit_code = match e {
+            SnapshotError::Io { .. } => 2,
+            SnapshotError::Corrupt { .. } => 3,
+            SnapshotError::NewerFormat { .. } | SnapshotError::Version { .. } => 5,
+        };
         ServerError::new(exit_code, format!("--restore: {e}; nothing was written"))
     })
 }

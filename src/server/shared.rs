@@ -11,7 +11,8 @@ use crate::api::{
 use crate::config::{Config, Limits, Peer};
 use crate::node::Node;
 use crate::node::founding::FoundingPort;
-use crate::raft::{Mode, RoleKind};
+use crate::raft::{Mode, PROTOCOL, RoleKind};
+use crate::store::FIRST_REVISION;
 
 /// Shared by the handlers of both ports.
 pub(super) struct Shared {
@@ -175,11 +176,13 @@ impl Shared {
                 applied: 0,
                 persisted: 0,
                 last: 0,
-                revision: 0,
-                floor: 0,
+                revision: FIRST_REVISION,
+                floor: FIRST_REVISION,
                 state_hash: String::new(),
                 uptime_ms,
                 version,
+                protocol: PROTOCOL,
+                protocol_in_force: None,
                 peers: Vec::new(),
             };
         };
@@ -206,6 +209,8 @@ impl Shared {
             state_hash: format!("{:032x}", status.state_hash),
             uptime_ms,
             version,
+            protocol: status.protocol,
+            protocol_in_force: Some(status.version),
             peers: (status.peers.iter())
                 .map(|p| PeerStatus {
                     node_id: p.node_id.clone(),
@@ -220,6 +225,7 @@ impl Shared {
                     match_index: p.match_index,
                     lag: p.match_index.map(|_| p.lag),
                     reachable: p.is_reachable,
+                    protocol: p.protocol,
                     has_lost_entries: p.mode == Mode::Lost,
                 })
                 .collect(),

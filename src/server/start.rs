@@ -22,7 +22,7 @@ use crate::node::birth::{Born, IdentityConfig, Opened, open};
 use crate::node::founding::{Founding, FoundingInbox, FoundingPort, founding_port};
 use crate::node::recover::check_finished;
 use crate::node::{Deliveries, Listeners, Node, NodeOptions, PeerList};
-use crate::raft::{ClusterId, Settings};
+use crate::raft::{ClusterId, PROTOCOL, Settings};
 use crate::store::disk::RealDisk;
 use crate::store::identity::DataDirLock;
 use crate::store::wal::WalOptions;
@@ -363,6 +363,8 @@ fn start_node(
         seed: getrandom::u64().map_err(|e| ServerError::new(1, format!("no random numbers: {e}")))?,
         snapshot_log_bytes: config.snapshot_log_bytes,
         snapshot_log_entries: config.snapshot_log_entries,
+        protocol: PROTOCOL,
+        hold_version: config.hold_version,
         check_invariants: config.debug.check_invariants,
     };
     let peers = Arc::new(HttpPeers::new(&birth_record));

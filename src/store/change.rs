@@ -32,6 +32,10 @@ pub(super) trait Keys {
     /// The key, if it exists.
     fn current(&self, key: &[u8]) -> Option<Found>;
 
+    /// The value of the key, if it exists.
+    #[cfg(feature = "next-protocol")]
+    fn value(&self, key: &[u8]) -> Option<Vec<u8>>;
+
     /// Shows the keys of a range that exist to `visit`, in their order, until it breaks off.
     fn walk(&self, range: &KeyRange, visit: &mut Visit<'_>);
 }
@@ -60,37 +64,43 @@ pub(super) struct Change<'a> {
 
 impl<'a> Change<'a> {
     /// Opens a change of `keys`, which are those of the revision `found`, under the settings in force.
-    pub fn open(keys: &'a dyn Keys, found: u64, settings: &'a Settings) -> Change<'a> {
+    pub(super) fn open(keys: &'a dyn Keys, found: u64, settings: &'a Settings) -> Change<'a> {
         Change { keys, found, settings, writes: Writes::new() }
     }
 
     /// The settings in force.
-    pub fn settings(&self) -> &Settings {
+    pub(super) fn settings(&self) -> &Settings {
         self.settings
     }
 
     /// The revision of the store before it.
-    pub fn found(&self) -> u64 {
+    pub(super) fn found(&self) -> u64 {
         self.found
     }
 
     /// The revision that it makes if it does something.
-    pub fn revision(&self) -> u64 {
+    pub(super) fn revision(&self) -> u64 {
         self.found + 1
     }
 
     /// The key before the change, if it exists.
-    pub fn current(&self, key: &[u8]) -> Option<Found> {
+    pub(super) fn current(&self, key: &[u8]) -> Option<Found> {
         self.keys.current(key)
     }
 
+    /// The value of the key before the change, if it exists.
+    #[cfg(feature = "next-protocol")]
+    pub fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.keys.value(key)
+    }
+
     /// Shows the keys of a range that exist before the change, in their order, until `visit` breaks off.
-    pub fn walk(&self, range: &KeyRange, mut visit: impl FnMut(&Arc<[u8]>, Found) -> ControlFlow<()>) {
+    pub(super) fn walk(&self, range: &KeyRange, mut visit: impl FnMut(&Arc<[u8]>, Found) -> ControlFlow<()>) {
         self.keys.walk(range, &mut visit);
     }
 
     /// Gives a key a value. When it came to exist, and how many times it was put since.
-    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> (u64, u64) {
+    pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> (u64, u64) {
         let new = (self.revision(), 1);
         let (create_revision, version) =
             self.current(&key).map_or(new, |found| (found.create_revision, found.version + 1));
@@ -99,7 +109,7 @@ impl<'a> Change<'a> {
     }
 
     /// Removes a key that exists.
-    pub fn delete(&mut self, key: Arc<[u8]>) {
+    pub(super) fn delete(&mut self, key: Arc<[u8]>) {
         self.write(key, Write { create_revision: 0, version: 0, value: None });
     }
 
@@ -110,7 +120,7 @@ impl<'a> Change<'a> {
     }
 
     /// What it does to which keys.
-    pub fn close(self) -> Writes {
+    pub(super) fn close(self) -> Writes {
         self.writes
     }
 }

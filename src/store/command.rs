@@ -19,6 +19,8 @@ mod envelope;
 mod fingerprint;
 mod put;
 mod reader;
+#[cfg(feature = "next-protocol")]
+mod touch;
 
 #[cfg(test)]
 mod tests;
@@ -26,7 +28,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 use super::change::Change;
-use crate::raft::Index;
+use crate::raft::{FIRST_PROTOCOL, Index, Protocol};
 use crate::vocabulary::{Condition, KeyRange, Op, OpKind, Outcome};
 use envelope::{Envelope, VERSION};
 use reader::{Reader, put_sized};
@@ -59,7 +61,6 @@ pub struct Idempotency {
 
 /// The outcome of the command at one place of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Applied {
     /// Index of the entry that was applied.
     pub index: Index,
@@ -73,9 +74,7 @@ pub struct Applied {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
     /// A version this build does not know.
-    #[error(
-        "the command has version {0}, this build reads version {VERSION} only: it needs a newer dkv-server"
-    )]
+    #[error("the command has version {0}, and this program reads version {VERSION} alone")]
     Version(u8),
     /// An operation this build does not know.
     #[error("the command has operation {0}, which this build does not know: it needs a newer dkv-server")]
@@ -107,13 +106,23 @@ impl CommandError {
     pub fn is_newer(&self) -> bool {
         match self {
             CommandError::Version(version) => *version > VERSION,
-            CommandError::Operation(_) => true,
+            CommandError::Operation(_) | CommandError::Unknown { field: "condition", .. } => true,
             CommandError::Short(_)
             | CommandError::Unknown { .. }
             | CommandError::Condition(_)
             | CommandError::Text(_)
             | CommandError::Trailing(_) => false,
         }
+    }
+}
+
+/// The version that must be in force for a command to be proposed: that of its operation. Takes the byte form, of which
+/// it looks at the operation alone.
+pub fn needed_protocol(command: &[u8]) -> Protocol {
+    match command.get(1).and_then(|tag| OpKind::from_tag(*tag)) {
+        #[cfg(feature = "next-protocol")]
+        Some(OpKind::Touch) => 2,
+        Some(OpKind::Put | OpKind::Delete | OpKind::DeleteRange) | None => FIRST_PROTOCOL,
     }
 }
 
@@ -127,6 +136,8 @@ impl Command {
             Op::Put { key, value } => put::encoded_len(key, value),
             Op::Delete { key } => delete::encoded_len(key),
             Op::DeleteRange { range } => delete_range::encoded_len(range),
+            #[cfg(feature = "next-protocol")]
+            Op::Touch { key } => touch::encoded_len(key),
         };
         let mut out = Vec::with_capacity(envelope::encoded_len(self) + op_len);
         envelope::encode(self, &mut out);
@@ -134,6 +145,8 @@ impl Command {
             Op::Put { key, value } => put::encode(key, value, &mut out),
             Op::Delete { key } => delete::encode(key, &mut out),
             Op::DeleteRange { range } => delete_range::encode(range, &mut out),
+            #[cfg(feature = "next-protocol")]
+            Op::Touch { key } => touch::encode(key, &mut out),
         }
         out
     }
@@ -149,6 +162,8 @@ impl Command {
             OpKind::Put => put::decode(&mut reader)?,
             OpKind::Delete => delete::decode(&mut reader)?,
             OpKind::DeleteRange => delete_range::decode(&mut reader)?,
+            #[cfg(feature = "next-protocol")]
+            OpKind::Touch => touch::decode(&mut reader)?,
         };
         match reader.remaining() {
             0 => Ok(Command { op, condition, idempotency, wall_ms, actor }),
@@ -168,6 +183,8 @@ pub fn request_hash(op: &Op, condition: Option<Condition>) -> u128 {
         Op::Put { key, value } => put::hash(key, value, &mut hash),
         Op::Delete { key } => delete::hash(key, &mut hash),
         Op::DeleteRange { range } => delete_range::hash(range, &mut hash),
+        #[cfg(feature = "next-protocol")]
+        Op::Touch { key } => touch::hash(key, &mut hash),
     }
     hash.finish()
 }
@@ -179,6 +196,8 @@ pub(super) fn execute(op: Op, condition: Option<Condition>, change: &mut Change<
         Op::Put { key, value } => put::execute(key, value, condition, change),
         Op::Delete { key } => delete::execute(key, condition, change),
         Op::DeleteRange { range } => delete_range::execute(&range, change),
+        #[cfg(feature = "next-protocol")]
+        Op::Touch { key } => touch::execute(key, condition, change),
     }
 }
 

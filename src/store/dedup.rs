@@ -34,7 +34,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    pub fn new(stamp: Stamp, key: Arc<str>, request_hash: u128, outcome: &Outcome) -> Row {
+    pub(super) fn new(stamp: Stamp, key: Arc<str>, request_hash: u128, outcome: &Outcome) -> Row {
         Row { stamp, key, request_hash, outcome: outcome.encode().into() }
     }
 
@@ -42,7 +42,7 @@ impl Row {
     ///
     /// # Errors
     /// They are no outcome.
-    pub fn from_bytes(
+    pub(super) fn from_bytes(
         stamp: Stamp,
         key: Arc<str>,
         request_hash: u128,
@@ -53,12 +53,12 @@ impl Row {
     }
 
     /// The outcome as bytes.
-    pub fn outcome_bytes(&self) -> &[u8] {
+    pub(super) fn outcome_bytes(&self) -> &[u8] {
         &self.outcome
     }
 
     /// The outcome.
-    pub fn outcome(&self) -> Outcome {
+    pub(super) fn outcome(&self) -> Outcome {
         Outcome::decode(&self.outcome).expect("a row is made of an outcome")
     }
 

@@ -71,6 +71,14 @@ pub enum IdentityError {
         /// What is wrong with it.
         what: String,
     },
+    /// Written by a later version of dkv.
+    #[error("{file} has format {format}, and this program knows {FORMAT}: run the dkv-server that wrote it")]
+    NewerFormat {
+        /// The file.
+        file: String,
+        /// Its format.
+        format: u64,
+    },
     /// The configuration names another node than the file.
     #[error(
         "node_id {configured:?} is configured, but this data_dir belongs to node {stored:?}; set node_id back to \
@@ -99,11 +107,12 @@ pub enum IdentityError {
 
 impl IdentityError {
     /// Exit code of a server that ends with this error: 1 run-time failure, 2 configuration, 3 data corrupt,
-    /// 4 identity refused.
+    /// 4 identity refused, 5 another program is needed.
     pub fn exit_code(&self) -> u8 {
         match self {
             IdentityError::Unwritable { .. } | IdentityError::Locked { .. } => 2,
             IdentityError::Corrupt { .. } => 3,
+            IdentityError::NewerFormat { .. } => 5,
             IdentityError::OtherName { .. } => 4,
             IdentityError::Io { .. } | IdentityError::Random(_) => 1,
         }
@@ -162,6 +171,15 @@ impl Identity {
         serde_json::from_slice(line).map_err(|e| e.to_string())
     }
 
+    /// The format of a whole identity file, if it is one that this program does not know.
+    fn newer_format(bytes: &[u8]) -> Option<u64> {
+        let end = bytes.iter().position(|&b| b == b'\n')?;
+        let (line, guard) = bytes.split_at(end);
+        let is_whole = guard == format!("\ncrc32c {:08x}\n", crc32c::crc32c(line)).as_bytes();
+        let json: serde_json::Value = serde_json::from_slice(line).ok().filter(|_| is_whole)?;
+        json["format"].as_u64().filter(|&format| format > u64::from(FORMAT))
+    }
+
     /// Reads the identity file; `None` when there is none. What it returns is durable: a file that a killed process
     /// left in the page cache is synced first, for others will be told what it says.
     pub fn load(disk: &dyn Disk) -> Result<Option<Identity>, IdentityError> {
@@ -184,6 +202,9 @@ impl Identity {
         let size = file.size().map_err(failed("read"))?;
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(usize::MAX).min(MAX_IDENTITY_BYTES + 1)];
         file.read_at(0, &mut bytes).map_err(failed("read"))?;
+        if let Some(format) = Identity::newer_format(&bytes) {
+            return Err(IdentityError::NewerFormat { file: disk.display(IDENTITY_FILE), format });
+        }
         let identity = Identity::decode(&bytes)
             .map_err(|what| IdentityError::Corrupt { file: disk.display(IDENTITY_FILE), what })?;
         Ok(Some(identity))

@@ -1,7 +1,9 @@
 //! The revisioned map: a pure function of the entries applied to it.
 //!
-//! The store has one revision, raised by one by every command that changes something, however many keys it changes
-//! (`super::change`). Each key has the versions it went through, the latest in the map itself, superseded ones in a queue behind it until the
+//! The store has one revision, [`FIRST_REVISION`] when it is empty, raised by one by every command that changes
+//! something, however many keys it changes (`super::change`). No change has revision 0 or 1, so a `mod_revision` of 0
+//! means that a key is absent. Each key has the versions it
+//! went through, the latest in the map itself, superseded ones in a queue behind it until the
 //! compaction floor passes them. So a read at any revision between the floor and now has an answer.
 //!
 //! **The floor** follows from the settings in the log and the applied commands alone: it trails the revision by at
@@ -17,6 +19,7 @@
 mod members;
 mod range;
 mod restore;
+mod version;
 mod versions;
 mod view;
 
@@ -28,7 +31,10 @@ use std::sync::Arc;
 use super::change::{Change, Found, Keys, Visit, Writes};
 use super::command::{self, Applied, Command, Domain, Fingerprint};
 use super::dedup::{Dedup, Lookup};
-use crate::raft::{ClusterId, Entry, EntryKind, Index, MemberId, Membership, Position, Settings, Stamp};
+use crate::raft::{
+    ClusterId, Entry, EntryKind, FIRST_PROTOCOL, Index, MemberId, Membership, PROTOCOL, Position, Protocol,
+    Settings, Stamp,
+};
 use crate::vocabulary::{Condition, KeyRange, Op, Outcome};
 use members::Members;
 use versions::{Superseded, Version, Versions};
@@ -37,11 +43,15 @@ use view::Pin;
 pub use members::MAX_REMOVED;
 pub use range::{Order, SCAN_KEYS};
 pub use restore::Rebase;
+pub use version::Unreadable;
 pub use view::{Kept, PAGE_BYTES, View};
 
 /// What a superseded version counts for `retention_bytes` besides its key and its value: about what it takes in
 /// memory. Part of the state machine's definition: members that differ here compact differently.
 pub const VERSION_OVERHEAD_BYTES: u64 = 64;
+
+/// The revision and the floor of an empty store: the first change makes the next one. It can be read: as a store without keys.
+pub const FIRST_REVISION: u64 = 1;
 
 /// A key with its value at some revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +109,10 @@ pub struct Kv {
     cluster_id: Option<ClusterId>,
     /// Found entry, membership, removed members.
     members: Members,
+    /// The version in force.
+    version: Protocol,
+    /// What the program speaks. No part of the state.
+    speaks: Protocol,
     applied: Position,
     stamp: Stamp,
     revision: u64,
@@ -117,21 +131,26 @@ pub struct Kv {
     /// How many versions there are.
     version_count: u64,
     dedup: Dedup,
+    /// How often a key was touched: from version 2 on a part of the state.
+    #[cfg(feature = "next-protocol")]
+    touches: u64,
     /// What the pinned view needs.
     pin: Option<Pin>,
 }
 
 impl Kv {
-    /// An empty store at revision 0. The found entry, the first of every log, replaces `settings`.
+    /// An empty store at [`FIRST_REVISION`]. The found entry, the first of every log, replaces `settings`.
     pub fn new(settings: Settings) -> Kv {
         Kv {
             settings,
             cluster_id: None,
             members: Members::default(),
+            version: FIRST_PROTOCOL,
+            speaks: PROTOCOL,
             applied: Position::ZERO,
             stamp: 0,
-            revision: 0,
-            floor: 0,
+            revision: FIRST_REVISION,
+            floor: FIRST_REVISION,
             keys: BTreeMap::new(),
             superseded: VecDeque::new(),
             superseded_bytes: 0,
@@ -140,6 +159,8 @@ impl Kv {
             versions_hash: 0,
             version_count: 0,
             dedup: Dedup::default(),
+            #[cfg(feature = "next-protocol")]
+            touches: 0,
             pin: None,
         }
     }
@@ -195,7 +216,7 @@ impl Kv {
         self.stamp
     }
 
-    /// How many commands have changed something.
+    /// The revision of the latest change; [`FIRST_REVISION`] before the first one.
     pub fn revision(&self) -> u64 {
         self.revision
     }
@@ -206,7 +227,7 @@ impl Kv {
     }
 
     /// A fingerprint of the logical state: every readable version, revision, floor, idempotency rows, cluster time,
-    /// cluster, settings, found entry, membership and removed members. Equal on all members that applied the same entries. Costs the same at any size.
+    /// cluster, settings, found entry, membership, removed members and the version in force. Equal on all members that applied the same entries. Costs the same at any size.
     pub fn state_hash(&self) -> u128 {
         let Settings { retention_revisions, retention_bytes, idempotency_window_s, idempotency_rows } =
             self.settings;
@@ -214,7 +235,11 @@ impl Kv {
         header.number(self.revision).number(self.floor).number(self.stamp);
         header.number(u64::from(self.cluster_id.is_some())).number(self.cluster_id.map_or(0, |id| id.0));
         header.number(retention_revisions).number(retention_bytes);
-        header.number(idempotency_window_s).number(idempotency_rows);
+        header.number(idempotency_window_s).number(idempotency_rows).number(u64::from(self.version));
+        #[cfg(feature = "next-protocol")]
+        if self.version >= 2 {
+            header.number(self.touches);
+        }
         let parts = [header.finish(), self.versions_hash, self.dedup.hash(), self.members.hash()];
         parts.into_iter().fold(0, u128::wrapping_add)
     }
@@ -233,44 +258,47 @@ impl Kv {
         self.dedup.would_refuse(key, self.stamp.max(stamp), &self.settings)
     }
 
+    /// Applies an entry that this program surely reads, such as one that it has written; see [`Kv::try_apply`].
+    ///
+    /// Panics where that fails.
+    pub fn apply(&mut self, entry: &Entry) -> Option<Applied> {
+        self.try_apply(entry).unwrap_or_else(|e| panic!("{e}"))
+    }
+
     /// Applies the next entry of the log; the outcome when it is a command. A pure function of the entries applied
     /// so far: no clock, no chance, no configuration.
     ///
-    /// Panics when `entry` is not the one behind [`Kv::applied`], or holds a command that this build cannot read:
-    /// going on would make this member's state differ from the others'.
-    pub fn apply(&mut self, entry: &Entry) -> Option<Applied> {
+    /// Panics when `entry` is not the one behind [`Kv::applied`].
+    ///
+    /// # Errors
+    /// A newer program wrote it. Nothing changed.
+    pub fn try_apply(&mut self, entry: &Entry) -> Result<Option<Applied>, Unreadable> {
         let position = entry.position();
         assert!(
             position.index == self.applied.index + 1 && position.term >= self.applied.term,
             "entry {position} does not follow {}, the last one applied",
             self.applied
         );
+        let command = self.readable(entry)?;
         self.applied = position;
         self.stamp = self.stamp.max(entry.stamp());
+        self.version = self.version.max(entry.version().unwrap_or(FIRST_PROTOCOL));
         match entry.kind() {
-            EntryKind::Noop => None,
-            EntryKind::Membership => {
-                self.members.apply(entry);
-                None
-            }
+            EntryKind::Noop | EntryKind::Version => {}
+            EntryKind::Membership => self.members.apply(entry),
             EntryKind::Found => {
                 assert_eq!(position.index, 1, "a found entry at {position}: a cluster is born once");
                 let found = entry.found().expect("a found entry holds a found record");
                 self.cluster_id = Some(found.cluster_id);
                 self.settings = found.settings;
                 self.members.apply(entry);
-                None
             }
-            EntryKind::Command => {
-                let command = Command::decode(entry.payload()).unwrap_or_else(|e| {
-                    panic!(
-                        "the committed entry {position} cannot be applied: {e}; run the version that wrote it"
-                    )
-                });
-                let (outcome, replayed) = self.decide(command);
-                Some(Applied { index: position.index, outcome, replayed })
-            }
+            EntryKind::Command => {}
         }
+        Ok(command.map(|command| {
+            let (outcome, replayed) = self.decide(command);
+            Applied { index: position.index, outcome, replayed }
+        }))
     }
 
     /// The outcome, and whether it was decided earlier.
@@ -295,9 +323,15 @@ impl Kv {
 
     /// Opens a change, lets the operation say what happens to keys, and closes it.
     fn execute(&mut self, op: Op, condition: Option<Condition>) -> Outcome {
+        #[cfg(feature = "next-protocol")]
+        let is_touch = matches!(op, Op::Touch { .. });
         let mut change = Change::open(&self.keys, self.revision, &self.settings);
         let outcome = command::execute(op, condition, &mut change);
         let writes = change.close();
+        #[cfg(feature = "next-protocol")]
+        if is_touch && !writes.is_empty() {
+            self.touches += 1;
+        }
         self.make_revision(writes);
         outcome
     }
@@ -397,6 +431,11 @@ fn found(key: &[u8], versions: &Versions) -> Option<Found> {
 impl Keys for BTreeMap<Arc<[u8]>, Versions> {
     fn current(&self, key: &[u8]) -> Option<Found> {
         found(key, self.get(key)?)
+    }
+
+    #[cfg(feature = "next-protocol")]
+    fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.get(key)?.latest.value.as_ref().map(|value| value.to_vec())
     }
 
     fn walk(&self, range: &KeyRange, visit: &mut Visit<'_>) {

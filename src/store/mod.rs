@@ -14,8 +14,8 @@ mod kv;
 mod private;
 
 pub use crate::vocabulary::{Condition, KeyRange, Op, Outcome};
-pub use command::{Applied, Command, CommandError, Idempotency, request_hash};
+pub use command::{Applied, Command, CommandError, Idempotency, needed_protocol, request_hash};
 pub use kv::{
-    Kept, Kv, MAX_REMOVED, Order, PAGE_BYTES, ReadError, Rebase, Record, SCAN_KEYS, Size,
-    VERSION_OVERHEAD_BYTES, View,
+    FIRST_REVISION, Kept, Kv, MAX_REMOVED, Order, PAGE_BYTES, ReadError, Rebase, Record, SCAN_KEYS, Size,
+    Unreadable, VERSION_OVERHEAD_BYTES, View,
 };

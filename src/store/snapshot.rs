@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use super::Kv;
 use super::disk::Disk;
-use crate::raft::{Index, Position};
+use crate::raft::{Index, Position, VersionMismatch};
 
 pub use header::SnapshotHeader;
 pub use reader::{SnapshotReader, SnapshotStatus, load, load_file, verify, verify_file, verify_stream};
@@ -114,6 +114,14 @@ pub enum SnapshotError {
         file: String,
         /// Its version.
         version: u32,
+    },
+    /// The state in it is at a version that this program does not read.
+    #[error("{file}: {mismatch}")]
+    Version {
+        /// The file.
+        file: String,
+        /// Which versions.
+        mismatch: VersionMismatch,
     },
 }
 

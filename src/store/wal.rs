@@ -174,6 +174,16 @@ pub enum WalError {
         /// Its version.
         version: u32,
     },
+    /// The log holds what only a later program reads.
+    #[error("{file} at byte {offset}: {what}")]
+    Newer {
+        /// The segment file.
+        file: String,
+        /// Where in it, in bytes.
+        offset: u64,
+        /// What it is, and which program reads it.
+        what: String,
+    },
     /// [`Wal::open`] where there is no log.
     #[error("there is no log in {0}")]
     Missing(String),

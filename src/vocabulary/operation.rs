@@ -22,29 +22,35 @@ pub enum Op {
         /// Which keys.
         range: KeyRange,
     },
+    /// Writes the value of `key` once more. The operation of the next protocol, for the tests of upgrades.
+    #[cfg(feature = "next-protocol")]
+    Touch {
+        /// The key.
+        key: Vec<u8>,
+    },
 }
 
-/// The list of operations: one line for each, with its name and its tag.
+/// The list of operations: one line for each, with its name, its tag and the feature without which it is not built.
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $kind:ident = $tag:literal $name:literal,)*) => {
+    ($($(#[$doc:meta])* $kind:ident = $tag:literal $name:literal $(if $feature:literal)?,)*) => {
         /// Which operation it is.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum OpKind {
-            $($(#[$doc])* $kind,)*
+            $($(#[$doc])* $(#[cfg(feature = $feature)])? $kind,)*
         }
 
         impl OpKind {
             /// All operations there are.
-            pub const ALL: &[OpKind] = &[$(OpKind::$kind),*];
+            pub const ALL: &[OpKind] = &[$($(#[cfg(feature = $feature)])? OpKind::$kind),*];
 
             /// Its number in commands and in request hashes.
             pub fn tag(self) -> u8 {
-                match self { $(OpKind::$kind => $tag,)* }
+                match self { $($(#[cfg(feature = $feature)])? OpKind::$kind => $tag,)* }
             }
 
             /// Its name in JSON.
             pub fn name(self) -> &'static str {
-                match self { $(OpKind::$kind => $name,)* }
+                match self { $($(#[cfg(feature = $feature)])? OpKind::$kind => $name,)* }
             }
         }
     };
@@ -57,6 +63,8 @@ kinds! {
     Delete = 2 "delete",
     /// [`Op::DeleteRange`].
     DeleteRange = 3 "delete_range",
+    /// `Op::Touch`.
+    Touch = 4 "touch" if "next-protocol",
 }
 
 impl OpKind {
@@ -70,6 +78,8 @@ impl OpKind {
         match self {
             OpKind::Put | OpKind::Delete => true,
             OpKind::DeleteRange => false,
+            #[cfg(feature = "next-protocol")]
+            OpKind::Touch => true,
         }
     }
 }
@@ -81,6 +91,8 @@ impl Op {
             Op::Put { .. } => OpKind::Put,
             Op::Delete { .. } => OpKind::Delete,
             Op::DeleteRange { .. } => OpKind::DeleteRange,
+            #[cfg(feature = "next-protocol")]
+            Op::Touch { .. } => OpKind::Touch,
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Its JSON travels between members; its bytes are remembered under the idempotency key of the write and lie in
 /// snapshots: a tag, then the numbers of its fields in their order, each in eight bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The key has the value.
     Put {

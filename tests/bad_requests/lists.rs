@@ -9,11 +9,12 @@ const COMPACTED: (u16, &str) = (410, "compacted");
 #[test]
 fn client_port_refuses_bad_reads_of_old_states() {
     let rows = [
-        ("future", "revision=3", FUTURE),
+        ("future", "revision=4", FUTURE),
         ("far future", "revision=18446744073709551615", FUTURE),
-        ("future", "min_revision=3", FUTURE),
+        ("future", "min_revision=4", FUTURE),
         ("far future", "min_revision=18446744073709551615&consistency=stale", FUTURE),
-        ("below the floor", "revision=0", COMPACTED),
+        ("below the floor", "revision=1", COMPACTED),
+        ("there is no state before the empty one", "revision=0", INVALID),
         ("out of range", "revision=18446744073709551616", INVALID),
         ("out of range", "min_revision=18446744073709551616", INVALID),
         ("negative", "revision=-1", INVALID),
@@ -110,7 +111,7 @@ fn client_port_refuses_bad_lists() {
         ("cursor of another end", with_cursor("start=k&end=z&order=desc"), INVALID),
         ("repeated cursor", format!("{}&cursor={cursor}", with_cursor("start=k&order=desc")), INVALID),
         ("cursor of another revision", with_cursor("start=k&order=desc&revision=1"), INVALID),
-        ("cursor older than asked for", with_cursor("start=k&order=desc&min_revision=3"), INVALID),
+        ("cursor older than asked for", with_cursor("start=k&order=desc&min_revision=4"), INVALID),
         ("very long cursor", format!("/v1/kv?cursor={}", "A".repeat(9_000)), INVALID),
     ];
     let rows: Vec<_> =

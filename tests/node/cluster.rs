@@ -12,8 +12,8 @@ use dkv::node::{
     Stored, Target, WriteResult,
 };
 use dkv::raft::{
-    ClusterId, Entry, Found, HardState, Index, Member, MemberId, Membership, Payload, Position, RoleKind,
-    Settings, WriteOp,
+    ClusterId, Entry, Found, HardState, Index, Member, MemberId, Membership, PROTOCOL, Payload, Position,
+    RoleKind, Settings, WriteOp,
 };
 use dkv::store::disk::{Disk, RealDisk};
 use dkv::store::wal::{Wal, WalIds, WalOptions};
@@ -215,6 +215,7 @@ impl Cluster {
 
     pub fn found_entry(&self) -> Entry {
         let found = Found {
+            protocol: 1,
             cluster_id: CLUSTER,
             settings: self.settings.clone(),
             members: self.members.clone(),
@@ -239,6 +240,8 @@ impl Cluster {
     pub fn start_node_with_warnings(&self, id: MemberId) -> Vec<String> {
         let (stored, warnings) = Stored::load(self.disk(id), wal_ids(id), wal_options()).unwrap();
         let options = NodeOptions {
+            protocol: PROTOCOL,
+            hold_version: false,
             cluster_id: CLUSTER,
             node_id: format!("n{}", id.0),
             member_id: id,

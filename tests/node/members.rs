@@ -36,14 +36,17 @@ fn a_new_member_is_brought_up_and_becomes_a_voter() {
     }
     cluster.create_log(MemberId(4));
     cluster.start_node(MemberId(4));
-    assert!(matches!(change(&cluster, MembershipChange::Add(learner(4))), Ok(Administered::Changed(_))));
+    assert!(matches!(
+        change(&cluster, MembershipChange::Add(learner(4), Some(1))),
+        Ok(Administered::Changed(_))
+    ));
     wait_for("promotion", || {
         cluster.nodes().iter().all(|n| n.membership().voters().count() == 4).then_some(())
     });
     cluster.wait_until_equal();
     assert_eq!(read(&cluster.node(MemberId(4)), "k99").as_deref(), Some("v"));
     // Two of the old three may die now.
-    let again = change(&cluster, MembershipChange::Add(learner(4)));
+    let again = change(&cluster, MembershipChange::Add(learner(4), Some(1)));
     assert!(matches!(again, Ok(Administered::Changed(_))), "the same again is done already: {again:?}");
 }
 

@@ -25,7 +25,7 @@ fn rule_01_a_vote_is_durable_before_the_grant_leaves() {
         panic!("the grant left when only the term was durable");
     };
     voter.handle_persisted(batch.writes[1].seq, Time(0));
-    assert_eq!(ready(&voter, waiting, Time(0)), RequestVoteReply { term: 2, granted: true });
+    assert_eq!(ready(&voter, waiting, Time(0)), RequestVoteReply { term: 2, granted: true, protocol: 1 });
 }
 
 /// P§ Figure 2: a candidate asks for votes, and counts its own, only when its own is durable; a vote that is lost in a
@@ -89,7 +89,7 @@ fn rule_04_a_higher_term_in_any_request_makes_a_follower() {
     let vote = |raft: &mut Raft, now| {
         let waiting = raft.handle_request_vote(vote_request(5, 2, Position::ZERO), now);
         sync(raft, now);
-        assert_eq!(ready(raft, waiting, now), RequestVoteReply { term: 5, granted: false });
+        assert_eq!(ready(raft, waiting, now), RequestVoteReply { term: 5, granted: false, protocol: 1 });
     };
     let append = |raft: &mut Raft, now| {
         let waiting = raft.handle_append_entries(append_request(5, 2, Position::new(7, 5), vec![], 0), now);
@@ -133,7 +133,7 @@ fn rule_04_a_higher_term_in_any_reply_makes_a_follower() {
     cluster.step(2, |raft, now| drop(raft.handle_request_vote(request, now)));
     let held = cluster.arrive(flight);
     let answer = cluster.answer(held);
-    let term_only = AppendEntriesReply { term: 9, outcome: AppendOutcome::TermOnly };
+    let term_only = AppendEntriesReply { term: 9, outcome: AppendOutcome::TermOnly, protocol: 1 };
     assert_eq!(answer.reply, RpcReply::AppendEntries(term_only));
     cluster.deliver(answer);
     assert_eq!(cluster.state(1), "follower@9 log 1 2 commit 2");
@@ -158,7 +158,7 @@ fn rule_04_pre_votes_and_their_grants_change_no_term() {
     cluster.wait(2 * T_MS + 1);
     cluster.timeout(1);
     assert_eq!(cluster.state(1), "pre-candidate@1 log 1 commit 0");
-    let granted = RpcReply::RequestVote(RequestVoteReply { term: 2, granted: true });
+    let granted = RpcReply::RequestVote(RequestVoteReply { term: 2, granted: true, protocol: 1 });
     cluster.hold_disk(1);
     assert_eq!(cluster.call(1, 2), granted);
     assert_eq!(cluster.state(1), "candidate@2 log 1 commit 0", "its own campaign, in term 2");
@@ -187,7 +187,7 @@ fn rule_05_the_vote_stays_on_a_step_down_in_the_same_term() {
     let now = candidate.poll_timeout();
     candidate.handle_timeout(now);
     let PollRpc::Send(_, ticket) = candidate.poll_rpc(id(2), now) else { panic!("no pre-vote") };
-    let granted = RequestVoteReply { term: 2, granted: true };
+    let granted = RequestVoteReply { term: 2, granted: true, protocol: 1 };
     candidate.handle_rpc_result(ticket, Ok(RpcReply::RequestVote(granted)), now);
     assert_eq!(candidate.role_kind(), RoleKind::Candidate);
     let _ = candidate.handle_append_entries(append_request(2, 3, Position::new(1, 1), vec![], 0), now);
@@ -276,7 +276,7 @@ fn rule_07_a_granted_vote_ends_an_own_pre_campaign() {
     let waiting = raft.handle_request_vote(vote_request(4, 3, Position::new(1, 1)), now);
     sync(&mut raft, now);
     assert!(ready(&raft, waiting, now).granted);
-    let granted = RequestVoteReply { term: 5, granted: true };
+    let granted = RequestVoteReply { term: 5, granted: true, protocol: 1 };
     raft.handle_rpc_result(ticket, Ok(RpcReply::RequestVote(granted)), now);
     assert_eq!((raft.role_kind(), raft.term()), (RoleKind::Follower, 4));
 }
@@ -337,10 +337,10 @@ fn rule_09_lower_terms_are_answered_with_the_own_term() {
     let now = Time(1);
     let waiting = raft.handle_append_entries(append_request(5, 2, Position::new(2, 5), vec![], 0), now);
     let reply = ready(&raft, waiting, now);
-    assert_eq!(reply, AppendEntriesReply { term: 6, outcome: AppendOutcome::TermOnly });
+    assert_eq!(reply, AppendEntriesReply { term: 6, outcome: AppendOutcome::TermOnly, protocol: 1 });
     for request in [vote_request(5, 2, Position::new(2, 5)), pre_vote(6, 2, Position::new(2, 5))] {
         let waiting = raft.handle_request_vote(request, now);
-        assert_eq!(ready(&raft, waiting, now), RequestVoteReply { term: 6, granted: false });
+        assert_eq!(ready(&raft, waiting, now), RequestVoteReply { term: 6, granted: false, protocol: 1 });
     }
     assert_eq!(raft.leader(), None);
 }
@@ -395,7 +395,7 @@ fn rule_34_a_vote_is_refused_while_the_leader_is_heard_unless_flagged_as_transfe
     };
     let sticky = heard + ms(T_MS - 1);
     let mut raft = follower();
-    assert_eq!(ask(&mut raft, false, sticky), RequestVoteReply { term: 4, granted: false });
+    assert_eq!(ask(&mut raft, false, sticky), RequestVoteReply { term: 4, granted: false, protocol: 1 });
     assert_eq!((raft.term(), raft.leader()), (4, Some(id(2))), "as if it had never arrived");
     assert!(ask(&mut raft, false, heard + ms(T_MS)).granted);
     assert!(ask(&mut follower(), true, sticky).granted);
@@ -404,7 +404,7 @@ fn rule_34_a_vote_is_refused_while_the_leader_is_heard_unless_flagged_as_transfe
     let mut cluster = Cluster::new(3);
     cluster.elect(1);
     let reply = cluster.step(1, |raft, now| ask(raft, false, now));
-    assert_eq!(reply, RequestVoteReply { term: 2, granted: false });
+    assert_eq!(reply, RequestVoteReply { term: 2, granted: false, protocol: 1 });
     assert!(cluster.raft(1).is_leader());
     let reply = cluster.step(1, |raft, now| ask(raft, false, now + ms(T_MS)));
     assert_eq!((reply.term, cluster.raft(1).term()), (9, 9));
@@ -437,12 +437,12 @@ fn rule_36_lower_term_with_longer_log_against_higher_term_with_shorter_log() {
     cluster.crash(3);
     cluster.wait(2 * T_MS + 1);
     cluster.timeout(1);
-    let refused = RpcReply::RequestVote(RequestVoteReply { term: 5, granted: false });
+    let refused = RpcReply::RequestVote(RequestVoteReply { term: 5, granted: false, protocol: 1 });
     assert_eq!(cluster.call(1, 2), refused);
     assert_eq!(cluster.state(1), "follower@5 log 1 2 2 commit 0", "adopts the term of the refusal");
     cluster.wait(2 * T_MS + 1);
     cluster.timeout(2);
-    let refused = RpcReply::RequestVote(RequestVoteReply { term: 5, granted: false });
+    let refused = RpcReply::RequestVote(RequestVoteReply { term: 5, granted: false, protocol: 1 });
     assert_eq!(cluster.call(2, 1), refused, "the shorter log");
     cluster.elect(1);
     let log = "log 1 2 2 6 commit 4";
@@ -473,12 +473,12 @@ fn rule_41_votes_and_appends_of_unknown_senders_are_processed() {
     let mut raft = member(1, 3, 1, None, &[1]);
     let waiting = raft.handle_request_vote(vote_request(2, 77, Position::new(1, 1)), Time(0));
     sync(&mut raft, Time(0));
-    assert_eq!(ready(&raft, waiting, Time(0)), RequestVoteReply { term: 2, granted: true });
+    assert_eq!(ready(&raft, waiting, Time(0)), RequestVoteReply { term: 2, granted: true, protocol: 1 });
     let request = append_request(3, 88, Position::new(1, 1), vec![entry(2, 3, 3)], 2);
     let waiting = raft.handle_append_entries(request, Time(1));
     sync(&mut raft, Time(1));
     let outcome = AppendOutcome::Accepted { received: 2, match_index: 2 };
-    assert_eq!(ready(&raft, waiting, Time(1)), AppendEntriesReply { term: 3, outcome });
+    assert_eq!(ready(&raft, waiting, Time(1)), AppendEntriesReply { term: 3, outcome, protocol: 1 });
     assert_eq!((raft.leader(), raft.commit_index()), (Some(id(88)), 2));
 }
 

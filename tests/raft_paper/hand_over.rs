@@ -36,7 +36,7 @@ fn rule_49_a_leader_that_hands_over_takes_no_proposals() {
     hand_over(&mut cluster, 1, Some(3)).unwrap();
     let payload = Payload::Command(b"during".to_vec());
     assert_eq!(cluster.step(1, |raft, now| raft.propose(&payload, now)), Err(ProposeError::HandingOver));
-    let change = MembershipChange::Add(learner(4));
+    let change = MembershipChange::Add(learner(4), Some(1));
     assert_eq!(cluster.change(1, &change), Err(ChangeError::HandingOver));
 }
 

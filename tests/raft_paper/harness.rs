@@ -41,6 +41,8 @@ pub fn id(member: u64) -> MemberId {
 
 pub fn config(me: u64) -> RaftConfig {
     RaftConfig {
+        protocol: 1,
+        hold_version: false,
         me: id(me),
         election_timeout: ms(T_MS),
         heartbeat: ms(HEARTBEAT_MS),
@@ -77,6 +79,7 @@ pub fn entry(index: Index, term: Term, n: u64) -> Entry {
     let payload = if index == 1 {
         let members = membership(&(1..=n).collect::<Vec<_>>());
         Payload::Found(Found {
+            protocol: 1,
             cluster_id: ClusterId(7),
             settings: Settings::default(),
             members,
@@ -186,8 +189,16 @@ impl Durable {
     }
 }
 
+/// The program that a member runs: what it speaks, and whether it is told to hold the version.
+#[derive(Clone, Copy)]
+struct Program {
+    protocol: Protocol,
+    hold_version: bool,
+}
+
 struct Node {
     raft: Raft,
+    program: Program,
     is_up: bool,
     /// How often it was restarted: a ticket of an earlier life comes back to nobody.
     life: u64,
@@ -290,10 +301,18 @@ impl Cluster {
     }
 
     fn node(me: u64, durable: Durable, life: u64, now: Time) -> Node {
-        let raft = Raft::new(config(me), durable.restored(), now);
+        let program = Program { protocol: 1, hold_version: false };
+        Cluster::node_with(me, program, durable, life, now)
+    }
+
+    fn node_with(me: u64, program: Program, durable: Durable, life: u64, now: Time) -> Node {
+        let Program { protocol, hold_version } = program;
+        let config = RaftConfig { protocol, hold_version, ..config(me) };
+        let raft = Raft::new(config, durable.restored(), now);
         let checked = durable.snapshot.last.index;
         Node {
             raft,
+            program,
             is_up: true,
             life,
             durable,

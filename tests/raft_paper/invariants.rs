@@ -50,9 +50,11 @@ fn invariant_02_one_vote_per_term() {
 fn sync_later(raft: &Raft, waiting: AfterSync<RequestVoteReply>, now: Time) -> RequestVoteReply {
     match raft.settle(waiting, now) {
         Settled::Ready(reply) => reply,
-        Settled::NotYet(_) => {
-            RequestVoteReply { term: raft.term(), granted: raft.hard_state().voted_for == Some(id(2)) }
-        }
+        Settled::NotYet(_) => RequestVoteReply {
+            term: raft.term(),
+            granted: raft.hard_state().voted_for == Some(id(2)),
+            protocol: 1,
+        },
     }
 }
 
@@ -97,7 +99,7 @@ fn invariant_05_next_stays_between_match_and_the_end_of_the_log() {
             let held = cluster.arrive(flight);
             let mut answer = cluster.answer(held);
             let outcome = AppendOutcome::Accepted { received, match_index };
-            answer.reply = RpcReply::AppendEntries(AppendEntriesReply { term: 2, outcome });
+            answer.reply = RpcReply::AppendEntries(AppendEntriesReply { term: 2, outcome, protocol: 1 });
             cluster.deliver(answer);
             let progress = cluster.progress(1, 2);
             assert!(progress.match_index < progress.next_index && progress.next_index <= 4);
@@ -195,7 +197,7 @@ fn invariant_12_a_held_reply_vouches_for_nothing_in_another_term() {
     let held = cluster.still_held(held);
     cluster.sync(2);
     let answer = cluster.answer(held);
-    let term_only = AppendEntriesReply { term: 5, outcome: AppendOutcome::TermOnly };
+    let term_only = AppendEntriesReply { term: 5, outcome: AppendOutcome::TermOnly, protocol: 1 };
     assert_eq!(answer.reply, RpcReply::AppendEntries(term_only));
 }
 

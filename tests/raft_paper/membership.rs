@@ -5,11 +5,11 @@ use dkv::raft::*;
 use crate::harness::*;
 
 fn add(id: u64) -> MembershipChange {
-    MembershipChange::Add(learner(id))
+    MembershipChange::Add(learner(id), Some(1))
 }
 
 fn add_replica(id: u64) -> MembershipChange {
-    MembershipChange::Add(Member { promote: false, ..learner(id) })
+    MembershipChange::Add(Member { promote: false, ..learner(id) }, Some(1))
 }
 
 fn promote(id: u64) -> MembershipChange {
@@ -263,7 +263,7 @@ fn rule_39_each_change_moves_one_voter_at_most() {
     assert_eq!(with_four.with(&add(4)), Ok(None), "the same again changes nothing");
     assert_eq!(membership.with(&remove(9)), Err(ChangeError::Unknown));
     let twin = Member { member_id: MemberId(9), ..learner(3) };
-    assert!(matches!(membership.with(&MembershipChange::Add(twin)), Err(ChangeError::Taken { .. })));
+    assert!(matches!(membership.with(&MembershipChange::Add(twin, Some(1))), Err(ChangeError::Taken { .. })));
 }
 
 #[test]

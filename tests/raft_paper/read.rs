@@ -43,6 +43,7 @@ fn rule_27_reads_wait_for_a_commit_of_the_own_term() {
     let mut answer = cluster.answer(held);
     // A quorum confirms the leadership, but the no-op is not on it yet.
     answer.reply = RpcReply::AppendEntries(AppendEntriesReply {
+        protocol: 1,
         term: 3,
         outcome: AppendOutcome::Accepted { received: 4, match_index: 3 },
     });
@@ -132,7 +133,7 @@ fn rule_27_a_quorum_confirms_and_any_answer_of_the_term_counts() {
     let held = cluster.arrive(flight);
     let mut answer = cluster.answer(held);
     let outcome = AppendOutcome::Conflict { conflict_index: 1, conflict_term: None };
-    answer.reply = RpcReply::AppendEntries(AppendEntriesReply { term: 2, outcome });
+    answer.reply = RpcReply::AppendEntries(AppendEntriesReply { term: 2, outcome, protocol: 1 });
     cluster.deliver(answer);
     assert_eq!(cluster.take_reads(1), [ReadDone { token, result: Ok(2) }]);
 }

@@ -63,7 +63,7 @@ fn rule_02_a_leader_counts_itself_only_after_its_own_sync() {
     cluster.propose(1, "x");
     assert_eq!(
         cluster.call(1, 2),
-        RpcReply::AppendEntries(AppendEntriesReply { term: 2, outcome: accepted(3, 3) }),
+        RpcReply::AppendEntries(AppendEntriesReply { term: 2, outcome: accepted(3, 3), protocol: 1 }),
         "sent although the own disk does not have it"
     );
     assert_eq!(cluster.state(1), "leader@2 log 1 2 2 commit 2", "one disk of three");
@@ -243,7 +243,7 @@ fn rule_16_a_reply_cannot_vouch_for_more_than_its_rpc_carried() {
     cluster.propose(1, "4");
     let held = cluster.arrive(flight);
     let mut answer = cluster.answer(held);
-    let lie = AppendEntriesReply { term: 2, outcome: accepted(u64::MAX, u64::MAX) };
+    let lie = AppendEntriesReply { term: 2, outcome: accepted(u64::MAX, u64::MAX), protocol: 1 };
     answer.reply = RpcReply::AppendEntries(lie);
     cluster.deliver(answer);
     let progress = cluster.progress(1, 2);
@@ -262,7 +262,8 @@ fn rule_16_match_never_falls_and_replies_of_another_term_are_dropped() {
     let flight = cluster.send(1, 2);
     let held = cluster.arrive(flight);
     let mut answer = cluster.answer(held);
-    answer.reply = RpcReply::AppendEntries(AppendEntriesReply { term: 2, outcome: accepted(3, 0) });
+    answer.reply =
+        RpcReply::AppendEntries(AppendEntriesReply { term: 2, outcome: accepted(3, 0), protocol: 1 });
     cluster.deliver(answer);
     let progress = cluster.progress(1, 2);
     assert_eq!((progress.match_index, progress.next_index), (3, 4), "an old number changes nothing");
@@ -298,7 +299,7 @@ fn rule_17_backtracking_skips_whole_terms() {
     cluster.wait(2 * T_MS + 1);
     cluster.elect_with(1, &[2], &[]);
     let reply = cluster.call(1, 2);
-    let refused = |outcome| RpcReply::AppendEntries(AppendEntriesReply { term: 5, outcome });
+    let refused = |outcome| RpcReply::AppendEntries(AppendEntriesReply { term: 5, outcome, protocol: 1 });
     assert_eq!(reply, refused(conflict(4, Some(3))));
     assert_eq!(cluster.progress(1, 2).next_index, 4);
     cluster.settle();
@@ -338,7 +339,7 @@ fn rule_17_backtracking_is_clamped_between_match_and_what_was_asked() {
         let held = cluster.arrive(flight);
         let mut answer = cluster.answer_after(held, HOLD_MS);
         let outcome = conflict(lie, None);
-        answer.reply = RpcReply::AppendEntries(AppendEntriesReply { term: 2, outcome });
+        answer.reply = RpcReply::AppendEntries(AppendEntriesReply { term: 2, outcome, protocol: 1 });
         cluster.deliver(answer);
         let progress = cluster.progress(1, 2);
         assert_eq!((progress.match_index, progress.next_index), (3, expected), "conflict at {lie}");
@@ -484,7 +485,8 @@ fn rule_50_a_full_follower_gets_heartbeats_but_no_entries() {
     let flight = cluster.send(1, 2);
     let held = cluster.arrive(flight);
     let mut answer = cluster.answer(held);
-    answer.reply = RpcReply::AppendEntries(AppendEntriesReply { term: 2, outcome: accepted(2, 1) });
+    answer.reply =
+        RpcReply::AppendEntries(AppendEntriesReply { term: 2, outcome: accepted(2, 1), protocol: 1 });
     cluster.deliver(answer);
     assert!(!cluster.progress(1, 2).is_full, "its disk has all it has received: try again at once");
 
@@ -499,7 +501,8 @@ fn rule_50_a_full_follower_gets_heartbeats_but_no_entries() {
     let flight = cluster.send(1, 2);
     let held = cluster.arrive(flight);
     let mut answer = cluster.answer_after(held, HOLD_MS);
-    answer.reply = RpcReply::AppendEntries(AppendEntriesReply { term: 2, outcome: accepted(4, 3) });
+    answer.reply =
+        RpcReply::AppendEntries(AppendEntriesReply { term: 2, outcome: accepted(4, 3), protocol: 1 });
     cluster.deliver(answer);
     assert!(cluster.progress(1, 2).is_full);
     let flight = cluster.send(1, 2);
@@ -541,10 +544,13 @@ fn rule_51_absurd_terms_and_indexes_change_nothing() {
         for pre_vote in [false, true] {
             let request = RequestVoteRequest { pre_vote, transfer: true, ..vote_request(term, 2, last) };
             let waiting = raft.handle_request_vote(request, Time(1));
-            assert_eq!(ready(&raft, waiting, Time(1)), RequestVoteReply { term: 4, granted: false });
+            assert_eq!(
+                ready(&raft, waiting, Time(1)),
+                RequestVoteReply { term: 4, granted: false, protocol: 1 }
+            );
         }
         let waiting = raft.handle_append_entries(append_request(term, 2, last, vec![], u64::MAX), Time(1));
-        let term_only = AppendEntriesReply { term: 4, outcome: AppendOutcome::TermOnly };
+        let term_only = AppendEntriesReply { term: 4, outcome: AppendOutcome::TermOnly, protocol: 1 };
         assert_eq!(ready(&raft, waiting, Time(1)), term_only);
     }
     assert_eq!((raft.term(), raft.leader()), (4, None));
@@ -562,7 +568,7 @@ fn rule_51_absurd_terms_and_indexes_change_nothing() {
     let flight = cluster.send(1, 2);
     let held = cluster.arrive(flight);
     let mut answer = cluster.answer(held);
-    let reply = AppendEntriesReply { term: Term::MAX, outcome: AppendOutcome::TermOnly };
+    let reply = AppendEntriesReply { term: Term::MAX, outcome: AppendOutcome::TermOnly, protocol: 1 };
     answer.reply = RpcReply::AppendEntries(reply);
     cluster.deliver(answer);
     assert_eq!(cluster.state(1), "leader@2 log 1 2 commit 2");

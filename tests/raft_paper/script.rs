@@ -84,8 +84,8 @@ fn members_of(words: &[&str]) -> Vec<u64> {
 fn change_of(words: &[&str]) -> MembershipChange {
     let joiner = |n: &str| learner(member_of(n));
     match *words {
-        ["add", n] => MembershipChange::Add(joiner(n)),
-        ["add", n, "as", "replica"] => MembershipChange::Add(Member { promote: false, ..joiner(n) }),
+        ["add", n] => MembershipChange::Add(joiner(n), Some(1)),
+        ["add", n, "as", "replica"] => MembershipChange::Add(Member { promote: false, ..joiner(n) }, Some(1)),
         ["promote", n] => MembershipChange::Promote(id(member_of(n))),
         ["remove", n] => MembershipChange::Remove(id(member_of(n))),
         _ => panic!("no such change"),

@@ -171,6 +171,7 @@ fn rule_20_a_log_that_conflicts_with_the_snapshot_is_dropped_whole() {
             stamp: 9,
             membership: membership(&[1, 2, 3]).into(),
             membership_index: 1,
+            version: 1,
         };
         let (is_news, reply) = raft.handle_snapshot_received(meta, 1, Time(5));
         assert!(is_news);
@@ -242,7 +243,7 @@ fn rule_16_a_transfer_of_another_term_counts_for_nothing() {
     cluster.heal();
     cluster.run_for(600);
     assert!(!cluster.raft(1).is_leader());
-    let reply = InstallSnapshotReply { term: 2, outcome: InstallOutcome::Holds(last.index) };
+    let reply = InstallSnapshotReply { term: 2, outcome: InstallOutcome::Holds(last.index), protocol: 1 };
     cluster.end_transfer(1, ticket, Ok(reply));
     assert_eq!(cluster.raft(1).peers_progress().count(), 0);
 }
@@ -270,7 +271,7 @@ fn rule_16_a_transfer_of_an_earlier_leadership_counts_for_nothing() {
     cluster.run_for(T_MS);
     assert_eq!((cluster.progress(1, 3).mode, cluster.progress(1, 3).match_index), (Mode::Snapshot, 0));
     let term = cluster.raft(1).term();
-    let reply = InstallSnapshotReply { term, outcome: InstallOutcome::Holds(last.index) };
+    let reply = InstallSnapshotReply { term, outcome: InstallOutcome::Holds(last.index), protocol: 1 };
     cluster.end_transfer(1, ticket, Ok(reply));
     assert_eq!(cluster.progress(1, 3).match_index, 0);
 }
@@ -342,7 +343,10 @@ fn rule_22_membership_and_cluster_time_come_with_the_snapshot() {
     cluster.elect(1);
     cluster.wait(100);
     cluster.join(2, 1);
-    assert!(matches!(cluster.change(1, &MembershipChange::Add(learner(2))), Ok(Changed::Appended(_))));
+    assert!(matches!(
+        cluster.change(1, &MembershipChange::Add(learner(2), Some(1))),
+        Ok(Changed::Appended(_))
+    ));
     cluster.run_for(1_000);
     assert!(cluster.raft(1).membership().is_voter(MemberId(2)), "promoted by itself");
     let stamp = cluster.state_of(1).stamp;

@@ -31,9 +31,9 @@ fn apply(entries: &[Entry]) -> (Kv, Vec<Applied>) {
 fn rule_25_state_and_applied_index_are_one() {
     let entries = history(&[(1, put("a", None, None)), (2, put("b", None, None))]);
     let (mut kv, _) = apply(&entries);
-    assert_eq!((kv.applied(), kv.revision()), (Position::new(3, 2), 2));
+    assert_eq!((kv.applied(), kv.revision()), (Position::new(3, 2), 3));
     let no_op = Entry::new(Position::new(4, 3), 3, &Payload::Noop);
-    assert_eq!((kv.apply(&no_op), kv.applied(), kv.revision()), (None, Position::new(4, 3), 2));
+    assert_eq!((kv.apply(&no_op), kv.applied(), kv.revision()), (None, Position::new(4, 3), 3));
     let again = std::panic::AssertUnwindSafe(|| kv.apply(&entries[2]));
     assert!(std::panic::catch_unwind(again).is_err(), "applied twice");
 }
@@ -59,8 +59,8 @@ fn rule_45_keyed_outcomes_are_remembered_failures_included_and_forgotten_by_repl
     assert!(matches!(applied[0].outcome, Outcome::PreconditionFailed { .. }));
     assert_eq!(applied[2].outcome, applied[0].outcome, "the failure, although the key exists now");
     assert_eq!(applied[3].outcome, applied[1].outcome);
-    assert!(matches!(applied[4].outcome, Outcome::Put { revision: 2, .. }), "forgotten, decided anew");
-    assert_eq!(kv.revision(), 3);
+    assert!(matches!(applied[4].outcome, Outcome::Put { revision: 3, .. }), "forgotten, decided anew");
+    assert_eq!(kv.revision(), 4);
 }
 
 /// §6.3, copycat#40: the state depends on the entries alone: not on the member, on wall clocks, or on how entries were

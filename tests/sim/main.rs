@@ -16,6 +16,7 @@
 //! | `threads` | what drives it: timer, log writer, applier, replicators, forwarder, read-asker, rung as in production |
 //! | `snapshots` | snapshotter, sender and receiver of snapshots, and the applier that replaces its state by one |
 //! | `members` | the operator: changes of the membership, hand-overs; births, wiped machines, removed members |
+//! | `programs` | which program each member runs, upgrades and ways back; promise P13 |
 //! | `peers` | requests of peers, answered when the disk or the log allows |
 //! | `client` | clients with unique values and retries |
 //! | `nemesis` | crashes, cuts, pauses, slow disks |
@@ -44,6 +45,7 @@ mod node;
 mod oracle;
 mod peers;
 mod process;
+mod programs;
 mod report;
 mod run;
 mod shape;

@@ -223,7 +223,8 @@ impl World {
         };
         let home = (0..self.nodes.len()).find(is_free).unwrap_or(own);
         let promote = self.nemesis.rng.u8(0..4) > 0;
-        Some(MembershipChange::Add(Member { promote, voter: false, ..member(id, home) }))
+        let speaks = self.prepare_newcomer(own);
+        Some(MembershipChange::Add(Member { promote, voter: false, ..member(id, home) }, Some(speaks)))
     }
 
     fn draw_removal(&mut self) -> Option<MembershipChange> {
@@ -330,7 +331,7 @@ impl World {
                 let entry = self.oracle.committed.get(*index as usize - 1);
                 let membership = entry.and_then(|entry| entry.membership());
                 let is_so = membership.is_some_and(|membership| match &change {
-                    MembershipChange::Add(member) => membership.get(member.member_id).is_some(),
+                    MembershipChange::Add(member, _) => membership.get(member.member_id).is_some(),
                     MembershipChange::Promote(id) => membership.is_voter(*id),
                     MembershipChange::Remove(id) => membership.get(*id).is_none(),
                 });
@@ -363,6 +364,7 @@ impl World {
                 }
                 AdminFailureKind::NotFound | AdminFailureKind::NotLeader => return,
                 AdminFailureKind::Failed(FailureKind::Unavailable) => Mark::AdministrationTooEarly,
+                AdminFailureKind::Failed(FailureKind::Unsupported) => Mark::NewcomerTooOld,
                 AdminFailureKind::Failed(_) => Mark::AdministrationUnknown,
                 _ => Mark::AdministrationRefused,
             },

@@ -43,6 +43,8 @@ pub enum Act {
 /// Decides what goes wrong.
 pub struct Nemesis {
     pub rng: fastrand::Rng,
+    /// Decides which programs run.
+    pub programs: fastrand::Rng,
     /// Members that it leaves in peace, with the links between them.
     pub spared: Vec<bool>,
     /// Nobody changes the membership.
@@ -59,6 +61,7 @@ impl Nemesis {
     pub fn new(swarm: &Swarm) -> Nemesis {
         Nemesis {
             rng: Stream::Nemesis.rng(swarm.seed),
+            programs: Stream::Programs.rng(!swarm.seed),
             spared: vec![false; swarm.machines()],
             is_restrained: false,
             deposes: false,

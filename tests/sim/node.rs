@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dkv::node::{Core, CoreOptions, PeerError, PeerReply};
-use dkv::raft::{MemberId, Raft, RaftConfig, Restored, Settings, SnapshotMeta, Time, WriteBatch};
+use dkv::raft::{
+    MemberId, Protocol, Raft, RaftConfig, Restored, Settings, SnapshotMeta, Time, WriteBatch, check_version,
+};
 use dkv::store::Kv;
 use dkv::store::snapshot::Receiver;
 use dkv::store::wal::WalError;
@@ -113,6 +115,10 @@ pub struct Machine {
     pub is_born: bool,
     /// ... and lost it: whoever lives there now is somebody else.
     pub is_wiped: bool,
+    /// What its program speaks.
+    pub protocol: Protocol,
+    /// Whether its process is told to hold the version.
+    pub holds_version: bool,
     /// Its member was removed and is not started any more.
     pub is_retired: bool,
     /// Since when the machine, not only the process, stands still.
@@ -169,8 +175,11 @@ impl Machine {
     }
 }
 
-fn config(swarm: &Swarm, me: MemberId, life: u64) -> RaftConfig {
+fn config(swarm: &Swarm, machine: &Machine) -> RaftConfig {
+    let (me, life) = (machine.id, machine.life);
     RaftConfig {
+        protocol: machine.protocol,
+        hold_version: machine.holds_version,
         me,
         election_timeout: Duration::from_micros(swarm.election_timeout_us),
         heartbeat: Duration::from_micros(swarm.heartbeat_us),
@@ -187,6 +196,7 @@ fn config(swarm: &Swarm, me: MemberId, life: u64) -> RaftConfig {
 impl World {
     /// Puts a founded, stopped cluster into the world and starts every member.
     pub fn found(&mut self) {
+        self.draw_programs();
         let found = self.oracle.founding_entry(&self.swarm);
         let mut clocks = Stream::Clock.rng(self.swarm.seed);
         for node in 0..self.swarm.machines() {
@@ -211,6 +221,8 @@ impl World {
                 is_ruined: false,
                 is_born: node < self.swarm.voters,
                 is_wiped: false,
+                protocol: self.oracle.protocols[node],
+                holds_version: false,
                 is_retired: false,
                 suspended_at: None,
                 doom: None,
@@ -229,6 +241,8 @@ impl World {
         if machine.is_ruined || machine.is_retired || !machine.is_born {
             return;
         }
+        self.choose_program(node);
+        let machine = &mut self.nodes[node];
         let mut marks = Vec::new();
         let loaded = machine.disk.recover(&mut marks);
         marks.into_iter().for_each(|mark| self.mark(mark));
@@ -239,15 +253,18 @@ impl World {
         let machine = &mut self.nodes[node];
         let hard_state = recovered.hard_state;
         let entries = recovered.entries;
-        let (snapshot, kv) = snapshot.unwrap_or_else(|| {
+        let (snapshot, mut kv) = snapshot.unwrap_or_else(|| {
             (SnapshotMeta { last: recovered.base, ..SnapshotMeta::default() }, Kv::new(Settings::default()))
         });
+        kv.set_program(machine.protocol);
+        check_version(snapshot.version, machine.protocol)
+            .unwrap_or_else(|e| panic!("P13: n{} cannot start from its snapshot: {e}", node + 1));
         machine.voted_before_crash_in = if hard_state.voted_for.is_some() { hard_state.term } else { 0 };
         let now = machine.clock.show(self.now);
         let snapshot_bytes = kv.size().bytes + kv.size().superseded_bytes;
         let log_bytes = recovered.bytes_behind;
         let restored = Restored { hard_state, snapshot, snapshot_bytes, entries, log_bytes };
-        let raft = Raft::new(config(&self.swarm, machine.id, machine.life), restored, now);
+        let raft = Raft::new(config(&self.swarm, machine), restored, now);
         self.oracle.check_durable(node, &machine.disk);
         let timer_at = self.now;
         let options = CoreOptions {

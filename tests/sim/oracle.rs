@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dkv::raft::{
-    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, Found, HardState, Index,
-    InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, MemberId, Membership, Payload, Position,
-    Raft, RequestVoteReply, RequestVoteRequest, RoleKind, RpcRequest, Term, TimeoutNowReply, Watermarks,
-    majority,
+    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, EntryKind, Found, HardState,
+    Index, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, MemberId, Membership, Payload,
+    Position, Protocol, Raft, RequestVoteReply, RequestVoteRequest, RoleKind, RpcRequest, Term,
+    TimeoutNowReply, Watermarks, check_version, majority,
 };
 use dkv::store::Kv;
 
@@ -39,6 +39,8 @@ pub struct Oracle {
     /// Where each member's log began then.
     bases: Vec<Index>,
     hard_states: Vec<HardState>,
+    /// What each member's program speaks.
+    pub protocols: Vec<Protocol>,
 }
 
 impl Oracle {
@@ -55,6 +57,7 @@ impl Oracle {
             logs: vec![Vec::new(); machines],
             bases: vec![0; machines],
             hard_states: vec![HardState::default(); machines],
+            protocols: vec![1; machines],
         }
     }
 
@@ -62,6 +65,7 @@ impl Oracle {
     pub fn founding_entry(&mut self, swarm: &Swarm) -> Entry {
         let members = (0..swarm.voters).map(|node| member(MemberId(node as u64 + 1), node)).collect();
         let found = Found {
+            protocol: self.protocols[..swarm.voters].iter().copied().min().expect("there are founders"),
             cluster_id: ClusterId(swarm.seed),
             settings: swarm.settings.clone(),
             members: Membership { members },
@@ -100,6 +104,11 @@ impl Oracle {
     /// Whether it ever led.
     pub fn has_led(&self, node: NodeIndex) -> bool {
         self.leaders.values().any(|&leader| leader == node)
+    }
+
+    /// Whether an entry that raises the version was ever in a log.
+    pub fn was_raised(&self) -> bool {
+        self.appended.values().any(|(entry, _)| entry.kind() == EntryKind::Version)
     }
 
     /// Index of the last entry that was ever committed.
@@ -225,6 +234,14 @@ impl Oracle {
                 known.0,
                 known.1
             );
+            if let Some(version) = entry.version() {
+                let speaks = self.protocols[node];
+                assert!(
+                    check_version(version, speaks).is_ok(),
+                    "P13: {entry:?} of version {version} is in the log of n{}, which speaks {speaks}",
+                    node + 1
+                );
+            }
             seen.push(entry.term());
             if let Some(membership) = entry.membership() {
                 self.memberships.entry((index, entry.term())).or_insert_with(|| membership.clone());

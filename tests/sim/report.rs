@@ -217,6 +217,20 @@ marks! {
     RemovedRefused,
     /// One ran that had not heard of it, and in peace the terms stayed as they were.
     CalmBesideRemoved,
+    /// A member was started with the next program.
+    ProgramUpgraded,
+    /// ... and another one with the program before, while the version was held.
+    ProgramRolledBack,
+    /// A leader raised the version.
+    VersionRaised,
+    /// A new member was refused, as its program does not read the version in force.
+    NewcomerTooOld,
+    /// A snapshot was installed that a member with another program had made.
+    InstalledAcrossPrograms,
+    /// The older program led members of the next one.
+    OldProgramLed,
+    /// A cluster that may raise its version had done so in the end.
+    UpgradedInTheEnd,
     /// A machine lost its disk.
     Wiped,
     /// ... and came back as another member under its old name.

@@ -142,6 +142,7 @@ impl World {
         self.run_until(self.now + 200 * timeout, |world| world.clients.are_idle());
         self.close_history();
         self.run_until(self.now + 50 * timeout, |world| world.has_converged());
+        self.mark_upgrade();
         if !self.has_converged() {
             let states: Vec<String> = self.nodes.iter().map(|m| m.describe()).collect();
             panic!("the members do not agree: {}", states.join("; "));
@@ -175,6 +176,7 @@ impl World {
     fn has_converged(&self) -> bool {
         let target = self.oracle.commit_index();
         self.is_membership_settled()
+            && self.is_version_settled()
             && self.members().into_iter().map(|node| &self.nodes[node]).all(|machine| {
                 machine.process.as_ref().is_some_and(|p| {
                     p.core.raft.last_applied() == target

@@ -348,6 +348,7 @@ impl World {
     fn end_loading(&mut self, node: NodeIndex, loading: Loading) {
         let Loading { header, kv, bytes, done } = loading;
         let last = header.meta.last;
+        self.check_readable(node, header.meta.version);
         let marks = self.kinds_of_install(node, last);
         // Before the core asks the applier for it.
         self.process(node).received.insert(last.index, *kv);
@@ -384,8 +385,10 @@ impl World {
     /// The received snapshot replaces the state.
     pub fn restore(&mut self, node: NodeIndex, last: Position) {
         self.line(|| format!("n{} has the state through {last}", node + 1));
+        let protocol = self.nodes[node].protocol;
         let process = self.nodes[node].process.as_mut().expect("it runs");
         process.kv = process.received.remove(&last.index).expect("loaded before it is installed");
+        process.kv.set_program(protocol);
         assert_eq!(process.kv.applied(), last, "the snapshot ends where its name says");
         self.oracle.check_applied(node, &process.kv);
         self.mark(Mark::SnapshotInstalled);

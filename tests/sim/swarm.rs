@@ -15,6 +15,7 @@ pub enum Stream {
     Nemesis,
     Elections,
     Operator,
+    Programs,
 }
 
 impl Stream {
@@ -135,6 +136,10 @@ pub enum Standing {
 #[derive(Clone, Debug)]
 pub struct Swarm {
     pub seed: u64,
+    /// Members run this program or the next one, and change in the middle.
+    pub mixes_programs: bool,
+    /// ... and are told to hold the version until half of the chaos is over; so long a member may go back.
+    pub hold_version: bool,
     /// Founding members.
     pub voters: usize,
     /// Machines that may join later.
@@ -220,8 +225,13 @@ impl Swarm {
             idempotency_window_s: 100_000,
         };
         let keys = rng.u64(1..=4);
+        let mut programs = Stream::Programs.rng(seed);
+        let mixes_programs = programs.bool();
+        let hold_version = mixes_programs && programs.bool();
         Swarm {
             seed,
+            mixes_programs,
+            hold_version,
             voters,
             joiners,
             election_timeout_us: t,

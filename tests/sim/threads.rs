@@ -229,7 +229,8 @@ impl World {
         let changes = entries.iter().any(|entry| entry.kind() == EntryKind::Membership);
         let mut applied = Vec::new();
         for entry in entries.chunks(1) {
-            applied.extend(Applier::step(entry, &mut process.kv));
+            let outcomes = Applier::step(entry, &mut process.kv);
+            applied.extend(outcomes.unwrap_or_else(|e| panic!("P13: n{} cannot follow: {e}", node + 1)));
             self.oracle.check_applied(node, &process.kv);
         }
         self.step(node, |core, _| core.handle_applied(applied));
@@ -463,6 +464,9 @@ impl World {
         let mark = match what {
             Decision::Elected(..) => {
                 self.hear_of_election();
+                if self.nodes[node].protocol == 1 && self.nodes.iter().any(|m| m.protocol == 2) {
+                    self.mark(Mark::OldProgramLed);
+                }
                 Mark::Elected
             }
             Decision::Truncated(..) => Mark::ConflictTruncation,
@@ -487,6 +491,7 @@ impl World {
                 assert!(known, "n{} hands over to {successor}, which has not answered it", node + 1);
                 return;
             }
+            Decision::ProposedVersion(_) => Mark::VersionRaised,
             Decision::HandedOver(_) => Mark::HandOverCampaign,
             Decision::HandOverFailed(_) => Mark::HandOverInVain,
             Decision::PreCampaign if self.is_absent_from_own(node) => Mark::AbsentMemberCampaigned,

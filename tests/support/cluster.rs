@@ -51,6 +51,8 @@ pub struct Cluster {
     pub ip: String,
     size: usize,
     children: Vec<Option<Child>>,
+    /// Which program a node runs where that is not this build's.
+    programs: Vec<Option<PathBuf>>,
     _temp: tempfile::TempDir,
 }
 
@@ -59,7 +61,8 @@ impl Cluster {
     pub fn prepare(size: usize, setup: &Setup) -> Cluster {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let (dir, ip) = (temp.path().to_owned(), fresh_ip());
-        let cluster = Cluster { dir, ip, size, children: (0..size).map(|_| None).collect(), _temp: temp };
+        let children = (0..size).map(|_| None).collect();
+        let cluster = Cluster { dir, ip, size, children, programs: vec![None; size], _temp: temp };
         for n in 0..setup.founders.unwrap_or(size) {
             cluster.write_config(n, setup);
         }
@@ -148,6 +151,11 @@ impl Cluster {
         (0..self.size).filter(|&n| self.children[n].is_some()).collect()
     }
 
+    /// From its next start on node `n` runs this program; None: this build's.
+    pub fn set_program(&mut self, n: usize, program: Option<PathBuf>) {
+        self.programs[n] = program;
+    }
+
     /// Starts node `n` with more on its command line.
     pub fn spawn_with(&mut self, n: usize, args: &[&str]) {
         assert!(self.children[n].is_none(), "{} runs already", self.name(n));
@@ -178,7 +186,8 @@ impl Cluster {
 
     fn server(&self, n: usize) -> Command {
         let log = File::options().create(true).append(true).open(self.log_path(n)).expect("a log file");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dkv-server"));
+        let program = self.programs[n].clone().unwrap_or_else(|| env!("CARGO_BIN_EXE_dkv-server").into());
+        let mut command = Command::new(program);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
         command
     }

@@ -48,7 +48,7 @@ struct Decided {
 pub struct Model {
     rules: Rules,
     now: u64,
-    /// Index = revision.
+    /// Index = revision; there is no revision 0, and revision 1 is the empty store.
     states: Vec<State>,
     /// (superseded at, bytes), all that ever were.
     superseded: Vec<(u64, u64)>,
@@ -58,7 +58,7 @@ pub struct Model {
 #[allow(dead_code)] // Each test uses its part.
 impl Model {
     pub fn new(rules: Rules) -> Model {
-        Model { rules, now: 0, states: vec![State::new()], superseded: Vec::new(), decided: Vec::new() }
+        Model { rules, now: 0, states: vec![State::new(); 2], superseded: Vec::new(), decided: Vec::new() }
     }
 
     pub fn revision(&self) -> u64 {
@@ -76,7 +76,7 @@ impl Model {
             }
             (kept, by_bytes) = (kept - bytes, *at);
         }
-        by_revisions.max(by_bytes)
+        by_revisions.max(by_bytes).max(1)
     }
 
     /// The latest state.

@@ -35,7 +35,14 @@ pub fn run(client: &Client, timeout: Duration, command: &Member, printer: &Print
         Member::Add { node_id, raft_addr, http_addr, learner } => {
             let promote = !learner;
             let (raft_addr, http_addr) = (raft_addr.clone(), http_addr.clone());
-            let new = NewMember { node_id: node_id.clone(), member_id: None, raft_addr, http_addr, promote };
+            let new = NewMember {
+                node_id: node_id.clone(),
+                member_id: None,
+                protocol: None,
+                raft_addr,
+                http_addr,
+                promote,
+            };
             let done = steps.add(&new)?;
             let next = match promote {
                 true => "it is brought up to date now and becomes a voter by itself",
@@ -128,6 +135,7 @@ impl Wanted<'_> {
             return Err(ClientError::Invalid(text).into());
         };
         Ok(NewMember {
+            protocol: None,
             node_id: self.node_id.to_owned(),
             member_id: None,
             raft_addr: raft_addr.clone(),

@@ -38,7 +38,7 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
 fn unreadable(error: SnapshotError) -> Failure {
     match error {
         SnapshotError::Io { .. } => invalid(error.to_string()),
-        SnapshotError::Corrupt { .. } | SnapshotError::NewerFormat { .. } => {
+        SnapshotError::Corrupt { .. } | SnapshotError::NewerFormat { .. } | SnapshotError::Version { .. } => {
             Failure::Damaged(error.to_string())
         }
     }

@@ -41,7 +41,8 @@ const MAIN_HELP: &str = concat!(
      was not there for start_timeout_s; the last lines of the log say why
   2  the configuration is refused; nothing was touched
   3  the data is corrupt
-  4  the identity is refused, or this member was removed"
+  4  the identity is refused, or this member was removed
+  5  another program is needed: the last line says which one"
 );
 
 const CLUSTER_HELP: &str = concat!(
@@ -76,7 +77,8 @@ const RECOVER_HELP: &str = concat!(
   1  failed at run time
   2  refused; nothing was changed
   3  the data is corrupt
-  4  the data directory belongs to another node"
+  4  the data directory belongs to another node
+  5  another program is needed: the last line says which one"
 );
 
 const VERIFY_HELP: &str = concat!(
@@ -88,6 +90,7 @@ const VERIFY_HELP: &str = concat!(
   2             DATA_DIR is none, or a process uses it
   3  rot        what was synced is damaged or gone: a start refuses
   4  refused    the log is another member's
+  5  refused    only a later program reads it
 
   The first bad byte is printed with its file, and the last index, the term and
   the vote, and up to where the log itself proves that it was synced."

@@ -296,7 +296,7 @@ impl Cluster {
             return;
         }
         let others = if self.running.is_empty() { "." } else { "; the others go on." };
-        if let Some(3 | 4) = status.code() {
+        if let Some(3..=5) = status.code() {
             // Its data or its identity was refused: started again as it is, it would end so again.
             let text = format!("{node_id} ended ({how}){others} Its last line says why, and what to do");
             return self.terminal.say(&text);

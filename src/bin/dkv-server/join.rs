@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 use dkv::api::{ChangeReply, ErrorCode, ErrorDetail, NewMember};
 use dkv::client::{Client, ClientError};
-use dkv::server::{Joining, ServerError};
+use dkv::server::{Joining, PROTOCOL, ServerError};
 
 use crate::CONFIG_ERROR;
 
@@ -20,6 +20,9 @@ const SAY_EVERY: Duration = Duration::from_secs(5);
 
 /// Exit code when the cluster refuses this node for good.
 const IDENTITY_REFUSED: u8 = 4;
+
+/// Exit code when the cluster needs another program of this node.
+const OTHER_PROGRAM: u8 = 5;
 
 /// Which cluster, and how.
 pub struct Join {
@@ -50,6 +53,7 @@ impl Join {
         let new = NewMember {
             node_id: node.node_id.clone(),
             member_id: Some(joining.member_id()),
+            protocol: Some(PROTOCOL),
             raft_addr: node.raft_addr.clone(),
             http_addr: node.http_addr.clone(),
             promote: self.promote,
@@ -114,6 +118,7 @@ impl Join {
                 );
                 (IDENTITY_REFUSED, repair)
             }
+            ErrorCode::Unsupported => (OTHER_PROGRAM, format!("this program speaks protocol {PROTOCOL}")),
             ErrorCode::UnknownRoute => (CONFIG_ERROR, "--join takes the http_addr of a member".to_owned()),
             _ => (CONFIG_ERROR, "correct the command line".to_owned()),
         };

@@ -11,7 +11,9 @@ use super::birth_record::{BirthRecord, PeerList, check_found};
 use super::error::{BirthError, damaged_or};
 use super::restore::Backup;
 use crate::node::Stored;
-use crate::raft::{Entry, HardState, Membership, Position, Settings, WriteOp};
+use crate::raft::{
+    Entry, FIRST_PROTOCOL, HardState, Membership, Position, Protocol, Settings, WriteOp, check_version,
+};
 use crate::store::disk::Disk;
 use crate::store::identity::{Identity, IdentityError};
 use crate::store::snapshot;
@@ -74,6 +76,18 @@ impl Stored {
         }
         let snapshot = chosen.state.map(|(header, kv)| (header.meta, kv));
         Ok((Stored { disk, wal, recovered, snapshot }, warnings))
+    }
+
+    /// Whether a program that speaks `speaks` reads all of it: the state, and the versions that the log holds after it,
+    /// committed or not.
+    ///
+    /// # Errors
+    /// The text says which program does.
+    pub fn check_program(&self, speaks: Protocol) -> Result<(), BirthError> {
+        let in_snapshot = self.snapshot.as_ref().map(|(meta, _)| meta.version);
+        let version = self.recovered.entries.iter().filter_map(Entry::version).chain(in_snapshot).max();
+        check_version(version.unwrap_or(FIRST_PROTOCOL), speaks)
+            .map_err(|mismatch| BirthError::OtherProgram { dir: self.disk.display(""), mismatch })
     }
 
     /// Entry `1@1`: of the log, or as the snapshot remembers it.

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::node::{OnUnborn, PeerError, Target, UnbornPeer};
 use crate::raft::{
-    ClusterId, Entry, EntryKind, Found, Member, MemberId, Membership, Position, RestoredState,
+    ClusterId, Entry, EntryKind, Found, Member, MemberId, Membership, PROTOCOL, Position, Protocol,
+    RestoredState,
 };
 
 /// How often a node that waits, or that meets trouble with a peer, says so.
@@ -18,7 +19,6 @@ pub(in crate::node) const SAY_EVERY: Duration = Duration::from_secs(5);
 
 /// A founding member as its configuration file lists it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Peer {
     /// Its name.
     pub node_id: String,
@@ -86,7 +86,6 @@ impl fmt::Display for PeerList {
 
 /// What an unborn node says of itself, to whatever it is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Unborn {
     /// Its name.
     pub node_id: String,
@@ -95,8 +94,10 @@ pub struct Unborn {
     /// The founding members according to its configuration file.
     pub peers: PeerList,
     /// The backup that it was started with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "RestoredState::from_wire")]
     pub restored: Option<RestoredState>,
+    /// What its program speaks.
+    pub protocol: Protocol,
 }
 
 /// The two RPCs that carry no cluster id and no target.
@@ -121,7 +122,7 @@ pub struct StoreFound {
 
 /// The answer to a [`FoundRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum FoundReply {
     /// To an ask: no log here.
     Unborn(Unborn),
@@ -134,9 +135,12 @@ pub enum FoundReply {
         /// Its cluster.
         cluster_id: ClusterId,
         /// Its latest membership.
+        #[serde(deserialize_with = "Membership::from_wire")]
         members: Membership,
         /// Who founded that cluster.
         founders: PeerList,
+        /// What its program speaks.
+        protocol: Protocol,
     },
     /// To a store: the entry is on disk here, now or since long.
     Stored,
@@ -224,6 +228,7 @@ impl BirthRecord {
                     cluster_id: self.found.cluster_id,
                     members: latest.clone(),
                     founders: (&self.found.members).into(),
+                    protocol: PROTOCOL,
                 };
             }
         };

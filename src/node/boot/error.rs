@@ -1,6 +1,6 @@
 //! Why a data directory cannot be a node's, in words for an operator.
 
-use crate::raft::{ClusterId, MemberId};
+use crate::raft::{ClusterId, MemberId, VersionMismatch};
 use crate::store::identity::IdentityError;
 use crate::store::snapshot::{SnapshotError, SnapshotName};
 use crate::store::wal::{WalError, WalIds};
@@ -74,6 +74,14 @@ pub enum BirthError {
         /// The snapshot.
         file: String,
     },
+    /// The state, or the log after it, is at a version that this program does not read.
+    #[error("the state in {dir} cannot be used: {mismatch}")]
+    OtherProgram {
+        /// The data directory.
+        dir: String,
+        /// Which versions.
+        mismatch: VersionMismatch,
+    },
     /// The other members would look for this node elsewhere.
     #[error(
         "raft_addr of {node_id} is {configured} in the configuration, but the other members reach it at {stored}, as \
@@ -95,16 +103,17 @@ fn texts(errors: &[SnapshotError]) -> String {
 
 impl BirthError {
     /// Exit code of a server that ends with this error: 1 run-time failure, 2 configuration, 3 data corrupt,
-    /// 4 identity refused.
+    /// 4 identity refused, 5 another program is needed.
     pub fn exit_code(&self) -> u8 {
         match self {
             BirthError::Identity(error) => error.exit_code(),
             BirthError::Wal(WalError::Foreign { .. }) | BirthError::OtherAddress { .. } => 4,
-            BirthError::Wal(
-                WalError::Corrupt { .. } | WalError::Gap { .. } | WalError::NewerFormat { .. },
-            )
+            BirthError::Wal(WalError::NewerFormat { .. } | WalError::Newer { .. })
+            | BirthError::Snapshot(SnapshotError::NewerFormat { .. } | SnapshotError::Version { .. })
+            | BirthError::OtherProgram { .. } => 5,
+            BirthError::Wal(WalError::Corrupt { .. } | WalError::Gap { .. })
             | BirthError::DamagedSnapshot { .. }
-            | BirthError::Snapshot(SnapshotError::Corrupt { .. } | SnapshotError::NewerFormat { .. })
+            | BirthError::Snapshot(SnapshotError::Corrupt { .. })
             | BirthError::LogGone { .. }
             | BirthError::NoIdentity { .. }
             | BirthError::StraySnapshot { .. }

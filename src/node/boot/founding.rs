@@ -20,7 +20,8 @@ use super::error::BirthError;
 use super::restore::Backup;
 use crate::node::{Completion, PeerError};
 use crate::raft::{
-    ClusterId, Entry, Found, Member, MemberId, Membership, Payload, Position, RestoredState, Settings,
+    ClusterId, Entry, Found, Member, MemberId, Membership, PROTOCOL, Payload, Position, Protocol,
+    RestoredState, Settings, VersionMismatch, check_version,
 };
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
@@ -116,6 +117,14 @@ pub enum FoundingError {
         /// This node's identity.
         own: MemberId,
     },
+    /// The cluster uses a version that this node's program does not read.
+    #[error("cluster {cluster_id} lets this node in, but its program cannot follow: {mismatch}")]
+    OtherProgram {
+        /// The cluster.
+        cluster_id: ClusterId,
+        /// Which versions.
+        mismatch: VersionMismatch,
+    },
     /// The birth did not reach the disk.
     #[error(transparent)]
     Birth(#[from] BirthError),
@@ -123,10 +132,11 @@ pub enum FoundingError {
 
 impl FoundingError {
     /// Exit code of a server that ends with this error: 1 run-time failure, 2 configuration, 3 data corrupt,
-    /// 4 identity refused.
+    /// 4 identity refused, 5 another program is needed.
     pub fn exit_code(&self) -> u8 {
         match self {
             FoundingError::Birth(error) => error.exit_code(),
+            FoundingError::OtherProgram { .. } => 5,
             _ => 4,
         }
     }
@@ -151,6 +161,8 @@ pub struct Founding {
     /// The cluster that it joins, once that is known.
     joined: Arc<OnceLock<ClusterId>>,
     listen_raft: bool,
+    /// What this node's program speaks.
+    speaks: Protocol,
     /// The state that the cluster is to begin with; an empty one without it.
     backup: Option<Backup>,
     /// For whom this node waits and why, for the log.
@@ -172,7 +184,22 @@ impl Founding {
         } else {
             vec![format!("the founder {founder}, or any born member, to hand the cluster over")]
         };
-        Founding { place, peers, settings, joins, joined: Arc::default(), listen_raft, backup: None, waiting }
+        Founding {
+            place,
+            peers,
+            settings,
+            joins,
+            joined: Arc::default(),
+            listen_raft,
+            speaks: PROTOCOL,
+            backup: None,
+            waiting,
+        }
+    }
+
+    /// What the program speaks. Everything but a test leaves it at what this build speaks.
+    pub fn set_program(&mut self, speaks: Protocol) {
+        self.speaks = speaks;
     }
 
     /// The cluster begins with this state. To be called before anybody is told of this node.
@@ -188,6 +215,7 @@ impl Founding {
             member_id: identity.member_id,
             peers: self.peers.clone(),
             restored: self.backup.as_ref().map(Backup::restored),
+            protocol: self.speaks,
         }
     }
 
@@ -219,13 +247,20 @@ impl Founding {
     ) -> Result<Option<Born>, FoundingError> {
         assert!(self.is_founder(), "only the founder asks");
         let mut members = vec![self.member(&self.unborn())];
+        let mut protocol = self.speaks;
         self.waiting.clear();
         for (peer, answer) in answers {
             match answer {
                 Ok(FoundReply::Unborn(unborn)) if self.goes_its_own_way(&peer, &unborn) => {
                     self.waiting.push(format!("{peer} (it joins a cluster instead of founding this one)"));
                 }
-                Ok(FoundReply::Unborn(unborn)) => members.push(self.accept(&peer, unborn)?),
+                Ok(FoundReply::Unborn(unborn)) => match self.too_far_apart(&peer, unborn.protocol) {
+                    Some(text) => self.waiting.push(text),
+                    None => {
+                        protocol = protocol.min(unborn.protocol);
+                        members.push(self.accept(&peer, unborn)?);
+                    }
+                },
                 Ok(FoundReply::Born { node_id, cluster_id, members, founders, .. }) => {
                     // Who was just let in again, or was removed, finds itself in no membership that it knows, and that one
                     // is old.
@@ -256,9 +291,21 @@ impl Founding {
         let members = Membership { members };
         let settings = self.backup.as_ref().map_or(&self.settings, Backup::settings).clone();
         let restored = self.backup.as_ref().map(Backup::restored);
-        let found = Found { cluster_id, settings, members, restored };
+        // A state that was there before keeps its version; the leader raises it when it may.
+        let protocol = self.backup.as_ref().map_or(protocol, Backup::version);
+        let found = Found { cluster_id, settings, protocol, members, restored };
         let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
         Ok(Some(self.place.birth(entry, self.backup.take())?))
+    }
+
+    /// Why a founding member's program cannot share a cluster with this one's: it does not read the version that both
+    /// speak, or that of the backup.
+    fn too_far_apart(&self, peer: &Peer, speaks: Protocol) -> Option<String> {
+        let common = self.backup.as_ref().map_or(self.speaks.min(speaks), Backup::version);
+        let of_peer = check_version(common, speaks).err().map(|mismatch| (peer.to_string(), mismatch));
+        let own = check_version(common, self.speaks).err().map(|mismatch| ("this node".to_owned(), mismatch));
+        let (who, mismatch) = of_peer.or(own)?;
+        Some(format!("{peer} (the cluster would not suit {who}: {mismatch})"))
     }
 
     /// A cluster that this node belongs to, or did: under its name stands nobody, or this very node.
@@ -350,6 +397,9 @@ impl Founding {
         if let Err(text) = self.check_offer(&found, &store.members) {
             self.waiting = vec![text.clone()];
             return Received::Refused(text);
+        }
+        if let Err(mismatch) = check_version(found.protocol, self.speaks) {
+            return Received::End(FoundingError::OtherProgram { cluster_id: found.cluster_id, mismatch });
         }
         // Who joins later is sent the state by the leader.
         let founds = found.members.get(own.member_id).is_some();

@@ -8,7 +8,7 @@ use super::error::BirthError;
 use super::founding::Founding;
 use super::restore;
 use crate::node::Stored;
-use crate::raft::{ClusterId, Entry, MemberId};
+use crate::raft::{ClusterId, Entry, MemberId, PROTOCOL};
 use crate::store::disk::Disk;
 use crate::store::identity::{Identity, IdentityError};
 use crate::store::wal::{Wal, WalOptions};
@@ -42,6 +42,7 @@ pub fn open(disk: Arc<dyn Disk>, options: WalOptions, config: &IdentityConfig) -
     };
     let cluster_id = ids.cluster_id;
     let (stored, warnings) = Stored::load(disk.clone(), ids, options)?;
+    stored.check_program(PROTOCOL)?;
     let no_found = |what| BirthError::NoFound { dir: disk.display(""), cluster_id, what };
     let first = stored.first_entry().ok_or_else(|| no_found("it has no first entry".to_owned()))?;
     let found = check_first(first, cluster_id).map_err(no_found)?;

@@ -25,7 +25,7 @@ use super::error::BirthError;
 use super::restore::Backup;
 use crate::node::Stored;
 use crate::raft::{
-    ClusterId, Entry, Found, Index, Member, MemberId, Membership, Payload, Position, Settings,
+    ClusterId, Entry, Found, Index, Member, MemberId, Membership, PROTOCOL, Payload, Position, Settings,
 };
 use crate::store::Kv;
 use crate::store::disk::RealDisk;
@@ -49,6 +49,14 @@ pub enum RecoverError {
     /// It is one already.
     #[error("{0} is the only member of its cluster already: just start it")]
     Alone(String),
+    /// The log holds what only a later program reads.
+    #[error("the log in {dir} cannot be recovered: {what}")]
+    OtherProgram {
+        /// The data directory.
+        dir: String,
+        /// What it is, and which program reads it.
+        what: String,
+    },
     /// The file system refused.
     #[error("cannot {action} {path}: {source}")]
     Io {
@@ -62,11 +70,13 @@ pub enum RecoverError {
 }
 
 impl RecoverError {
-    /// Exit code of a program that ends with this error: 1 run-time failure, 2 refused, 3 data corrupt, 4 identity refused.
+    /// Exit code of a program that ends with this error: 1 run-time failure, 2 refused, 3 data corrupt, 4 identity
+    /// refused, 5 another program is needed.
     pub fn exit_code(&self) -> u8 {
         match self {
             RecoverError::Birth(error) => error.exit_code(),
             RecoverError::Nothing(_) | RecoverError::Alone(_) => 2,
+            RecoverError::OtherProgram { .. } => 5,
             RecoverError::Io { .. } => 1,
         }
     }
@@ -163,6 +173,7 @@ impl Recovery {
             return Err(BirthError::LogGone { dir: shown(), node_id, member_id, cluster_id }.into());
         }
         let (stored, warnings) = Stored::load(disk, ids, self.options)?;
+        stored.check_program(PROTOCOL)?;
         let Stored { recovered, snapshot, .. } = stored;
         let last = recovered.entries.last().map_or(recovered.base, Entry::position);
         let (snapshot, mut kv) = match snapshot {
@@ -170,7 +181,8 @@ impl Recovery {
             None => (None, Kv::new(Settings::default())),
         };
         for entry in &recovered.entries {
-            kv.apply(entry);
+            kv.try_apply(entry)
+                .map_err(|e| RecoverError::OtherProgram { dir: shown(), what: e.to_string() })?;
         }
         let membership = kv.membership().clone();
         if membership.members.iter().all(|member| member.member_id == ids.member_id) {
@@ -205,6 +217,7 @@ impl Recovery {
         let found = Found {
             cluster_id,
             settings: backup.settings().clone(),
+            protocol: backup.version(),
             members: Membership { members: vec![member] },
             restored: Some(backup.restored()),
         };

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::error::BirthError;
-use crate::raft::{Entry, Position, RestoredState, Settings, SnapshotMeta};
+use crate::raft::{Entry, Position, Protocol, RestoredState, Settings, SnapshotMeta};
 use crate::store::disk::Disk;
 use crate::store::snapshot::{self, SnapshotError, SnapshotName};
 use crate::store::{Kv, Rebase};
@@ -47,6 +47,11 @@ impl Backup {
     /// What it is known by.
     pub fn restored(&self) -> RestoredState {
         self.restored
+    }
+
+    /// The version that the state is at.
+    pub fn version(&self) -> Protocol {
+        self.kv.version()
     }
 
     /// The settings that came with it. They win over those of the configuration: what may still be read, and which

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::birth::whose_log;
 use super::error::{BirthError, damaged_or};
+use crate::raft::{PROTOCOL, check_version};
 use crate::store::disk::{Disk, RealDisk};
 use crate::store::identity::{DataDirLock, Identity};
 use crate::store::snapshot::{self, SnapshotName};
@@ -101,6 +102,7 @@ fn look(disk: &Arc<dyn Disk>, report: &mut Report) -> Result<(), BirthError> {
     report.identity.clone_from(&identity);
     let chosen = snapshot::choose(disk)?;
     let behind = (chosen.last(), chosen.reach);
+    let in_snapshot = chosen.state.as_ref().map_or(0, |(header, _)| header.meta.version);
     report.snapshot = chosen.state.map(|(header, _)| (SnapshotName::new(header.meta.last), header.keys));
     report.damaged = chosen.damaged.iter().map(|(_, error)| error.to_string()).collect();
     if let Some((taken, _)) = report.snapshot {
@@ -125,8 +127,11 @@ fn look(disk: &Arc<dyn Disk>, report: &mut Report) -> Result<(), BirthError> {
         inspection = inspect(disk, Some(expected), behind);
     }
     let end = std::mem::replace(&mut inspection.end, Ok(None));
+    let version = inspection.version.max(in_snapshot);
     report.log = Some(inspection);
     report.torn = end.map_err(|error| damaged_or(error, chosen.damaged))?;
+    check_version(version, PROTOCOL)
+        .map_err(|mismatch| BirthError::OtherProgram { dir: disk.display(""), mismatch })?;
     if !report.damaged.is_empty() || !report.damaged_older.is_empty() {
         report.verdict = Verdict::DamagedSnapshot;
     } else if report.torn.is_some() {
@@ -141,7 +146,8 @@ impl Report {
         &self.verdict
     }
 
-    /// As a start would end: 0 clean, torn tail or a damaged snapshot that is not needed, 3 rot, 4 another member's data, 1 what cannot be read.
+    /// As a start would end: 0 clean, torn tail or a damaged snapshot that is not needed, 3 rot, 4 another member's data, 5 data of a later program, 1 what
+    /// cannot be read.
     pub fn exit_code(&self) -> u8 {
         match &self.verdict {
             Verdict::Clean | Verdict::TornTail | Verdict::DamagedSnapshot => 0,

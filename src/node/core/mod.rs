@@ -20,10 +20,10 @@ use self::waiters::{MAX_REQUESTS, RequestId, Stage, Waiters};
 use crate::node::request::{AdminFailure, AdminFailureKind, Failure, FailureKind, Origin};
 use crate::node::transport::{Lane, LeaderCall, PeerRequest, Target};
 use crate::raft::{
-    self, Index, MemberId, Membership, Note, Payload, Position, ProposeError, Raft, ReadDone, RoleKind, Term,
-    Time, Watermarks,
+    self, Index, MemberId, Membership, Note, Payload, Position, ProposeError, Protocol, Raft, ReadDone,
+    RoleKind, Term, Time, Watermarks,
 };
-use crate::store::Applied;
+use crate::store::{Applied, needed_protocol};
 
 /// How long a request waits for a leader to be known: about one election, so that a patient client sees no failover.
 const LEADER_WAIT: Duration = Duration::from_secs(1);
@@ -193,6 +193,13 @@ impl Core {
     }
 
     fn propose(&mut self, id: RequestId, payload: &Payload, now: Time) {
+        if let Payload::Command(command) = payload
+            && let needed = needed_protocol(command)
+            && needed > self.raft.version()
+        {
+            let why = self.unsupported(needed, now);
+            return self.waiters.fail(id, Failure::new(FailureKind::Unsupported, why));
+        }
         match self.raft.propose(payload, now) {
             Ok(at) => {
                 self.proposals += 1;
@@ -208,6 +215,13 @@ impl Core {
                 self.waiters.fail(id, Failure::unavailable(e.to_string()))
             }
         }
+    }
+
+    /// Why a command is not proposed that needs a higher version than the one in force: who keeps that down.
+    fn unsupported(&self, needed: Protocol, now: Time) -> String {
+        let holders: Vec<_> = self.raft.held_back_by(needed, now).iter().map(ToString::to_string).collect();
+        let version = self.raft.version();
+        format!("this needs version {needed}, and version {version} is in force: {}", holders.join("; "))
     }
 
     fn await_successor(&mut self, id: RequestId, payload: &Payload, now: Time) {

@@ -26,11 +26,19 @@ fn follower() -> Core {
         promote: false,
     };
     let members = Membership { members: (1..=3).map(member).collect() };
-    let found = Found { cluster_id: ClusterId(1), settings: Settings::default(), members, restored: None };
+    let found = Found {
+        protocol: 1,
+        cluster_id: ClusterId(1),
+        settings: Settings::default(),
+        members,
+        restored: None,
+    };
     let entries = vec![Entry::new(Position::new(1, 1), 0, &Payload::Found(found))];
     let restored =
         Restored { hard_state: HardState { term: 1, voted_for: None }, entries, ..Restored::default() };
     let config = RaftConfig {
+        protocol: 1,
+        hold_version: false,
         me: MemberId(2),
         election_timeout: Duration::from_millis(300),
         heartbeat: HEARTBEAT,

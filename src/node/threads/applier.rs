@@ -3,17 +3,21 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::guard;
 use crate::node::{Next, Node, lock};
 use crate::raft::{Apply, Entry, EntryKind, Index, Position, Term, Time};
-use crate::store::{Applied, Kv};
+use crate::store::{Applied, Kv, Unreadable};
 
 /// Applies committed entries.
 pub struct Applier;
 
 impl Applier {
     /// Applies entries in order; for each one its place and, when it is a command, its outcome.
-    pub fn step(entries: &[Entry], kv: &mut Kv) -> Vec<(Index, Term, Option<Applied>)> {
-        entries.iter().map(|entry| (entry.index(), entry.term(), kv.apply(entry))).collect()
+    ///
+    /// # Errors
+    /// A newer program wrote one. Those before it are applied.
+    pub fn step(entries: &[Entry], kv: &mut Kv) -> Result<Vec<(Index, Term, Option<Applied>)>, Unreadable> {
+        entries.iter().map(|entry| Ok((entry.index(), entry.term(), kv.try_apply(entry)?))).collect()
     }
 }
 
@@ -34,7 +38,9 @@ pub(in crate::node) fn run(node: &Arc<Node>) {
             None => return,
         };
         let began = Instant::now();
-        let applied = node.with_kv_mut(|kv| Applier::step(&entries, kv));
+        let applied = node
+            .with_kv_mut(|kv| Applier::step(&entries, kv))
+            .unwrap_or_else(|e| guard::end_for_another_program(&e.to_string()));
         node.counters.apply.observe_duration(began.elapsed());
         node.counters.apply_batch.observe_size(entries.len());
         node.step(|core, _| core.handle_applied(applied));
@@ -46,7 +52,9 @@ pub(in crate::node) fn run(node: &Arc<Node>) {
 
 /// Replaces the whole state by that of the snapshot which was received.
 fn restore(node: &Arc<Node>, last: Position) {
-    let kv = lock(&node.received).remove(&last.index).expect("a snapshot is loaded before it is installed");
+    let mut kv =
+        lock(&node.received).remove(&last.index).expect("a snapshot is loaded before it is installed");
+    kv.set_program(node.options.protocol);
     // The old state is given back to be dropped outside of the lock: that takes a while.
     drop(node.with_kv_mut(|old| std::mem::replace(old, kv)));
     node.step(|core, _| core.handle_restored(last));

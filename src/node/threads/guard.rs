@@ -35,6 +35,13 @@ pub(in crate::node) fn fail(why: &str) -> ! {
     process::exit(1);
 }
 
+/// Ends the process at once because another program is needed to go on: exit code 5. The text says which one. What is on
+/// the disk is whole, and that program goes on from it.
+pub(in crate::node) fn end_for_another_program(why: &str) -> ! {
+    say_last(why);
+    process::exit(5);
+}
+
 fn say_last(why: &str) {
     log::error!("{why}");
     log::logger().flush();

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use super::snapshotter;
+use super::{guard, snapshotter};
 use crate::node::core::Parked;
 use crate::node::request::Completion;
 use crate::node::{Node, lock};
-use crate::raft::{InstallSnapshotReply, InstallSnapshotRequest};
+use crate::raft::{InstallSnapshotReply, InstallSnapshotRequest, check_version};
 use crate::store::Kv;
 use crate::store::snapshot::{self, SnapshotError, SnapshotHeader, TransferKey};
 
@@ -70,6 +70,11 @@ pub(in crate::node) fn run(node: &Arc<Node>, inbox: Inbox) {
                 core.park(Parked::Install(waiting, done));
             }),
             Ok(Taken::Whole(header, kv)) => {
+                if let Err(mismatch) = check_version(header.meta.version, node.options.protocol) {
+                    guard::end_for_another_program(&format!(
+                        "the leader's snapshot through {last} cannot be used: {mismatch}"
+                    ));
+                }
                 log::info!("received the leader's snapshot through {last}: {} keys", header.keys);
                 // Before the core asks the applier for it.
                 lock(&node.received).insert(last.index, *kv);
@@ -84,6 +89,9 @@ pub(in crate::node) fn run(node: &Arc<Node>, inbox: Inbox) {
                 if let Err(e) = snapshotter::prune(node) {
                     log::warn!("an old snapshot could not be removed: {e}");
                 }
+            }
+            Err(e @ (SnapshotError::Version { .. } | SnapshotError::NewerFormat { .. })) => {
+                guard::end_for_another_program(&format!("the leader's snapshot cannot be used: {e}"));
             }
             // No answer: the leader tries again after a while.
             Err(e) => log::warn!("the leader's snapshot through {last} cannot be taken: {e}"),

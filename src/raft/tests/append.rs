@@ -18,7 +18,7 @@ fn append(raft: &mut Raft, request: AppendEntriesRequest, at: Time) -> (AppendEn
 }
 
 fn accepted(term: Term, received: Index, match_index: Index) -> AppendEntriesReply {
-    AppendEntriesReply { term, outcome: AppendOutcome::Accepted { received, match_index } }
+    AppendEntriesReply { term, outcome: AppendOutcome::Accepted { received, match_index }, protocol: 1 }
 }
 
 #[test]
@@ -58,6 +58,7 @@ fn handle_append_entries_follower_cuts_at_a_conflict() {
 #[test]
 fn handle_append_entries_follower_refuses_what_does_not_fit() {
     let refused = |conflict_index, conflict_term| AppendEntriesReply {
+        protocol: 1,
         term: 4,
         outcome: AppendOutcome::Conflict { conflict_index, conflict_term },
     };
@@ -86,7 +87,7 @@ fn handle_append_entries_of_an_old_term_changes_nothing_in_any_role() {
     for (mut raft, now) in [(follower(), Time(7)), pre_candidate(), candidate(), leader()] {
         let term = raft.term();
         let (reply, lines) = append(&mut raft, request(3, (2, 4), vec![entry(3, 4)], 9), now);
-        assert_eq!(reply, AppendEntriesReply { term, outcome: AppendOutcome::TermOnly });
+        assert_eq!(reply, AppendEntriesReply { term, outcome: AppendOutcome::TermOnly, protocol: 1 });
         assert_eq!(lines, Vec::<String>::new());
     }
 }

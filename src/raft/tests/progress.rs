@@ -3,7 +3,7 @@
 use super::*;
 
 fn reply(term: Term, outcome: AppendOutcome) -> Result<RpcReply, RpcFailed> {
-    Ok(RpcReply::AppendEntries(AppendEntriesReply { term, outcome }))
+    Ok(RpcReply::AppendEntries(AppendEntriesReply { term, outcome, protocol: 1 }))
 }
 
 fn accepted(received: Index, match_index: Index) -> Result<RpcReply, RpcFailed> {
@@ -141,7 +141,7 @@ fn handle_rpc_result_failed_probes_from_match() {
 #[test]
 fn handle_rpc_result_of_the_other_kind_says_nothing() {
     let (mut raft, now, ticket) = sending(0);
-    let vote = Ok(RpcReply::RequestVote(RequestVoteReply { term: 9, granted: true }));
+    let vote = Ok(RpcReply::RequestVote(RequestVoteReply { term: 9, granted: true, protocol: 1 }));
     let ((), lines) = effects(&mut raft, |raft| raft.handle_rpc_result(ticket, vote, now));
     assert_eq!((lines, progress(&raft)), (vec![], "0 3 Probe".to_string()));
 }

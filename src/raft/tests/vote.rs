@@ -18,11 +18,11 @@ fn vote(raft: &mut Raft, request: RequestVoteRequest, at: Time) -> (RequestVoteR
 }
 
 fn granted(term: Term) -> RequestVoteReply {
-    RequestVoteReply { term, granted: true }
+    RequestVoteReply { term, granted: true, protocol: 1 }
 }
 
 fn refused(term: Term) -> RequestVoteReply {
-    RequestVoteReply { term, granted: false }
+    RequestVoteReply { term, granted: false, protocol: 1 }
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub trait Member: Send + Sync + 'static {
     fn membership(&self) -> Arc<Membership>;
     /// Whether a committed change has removed this member.
     fn is_removed(&self, member: MemberId) -> bool;
+    /// The leader sends what this program does not read: the text says which one does. Without an answer.
+    fn end_for_another_program(&self, why: &str);
 }
 
 impl Member for Arc<Node> {
@@ -83,6 +85,10 @@ impl Member for Arc<Node> {
 
     fn is_removed(&self, member: MemberId) -> bool {
         self.with_kv(|kv| kv.is_removed(member))
+    }
+
+    fn end_for_another_program(&self, why: &str) {
+        Node::end_for_another_program(self, why);
     }
 }
 
@@ -193,6 +199,11 @@ impl PeerApi {
                     let done = if is_concluded_from(&request) { done } else { self.or_stopping(done) };
                     dispatch(&*member, request, done);
                 }
+                Err(text) => done(PeerAnswer::refused(403, text)),
+            },
+            // Only a leader of this very cluster sends what this node's program cannot read.
+            Err(CodecError::Newer(envelope, text)) => match check_envelope(&birth_record, &envelope) {
+                Ok(()) => member.end_for_another_program(&text),
                 Err(text) => done(PeerAnswer::refused(403, text)),
             },
             Err(error @ CodecError::Route(_)) => done(PeerAnswer::refused(404, error)),

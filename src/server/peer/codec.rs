@@ -12,6 +12,9 @@
 //! | `/raft/administer` | envelope, what is asked, remaining time | |
 //! | `/raft/found` | ask, or store with its target and the latest membership | for a store one frame |
 //!
+//! A field of a line that this program does not know is ignored: a newer member may say more than an older one
+//! understands. What matters is sent only when the version in force has it.
+//!
 //! Every count and length is compared with the bytes that are there before anything is allocated for it, every frame
 //! and command is checked by its CRC, and what the core takes for granted is checked here: consecutive entries, terms
 //! that do not fall. A body that fails is answered 400 and nothing of it reaches the core.
@@ -26,7 +29,7 @@ use crate::node::{
     Administration, ForwardedWrite, FoundReply, FoundRequest, PeerReply, PeerRequest, StoreFound, Unborn,
 };
 use crate::raft::{
-    AppendEntriesRequest, ClusterId, Entry, FRAME_HEADER_BYTES, Index, InstallSnapshotRequest,
+    AppendEntriesRequest, ClusterId, Entry, FRAME_HEADER_BYTES, FrameError, Index, InstallSnapshotRequest,
     MAX_PAYLOAD_BYTES, MemberId, Membership, Position, RequestVoteRequest, Term, TimeoutNowRequest,
 };
 
@@ -62,6 +65,9 @@ pub enum CodecError {
     /// The bytes behind the line are not what the line announces.
     #[error("{0}")]
     Body(String),
+    /// A frame that only a later program reads.
+    #[error("{1}")]
+    Newer(Envelope, String),
     /// No route of the peer port.
     #[error("no route of the peer port: {0}")]
     Route(String),
@@ -69,7 +75,6 @@ pub enum CodecError {
 
 /// Identity in every request but `/raft/found`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Envelope {
     /// The sender's cluster.
     pub cluster_id: ClusterId,
@@ -81,14 +86,12 @@ pub struct Envelope {
 
 /// The line of every request with an envelope.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Line<T> {
     envelope: Envelope,
     request: T,
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct AppendLine {
     term: Term,
     prev: Position,
@@ -97,13 +100,11 @@ struct AppendLine {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct ReadIndexLine {
     remaining_ms: u64,
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct WriteLine {
     bytes: usize,
     crc32c: u32,
@@ -111,7 +112,6 @@ struct WriteLine {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct PieceLine {
     term: Term,
     last: Position,
@@ -122,29 +122,31 @@ struct PieceLine {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct TermLine {
     term: Term,
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct AdministerLine {
     what: Administration,
     remaining_ms: u64,
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 enum FoundLine {
     Ask(Unborn),
-    Store { target: MemberId, members: Membership },
+    Store {
+        target: MemberId,
+        #[serde(deserialize_with = "Membership::from_wire")]
+        members: Membership,
+    },
 }
 
 /// The body of an answer that is none: with status 409 the receiver is unborn, with 410 the sender was removed, with 400, 403 and 503 it refused
 /// before its core saw the request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "snake_case")]
 pub enum NoReply {
     /// No log here.
     Unborn(Unborn),
@@ -235,7 +237,7 @@ pub fn decode_request(route: &str, body: &[u8]) -> Result<(Envelope, PeerRequest
         }
         APPEND_ENTRIES => {
             let Line::<AppendLine> { envelope, request: head } = parse(head)?;
-            let entries = decode_entries(&head, rest)?;
+            let entries = decode_entries(envelope, &head, rest)?;
             let append = AppendEntriesRequest {
                 term: head.term,
                 leader: envelope.from,
@@ -276,7 +278,7 @@ pub fn decode_request(route: &str, body: &[u8]) -> Result<(Envelope, PeerRequest
     }
 }
 
-fn decode_entries(head: &AppendLine, mut rest: &[u8]) -> Result<Vec<Entry>, CodecError> {
+fn decode_entries(envelope: Envelope, head: &AppendLine, mut rest: &[u8]) -> Result<Vec<Entry>, CodecError> {
     bounded([head.term, head.prev.index, head.prev.term, head.commit])?;
     if head.entries > rest.len() / FRAME_HEADER_BYTES {
         return Err(CodecError::Body(format!(
@@ -287,7 +289,10 @@ fn decode_entries(head: &AppendLine, mut rest: &[u8]) -> Result<Vec<Entry>, Code
     }
     let mut entries = Vec::with_capacity(head.entries);
     for n in 0..head.entries {
-        let (entry, used) = Entry::decode(rest).map_err(|e| CodecError::Body(format!("frame {n}: {e}")))?;
+        let (entry, used) = Entry::decode(rest).map_err(|e| match e {
+            FrameError::Kind(_) => CodecError::Newer(envelope, e.to_string()),
+            e => CodecError::Body(format!("frame {n}: {e}")),
+        })?;
         entries.push(entry);
         rest = &rest[used..];
     }

@@ -154,6 +154,11 @@ impl ClientApi {
         Ok(key)
     }
 
+    #[cfg(feature = "next-protocol")]
+    pub(super) fn touch_key(&self, call: Call, reply: Reply) {
+        self.write(self.key(&call).map(|key| Op::Touch { key }), &call, reply);
+    }
+
     pub(super) fn delete_range(&self, call: Call, reply: Reply) {
         self.propose(writes::parse_delete_range(&call.request), &call, reply);
     }

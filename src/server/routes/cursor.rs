@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::api::{ErrorBody, ErrorCode};
+use crate::store::FIRST_REVISION;
 
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 9;
@@ -55,7 +56,7 @@ impl Cursor {
         let (version, rest) = payload.split_first()?;
         let (revision, next) = rest.split_first_chunk()?;
         let revision = u64::from_le_bytes(*revision);
-        (*version == VERSION).then(|| Cursor { revision, next: next.to_vec() })
+        (*version == VERSION && revision >= FIRST_REVISION).then(|| Cursor { revision, next: next.to_vec() })
     }
 
     /// The greatest length of a cursor whose key has `key_bytes`.

@@ -8,6 +8,7 @@ pub(super) fn failed(failure: &Failure) -> ErrorBody {
         FailureKind::Unavailable => ErrorCode::Unavailable,
         FailureKind::Overloaded => ErrorCode::Overloaded,
         FailureKind::TooLarge => ErrorCode::TooLarge,
+        FailureKind::Unsupported => ErrorCode::Unsupported,
         FailureKind::Timeout => ErrorCode::Timeout,
         FailureKind::OutcomeUnknown => ErrorCode::OutcomeUnknown,
     };

@@ -359,7 +359,7 @@ mod tests {
                 None => break,
             }
         }
-        let all = usize::try_from(kv.revision()).unwrap();
+        let all = usize::try_from(kv.size().keys).unwrap();
         assert!(keys.len() == all && keys.is_sorted_by(|a, b| a < b), "each key once, in order");
         pages
     }

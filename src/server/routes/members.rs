@@ -13,7 +13,7 @@ use crate::server::edge::Request;
 /// `invalid_request`: nothing in it can be meant.
 pub(super) fn parse_add(request: &Request) -> Result<OperatorRequest, ErrorBody> {
     no_parameters(request)?;
-    let NewMember { node_id, raft_addr, http_addr, promote, member_id } =
+    let NewMember { node_id, raft_addr, http_addr, promote, member_id, protocol } =
         json_body(request, "what it should be")?;
     let node_id = named(node_id)?;
     for (field, addr) in [("raft_addr", &raft_addr), ("http_addr", &http_addr)] {
@@ -32,7 +32,7 @@ pub(super) fn parse_add(request: &Request) -> Result<OperatorRequest, ErrorBody>
         })
     };
     let member_id = member_id.as_deref().map(identity).transpose()?;
-    Ok(OperatorRequest::Add(Newcomer { node_id, raft_addr, http_addr, promote, member_id }))
+    Ok(OperatorRequest::Add(Newcomer { node_id, raft_addr, http_addr, promote, member_id, protocol }))
 }
 
 /// To remove the member `name`.

@@ -176,6 +176,11 @@ fn peers(out: &mut Out<'_>, node: &Node, status: &NodeStatus) -> fmt::Result {
     let help = "Entries not known to be on the peer's disk, as its leader sees it";
     out.gauges("dkv_peer_lag_entries", help, None, "peer", &lags)?;
     // A peer that has not answered this leader has no sample: no value would be true.
+    let protocols: Vec<_> =
+        (status.peers.iter()).filter_map(|p| Some((p.node_id.clone(), u64::from(p.protocol?)))).collect();
+    let help = "Protocol that the peer's program speaks, as its leader has heard it in this term";
+    out.gauges("dkv_peer_protocol", help, None, "peer", &protocols)?;
+    out.gauge("dkv_protocol", "Protocol that this program speaks", None, u64::from(status.protocol))?;
     let contacts: Vec<_> = (status.peers.iter())
         .filter_map(|p| Some((p.node_id.clone(), p.last_contact?.as_secs_f64())))
         .collect();
@@ -185,7 +190,9 @@ fn peers(out: &mut Out<'_>, node: &Node, status: &NodeStatus) -> fmt::Result {
 
 /// The state machine.
 fn store(out: &mut Out<'_>, node: &Node) -> fmt::Result {
-    let (revision, floor, size) = node.with_kv(|kv| (kv.revision(), kv.floor(), kv.size()));
+    let (version, revision, floor, size) =
+        node.with_kv(|kv| (kv.version(), kv.revision(), kv.floor(), kv.size()));
+    out.gauge("dkv_protocol_in_force", "Version that the members share", None, u64::from(version))?;
     out.gauge("dkv_store_revision", "Revision of the store", None, revision)?;
     out.gauge("dkv_store_floor_revision", "Oldest revision still readable", None, floor)?;
     out.gauge("dkv_store_keys", "Keys that exist", None, size.keys)?;

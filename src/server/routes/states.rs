@@ -10,7 +10,7 @@ use super::params::{Query, invalid};
 use crate::api::{ErrorBody, ErrorCode};
 use crate::node::{Consistency, Node};
 use crate::server::edge::Request;
-use crate::store::{Kv, ReadError};
+use crate::store::{FIRST_REVISION, Kv, ReadError};
 
 /// What both kinds of reads may be asked with.
 pub(super) const PARAMETERS: [&str; 3] = ["consistency", "revision", "min_revision"];
@@ -39,6 +39,11 @@ impl States {
             }
         };
         let (revision, min_revision) = (query.number("revision")?, query.number("min_revision")?);
+        if revision == Some(0) {
+            return Err(invalid(format!(
+                "revision=0: there is no such state, the first one is {FIRST_REVISION}, the empty store"
+            )));
+        }
         if revision.is_some() && min_revision.is_some() {
             return Err(invalid(
                 "revision and min_revision exclude each other: exactly that state, or no older one",
@@ -111,12 +116,13 @@ mod tests {
     #[test]
     fn parse_settles_which_states_a_read_may_see() {
         type Row = (&'static str, Option<u64>, Option<u64>, u64, bool);
-        let table: [Row; 11] = [
+        let table: [Row; 12] = [
             ("", None, None, 0, true),
             ("consistency=linearizable", None, None, 0, true),
             ("consistency=stale", None, None, 0, false),
             ("revision=5", None, Some(5), 0, false),
-            ("revision=0&consistency=linearizable", None, Some(0), 0, false),
+            ("revision=1&consistency=linearizable", None, Some(1), 0, false),
+            ("min_revision=0", None, None, 0, false),
             ("min_revision=5", None, None, 5, false),
             ("min_revision=5&consistency=stale", None, None, 5, false),
             ("min_revision=5&consistency=linearizable", None, None, 5, true),
@@ -137,6 +143,7 @@ mod tests {
             ("revision=5", Some(7)),
             ("min_revision=8", Some(7)),
             ("revision=", None),
+            ("revision=0", None),
             ("revision=-1", None),
             ("revision=+1", None),
             ("revision=01", None),

@@ -145,6 +145,8 @@ pub(super) static OPERATIONS: &[Operation] = &[
     Operation { headers: &["accept", "if-match"], ..key_read("/v1/kv/{key}", "getKey", ClientApi::get_key) },
     key_write("/v1/kv/{key}", PUT, "putKey", ClientApi::put_key),
     key_write("/v1/kv/{key}", DELETE, "deleteKey", ClientApi::delete_key),
+    #[cfg(feature = "next-protocol")]
+    key_write("/v1/kv/{key}", POST, "touchKey", ClientApi::touch_key),
     key_read("/v1/kv", "listKeys", ClientApi::list_keys),
     key_write("/v1/kv", DELETE, "deleteRange", ClientApi::delete_range),
     flat(Operation { methods: &[Method::Get], headers: &[], ..key_read("/get", "flatGet", legacy::get) }),

@@ -8,12 +8,12 @@ pub(super) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub fn new(bytes: &'a [u8]) -> Reader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Reader<'a> {
         Reader { rest: bytes }
     }
 
     /// How many bytes are left.
-    pub fn remaining(&self) -> usize {
+    pub(super) fn remaining(&self) -> usize {
         self.rest.len()
     }
 
@@ -23,27 +23,27 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
-    pub fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], CommandError> {
+    pub(super) fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], CommandError> {
         let (head, rest) = self.rest.split_first_chunk().ok_or(CommandError::Short(field))?;
         self.rest = rest;
         Ok(*head)
     }
 
-    pub fn byte(&mut self, field: &'static str) -> Result<u8, CommandError> {
+    pub(super) fn byte(&mut self, field: &'static str) -> Result<u8, CommandError> {
         self.array(field).map(u8::from_le_bytes)
     }
 
-    pub fn u64(&mut self, field: &'static str) -> Result<u64, CommandError> {
+    pub(super) fn u64(&mut self, field: &'static str) -> Result<u64, CommandError> {
         self.array(field).map(u64::from_le_bytes)
     }
 
-    pub fn text(&mut self, field: &'static str, len: usize) -> Result<String, CommandError> {
+    pub(super) fn text(&mut self, field: &'static str, len: usize) -> Result<String, CommandError> {
         let text = str::from_utf8(self.take(field, len)?).map_err(|_| CommandError::Text(field))?;
         Ok(text.to_owned())
     }
 
     /// Bytes with their length, in four bytes, before them.
-    pub fn sized(&mut self, field: &'static str) -> Result<Vec<u8>, CommandError> {
+    pub(super) fn sized(&mut self, field: &'static str) -> Result<Vec<u8>, CommandError> {
         let len = u32::from_le_bytes(self.array(field)?);
         let len = usize::try_from(len).map_err(|_| CommandError::Short(field))?;
         self.take(field, len).map(<[u8]>::to_vec)

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::members::Members;
 use super::versions::{Superseded, Version, Versions};
-use super::{Kv, VERSION_OVERHEAD_BYTES};
-use crate::raft::{Entry, Index, Membership, Position};
+use super::{FIRST_REVISION, Kv, VERSION_OVERHEAD_BYTES};
+use crate::raft::{Entry, Index, Membership, PROTOCOL, Position};
 use crate::store::dedup::{Dedup, Row};
 use crate::store::snapshot::SnapshotHeader;
 
@@ -72,6 +72,9 @@ impl KvBuilder {
         version: u64,
         value: Option<&[u8]>,
     ) -> Result<(), String> {
+        if mod_revision <= FIRST_REVISION {
+            return Err(format!("a version has revision {mod_revision}, which no change has"));
+        }
         if mod_revision > self.header.revision {
             return Err(format!(
                 "a version has revision {mod_revision}, the snapshot {}",
@@ -133,6 +136,10 @@ impl KvBuilder {
         if self.key.is_some() {
             return Err("a key has no versions".to_owned());
         }
+        let (revision, floor) = (self.header.revision, self.header.floor);
+        if floor < FIRST_REVISION || floor > revision {
+            return Err(format!("its revision is {revision} and its floor {floor}, which no state has"));
+        }
         // One revision may have superseded versions of several keys; of one key it supersedes one, as the revisions of
         // its versions rise. The order is the one in which they were superseded.
         self.superseded.sort_unstable_by(|a, b| (a.at, &a.key).cmp(&(b.at, &b.key)));
@@ -142,6 +149,8 @@ impl KvBuilder {
             settings,
             cluster_id: self.header.cluster_id,
             members: Members::new(found, meta.membership, meta.membership_index, removed),
+            version: meta.version,
+            speaks: PROTOCOL,
             applied: meta.last,
             stamp: meta.stamp,
             revision: self.header.revision,
@@ -155,6 +164,8 @@ impl KvBuilder {
             versions_hash: self.versions_hash,
             version_count: self.version_count,
             dedup,
+            #[cfg(feature = "next-protocol")]
+            touches: self.header.touches.unwrap_or(0),
             pin: None,
         };
         if kv.state_hash() != self.header.state_hash {
@@ -190,12 +201,13 @@ pub struct Rebase {
 }
 
 impl Kv {
-    /// Moves the state to the beginning of another log. Keys, revisions, cluster time and settings stay. Panics when
+    /// Moves the state to the beginning of another log. Keys, revisions, cluster time, settings and version stay. Panics when
     /// `found` is not a found entry, or a view is pinned.
     pub fn rebase(&mut self, to: Rebase) {
         assert!(self.pin.is_none(), "a pinned state stays where it is");
         let found = to.found.found().expect("a found entry");
         self.cluster_id = Some(found.cluster_id);
+        self.version = self.version.max(found.protocol);
         self.applied = to.last;
         let (old, removed) = if to.keeps_removed {
             (Arc::clone(self.membership()), self.members.removed().collect())

@@ -94,26 +94,26 @@ fn check_sums(kv: &Kv) {
 #[test]
 fn apply_put_counts_revisions_and_versions() {
     let mut kv = Kv::new(settings());
-    assert_eq!((kv.revision(), kv.floor(), kv.get(b"a", None)), (0, 0, Ok(None)));
-    assert_eq!(write(&mut kv, put("a", "1")), Outcome::Put { revision: 1, create_revision: 1, version: 1 });
-    assert_eq!(write(&mut kv, put("b", "")), Outcome::Put { revision: 2, create_revision: 2, version: 1 });
-    assert_eq!(write(&mut kv, put("a", "1")), Outcome::Put { revision: 3, create_revision: 1, version: 2 });
+    assert_eq!((kv.revision(), kv.floor(), kv.get(b"a", None)), (1, 1, Ok(None)));
+    assert_eq!(write(&mut kv, put("a", "1")), Outcome::Put { revision: 2, create_revision: 2, version: 1 });
+    assert_eq!(write(&mut kv, put("b", "")), Outcome::Put { revision: 3, create_revision: 3, version: 1 });
+    assert_eq!(write(&mut kv, put("a", "1")), Outcome::Put { revision: 4, create_revision: 2, version: 2 });
     let record = kv.get(b"a", None).unwrap().unwrap();
-    let want = Record { key: b"a", value: b"1", create_revision: 1, mod_revision: 3, version: 2 };
+    let want = Record { key: b"a", value: b"1", create_revision: 2, mod_revision: 4, version: 2 };
     assert_eq!(record, want);
-    assert_eq!(value(&kv, "b", 3), Some(String::new()), "an empty value is a value");
+    assert_eq!(value(&kv, "b", 4), Some(String::new()), "an empty value is a value");
 }
 
 #[test]
 fn apply_delete_of_an_absent_key_changes_nothing() {
     let mut kv = Kv::new(settings());
-    assert_eq!(write(&mut kv, delete("a")), Outcome::Deleted { revision: 0, deleted: 0 });
+    assert_eq!(write(&mut kv, delete("a")), Outcome::Deleted { revision: 1, deleted: 0 });
     write(&mut kv, put("a", "1"));
-    assert_eq!(write(&mut kv, delete("a")), Outcome::Deleted { revision: 2, deleted: 1 });
+    assert_eq!(write(&mut kv, delete("a")), Outcome::Deleted { revision: 3, deleted: 1 });
     let before = kv.state_hash();
-    assert_eq!(write(&mut kv, delete("a")), Outcome::Deleted { revision: 2, deleted: 0 });
-    assert_eq!((kv.state_hash(), kv.revision()), (before, 2));
-    assert_eq!(write(&mut kv, put("a", "2")), Outcome::Put { revision: 3, create_revision: 3, version: 1 });
+    assert_eq!(write(&mut kv, delete("a")), Outcome::Deleted { revision: 3, deleted: 0 });
+    assert_eq!((kv.state_hash(), kv.revision()), (before, 3));
+    assert_eq!(write(&mut kv, put("a", "2")), Outcome::Put { revision: 4, create_revision: 4, version: 1 });
 }
 
 /// What a change collected becomes visible at one revision, and is superseded, counted and forgotten by it.
@@ -234,10 +234,10 @@ fn get_at_a_revision_reads_history() {
     write(&mut kv, put("a", "3"));
     write(&mut kv, delete("a"));
     write(&mut kv, put("a", "5"));
-    let seen: Vec<_> = (0..=5).map(|revision| value(&kv, "a", revision)).collect();
+    let seen: Vec<_> = (1..=6).map(|revision| value(&kv, "a", revision)).collect();
     let want = [None, Some("1"), Some("1"), Some("3"), None, Some("5")].map(|v| v.map(str::to_owned));
     assert_eq!(seen, want);
-    assert_eq!(kv.get(b"a", Some(6)), Err(ReadError::Future { wanted: 6, revision: 5 }));
+    assert_eq!(kv.get(b"a", Some(7)), Err(ReadError::Future { wanted: 7, revision: 6 }));
 }
 
 #[test]
@@ -247,13 +247,13 @@ fn floor_trails_by_the_retained_revisions() {
     write(&mut kv, put("gone", "x"));
     write(&mut kv, delete("gone"));
     write(&mut kv, put("a", "4"));
-    assert_eq!(kv.floor(), 2);
-    assert_eq!(kv.get(b"a", Some(1)), Err(ReadError::Compacted { wanted: 1, floor: 2 }));
-    assert_eq!((value(&kv, "a", 2), value(&kv, "a", 4)), (Some("1".into()), Some("4".into())));
-    assert_eq!((value(&kv, "gone", 2), value(&kv, "gone", 3)), (Some("x".into()), None));
+    assert_eq!(kv.floor(), 3);
+    assert_eq!(kv.get(b"a", Some(2)), Err(ReadError::Compacted { wanted: 2, floor: 3 }));
+    assert_eq!((value(&kv, "a", 3), value(&kv, "a", 5)), (Some("1".into()), Some("4".into())));
+    assert_eq!((value(&kv, "gone", 3), value(&kv, "gone", 4)), (Some("x".into()), None));
     write(&mut kv, put("b", "5"));
     assert!(!kv.keys.contains_key(&b"gone"[..]), "nothing readable is left of it");
-    assert_eq!(value(&kv, "a", 3), Some("1".into()), "still the latest at the floor");
+    assert_eq!(value(&kv, "a", 4), Some("1".into()), "still the latest at the floor");
     write(&mut kv, put("b", "6"));
     assert!(kv.keys[&b"a"[..]].older.is_empty());
 }
@@ -265,14 +265,14 @@ fn floor_trails_by_the_retained_bytes() {
     for _ in 0..3 {
         write(&mut kv, put("a", "0123456789"));
     }
-    assert_eq!(kv.floor(), 0, "two superseded versions are exactly what may be kept");
+    assert_eq!(kv.floor(), 1, "two superseded versions are exactly what may be kept");
     write(&mut kv, put("a", "0123456789"));
-    assert_eq!(kv.floor(), 2, "the version superseded at revision 2 had to go");
+    assert_eq!(kv.floor(), 3, "the version superseded at revision 3 had to go");
     assert_eq!(
         write(&mut kv, put("b", "0123456789")),
-        Outcome::Put { revision: 5, create_revision: 5, version: 1 }
+        Outcome::Put { revision: 6, create_revision: 6, version: 1 }
     );
-    assert_eq!(kv.floor(), 2, "nothing was superseded");
+    assert_eq!(kv.floor(), 3, "nothing was superseded");
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn floor_with_no_retention_is_the_revision() {
     let mut kv = Kv::new(Settings { retention_revisions: 0, ..settings() });
     write(&mut kv, put("a", "1"));
     write(&mut kv, put("a", "2"));
-    assert_eq!((kv.floor(), value(&kv, "a", 2)), (2, Some("2".into())));
+    assert_eq!((kv.floor(), value(&kv, "a", 3)), (3, Some("2".into())));
     write(&mut kv, delete("a"));
     assert!(kv.keys.is_empty() && kv.superseded.is_empty());
 }
@@ -290,34 +290,34 @@ fn conditions_decide_and_report_the_current_mod_revision() {
     let failed = |revision, mod_revision| Outcome::PreconditionFailed { revision, mod_revision };
     let mut kv = Kv::new(settings());
     let mut try_put = |condition| run(&mut kv, 0, &command(put("a", "v"), Some(condition), None)).0;
-    assert_eq!(try_put(Condition::Exists), failed(0, 0));
-    assert_eq!(try_put(Condition::ModRevision(0)), failed(0, 0), "no key has revision 0");
-    assert_eq!(try_put(Condition::Absent), Outcome::Put { revision: 1, create_revision: 1, version: 1 });
-    assert_eq!(try_put(Condition::Absent), failed(1, 1));
-    assert_eq!(try_put(Condition::Exists), Outcome::Put { revision: 2, create_revision: 1, version: 2 });
-    assert_eq!(try_put(Condition::ModRevision(1)), failed(2, 2));
+    assert_eq!(try_put(Condition::Exists), failed(1, 0));
+    assert_eq!(try_put(Condition::ModRevision(0)), failed(1, 0), "no key has revision 0");
+    assert_eq!(try_put(Condition::Absent), Outcome::Put { revision: 2, create_revision: 2, version: 1 });
+    assert_eq!(try_put(Condition::Absent), failed(2, 2));
+    assert_eq!(try_put(Condition::Exists), Outcome::Put { revision: 3, create_revision: 2, version: 2 });
+    assert_eq!(try_put(Condition::ModRevision(2)), failed(3, 3));
     assert_eq!(
-        try_put(Condition::ModRevision(2)),
-        Outcome::Put { revision: 3, create_revision: 1, version: 3 }
+        try_put(Condition::ModRevision(3)),
+        Outcome::Put { revision: 4, create_revision: 2, version: 3 }
     );
 
     let mut try_delete = |condition| run(&mut kv, 0, &command(delete("a"), Some(condition), None)).0;
-    assert_eq!(try_delete(Condition::ModRevision(2)), failed(3, 3));
-    assert_eq!(try_delete(Condition::ModRevision(3)), Outcome::Deleted { revision: 4, deleted: 1 });
-    assert_eq!(try_delete(Condition::Exists), failed(4, 0), "a deleted key is absent");
-    assert_eq!(try_delete(Condition::Absent), Outcome::Deleted { revision: 4, deleted: 0 });
+    assert_eq!(try_delete(Condition::ModRevision(3)), failed(4, 4));
+    assert_eq!(try_delete(Condition::ModRevision(4)), Outcome::Deleted { revision: 5, deleted: 1 });
+    assert_eq!(try_delete(Condition::Exists), failed(5, 0), "a deleted key is absent");
+    assert_eq!(try_delete(Condition::Absent), Outcome::Deleted { revision: 5, deleted: 0 });
 }
 
 #[test]
 fn keyed_write_takes_effect_once_within_the_window() {
     let mut kv = Kv::new(settings());
     let first = command(put("a", "1"), None, Some("id"));
-    let done = Outcome::Put { revision: 1, create_revision: 1, version: 1 };
+    let done = Outcome::Put { revision: 2, create_revision: 2, version: 1 };
     assert_eq!(run(&mut kv, 5, &first), (done.clone(), false));
     write(&mut kv, put("a", "2"));
     assert_eq!(run(&mut kv, 10 * SECOND + 5, &first), (done, true));
-    assert_eq!(value(&kv, "a", 2), Some("2".into()));
-    let again = Outcome::Put { revision: 3, create_revision: 1, version: 3 };
+    assert_eq!(value(&kv, "a", 3), Some("2".into()));
+    let again = Outcome::Put { revision: 4, create_revision: 2, version: 3 };
     assert_eq!(run(&mut kv, 10 * SECOND + 6, &first), (again, false), "older than the window");
 }
 
@@ -325,7 +325,7 @@ fn keyed_write_takes_effect_once_within_the_window() {
 fn keyed_failures_are_remembered_too() {
     let mut kv = Kv::new(settings());
     let guarded = command(put("a", "1"), Some(Condition::Exists), Some("id"));
-    let failed = Outcome::PreconditionFailed { revision: 0, mod_revision: 0 };
+    let failed = Outcome::PreconditionFailed { revision: 1, mod_revision: 0 };
     assert_eq!(run(&mut kv, 0, &guarded), (failed.clone(), false));
     write(&mut kv, put("a", "2"));
     assert_eq!(run(&mut kv, 0, &guarded), (failed, true));
@@ -358,11 +358,11 @@ fn a_full_table_refuses_new_keys_and_remembers_nothing_of_it() {
     let fourth = command(put("a", "4"), None, Some("4"));
     assert!(kv.would_refuse_keyed("4", 0) && !kv.would_refuse_keyed("3", 0));
     assert_eq!(run(&mut kv, 0, &fourth), (Outcome::Overloaded, false));
-    assert_eq!(kv.revision(), 3);
+    assert_eq!(kv.revision(), 4);
     assert!(run(&mut kv, 0, &command(put("a", "1"), None, Some("1"))).1, "known keys are still answered");
-    assert_eq!(write(&mut kv, put("b", "")), Outcome::Put { revision: 4, create_revision: 4, version: 1 });
+    assert_eq!(write(&mut kv, put("b", "")), Outcome::Put { revision: 5, create_revision: 5, version: 1 });
     assert!(!kv.would_refuse_keyed("4", 10 * SECOND + 1));
-    let done = Outcome::Put { revision: 5, create_revision: 1, version: 4 };
+    let done = Outcome::Put { revision: 6, create_revision: 2, version: 4 };
     assert_eq!(run(&mut kv, 10 * SECOND + 1, &fourth), (done, false));
 }
 
@@ -382,6 +382,7 @@ fn cluster_time_never_runs_backwards() {
 fn apply_found_sets_cluster_and_settings() {
     let mut kv = Kv::new(Settings::default());
     let found = Found {
+        protocol: 1,
         cluster_id: ClusterId(7),
         settings: settings(),
         members: Membership::default(),
@@ -393,7 +394,7 @@ fn apply_found_sets_cluster_and_settings() {
     assert_ne!(kv.state_hash(), empty);
     assert_eq!(next(&mut kv, 3, &Payload::Noop), None);
     assert_eq!(next(&mut kv, 4, &Payload::Membership(Membership::default())), None);
-    assert_eq!((kv.applied(), kv.stamp(), kv.revision()), (Position::new(3, 1), 4, 0));
+    assert_eq!((kv.applied(), kv.stamp(), kv.revision()), (Position::new(3, 1), 4, 1));
 }
 
 #[test]
@@ -413,10 +414,51 @@ fn apply_refuses_an_entry_twice() {
 }
 
 #[test]
-#[should_panic(expected = "committed entry 1@1 cannot be applied")]
-fn apply_stops_at_a_command_it_cannot_read() {
-    let entry = Entry::new(Position::new(1, 1), 0, &Payload::Command(vec![99]));
+fn try_apply_of_what_a_newer_program_wrote_changes_nothing_and_says_which_program_is_needed() {
+    let put = command(put("a", "1"), None, None).encode();
+    let with = |at: usize, byte: u8| {
+        let mut bytes = put.clone();
+        bytes[at] = byte;
+        Payload::Command(bytes)
+    };
+    let newer = [
+        (with(0, 2), "the command has version 2"),
+        (with(1, 9), "the command has 9 as its op"),
+        (with(2, 9), "the command has 9 as its condition"),
+        (Payload::Version(PROTOCOL + 1), "run a dkv-server that speaks protocol"),
+    ];
+    let mut kv = Kv::new(settings());
+    write(&mut kv, Op::Put { key: b"a".to_vec(), value: b"1".to_vec() });
+    let before = (kv.state_hash(), kv.applied(), kv.stamp());
+    for (payload, says) in newer {
+        let error = kv.try_apply(&Entry::new(Position::new(2, 1), 9, &payload)).unwrap_err();
+        assert!(error.to_string().contains(says) && error.position == Position::new(2, 1), "{error}");
+        assert_eq!((kv.state_hash(), kv.applied(), kv.stamp()), before, "nothing changed");
+    }
+}
+
+#[test]
+#[should_panic(expected = "the committed entry 1@1 is no command")]
+fn apply_stops_at_bytes_that_no_program_wrote() {
+    let entry = Entry::new(Position::new(1, 1), 0, &Payload::Command(vec![1, 1]));
     Kv::new(settings()).apply(&entry);
+}
+
+#[test]
+fn a_version_entry_raises_the_version_and_the_hash_says_so() {
+    let mut kv = Kv::new(settings());
+    kv.set_program(2);
+    assert_eq!((kv.version(), kv.check_program()), (1, Ok(())));
+    next(&mut kv, 0, &Payload::Noop);
+    let mut twin = Kv::new(settings());
+    twin.set_program(2);
+    next(&mut twin, 0, &Payload::Version(2));
+    assert_eq!(twin.version(), 2);
+    assert_ne!(kv.state_hash(), twin.state_hash());
+    next(&mut twin, 0, &Payload::Version(1));
+    assert_eq!(twin.version(), 2, "it never falls");
+    twin.set_program(4);
+    assert!(twin.check_program().is_err(), "a program reads its own version and the one before");
 }
 
 #[test]
@@ -578,15 +620,15 @@ fn scan_shows_one_revision_in_either_order() {
     let range = KeyRange::new(b"a/", b"", b"");
     let rows = |revision, order| listed(&kv, revision, &range, order, 10).0;
     let row = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    assert_eq!(rows(5, Order::Ascending), [row("a/2", "y")]);
-    assert_eq!(rows(4, Order::Ascending), [row("a/1", "x"), row("a/2", "y")]);
-    assert_eq!(rows(3, Order::Descending), [row("a/2", "x"), row("a/1", "x")]);
-    assert_eq!(rows(0, Order::Ascending), []);
+    assert_eq!(rows(6, Order::Ascending), [row("a/2", "y")]);
+    assert_eq!(rows(5, Order::Ascending), [row("a/1", "x"), row("a/2", "y")]);
+    assert_eq!(rows(4, Order::Descending), [row("a/2", "x"), row("a/1", "x")]);
+    assert_eq!(rows(1, Order::Ascending), []);
     let none = |_: Record<'_>| panic!("there is nothing to show");
-    let future = ReadError::Future { wanted: 6, revision: 5 };
-    assert_eq!(kv.scan(6, &range, Order::Ascending, None, none), Err(future));
+    let future = ReadError::Future { wanted: 7, revision: 6 };
+    assert_eq!(kv.scan(7, &range, Order::Ascending, None, none), Err(future));
     let behind = KeyRange::new(b"a/", b"b", b"");
-    assert_eq!(kv.scan(5, &behind, Order::Descending, None, none), Ok(None));
+    assert_eq!(kv.scan(6, &behind, Order::Descending, None, none), Ok(None));
 }
 
 #[test]
@@ -601,7 +643,7 @@ fn scan_looks_at_a_bounded_number_of_keys() {
     (0..count).for_each(|n| apply(delete(&format!("{n:05}"))));
     let all = KeyRange::new(b"", b"", b"");
     let mut seen = 0;
-    let next = kv.scan(2 * count as u64, &all, Order::Ascending, None, |_| {
+    let next = kv.scan(2 * count as u64 + 1, &all, Order::Ascending, None, |_| {
         seen += 1;
         ControlFlow::Continue(())
     });
@@ -610,8 +652,8 @@ fn scan_looks_at_a_bounded_number_of_keys() {
         (Ok(Some(format!("{SCAN_KEYS:05}").as_bytes())), 0),
         "deleted keys cost a look, too"
     );
-    assert_eq!(listed(&kv, count as u64, &all, Order::Descending, count).0.len(), count);
-    assert_eq!(listed(&kv, count as u64, &all, Order::Descending, count).1, 2);
+    assert_eq!(listed(&kv, count as u64 + 1, &all, Order::Descending, count).0.len(), count);
+    assert_eq!(listed(&kv, count as u64 + 1, &all, Order::Descending, count).1, 2);
 }
 
 proptest! {
@@ -622,7 +664,7 @@ proptest! {
         (back, limit, is_descending) in (0u64..60, 1usize..5, any::<bool>()),
     ) {
         let mut kv = Kv::new(Settings { retention_revisions: 30, ..settings() });
-        let mut states: Vec<BTreeMap<String, String>> = vec![BTreeMap::new()];
+        let mut states: Vec<BTreeMap<String, String>> = vec![BTreeMap::new(); 2];
         for (key, value) in &writes {
             let mut state = states.last().unwrap().clone();
             let changes = match value {

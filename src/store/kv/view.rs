@@ -90,6 +90,7 @@ impl Kv {
                 stamp: self.stamp,
                 membership: Arc::clone(self.membership()),
                 membership_index: self.membership_index(),
+                version: self.version,
             },
             found: self.found().cloned(),
             settings: self.settings.clone(),
@@ -102,6 +103,8 @@ impl Kv {
             key_rows: self.keys.len() as u64,
             versions: self.version_count,
             idempotency_rows,
+            #[cfg(feature = "next-protocol")]
+            touches: (self.version >= 2).then_some(self.touches),
         }
     }
 }

@@ -1,7 +1,10 @@
 //! The bytes of a snapshot file around its rows. `docs/storage-format.md` draws them.
 
+use serde::Deserialize;
+
 use super::SnapshotHeader;
 use crate::bytes::u32_at;
+use crate::raft::{PROTOCOL, Protocol, VersionMismatch, check_version};
 
 /// The version of the whole file. A greater one is refused.
 pub(super) const VERSION: u32 = 1;
@@ -46,10 +49,24 @@ pub(super) fn header_len(head: &[u8]) -> Result<usize, &'static str> {
     if len > MAX_HEADER_BYTES { Err("its header claims to be longer than any is") } else { Ok(len) }
 }
 
-/// Why head and JSON are no header of this version.
+/// Why head and JSON are no header that this program reads.
 pub(super) enum HeaderError {
-    Newer(u32),
+    /// The file is of a later format.
+    NewerFormat(u32),
+    /// The state in it is at a version that this program does not read.
+    Version(VersionMismatch),
     Broken(String),
+}
+
+/// The version of the state, whatever else its header has.
+#[derive(Deserialize)]
+struct Peek {
+    meta: PeekMeta,
+}
+
+#[derive(Deserialize)]
+struct PeekMeta {
+    version: Protocol,
 }
 
 pub(super) fn decode_header(head: &[u8], json: &[u8]) -> Result<SnapshotHeader, HeaderError> {
@@ -57,9 +74,13 @@ pub(super) fn decode_header(head: &[u8], json: &[u8]) -> Result<SnapshotHeader, 
         return Err(HeaderError::Broken("the checksum of its header does not match".to_owned()));
     }
     match u32_at(head, 8) {
-        VERSION => serde_json::from_slice(json)
-            .map_err(|e| HeaderError::Broken(format!("its header does not parse: {e}"))),
-        version if version > VERSION => Err(HeaderError::Newer(version)),
+        VERSION => serde_json::from_slice(json).map_err(|e| {
+            let broken = HeaderError::Broken(format!("its header does not parse: {e}"));
+            let peek = serde_json::from_slice::<Peek>(json);
+            let mismatch = peek.ok().and_then(|peek| check_version(peek.meta.version, PROTOCOL).err());
+            mismatch.map_or(broken, HeaderError::Version)
+        }),
+        version if version > VERSION => Err(HeaderError::NewerFormat(version)),
         version => Err(HeaderError::Broken(format!("there is no format version {version}"))),
     }
 }

@@ -38,6 +38,10 @@ pub struct SnapshotHeader {
     pub versions: u64,
     /// Outcomes in the idempotency table.
     pub idempotency_rows: u64,
+    /// How often a key was touched; from version 2 on.
+    #[cfg(feature = "next-protocol")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub touches: Option<u64>,
 }
 
 impl SnapshotHeader {

@@ -9,7 +9,7 @@ use super::rows::{self, AnyRow};
 use super::{SnapshotError, SnapshotHeader, SnapshotName};
 use crate::bytes::{u32_at, u64_at};
 use crate::files::foreign_encoding;
-use crate::raft::Position;
+use crate::raft::{PROTOCOL, Position, VersionMismatch, check_version};
 use crate::store::disk::{self, Disk, DiskFile};
 use crate::store::kv::Kv;
 
@@ -117,11 +117,13 @@ struct Scan<'a> {
     at: u64,
     /// Of everything before `at`; at the end, the one that the file ends with.
     crc: u32,
+    /// The state in it is at a version that this program does not read.
+    mismatch: Option<VersionMismatch>,
 }
 
 impl<'a> Scan<'a> {
     fn new(source: Source<'a>, shown: String) -> Scan<'a> {
-        Scan { source, shown, at: 0, crc: 0 }
+        Scan { source, shown, at: 0, crc: 0, mismatch: None }
     }
 
     fn open(file: &'a dyn DiskFile, shown: String) -> Result<Scan<'a>, SnapshotError> {
@@ -142,8 +144,17 @@ impl<'a> Scan<'a> {
             }
             AnyRow::Idempotency(row) => builder.push_idempotency(row),
         })?;
-        let kv = builder.finish().map_err(|what| self.corrupt(0, what))?;
+        let kv = builder.finish().map_err(|what| self.unsound(0, what))?;
         Ok((header, kv))
+    }
+
+    /// Checksums are right, but what they guard makes no sense. In a file of a later version it may be sound to the program
+    /// that wrote it.
+    fn unsound(&self, at: u64, what: String) -> SnapshotError {
+        match self.mismatch {
+            Some(mismatch) => SnapshotError::Version { file: self.shown.clone(), mismatch },
+            None => self.corrupt(at, what),
+        }
     }
 
     /// Appends the next `len` bytes to `buf`.
@@ -210,12 +221,16 @@ impl<'a> Scan<'a> {
         let len = format::header_len(&head).map_err(|what| self.corrupt(0, what))?;
         self.take(len, &mut json)?;
         let header = format::decode_header(&head, &json).map_err(|error| match error {
-            HeaderError::Newer(version) => SnapshotError::NewerFormat { file: self.shown.clone(), version },
+            HeaderError::NewerFormat(version) => {
+                SnapshotError::NewerFormat { file: self.shown.clone(), version }
+            }
+            HeaderError::Version(mismatch) => SnapshotError::Version { file: self.shown.clone(), mismatch },
             HeaderError::Broken(what) => self.corrupt(0, what),
         })?;
         if last.is_some_and(|last| last != header.meta.last) {
             return Err(self.corrupt(0, format!("it ends with entry {}, another one", header.meta.last)));
         }
+        self.mismatch = check_version(header.meta.version, PROTOCOL).err();
         Ok(header)
     }
 
@@ -239,9 +254,9 @@ impl<'a> Scan<'a> {
             }
             let mut used = 0;
             while let Some((row, bytes)) =
-                rows::decode(&buf[used..]).map_err(|what| self.corrupt(at, what))?
+                rows::decode(&buf[used..]).map_err(|what| self.unsound(at, what))?
             {
-                take(row).map_err(|what| self.corrupt(at, what))?;
+                take(row).map_err(|what| self.unsound(at, what))?;
                 used += bytes;
                 count += 1;
             }

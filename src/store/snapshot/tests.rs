@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::Index as AnyIndex;
 
 use super::*;
-use crate::raft::{ClusterId, Entry, Found, Member, MemberId, Membership, Payload, Settings};
+use crate::raft::{ClusterId, Entry, Found, Member, MemberId, Membership, PROTOCOL, Payload, Settings};
 use crate::store::simdisk::{Fault, Loss, SimDisk};
 use crate::store::{Command, Idempotency, KeyRange, Op, Outcome, PAGE_BYTES, Rebase, request_hash};
 
@@ -25,7 +25,13 @@ fn membership(ids: impl IntoIterator<Item = u64>) -> Membership {
 }
 
 fn found(settings: Settings) -> Payload {
-    Payload::Found(Found { cluster_id: ClusterId(7), settings, members: membership(1..4), restored: None })
+    Payload::Found(Found {
+        protocol: 1,
+        cluster_id: ClusterId(7),
+        settings,
+        members: membership(1..4),
+        restored: None,
+    })
 }
 
 fn command(op: Op, idempotency: Option<&str>) -> Payload {
@@ -253,20 +259,20 @@ fn the_file_has_the_documented_bytes() {
     let numbers =
         |rows: &mut Vec<u8>, numbers: &[u64]| numbers.iter().for_each(|n| rows.extend(n.to_le_bytes()));
     rows.extend([1, 2, 0, 0, 0, 0, 255, 2]);
-    numbers(&mut rows, &[8, 8, 1]);
+    numbers(&mut rows, &[9, 9, 1]);
     rows.extend([40, 0, 0, 0]);
     rows.extend([7; 40]);
     rows.extend([1, 1, 0, 0, 0, b'a', 2]);
-    numbers(&mut rows, &[4, 1, 2]);
+    numbers(&mut rows, &[5, 2, 2]);
     rows.extend([1, 0, 0, 0, b'2', 2]);
-    numbers(&mut rows, &[6, 1, 3]);
+    numbers(&mut rows, &[7, 2, 3]);
     rows.extend([0, 0, 0, 0]);
     rows.extend([1, 1, 0, 0, 0, b'b', 2]);
-    numbers(&mut rows, &[2, 2, 1]);
+    numbers(&mut rows, &[3, 3, 1]);
     rows.extend([1, 0, 0, 0, b'1', 2]);
-    numbers(&mut rows, &[5, 2, 2]);
+    numbers(&mut rows, &[6, 3, 2]);
     rows.extend([1, 0, 0, 0, b'2', 3]);
-    numbers(&mut rows, &[7]);
+    numbers(&mut rows, &[8]);
     let chunk = 20 + json_len;
     assert_eq!(bytes[chunk + 8..chunk + 8 + rows.len()], rows);
     let end = &bytes[bytes.len() - 20..];
@@ -319,10 +325,12 @@ fn load_refuses_a_header_that_does_not_describe_the_rows() {
     let (name, bytes) = stored(&sim, &mut sample());
     let shown = name.to_string();
     type Change = fn(&mut SnapshotHeader);
-    let changes: [(&str, Change); 9] = [
+    let changes: [(&str, Change); 11] = [
         ("state hash", |header| header.state_hash ^= 1),
         ("state hash", |header| header.revision += 1),
         ("state hash", |header| header.floor -= 1),
+        ("which no state has", |header| header.floor = 0),
+        ("is out of order", |header| header.floor = header.revision + 1),
         ("state hash", |header| header.removed.clear()),
         ("state hash", |header| header.found = None),
         ("state hash", |header| header.settings.retention_bytes += 1),
@@ -337,6 +345,40 @@ fn load_refuses_a_header_that_does_not_describe_the_rows() {
     }
     put_file(&sim, &shown, &with_header(&bytes, |_| ()));
     assert!(load(&disk(&sim), name).is_ok());
+}
+
+#[test]
+fn load_of_a_later_version_names_the_program_and_is_not_passed_over() {
+    let sim = SimDisk::new(1);
+    let (name, bytes) = stored(&sim, &mut sample());
+    let shown = name.to_string();
+    let json_len = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+    // Another hash rule of a later version: the rows are sound.
+    let later = with_header(&bytes, |header| {
+        header.meta.version = PROTOCOL + 1;
+        header.state_hash ^= 1;
+    });
+    // A field that only a later program knows.
+    let mut json: serde_json::Value = serde_json::from_slice(&bytes[20..20 + json_len]).unwrap();
+    json["meta"]["version"] = (PROTOCOL + 1).into();
+    json["leases"] = 1.into();
+    let json = json.to_string();
+    let mut unknown = bytes[..12].to_vec();
+    unknown.extend_from_slice(&(json.len() as u32).to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&unknown), json.as_bytes());
+    unknown.extend_from_slice(&crc.to_le_bytes());
+    unknown.extend_from_slice(json.as_bytes());
+    unknown.extend_from_slice(&bytes[20 + json_len..]);
+    for changed in [later, unknown] {
+        put_file(&sim, &shown, &changed);
+        let error = load(&disk(&sim), name).unwrap_err();
+        assert!(matches!(error, SnapshotError::Version { .. }), "{error}");
+        assert!(error.to_string().contains("run a dkv-server that speaks protocol"), "{error}");
+        assert!(matches!(choose(&disk(&sim)), Err(SnapshotError::Version { .. })), "not passed over");
+    }
+    let same = with_header(&bytes, |header| header.state_hash ^= 1);
+    put_file(&sim, &shown, &same);
+    assert!(matches!(load(&disk(&sim), name), Err(SnapshotError::Corrupt { .. })));
 }
 
 #[test]

@@ -283,18 +283,32 @@ pub(super) enum Record {
     Reset(Position),
 }
 
-/// Reads the record at the beginning of `bytes`; returns it and its length. The text says what is wrong.
-pub(super) fn decode_record(bytes: &[u8]) -> Result<(Record, usize), String> {
+/// Why bytes whose checksum is right are no record.
+#[derive(Debug)]
+pub(super) enum RecordError {
+    /// A later program wrote it.
+    Newer(String),
+    /// It is damaged; the text says what is wrong.
+    Broken(String),
+}
+
+/// Reads the record at the beginning of `bytes`; returns it and its length.
+pub(super) fn decode_record(bytes: &[u8]) -> Result<(Record, usize), RecordError> {
     match bytes.first() {
         Some(&RECORD_ENTRY) => {
-            let (entry, length) = Entry::decode(&bytes[1..]).map_err(|e: FrameError| e.to_string())?;
+            let (entry, length) = Entry::decode(&bytes[1..]).map_err(|e: FrameError| match e {
+                FrameError::Kind(_) => RecordError::Newer(e.to_string()),
+                e => RecordError::Broken(e.to_string()),
+            })?;
             Ok((Record::Entry(entry), 1 + length))
         }
         Some(&RECORD_RESET) if bytes.len() >= RESET_RECORD_BYTES => {
             Ok((Record::Reset(Position::new(u64_at(bytes, 1), u64_at(bytes, 9))), RESET_RECORD_BYTES))
         }
-        Some(&RECORD_RESET) | None => Err("a record is cut short".to_owned()),
-        Some(kind) => Err(format!("unknown record kind {kind}")),
+        Some(&RECORD_RESET) | None => Err(RecordError::Broken("a record is cut short".to_owned())),
+        Some(kind) => Err(RecordError::Newer(format!(
+            "there is a record of kind {kind}, which this program does not know: run the dkv-server that wrote it"
+        ))),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::raft::{HardState, Index, Position};
+use crate::raft::{Entry, HardState, Index, Position, Protocol};
 use crate::store::disk::Disk;
 
 use super::format::BLOCK_BYTES;
@@ -19,6 +19,8 @@ pub struct Inspection {
     pub hard_state: HardState,
     /// The last entry, or where the log begins when it has none.
     pub last: Position,
+    /// The highest version that an entry of it puts in force; 0 when none does.
+    pub version: Protocol,
     /// How much is known to be synced from the log's own marks.
     pub synced_mark: LogPlace,
     /// The verdict: `None` when the log ends cleanly, the torn end that the next start cuts off, or why the log is
@@ -58,6 +60,7 @@ pub fn inspect(
         })
     });
     let last = replay.last();
+    let version = replay.entries.iter().filter_map(Entry::version).max().unwrap_or(0);
     let Replay { ids, hard_state, synced_mark, .. } = replay;
-    Inspection { ids, hard_state, last, synced_mark, end }
+    Inspection { ids, hard_state, last, version, synced_mark, end }
 }

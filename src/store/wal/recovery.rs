@@ -16,10 +16,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::raft::{Entry, HardState, Index, Position};
+use crate::raft::{Entry, HardState, Index, PROTOCOL, Position, check_version};
 use crate::store::disk::Disk;
 
-use super::format::{self, BLOCK_BYTES, BatchHeader, Record, SegmentHeader, SegmentHeaderFound, SegmentName};
+use super::format::{
+    self, BLOCK_BYTES, BatchHeader, Record, RecordError, SegmentHeader, SegmentHeaderFound, SegmentName,
+};
 use super::segment::{self, Current, Older};
 use super::{LogPlace, WalError, WalIds};
 
@@ -385,15 +387,26 @@ impl SegmentBytes<'_> {
         for _ in 0..header.records {
             let bytes = &self.bytes[at..end];
             let taken = format::decode_record(bytes).and_then(|(record, length)| {
-                replay.take(record)?;
+                replay.take(record).map_err(RecordError::Broken)?;
                 Ok(length)
             });
-            at += taken.map_err(|what| self.corrupt(at as u64, what))?;
+            at += taken.map_err(|error| self.unreadable(replay, at as u64, error))?;
         }
         if at != end {
             return Err(self.corrupt(at as u64, "there is more in the batch than its header says"));
         }
         Ok(())
+    }
+
+    /// What looks damaged after an entry that puts a later version in force is sound to the program that wrote it.
+    fn unreadable(&self, replay: &Replay, offset: u64, error: RecordError) -> WalError {
+        let newest = replay.entries.iter().filter_map(Entry::version).max();
+        let newer = |what| WalError::Newer { file: self.disk.display(&self.shown), offset, what };
+        match (error, newest.and_then(|version| check_version(version, PROTOCOL).err())) {
+            (_, Some(mismatch)) => newer(mismatch.to_string()),
+            (RecordError::Newer(what), None) => newer(what),
+            (RecordError::Broken(what), None) => self.corrupt(offset, what),
+        }
     }
 
     /// No whole batch stands at `block`: is that the end, a torn write, or rot?

@@ -349,6 +349,28 @@ fn open_refuses_a_newer_format() {
 }
 
 #[test]
+fn open_tells_an_entry_of_a_later_program_from_rot() {
+    let sim = SimDisk::new(7);
+    let mut wal = Wal::create(disk(&sim), IDS, SMALL).unwrap();
+    wal.write(&[vote(1, 0xa), entries(1..=1, 1)]).unwrap();
+    wal.write(&[WriteOp::Entries(vec![Entry::new(Position::new(2, 1), 0, &Payload::Version(9))])]).unwrap();
+    drop(wal);
+    // An entry is sound by itself: whether its version is read is asked of the whole, see `Stored::check_program`.
+    assert_eq!(open(&sim).unwrap().1.entries.last().unwrap().version(), Some(9));
+    let record = format::decode_record(&[9, 0, 0]).unwrap_err();
+    assert!(matches!(record, format::RecordError::Newer(_)), "{record:?}");
+    let mut frame = Entry::new(Position::new(3, 1), 0, &Payload::Noop).frame().to_vec();
+    frame[8] = 77;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&frame[..4]), &frame[8..]);
+    frame[4..8].copy_from_slice(&crc.to_le_bytes());
+    let record = [&[1], &frame[..]].concat();
+    assert!(matches!(format::decode_record(&record).unwrap_err(), format::RecordError::Newer(_)));
+    frame[9] ^= 1;
+    let record = [&[1], &frame[..]].concat();
+    assert!(matches!(format::decode_record(&record).unwrap_err(), format::RecordError::Broken(_)));
+}
+
+#[test]
 fn exists_only_once_a_batch_is_whole() {
     let sim = SimDisk::new(7);
     assert!(!Wal::exists(&disk(&sim)).unwrap());

@@ -73,6 +73,7 @@ impl Cluster {
             stamp: last.stamp(),
             membership: member.membership().expect("just seen").clone(),
             membership_index: member.index(),
+            version: applied.iter().filter_map(Entry::version).max().unwrap_or(0),
         }
     }
 

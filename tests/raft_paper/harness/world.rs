@@ -61,10 +61,19 @@ impl Cluster {
         self.note(format!("{me} restarts"));
         let node = self.nodes.get_mut(&me).unwrap();
         let is_disk_held = node.is_disk_held;
-        *node = Cluster::node(me, node.durable.clone(), node.life, self.now);
+        *node = Cluster::node_with(me, node.program, node.durable.clone(), node.life, self.now);
         node.is_disk_held = is_disk_held;
         node.applied = self.snapshots.get(&node.checked).cloned().unwrap_or_default();
         self.check_logs(me);
+    }
+
+    /// `me` runs this program from its next start on, which is now.
+    pub fn replace_program(&mut self, me: u64, protocol: Protocol, hold_version: bool) {
+        if self.nodes[&me].is_up {
+            self.crash(me);
+        }
+        self.nodes.get_mut(&me).unwrap().program = Program { protocol, hold_version };
+        self.restart(me);
     }
 
     /// The disk comes back without its last entries: a member restored from an old copy.

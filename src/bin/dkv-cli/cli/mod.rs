@@ -221,8 +221,8 @@ pub enum Command {
         /// Replace the file if it exists.
         #[arg(long, requires = "file")]
         force: bool,
-        /// Read the store as it was at revision N.
-        #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
+        /// Read the store as it was at revision N; 1 is the empty store.
+        #[arg(long, value_name = "N", value_hint = ValueHint::Other, value_parser = clap::value_parser!(u64).range(1..))]
         revision: Option<u64>,
     },
     /// Store the keys of an export.

@@ -40,8 +40,8 @@ pub struct Read {
     /// Take what the asked node has at once, which may be old.
     #[arg(long)]
     pub stale: bool,
-    /// Read the store as it was at revision N.
-    #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
+    /// Read the store as it was at revision N; 1 is the empty store.
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other, value_parser = clap::value_parser!(u64).range(1..))]
     pub revision: Option<u64>,
 }
 

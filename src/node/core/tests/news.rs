@@ -29,12 +29,12 @@ fn exchange(core: &mut Core, peer: MemberId, now: Time) {
         let reply = match request {
             RpcRequest::RequestVote(vote) => {
                 let term = if vote.pre_vote { core.raft.term() } else { vote.term };
-                RpcReply::RequestVote(RequestVoteReply { term, granted: true })
+                RpcReply::RequestVote(RequestVoteReply { term, granted: true, protocol: 1 })
             }
             RpcRequest::AppendEntries(append) => {
                 let last = append.last_index();
                 let outcome = AppendOutcome::Accepted { received: last, match_index: last };
-                RpcReply::AppendEntries(AppendEntriesReply { term: append.term, outcome })
+                RpcReply::AppendEntries(AppendEntriesReply { term: append.term, outcome, protocol: 1 })
             }
             RpcRequest::TimeoutNow(word) => {
                 RpcReply::TimeoutNow(TimeoutNowReply { term: word.term, campaigns: true })

@@ -1,6 +1,10 @@
 use super::*;
-use crate::node::{Failure, FailureKind, PeerList};
-use crate::raft::{Found, Payload, Settings};
+use crate::node::{AdminFailure, AdminFailureKind, Failure, FailureKind, Peer, PeerList};
+use crate::raft::{
+    AppendEntriesReply, AppendOutcome, Found, InstallOutcome, InstallSnapshotReply, Member, MembershipChange,
+    PROTOCOL, Payload, RequestVoteReply, RestoredState, Settings, TimeoutNowReply,
+};
+use crate::store::{Applied, Outcome};
 use proptest::prelude::*;
 
 const ENVELOPE: Envelope = Envelope { cluster_id: ClusterId(1), from: MemberId(2), to: MemberId(3) };
@@ -103,6 +107,7 @@ fn decode_request_refuses_entries_with_a_gap_or_a_falling_term() {
 #[test]
 fn decode_found_gives_back_both_forms() {
     let found = Found {
+        protocol: 1,
         cluster_id: ClusterId(5),
         settings: Settings::default(),
         members: Membership::default(),
@@ -110,6 +115,7 @@ fn decode_found_gives_back_both_forms() {
     };
     let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
     let unborn = Unborn {
+        protocol: PROTOCOL,
         node_id: "node1".into(),
         member_id: MemberId(4),
         peers: PeerList::from(vec![]),
@@ -130,6 +136,141 @@ fn decode_reply_refuses_another_number_of_results_than_writes() {
     let body = encode_reply(&reply);
     assert_eq!(decode_reply(FORWARD, 1, &body), Ok(reply));
     assert!(decode_reply(FORWARD, 2, &body).is_err());
+}
+
+/// The body with one more field in the `nth` object of its line that has several: what a newer member may say. The only
+/// field of an object may be the name of an enum's variant, which stands alone. None: there are fewer objects.
+fn with_unknown_field(body: &[u8], nth: usize) -> Option<Vec<u8>> {
+    fn visit(value: &mut serde_json::Value, left: &mut usize) -> bool {
+        match value {
+            serde_json::Value::Object(map) => {
+                if map.len() > 1 {
+                    if *left == 0 {
+                        map.insert("said_by_a_newer_member".to_owned(), serde_json::json!({"more": [1]}));
+                        return true;
+                    }
+                    *left -= 1;
+                }
+                map.values_mut().any(|value| visit(value, left))
+            }
+            serde_json::Value::Array(values) => values.iter_mut().any(|value| visit(value, left)),
+            _ => false,
+        }
+    }
+    let (head, rest) = split(body);
+    let mut line: serde_json::Value = serde_json::from_slice(head).unwrap();
+    let mut left = nth;
+    visit(&mut line, &mut left).then(|| [line.to_string().as_bytes(), b"\n", rest].concat())
+}
+
+/// Decodes the body as it is and with an unknown field in each place: it is always the same.
+fn ignores_unknown_fields<T: PartialEq + std::fmt::Debug>(
+    body: &[u8],
+    places: usize,
+    decode: impl Fn(&[u8]) -> Result<T, CodecError>,
+) {
+    let expected = decode(body).unwrap();
+    let mut tried = 0;
+    while let Some(more) = with_unknown_field(body, tried) {
+        assert_eq!(decode(&more).as_ref(), Ok(&expected), "{}", String::from_utf8_lossy(&more));
+        tried += 1;
+    }
+    assert_eq!(tried, places, "{}", String::from_utf8_lossy(body));
+}
+
+#[test]
+fn a_field_that_a_newer_member_says_is_ignored_in_every_line() {
+    let member = Member {
+        node_id: "n6".into(),
+        member_id: MemberId(6),
+        raft_addr: "a:1".into(),
+        http_addr: "a:2".into(),
+        voter: true,
+        promote: false,
+    };
+    let members = Membership { members: vec![member.clone()] };
+    let piece = InstallSnapshotRequest {
+        term: 3,
+        leader: ENVELOPE.from,
+        last: Position::new(4, 2),
+        size: 3,
+        crc: 1,
+        offset: 0,
+        data: b"abc".to_vec(),
+    };
+    let change = Administration::Change(MembershipChange::Add(member, Some(1)));
+    for (request, places) in [
+        (PeerRequest::RequestVote(vote(5)), 4),
+        (PeerRequest::AppendEntries(append(Position::new(5, 2), &[b"a".to_vec()])), 4),
+        (PeerRequest::ReadIndex { remaining_ms: 17 }, 2),
+        (PeerRequest::Forward(vec![ForwardedWrite { command: b"c".to_vec(), remaining_ms: 1 }]), 3),
+        (PeerRequest::InstallSnapshot(piece), 4),
+        (PeerRequest::TimeoutNow(TimeoutNowRequest { term: 3, leader: ENVELOPE.from }), 2),
+        (PeerRequest::Administer { what: change, remaining_ms: 9 }, 4),
+    ] {
+        let body = encode_request(ENVELOPE, &request);
+        ignores_unknown_fields(&body, places, |body| decode_request(route(&request), body));
+    }
+    let failure = || Failure::new(FailureKind::Overloaded, "full");
+    let put = Outcome::Put { revision: 2, create_revision: 2, version: 1 };
+    let applied = Applied { index: 9, outcome: put, replayed: false };
+    let outcome = AppendOutcome::Accepted { received: 4, match_index: 3 };
+    let refused = AdminFailure::new(AdminFailureKind::Refused, "no");
+    for (route, reply, places) in [
+        (REQUEST_VOTE, PeerReply::RequestVote(RequestVoteReply { term: 4, granted: true, protocol: 2 }), 1),
+        (APPEND_ENTRIES, PeerReply::AppendEntries(AppendEntriesReply { term: 4, outcome, protocol: 2 }), 2),
+        (READ_INDEX, PeerReply::ReadIndex(Err(failure())), 1),
+        (FORWARD, PeerReply::Forward(vec![Ok(applied), Err(failure())]), 3),
+        (
+            INSTALL_SNAPSHOT,
+            PeerReply::InstallSnapshot(InstallSnapshotReply {
+                term: 4,
+                outcome: InstallOutcome::Wants(7),
+                protocol: 2,
+            }),
+            1,
+        ),
+        (TIMEOUT_NOW, PeerReply::TimeoutNow(TimeoutNowReply { term: 4, campaigns: true }), 1),
+        (ADMINISTER, PeerReply::Administer(Err(refused)), 1),
+    ] {
+        ignores_unknown_fields(&encode_reply(&reply), places, |body| decode_reply(route, 2, body));
+    }
+    let peer = Peer { node_id: "n6".into(), raft_addr: "a:1".into(), http_addr: "a:2".into() };
+    let peers = PeerList::from(vec![peer]);
+    let restored = Some(RestoredState { revision: 7, state_hash: 8 });
+    let unborn =
+        Unborn { node_id: "n6".into(), member_id: MemberId(6), peers: peers.clone(), restored, protocol: 2 };
+    ignores_unknown_fields(&encode_found(&FoundRequest::Ask(unborn.clone())), 3, decode_found);
+    let entry = append(Position::ZERO, &[b"a".to_vec()]).entries[0].clone();
+    let store = StoreFound { target: MemberId(6), entry, members: members.clone() };
+    ignores_unknown_fields(&encode_found(&FoundRequest::Store(store)), 2, decode_found);
+    let born = FoundReply::Born {
+        node_id: "n6".into(),
+        member_id: MemberId(6),
+        cluster_id: ClusterId(1),
+        members,
+        founders: peers,
+        protocol: 2,
+    };
+    ignores_unknown_fields(&encode_found_reply(&born), 3, decode_found_reply);
+    let unborn = FoundReply::Unborn(unborn.clone());
+    ignores_unknown_fields(&encode_found_reply(&unborn), 3, decode_found_reply);
+}
+
+#[test]
+fn decode_request_tells_a_frame_of_a_later_program_from_a_damaged_one() {
+    let request = append(Position::new(5, 2), &[b"a".to_vec()]);
+    let body = encode_request(ENVELOPE, &PeerRequest::AppendEntries(request));
+    let frame_at = body.iter().position(|&b| b == b'\n').unwrap() + 1;
+    let mut newer = body.clone();
+    newer[frame_at + 8] = 77;
+    let sum = |frame: &[u8]| crc32c::crc32c_append(crc32c::crc32c(&frame[..4]), &frame[8..]);
+    let crc = sum(&newer[frame_at..]);
+    newer[frame_at + 4..frame_at + 8].copy_from_slice(&crc.to_le_bytes());
+    let Err(CodecError::Newer(envelope, text)) = decode_request(APPEND_ENTRIES, &newer) else { panic!() };
+    assert!(envelope == ENVELOPE && text.contains("kind 77"), "{text}");
+    newer[frame_at + 9] ^= 1;
+    assert!(matches!(decode_request(APPEND_ENTRIES, &newer), Err(CodecError::Body(_))));
 }
 
 proptest! {

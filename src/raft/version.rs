@@ -1,0 +1,263 @@
+//! The version that the cluster agrees on: which formats and operations are in use, whatever each member's program could
+//! do (the scheme of LogCabin's state machine versions).
+//!
+//! Every program *speaks* one protocol and also reads and writes the one before. The version *in force* is a number in
+//! the log: the found entry brings the one that all founders speak, and a `version` entry raises it. What a member
+//! writes (entries, snapshots, answers, the parts of the state hash) follows the version in force and not its program,
+//! so members of both programs read each other as long as the version stays.
+//!
+//! The leader raises it when all members speak more, learners included. Only an answer in this term that is no older
+//! than an election timeout tells what a member speaks: a member that is not heard holds the raise back. From the
+//! entry on a program that speaks less cannot take part any more.
+
+use super::change::ChangeError;
+use super::core::Raft;
+use super::entry::{Entry, Payload};
+use super::note::Decision;
+use super::role::Role;
+use super::types::{Index, MemberId, SnapshotMeta, Time};
+
+/// A version of formats and operations. 0 = none is known yet.
+pub type Protocol = u16;
+
+/// The first one there was. A state without a version entry has it.
+pub const FIRST_PROTOCOL: Protocol = 1;
+
+/// The one that this program speaks. The feature `next-protocol` builds the program that comes after it, for the tests
+/// of upgrades.
+pub const PROTOCOL: Protocol = if cfg!(feature = "next-protocol") { 2 } else { 1 };
+
+/// The oldest version that a program which speaks `protocol` reads and writes: the one before its own.
+pub fn oldest_readable(protocol: Protocol) -> Protocol {
+    protocol.saturating_sub(1).max(FIRST_PROTOCOL)
+}
+
+/// A program cannot read what is at a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.text())]
+pub struct VersionMismatch {
+    /// The version of what is to be read.
+    pub version: Protocol,
+    /// What the program speaks.
+    pub speaks: Protocol,
+}
+
+impl VersionMismatch {
+    fn text(&self) -> String {
+        let VersionMismatch { version, speaks } = *self;
+        match version > speaks {
+            true => format!(
+                "it is at version {version}, and this dkv-server speaks protocol {speaks}: run a dkv-server that speaks \
+                 protocol {version}, or restore a backup from before the version was raised"
+            ),
+            false => format!(
+                "it is at version {version}, and this dkv-server speaks protocol {speaks} and reads {} at least: run a \
+                 dkv-server that speaks protocol {} first, until the version is raised",
+                oldest_readable(speaks),
+                version + 1
+            ),
+        }
+    }
+}
+
+/// Whether a program that speaks `speaks` reads and writes `version`.
+///
+/// # Errors
+/// Too new or too old; the text says which program is needed.
+pub fn check_version(version: Protocol, speaks: Protocol) -> Result<(), VersionMismatch> {
+    match (oldest_readable(speaks)..=speaks).contains(&version.max(FIRST_PROTOCOL)) {
+        true => Ok(()),
+        false => Err(VersionMismatch { version, speaks }),
+    }
+}
+
+/// Who keeps an operation from being used that needs a higher version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeldBackBy {
+    /// This member has not answered in this term within the last election timeout.
+    NotHeard(String),
+    /// This member's program speaks less.
+    Speaks(String, Protocol),
+    /// The leader is told to hold the version.
+    Setting(String),
+    /// Nobody: the version is being raised.
+    Nobody,
+}
+
+impl std::fmt::Display for HeldBackBy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            HeldBackBy::NotHeard(name) => write!(f, "{name} has not said which version it speaks"),
+            HeldBackBy::Speaks(name, protocol) => write!(f, "{name} speaks protocol {protocol}"),
+            HeldBackBy::Setting(name) => write!(f, "hold_version is set at {name}, which leads"),
+            HeldBackBy::Nobody => f.write_str("it is being raised: try again"),
+        }
+    }
+}
+
+/// The versions that the log still holds, like the memberships: those that are not committed may be cut off again.
+#[derive(Clone, Debug)]
+pub(super) struct Versions {
+    /// The one in force at the commit index.
+    committed: Protocol,
+    /// Those behind the commit index.
+    uncommitted: Vec<(Index, Protocol)>,
+}
+
+impl Versions {
+    /// From the snapshot and the entries after it. The found entry counts as committed: it is the same in every log.
+    pub(super) fn new<'a>(snapshot: &SnapshotMeta, entries: impl Iterator<Item = &'a Entry>) -> Versions {
+        let mut versions =
+            Versions { committed: snapshot.version.max(FIRST_PROTOCOL), uncommitted: Vec::new() };
+        for entry in entries {
+            versions.append(entry);
+        }
+        versions.commit(snapshot.last.index.max(1));
+        versions
+    }
+
+    /// Takes the version of a found or version entry.
+    pub(super) fn append(&mut self, entry: &Entry) {
+        if let Some(version) = entry.version() {
+            self.uncommitted.push((entry.index(), version));
+        }
+    }
+
+    /// Takes back what was there only from `from` on.
+    pub(super) fn truncate_suffix(&mut self, from: Index) {
+        self.uncommitted.retain(|(index, _)| *index < from);
+    }
+
+    /// Whether the version in force became another one.
+    pub(super) fn commit(&mut self, commit_index: Index) -> bool {
+        let before = self.committed;
+        let count = self.uncommitted.iter().take_while(|(index, _)| *index <= commit_index).count();
+        for (_, version) in self.uncommitted.drain(..count) {
+            self.committed = self.committed.max(version);
+        }
+        self.committed != before
+    }
+
+    pub(super) fn committed(&self) -> Protocol {
+        self.committed
+    }
+
+    /// The one that will be in force when the whole log is committed.
+    pub(super) fn latest(&self) -> Protocol {
+        self.uncommitted.last().map_or(self.committed, |(_, version)| self.committed.max(*version))
+    }
+}
+
+impl Raft {
+    /// The version in force: what is proposed from now on may use it.
+    pub fn version(&self) -> Protocol {
+        self.versions.committed()
+    }
+
+    /// What this member speaks.
+    pub fn protocol(&self) -> Protocol {
+        self.config.protocol
+    }
+
+    /// What a member speaks, as far as this leader knows from an answer in this term within the last election timeout.
+    pub fn protocol_of(&self, id: MemberId, now: Time) -> Option<Protocol> {
+        if id == self.me() {
+            return Some(self.config.protocol);
+        }
+        let Role::Leader(leader) = &self.role else { return None };
+        leader.peers.get(&id)?.protocol(now, self.config.election_timeout)
+    }
+
+    /// Who keeps the version below `wanted`, as this leader sees it.
+    pub fn held_back_by(&self, wanted: Protocol, now: Time) -> Vec<HeldBackBy> {
+        let holder = |member: &super::types::Member| match self.protocol_of(member.member_id, now) {
+            None => Some(HeldBackBy::NotHeard(member.node_id.clone())),
+            Some(speaks) if speaks < wanted => Some(HeldBackBy::Speaks(member.node_id.clone(), speaks)),
+            Some(_) => None,
+        };
+        let mut holders: Vec<_> = self.membership().members.iter().filter_map(holder).collect();
+        if self.config.hold_version {
+            let me = self.member(self.me()).map_or_else(|| self.me().to_string(), |m| m.node_id.clone());
+            holders.push(HeldBackBy::Setting(me));
+        }
+        if holders.is_empty() {
+            holders.push(HeldBackBy::Nobody);
+        }
+        holders
+    }
+
+    /// A leader raises the version once every member of the membership in force is known to speak a higher one.
+    pub(super) fn raise_version(&mut self, now: Time) {
+        let Role::Leader(leader) = &self.role else { return };
+        if self.config.hold_version
+            || self.config.protocol <= self.versions.latest()
+            || self.commit_index < leader.term_start
+            || leader.hand_over.is_some()
+        {
+            return;
+        }
+        let spoken = self.memberships.latest().members.iter().map(|m| self.protocol_of(m.member_id, now));
+        // A leader that is no member any more has to read what it writes, too.
+        let Some(common) = spoken.chain([Some(self.config.protocol)]).min().flatten() else { return };
+        if common <= self.versions.latest() {
+            return;
+        }
+        let stamp = self.next_stamp(now).expect("a leader has the time");
+        self.append_own(stamp, &Payload::Version(common), now);
+        self.note(Decision::ProposedVersion(common));
+        // A single voter commits alone, as far as its disk has come.
+        self.advance_leader_commit(now);
+    }
+
+    /// A program that does not read the version in force, or the one that is about to be, is not let in.
+    pub(super) fn check_newcomer(&self, name: &str, speaks: Option<Protocol>) -> Result<(), ChangeError> {
+        let (committed, latest) = (self.versions.committed(), self.versions.latest());
+        let reads = |version| speaks.is_some_and(|speaks| check_version(version, speaks).is_ok());
+        // Every program reads the first version, as long as there is none that leaves it behind.
+        let is_let_in = match speaks {
+            Some(_) => reads(committed) && reads(latest),
+            None => latest == FIRST_PROTOCOL,
+        };
+        match is_let_in {
+            true => Ok(()),
+            false => Err(ChangeError::Unsupported { name: name.to_owned(), speaks, version: latest }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::Position;
+
+    fn entry(index: Index, version: Protocol) -> Entry {
+        Entry::new(Position::new(index, 1), 0, &Payload::Version(version))
+    }
+
+    #[test]
+    fn check_version_reads_its_own_and_the_one_before() {
+        let reads = |speaks| (0..6).filter(|v| check_version(*v, speaks).is_ok()).collect::<Vec<_>>();
+        assert_eq!(reads(1), [0, 1], "0 is a state without a version entry");
+        assert_eq!(reads(2), [0, 1, 2]);
+        assert_eq!(reads(4), [3, 4]);
+        let text = |version, speaks| check_version(version, speaks).unwrap_err().to_string();
+        assert!(text(3, 2).contains("run a dkv-server that speaks protocol 3"), "{}", text(3, 2));
+        assert!(text(1, 3).contains("speaks protocol 2 first"), "{}", text(1, 3));
+    }
+
+    #[test]
+    fn versions_follow_the_log_and_are_in_force_when_committed() {
+        let mut versions = Versions::new(&SnapshotMeta::default(), [entry(3, 2)].iter());
+        assert_eq!((versions.committed(), versions.latest()), (1, 2));
+        versions.truncate_suffix(3);
+        assert_eq!((versions.committed(), versions.latest()), (1, 1));
+        versions.append(&entry(3, 2));
+        assert!(!versions.commit(2) && versions.commit(3));
+        assert_eq!((versions.committed(), versions.latest()), (2, 2));
+        versions.truncate_suffix(4);
+        assert_eq!(versions.committed(), 2);
+        let snapshot = SnapshotMeta { last: Position::new(5, 1), version: 3, ..SnapshotMeta::default() };
+        let versions = Versions::new(&snapshot, [entry(5, 2)].iter());
+        assert_eq!((versions.committed(), versions.latest()), (3, 3), "it never falls");
+    }
+}
