@@ -90,7 +90,7 @@ impl<'a> Change<'a> {
 
     /// The value of the key before the change, if it exists.
     #[cfg(feature = "next-protocol")]
-    pub fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
         self.keys.value(key)
     }
 

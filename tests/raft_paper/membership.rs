@@ -275,7 +275,7 @@ fn a_new_member_at_the_other_port_of_another_one_is_refused() {
         Member { raft_addr: known.http_addr.clone(), ..learner(9) },
         Member { http_addr: known.raft_addr.clone(), ..learner(9) },
     ] {
-        let refused = membership.with(&MembershipChange::Add(new)).unwrap_err();
+        let refused = membership.with(&MembershipChange::Add(new, None)).unwrap_err();
         assert!(
             matches!(&refused, ChangeError::Taken { holder, .. } if *holder == known.node_id),
             "{refused}"

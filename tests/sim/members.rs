@@ -336,7 +336,7 @@ impl World {
                     MembershipChange::Remove(id) => membership.get(*id).is_none(),
                 });
                 assert!(is_so, "P1: {change:?} is said to be done by entry {index}, which is {entry:?}");
-                if let MembershipChange::Add(Member { member_id, promote: false, .. }) = change {
+                if let MembershipChange::Add(Member { member_id, promote: false, .. }, _) = change {
                     // Before anybody can have answered there.
                     self.plan_to_ask(Some(Administration::Change(MembershipChange::Promote(member_id))));
                 }

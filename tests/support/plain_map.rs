@@ -127,6 +127,11 @@ impl Model {
             Op::DeleteRange { range } => {
                 self.delete_range(|key| range.start() <= key && range.end().is_none_or(|end| key < end))
             }
+            #[cfg(feature = "next-protocol")]
+            Op::Touch { key } => match self.now().get(key).map(|row| row.value.clone()) {
+                Some(value) => self.put(key, &value, condition),
+                None => Outcome::PreconditionFailed { revision: self.revision(), mod_revision: 0 },
+            },
         }
     }
 

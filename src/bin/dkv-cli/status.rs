@@ -228,11 +228,13 @@ mod tests {
             applied: 1,
             persisted: 1,
             last: 1,
-            revision: 0,
-            floor: 0,
+            revision: 1,
+            floor: 1,
             state_hash: String::new(),
             uptime_ms: 1,
             version: String::new(),
+            protocol: 1,
+            protocol_in_force: Some(1),
             peers: Vec::new(),
         }
     }

@@ -7,6 +7,7 @@ use super::*;
 use crate::raft::{Found, Membership, Payload};
 use crate::store::{Idempotency, request_hash};
 #[path = "../../../tests/support/plain_map.rs"]
+#[allow(unreachable_pub)] // It is a file of the integration tests as well.
 mod plain_map;
 
 use plain_map::{Model, Row, Rules};
