@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dkv::node::birth::{BirthError, Born, IdentityConfig, Opened, open};
-use dkv::node::founding::{Founding, FoundingError, Received};
+use dkv::node::founding::{Founding, FoundingError, Received, founding_port};
 use dkv::node::recover::{RecoverError, Recovery, check_finished};
 use dkv::node::restore::{Backup, beginning};
 use dkv::node::{FoundReply, Peer, PeerList, StoreFound};
@@ -258,6 +258,7 @@ fn a_restored_cluster_is_handed_over_with_its_state_and_never_without() {
     let disk = SimDisk::new(24);
     let joins = IdentityConfig { joins: true, peers: PeerList::from(vec![peer(4)]), ..config(4, 4) };
     let mut joiner = unborn(&disk, &joins);
+    founding_port(&joiner).0.join(born.ids.cluster_id);
     let mut grown = members.clone();
     grown.members.push(Member { member_id: joiner.unborn().member_id, voter: false, ..member(4) });
     let offer = StoreFound { members: grown, ..store(&joiner) };
