@@ -63,11 +63,11 @@ type Sink = Box<dyn Write + Send>;
 /// `config.file` or standard error. Call once.
 pub fn start(config: &LogConfig) -> Result<(), LogError> {
     let file = config.file.clone();
-    let (sink, narrowed): (Sink, _) = match &file {
+    let (sink, restricted): (Sink, _) = match &file {
         None => (Box::new(io::stderr()), None),
         Some(path) => {
-            let (file, narrowed) = files::open_log(path).map_err(LogError::File)?;
-            (Box::new(file), narrowed)
+            let (file, restricted) = files::open_log(path).map_err(LogError::File)?;
+            (Box::new(file), restricted)
         }
     };
     let (lines, queue) = bounded(QUEUE_LINES);
@@ -91,7 +91,7 @@ pub fn start(config: &LogConfig) -> Result<(), LogError> {
     let logger = WriteLogger::new(LevelFilter::Trace, format, LineQueue::new(lines, &DROPPED));
     log::set_boxed_logger(logger).map_err(|_| LogError::Twice)?;
     set_level(config.level);
-    if let Some(text) = narrowed {
+    if let Some(text) = restricted {
         log::warn!("{text}");
     }
     Ok(())
@@ -114,9 +114,9 @@ fn open_again(file: Option<&Path>) -> Option<Sink> {
         return None;
     };
     match files::open_log(path) {
-        Ok((file, narrowed)) => {
+        Ok((file, restricted)) => {
             log::info!("SIGHUP: the log file {} was opened again", path.display());
-            if let Some(text) = narrowed {
+            if let Some(text) = restricted {
                 log::warn!("{text}");
             }
             Some(Box::new(file))

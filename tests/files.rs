@@ -471,7 +471,7 @@ fn modes(dir: &Path) -> Vec<(String, u32)> {
 }
 
 #[test]
-fn data_directories_and_logs_are_their_owners_alone_and_old_ones_are_narrowed_with_a_line() {
+fn data_directories_and_logs_are_their_owners_alone_and_old_ones_are_restricted_with_a_line() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     fs::write(at("x.yaml"), one_node("log: { file: node.log }\nsnapshot_log_entries: 2\n")).unwrap();
@@ -510,7 +510,7 @@ fn data_directories_and_logs_are_their_owners_alone_and_old_ones_are_narrowed_wi
     fs::set_permissions(at("node.log"), Permissions::from_mode(0o644)).unwrap();
     run_once();
     assert!(
-        log().contains("data_dir data: others had rights to it (mode 0755); it is narrowed"),
+        log().contains("data_dir data: others had rights to it (mode 0755); it is restricted"),
         "{}",
         log()
     );

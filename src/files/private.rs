@@ -27,7 +27,7 @@ const ALL: u32 = 0o7777;
 ///
 /// # Errors
 /// It is somebody else's, or the file system has no modes.
-pub fn narrow(file: &File) -> io::Result<Option<u32>> {
+pub fn restrict(file: &File) -> io::Result<Option<u32>> {
     let metadata = file.metadata()?;
     let mode = metadata.mode() & ALL;
     // Whatever the caller believes: a device is everybody's.
@@ -38,7 +38,7 @@ pub fn narrow(file: &File) -> io::Result<Option<u32>> {
     Ok(Some(mode))
 }
 
-/// Opens the file that the process logs to, at its end. An existing file that others may read is narrowed; the text says
+/// Opens the file that the process logs to, at its end. An existing file that others may read is restricted; the text says
 /// so, and is for the log itself.
 ///
 /// # Errors
@@ -79,12 +79,12 @@ pub fn open_log(path: &Path) -> Result<(File, Option<String>), FileError> {
     if kind == Kind::Pipe {
         return Ok((file, None));
     }
-    let line = match narrow(&file) {
+    let line = match restrict(&file) {
         Ok(None) => None,
         Ok(Some(mode)) => {
             let shown = path.display();
             Some(format!(
-                "log.file {shown}: others had rights to it (mode {mode:04o}); it is narrowed to its owner"
+                "log.file {shown}: others had rights to it (mode {mode:04o}); it is restricted to its owner"
             ))
         }
         Err(error) => Some(format!("log.file {}: others have rights to it: {error}", path.display())),

@@ -191,7 +191,7 @@ fn a_file_that_is_not_placed_leaves_nothing() {
 }
 
 #[test]
-fn a_new_file_is_its_owners_alone_and_a_replaced_one_is_narrowed_with_a_line() {
+fn a_new_file_is_its_owners_alone_and_a_replaced_one_is_restricted_with_a_line() {
     let place = Place::new();
     let new = begun(&place.at("new"), false);
     assert_eq!(mode(new.part()), 0o600);

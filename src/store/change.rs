@@ -13,7 +13,7 @@ use crate::vocabulary::KeyRange;
 
 /// A key that exists, as a change finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct Current {
     /// The revision at which it came to exist.
     pub create_revision: u64,
     /// The revision at which it got its value.
@@ -25,12 +25,12 @@ pub(super) struct Found {
 }
 
 /// Takes the keys of a range one after the other, until it breaks off.
-pub(super) type Visit<'a> = dyn FnMut(&Arc<[u8]>, Found) -> ControlFlow<()> + 'a;
+pub(super) type Visit<'a> = dyn FnMut(&Arc<[u8]>, Current) -> ControlFlow<()> + 'a;
 
 /// The keys that a change finds.
 pub(super) trait Keys {
     /// The key, if it exists.
-    fn current(&self, key: &[u8]) -> Option<Found>;
+    fn current(&self, key: &[u8]) -> Option<Current>;
 
     /// The value of the key, if it exists.
     #[cfg(feature = "next-protocol")]
@@ -57,15 +57,15 @@ pub(super) type Writes = BTreeMap<Arc<[u8]>, Write>;
 /// A change that is open.
 pub(super) struct Change<'a> {
     keys: &'a dyn Keys,
-    found: u64,
+    base: u64,
     settings: &'a Settings,
     writes: Writes,
 }
 
 impl<'a> Change<'a> {
-    /// Opens a change of `keys`, which are those of the revision `found`, under the settings in force.
-    pub(super) fn open(keys: &'a dyn Keys, found: u64, settings: &'a Settings) -> Change<'a> {
-        Change { keys, found, settings, writes: Writes::new() }
+    /// Opens a change of `keys`, which are those of the revision `base`, under the settings in force.
+    pub(super) fn open(keys: &'a dyn Keys, base: u64, settings: &'a Settings) -> Change<'a> {
+        Change { keys, base, settings, writes: Writes::new() }
     }
 
     /// The settings in force.
@@ -74,17 +74,17 @@ impl<'a> Change<'a> {
     }
 
     /// The revision of the store before it.
-    pub(super) fn found(&self) -> u64 {
-        self.found
+    pub(super) fn base_revision(&self) -> u64 {
+        self.base
     }
 
     /// The revision that it makes if it does something.
     pub(super) fn revision(&self) -> u64 {
-        self.found + 1
+        self.base + 1
     }
 
     /// The key before the change, if it exists.
-    pub(super) fn current(&self, key: &[u8]) -> Option<Found> {
+    pub(super) fn current(&self, key: &[u8]) -> Option<Current> {
         self.keys.current(key)
     }
 
@@ -95,7 +95,7 @@ impl<'a> Change<'a> {
     }
 
     /// Shows the keys of a range that exist before the change, in their order, until `visit` breaks off.
-    pub(super) fn walk(&self, range: &KeyRange, mut visit: impl FnMut(&Arc<[u8]>, Found) -> ControlFlow<()>) {
+    pub(super) fn walk(&self, range: &KeyRange, mut visit: impl FnMut(&Arc<[u8]>, Current) -> ControlFlow<()>) {
         self.keys.walk(range, &mut visit);
     }
 

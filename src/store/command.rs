@@ -205,5 +205,5 @@ pub(super) fn execute(op: Op, condition: Option<Condition>, change: &mut Change<
 fn failed_condition(condition: Option<Condition>, key: &[u8], change: &Change<'_>) -> Option<Outcome> {
     let mod_revision = change.current(key).map_or(0, |record| record.mod_revision);
     let fails = condition.is_some_and(|condition| !condition.holds(mod_revision));
-    fails.then(|| Outcome::PreconditionFailed { revision: change.found(), mod_revision })
+    fails.then(|| Outcome::PreconditionFailed { revision: change.base_revision(), mod_revision })
 }

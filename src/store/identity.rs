@@ -17,7 +17,7 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Disk, RealDisk};
-use super::private::narrow_data_dir;
+use super::private::restrict_data_dir;
 use crate::files::PRIVATE_FILE;
 use crate::raft::{ClusterId, MemberId};
 
@@ -297,7 +297,7 @@ impl DataDirLock {
     /// Takes the rights of everybody but the owner away from the directory and from dkv's files in it. Returns a line for
     /// the operator when there was something to take, or something stays.
     pub fn make_private(&self) -> Option<String> {
-        narrow_data_dir(&self.dir).line(&self.dir)
+        restrict_data_dir(&self.dir).line(&self.dir)
     }
 
     /// The locked directory.

@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::change::{Change, Found, Keys, Visit, Writes};
+use super::change::{Change, Current, Keys, Visit, Writes};
 use super::command::{self, Applied, Command, Domain, Fingerprint};
 use super::dedup::{Dedup, Lookup};
 use crate::raft::{
@@ -422,15 +422,15 @@ impl Kv {
 }
 
 /// The latest version as a change finds it; None when the key is deleted.
-fn found(key: &[u8], versions: &Versions) -> Option<Found> {
+fn current_of(key: &[u8], versions: &Versions) -> Option<Current> {
     let Version { create_revision, mod_revision, version, ref value, .. } = versions.latest;
     let retained_bytes = (key.len() + value.as_ref()?.len()) as u64 + VERSION_OVERHEAD_BYTES;
-    Some(Found { create_revision, mod_revision, version, retained_bytes })
+    Some(Current { create_revision, mod_revision, version, retained_bytes })
 }
 
 impl Keys for BTreeMap<Arc<[u8]>, Versions> {
-    fn current(&self, key: &[u8]) -> Option<Found> {
-        found(key, self.get(key)?)
+    fn current(&self, key: &[u8]) -> Option<Current> {
+        current_of(key, self.get(key)?)
     }
 
     #[cfg(feature = "next-protocol")]
@@ -441,7 +441,7 @@ impl Keys for BTreeMap<Arc<[u8]>, Versions> {
     fn walk(&self, range: &KeyRange, visit: &mut Visit<'_>) {
         let keys = self.range::<[u8], _>((Bound::Included(range.start()), Bound::Unbounded));
         for (key, versions) in keys.take_while(|(key, _)| range.contains(key)) {
-            if found(key, versions).is_some_and(|found| visit(key, found).is_break()) {
+            if current_of(key, versions).is_some_and(|current| visit(key, current).is_break()) {
                 return;
             }
         }

@@ -1,8 +1,8 @@
-//! A data directory is its owner's alone. One that an older program or another hand left open to others is narrowed at
+//! A data directory is its owner's alone. One that an older program or another hand left open to others is restricted at
 //! the start.
 //!
 //! Only what is surely dkv's is touched: files by their names, and the directory itself unless other people's directories
-//! are in it, as in `/tmp` or in somebody's home, where narrowing would lock them out.
+//! are in it, as in `/tmp` or in somebody's home, where restricting would lock them out.
 
 use std::fs::{self, DirEntry, File};
 use std::io;
@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::identity::{IDENTITY_FILE, LOCK_FILE};
 use super::snapshot::SnapshotName;
-use crate::files::narrow;
+use crate::files::restrict;
 
 /// The mode's bit of a directory that everybody may write to.
 const STICKY: u32 = 0o1000;
@@ -25,7 +25,7 @@ const OWN_FILES: [&str; 6] =
 
 /// What was open to others.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Narrowed {
+pub(super) struct Restricted {
     /// The mode that the directory had.
     directory: Option<u32>,
     /// How many files, those of earlier recoveries included.
@@ -34,16 +34,16 @@ pub(super) struct Narrowed {
     left: Option<String>,
 }
 
-impl Narrowed {
+impl Restricted {
     /// A line for the operator; `None` when there was nothing to do.
     pub(super) fn line(&self, dir: &Path) -> Option<String> {
         let mut parts = Vec::new();
         if let Some(mode) = self.directory {
-            parts.push(format!("others had rights to it (mode {mode:04o}); it is narrowed to its owner"));
+            parts.push(format!("others had rights to it (mode {mode:04o}); it is restricted to its owner"));
         }
         if self.files > 0 {
             parts.push(format!(
-                "{} files in it were open to others and are narrowed to their owner",
+                "{} files in it were open to others and are restricted to their owner",
                 self.files
             ));
         }
@@ -56,19 +56,19 @@ impl Narrowed {
     }
 }
 
-/// Takes everybody's rights but the owner's away from the data directory and its files. What cannot be narrowed is said
+/// Takes everybody's rights but the owner's away from the data directory and its files. What cannot be restricted is said
 /// and is no reason not to start.
-pub(super) fn narrow_data_dir(dir: &Path) -> Narrowed {
-    let mut narrowed = Narrowed::default();
-    match narrow_directory(dir, &mut narrowed) {
-        Ok(mode) => narrowed.directory = mode,
-        Err(error) => narrowed.failed(dir, &error),
+pub(super) fn restrict_data_dir(dir: &Path) -> Restricted {
+    let mut restricted = Restricted::default();
+    match restrict_directory(dir, &mut restricted) {
+        Ok(mode) => restricted.directory = mode,
+        Err(error) => restricted.failed(dir, &error),
     }
-    narrowed
+    restricted
 }
 
-/// Of a directory and, one level deeper, of those that a recovery made. Returns its mode when it was narrowed.
-fn narrow_directory(dir: &Path, narrowed: &mut Narrowed) -> io::Result<Option<u32>> {
+/// Of a directory and, one level deeper, of those that a recovery made. Returns its mode when it was restricted.
+fn restrict_directory(dir: &Path, restricted: &mut Restricted) -> io::Result<Option<u32>> {
     let mut is_shared = fs::metadata(dir)?.mode() & STICKY != 0 || dir.parent().is_none();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -79,19 +79,19 @@ fn narrow_directory(dir: &Path, narrowed: &mut Narrowed) -> io::Result<Option<u3
             match OWN_DIRECTORIES.iter().any(|own| name.starts_with(own)) {
                 // The sockets' directory is made private when they are made.
                 true if name == "run" => {}
-                true => narrow_recovery(&entry, narrowed),
+                true => restrict_recovery(&entry, restricted),
                 false => is_shared |= name != "lost+found",
             }
         } else if kind.is_file() && is_own_file(&name) {
-            narrow_entry(&entry, narrowed);
+            restrict_entry(&entry, restricted);
         }
     }
     let directory = File::open(dir)?;
     if !is_shared {
-        return narrow(&directory);
+        return restrict(&directory);
     }
     if directory.metadata()?.mode() & 0o077 != 0 {
-        narrowed.left.get_or_insert(
+        restricted.left.get_or_insert(
             "it stays open to others, for it holds directories that are not dkv's; give the node one of its own"
                 .to_owned(),
         );
@@ -99,25 +99,25 @@ fn narrow_directory(dir: &Path, narrowed: &mut Narrowed) -> io::Result<Option<u3
     Ok(None)
 }
 
-fn narrow_recovery(entry: &DirEntry, narrowed: &mut Narrowed) {
-    let mut narrow_all = || -> io::Result<()> {
+fn restrict_recovery(entry: &DirEntry, restricted: &mut Restricted) {
+    let mut restrict_all = || -> io::Result<()> {
         for entry in fs::read_dir(entry.path())? {
             let entry = entry?;
             if entry.file_type()?.is_file() {
-                narrow_entry(&entry, narrowed);
+                restrict_entry(&entry, restricted);
             }
         }
-        File::open(entry.path()).and_then(|dir| narrow(&dir)).map(drop)
+        File::open(entry.path()).and_then(|dir| restrict(&dir)).map(drop)
     };
-    if let Err(error) = narrow_all() {
-        narrowed.failed(&entry.path(), &error);
+    if let Err(error) = restrict_all() {
+        restricted.failed(&entry.path(), &error);
     }
 }
 
-fn narrow_entry(entry: &DirEntry, narrowed: &mut Narrowed) {
-    match File::open(entry.path()).and_then(|file| narrow(&file)) {
-        Ok(mode) => narrowed.files += usize::from(mode.is_some()),
-        Err(error) => narrowed.failed(&entry.path(), &error),
+fn restrict_entry(entry: &DirEntry, restricted: &mut Restricted) {
+    match File::open(entry.path()).and_then(|file| restrict(&file)) {
+        Ok(mode) => restricted.files += usize::from(mode.is_some()),
+        Err(error) => restricted.failed(&entry.path(), &error),
     }
 }
 
@@ -161,45 +161,45 @@ mod tests {
     }
 
     #[test]
-    fn narrow_data_dir_takes_the_rights_of_others_from_the_directory_and_every_file_of_ours() {
+    fn restrict_data_dir_takes_the_rights_of_others_from_the_directory_and_every_file_of_ours() {
         let root = tempfile::tempdir().unwrap();
         let dir = old(root.path());
         fs::write(dir.join("notes"), b"x").unwrap();
         open_to_others(&dir.join("notes"), 0o644);
-        let line = narrow_data_dir(&dir).line(&dir).unwrap();
+        let line = restrict_data_dir(&dir).line(&dir).unwrap();
         assert!(line.contains("mode 0755") && line.contains("6 files"), "{line}");
         for name in ["LOCK", "identity", "1-2.wal", SNAPSHOT, "spare-3.tmp", "before-recovery-7/identity"] {
             assert_eq!(mode(&dir.join(name)), 0o600, "{name}");
         }
         assert_eq!((mode(&dir), mode(&dir.join("before-recovery-7"))), (0o700, 0o700));
         assert_eq!(mode(&dir.join("notes")), 0o644, "not ours, and out of reach now");
-        assert_eq!(narrow_data_dir(&dir).line(&dir), None, "said once");
+        assert_eq!(restrict_data_dir(&dir).line(&dir), None, "said once");
     }
 
     /// The directory that was named may be everybody's: `/tmp`, or the home of somebody.
     #[test]
-    fn narrow_data_dir_locks_nobody_out_of_a_directory_that_others_use() {
+    fn restrict_data_dir_locks_nobody_out_of_a_directory_that_others_use() {
         let root = tempfile::tempdir().unwrap();
         let dir = old(root.path());
         fs::create_dir(dir.join("pictures")).unwrap();
-        let line = narrow_data_dir(&dir).line(&dir).unwrap();
+        let line = restrict_data_dir(&dir).line(&dir).unwrap();
         assert!(line.contains("6 files") && line.contains("stays open to others"), "{line}");
         assert_eq!((mode(&dir), mode(&dir.join("identity"))), (0o755, 0o600));
 
         fs::remove_dir(dir.join("pictures")).unwrap();
         open_to_others(&dir, 0o1777);
-        assert!(narrow_data_dir(&dir).line(&dir).unwrap().contains("stays open to others"));
+        assert!(restrict_data_dir(&dir).line(&dir).unwrap().contains("stays open to others"));
         assert_eq!(mode(&dir), 0o1777);
     }
 
     #[test]
-    fn narrow_data_dir_follows_no_link() {
+    fn restrict_data_dir_follows_no_link() {
         let root = tempfile::tempdir().unwrap();
         let (dir, other) = (old(root.path()), root.path().join("other"));
         fs::write(&other, b"x").unwrap();
         open_to_others(&other, 0o644);
         symlink(&other, dir.join("snapshot.tmp")).unwrap();
-        narrow_data_dir(&dir);
+        restrict_data_dir(&dir);
         assert_eq!(mode(&other), 0o644);
     }
 }

@@ -6,7 +6,7 @@ use super::api::{Call, ClientApi};
 use super::calls::CallCounters;
 use super::legacy;
 use super::params;
-use super::table::{self, Dialect, Effect, Found, OPERATIONS};
+use super::table::{self, Dialect, Effect, Matched, OPERATIONS};
 use crate::api::{ErrorBody, ErrorCode, ErrorOutcome};
 use crate::server::edge::{Handler, Reply, Request, Response};
 use crate::server::shared::Shared;
@@ -22,7 +22,7 @@ pub(in crate::server) fn start(shared: &Arc<Shared>) -> std::io::Result<ClientAp
 impl Handler for ClientApi {
     fn handle(&self, mut request: Request, reply: Reply) {
         let error = match table::find(request.method, &request.path) {
-            Found::Operation(at, parameter) => {
+            Matched::Operation(at, parameter) => {
                 let operation = &OPERATIONS[at];
                 self.calls.count(at);
                 let fits = match operation.pattern.starts_with("/v1/") {
@@ -41,7 +41,7 @@ impl Handler for ClientApi {
                     Err(error) => self.send_error(reply, error, &call),
                 };
             }
-            Found::OtherMethod(operation) => {
+            Matched::OtherMethod(operation) => {
                 let allow = table::allow(operation.pattern);
                 let response = match operation.dialect {
                     Dialect::V1 => {
@@ -52,7 +52,7 @@ impl Handler for ClientApi {
                 };
                 response.with_header("Allow", allow)
             }
-            Found::Nothing => {
+            Matched::Nothing => {
                 let text = format!("no such route; there are {}", table::patterns().join(", "));
                 Response::error(&refusal(&request, ErrorCode::UnknownRoute, text))
             }

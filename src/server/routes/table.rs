@@ -169,7 +169,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
 ];
 
 /// What a method and a path are.
-pub(super) enum Found {
+pub(super) enum Matched {
     /// The operation at this place of [`OPERATIONS`]; what its `{name}` stands for, as a part of the path.
     Operation(usize, Range<usize>),
     /// A path that has other methods: one operation of it.
@@ -179,7 +179,7 @@ pub(super) enum Found {
 }
 
 /// Looks a request up.
-pub(super) fn find(method: Method, path: &str) -> Found {
+pub(super) fn find(method: Method, path: &str) -> Matched {
     let mut other = None;
     for (at, operation) in OPERATIONS.iter().enumerate() {
         match other {
@@ -189,11 +189,11 @@ pub(super) fn find(method: Method, path: &str) -> Found {
         }
         let Some(parameter) = parameter(operation.pattern, path) else { continue };
         if operation.methods.contains(&method) {
-            return Found::Operation(at, parameter);
+            return Matched::Operation(at, parameter);
         }
         other = Some((operation.pattern, &OPERATIONS[at]));
     }
-    other.map_or(Found::Nothing, |(_, operation)| Found::OtherMethod(operation))
+    other.map_or(Matched::Nothing, |(_, operation)| Matched::OtherMethod(operation))
 }
 
 /// What the `{name}` of a pattern stands for in a path that fits it; empty for a pattern without one.
@@ -242,9 +242,9 @@ mod tests {
     /// What `find` gives: the operation and what its `{name}` stands for, or the methods of the path.
     fn found(method: Method, path: &str) -> Result<(&'static str, &str), String> {
         match find(method, path) {
-            Found::Operation(at, parameter) => Ok((OPERATIONS[at].id, &path[parameter])),
-            Found::OtherMethod(operation) => Err(allow(operation.pattern)),
-            Found::Nothing => Err(String::new()),
+            Matched::Operation(at, parameter) => Ok((OPERATIONS[at].id, &path[parameter])),
+            Matched::OtherMethod(operation) => Err(allow(operation.pattern)),
+            Matched::Nothing => Err(String::new()),
         }
     }
 

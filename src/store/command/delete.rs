@@ -28,7 +28,7 @@ pub(super) fn execute(key: Vec<u8>, condition: Option<Condition>, change: &mut C
         return failed;
     }
     if change.current(&key).is_none() {
-        return Outcome::Deleted { revision: change.found(), deleted: 0 };
+        return Outcome::Deleted { revision: change.base_revision(), deleted: 0 };
     }
     change.delete(key.into());
     Outcome::Deleted { revision: change.revision(), deleted: 1 }

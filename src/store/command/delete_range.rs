@@ -60,6 +60,6 @@ pub(super) fn execute(range: &KeyRange, change: &mut Change<'_>) -> Outcome {
     }
     let deleted = keys.len() as u64;
     keys.into_iter().for_each(|key| change.delete(key));
-    let revision = if deleted == 0 { change.found() } else { change.revision() };
+    let revision = if deleted == 0 { change.base_revision() } else { change.revision() };
     Outcome::Deleted { revision, deleted }
 }

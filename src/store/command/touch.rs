@@ -29,7 +29,7 @@ pub(super) fn execute(key: Vec<u8>, condition: Option<Condition>, change: &mut C
         return failed;
     }
     let Some(value) = change.value(&key) else {
-        return Outcome::PreconditionFailed { revision: change.found(), mod_revision: 0 };
+        return Outcome::PreconditionFailed { revision: change.base_revision(), mod_revision: 0 };
     };
     let revision = change.revision();
     let (create_revision, version) = change.put(key, value);

@@ -129,7 +129,7 @@ fn a_change_of_several_keys_makes_one_revision() {
         ((1, 2), (3, 1))
     );
     change.delete(b"b"[..].into());
-    assert_eq!((change.found(), change.revision()), (2, 3));
+    assert_eq!((change.base_revision(), change.revision()), (2, 3));
     assert_eq!(change.current(b"c"), None, "nothing is visible before the change is closed");
     let writes = change.close();
     kv.make_revision(writes);
