@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use dkv::raft::{ClusterId, Entry, Found, Member, MemberId, Membership, Payload, Position, Settings};
+use dkv::raft::{ClusterId, Entry, Genesis, Member, MemberId, Membership, Payload, Position, Settings};
 use dkv::store::disk::RealDisk;
 use dkv::store::{Command, Kv, Op, snapshot};
 
@@ -30,8 +30,8 @@ const VALUE_BYTES: usize = 100;
 /// How long a window without a snapshot is.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// What is left out behind each snapshot: it is verified for the client that asked, and the one before it removed.
-const SETTLE: Duration = Duration::from_secs(1);
+/// What is left out after each snapshot: it is verified for the client that asked, and the one before it removed.
+const CALM: Duration = Duration::from_secs(1);
 
 fn main() -> io::Result<()> {
     let mut arguments = std::env::args().skip(1).map(|arg| arg.parse::<usize>().map_err(io::Error::other));
@@ -80,7 +80,7 @@ fn main() -> io::Result<()> {
             let (began, ended) = take_snapshots(&addresses, who)?;
             let syncs = log_syncs(&mut metrics)?.since(between);
             windows.push(Window { kind: Kind::Snapshot(who.len() > 1), began, ended, syncs });
-            thread::sleep(SETTLE);
+            thread::sleep(CALM);
         }
     }
     let (own, others) = busy.until(&Busy::look(&processes));
@@ -140,10 +140,15 @@ fn write_backup(dir: &Path, keys: u64) -> io::Result<PathBuf> {
     };
     let members = Membership { members: vec![member] };
     let settings = Settings::default();
-    let found =
-        Found { protocol: 1, cluster_id: ClusterId(1), settings: settings.clone(), members, restored: None };
+    let genesis = Genesis {
+        protocol: 1,
+        cluster_id: ClusterId(1),
+        settings: settings.clone(),
+        members,
+        restored: None,
+    };
     let mut kv = Kv::new(settings);
-    kv.apply(&Entry::new(Position::new(1, 1), 0, &Payload::Found(found)));
+    kv.apply(&Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis)));
     for (n, index) in order.iter().zip(2..) {
         let op = Op::Put { key: key(*n).into_bytes(), value: value(&mut rng) };
         let command = Command { op, condition: None, idempotency: None, wall_ms: 0, actor: String::new() };

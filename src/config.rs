@@ -28,7 +28,7 @@ pub struct Config {
     pub node_id: String,
     /// Where the log, the snapshots and the identity are kept. A relative path is relative to the current directory.
     pub data_dir: PathBuf,
-    /// Every founding member, this one included. Counts at founding only: afterwards the membership in the log wins.
+    /// Every initial member, this one included. Counts at bootstrap only: afterwards the membership in the log wins.
     pub peers: Vec<Peer>,
     /// Address to listen on for clients, `host:port`; null = `http_addr` of the own entry.
     pub listen_http: Option<String>,
@@ -61,13 +61,13 @@ pub struct Config {
     pub snapshot_log_bytes: u64,
     /// The same in entries.
     pub snapshot_log_entries: u64,
-    /// How many revisions stay readable behind the latest one. A setting of the cluster: counts at founding only.
+    /// How many revisions stay readable after the latest one. A setting of the cluster: counts at bootstrap only.
     pub retention_revisions: u64,
-    /// Bytes of superseded versions that stay readable; the lower of both limits counts. At founding only.
+    /// Bytes of superseded versions that stay readable; the lower of both limits counts. At bootstrap only.
     pub retention_bytes: u64,
-    /// Seconds for which the outcome of a write with an idempotency key is remembered. At founding only.
+    /// Seconds for which the outcome of a write with an idempotency key is remembered. At bootstrap only.
     pub idempotency_window_s: u64,
-    /// How many such outcomes are remembered; above it new keyed writes are refused as overloaded. At founding only.
+    /// How many such outcomes are remembered; above it new keyed writes are refused as overloaded. At bootstrap only.
     pub idempotency_rows: u64,
     /// What is logged, and where.
     pub log: LogConfig,
@@ -75,7 +75,7 @@ pub struct Config {
     pub debug: DebugConfig,
 }
 
-/// One founding member. Both addresses are advertised: the other members and the clients must be able to reach them.
+/// One initial member. Both addresses are advertised: the other members and the clients must be able to reach them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Peer {

@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 pub use encoding::foreign_encoding;
 pub use input::{Input, open_file};
 pub use output::{NewFile, Output, remove_unfinished};
-pub use private::{PRIVATE_DIR, PRIVATE_FILE, restrict, open_log};
+pub use private::{PRIVATE_DIR, PRIVATE_FILE, open_log, restrict};
 
 /// A file that cannot be used as the command line or the configuration says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

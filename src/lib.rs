@@ -1,11 +1,11 @@
 //! dkv: a fault-tolerant, replicated key-value store.
 //!
 //! A write travels through these files: a client worker finds its operation (`server/routes/table.rs`) and parses it
-//! (`server/routes/api.rs`), the node proposes it under the one core lock (`node/requests.rs`, `node/core/mod.rs`), the log
-//! writer makes it durable (`node/threads/log_writer.rs` over `store/wal.rs`) while the replicators carry it to the other
-//! members (`node/threads/replicator.rs`), the core commits it (`raft/replication.rs`), the applier feeds it to the map
-//! (`node/threads/applier.rs` over `store/kv.rs`), and a responder writes the answer (`server/edge/port.rs`).
-//! `docs/architecture.md` numbers the steps.
+//! (`server/routes/api.rs`), the node proposes it under the one state lock (`node/requests.rs`, `node/core/mod.rs`),
+//! the log writer makes it durable (`node/threads/log_writer.rs` over `store/wal.rs`) while the replicators carry it to
+//! the other members (`node/threads/replicator.rs`), the core commits it (`raft/replication.rs`), the applier feeds it
+//! to the map (`node/threads/applier.rs` over `store/kv.rs`), and a responder writes the answer
+//! (`server/edge/port.rs`). `docs/architecture.md` numbers the steps.
 //!
 //! | module | holds | may import |
 //! |---|---|---|

@@ -260,7 +260,7 @@ fn restore_refuses_what_it_must_before_anything_is_written() {
 
 #[test]
 fn one_directory_that_is_left_becomes_a_cluster_that_grows_again() {
-    let setup = Setup { founders: Some(3), ..Setup::default() };
+    let setup = Setup { initial_members: Some(3), ..Setup::default() };
     let mut cluster = Cluster::prepare(4, &setup);
     (0..3).for_each(|n| cluster.spawn(n));
     cluster.wait_for_leader();
@@ -301,7 +301,7 @@ fn one_directory_that_is_left_becomes_a_cluster_that_grows_again() {
     wait_for("the old member is refused", || cluster.log(1).contains("this is cluster").then_some(()));
     cluster.kill(1);
 
-    // It grows: the new member knows the found entry alone and is sent the state.
+    // It grows: the new member knows the genesis entry alone and is sent the state.
     cluster.spawn_to_join(3, 0, &[]);
     wait_for("two voters", || {
         let answer = cluster.request(0, "GET", "/v1/cluster/members", &[], b"").ok()?;

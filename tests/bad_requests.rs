@@ -1,7 +1,7 @@
 //! Every kind of malformed request, against a real process on both its ports: the answer is an error in the documented
 //! form, the process lives, and nothing has changed.
 //!
-//! What only the edge can see (framing, smuggling, slow clients) has its own suite in `tests/gate.rs`.
+//! What only the edge can see (framing, smuggling, slow clients) has its own suite in `tests/edge.rs`.
 
 #[path = "support/cluster.rs"]
 #[allow(dead_code)]
@@ -309,7 +309,7 @@ fn client_port_refuses_bad_changes_of_the_cluster() {
         ("no such member", "DELETE", "/v1/cluster/members/n9", NOT_FOUND),
         ("no such member", "POST", "/v1/cluster/members/n9/promote", NOT_FOUND),
         ("the last member", "DELETE", "/v1/cluster/members/node1", CONFLICT),
-        ("nobody to hand over to", "POST", "/v1/cluster/leader", CONFLICT),
+        ("nobody to transfer the leadership to", "POST", "/v1/cluster/leader", CONFLICT),
         ("no body", "POST", members, INVALID),
     ]);
     let address = |of: &str| format!("\"{of}\"");
@@ -487,7 +487,7 @@ fn peer_bodies(server: &Server) -> Vec<Case> {
         add(name, "request_vote", &body(envelope, vote(json!(9)), b""), 403);
         add(name, "read_index", &body(envelope, json!({ "remaining_ms": 9 }), b""), 403);
     }
-    for route in ["request_vote", "append_entries", "read_index", "forward", "found"] {
+    for route in ["request_vote", "append_entries", "read_index", "forward", "bootstrap"] {
         add("empty", route, b"", 400);
         add("not JSON", route, b"term=9\n", 400);
         add("another shape", route, b"[1,2,3]\n", 400);
@@ -498,7 +498,7 @@ fn peer_bodies(server: &Server) -> Vec<Case> {
     for term in [json!(u64::MAX), json!((1_u64 << 62) + 1), json!(-1), json!(1.5), json!("9"), json!(null)] {
         add(&format!("term {term}"), "request_vote", &body(&envelope, vote(term), b""), 400);
     }
-    add("more behind it", "request_vote", &body(&envelope, vote(json!(9)), b"more"), 400);
+    add("more after it", "request_vote", &body(&envelope, vote(json!(9)), b"more"), 400);
     let append = |entries: u64| {
         let prev = json!({ "term": 1, "index": 1 });
         json!({ "term": 9, "prev": prev, "commit": 1, "entries": entries })
@@ -522,27 +522,37 @@ fn peer_port_refuses_bad_requests() {
     cases.extend([
         case("wrong method", request("GET", "/raft/request_vote", &[], b""), 405, PEER),
         case("wrong method", request("PUT", "/raft/append_entries", &[], b"{}"), 405, PEER),
-        case("wrong method", request("BREW", "/raft/found", &[], b"{}"), 405, PEER),
+        case("wrong method", request("BREW", "/raft/bootstrap", &[], b"{}"), 405, PEER),
         case("a route of the other port", request("POST", "/v1/kv/kept", &[], b"x"), 404, PEER),
-        case("no length", raw("POST /raft/found HTTP/1.1\r\nHost: h\r\n\r\n"), 411, "invalid_request"),
+        case("no length", raw("POST /raft/bootstrap HTTP/1.1\r\nHost: h\r\n\r\n"), 411, "invalid_request"),
         case(
             "body too long",
             raw("POST /raft/append_entries HTTP/1.1\r\nHost: h\r\nContent-Length: 8388609\r\n\r\n"),
             413,
             "too_large",
         ),
-        case("other version", raw("POST /raft/found HTTP/3.0\r\nHost: h\r\n\r\n"), 505, "invalid_request"),
+        case(
+            "other version",
+            raw("POST /raft/bootstrap HTTP/3.0\r\nHost: h\r\n\r\n"),
+            505,
+            "invalid_request",
+        ),
         case(
             "two lanes",
-            request("POST", "/raft/found", &[("Dkv-Lane", b"core"), ("Dkv-Lane", b"core")], b""),
+            request("POST", "/raft/bootstrap", &[("Dkv-Lane", b"core"), ("Dkv-Lane", b"core")], b""),
             400,
             "invalid_request",
         ),
         case("binary target", request("POST", b"/raft/\xff", &[], b""), 400, "invalid_request"),
-        case("binary header", request("POST", "/raft/found", &[("X", b"\xff")], b""), 400, "invalid_request"),
+        case(
+            "binary header",
+            request("POST", "/raft/bootstrap", &[("X", b"\xff")], b""),
+            400,
+            "invalid_request",
+        ),
         case(
             "head too long",
-            request("POST", "/raft/found", &[("X", &[b'x'; 33 << 10])], b""),
+            request("POST", "/raft/bootstrap", &[("X", &[b'x'; 33 << 10])], b""),
             431,
             "too_large",
         ),

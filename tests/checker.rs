@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use dkv::check::{
     Answer, Committed, Condition, Event, Fault, Limits, Op, Row, check_linearizable, check_order,
-    check_revisions, narrow, read_history, write_history,
+    check_revisions, read_history, resolve_unknown, write_history,
 };
 use dkv::vocabulary::OpKind;
 use fastrand::Rng;
@@ -279,9 +279,9 @@ fn check_order_places_what_has_no_index() {
 }
 
 /// A repeated answer has no place of its own: the write may stand earlier than it is put first, and then an unknown write
-/// that was called after it ended may stand behind it.
+/// that was called after it ended may stand after it.
 #[test]
-fn check_order_lets_an_unknown_write_stand_behind_one_that_moves() {
+fn check_order_lets_an_unknown_write_stand_after_one_that_moves() {
     let unknown_delete =
         |revision| event((20, 0), delete_op(Some(Condition::ModRevision(revision))), Answer::Unknown);
     let history = |read_returns| {
@@ -931,7 +931,7 @@ fn check_order_of_lists_agrees_with_another_implementation() {
 }
 
 #[test]
-fn narrow_changes_no_verdict() {
+fn resolve_unknown_changes_no_verdict() {
     let (mut good, mut bad, mut settled) = (0, 0, 0);
     for seed in 0..5_000 {
         let mut rng = Rng::with_seed(seed);
@@ -939,30 +939,30 @@ fn narrow_changes_no_verdict() {
         let shape = Shape { events, duration_ns, unknown_percent: 40, no_index_percent: 20 };
         let mut history = random_history(&mut rng, &shape);
         (0..rng.u8(0..3)).for_each(|_| damage(&mut rng, &mut history));
-        let narrowed = narrow(&history, None);
-        settled += history.iter().zip(&narrowed).filter(|(before, after)| before != after).count();
+        let resolved = resolve_unknown(&history, None);
+        settled += history.iter().zip(&resolved).filter(|(before, after)| before != after).count();
         let (before, after) = (
             check_linearizable(&history, &Limits::default()).is_ok(),
-            check_linearizable(&narrowed, &Limits::default()).is_ok(),
+            check_linearizable(&resolved, &Limits::default()).is_ok(),
         );
-        assert_eq!(before, after, "seed {seed}\n{history:#?}\n{narrowed:#?}");
+        assert_eq!(before, after, "seed {seed}\n{history:#?}\n{resolved:#?}");
         *(if before { &mut good } else { &mut bad }) += 1;
     }
     assert!(good > 1_000 && bad > 1_000 && settled > 1_000, "{good} good, {bad} bad, {settled} settled");
 }
 
 #[test]
-fn narrow_takes_the_log_at_its_word() {
+fn resolve_unknown_takes_the_log_at_its_word() {
     let mut log = Committed::default();
     log.put("k", "10", 7);
     let history = [unknown_put(1, 10), unknown_put(2, 20), get((3, 4), 30, 3), unknown_put(1, 30)];
-    let narrowed = narrow(&history, Some(&log));
-    assert_eq!((&narrowed[0].answer, narrowed[0].index), (&Answer::Unknown, Some(7)));
-    assert_eq!(narrowed[1].answer, Answer::NotDone);
+    let resolved = resolve_unknown(&history, Some(&log));
+    assert_eq!((&resolved[0].answer, resolved[0].index), (&Answer::Unknown, Some(7)));
+    assert_eq!(resolved[1].answer, Answer::NotDone);
     // Read, and not in the log: that is for the checks to say.
-    assert_eq!(narrowed[3].answer, Answer::NotDone);
-    assert_not_linearizable(&narrowed);
-    let seen = narrow(&history[2..], None);
+    assert_eq!(resolved[3].answer, Answer::NotDone);
+    assert_not_linearizable(&resolved);
+    let seen = resolve_unknown(&history[2..], None);
     assert_eq!((&seen[1].answer, seen[1].return_ns), (&Answer::Written { revision: 3 }, 4));
 }
 

@@ -413,9 +413,9 @@ fn bash_offers(words: &[&str]) -> Vec<String> {
     String::from_utf8(output.stdout).unwrap().split_whitespace().map(str::to_owned).collect()
 }
 
-/// The hyphen in the program's name once left bash without anything to offer behind a command.
+/// The hyphen in the program's name once left bash without anything to offer after a command.
 #[test]
-fn completion_in_bash_goes_on_behind_the_command() {
+fn completion_in_bash_goes_on_after_the_command() {
     assert_eq!(bash_offers(&["dkv-cli", "l"]), ["list"]);
     assert_eq!(bash_offers(&["dkv-cli", "set", "--if"]), ["--if-revision", "--if-absent"]);
     assert_eq!(bash_offers(&["dkv-cli", "list", "--keys"]), ["--keys-only"]);

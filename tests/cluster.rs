@@ -249,7 +249,7 @@ fn a_follower_that_lost_what_it_acknowledged_is_set_aside() {
 }
 
 #[test]
-fn the_same_damage_with_a_seal_behind_it_is_rot_and_refuses() {
+fn the_same_damage_with_a_seal_after_it_is_rot_and_refuses() {
     let mut cluster = Cluster::start(3);
     assert_eq!(cluster.put(0, "k", "v").unwrap().status, 200);
     cluster.wait_for_equal_state();
@@ -283,15 +283,15 @@ fn assert_refuses(cluster: &mut Cluster, victim: usize, path: &Path) {
     assert_eq!(cluster.put(leader, "after", "v").unwrap().status, 200);
 }
 
-/// Five nodes behind proxies that let the first `allowed` deliveries of the founding entry through and drop the rest.
-struct Founding {
+/// Five nodes behind proxies that let the first `allowed` sends of the genesis entry through and drop the rest.
+struct Bootstrap {
     cluster: Cluster,
     allowed: Arc<AtomicUsize>,
     seen: Arc<AtomicUsize>,
     _proxies: Vec<Proxy>,
 }
 
-fn founding(allowed: usize) -> Founding {
+fn bootstrap(allowed: usize) -> Bootstrap {
     let plain = Cluster::prepare(5, &Setup::default());
     let advertised: Vec<String> = (0..5).map(|n| format!("{}:{}", plain.ip, 28081 + n)).collect();
     let setup = Setup { advertised_raft: advertised.iter().cloned().map(Some).collect(), ..Setup::default() };
@@ -301,8 +301,8 @@ fn founding(allowed: usize) -> Founding {
         .map(|n| {
             let (allowed, seen) = (allowed.clone(), seen.clone());
             let judge = move |path: &str, body: &[u8]| {
-                let is_delivery = path == "/raft/found" && body.starts_with(b"{\"store\"");
-                if !is_delivery {
+                let is_genesis = path == "/raft/bootstrap" && body.starts_with(b"{\"store\"");
+                if !is_genesis {
                     return true;
                 }
                 let before = allowed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |a| a.checked_sub(1));
@@ -314,23 +314,24 @@ fn founding(allowed: usize) -> Founding {
         .collect();
     let mut cluster = plain;
     (0..5).for_each(|n| cluster.spawn(n));
-    Founding { cluster, allowed, seen, _proxies: proxies }
+    Bootstrap { cluster, allowed, seen, _proxies: proxies }
 }
 
-impl Founding {
-    /// Waits until more deliveries were tried than let through, and kills the founder.
-    fn kill_founder_after(&mut self, deliveries: usize) {
+impl Bootstrap {
+    /// Waits until more sends were tried than let through, and kills the bootstrap node.
+    fn kill_bootstrap_node_after(&mut self, sends: usize) {
         let seen = self.seen.clone();
-        wait_for("the delivery that is dropped", || (seen.load(Ordering::SeqCst) > deliveries).then_some(()));
+        wait_for("the send that is dropped", || (seen.load(Ordering::SeqCst) > sends).then_some(()));
         self.cluster.kill(0);
-        let born = (1..5).filter(|&n| self.cluster.status(n).is_some_and(|s| s["role"] != "unborn")).count();
-        assert!(born <= deliveries, "{born} nodes are born after {deliveries} deliveries");
+        let initialized =
+            (1..5).filter(|&n| self.cluster.status(n).is_some_and(|s| s["role"] != "uninitialized")).count();
+        assert!(initialized <= sends, "{initialized} nodes are initialized after {sends} sends");
     }
 
     fn complete(&mut self) {
         self.allowed.store(usize::MAX, Ordering::SeqCst);
         let leader = self.cluster.wait_for_leader();
-        assert_eq!(self.cluster.put(leader, "born", "yes").unwrap().status, 200);
+        assert_eq!(self.cluster.put(leader, "initialized", "yes").unwrap().status, 200);
         self.cluster.wait_for_equal_state();
         let ids: Vec<_> =
             self.cluster.running().into_iter().map(|n| self.cluster.status(n).unwrap()).collect();
@@ -339,27 +340,27 @@ impl Founding {
 }
 
 #[test]
-fn founding_completes_after_the_founder_died_before_any_delivery() {
-    let mut founding = founding(0);
-    founding.kill_founder_after(0);
-    founding.cluster.spawn(0);
-    founding.complete();
+fn bootstrap_completes_after_the_bootstrap_node_died_before_any_send() {
+    let mut bootstrap = bootstrap(0);
+    bootstrap.kill_bootstrap_node_after(0);
+    bootstrap.cluster.spawn(0);
+    bootstrap.complete();
 }
 
 #[test]
-fn founding_completes_after_the_founder_died_after_one_delivery() {
-    let mut founding = founding(1);
-    founding.kill_founder_after(1);
-    founding.cluster.spawn(0);
-    founding.complete();
+fn bootstrap_completes_after_the_bootstrap_node_died_after_one_send() {
+    let mut bootstrap = bootstrap(1);
+    bootstrap.kill_bootstrap_node_after(1);
+    bootstrap.cluster.spawn(0);
+    bootstrap.complete();
 }
 
 #[test]
-fn founding_completes_without_the_founder_after_two_deliveries() {
-    let mut founding = founding(2);
-    founding.kill_founder_after(2);
-    founding.complete();
-    assert_eq!(founding.cluster.running(), vec![1, 2, 3, 4], "the founder is gone for good");
+fn bootstrap_completes_without_the_bootstrap_node_after_two_sends() {
+    let mut bootstrap = bootstrap(2);
+    bootstrap.kill_bootstrap_node_after(2);
+    bootstrap.complete();
+    assert_eq!(bootstrap.cluster.running(), vec![1, 2, 3, 4], "the bootstrap node is gone for good");
 }
 
 #[test]
@@ -453,7 +454,7 @@ fn a_member_of_a_foreign_cluster_with_the_same_addresses_is_refused() {
         assert_eq!(cluster.stop(n).code(), Some(0));
         fs::rename(cluster.data_dir(n), set_aside(&cluster, n)).unwrap();
     }
-    // Another cluster is founded at the same addresses; then a member of the former one comes back.
+    // Another cluster is initialized at the same addresses; then a member of the former one comes back.
     (0..3).for_each(|n| cluster.spawn(n));
     let leader = cluster.wait_for_leader();
     assert_eq!(cluster.put(leader, "k", "present").unwrap().status, 200);
@@ -600,9 +601,9 @@ fn footprint(pid: u32) -> (usize, usize) {
 }
 
 /// What stays behind after a storm, once it no longer changes for a second.
-fn settled_footprint(pid: u32) -> (usize, usize) {
+fn quiet_footprint(pid: u32) -> (usize, usize) {
     let (mut last, mut since) = (footprint(pid), Instant::now());
-    wait_for("threads and descriptors to settle", || {
+    wait_for("threads and descriptors to be quiet", || {
         let now = footprint(pid);
         if now != last {
             (last, since) = (now, Instant::now());
@@ -626,7 +627,7 @@ fn hostile_requests_leave_nothing_behind() {
         let mut connections: Vec<_> = (0..20).map(|_| Connection::open(&address).unwrap()).collect();
         connections.iter_mut().for_each(request);
         drop(connections);
-        settled_footprint(pid)
+        quiet_footprint(pid)
     };
     let good = storm(&|c| assert_eq!(c.request("GET", "/healthz", &[], b"").unwrap().status, 200));
     let huge = format!("PUT /v1/kv/k HTTP/1.1\r\nHost: d\r\nContent-Length: {}\r\n\r\nx", 10u64.pow(15));

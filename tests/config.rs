@@ -196,7 +196,7 @@ fn parse_refuses_bad_files_and_says_field_value_and_fix() {
         assert!(error.contains(says), "{says}: {error}");
     }
     assert!(
-        refused("node_id: a\ndata_dir: d\npeers: []\n").contains("peers: none: list every founding member")
+        refused("node_id: a\ndata_dir: d\npeers: []\n").contains("peers: none: list every initial member")
     );
     let many: String = (0..16)
         .map(|i| format!("  - {{ node_id: n{i}, raft_addr: h:{}, http_addr: h:{} }}\n", 1000 + i, 2000 + i))

@@ -504,7 +504,7 @@ fn used(sim: &SimDisk) -> (String, u64) {
 }
 
 /// Flips one bit at every `stride`th byte of the segments from number `first` on. Every flip must be refused in the file
-/// it is in, or be warned of when it lies behind `unproven` in the last segment.
+/// it is in, or be warned of when it lies after `unproven` in the last segment.
 fn flip_all(
     end: &SimDisk,
     last_states: &[&State],
@@ -565,7 +565,7 @@ fn every_flipped_byte_is_refused_or_warned_of() {
         (trace.states.len() - 1, sim.names().iter().filter(|n| n.ends_with(".wal")).count());
     println!("{ops} ops, {segments} segments, unsealed: {refused} flips refused, {torn} warned of");
     assert!(ops >= 200 && segments >= 5 && refused > 150_000 && torn > 4_000, "{refused} {torn}");
-    // The same with a seal behind it: only the seal itself and the unused rest are left unproven.
+    // The same with a seal after it: only the seal itself and the unused rest are left unproven.
     wal.seal().unwrap();
     let (refused, torn) = flip_all(&sim, &[&after], used(&sim).1 - 4096, (segments - 2, 1));
     println!("sealed: {refused} flips refused, {torn} warned of");

@@ -1,5 +1,5 @@
 //! The table of errors: every code is documented with its statuses and its outcome, and every one can be met on a real
-//! cluster, as its row says. The one exception is `internal`, which takes a defect: `tests/gate.rs` has one.
+//! cluster, as its row says. The one exception is `internal`, which takes a defect: `tests/edge.rs` has one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,7 +24,7 @@ fn document(name: &str) -> String {
 fn documented() -> Vec<(String, Vec<u16>, String)> {
     let page = document("api.md");
     let (_, section) = page.split_once("\n## Errors\n").expect("the section");
-    let (section, _) = section.split_once("\n## ").expect("there is another section behind it");
+    let (section, _) = section.split_once("\n## ").expect("there is another section after it");
     let rows = section.lines().filter(|line| line.starts_with("| `"));
     rows.map(|row| {
         let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();

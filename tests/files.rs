@@ -206,7 +206,7 @@ fn backups_exports_and_histories_pass_through_pipes_and_standard_streams() {
     writer.join().unwrap();
     for (bytes, says) in [
         (whole[..whole.len() - 1].to_vec(), "it ends in the middle"),
-        ([&whole[..], b"x"].concat(), "it goes on behind its end"),
+        ([&whole[..], b"x"].concat(), "it goes on after its end"),
         (
             whole.iter().flat_map(|b| [*b, 0]).take(3000).collect(),
             "UTF-16 text (little-endian, without a mark)",

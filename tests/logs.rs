@@ -22,8 +22,8 @@ fn one_node(extra: String) -> Cluster {
 
 /// Holds a line to its form: `2026-01-31T09:07:05.123456Z [INFO] (thread) text`.
 fn check_form(line: &str) {
-    let (stamp, rest) = line.split_at_checked(27).unwrap_or_else(|| panic!("short: {line:?}"));
-    let form: String = stamp.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    let (time, rest) = line.split_at_checked(27).unwrap_or_else(|| panic!("short: {line:?}"));
+    let form: String = time.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     assert_eq!(form, "0000-00-00T00:00:00.000000Z", "{line:?}");
     let level = rest.strip_prefix(" [").and_then(|rest| rest.split_once("] (")).map(|(level, _)| level);
     let levels = ["ERROR", "WARN", "INFO", "DEBUG", "TRACE"];

@@ -125,17 +125,17 @@ fn three_nodes_grow_to_five_and_shrink_to_three_under_load() {
     cluster.spawn_to_join(4, 1, &[]);
     wait_for_voters(&cluster, &[0, 1, 2, 3, 4]);
     load.wait_for(100);
-    // The first leader goes, and another one of the founders.
+    // The first leader goes, and another one of the initial members.
     let leader = cluster.wait_for_leader();
     let other = (leader + 1) % 3;
     for gone in [leader, other] {
-        let handed_over = format!("{} hands over", cluster.name(gone));
+        let transferred = format!("{} transfers its leadership", cluster.name(gone));
         let leads = gone == cluster.wait_for_leader();
         cli_ok(&cluster, &["member", "remove", &cluster.name(gone)]);
         assert_eq!(cluster.wait_exit(gone).code(), Some(4), "{}", cluster.log(gone));
         assert!(cluster.log(gone).contains("was removed from cluster"), "{}", cluster.log(gone));
         if leads {
-            assert!((0..5).any(|n| cluster.log(n).contains(&handed_over)), "{handed_over}");
+            assert!((0..5).any(|n| cluster.log(n).contains(&transferred)), "{transferred}");
         }
         load.wait_for(50);
     }
@@ -178,10 +178,10 @@ fn a_dead_node_is_replaced_by_a_new_one_and_stays_out() {
 }
 
 #[test]
-fn a_wiped_node_is_refused_with_the_repair_and_reborn_by_it() {
+fn a_wiped_node_is_refused_with_the_repair_and_initialized_again_by_it() {
     let mut cluster = Cluster::start(3);
     assert_eq!(cluster.put(0, "k", "v").unwrap().status, 200);
-    // The founder as well as another one, each with its ordinary configuration file.
+    // The bootstrap node as well as another one, each with its ordinary configuration file.
     for wiped in [1, 0] {
         let name = cluster.name(wiped);
         cluster.kill(wiped);
@@ -272,7 +272,7 @@ fn what_the_cluster_cannot_do_is_refused_with_the_reason() {
 }
 
 #[test]
-fn a_leadership_is_handed_over_on_demand() {
+fn a_leadership_is_transferred_on_demand() {
     let cluster = Cluster::start(3);
     let leader = cluster.wait_for_leader();
     let next = (leader + 1) % 3;

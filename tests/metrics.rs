@@ -237,7 +237,7 @@ fn the_numbers_say_what_happened() {
 }
 
 #[test]
-fn the_gate_counts_who_comes_and_what_it_refuses() {
+fn the_edge_counts_who_comes_and_what_it_refuses() {
     let cluster =
         Cluster::prepare(1, &Setup { extra: "limits: { max_connections: 64 }\n".into(), ..Setup::default() });
     let mut cluster = cluster;
@@ -271,7 +271,7 @@ fn the_gate_counts_who_comes_and_what_it_refuses() {
 }
 
 #[test]
-fn a_node_that_is_not_born_is_scraped_too() {
+fn a_node_that_is_not_initialized_is_scraped_too() {
     let mut cluster = Cluster::prepare(3, &Setup::default());
     cluster.spawn(0);
     wait_for("the port", || cluster.request(0, "GET", "/healthz", &[], b"").ok());

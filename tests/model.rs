@@ -325,7 +325,7 @@ impl Run {
         let path = format!("/v1/kv?{}", base.join("&"));
         let (mut answer, _) = self.ask("GET", &path, &[], b"");
         if Run::is_backwards(start, end) {
-            return self.check("start behind end", answer.status == 400);
+            return self.check("start after end", answer.status == 400);
         }
         let Some(revision) = self.shown(&answer, &states, want) else { return };
         let mut rows = self.matching(revision, bounds);
@@ -343,7 +343,7 @@ impl Run {
             self.check("revision", page["revision"] == revision);
             self.check("count", page["count"] == want.len());
             let Some(cursor) = page.get("cursor") else { break };
-            self.check("no cursor behind the last row", shown < rows.len());
+            self.check("no cursor after the last row", shown < rows.len());
             if self.rng.bool() {
                 self.write();
             }
@@ -362,7 +362,7 @@ impl Run {
         let path = format!("/v1/kv?count_only=true&{}", query.join("&"));
         let (answer, _) = self.ask("GET", &path, &[], b"");
         if Run::is_backwards(bounds[1], bounds[2]) {
-            return self.check("start behind end", answer.status == 400);
+            return self.check("start after end", answer.status == 400);
         }
         let Some(revision) = self.shown(&answer, query, want) else { return };
         let count = self.matching(revision, bounds).len();

@@ -4,7 +4,7 @@
 //!
 //! `make mutants ONLY="stale vote"` runs those whose slug (the name with dashes, as printed) contains one of the words;
 //! `make mutants RESUME=1` leaves out those that the last run caught. The copy and its build stay in `target/mutants`,
-//! so a mutant costs what changed behind it.
+//! so a mutant costs what changed after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -59,7 +59,7 @@ impl Mutant {
         self.name.chars().filter(|c| *c != '\'' && *c != ',').map(dashed).collect()
     }
 
-    /// The test's own name, behind the words that choose its target.
+    /// The test's own name, after the words that choose its target.
     fn test_name(&self) -> &str {
         self.test.last().map_or("", String::as_str)
     }
@@ -143,7 +143,7 @@ fn read_list(root: &Path) -> Result<Vec<Mutant>, String> {
     Ok(list)
 }
 
-/// Every source file below `dir`, one behind the other.
+/// Every source file below `dir`, one after the other.
 fn read_sources(dir: &Path, sources: &mut String) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();

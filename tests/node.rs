@@ -158,7 +158,7 @@ fn a_forward_under_way_is_unknown_when_the_leader_changes() {
     let sent = start_write(&cluster.node(follower), put("k", "sent"), PATIENCE);
     let read_sent = start_read(&cluster.node(follower), Consistency::Linearizable, PATIENCE);
     wait_for("the forward on its way", || (cluster.network.lock().unwrap().forwards > 0).then_some(()));
-    // Queued behind the batch under way: not sent, so it goes to the new leader.
+    // Queued after the batch under way: not sent, so it goes to the new leader.
     let queued = start_write(&cluster.node(follower), put("k", "queued"), PATIENCE);
     let started = Instant::now();
     assert_eq!(kind(answer(&sent)), FailureKind::OutcomeUnknown);

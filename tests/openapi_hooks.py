@@ -18,7 +18,7 @@ EXCLUSIVE = [
     ("count_only", "keys_only"),
 ]
 
-# Numbers that must not lie behind the store's, or behind the end of a snapshot.
+# Numbers that must not lie after the store's, or after the end of a snapshot.
 REACHED = ("revision", "min_revision", "min_index", "offset")
 
 

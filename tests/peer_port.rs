@@ -1,4 +1,4 @@
-//! The peer port and its client over real sockets: who is let in, what a failed call may conclude, and a founding.
+//! The peer port and its client over real sockets: who is let in, what a failed call may conclude, and a bootstrap.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,21 +8,22 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dkv::node::birth::{Born, IdentityConfig, Opened, open};
-use dkv::node::founding::{Founding, founding_port};
+use dkv::node::bootstrap::{Bootstrap, bootstrap_port};
+use dkv::node::data_dir::{IdentityConfig, Initialized, Opened, open};
 use dkv::node::{
-    AdminFailure, AdminFailureKind, AdminResult, Administration, BirthRecord, Completion, Deliveries,
-    Failure, ForwardedResult, ForwardedWrite, FoundReply, FoundRequest, FoundTransport, Lane, LeaderCall,
-    Peer, PeerError, PeerList, PeerReply, PeerRequest, PeerTransport, ReadIndexResult, Target, UnbornPeer,
+    AdminFailure, AdminFailureKind, AdminResult, Administration, BootstrapRecord, BootstrapReply,
+    BootstrapRequest, BootstrapSender, BootstrapTransport, Completion, Failure, ForwardedResult,
+    ForwardedWrite, LeaderCall, Peer, PeerError, PeerList, PeerReply, PeerRequest, PeerTransport, Priority,
+    ReadIndexResult, Target, UninitializedPeer,
 };
 use dkv::raft::{
-    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, Found, InstallOutcome,
+    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, Genesis, InstallOutcome,
     InstallSnapshotReply, InstallSnapshotRequest, Member as Listed, MemberId, Membership, PROTOCOL, Payload,
     Position, RequestVoteReply, RequestVoteRequest, Settings, TimeoutNowReply, TimeoutNowRequest,
 };
 use dkv::server::edge::{self, HttpServer, PortOptions, RunDir};
 use dkv::server::peer::codec::{self, Envelope, NoReply};
-use dkv::server::peer::{HttpFounding, HttpPeers, Member, PeerAnswer, PeerApi};
+use dkv::server::peer::{HttpBootstrap, HttpPeers, Member, PeerAnswer, PeerApi};
 use dkv::store::simdisk::SimDisk;
 use dkv::store::wal::WalOptions;
 
@@ -31,7 +32,7 @@ const SENDER: MemberId = MemberId(1);
 const RECEIVER: MemberId = MemberId(2);
 const REMOVED: MemberId = MemberId(9);
 
-fn found_entry(cluster_id: u64) -> Entry {
+fn genesis_entry(cluster_id: u64) -> Entry {
     let member = |n: u64| Listed {
         node_id: format!("node{n}"),
         member_id: MemberId(n),
@@ -41,18 +42,18 @@ fn found_entry(cluster_id: u64) -> Entry {
         promote: false,
     };
     let members = Membership { members: vec![member(1), member(2)] };
-    let found = Found {
+    let genesis = Genesis {
         protocol: 1,
         cluster_id: ClusterId(cluster_id),
         settings: Settings::default(),
         members,
         restored: None,
     };
-    Entry::new(Position::new(1, 1), 0, &Payload::Found(found))
+    Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis))
 }
 
-fn birth_record(own: MemberId) -> BirthRecord {
-    BirthRecord::new(own, found_entry(7))
+fn bootstrap_record(own: MemberId) -> BootstrapRecord {
+    BootstrapRecord::new(own, genesis_entry(7))
 }
 
 /// Answers votes and appends at once, keeps read indexes for ever, and writes down what reached it.
@@ -127,7 +128,7 @@ impl Member for Echo {
     }
 
     fn membership(&self) -> Arc<Membership> {
-        Arc::new(found_entry(7).found().unwrap().members)
+        Arc::new(genesis_entry(7).genesis().unwrap().members)
     }
 }
 
@@ -153,7 +154,7 @@ impl Port {
     fn echo(ip: &str) -> (Port, Arc<Echo>) {
         let port = Port::start(ip);
         let echo = Arc::new(Echo::default());
-        port.api.become_born(birth_record(RECEIVER), echo.clone());
+        port.api.become_initialized(bootstrap_record(RECEIVER), echo.clone());
         (port, echo)
     }
 
@@ -201,25 +202,25 @@ fn forward() -> PeerRequest {
 const READ: PeerRequest = PeerRequest::ReadIndex { remaining_ms: 9_000 };
 
 fn peers() -> HttpPeers {
-    HttpPeers::new(&birth_record(SENDER))
+    HttpPeers::new(&bootstrap_record(SENDER))
 }
 
 #[test]
 fn call_brings_back_the_answer_of_every_kind() {
     let (port, echo) = Port::echo("127.77.1.1");
     let peers = peers();
-    let call = |lane, request| peers.call(&port.target(), lane, request, LONG);
+    let call = |priority, request| peers.call(&port.target(), priority, request, LONG);
     assert_eq!(
-        call(Lane::Core, vote(4)),
+        call(Priority::Core, vote(4)),
         Ok(PeerReply::RequestVote(RequestVoteReply { term: 4, granted: true, protocol: 1 }))
     );
     let outcome = AppendOutcome::Accepted { received: 4, match_index: 4 };
     assert_eq!(
-        call(Lane::Core, append(3, 300_000)),
+        call(Priority::Core, append(3, 300_000)),
         Ok(PeerReply::AppendEntries(AppendEntriesReply { term: 2, outcome, protocol: 1 }))
     );
     assert_eq!(
-        call(Lane::Bulk, forward()),
+        call(Priority::Bulk, forward()),
         Ok(PeerReply::Forward(vec![Err(Failure::unavailable("no leader"))]))
     );
     assert_eq!(*echo.seen.lock().unwrap(), [vote(4), append(3, 300_000)]);
@@ -230,19 +231,19 @@ fn call_to_another_cluster_or_member_is_refused_before_the_core() {
     let (port, echo) = Port::echo("127.77.2.1");
     let refused = |peers: HttpPeers, to: MemberId| {
         let to = Target { member_id: to, raft_addr: port.addr.to_string() };
-        match peers.call(&to, Lane::Core, vote(9), LONG) {
+        match peers.call(&to, Priority::Core, vote(9), LONG) {
             Err(PeerError::Refused(text)) => text,
             other => panic!("{other:?}"),
         }
     };
-    let foreign = HttpPeers::new(&BirthRecord::new(SENDER, found_entry(8)));
+    let foreign = HttpPeers::new(&BootstrapRecord::new(SENDER, genesis_entry(8)));
     assert!(refused(foreign, RECEIVER).contains("meant for cluster 0000000000000008"));
     assert!(refused(peers(), MemberId(3)).contains("meant for member 0000000000000003"));
     // An unknown sender passes: only the log says who is a member.
-    let stranger = HttpPeers::new(&BirthRecord::new(MemberId(99), found_entry(7)));
+    let stranger = HttpPeers::new(&BootstrapRecord::new(MemberId(99), genesis_entry(7)));
     let PeerRequest::RequestVote(request) = vote(3) else { unreachable!() };
     let request = PeerRequest::RequestVote(RequestVoteRequest { candidate: MemberId(99), ..request });
-    assert!(stranger.call(&port.target(), Lane::Core, request, LONG).is_ok());
+    assert!(stranger.call(&port.target(), Priority::Core, request, LONG).is_ok());
     assert_eq!(echo.seen.lock().unwrap().len(), 1);
 }
 
@@ -265,7 +266,7 @@ fn status(answer: PeerAnswer) -> u16 {
 fn answer_ends_the_program_for_an_entry_of_a_later_one_only_when_the_cluster_is_its_own() {
     let api = PeerApi::default();
     let echo = Arc::new(Echo::default());
-    api.become_born(birth_record(RECEIVER), echo.clone());
+    api.become_initialized(bootstrap_record(RECEIVER), echo.clone());
     let later = |cluster: u64| {
         let envelope = Envelope { cluster_id: ClusterId(cluster), from: SENDER, to: RECEIVER };
         let mut body = codec::encode_request(envelope, &append(2, 10));
@@ -291,7 +292,7 @@ fn answer_ends_the_program_for_an_entry_of_a_later_one_only_when_the_cluster_is_
 fn answer_refuses_malformed_bodies_and_nothing_reaches_the_core() {
     let api = PeerApi::default();
     let echo = Arc::new(Echo::default());
-    api.become_born(birth_record(RECEIVER), echo.clone());
+    api.become_initialized(bootstrap_record(RECEIVER), echo.clone());
     let envelope = Envelope { cluster_id: ClusterId(7), from: SENDER, to: RECEIVER };
     let good = codec::encode_request(envelope, &append(2, 10));
     let mut flipped = good.clone();
@@ -299,7 +300,7 @@ fn answer_refuses_malformed_bodies_and_nothing_reaches_the_core() {
     for body in [&good[..good.len() - 1], &flipped, b"", b"{}\n", b"\xff\xff"] {
         assert_eq!(status(answer(&api, codec::APPEND_ENTRIES, body)), 400);
     }
-    assert_eq!(status(answer(&api, codec::FOUND, b"{}")), 400);
+    assert_eq!(status(answer(&api, codec::BOOTSTRAP, b"{}")), 400);
     assert_eq!(status(answer(&api, "/raft/none", &good)), 404);
     assert!(echo.seen.lock().unwrap().is_empty());
     assert!(matches!(answer(&api, codec::APPEND_ENTRIES, &good), PeerAnswer::Reply(_)));
@@ -349,9 +350,9 @@ fn read_request(stream: &mut TcpStream) -> bool {
 #[test]
 fn call_to_a_closed_port_is_not_sent() {
     let to = target("127.77.3.1:18081".parse().unwrap());
-    let result = peers().call(&to, Lane::Bulk, forward(), LONG);
+    let result = peers().call(&to, Priority::Bulk, forward(), LONG);
     assert!(matches!(result, Err(PeerError::NotSent(_))), "{result:?}");
-    let result = peers().call(&to, Lane::Bulk, forward(), Duration::ZERO);
+    let result = peers().call(&to, Priority::Bulk, forward(), Duration::ZERO);
     assert!(matches!(result, Err(PeerError::NotSent(_))), "{result:?}");
 }
 
@@ -366,14 +367,14 @@ fn call_that_does_not_connect_in_time_is_not_sent() {
     while let Ok(stream) = TcpStream::connect_timeout(&addr, Duration::from_millis(300)) {
         queued.push(stream);
     }
-    let result = peers().call(&target(addr), Lane::Bulk, forward(), Duration::from_secs(1));
+    let result = peers().call(&target(addr), Priority::Bulk, forward(), Duration::from_secs(1));
     assert!(matches!(result, Err(PeerError::NotSent(_))), "{result:?}");
 }
 
 #[test]
 fn call_that_loses_its_connection_is_unknown() {
     let addr = raw("127.77.5.1", |mut stream| assert!(read_request(&mut stream)));
-    let result = peers().call(&target(addr), Lane::Bulk, forward(), LONG);
+    let result = peers().call(&target(addr), Priority::Bulk, forward(), LONG);
     assert!(matches!(result, Err(PeerError::Unknown(_))), "{result:?}");
 }
 
@@ -392,7 +393,7 @@ fn call_is_bounded_as_a_whole_although_bytes_keep_coming() {
         }
     });
     let start = Instant::now();
-    let result = peers().call(&target(addr), Lane::Core, vote(1), Duration::from_millis(300));
+    let result = peers().call(&target(addr), Priority::Core, vote(1), Duration::from_millis(300));
     assert!(matches!(result, Err(PeerError::Unknown(_))), "{result:?}");
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     drop(stop);
@@ -406,12 +407,12 @@ fn call_refuses_an_answer_of_any_greater_length_without_reading_it() {
         let piece = vec![b' '; 1 << 20];
         while stream.write_all(&piece).is_ok() {}
     });
-    let result = peers().call(&target(addr), Lane::Core, vote(1), LONG);
+    let result = peers().call(&target(addr), Priority::Core, vote(1), LONG);
     assert!(matches!(result, Err(PeerError::Unknown(_))), "{result:?}");
 }
 
 #[test]
-fn call_uses_its_connection_again_and_each_lane_its_own() {
+fn call_uses_its_connection_again_and_each_priority_its_own() {
     let connections = Arc::new(Mutex::new(0));
     let counted = connections.clone();
     let addr = raw("127.77.8.1", move |mut stream| {
@@ -424,10 +425,10 @@ fn call_uses_its_connection_again_and_each_lane_its_own() {
     });
     let peers = peers();
     for _ in 0..5 {
-        peers.call(&target(addr), Lane::Core, vote(4), LONG).unwrap();
+        peers.call(&target(addr), Priority::Core, vote(4), LONG).unwrap();
     }
     assert_eq!(*connections.lock().unwrap(), 1);
-    peers.call(&target(addr), Lane::Bulk, vote(4), LONG).unwrap();
+    peers.call(&target(addr), Priority::Bulk, vote(4), LONG).unwrap();
     assert_eq!(*connections.lock().unwrap(), 2);
 }
 
@@ -439,7 +440,7 @@ fn cancel_interrupts_one_kind_of_calls_and_later_ones_pass() {
     let peers = Arc::new(peers());
     let ask = || {
         let (peers, to) = (peers.clone(), port.target());
-        let call = thread::spawn(move || peers.call(&to, Lane::Bulk, READ, LONG));
+        let call = thread::spawn(move || peers.call(&to, Priority::Bulk, READ, LONG));
         asked.recv_timeout(LONG).expect("the question arrives");
         call
     };
@@ -458,8 +459,8 @@ fn cancel_interrupts_one_kind_of_calls_and_later_ones_pass() {
     let result = call.join().unwrap();
     assert!(matches!(result, Err(PeerError::Unknown(_))), "{result:?}");
     assert!(start.elapsed() < Duration::from_secs(10));
-    assert!(peers.call(&port.target(), Lane::Bulk, forward(), LONG).is_ok());
-    assert!(peers.call(&port.target(), Lane::Core, vote(1), LONG).is_ok());
+    assert!(peers.call(&port.target(), Priority::Bulk, forward(), LONG).is_ok());
+    assert!(peers.call(&port.target(), Priority::Core, vote(1), LONG).is_ok());
 }
 
 /// Answers that a node dropped when it stopped were 500, "the server failed on this request", in the logs of its peers.
@@ -470,7 +471,7 @@ fn a_node_that_stops_says_so_instead_of_500() {
     let peers = Arc::new(peers());
     let call = |request: PeerRequest| {
         let (peers, to) = (peers.clone(), port.target());
-        thread::spawn(move || peers.call(&to, Lane::Bulk, request, LONG))
+        thread::spawn(move || peers.call(&to, Priority::Bulk, request, LONG))
     };
     let (appended, forwarded) = (call(append(1, 10)), call(forward()));
     let deadline = Instant::now() + LONG;
@@ -489,7 +490,7 @@ fn a_node_that_stops_says_so_instead_of_500() {
     // What comes later does not reach the member at all.
     let seen = echo.seen.lock().unwrap().len();
     for request in [vote(1), append(1, 10), READ, forward()] {
-        let result = peers.call(&port.target(), Lane::Bulk, request, LONG);
+        let result = peers.call(&port.target(), Priority::Bulk, request, LONG);
         assert_eq!(result, Err(PeerError::Stopping));
     }
     assert_eq!(echo.seen.lock().unwrap().len(), seen);
@@ -506,18 +507,18 @@ fn an_answer_of_the_gate_is_quoted() {
         let head = format!("HTTP/1.1 503 Service Unavailable\r\nContent-Length: {}\r\n\r\n", body.len());
         stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
     });
-    let result = peers().call(&target(refused), Lane::Bulk, forward(), LONG);
+    let result = peers().call(&target(refused), Priority::Bulk, forward(), LONG);
     let Err(PeerError::Refused(text)) = result else { panic!("{result:?}") };
     assert_eq!(text, format!("{refused}: 503 Service Unavailable: this node is shutting down"));
 }
 
-/// A node from its empty disk to its birth, over real sockets.
-struct Newborn {
+/// A node from its empty disk to its initialization, over real sockets.
+struct NewNode {
     port: Port,
-    birth: thread::JoinHandle<Born>,
+    initialization: thread::JoinHandle<Initialized>,
 }
 
-fn start_unborn(n: usize, list: &PeerList) -> Newborn {
+fn start_uninitialized(n: usize, list: &PeerList) -> NewNode {
     let port = Port::start(&format!("127.77.10.{n}"));
     let settings = Settings::default();
     let config = IdentityConfig {
@@ -529,55 +530,66 @@ fn start_unborn(n: usize, list: &PeerList) -> Newborn {
     };
     let options = WalOptions { segment_bytes: 64 << 10 };
     let opened = open(Arc::new(SimDisk::new(n as u64)), options, &config).unwrap();
-    let Opened::Unborn(founding) = opened else { panic!("born from an empty disk") };
-    let founding: Founding = *founding;
-    let (founding_side, inbox) = founding_port(&founding);
-    port.api.become_unborn(founding_side);
-    let birth =
-        thread::spawn(move || founding.run(&inbox, &HttpFounding::default()).unwrap().expect("not stopped"));
-    Newborn { port, birth }
+    let Opened::Uninitialized(bootstrap) = opened else { panic!("initialized from an empty disk") };
+    let bootstrap: Bootstrap = *bootstrap;
+    let (bootstrap_side, inbox) = bootstrap_port(&bootstrap);
+    port.api.become_uninitialized(bootstrap_side);
+    let initialization = thread::spawn(move || {
+        bootstrap.run(&inbox, &HttpBootstrap::default()).unwrap().expect("not stopped")
+    });
+    NewNode { port, initialization }
 }
 
 #[test]
-fn founding_over_the_peer_ports_hands_over_to_whoever_answers_unborn() {
+fn bootstrap_over_the_peer_ports_sends_genesis_to_all_that_answer_uninitialized() {
     let peer = |n| Peer {
         node_id: format!("node{n}"),
         raft_addr: format!("127.77.10.{n}:18081"),
         http_addr: format!("127.77.10.{n}:8081"),
     };
     let list: PeerList = (1..=3).map(peer).collect::<Vec<_>>().into();
-    let nodes: Vec<Newborn> = (1..=3).map(|n| start_unborn(n, &list)).collect();
+    let nodes: Vec<NewNode> = (1..=3).map(|n| start_uninitialized(n, &list)).collect();
     let mut nodes = nodes.into_iter();
     let first = nodes.next().unwrap();
-    let born = first.birth.join().unwrap();
-    first.port.api.become_born(born.birth_record(), Arc::new(Echo::default()));
-    let peers = HttpPeers::new(&born.birth_record());
-    let deliveries = Deliveries::new(born.birth_record(), Box::new(HttpFounding::default()));
+    let initialized = first.initialization.join().unwrap();
+    first.port.api.become_initialized(initialized.bootstrap_record(), Arc::new(Echo::default()));
+    let peers = HttpPeers::new(&initialized.bootstrap_record());
+    let bootstrap_sender =
+        BootstrapSender::new(initialized.bootstrap_record(), Box::new(HttpBootstrap::default()));
     for node in nodes {
         let addr = node.port.addr.to_string();
-        let listed = born.membership().members.iter().find(|m| m.raft_addr == addr).unwrap();
+        let listed = initialized.membership().members.iter().find(|m| m.raft_addr == addr).unwrap();
         let to = Target { member_id: listed.member_id, raft_addr: addr.clone() };
         let request = PeerRequest::ReadIndex { remaining_ms: 1 };
-        let Err(PeerError::Unborn { node_id, member_id }) = peers.call(&to, Lane::Bulk, request, LONG) else {
-            panic!("an unborn node answered")
+        let Err(PeerError::Uninitialized { node_id, member_id }) =
+            peers.call(&to, Priority::Bulk, request, LONG)
+        else {
+            panic!("an uninitialized node answered")
         };
         assert_eq!((node_id.as_str(), member_id), (listed.node_id.as_str(), listed.member_id));
-        let latest = born.membership().clone();
-        deliveries.handle_unborn(&UnbornPeer { to, node_id: node_id.clone(), member_id, latest });
-        let sibling = node.birth.join().unwrap();
-        assert_eq!(sibling.ids.cluster_id, born.ids.cluster_id);
-        assert_eq!(sibling.found, born.found);
-        // Its port still says unborn until it starts; then a question finds it born.
-        node.port.api.become_born(sibling.birth_record(), Arc::new(Echo::default()));
-        let ask = FoundRequest::Ask(dkv::node::Unborn {
+        let latest = initialized.membership().clone();
+        bootstrap_sender.handle_uninitialized(&UninitializedPeer {
+            to,
+            node_id: node_id.clone(),
+            member_id,
+            latest,
+        });
+        let sibling = node.initialization.join().unwrap();
+        assert_eq!(sibling.ids.cluster_id, initialized.ids.cluster_id);
+        assert_eq!(sibling.genesis, initialized.genesis);
+        // Its port still says uninitialized until it starts; then a question finds it initialized.
+        node.port.api.become_initialized(sibling.bootstrap_record(), Arc::new(Echo::default()));
+        let ask = BootstrapRequest::Ask(dkv::node::Uninitialized {
             node_id,
             member_id,
             peers: list.clone(),
             restored: None,
             protocol: PROTOCOL,
         });
-        let reply = HttpFounding::default().found(&addr, &ask).unwrap();
-        assert!(matches!(reply, FoundReply::Born { cluster_id, .. } if cluster_id == born.ids.cluster_id));
+        let reply = HttpBootstrap::default().bootstrap(&addr, &ask).unwrap();
+        assert!(
+            matches!(reply, BootstrapReply::Initialized { cluster_id, .. } if cluster_id == initialized.ids.cluster_id)
+        );
     }
 }
 
@@ -599,11 +611,12 @@ fn run_ends_when_it_is_stopped() {
             joins: false,
         };
         let options = WalOptions { segment_bytes: 64 << 10 };
-        let Opened::Unborn(founding) = open(Arc::new(SimDisk::new(5)), options, &config).unwrap() else {
+        let Opened::Uninitialized(bootstrap) = open(Arc::new(SimDisk::new(5)), options, &config).unwrap()
+        else {
             panic!()
         };
-        let (port, inbox) = founding_port(&founding);
-        let run = thread::spawn(move || founding.run(&inbox, &HttpFounding::default()).unwrap().is_none());
+        let (port, inbox) = bootstrap_port(&bootstrap);
+        let run = thread::spawn(move || bootstrap.run(&inbox, &HttpBootstrap::default()).unwrap().is_none());
         port.stop();
         assert!(run.join().unwrap());
     }

@@ -4,8 +4,6 @@
 
 #[path = "raft_paper/election.rs"]
 mod election;
-#[path = "raft_paper/hand_over.rs"]
-mod hand_over;
 #[path = "raft_paper/harness.rs"]
 mod harness;
 #[path = "raft_paper/invariants.rs"]
@@ -24,5 +22,7 @@ mod script;
 mod snapshot;
 #[path = "raft_paper/state_machine.rs"]
 mod state_machine;
+#[path = "raft_paper/transfer.rs"]
+mod transfer;
 #[path = "raft_paper/upgrade.rs"]
 mod upgrade;

@@ -1,17 +1,17 @@
 //! Clusters that begin with the state of another one, on simulated disks and in real directories: every place in which
-//! such a birth can be cut short, every backup that is refused, every step of a recovery.
+//! such an initialization can be cut short, every backup that is refused, every step of a recovery.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dkv::node::birth::{BirthError, Born, IdentityConfig, Opened, open};
-use dkv::node::founding::{Founding, FoundingError, Received, founding_port};
+use dkv::node::bootstrap::{Bootstrap, BootstrapError, Received, bootstrap_port};
+use dkv::node::data_dir::{DataDirError, IdentityConfig, Initialized, Opened, open};
 use dkv::node::recover::{RecoverError, Recovery, check_finished};
 use dkv::node::restore::{Backup, beginning};
-use dkv::node::{FoundReply, Peer, PeerList, StoreFound};
+use dkv::node::{BootstrapReply, Peer, PeerList, StoreGenesis};
 use dkv::raft::{
-    ClusterId, Entry, Found, Member, MemberId, Membership, Payload, Position, Settings, WriteOp,
+    ClusterId, Entry, Genesis, Member, MemberId, Membership, Payload, Position, Settings, WriteOp,
 };
 use dkv::store::disk::RealDisk;
 use dkv::store::simdisk::{Io, Loss, SimDisk};
@@ -42,10 +42,10 @@ fn config(n: u64, count: u64) -> IdentityConfig {
     IdentityConfig { node_id: format!("node{n}"), peers, settings, listen_raft: false, joins: false }
 }
 
-fn found_entry(settings: Settings, members: Vec<Member>) -> Entry {
-    let found =
-        Found { protocol: 1, cluster_id: OLD, settings, members: Membership { members }, restored: None };
-    Entry::new(Position::new(1, 1), 0, &Payload::Found(found))
+fn genesis_entry(settings: Settings, members: Vec<Member>) -> Entry {
+    let genesis =
+        Genesis { protocol: 1, cluster_id: OLD, settings, members: Membership { members }, restored: None };
+    Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis))
 }
 
 fn keyed(key: &str, value: &str, name: &str) -> Command {
@@ -63,7 +63,7 @@ fn entries() -> Vec<Entry> {
     let delete = Op::Delete { key: b"b".to_vec() };
     let delete = Command { op: delete, condition: None, idempotency: None, wall_ms: 0, actor: String::new() };
     vec![
-        found_entry(
+        genesis_entry(
             Settings { retention_revisions: 50, ..Settings::default() },
             (1..=3).map(member).collect(),
         ),
@@ -96,18 +96,21 @@ fn backup() -> Backup {
 }
 
 /// Everything that must have come over, and that it is another cluster.
-fn check_state(kv: &Kv, found: &Entry) {
+fn check_state(kv: &Kv, genesis: &Entry) {
     let old = old_state();
-    let founded = found.found().unwrap();
+    let record = genesis.genesis().unwrap();
     assert_eq!(kv.applied(), beginning());
-    assert_eq!((kv.revision(), kv.floor(), kv.stamp()), (old.revision(), old.floor(), old.stamp()));
+    assert_eq!(
+        (kv.revision(), kv.floor(), kv.cluster_time()),
+        (old.revision(), old.floor(), old.cluster_time())
+    );
     assert_eq!(kv.settings(), old.settings());
-    assert_eq!((kv.size(), kv.found()), (old.size(), Some(found)));
-    assert_ne!(founded.cluster_id, OLD);
-    assert_eq!(kv.cluster_id(), Some(founded.cluster_id));
-    assert_eq!(founded.settings, *old.settings(), "the settings of the backup win over the configuration's");
-    assert_eq!(founded.restored, Some(backup().restored()));
-    assert_eq!(**kv.membership(), founded.members);
+    assert_eq!((kv.size(), kv.genesis()), (old.size(), Some(genesis)));
+    assert_ne!(record.cluster_id, OLD);
+    assert_eq!(kv.cluster_id(), Some(record.cluster_id));
+    assert_eq!(record.settings, *old.settings(), "the settings of the backup win over the configuration's");
+    assert_eq!(record.restored, Some(backup().restored()));
+    assert_eq!(**kv.membership(), record.members);
     for revision in 1..=old.revision() {
         for key in [b"a", b"b"] {
             let now = kv.get(key, Some(revision)).unwrap();
@@ -117,44 +120,51 @@ fn check_state(kv: &Kv, found: &Entry) {
     assert!((1..=3).all(|n| kv.is_removed(MemberId(n))), "who belonged to the old cluster never returns");
 }
 
-fn unborn(disk: &SimDisk, config: &IdentityConfig) -> Box<Founding> {
+fn uninitialized(disk: &SimDisk, config: &IdentityConfig) -> Box<Bootstrap> {
     match open(Arc::new(disk.clone()), OPTIONS, config).unwrap() {
-        Opened::Unborn(founding) => founding,
-        Opened::Born(_) => panic!("born already"),
+        Opened::Uninitialized(bootstrap) => bootstrap,
+        Opened::Initialized(_) => panic!("initialized already"),
     }
 }
 
-fn restoring(disk: &SimDisk, config: &IdentityConfig) -> Box<Founding> {
-    let mut founding = unborn(disk, config);
-    founding.restore(backup());
-    founding
+fn restoring(disk: &SimDisk, config: &IdentityConfig) -> Box<Bootstrap> {
+    let mut bootstrap = uninitialized(disk, config);
+    bootstrap.restore(backup());
+    bootstrap
 }
 
 #[test]
-fn a_restored_node_is_born_with_the_state_and_starts_again_with_it() {
+fn a_restored_node_is_initialized_with_the_state_and_starts_again_with_it() {
     let disk = SimDisk::new(1);
-    let born = restoring(&disk, &config(1, 1)).handle_answers(Vec::new()).unwrap().unwrap();
-    check_state(&born.stored.snapshot.as_ref().unwrap().1, &born.found);
-    assert_eq!((born.stored.recovered.base, born.stored.recovered.entries.len()), (beginning(), 0));
-    let found = born.found.clone();
-    drop(born);
-    let Opened::Born(born) = open(Arc::new(disk.restart(Loss::Everything)), OPTIONS, &config(1, 1)).unwrap()
+    let initialized = restoring(&disk, &config(1, 1)).handle_answers(Vec::new()).unwrap().unwrap();
+    check_state(&initialized.stored.snapshot.as_ref().unwrap().1, &initialized.genesis);
+    assert_eq!(
+        (initialized.stored.recovered.base, initialized.stored.recovered.entries.len()),
+        (beginning(), 0)
+    );
+    let genesis = initialized.genesis.clone();
+    drop(initialized);
+    let Opened::Initialized(initialized) =
+        open(Arc::new(disk.restart(Loss::Everything)), OPTIONS, &config(1, 1)).unwrap()
     else {
-        panic!("born before")
+        panic!("initialized before")
     };
-    assert_eq!((&born.found, born.stored.recovered.base), (&found, beginning()));
-    let (_, mut kv) = born.stored.snapshot.unwrap();
-    check_state(&kv, &found);
+    assert_eq!((&initialized.genesis, initialized.stored.recovered.base), (&genesis, beginning()));
+    let (_, mut kv) = initialized.stored.snapshot.unwrap();
+    check_state(&kv, &genesis);
     // The key was used in the old cluster: it is answered from what is remembered.
-    let again =
-        Entry::new(Position::new(3, 2), kv.stamp() + 1, &Payload::Command(keyed("a", "1", "first").encode()));
+    let again = Entry::new(
+        Position::new(3, 2),
+        kv.cluster_time() + 1,
+        &Payload::Command(keyed("a", "1", "first").encode()),
+    );
     let applied = kv.apply(&again).unwrap();
     assert!(applied.replayed);
     assert_eq!(applied.outcome, Outcome::Put { revision: 2, create_revision: 2, version: 1 });
 }
 
 #[test]
-fn a_restored_birth_that_is_cut_short_anywhere_is_none_or_whole() {
+fn a_restored_initialization_that_is_cut_short_anywhere_is_none_or_whole() {
     let (mut none, mut whole) = (0, 0);
     let sim = SimDisk::new(2);
     let moments = sim.moments(|disk| {
@@ -171,26 +181,26 @@ fn a_restored_birth_that_is_cut_short_anywhere_is_none_or_whole() {
                 [Loss::Nothing, Loss::Everything, Loss::KeepsEverything, Loss::Random { seed: n as u64 }]
             {
                 let disk = moment.cut(cut).restart(loss);
-                let born = match open(Arc::new(disk.clone()), OPTIONS, &config(1, 1)).unwrap() {
-                    Opened::Born(born) => {
+                let initialized = match open(Arc::new(disk.clone()), OPTIONS, &config(1, 1)).unwrap() {
+                    Opened::Initialized(initialized) => {
                         whole += 1;
-                        born
+                        initialized
                     }
-                    Opened::Unborn(mut founding) => {
+                    Opened::Uninitialized(mut bootstrap) => {
                         none += 1;
                         let left = snapshot::list(&(Arc::new(disk.clone()) as _)).unwrap();
                         assert!(
                             left.is_empty(),
-                            "{left:?} is left of a birth that never was, at operation {n}"
+                            "{left:?} is left of an initialization that never was, at operation {n}"
                         );
-                        founding.restore(backup());
-                        Box::new(founding.handle_answers(Vec::new()).unwrap().unwrap())
+                        bootstrap.restore(backup());
+                        Box::new(bootstrap.handle_answers(Vec::new()).unwrap().unwrap())
                     }
                 };
-                check_state(&born.stored.snapshot.as_ref().unwrap().1, &born.found);
-                drop(born);
+                check_state(&initialized.stored.snapshot.as_ref().unwrap().1, &initialized.genesis);
+                drop(initialized);
                 let again = open(Arc::new(disk.restart(Loss::Everything)), OPTIONS, &config(1, 1)).unwrap();
-                assert!(matches!(again, Opened::Born(_)), "operation {n}");
+                assert!(matches!(again, Opened::Initialized(_)), "operation {n}");
             }
         }
     }
@@ -198,20 +208,22 @@ fn a_restored_birth_that_is_cut_short_anywhere_is_none_or_whole() {
 }
 
 #[test]
-fn founding_refuses_other_states_and_names_both() {
+fn bootstrap_refuses_other_states_and_names_both() {
     let disks: Vec<_> = (1..=3).map(|n| SimDisk::new(10 + n)).collect();
-    let answer = |n: u64, founding: &Founding| (peer(n), Ok(FoundReply::Unborn(founding.unborn())));
+    let answer = |n: u64, bootstrap: &Bootstrap| {
+        (peer(n), Ok(BootstrapReply::Uninitialized(bootstrap.uninitialized())))
+    };
     for restored in [[true, false, true], [false, true, false], [true, true, false]] {
-        let foundings: Vec<_> = (0..3)
+        let bootstraps: Vec<_> = (0..3)
             .map(|n| {
                 let config = config(n as u64 + 1, 3);
-                if restored[n] { restoring(&disks[n], &config) } else { unborn(&disks[n], &config) }
+                if restored[n] { restoring(&disks[n], &config) } else { uninitialized(&disks[n], &config) }
             })
             .collect();
-        let mut foundings = foundings.into_iter();
-        let mut founder = foundings.next().unwrap();
-        let answers = foundings.zip(2..).map(|(founding, n)| answer(n, &founding)).collect();
-        let Err(error @ FoundingError::OtherState { .. }) = founder.handle_answers(answers) else {
+        let mut bootstraps = bootstraps.into_iter();
+        let mut bootstrap_node = bootstraps.next().unwrap();
+        let answers = bootstraps.zip(2..).map(|(bootstrap, n)| answer(n, &bootstrap)).collect();
+        let Err(error @ BootstrapError::OtherState { .. }) = bootstrap_node.handle_answers(answers) else {
             panic!("{restored:?}")
         };
         assert_eq!(error.exit_code(), 4);
@@ -226,53 +238,55 @@ fn founding_refuses_other_states_and_names_both() {
 }
 
 #[test]
-fn a_restored_cluster_is_handed_over_with_its_state_and_never_without() {
+fn a_restored_cluster_is_bootstrapped_with_its_state_and_never_without() {
     let disks: Vec<_> = (1..=3).map(|n| SimDisk::new(20 + n)).collect();
-    let mut founder = restoring(&disks[0], &config(1, 3));
+    let mut bootstrap_node = restoring(&disks[0], &config(1, 3));
     let (mut second, third) = (restoring(&disks[1], &config(2, 3)), restoring(&disks[2], &config(3, 3)));
-    let answers = [&second, &third].map(|f| f.unborn()).into_iter().zip(2..);
-    let answers = answers.map(|(unborn, n)| (peer(n), Ok(FoundReply::Unborn(unborn)))).collect();
-    let born = founder.handle_answers(answers).unwrap().unwrap();
-    let members = born.membership().as_ref().clone();
-    let store = |founding: &Founding| StoreFound {
-        target: founding.unborn().member_id,
-        entry: born.found.clone(),
+    let answers = [&second, &third].map(|f| f.uninitialized()).into_iter().zip(2..);
+    let answers = answers
+        .map(|(uninitialized, n)| (peer(n), Ok(BootstrapReply::Uninitialized(uninitialized))))
+        .collect();
+    let initialized = bootstrap_node.handle_answers(answers).unwrap().unwrap();
+    let members = initialized.membership().as_ref().clone();
+    let store = |bootstrap: &Bootstrap| StoreGenesis {
+        target: bootstrap.uninitialized().member_id,
+        entry: initialized.genesis.clone(),
         members: members.clone(),
     };
-    // Started again without the backup meanwhile: it must not be born empty.
+    // Started again without the backup meanwhile: it must not be initialized empty.
     drop(third);
-    let mut third = unborn(&disks[2], &config(3, 3));
+    let mut third = uninitialized(&disks[2], &config(3, 3));
     let offer = store(&third);
     let Received::Refused(text) = third.handle_store(offer) else { panic!("taken") };
     assert!(text.contains("with --restore and that backup"), "{text}");
     // With it, it is.
     let mut third = restoring(&disks[2], &config(3, 3));
-    for (founding, disk) in [(&mut second, &disks[1]), (&mut third, &disks[2])] {
-        let offer = store(founding);
-        let Received::Born(born) = founding.handle_store(offer) else { panic!("refused") };
-        let (_, kv) = born.stored.snapshot.as_ref().unwrap();
-        check_state(kv, &born.found);
+    for (bootstrap, disk) in [(&mut second, &disks[1]), (&mut third, &disks[2])] {
+        let offer = store(bootstrap);
+        let Received::Initialized(initialized) = bootstrap.handle_store(offer) else { panic!("refused") };
+        let (_, kv) = initialized.stored.snapshot.as_ref().unwrap();
+        check_state(kv, &initialized.genesis);
         assert!(disk.names().contains(&"0000000000000002-0000000000000001.snapshot".to_owned()));
     }
-    // Who joins later begins with the found entry alone, and is sent the state.
+    // Who joins later begins with the genesis entry alone, and is sent the state.
     let disk = SimDisk::new(24);
     let joins = IdentityConfig { joins: true, peers: PeerList::from(vec![peer(4)]), ..config(4, 4) };
-    let mut joiner = unborn(&disk, &joins);
-    founding_port(&joiner).0.join(born.ids.cluster_id);
+    let mut joiner = uninitialized(&disk, &joins);
+    bootstrap_port(&joiner).0.join(initialized.ids.cluster_id);
     let mut grown = members.clone();
-    grown.members.push(Member { member_id: joiner.unborn().member_id, voter: false, ..member(4) });
-    let offer = StoreFound { members: grown, ..store(&joiner) };
-    let Received::Born(born) = joiner.handle_store(offer) else { panic!("refused") };
-    assert!(born.stored.snapshot.is_none());
-    assert_eq!(born.stored.recovered.entries, std::slice::from_ref(&born.found));
-    assert_eq!(born.found.found().unwrap().restored, Some(backup().restored()));
+    grown.members.push(Member { member_id: joiner.uninitialized().member_id, voter: false, ..member(4) });
+    let offer = StoreGenesis { members: grown, ..store(&joiner) };
+    let Received::Initialized(initialized) = joiner.handle_store(offer) else { panic!("refused") };
+    assert!(initialized.stored.snapshot.is_none());
+    assert_eq!(initialized.stored.recovered.entries, std::slice::from_ref(&initialized.genesis));
+    assert_eq!(initialized.genesis.genesis().unwrap().restored, Some(backup().restored()));
 }
 
 #[test]
 fn a_backup_left_in_an_empty_data_dir_is_not_taken_for_the_nodes_own() {
     let disk = SimDisk::new(3);
     snapshot::write(Arc::new(disk.clone()), &mut old_state()).unwrap();
-    let Err(error @ BirthError::StraySnapshot { .. }) =
+    let Err(error @ DataDirError::StraySnapshot { .. }) =
         open(Arc::new(disk.clone()), OPTIONS, &config(1, 1)).map(drop)
     else {
         panic!("opened")
@@ -351,36 +365,39 @@ fn load_refuses_a_backup_that_ends_at_a_chunk() {
 fn member_dir(dir: &Path) -> PathBuf {
     let path = dir.join("node1");
     let disk = Arc::new(RealDisk::open(&path).unwrap());
-    let Ok(Opened::Unborn(mut founding)) = open(disk, OPTIONS, &config(1, 3)) else { panic!() };
-    let own = founding.unborn().member_id;
+    let Ok(Opened::Uninitialized(mut bootstrap)) = open(disk, OPTIONS, &config(1, 3)) else { panic!() };
+    let own = bootstrap.uninitialized().member_id;
     let members: Vec<Member> = vec![Member { member_id: own, ..member(1) }, member(2), member(3)];
-    let entry = found_entry(Settings { retention_revisions: 50, ..Settings::default() }, members.clone());
-    let Received::Born(mut born) =
-        founding.handle_store(StoreFound { target: own, entry, members: Membership { members } })
+    let entry = genesis_entry(Settings { retention_revisions: 50, ..Settings::default() }, members.clone());
+    let Received::Initialized(mut initialized) =
+        bootstrap.handle_store(StoreGenesis { target: own, entry, members: Membership { members } })
     else {
         panic!("refused")
     };
-    born.stored.wal.write(&[WriteOp::Entries(entries()[1..].to_vec())]).unwrap();
+    initialized.stored.wal.write(&[WriteOp::Entries(entries()[1..].to_vec())]).unwrap();
     path
 }
 
-fn recovered(dir: &Path) -> Box<Born> {
+fn recovered(dir: &Path) -> Box<Initialized> {
     check_finished(dir).unwrap();
     match open(Arc::new(RealDisk::open(dir).unwrap()), OPTIONS, &config(1, 3)).unwrap() {
-        Opened::Born(born) => born,
-        Opened::Unborn(_) => panic!("unborn"),
+        Opened::Initialized(initialized) => initialized,
+        Opened::Uninitialized(_) => panic!("uninitialized"),
     }
 }
 
 fn check_recovered(dir: &Path) {
-    let born = recovered(dir);
-    let (_, kv) = born.stored.snapshot.as_ref().unwrap();
+    let initialized = recovered(dir);
+    let (_, kv) = initialized.stored.snapshot.as_ref().unwrap();
     let old = old_state();
-    assert_eq!((kv.revision(), kv.size(), kv.stamp()), (old.revision(), old.size(), old.stamp()));
+    assert_eq!(
+        (kv.revision(), kv.size(), kv.cluster_time()),
+        (old.revision(), old.size(), old.cluster_time())
+    );
     assert_ne!(kv.cluster_id(), Some(OLD));
     assert_eq!(kv.membership().members.len(), 1);
     let me = &kv.membership().members[0];
-    assert_eq!((me.node_id.as_str(), me.member_id, me.voter), ("node1", born.ids.member_id, true));
+    assert_eq!((me.node_id.as_str(), me.member_id, me.voter), ("node1", initialized.ids.member_id, true));
     assert!((2..=3).all(|n| kv.is_removed(MemberId(n))));
     let old = dir.join("before-recovery-5");
     assert!(old.join("identity").is_file(), "nothing is deleted");

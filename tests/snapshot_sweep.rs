@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dkv::raft::{
-    ClusterId, Entry, Found, HardState, Index, Member, MemberId, Membership, Payload, Position, Settings,
+    ClusterId, Entry, Genesis, HardState, Index, Member, MemberId, Membership, Payload, Position, Settings,
     Term, WriteOp,
 };
 use dkv::store::disk::Disk;
@@ -95,7 +95,7 @@ struct Maker {
     states: Vec<State>,
     /// Nothing up to here is replaced any more.
     commit: Index,
-    stamp: u64,
+    cluster_time: u64,
 }
 
 impl Maker {
@@ -121,8 +121,8 @@ impl Maker {
     fn entries(&mut self, from: Index, count: u64, term: Term) -> Vec<Entry> {
         (from..from + count)
             .map(|index| {
-                self.stamp += self.rng.u64(0..2_000_000);
-                Entry::new(Position::new(index, term), self.stamp, &self.payload())
+                self.cluster_time += self.rng.u64(0..2_000_000);
+                Entry::new(Position::new(index, term), self.cluster_time, &self.payload())
             })
             .collect()
     }
@@ -155,7 +155,7 @@ impl Maker {
         vec![hard_state, self.keep(WriteOp::Entries(entries))]
     }
 
-    /// A leader's log parts from this one behind the commit index, and this member gets its snapshot.
+    /// A leader's log parts from this one after the commit index, and this member gets its snapshot.
     fn install(&mut self) {
         let term = self.state.hard_state.term + self.rng.u64(1..3);
         let mut leader = self.state.clone();
@@ -174,14 +174,14 @@ impl Maker {
         if n == 0 {
             let hard_state = HardState { term: 1, voted_for: None };
             let first = self.keep(WriteOp::HardState(hard_state));
-            let found = Found {
+            let genesis = Genesis {
                 protocol: 1,
                 cluster_id: IDS.cluster_id,
                 settings: settings(),
                 members: membership(&[1, 2, 3]),
                 restored: None,
             };
-            let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
+            let entry = Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis));
             let second = self.keep(WriteOp::Entries(vec![entry]));
             self.commit = 1;
             return self.steps.push(Step::Write(vec![first, second]));
@@ -234,7 +234,7 @@ fn trace(steps: usize, seed: u64) -> Trace {
         steps: Vec::new(),
         states: vec![State::default()],
         commit: 0,
-        stamp: 0,
+        cluster_time: 0,
     };
     (0..steps).for_each(|n| maker.step(n));
     let digests = maker.states.iter().map(State::digest).collect();
@@ -337,7 +337,7 @@ fn run(sim: &SimDisk, trace: &Trace) -> Result<Run, Failed> {
     Ok(run)
 }
 
-/// Cuts the log behind the older of the snapshots that are kept.
+/// Cuts the log after the older of the snapshots that are kept.
 fn cut(sim: &SimDisk, wal: &mut Wal) -> Result<usize, Failed> {
     let snapshots = snapshot::list(&dynamic(sim))?;
     Ok(snapshots.get(1).map_or(Ok(0), |older| wal.cut(older.position().index))?)
@@ -350,7 +350,7 @@ fn start(sim: &SimDisk) -> Result<(Wal, Kv, Digest), Failed> {
     let chosen = snapshot::choose(&disk)?;
     let (snapshot, reach) = (chosen.last(), chosen.reach);
     let mut kv = chosen.state.map_or_else(|| Kv::new(Settings::default()), |(_, kv)| kv);
-    let (wal, recovered) = Wal::open_behind(disk, IDS, OPTIONS, snapshot, reach)?;
+    let (wal, recovered) = Wal::open_after(disk, IDS, OPTIONS, snapshot, reach)?;
     assert_eq!((recovered.base, kv.applied()), (snapshot, snapshot));
     for entry in &recovered.entries {
         kv.apply(entry);

@@ -204,7 +204,7 @@ impl Busy {
             let fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split_whitespace();
             seconds(fields.collect::<Vec<_>>().get(11..13))
         });
-        // Of the fields behind the name the fourth and the fifth are idle time.
+        // Of the fields after the name the fourth and the fifth are idle time.
         let all_s = seconds(all.get(1..9)) - seconds(all.get(4..6));
         Busy { at: Instant::now(), all_s, own_s: own.sum() }
     }

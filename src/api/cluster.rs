@@ -14,13 +14,13 @@ pub struct LeaderRef {
 /// Answer of `GET /v1/cluster`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterReply {
-    /// 16 hexadecimal digits; null until the cluster is founded.
+    /// 16 hexadecimal digits; null until the cluster is initialized.
     pub cluster_id: Option<String>,
     /// The answering node's term.
     pub term: u64,
     /// The leader it knows of.
     pub leader: Option<LeaderRef>,
-    /// The members, sorted by name. Before founding, those of the configuration file.
+    /// The members, sorted by name. Before bootstrap, those of the configuration file.
     pub members: Vec<MemberInfo>,
 }
 
@@ -80,7 +80,7 @@ pub struct ChangeReply {
 /// Body of `POST /v1/cluster/leader`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct HandOverRequest {
+pub struct TransferRequest {
     /// Who is to lead; without it the voter whose log has come furthest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_id: Option<String>,
@@ -88,7 +88,7 @@ pub struct HandOverRequest {
 
 /// Answer of `POST /v1/cluster/leader`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HandOverReply {
+pub struct TransferReply {
     /// Who leads now.
     pub leader: LeaderRef,
 }

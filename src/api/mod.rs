@@ -11,7 +11,7 @@ mod status;
 mod write;
 
 pub use cluster::{
-    ChangeReply, ClusterReply, HandOverReply, HandOverRequest, LeaderRef, MemberInfo, MembersReply, NewMember,
+    ChangeReply, ClusterReply, LeaderRef, MemberInfo, MembersReply, NewMember, TransferReply, TransferRequest,
 };
 pub use error::{ErrorBody, ErrorCode, ErrorDetail, ErrorOutcome};
 pub use headers::{

@@ -10,8 +10,8 @@ use super::LeaderRef;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RoleName {
-    /// It has no log yet: the cluster is being founded.
-    Unborn,
+    /// It has no log yet: the cluster is being initialized.
+    Uninitialized,
     /// It follows a leader, or waits for one.
     Follower,
     /// It asks whether an election could succeed.
@@ -25,7 +25,7 @@ pub enum RoleName {
 impl fmt::Display for RoleName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            RoleName::Unborn => "unborn",
+            RoleName::Uninitialized => "uninitialized",
             RoleName::Follower => "follower",
             RoleName::PreCandidate => "pre_candidate",
             RoleName::Candidate => "candidate",
@@ -41,7 +41,7 @@ pub struct StatusReply {
     pub node_id: String,
     /// Its Raft identity, 16 hexadecimal digits.
     pub member_id: String,
-    /// 16 hexadecimal digits; null until the cluster is founded.
+    /// 16 hexadecimal digits; null until the cluster is initialized.
     pub cluster_id: Option<String>,
     /// What it is at the moment.
     pub role: RoleName,
@@ -71,7 +71,7 @@ pub struct StatusReply {
     #[serde(default)]
     pub protocol: u16,
     /// The version in force in its state: what members write to each other and to their disks. Null before the cluster
-    /// is founded.
+    /// is initialized.
     #[serde(default)]
     pub protocol_in_force: Option<u16>,
     /// The other members as a leader sees them; on other roles `match_index`, `lag` and `reachable` are null.

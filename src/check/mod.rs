@@ -21,19 +21,20 @@
 //! clock. Times that are equal count as concurrent.
 //!
 //! What is unknown stays unknown: a read without answer says nothing and is dropped, a write without answer may take
-//! effect at any time after its call, or never. [`narrow`] settles what the answers of others, or the log, prove.
+//! effect at any time after its call, or never. [`resolve_unknown`] resolves what the answers of others, or the log,
+//! prove.
 
 mod history;
 mod names;
-mod narrow;
 mod order;
+mod resolve;
 mod search;
 
 use std::fmt;
 
 pub use history::{Answer, Condition, Event, Op, Row, read_history, write_history};
-pub use narrow::{Committed, narrow};
 pub use order::check_order;
+pub use resolve::{Committed, resolve_unknown};
 pub use search::check_linearizable;
 
 use names::Names;

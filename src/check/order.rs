@@ -1,6 +1,6 @@
 //! The order that the log indexes give, checked against real time, the revisions, and a plain map that replays it.
 //!
-//! An entry holds one write, and a read stands behind the last entry that it saw; reads of one index have no order
+//! An entry holds one write, and a read stands after the last entry that it saw; reads of one index have no order
 //! among themselves. That gives a line of *places*. A change without an index *floats*: if an answer names its revision
 //! it stands somewhere between what was seen before and after that revision, and gets the last place that real time
 //! allows, or an earlier one where its key needs it. Other writes of unknown outcome are put in where a key needs them.
@@ -110,7 +110,7 @@ fn floating(history: &[Event], names: &Names) -> BTreeMap<u64, usize> {
     floating
 }
 
-/// Puts each change as late as the revisions seen behind it and its own return allow.
+/// Puts each change as late as the revisions seen after it and its own return allow.
 fn insert(
     history: &[Event],
     places: Vec<Place>,
@@ -398,8 +398,8 @@ impl Loose {
             way.early[f] = true;
             choices.push(way);
         }
-        let behind = (0..self.floating.len()).filter(|&f| !way.early[f] && self.floating[f].last >= here);
-        let until_ns = behind.map(|f| self.floating[f].end_ns).fold(until_ns, u64::min);
+        let after = (0..self.floating.len()).filter(|&f| !way.early[f] && self.floating[f].last >= here);
+        let until_ns = after.map(|f| self.floating[f].end_ns).fold(until_ns, u64::min);
         for i in self.candidates(names, way, until_ns) {
             let Some(state) = leaves(names, self.open[i].step, way.state) else { continue };
             let mut way = Way { state, ..way.clone() };

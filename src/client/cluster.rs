@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::exchange::{Answer, Broken};
-use super::tour::{Origin, Tour};
+use super::round::{Origin, Round};
 use super::{Client, ClientError, get, json};
 use crate::api::{CLUSTER_HEADER, ErrorBody, LEADER_HEADER, is_cluster_id};
 
@@ -123,7 +123,7 @@ impl Client {
         &self,
         addr: &str,
         patience: Duration,
-        tour: &mut Tour,
+        round: &mut Round,
     ) -> Result<(), Unfit> {
         if self.known().is_ours(addr) {
             return Ok(());
@@ -139,7 +139,7 @@ impl Client {
             return Err(Unfit::Foreign(text));
         }
         if self.known().is_ours(addr) {
-            tour.answered(&self.known, addr, answer.header(LEADER_HEADER));
+            round.answered(&self.known, addr, answer.header(LEADER_HEADER));
             return Ok(());
         }
         let why = match json::<ErrorBody>(&answer) {

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::exchange::{Answer, Request};
 use super::{Client, ClientError, Kind, get, json};
-use crate::api::{ChangeReply, HandOverReply, HandOverRequest, MembersReply, NewMember};
+use crate::api::{ChangeReply, MembersReply, NewMember, TransferReply, TransferRequest};
 
 const MEMBERS: &str = "/v1/cluster/members";
 
@@ -39,8 +39,12 @@ impl Client {
     }
 
     /// Hands the leadership over, to the member of this name or to the most advanced one.
-    pub fn hand_over(&self, node_id: Option<&str>, until: Instant) -> Result<HandOverReply, ClientError> {
-        let body = HandOverRequest { node_id: node_id.map(str::to_owned) };
+    pub fn transfer_leadership(
+        &self,
+        node_id: Option<&str>,
+        until: Instant,
+    ) -> Result<TransferReply, ClientError> {
+        let body = TransferRequest { node_id: node_id.map(str::to_owned) };
         self.change("POST", "/v1/cluster/leader".to_owned(), Some(&body), until)
     }
 

@@ -1,9 +1,9 @@
 //! A blocking client: finds the leader, tries other nodes, retries a write only under its idempotency key, and says
 //! of every request whether it is done, surely not done, or unknown.
 //!
-//! One call is one tour after another through the known nodes, the leader first, until there is a final answer or the
-//! total timeout is over. Once an attempt of a write ended unknown, the whole call is unknown unless a later attempt
-//! under the same key brings the outcome: done, or the condition that did not hold.
+//! One call is one round of attempts after another through the known nodes, the leader first, until there is a final
+//! answer or the total timeout is over. Once an attempt of a write ended unknown, the whole call is unknown unless a
+//! later attempt under the same key brings the outcome: done, or the condition that did not hold.
 //!
 //! It keeps to one cluster (`cluster.rs`), whatever answers at the addresses that it was given or has learnt.
 
@@ -11,8 +11,8 @@ mod cluster;
 mod exchange;
 mod list;
 mod members;
+mod round;
 mod snapshots;
-mod tour;
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -28,7 +28,7 @@ use crate::api::{
 
 use cluster::{Notices, Unfit};
 use exchange::{Answer, Broken, Exchanger, Request};
-use tour::{Attempt, Known, Origin, Tour};
+use round::{Attempt, Known, Origin, Round};
 
 pub use crate::vocabulary::Condition;
 pub use list::ListOptions;
@@ -355,17 +355,17 @@ impl Client {
         // The reason of the first attempt that ended unknown: from then on the call is unknown, too.
         let mut in_doubt: Option<String> = None;
         let mut reason: Option<String> = None;
-        let mut tour = Tour::new(self.timeout);
+        let mut round = Round::new(self.timeout);
         // What a node needed to say that it does not serve.
         let mut slowest = Duration::ZERO;
-        while let Some(attempt) = tour.next(&self.known, deadline) {
+        while let Some(attempt) = round.next(&self.known, deadline) {
             let is_surely_not_done = !matches!(kind, Kind::Read) && in_doubt.is_none() && reason.is_some();
             if is_surely_not_done && attempt.is_cut_short && attempt.timeout < slowest.mul_f64(1.5) {
                 // Its answer would come too late, and turn what is surely not done into what nobody knows.
                 break;
             }
             let started = Instant::now();
-            match self.attempt(&attempt, request, kind, &read, &mut tour) {
+            match self.attempt(&attempt, request, kind, &read, &mut round) {
                 Verdict::Done(done) => return Ok(done),
                 Verdict::Malformed(text) if in_doubt.is_none() => return Err(ClientError::Invalid(text)),
                 Verdict::Refused(detail) if in_doubt.is_none() || covers_doubt(kind, detail.code) => {
@@ -392,7 +392,7 @@ impl Client {
                     }
                 }
             }
-            if let Some(guide) = tour.wants_members() {
+            if let Some(guide) = round.wants_members() {
                 self.learn_members(&guide, deadline);
             }
         }
@@ -414,12 +414,12 @@ impl Client {
         request: &Request<'_>,
         kind: Kind<'_>,
         read: impl Fn(&Answer) -> Option<T>,
-        tour: &mut Tour,
+        round: &mut Round,
     ) -> Verdict<T> {
         let (addr, started) = (&attempt.addr, Instant::now());
         let is_read = matches!(kind, Kind::Read);
         if !is_read {
-            match self.check_before_write(addr, attempt.timeout, tour) {
+            match self.check_before_write(addr, attempt.timeout, round) {
                 Ok(()) => {}
                 Err(Unfit::Silent(text)) => return Verdict::Silent(text),
                 Err(Unfit::Foreign(text)) => return Verdict::Later(text),
@@ -431,7 +431,7 @@ impl Client {
             Ok(answer) => answer,
             Err(broken) => {
                 self.known().failed(addr);
-                tour.failed(addr);
+                round.failed(addr);
                 return match broken {
                     Broken::Malformed(text) => Verdict::Malformed(text),
                     Broken::Unknown(text) if !is_read => Verdict::Unknown(text),
@@ -444,7 +444,7 @@ impl Client {
         }
         let verdict = judge(&answer, kind, read);
         if answer.cluster().is_some() {
-            tour.answered(&self.known, addr, answer.header(LEADER_HEADER));
+            round.answered(&self.known, addr, answer.header(LEADER_HEADER));
         } else if !is_read {
             // The node that was asked before had named its cluster: this is another one, or something in between.
             return match verdict {
@@ -460,11 +460,11 @@ impl Client {
 
     /// Asks a node that answers, but cannot serve, for the other members.
     fn learn_members(&self, addr: &str, deadline: Instant) {
-        let patience = deadline.saturating_duration_since(Instant::now()).min(tour::LEARN_TIMEOUT);
+        let patience = deadline.saturating_duration_since(Instant::now()).min(round::LEARN_TIMEOUT);
         if patience.is_zero() {
             return;
         }
-        // Nothing is lost when it fails: the tour goes on with the nodes it knows.
+        // Nothing is lost when it fails: the round goes on with the nodes it knows.
         if let Ok(answer) = self.exchanger.exchange(addr, &get("/v1/cluster"), None, patience)
             && answer.status == 200
             && answer.cluster().is_some()
@@ -546,7 +546,7 @@ fn range_parameters(bounds: [&[u8]; 3]) -> Vec<(&'static str, String)> {
     named.map(|(name, bound)| (name, percent_encode(bound, NON_ALPHANUMERIC).to_string())).collect()
 }
 
-/// `parameters` behind a path; their values are escaped already.
+/// `parameters` after a path; their values are escaped already.
 fn with_query(mut target: String, parameters: &[(&str, String)]) -> String {
     for (i, (name, value)) in parameters.iter().enumerate() {
         let separator = if i == 0 { '?' } else { '&' };

@@ -279,7 +279,7 @@ fn put_that_broke_late_stays_unknown() {
 }
 
 #[test]
-fn put_unknown_is_not_settled_by_a_later_refusal() {
+fn put_unknown_is_not_resolved_by_a_later_refusal() {
     let codes = [
         ErrorCode::Unavailable,
         ErrorCode::Overloaded,
@@ -297,7 +297,7 @@ fn put_unknown_is_not_settled_by_a_later_refusal() {
 }
 
 #[test]
-fn put_unknown_is_settled_by_the_remembered_refusal() {
+fn put_unknown_is_resolved_by_the_remembered_refusal() {
     let first = Fake::start(vec![error(ErrorCode::OutcomeUnknown)]);
     let second = Fake::start(vec![error(ErrorCode::PreconditionFailed)]);
     match put(&client_of(&[&first, &second])) {

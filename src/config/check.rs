@@ -47,7 +47,7 @@ impl Config {
             );
         }
         if self.peers.is_empty() {
-            return refuse("peers", "none", "list every founding member, this one included");
+            return refuse("peers", "none", "list every initial member, this one included");
         }
         if self.peers.len() > MAX_PEERS {
             return refuse(

@@ -1,18 +1,18 @@
-//! What an operator asks of the cluster itself: to change its membership, to hand the leadership over. Only a leader can
+//! What an operator asks of the cluster itself: to change its membership, to transfer the leadership. Only a leader can
 //! do either; a caller elsewhere is told who leads and asks there.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Node;
-use super::core::Core;
+use super::core::State;
 use super::core::waiters::{RequestId, Stage, Work};
 use super::request::{
     AdminFailure, AdminFailureKind, AdminResult, Administered, Administration, Completion, FailureKind,
     Origin,
 };
-use super::transport::{Lane, PeerReply, PeerRequest, Target};
-use crate::raft::{ChangeError, Changed, HandOverError, Member, MemberId, MembershipChange, Time};
+use super::transport::{PeerReply, PeerRequest, Priority, Target};
+use crate::raft::{ChangeError, Changed, Member, MemberId, MembershipChange, Time, TransferError};
 
 /// How long a change waits for another one that is under way: usually that is committed within moments.
 const UNDER_WAY_PATIENCE: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ impl From<ChangeError> for AdminFailure {
         let kind = match e {
             ChangeError::NotLeader { .. } => AdminFailureKind::NotLeader,
             ChangeError::Unknown => AdminFailureKind::NotFound,
-            ChangeError::TooEarly | ChangeError::HandingOver => {
+            ChangeError::TooEarly | ChangeError::Transferring => {
                 AdminFailureKind::Failed(FailureKind::Unavailable)
             }
             ChangeError::UnderWay(_) => AdminFailureKind::UnderWay,
@@ -42,13 +42,13 @@ impl From<ChangeError> for AdminFailure {
     }
 }
 
-impl From<HandOverError> for AdminFailure {
-    fn from(e: HandOverError) -> AdminFailure {
+impl From<TransferError> for AdminFailure {
+    fn from(e: TransferError) -> AdminFailure {
         let kind = match e {
-            HandOverError::NotLeader { .. } => AdminFailureKind::NotLeader,
-            HandOverError::NotVoter => AdminFailureKind::Refused,
-            HandOverError::UnderWay => AdminFailureKind::UnderWay,
-            HandOverError::NotHeardYet { .. } | HandOverError::NobodyAnswers => AdminFailureKind::Conflict,
+            TransferError::NotLeader { .. } => AdminFailureKind::NotLeader,
+            TransferError::NotVoter => AdminFailureKind::Refused,
+            TransferError::UnderWay => AdminFailureKind::UnderWay,
+            TransferError::NotHeardYet { .. } | TransferError::NobodyAnswers => AdminFailureKind::Conflict,
         };
         AdminFailure::new(kind, e.to_string())
     }
@@ -69,13 +69,13 @@ impl Node {
             return done(Err(failure));
         }
         let deadline = self.clock.at(deadline);
-        self.step(|core, now| core.submit(Work::Administer { what, done }, Origin::Client, deadline, now));
+        self.step(|state, now| state.submit(Work::Administer { what, done }, Origin::Client, deadline, now));
     }
 
     /// Identities are never reused (thesis §3.8): who was removed stays out. Only the state machine remembers them, so
     /// it must have come as far as the membership in force.
     fn check_new(&self, new: &Member) -> Result<(), AdminFailure> {
-        let in_force_since = self.look(|core, _| core.raft.watermarks().membership_index);
+        let in_force_since = self.look(|state, _| state.raft.watermarks().membership_index);
         let (is_removed, applied) = self.with_kv(|kv| (kv.is_removed(new.member_id), kv.applied().index));
         if is_removed {
             let text = format!(
@@ -136,14 +136,14 @@ impl Node {
 
     /// Hands the leadership over before this node stops. Returns once another member leads, at once when this one does
     /// not lead, and after `patience` at the latest. `false` when this node still leads.
-    pub fn hand_over(self: &Arc<Self>, patience: Duration) -> bool {
-        if !self.look(|core, _| core.raft.is_leader()) {
+    pub fn transfer_leadership(self: &Arc<Self>, patience: Duration) -> bool {
+        if !self.look(|state, _| state.raft.is_leader()) {
             return true;
         }
         let (told, tell) = crossbeam_channel::bounded(1);
         // The other end may have given up.
         let done = Box::new(move |result: AdminResult| drop(told.try_send(result)));
-        self.administer(Administration::HandOver(None), Instant::now() + patience, done);
+        self.administer(Administration::Transfer(None), Instant::now() + patience, done);
         matches!(tell.recv_timeout(patience), Ok(Ok(_)))
     }
 }
@@ -166,9 +166,10 @@ impl Asking<'_> {
     /// One attempt; nothing when no leader is known, or when nobody knows what became of it.
     fn ask(&mut self) -> Option<AdminResult> {
         let leader = self.node.leader()?;
-        // A second hand-over would undo the first: whoever leads now is the successor.
-        if let (Administration::HandOver(_), Some(doubt)) = (self.what, &self.in_doubt) {
-            return (leader.member_id != doubt.asked).then_some(Ok(Administered::LedBy(leader.member_id)));
+        // A second transfer would undo the first: whoever leads now is the successor.
+        if let (Administration::Transfer(_), Some(doubt)) = (self.what, &self.in_doubt) {
+            return (leader.member_id != doubt.asked)
+                .then_some(Ok(Administered::TransferredTo(leader.member_id)));
         }
         let (me, left) =
             (self.node.options.member_id, self.deadline.saturating_duration_since(Instant::now()));
@@ -189,7 +190,7 @@ impl Asking<'_> {
                         Administration::Remove(_) | Administration::Change(MembershipChange::Remove(_))
                     ) =>
             {
-                let index = self.node.look(|core, _| core.raft.watermarks().membership_index);
+                let index = self.node.look(|state, _| state.raft.watermarks().membership_index);
                 Some(Ok(Administered::Changed(index)))
             }
             result => Some(result),
@@ -208,7 +209,7 @@ impl Asking<'_> {
         let to = Target { member_id: leader.member_id, raft_addr: leader.raft_addr.clone() };
         let remaining_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         let request = PeerRequest::Administer { what: self.what.clone(), remaining_ms };
-        match self.node.transport.call(&to, Lane::Bulk, request, left + ANSWER_MARGIN) {
+        match self.node.transport.call(&to, Priority::Bulk, request, left + ANSWER_MARGIN) {
             Ok(PeerReply::Administer(result)) => result,
             Ok(_) => Err(unknown("the leader's answer belongs to another question")),
             Err(e) if e.is_surely_not_executed() => {
@@ -223,14 +224,14 @@ fn unknown(why: &str) -> AdminFailure {
     AdminFailure::new(AdminFailureKind::Failed(FailureKind::OutcomeUnknown), why)
 }
 
-impl Core {
+impl State {
     /// A leader's side; any other member sends the caller to the leader.
     pub(super) fn dispatch_administration(&mut self, id: RequestId, what: &Administration, now: Time) {
         match what {
             Administration::Change(change) => self.dispatch_change(id, change, now),
             Administration::Remove(gone) if *gone == self.raft.me() => {
                 match self.raft.transfer_for_removal(now) {
-                    Ok(Some(_)) => self.waiters.set_stage(id, Stage::HandingOver),
+                    Ok(Some(_)) => self.waiters.set_stage(id, Stage::Transferring),
                     Ok(None) => self.dispatch_change(id, &MembershipChange::Remove(*gone), now),
                     Err(ChangeError::NotHeardYet { until }) => self.await_news(id, until, now),
                     Err(e) => self.waiters.finish_administration(id, Err(e.into())),
@@ -239,12 +240,12 @@ impl Core {
             Administration::Remove(gone) => {
                 self.dispatch_change(id, &MembershipChange::Remove(*gone), now);
             }
-            Administration::HandOver(to) => match self.raft.transfer_leadership(*to, now) {
+            Administration::Transfer(to) => match self.raft.transfer_leadership(*to, now) {
                 Ok(to) if to == self.raft.me() => {
-                    self.waiters.finish_administration(id, Ok(Administered::LedBy(to)));
+                    self.waiters.finish_administration(id, Ok(Administered::TransferredTo(to)));
                 }
-                Ok(_) => self.waiters.set_stage(id, Stage::HandingOver),
-                Err(HandOverError::NotHeardYet { until }) => self.await_news(id, until, now),
+                Ok(_) => self.waiters.set_stage(id, Stage::Transferring),
+                Err(TransferError::NotHeardYet { until }) => self.await_news(id, until, now),
                 Err(e) => self.waiters.finish_administration(id, Err(e.into())),
             },
         }
@@ -267,9 +268,9 @@ impl Core {
         self.waiters.set_stage(id, Stage::AwaitNews { retry_at: until.min(now + self.heartbeat) });
     }
 
-    /// Answers those who asked for a hand-over, once it is decided.
-    pub(super) fn finish_hand_over(&mut self, now: Time) {
-        if !self.waiters.has_handing_over() || self.raft.is_handing_over() {
+    /// Answers those who asked for a leadership transfer, once it is decided.
+    pub(super) fn finish_transfer(&mut self, now: Time) {
+        if !self.waiters.has_transferring() || self.raft.is_transferring() {
             return;
         }
         let result = match self.raft.leader() {
@@ -277,7 +278,7 @@ impl Core {
                 AdminFailureKind::Conflict,
                 "the member did not take the leadership over within an election timeout: this node leads on",
             )),
-            Some(leader) => Ok(Administered::LedBy(leader)),
+            Some(leader) => Ok(Administered::TransferredTo(leader)),
             // Left office, and nobody is known to lead yet.
             None => return,
         };
@@ -292,6 +293,6 @@ impl Core {
                 }
             }
         }
-        self.waiters.finish_handing_over(&result);
+        self.waiters.finish_transferring(&result);
     }
 }

@@ -1,7 +1,7 @@
 //! One running member: the mutex around the core, the named threads that drive it, the requests that wait.
 //!
 //! [`Raft`] and the requests that wait for it sit behind one mutex, and [`Node::step`](Node) is the only place that
-//! changes them: it compares the watermarks before and after, and when it has unlocked again it rings the threads that
+//! changes them: it compares the watermarks before and after, and when it has unlocked again it wakes the threads that
 //! have something to do, logs what was decided, and gives the answers that are due. Under the lock there is no I/O, no
 //! waiting, no logging. No thread ever holds two locks.
 //!
@@ -31,9 +31,9 @@ mod threads;
 mod transport;
 
 /// The data directory of a node: what a start finds in it, and why it cannot be used.
-pub mod birth {
-    pub use super::boot::birth::{Birthplace, Born, IdentityConfig};
-    pub use super::boot::error::BirthError;
+pub mod data_dir {
+    pub use super::boot::data_dir::{DataDir, IdentityConfig, Initialized};
+    pub use super::boot::error::DataDirError;
     pub use super::boot::open::{Opened, open};
 }
 
@@ -46,12 +46,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-pub use boot::birth_record::{
-    BirthRecord, Deliveries, FoundReply, FoundRequest, FoundTransport, Peer, PeerList, StoreFound, Unborn,
-    UnbornStep,
+pub use boot::bootstrap_rpc::{
+    BootstrapRecord, BootstrapReply, BootstrapRequest, BootstrapSender, BootstrapTransport, Peer, PeerList,
+    StoreGenesis, Uninitialized, UninitializedStep,
 };
-pub use boot::{founding, recover, restore, verify};
-pub use core::{Core, CoreOptions, Effects, Finished, Outgoing, Parked, Rings, Work};
+pub use boot::{bootstrap, fsck, recover, restore};
+pub use core::{Effects, Finished, Held, Outgoing, State, StateOptions, Wakeups, Work};
 pub use operator::{Newcomer, OperatorReply, OperatorRequest};
 pub use request::{
     AdminFailure, AdminFailureKind, AdminResult, Administered, Administration, BackupResult, Completion,
@@ -60,7 +60,7 @@ pub use request::{
 pub use status::{NodeStatus, PeerStatus};
 pub use threads::{Applier, LogWriter, Taken, Transfer};
 pub use transport::{
-    ForwardedResult, ForwardedWrite, Lane, LeaderCall, PeerError, PeerReply, PeerRequest, PeerTransport,
+    ForwardedResult, ForwardedWrite, LeaderCall, PeerError, PeerReply, PeerRequest, PeerTransport, Priority,
     Target,
 };
 
@@ -71,7 +71,7 @@ use crate::raft::{
 use crate::store::Kv;
 use crate::store::disk::Disk;
 use crate::store::wal::{Recovered, Wal};
-use core::signals::{Bell, Bells};
+use core::wakeups::{ThreadWakeups, Wakeup};
 use counters::Counters;
 use threads::guard::{self, AbortOnPanic};
 use threads::receiver::{self, Mailbox};
@@ -117,9 +117,9 @@ pub struct NodeOptions {
     pub check_invariants: bool,
 }
 
-/// A peer that says it is not born yet, although the membership has it.
+/// A peer that says it is not initialized yet, although the membership has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnbornPeer {
+pub struct UninitializedPeer {
     /// Where it is, and its identity as the membership has it.
     pub to: Target,
     /// The name it answered with.
@@ -131,17 +131,17 @@ pub struct UnbornPeer {
     pub latest: Arc<Membership>,
 }
 
-/// Told of every RPC that was answered `unborn`, by the thread that sent it and before its next one: may make a call of
-/// its own to that peer.
-pub type OnUnborn = Box<dyn Fn(UnbornPeer) + Send + Sync>;
+/// Told of every RPC that was answered `uninitialized`, by the thread that sent it and before its next one: may make a
+/// call of its own to that peer.
+pub type OnUninitialized = Box<dyn Fn(UninitializedPeer) + Send + Sync>;
 
 /// Told, perhaps more than once, that a committed change has removed this member: the process is to end.
 pub type OnRemoved = Box<dyn Fn() + Send + Sync>;
 
 /// What a node tells whoever runs it.
 pub struct Listeners {
-    /// A peer is not born yet.
-    pub on_unborn: OnUnborn,
+    /// A peer is not initialized yet.
+    pub on_uninitialized: OnUninitialized,
     /// This member was removed.
     pub on_removed: OnRemoved,
 }
@@ -152,7 +152,7 @@ pub struct Stored {
     pub disk: Arc<dyn Disk>,
     /// The open log.
     pub wal: Wal,
-    /// What the log holds behind the snapshot.
+    /// What the log holds after the snapshot.
     pub recovered: Recovered,
     /// The newest snapshot, loaded.
     pub snapshot: Option<(SnapshotMeta, Kv)>,
@@ -162,8 +162,8 @@ pub struct Stored {
 pub struct Node {
     options: NodeOptions,
     clock: Clock,
-    core: Mutex<Core>,
-    bells: Bells,
+    state: Mutex<State>,
+    wakeups: ThreadWakeups,
     /// Written by the applier only; readers hold it for at most one page.
     kv: RwLock<Kv>,
     transport: Arc<dyn PeerTransport>,
@@ -205,12 +205,12 @@ impl Clock {
 enum Next<T> {
     /// This.
     Do(T),
-    /// Nothing before this time, unless its bell rings.
+    /// Nothing before this time, unless it is woken.
     SleepUntil(Time),
 }
 
 impl Node {
-    /// Starts a member with what its data directory holds, all of it synced. The log begins with the found entry, or
+    /// Starts a member with what its data directory holds, all of it synced. The log begins with the genesis entry, or
     /// where the snapshot ends.
     ///
     /// # Errors
@@ -246,13 +246,13 @@ impl Node {
             snapshot,
             snapshot_bytes: kv.size().bytes + kv.size().superseded_bytes,
             entries: recovered.entries,
-            log_bytes: recovered.bytes_behind,
+            log_bytes: recovered.bytes_after,
         };
         let raft = Raft::new(config, restored, clock.now());
         let membership = raft.membership().clone();
-        let core = Core::new(
+        let state = State::new(
             raft,
-            CoreOptions {
+            StateOptions {
                 heartbeat: options.heartbeat,
                 election_timeout: options.election_timeout,
                 check_invariants: options.check_invariants || cfg!(debug_assertions),
@@ -263,8 +263,8 @@ impl Node {
         let node = Arc::new(Node {
             options,
             clock,
-            core: Mutex::new(core),
-            bells: Bells::default(),
+            state: Mutex::new(state),
+            wakeups: ThreadWakeups::default(),
             kv: RwLock::new(kv),
             transport,
             listeners,
@@ -279,7 +279,7 @@ impl Node {
             alive: Mutex::new(Some(alive)),
             ended,
         });
-        match node.spawn_threads(wal, inbox).and_then(|()| node.staff(&membership)) {
+        match node.spawn_threads(wal, inbox).and_then(|()| node.ensure_peer_threads(&membership)) {
             Ok(()) => {
                 // Its snapshot may say so: nobody else will apply that once more.
                 node.look_for_removal();
@@ -294,11 +294,11 @@ impl Node {
 
     fn spawn_threads(self: &Arc<Node>, mut wal: Wal, inbox: receiver::Inbox) -> io::Result<()> {
         // A channel of one, whose end is the log writer's.
-        let (ring, rings) = bounded(1);
+        let (wake, wakeups) = bounded(1);
         if let Some(preparer) = wal.take_preparer() {
-            self.spawn("housekeeper", move |_| housekeeper::run(&rings, preparer))?;
+            self.spawn("housekeeper", move |_| housekeeper::run(&wakeups, preparer))?;
         }
-        self.spawn("log-writer", move |node| log_writer::run(node, wal, &ring))?;
+        self.spawn("log-writer", move |node| log_writer::run(node, wal, &wake))?;
         self.spawn("applier", applier::run)?;
         self.spawn("timer", timer::run)?;
         self.spawn("forwarder", forwarder::run_forwarder)?;
@@ -324,14 +324,14 @@ impl Node {
     /// ends with it.
     pub fn stop(self: &Arc<Node>, grace: Duration) -> bool {
         let deadline = Instant::now() + grace;
-        self.step(|core, _| {
-            core.is_stopping = true;
-            core.waiters.fail_all();
+        self.step(|state, _| {
+            state.is_stopping = true;
+            state.waiters.fail_all();
         });
         lock(&self.alive).take();
-        self.bells.ring(Rings::ALL);
+        self.wakeups.wake(Wakeups::ALL);
         self.pieces.stop();
-        for peer in self.bells.peers() {
+        for peer in self.wakeups.peers() {
             self.transport.cancel(peer, LeaderCall::Forward);
             self.transport.cancel(peer, LeaderCall::ReadIndex);
         }
@@ -366,34 +366,34 @@ impl Node {
 
     /// Changes the state: the only place that does, together with [`Node::wait`]. Locks, changes, draws the
     /// consequences, unlocks, then wakes threads, logs and answers.
-    fn step<T>(self: &Arc<Node>, change: impl FnOnce(&mut Core, Time) -> T) -> T {
+    fn step<T>(self: &Arc<Node>, change: impl FnOnce(&mut State, Time) -> T) -> T {
         let (value, effects) = {
-            let mut core = lock(&self.core);
-            let _abort = AbortOnPanic::holding("core's lock");
+            let mut state = lock(&self.state);
+            let _abort = AbortOnPanic::holding("state's lock");
             let now = self.clock.now();
-            core.step(now, |core| change(core, now))
+            state.step(now, |state| change(state, now))
         };
         self.carry_out(effects);
         value
     }
 
-    /// Waits on `bell` until `poll` has something to do; taking it is a step like any other.
-    fn wait<T>(self: &Arc<Node>, bell: &Bell, mut poll: impl FnMut(&mut Core, Time) -> Next<T>) -> T {
+    /// Waits on `wakeup` until `poll` has something to do; taking it is a step like any other.
+    fn wait<T>(self: &Arc<Node>, wakeup: &Wakeup, mut poll: impl FnMut(&mut State, Time) -> Next<T>) -> T {
         let (value, effects) = {
-            let mut core = lock(&self.core);
+            let mut state = lock(&self.state);
             loop {
                 let next = {
-                    let _abort = AbortOnPanic::holding("core's lock");
+                    let _abort = AbortOnPanic::holding("state's lock");
                     let now = self.clock.now();
-                    let before = core.raft.watermarks();
-                    match poll(&mut core, now) {
-                        Next::Do(value) => Ok((value, core.finish_step(&before, now))),
+                    let before = state.raft.watermarks();
+                    match poll(&mut state, now) {
+                        Next::Do(value) => Ok((value, state.finish_step(&before, now))),
                         Next::SleepUntil(at) => Err(at.since(now)),
                     }
                 };
                 match next {
                     Ok(done) => break done,
-                    Err(sleep) => core = bell.sleep(core, sleep.min(LONGEST_SLEEP)),
+                    Err(sleep) => state = wakeup.sleep(state, sleep.min(LONGEST_SLEEP)),
                 }
             }
         };
@@ -402,21 +402,21 @@ impl Node {
     }
 
     /// Looks at the state without changing it.
-    fn look<T>(&self, look: impl FnOnce(&Core, Time) -> T) -> T {
-        let core = lock(&self.core);
-        let _abort = AbortOnPanic::holding("core's lock");
-        look(&core, self.clock.now())
+    fn look<T>(&self, look: impl FnOnce(&State, Time) -> T) -> T {
+        let state = lock(&self.state);
+        let _abort = AbortOnPanic::holding("state's lock");
+        look(&state, self.clock.now())
     }
 
     fn carry_out(self: &Arc<Node>, effects: Effects) {
         // Before anybody is woken: a call that begins now must not be cancelled with the old ones.
         effects.cancels.into_iter().for_each(|(peer, call)| self.transport.cancel(peer, call));
         if effects.membership_changed
-            && let Err(e) = self.staff(&effects.membership)
+            && let Err(e) = self.ensure_peer_threads(&effects.membership)
         {
             guard::die(&format!("cannot start a thread for a new member: {e}"));
         }
-        self.bells.ring(effects.rings);
+        self.wakeups.wake(effects.wakeups);
         for note in &effects.notes {
             self.counters.count_note(note);
             log_note(note, &effects.membership);
@@ -429,7 +429,7 @@ impl Node {
 
     /// The membership in force.
     pub fn membership(&self) -> Arc<Membership> {
-        self.look(|core, _| core.raft.membership().clone())
+        self.look(|state, _| state.raft.membership().clone())
     }
 
     /// What it has counted and measured since the start of the process.

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 
 use super::Node;
-use super::boot::birth_record::{FoundReply, FoundRequest, FoundTransport, PeerList, Unborn};
+use super::boot::bootstrap_rpc::{
+    BootstrapReply, BootstrapRequest, BootstrapTransport, PeerList, Uninitialized,
+};
 use super::request::{
     AdminFailure, AdminFailureKind, Administered, Administration, Consistency, Failure, FailureKind,
 };
@@ -43,8 +45,8 @@ pub enum OperatorRequest {
     Remove(String),
     /// To make the learner of this name a voter.
     Promote(String),
-    /// To hand the leadership over, to the member of this name or to the most advanced one.
-    HandOver(Option<String>),
+    /// To transfer the leadership, to the member of this name or to the most advanced one.
+    Transfer(Option<String>),
 }
 
 /// What was done for an operator, in full.
@@ -53,7 +55,7 @@ pub enum OperatorReply {
     /// The membership is so, committed; by the entry at this index.
     Changed(Index),
     /// This member leads now.
-    LedBy(Member),
+    TransferredTo(Member),
 }
 
 impl Node {
@@ -65,7 +67,7 @@ impl Node {
     pub fn execute(
         self: &Arc<Self>,
         request: &OperatorRequest,
-        calls: &dyn FoundTransport,
+        calls: &dyn BootstrapTransport,
         deadline: Instant,
     ) -> Result<OperatorReply, AdminFailure> {
         self.catch_up(deadline)?;
@@ -92,14 +94,14 @@ impl Node {
             OperatorRequest::Promote(name) => {
                 Administration::Change(MembershipChange::Promote(self.find(name)?))
             }
-            OperatorRequest::HandOver(name) => {
-                Administration::HandOver(name.as_deref().map(|name| self.find(name)).transpose()?)
+            OperatorRequest::Transfer(name) => {
+                Administration::Transfer(name.as_deref().map(|name| self.find(name)).transpose()?)
             }
         };
         match self.administer_through_leader(&what, deadline)? {
             Administered::Changed(index) => Ok(OperatorReply::Changed(index)),
-            Administered::LedBy(id) => match self.membership().get(id) {
-                Some(member) => Ok(OperatorReply::LedBy(member.clone())),
+            Administered::TransferredTo(id) => match self.membership().get(id) {
+                Some(member) => Ok(OperatorReply::TransferredTo(member.clone())),
                 None => Err(AdminFailure::new(
                     AdminFailureKind::Failed(FailureKind::Unavailable),
                     "the new leader was removed meanwhile",
@@ -136,7 +138,12 @@ impl Node {
     }
 
     /// What the program of a new member speaks, whose identity is known. It is asked only where that decides something.
-    fn speaks(&self, new: &Newcomer, member_id: MemberId, calls: &dyn FoundTransport) -> Option<Protocol> {
+    fn speaks(
+        &self,
+        new: &Newcomer,
+        member_id: MemberId,
+        calls: &dyn BootstrapTransport,
+    ) -> Option<Protocol> {
         if new.protocol.is_some() || self.with_kv(Kv::version) == FIRST_PROTOCOL {
             return new.protocol;
         }
@@ -148,11 +155,11 @@ impl Node {
     fn ask_who_is_there(
         &self,
         new: &Newcomer,
-        calls: &dyn FoundTransport,
+        calls: &dyn BootstrapTransport,
     ) -> Result<(MemberId, Protocol), AdminFailure> {
         let refused = |text: String| AdminFailure::new(AdminFailureKind::Refused, text);
         let membership = self.membership();
-        let own = Unborn {
+        let own = Uninitialized {
             node_id: self.options.node_id.clone(),
             member_id: self.options.member_id,
             peers: PeerList::from(&*membership),
@@ -160,9 +167,11 @@ impl Node {
             protocol: PROTOCOL,
         };
         let Newcomer { node_id, raft_addr, http_addr, .. } = new;
-        let (there, member_id, protocol) = match calls.found(raft_addr, &FoundRequest::Ask(own)) {
-            Ok(FoundReply::Unborn(unborn)) => (unborn.node_id, unborn.member_id, unborn.protocol),
-            Ok(FoundReply::Born { node_id, member_id, cluster_id, protocol, .. }) => {
+        let (there, member_id, protocol) = match calls.bootstrap(raft_addr, &BootstrapRequest::Ask(own)) {
+            Ok(BootstrapReply::Uninitialized(uninitialized)) => {
+                (uninitialized.node_id, uninitialized.member_id, uninitialized.protocol)
+            }
+            Ok(BootstrapReply::Initialized { node_id, member_id, cluster_id, protocol, .. }) => {
                 if cluster_id != self.options.cluster_id {
                     return Err(refused(format!(
                         "at {raft_addr} runs {node_id} of another cluster ({cluster_id}): a new member starts with an \

@@ -96,8 +96,8 @@ pub enum Administration {
     /// To remove this member. A leader that is to go checks that its removal can be done, hands over, and sends the
     /// caller to its successor: a leader that goes without one costs an election.
     Remove(MemberId),
-    /// To hand the leadership over, to this member or to the most advanced voter.
-    HandOver(Option<MemberId>),
+    /// To transfer the leadership, to this member or to the most advanced voter.
+    Transfer(Option<MemberId>),
 }
 
 /// What was done for an operator.
@@ -107,7 +107,7 @@ pub enum Administered {
     /// The membership is so, committed; by the entry at this index.
     Changed(Index),
     /// This member leads now.
-    LedBy(MemberId),
+    TransferredTo(MemberId),
 }
 
 /// Why what an operator asked was not done, or nobody knows.

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::core::{Parked, Work};
+use super::core::{Held, Work};
 use super::request::{
     BackupResult, Completion, Consistency, Failure, FailureKind, Origin, ReadIndexResult, WriteResult,
 };
@@ -41,7 +41,7 @@ impl Node {
             return self.refuse(done, Failure::new(FailureKind::TooLarge, why));
         }
         let deadline = self.clock.at(deadline);
-        self.step(|core, now| core.submit(Work::Write { command, done }, origin, deadline, now));
+        self.step(|state, now| state.submit(Work::Write { command, done }, origin, deadline, now));
     }
 
     /// Asks from which applied index a read may be served. The state machine has applied it when `done` is told, so the
@@ -65,7 +65,7 @@ impl Node {
         }
         self.counters.count_linearizable_read();
         let deadline = self.clock.at(deadline);
-        self.step(|core, now| core.submit(Work::Read { done }, Origin::Client, deadline, now));
+        self.step(|state, now| state.submit(Work::Read { done }, Origin::Client, deadline, now));
     }
 
     /// Asks for a snapshot that holds everything acknowledged before: the state is saved unless nothing has changed since
@@ -83,7 +83,7 @@ impl Node {
     /// for the first request serves the second one.
     pub fn backup_through(self: &Arc<Self>, index: Index, deadline: Instant, done: Completion<BackupResult>) {
         let deadline = self.clock.at(deadline);
-        self.step(|core, _| core.await_snapshot(index, deadline, done));
+        self.step(|state, _| state.await_snapshot(index, deadline, done));
     }
 
     /// Where the snapshots of this node lie.
@@ -94,9 +94,9 @@ impl Node {
     /// For each idempotency key whether the table has no room for it, counted at the cluster time that its command would
     /// get. Only a leader refuses early; it spares the log an entry that decides nothing.
     fn refuses_keyed(&self, keys: &[&str]) -> Vec<bool> {
-        match self.look(|core, now| core.raft.next_stamp(now)) {
-            Some(stamp) => {
-                self.with_kv(|kv| keys.iter().map(|key| kv.would_refuse_keyed(key, stamp)).collect())
+        match self.look(|state, now| state.raft.next_cluster_time(now)) {
+            Some(cluster_time) => {
+                self.with_kv(|kv| keys.iter().map(|key| kv.would_refuse_keyed(key, cluster_time)).collect())
             }
             None => vec![false; keys.len()],
         }
@@ -112,10 +112,10 @@ impl Node {
     /// Answers a vote or pre-vote, once the disk holds what the answer vouches for. `done` is dropped without an answer
     /// when the node stops.
     pub fn answer_vote(self: &Arc<Self>, request: RequestVoteRequest, done: Completion<RequestVoteReply>) {
-        self.step(|core, now| {
-            if !core.is_stopping {
-                let waiting = core.raft.handle_request_vote(request, now);
-                core.waiters.park(Parked::Vote(waiting, done));
+        self.step(|state, now| {
+            if !state.is_stopping {
+                let waiting = state.raft.handle_request_vote(request, now);
+                state.waiters.hold(Held::Vote(waiting, done));
             }
         });
     }
@@ -127,14 +127,14 @@ impl Node {
         request: AppendEntriesRequest,
         done: Completion<AppendEntriesReply>,
     ) {
-        self.step(|core, now| {
-            if !core.is_stopping {
+        self.step(|state, now| {
+            if !state.is_stopping {
                 let (term, leader, committed) = (request.term, request.leader, request.commit);
-                let waiting = core.raft.handle_append_entries(request, now);
-                if (core.raft.term(), core.raft.leader()) == (term, Some(leader)) {
-                    core.ready_index.get_or_insert(committed);
+                let waiting = state.raft.handle_append_entries(request, now);
+                if (state.raft.term(), state.raft.leader()) == (term, Some(leader)) {
+                    state.ready_index.get_or_insert(committed);
                 }
-                core.waiters.park(Parked::Append(waiting, done));
+                state.waiters.hold(Held::Append(waiting, done));
             }
         });
     }
@@ -146,14 +146,14 @@ impl Node {
         request: InstallSnapshotRequest,
         done: Completion<InstallSnapshotReply>,
     ) {
-        let to_write = self.step(|core, now| {
-            if core.is_stopping {
+        let to_write = self.step(|state, now| {
+            if state.is_stopping {
                 return None;
             }
-            match core.raft.handle_install_snapshot(&request, now) {
+            match state.raft.handle_install_snapshot(&request, now) {
                 InstallVerdict::Take => Some((request, done)),
                 InstallVerdict::Answer(waiting) => {
-                    core.waiters.park(Parked::Install(waiting, done));
+                    state.waiters.hold(Held::Install(waiting, done));
                     None
                 }
             }
@@ -163,16 +163,16 @@ impl Node {
         }
     }
 
-    /// Answers a leader that hands over to this member.
+    /// Answers a leader that transfers its leadership to this member.
     pub fn answer_timeout_now(
         self: &Arc<Self>,
         request: TimeoutNowRequest,
         done: Completion<TimeoutNowReply>,
     ) {
-        self.step(|core, now| {
-            if !core.is_stopping {
-                let waiting = core.raft.handle_timeout_now(request, now);
-                core.waiters.park(Parked::TimeoutNow(waiting, done));
+        self.step(|state, now| {
+            if !state.is_stopping {
+                let waiting = state.raft.handle_timeout_now(request, now);
+                state.waiters.hold(Held::TimeoutNow(waiting, done));
             }
         });
     }
@@ -182,7 +182,7 @@ impl Node {
     pub fn answer_read_index(self: &Arc<Self>, deadline: Instant, done: Completion<ReadIndexResult>) {
         self.counters.count_peer_read();
         let deadline = self.clock.at(deadline);
-        self.step(|core, now| core.submit(Work::Read { done }, Origin::Forwarded, deadline, now));
+        self.step(|state, now| state.submit(Work::Read { done }, Origin::Forwarded, deadline, now));
     }
 
     /// Makes a peer's clients' writes, as the leader; never forwards them again. The whole batch is answered when its
@@ -211,9 +211,9 @@ impl Node {
             }
         }
         if !accepted.is_empty() {
-            self.step(|core, now| {
+            self.step(|state, now| {
                 let deadline = now + Duration::from_millis(shortest);
-                accepted.into_iter().for_each(|work| core.submit(work, Origin::Forwarded, deadline, now));
+                accepted.into_iter().for_each(|work| state.submit(work, Origin::Forwarded, deadline, now));
             });
         }
         refused.into_iter().for_each(|(done, failure)| self.refuse(done, failure));

@@ -85,8 +85,8 @@ impl Node {
     pub fn status(&self) -> NodeStatus {
         let (version, revision, floor, store_index, state_hash) =
             self.with_kv(|kv| (kv.version(), kv.revision(), kv.floor(), kv.applied().index, kv.state_hash()));
-        self.look(|core, now| {
-            let raft = &core.raft;
+        self.look(|state, now| {
+            let raft = &state.raft;
             let membership = raft.membership();
             let last_index = raft.last().index;
             let peer = |(id, progress): (MemberId, &crate::raft::Progress)| PeerStatus {
@@ -117,9 +117,9 @@ impl Node {
                 last_index,
                 unpersisted_bytes: raft.unpersisted_bytes(),
                 is_disk_stalled: raft.is_disk_stalled(),
-                waiting_requests: core.waiters.len(),
+                waiting_requests: state.waiters.len(),
                 syncs: self.syncs.load(Ordering::Relaxed),
-                proposals: core.proposals,
+                proposals: state.proposals,
                 protocol: self.options.protocol,
                 version,
                 revision,
@@ -135,9 +135,9 @@ impl Node {
     /// leader was first heard is applied, and the disk answers. Otherwise why not.
     pub fn ready(&self) -> Result<(), String> {
         let patience = 2 * self.options.election_timeout;
-        self.look(|core, now| {
-            let raft = &core.raft;
-            if core.is_stopping {
+        self.look(|state, now| {
+            let raft = &state.raft;
+            if state.is_stopping {
                 return Err("the node is stopping".to_owned());
             }
             if raft.is_disk_stalled() {
@@ -147,7 +147,7 @@ impl Node {
                 Some(at) if now.since(at) <= patience => {}
                 _ => return Err(format!("no leader was heard within {} ms", patience.as_millis())),
             }
-            match core.ready_index {
+            match state.ready_index {
                 Some(index) if raft.last_applied() >= index => Ok(()),
                 Some(index) => Err(format!("applied {} of {index} entries", raft.last_applied())),
                 None => Err("not yet told what is committed".to_owned()),
@@ -167,11 +167,11 @@ impl Node {
 
     /// Its current term.
     pub fn term(&self) -> Term {
-        self.look(|core, _| core.raft.term())
+        self.look(|state, _| state.raft.term())
     }
 
     /// Who leads, as far as this node knows.
     pub fn leader(&self) -> Option<Member> {
-        self.look(|core, _| core.raft.leader().and_then(|id| core.raft.membership().get(id).cloned()))
+        self.look(|state, _| state.raft.leader().and_then(|id| state.raft.membership().get(id).cloned()))
     }
 }

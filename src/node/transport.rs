@@ -22,7 +22,7 @@ pub struct Target {
 
 /// Which connections an RPC uses: votes and appends never queue behind bulk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Lane {
+pub enum Priority {
     /// Votes and appends.
     Core,
     /// All else.
@@ -107,11 +107,11 @@ pub enum PeerError {
     #[error("no answer: {0}")]
     Unknown(String),
     /// The receiver has no log yet and takes part in nothing.
-    #[error("{node_id} (member {member_id}) is not born yet")]
-    Unborn {
+    #[error("{node_id} (member {member_id}) is not initialized yet")]
+    Uninitialized {
         /// Its name.
         node_id: String,
-        /// Its identity, born with its data directory.
+        /// Its identity, created with its data directory.
         member_id: MemberId,
     },
     /// The receiver knows that a committed change has removed the sender from the cluster.
@@ -141,7 +141,7 @@ pub trait PeerTransport: Send + Sync + 'static {
     fn call(
         &self,
         to: &Target,
-        lane: Lane,
+        priority: Priority,
         request: PeerRequest,
         timeout: Duration,
     ) -> Result<PeerReply, PeerError>;

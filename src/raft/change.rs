@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::core::Raft;
 use super::entry::Payload;
 use super::note::{Decision, StepDownReason};
 use super::progress::{CatchUp, Liveness, Mode, Progress};
 use super::quorum::majority;
+use super::raft::Raft;
 use super::role::Role;
 use super::types::{Index, Member, MemberId, Membership, Position, Time};
 use super::version::Protocol;
@@ -94,9 +94,9 @@ pub enum ChangeError {
         /// The version in force, or appended to be.
         version: Protocol,
     },
-    /// The leader hands over.
-    #[error("this leader hands over to another member: try again")]
-    HandingOver,
+    /// The leader transfers its leadership.
+    #[error("this leader transfers its leadership to another member: try again")]
+    Transferring,
 }
 
 fn unsupported_text(name: &str, speaks: Option<Protocol>, version: Protocol) -> String {
@@ -178,8 +178,8 @@ impl Raft {
         let Some(new) = self.check_change(change, now)? else {
             return Ok(Changed::Already(self.memberships.latest_index()));
         };
-        let stamp = self.next_stamp(now).expect("a leader has the time");
-        let position = self.append_own(stamp, &Payload::Membership(new), now);
+        let cluster_time = self.next_cluster_time(now).expect("a leader has the time");
+        let position = self.append_own(cluster_time, &Payload::Membership(new), now);
         // A single voter commits alone, as far as its disk has come.
         self.advance_leader_commit(now);
         Ok(Changed::Appended(position))
@@ -193,8 +193,8 @@ impl Raft {
     ) -> Result<Option<Membership>, ChangeError> {
         let hint = self.leader();
         let Role::Leader(leader) = &self.role else { return Err(ChangeError::NotLeader { leader: hint }) };
-        if leader.hand_over.is_some() {
-            return Err(ChangeError::HandingOver);
+        if leader.transfer.is_some() {
+            return Err(ChangeError::Transferring);
         }
         if self.commit_index < leader.term_start {
             return Err(ChangeError::TooEarly);

@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::core::Raft;
 use super::entry::{Entry, Payload};
 use super::message::{Asked, PollRpc, RequestVoteReply, RequestVoteRequest, RpcRequest, Ticket};
 use super::note::{Decision, VoteRefusal};
 use super::progress::Progress;
 use super::quorum::{majority, majority_value};
+use super::raft::Raft;
 use super::read::Reads;
 use super::role::{Ballot, Leader, Role};
 use super::types::{HardState, MemberId, Position, Time};
@@ -231,19 +231,20 @@ impl Raft {
         let progress =
             |id| Progress { spoken: spoken.get(&id).copied(), ..Progress::new(last.index + 1, now) };
         let peers: BTreeMap<_, _> = peers.map(|id| (id, progress(id))).collect();
-        let stamp_base = self.log.iter().next_back().map_or(self.snapshot.stamp, Entry::stamp);
+        let cluster_time_base =
+            self.log.iter().next_back().map_or(self.snapshot.cluster_time, Entry::cluster_time);
         let reads = Reads::default();
         let tail = self.log.iter().rev().take_while(|e| e.index() > self.commit_index);
-        let noop = Entry::new(Position::new(last.index + 1, self.term()), stamp_base, &Payload::Noop);
+        let noop = Entry::new(Position::new(last.index + 1, self.term()), cluster_time_base, &Payload::Noop);
         let uncommitted_bytes = tail.chain([&noop]).map(|e| e.frame().len()).sum();
         let leader = Leader {
             peers,
             uncommitted_bytes,
             term_start: last.index + 1,
-            stamp_base,
+            cluster_time_base,
             elected_at: now,
             reads,
-            hand_over: None,
+            transfer: None,
         };
         self.role = Role::Leader(Box::new(leader));
         self.election_deadline = Time::NEVER;

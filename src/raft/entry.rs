@@ -4,11 +4,11 @@
 //! ```text
 //! offset  size  field    (integers little-endian)
 //!      0     4  len      bytes of the payload
-//!      4     4  crc      CRC-32C of len and of everything behind this field
-//!      8     1  kind     1 found, 2 no-op, 3 command, 4 membership, 5 version
+//!      4     4  crc      CRC-32C of len and of everything after this field
+//!      8     1  kind     1 genesis, 2 no-op, 3 command, 4 membership, 5 version
 //!      9     8  index
 //!     17     8  term
-//!     25     8  stamp    cluster time in microseconds
+//!     25     8  time     cluster time in microseconds
 //!     33   len  payload
 //! ```
 
@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use crate::bytes::{u32_at, u64_at};
 
-use super::types::{Found, Index, Membership, Position, Stamp, Term};
+use super::types::{ClusterTime, Genesis, Index, Membership, Position, Term};
 use super::version::{PROTOCOL, Protocol};
 
 /// Bytes of a frame before its payload.
@@ -30,8 +30,8 @@ pub const MAX_PAYLOAD_BYTES: usize = 4 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum EntryKind {
-    /// The birth of the cluster: entry `1@1` and no other.
-    Found = 1,
+    /// The bootstrap of the cluster: entry `1@1` and no other.
+    Genesis = 1,
     /// A leader's first entry of its term (thesis §6.4).
     Noop = 2,
     /// A command for the state machine; opaque to the core.
@@ -45,7 +45,7 @@ pub enum EntryKind {
 impl EntryKind {
     fn from_byte(byte: u8) -> Option<EntryKind> {
         Some(match byte {
-            1 => EntryKind::Found,
+            1 => EntryKind::Genesis,
             2 => EntryKind::Noop,
             3 => EntryKind::Command,
             4 => EntryKind::Membership,
@@ -58,8 +58,8 @@ impl EntryKind {
 /// What is proposed, before it has a place in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// The birth of the cluster.
-    Found(Found),
+    /// The bootstrap of the cluster.
+    Genesis(Genesis),
     /// Nothing.
     Noop,
     /// An encoded command, at most [`MAX_PAYLOAD_BYTES`].
@@ -103,7 +103,7 @@ pub struct Entry {
     kind: EntryKind,
     index: Index,
     term: Term,
-    stamp: Stamp,
+    cluster_time: ClusterTime,
     frame: Arc<[u8]>,
     membership: Option<Arc<Membership>>,
     version: Option<Protocol>,
@@ -112,12 +112,12 @@ pub struct Entry {
 impl Entry {
     /// Makes the entry and its frame. Panics when the payload exceeds [`MAX_PAYLOAD_BYTES`]: the limits of the API
     /// are far below it.
-    pub fn new(position: Position, stamp: Stamp, payload: &Payload) -> Entry {
+    pub fn new(position: Position, cluster_time: ClusterTime, payload: &Payload) -> Entry {
         let (json, number);
         let (kind, bytes, membership, version): (_, &[u8], _, _) = match payload {
-            Payload::Found(found) => {
-                json = serde_json::to_vec(found).expect("plain data serialises");
-                (EntryKind::Found, &json, Some(Arc::new(found.members.clone())), Some(found.protocol))
+            Payload::Genesis(genesis) => {
+                json = serde_json::to_vec(genesis).expect("plain data serialises");
+                (EntryKind::Genesis, &json, Some(Arc::new(genesis.members.clone())), Some(genesis.protocol))
             }
             Payload::Noop => (EntryKind::Noop, &[], None, None),
             Payload::Command(bytes) => (EntryKind::Command, bytes, None, None),
@@ -138,12 +138,12 @@ impl Entry {
         frame.push(kind as u8);
         frame.extend_from_slice(&position.index.to_le_bytes());
         frame.extend_from_slice(&position.term.to_le_bytes());
-        frame.extend_from_slice(&stamp.to_le_bytes());
+        frame.extend_from_slice(&cluster_time.to_le_bytes());
         frame.extend_from_slice(bytes);
         let crc = checksum(&frame);
         frame[4..8].copy_from_slice(&crc.to_le_bytes());
         let Position { index, term } = position;
-        Entry { kind, index, term, stamp, frame: frame.into(), membership, version }
+        Entry { kind, index, term, cluster_time, frame: frame.into(), membership, version }
     }
 
     /// Reads the frame at the start of `bytes`; returns the entry and the frame's length. Checks the length before
@@ -168,9 +168,9 @@ impl Entry {
         let payload = &frame[FRAME_HEADER_BYTES..];
         let broken = |e: serde_json::Error| FrameError::Payload(e.to_string());
         let (membership, version) = match kind {
-            EntryKind::Found => {
-                let found: Found = serde_json::from_slice(payload).map_err(broken)?;
-                (Some(found.members), Some(found.protocol))
+            EntryKind::Genesis => {
+                let genesis: Genesis = serde_json::from_slice(payload).map_err(broken)?;
+                (Some(genesis.members), Some(genesis.protocol))
             }
             EntryKind::Membership => (Some(serde_json::from_slice(payload).map_err(broken)?), None),
             EntryKind::Version => {
@@ -184,7 +184,7 @@ impl Entry {
             kind,
             index: u64_at(frame, 9),
             term: u64_at(frame, 17),
-            stamp: u64_at(frame, 25),
+            cluster_time: u64_at(frame, 25),
             frame: frame.into(),
             membership: membership.map(Arc::new),
             version,
@@ -213,8 +213,8 @@ impl Entry {
     }
 
     /// Cluster time at which the leader made it, in microseconds.
-    pub fn stamp(&self) -> Stamp {
-        self.stamp
+    pub fn cluster_time(&self) -> ClusterTime {
+        self.cluster_time
     }
 
     /// The whole frame.
@@ -222,12 +222,12 @@ impl Entry {
         &self.frame
     }
 
-    /// The payload: an encoded command, the JSON of a found or membership entry, the number of a version entry.
+    /// The payload: an encoded command, the JSON of a genesis or membership entry, the number of a version entry.
     pub fn payload(&self) -> &[u8] {
         &self.frame[FRAME_HEADER_BYTES..]
     }
 
-    /// The membership this entry puts in force, for found and membership entries.
+    /// The membership this entry puts in force, for genesis and membership entries.
     pub fn membership(&self) -> Option<&Arc<Membership>> {
         self.membership.as_ref()
     }
@@ -237,9 +237,9 @@ impl Entry {
         self.version
     }
 
-    /// The found record, for the found entry. The payload was checked when the entry was made or decoded.
-    pub fn found(&self) -> Option<Found> {
-        (self.kind == EntryKind::Found)
+    /// The genesis record, for the genesis entry. The payload was checked when the entry was made or decoded.
+    pub fn genesis(&self) -> Option<Genesis> {
+        (self.kind == EntryKind::Genesis)
             .then(|| serde_json::from_slice(self.payload()).expect("checked when the entry was decoded"))
     }
 }
@@ -266,17 +266,17 @@ mod tests {
 
     #[test]
     fn decode_found_gives_the_membership_back() {
-        let found = Found {
+        let genesis = Genesis {
             protocol: 1,
             cluster_id: ClusterId(5),
             settings: Settings::default(),
             members: Membership::default(),
             restored: None,
         };
-        let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found.clone()));
+        let entry = Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis.clone()));
         let (back, used) = Entry::decode(entry.frame()).unwrap();
         assert_eq!((back.clone(), used), (entry.clone(), entry.frame().len()));
-        assert_eq!(back.found(), Some(found));
+        assert_eq!(back.genesis(), Some(genesis));
         assert!(back.membership().is_some());
     }
 
@@ -298,8 +298,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decode_is_the_inverse_of_new(index: u64, term: u64, stamp: u64, payload: Vec<u8>, tail: Vec<u8>) {
-            let entry = Entry::new(Position::new(index, term), stamp, &Payload::Command(payload.clone()));
+        fn decode_is_the_inverse_of_new(index: u64, term: u64, cluster_time: u64, payload: Vec<u8>, tail: Vec<u8>) {
+            let entry = Entry::new(Position::new(index, term), cluster_time, &Payload::Command(payload.clone()));
             let mut bytes = entry.frame().to_vec();
             bytes.extend_from_slice(&tail);
             let (back, used) = Entry::decode(&bytes).unwrap();

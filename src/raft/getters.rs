@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::core::Raft;
 use super::log::Log;
 use super::progress::{Mode, Progress};
+use super::raft::Raft;
 use super::role::{Role, RoleKind};
 use super::types::{
-    HardState, Index, Member, MemberId, Membership, Position, SnapshotMeta, Stamp, Term, Time,
+    ClusterTime, HardState, Index, Member, MemberId, Membership, Position, SnapshotMeta, Term, Time,
 };
 use super::watermarks::Watermarks;
 use super::write::WriteSeq;
@@ -170,14 +170,14 @@ impl Raft {
             membership_index: self.memberships.latest_index(),
             snapshot_index: self.snapshot.last.index,
             peers_behind: self.peers_progress().filter(|(_, p)| p.mode == Mode::Snapshot).count(),
-            hand_over_is_due: self.hand_over_is_due(),
+            transfer_is_due: self.transfer_is_due(),
         }
     }
 
     /// Cluster time that an entry proposed now would carry; `None` when this member does not lead.
-    pub fn next_stamp(&self, now: Time) -> Option<Stamp> {
+    pub fn next_cluster_time(&self, now: Time) -> Option<ClusterTime> {
         let Role::Leader(leader) = &self.role else { return None };
         let since = u64::try_from(now.since(leader.elected_at).as_micros()).unwrap_or(u64::MAX);
-        Some(leader.stamp_base.saturating_add(since))
+        Some(leader.cluster_time_base.saturating_add(since))
     }
 }

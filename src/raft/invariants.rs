@@ -1,7 +1,7 @@
 //! What must hold at every moment, checked after every step in tests and in the simulator. A violation ends the process:
 //! a member that no longer knows what it promised must not answer.
 
-use super::core::Raft;
+use super::raft::Raft;
 use super::role::{Role, RoleKind};
 use super::watermarks::Watermarks;
 
@@ -14,8 +14,9 @@ const WHOLE_LOG_EVERY: u64 = 256;
 /// - I4: the log begins at or before the end of the snapshot, that ends at or before the commit index, that is within the
 ///   log, and nothing beyond it is applied.
 /// - I5: `match_index < next_index <= last_index + 1` for every peer.
-/// - I13: a leader has appended at most one membership that is not committed, and only behind a committed entry of its own
-///   term. (What it brought into office may be more, all of it committed long since, as after a restart of everybody.)
+/// - I13: a leader has appended at most one membership that is not committed, and only after a committed entry of its
+///   own term. (What it brought into office may be more, all of it committed long since, as after a restart of
+///   everybody.)
 pub fn check(raft: &Raft) {
     let last = raft.last();
     assert!(last.term <= raft.term(), "I3: the log ends at {last}, above the own term {}", raft.term());
@@ -70,7 +71,7 @@ fn check_log(raft: &Raft) {
         let position = entry.position();
         assert!(
             position.index == before.index + 1 && position.term >= before.term,
-            "I3: entry {position} stands behind {before}"
+            "I3: entry {position} stands after {before}"
         );
         before = position;
     }

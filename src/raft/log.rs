@@ -1,4 +1,4 @@
-//! The log in memory: entries behind a base. What of it is on disk is told by `write.rs`.
+//! The log in memory: entries after a base. What of it is on disk is told by `write.rs`.
 
 use std::collections::VecDeque;
 
@@ -51,7 +51,7 @@ impl Log {
     }
 
     /// The term at `index`. Known for every entry and for the base (paper §7: the consistency check of the first entry
-    /// behind it needs that term); `Some(0)` at index 0 of an empty log.
+    /// after it needs that term); `Some(0)` at index 0 of an empty log.
     pub fn term_at(&self, index: Index) -> Option<Term> {
         if index == self.base.index {
             return Some(self.base.term);
@@ -89,7 +89,7 @@ impl Log {
         (self.base.index + through).min(from)
     }
 
-    /// Adds the entry right behind the last one.
+    /// Adds the entry right after the last one.
     pub fn push(&mut self, entry: Entry) {
         let last = self.last();
         assert_eq!(entry.index(), last.index + 1, "entry {} does not follow {last}", entry.position());
@@ -119,7 +119,7 @@ impl Log {
         self.base = Position::new(to, term);
     }
 
-    /// Starts anew behind an installed snapshot (paper Figure 13, 7).
+    /// Starts anew after an installed snapshot (paper Figure 13, 7).
     pub fn reset(&mut self, base: Position) {
         self.entries.clear();
         self.base = base;
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn compact_keeps_the_term_of_the_base_and_reset_starts_behind_it() {
+    fn compact_keeps_the_term_of_the_base_and_reset_starts_after_it() {
         let mut log = log(&[1, 1, 2, 2, 3]);
         log.compact(3);
         assert_eq!(

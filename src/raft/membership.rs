@@ -6,15 +6,15 @@ use std::sync::Arc;
 use super::entry::Entry;
 use super::types::{Index, Member, MemberId, Membership, SnapshotMeta};
 
-/// The memberships that the log still holds. The first is committed; those behind it may be cut off again. A follower
-/// that lags in its commit index can hold more than one behind the first, although a leader has at most one uncommitted.
+/// The memberships that the log still holds. The first is committed; those after it may be cut off again. A follower
+/// that lags in its commit index can hold more than one after the first, although a leader has at most one uncommitted.
 #[derive(Clone, Debug)]
 pub struct Memberships {
     history: Vec<(Index, Arc<Membership>)>,
 }
 
 impl Memberships {
-    /// From the snapshot and the entries behind it. The founding membership counts as committed: it is the same entry in
+    /// From the snapshot and the entries after it. The initial membership counts as committed: it is the same entry in
     /// every log.
     pub fn new<'a>(snapshot: &SnapshotMeta, entries: impl Iterator<Item = &'a Entry>) -> Memberships {
         let mut memberships =
@@ -28,7 +28,7 @@ impl Memberships {
         memberships
     }
 
-    /// Puts the membership of a found or membership entry in force.
+    /// Puts the membership of a genesis or membership entry in force.
     pub fn append(&mut self, entry: &Entry) {
         if let Some(membership) = entry.membership() {
             self.history.push((entry.index(), membership.clone()));
@@ -68,12 +68,12 @@ impl Memberships {
         self.history.iter().rev().find_map(|(_, membership)| membership.get(id))
     }
 
-    /// How many of those that are not known to be committed stand at `index` or behind.
+    /// How many of those that are not known to be committed stand at `index` or after.
     pub fn uncommitted_since(&self, index: Index) -> usize {
         self.history[1..].iter().filter(|(at, _)| *at >= index).count()
     }
 
-    /// How many memberships behind the committed one the log holds.
+    /// How many memberships after the committed one the log holds.
     pub fn uncommitted(&self) -> usize {
         self.history.len() - 1
     }

@@ -19,7 +19,8 @@ pub struct RequestVoteRequest {
     pub last: Position,
     /// A question only: changes no state and resets no timer at the receiver.
     pub pre_vote: bool,
-    /// The leader handed over (thesis §3.10): the vote is considered although a leader was heard just now.
+    /// The leader transferred its leadership (thesis §3.10): the vote is considered although a leader was heard just
+    /// now.
     pub transfer: bool,
 }
 
@@ -159,7 +160,7 @@ pub enum InstallOutcome {
     TermOnly,
 }
 
-/// Tells a member to campaign at once (thesis §3.10): the leader hands over.
+/// Tells a member to campaign at once (thesis §3.10): the leader transfers its leadership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeoutNowRequest {
     /// The leader's term.
@@ -184,7 +185,7 @@ pub enum RpcRequest {
     RequestVote(RequestVoteRequest),
     /// Entries or a heartbeat.
     AppendEntries(AppendEntriesRequest),
-    /// The leadership, handed over.
+    /// The leadership, transferred.
     TimeoutNow(TimeoutNowRequest),
 }
 
@@ -195,7 +196,7 @@ pub enum RpcReply {
     RequestVote(RequestVoteReply),
     /// To entries or a heartbeat.
     AppendEntries(AppendEntriesReply),
-    /// To a hand-over.
+    /// To a leadership transfer.
     TimeoutNow(TimeoutNowReply),
 }
 
@@ -206,7 +207,7 @@ pub struct RpcFailed;
 /// Stays here while its RPC is under way and comes back with the result, so that an answer is only ever taken for what
 /// was asked. Nothing of it goes over the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "a ticket that never comes back blocks the lane to its peer"]
+#[must_use = "a ticket that never comes back blocks the slot to its peer"]
 pub struct Ticket {
     pub(super) id: u64,
     pub(super) peer: MemberId,

@@ -15,13 +15,13 @@
 //!
 //! `now` is always a parameter, and the jitter of the election timeouts is seeded.
 //!
-//! # The chapters
+//! # The modules
 //!
-//! | file | chapter |
+//! | file | module |
 //! |---|---|
 //! | `types.rs`, `entry.rs`, `message.rs` | the data: positions, entries and their frame, RPCs, tickets |
 //! | `log.rs`, `progress.rs`, `membership.rs`, `quorum.rs` | the log in memory, a leader's view of a peer, who votes, majorities |
-//! | `core.rs`, `role.rs` | the state of Figure 2, the roles, the term rule, what all chapters share |
+//! | `raft.rs`, `role.rs` | the state of Figure 2, the roles, the term rule, what all modules share |
 //! | `getters.rs` | what can be seen of it |
 //! | `watermarks.rs` | what others wait on: whom an update wakes |
 //! | `election.rs` | votes, pre-votes, stickiness, check-quorum (paper §5.2, §5.4.1; thesis §9.6, §4.2.3, §6.2) |
@@ -30,7 +30,7 @@
 //! | `snapshot.rs` | when the state is saved, what of the log may go, who is sent a snapshot and who takes it (paper §7, Figure 13) |
 //! | `change.rs` | changes of the membership, one server at a time; learners and their promotion (thesis §4.1, §4.2) |
 //! | `version.rs` | the version that the cluster agrees on, and when it is raised |
-//! | `hand_over.rs` | leadership transfer (thesis §3.10) |
+//! | `transfer.rs` | leadership transfer (thesis §3.10) |
 //! | `write.rs` | what must reach the disk, and the replies that wait for it |
 //! | `invariants.rs` | what must hold at every moment |
 //! | `note.rs` | what was decided and why, for the node to log |
@@ -72,11 +72,9 @@
 //! - **Two leaders in one term, or a committed entry replaced**, end the process with a text that says what to check.
 
 mod change;
-mod core;
 mod election;
 mod entry;
 mod getters;
-mod hand_over;
 mod invariants;
 mod log;
 mod membership;
@@ -84,11 +82,14 @@ mod message;
 mod note;
 mod progress;
 mod quorum;
+#[allow(clippy::module_inception)]
+mod raft;
 mod read;
 mod replication;
 mod reply;
 mod role;
 mod snapshot;
+mod transfer;
 mod types;
 mod version;
 mod watermarks;
@@ -97,10 +98,9 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use self::core::{Apply, MAX_TERM_JUMP, ProposeError, Raft, RaftConfig, Restored, Settled};
+pub use self::raft::{Apply, MAX_TERM_JUMP, ProposeError, Raft, RaftConfig, Restored, Settled};
 pub use change::{ChangeError, Changed, MembershipChange};
 pub use entry::{Entry, EntryKind, FRAME_HEADER_BYTES, FrameError, MAX_PAYLOAD_BYTES, Payload};
-pub use hand_over::HandOverError;
 pub use invariants::{check, check_step};
 pub use log::Log;
 pub use membership::Memberships;
@@ -110,15 +110,16 @@ pub use message::{
     RpcRequest, Ticket, TimeoutNowReply, TimeoutNowRequest,
 };
 pub use note::{Decision, Note, NoteLevel, StepDownReason, VoteRefusal};
-pub use progress::{Lane, Liveness, Mode, Progress};
+pub use progress::{Liveness, Mode, PeerSlot, Progress};
 pub use quorum::{majority, majority_value};
 pub use read::{NotLeader, ReadDone, ReadToken, Reads};
 pub use reply::Reply;
 pub use role::{Ballot, Leader, Role, RoleKind};
 pub use snapshot::InstallVerdict;
+pub use transfer::TransferError;
 pub use types::{
-    ClusterId, Found, HardState, Index, Member, MemberId, Membership, Position, RestoredState, Settings,
-    SnapshotMeta, Stamp, Term, Time,
+    ClusterId, ClusterTime, Genesis, HardState, Index, Member, MemberId, Membership, Position, RestoredState,
+    Settings, SnapshotMeta, Term, Time,
 };
 pub use version::{
     FIRST_PROTOCOL, HeldBackBy, PROTOCOL, Protocol, VersionMismatch, check_version, oldest_readable,

@@ -109,12 +109,12 @@ pub enum Decision {
     SnapshotOffered(MemberId, Position),
     /// A snapshot of the leader replaced log and state.
     SnapshotInstalled(Position),
-    /// The leadership is handed over to this member.
-    HandsOver(MemberId),
-    /// The hand-over to this member did not come about in time.
-    HandOverFailed(MemberId),
+    /// The leadership is transferred to this member.
+    TransferStarted(MemberId),
+    /// The leadership transfer to this member did not come about in time.
+    TransferFailed(MemberId),
     /// The leader asked for a campaign.
-    HandedOver(MemberId),
+    TransferReceived(MemberId),
     /// So many notes were dropped before this one.
     NotesDropped(u64),
 }
@@ -132,7 +132,7 @@ impl Note {
             | Decision::PeerLostEntries(..)
             | Decision::DiskStalled
             | Decision::AppendNotTaken(_)
-            | Decision::HandOverFailed(_)
+            | Decision::TransferFailed(_)
             | Decision::NotesDropped(_) => NoteLevel::Warn,
             _ => NoteLevel::Info,
         }
@@ -270,11 +270,13 @@ impl Decision {
             Decision::SnapshotInstalled(last) => {
                 write!(f, "installed the leader's snapshot through {last}")
             }
-            Decision::HandsOver(peer) => write!(f, "hands its leadership over to {}", who(peer)),
-            Decision::HandOverFailed(peer) => {
+            Decision::TransferStarted(peer) => write!(f, "transfers its leadership to {}", who(peer)),
+            Decision::TransferFailed(peer) => {
                 write!(f, "{} did not take the leadership over in time: leads on", who(peer))
             }
-            Decision::HandedOver(leader) => write!(f, "campaigns: {} hands over", who(leader)),
+            Decision::TransferReceived(leader) => {
+                write!(f, "campaigns: {} transfers its leadership", who(leader))
+            }
             Decision::NotesDropped(count) => write!(f, "{count} notes were dropped"),
         }
     }

@@ -127,9 +127,9 @@ impl Progress {
     }
 }
 
-/// The RPC lane to a peer, in every role: one RPC at a time, a pause after a failed one.
+/// The RPC slot to a peer, in every role: one RPC at a time, a pause after a failed one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lane {
+pub struct PeerSlot {
     /// Number of the ticket under way.
     pub in_flight: Option<u64>,
     /// After a failure nothing is sent before this time, so that a refused connection does not spin.

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::core::Raft;
 use super::quorum::majority_value;
+use super::raft::Raft;
 use super::role::Role;
 use super::types::{Index, MemberId, Term, Time};
 

@@ -1,6 +1,5 @@
 //! Log replication and commit (paper §5.3, §5.4.2).
 
-use super::core::Raft;
 use super::message::{
     AppendEntriesReply, AppendEntriesRequest, AppendOutcome, Asked, PollRpc, RpcFailed, RpcReply, RpcRequest,
     Ticket,
@@ -8,6 +7,7 @@ use super::message::{
 use super::note::Decision;
 use super::progress::Mode;
 use super::quorum::majority_value;
+use super::raft::Raft;
 use super::role::Role;
 use super::types::{Index, MemberId, Position, Term, Time};
 use super::write::{AfterSync, Hold};
@@ -49,7 +49,7 @@ impl Raft {
         } else {
             self.take_entries(&request, now);
         }
-        // Never beyond what this RPC has compared: entries behind it may still be another leader's.
+        // Never beyond what this RPC has compared: entries after it may still be another leader's.
         self.advance_commit(request.commit.min(received));
         self.append_reply(AppendOutcome::Accepted { received, match_index: received }, Some(hold))
     }
@@ -136,17 +136,17 @@ impl Raft {
         if !self.may_have_peer(peer) {
             return PollRpc::Stop;
         }
-        let lane = self.lanes.entry(peer).or_default();
-        if lane.in_flight.is_some() {
+        let slot = self.slots.entry(peer).or_default();
+        if slot.in_flight.is_some() {
             return PollRpc::WaitUntil(Time::NEVER);
         }
-        if now < lane.not_before {
-            return PollRpc::WaitUntil(lane.not_before);
+        if now < slot.not_before {
+            return PollRpc::WaitUntil(slot.not_before);
         }
         if !self.is_leader() {
             return self.poll_vote(peer, now);
         }
-        match self.poll_hand_over(peer, now) {
+        match self.poll_transfer(peer, now) {
             Some((request, ticket)) => PollRpc::Send(RpcRequest::TimeoutNow(request), ticket),
             None => self.poll_append(peer, now),
         }
@@ -193,16 +193,16 @@ impl Raft {
     pub fn handle_rpc_result(&mut self, ticket: Ticket, result: Result<RpcReply, RpcFailed>, now: Time) {
         self.steps += 1;
         let pause_until = ticket.sent_at + self.config.heartbeat;
-        let lane = self.lanes.entry(ticket.peer).or_default();
+        let slot = self.slots.entry(ticket.peer).or_default();
         assert_eq!(
-            lane.in_flight,
+            slot.in_flight,
             Some(ticket.id),
             "ticket {} of {} came back twice",
             ticket.id,
             ticket.peer
         );
-        lane.in_flight = None;
-        lane.not_before = if result.is_err() { pause_until } else { Time(0) };
+        slot.in_flight = None;
+        slot.not_before = if result.is_err() { pause_until } else { Time(0) };
         match (result, &ticket.asked) {
             (Ok(RpcReply::RequestVote(reply)), Asked::Vote { .. }) => {
                 self.handle_vote_reply(&ticket, reply, now)
@@ -211,9 +211,9 @@ impl Raft {
                 self.handle_append_reply(&ticket, (prev, last, round, matched), reply, now);
             }
             (Ok(RpcReply::TimeoutNow(reply)), Asked::TimeoutNow) => {
-                self.handle_hand_over_reply(&ticket, Some(reply), now)
+                self.handle_transfer_reply(&ticket, Some(reply), now)
             }
-            (_, Asked::TimeoutNow) => self.handle_hand_over_reply(&ticket, None, now),
+            (_, Asked::TimeoutNow) => self.handle_transfer_reply(&ticket, None, now),
             _ => self.handle_rpc_failed(&ticket),
         }
         self.find_peers_behind();

@@ -1,10 +1,10 @@
 //! Replies that vouch for something: how each kind is opened once the disk has come far enough.
 
-use super::core::Raft;
 use super::message::{
     AppendEntriesReply, AppendOutcome, InstallOutcome, InstallSnapshotReply, RequestVoteReply,
     TimeoutNowReply,
 };
+use super::raft::Raft;
 use super::types::Time;
 use super::write::AfterSync;
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::progress::Progress;
 use super::read::Reads;
-use super::types::{Index, MemberId, Stamp, Time};
+use super::types::{ClusterTime, Index, MemberId, Time};
 use super::version::Protocol;
 
 /// The role of a member (paper §5.1), with what only that role knows.
@@ -68,21 +68,21 @@ pub struct Ballot {
 pub struct Leader {
     /// Every other member, learners included.
     pub(super) peers: BTreeMap<MemberId, Progress>,
-    /// Bytes of entries behind the commit index: bounded, however long the followers' disks take.
+    /// Bytes of entries after the commit index: bounded, however long the followers' disks take.
     pub(super) uncommitted_bytes: usize,
     /// Index of the no-op that opened the term: until it is committed nothing is known of what is (thesis §6.4).
     pub(super) term_start: Index,
     /// Cluster time at the election, and when that was here.
-    pub(super) stamp_base: Stamp,
+    pub(super) cluster_time_base: ClusterTime,
     pub(super) elected_at: Time,
     pub(super) reads: Reads,
-    /// The hand-over under way.
-    pub(super) hand_over: Option<HandOver>,
+    /// The leadership transfer under way.
+    pub(super) transfer: Option<Transfer>,
 }
 
-/// A leadership being handed over (thesis §3.10).
+/// A leadership being transferred (thesis §3.10).
 #[derive(Clone, Debug)]
-pub(super) struct HandOver {
+pub(super) struct Transfer {
     /// To whom.
     pub to: MemberId,
     /// Given up at this time: the leader takes proposals again.

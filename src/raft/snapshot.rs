@@ -1,13 +1,13 @@
 //! Snapshots and log compaction (paper §7, Figure 13; thesis §5). The core decides when a snapshot is due, who needs one
 //! and whether one is taken; the bytes are made, sent, received and loaded outside of it.
 
-use super::core::Raft;
 use super::membership::Memberships;
 use super::message::{
     Asked, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, PollSnapshot, RpcFailed, Ticket,
 };
 use super::note::Decision;
 use super::progress::Mode;
+use super::raft::Raft;
 use super::role::Role;
 use super::types::{Index, MemberId, SnapshotMeta, Time};
 use super::version::Versions;
@@ -121,7 +121,7 @@ impl Raft {
     }
 
     /// A whole snapshot of a leader is durable here under its name, and loaded: `poll_apply` asks for it next. The
-    /// state it holds was committed, whoever leads by now. Keeps what the log holds behind it if the log has the
+    /// state it holds was committed, whoever leads by now. Keeps what the log holds after it if the log has the
     /// snapshot's last entry, and drops the log otherwise (Figure 13, 6-7; raft-rules 20). An older snapshot than what
     /// is committed changes nothing: `false`.
     pub fn handle_snapshot_received(
@@ -147,9 +147,9 @@ impl Raft {
             self.log.reset(last);
             self.writes.push_reset(last, now);
         }
-        let behind = || self.log.iter().filter(|e| e.index() > last.index);
-        self.memberships = Memberships::new(&meta, behind());
-        let versions = Versions::new(&meta, behind());
+        let after = || self.log.iter().filter(|e| e.index() > last.index);
+        self.memberships = Memberships::new(&meta, after());
+        let versions = Versions::new(&meta, after());
         let before = std::mem::replace(&mut self.versions, versions).committed();
         if self.version() != before {
             self.note(Decision::VersionInForce(self.version()));
@@ -181,20 +181,20 @@ impl Raft {
             return PollSnapshot::Stop;
         }
         let last = self.snapshot.last;
-        let lane = self.lanes.entry(peer).or_default();
+        let slot = self.slots.entry(peer).or_default();
         let is_wanted = match &self.role {
             Role::Leader(leader) => leader.peers.get(&peer).is_some_and(|p| p.mode == Mode::Snapshot),
             _ => false,
         };
-        if lane.snapshot_in_flight.is_some() || !is_wanted {
+        if slot.snapshot_in_flight.is_some() || !is_wanted {
             return PollSnapshot::WaitUntil(Time::NEVER);
         }
-        if now < lane.snapshot_not_before {
-            return PollSnapshot::WaitUntil(lane.snapshot_not_before);
+        if now < slot.snapshot_not_before {
+            return PollSnapshot::WaitUntil(slot.snapshot_not_before);
         }
         self.last_ticket += 1;
         let id = self.last_ticket;
-        lane.snapshot_in_flight = Some(id);
+        slot.snapshot_in_flight = Some(id);
         self.note(Decision::SnapshotOffered(peer, last));
         PollSnapshot::Transfer(
             last,
@@ -216,11 +216,11 @@ impl Raft {
         now: Time,
     ) {
         self.steps += 1;
-        let lane = self.lanes.entry(ticket.peer).or_default();
-        assert_eq!(lane.snapshot_in_flight, Some(ticket.id), "ticket {} came back twice", ticket.id);
-        lane.snapshot_in_flight = None;
+        let slot = self.slots.entry(ticket.peer).or_default();
+        assert_eq!(slot.snapshot_in_flight, Some(ticket.id), "ticket {} came back twice", ticket.id);
+        slot.snapshot_in_flight = None;
         // A transfer that failed is tried again, but not in a loop without a pause.
-        lane.snapshot_not_before = now + self.config.heartbeat;
+        slot.snapshot_not_before = now + self.config.heartbeat;
         let Ok(reply) = result else { return };
         if self.is_absurd(reply.term) {
             return self.note(Decision::RefusedTerm(ticket.peer, reply.term));

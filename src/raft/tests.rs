@@ -26,7 +26,7 @@ pub(super) fn config(me: u64) -> RaftConfig {
 }
 
 /// Entry `1@1` of a cluster of the members 1 to `n`.
-pub(super) fn found(n: u64) -> Entry {
+pub(super) fn genesis(n: u64) -> Entry {
     let members = (1..=n)
         .map(|id| Member {
             node_id: format!("n{id}"),
@@ -37,20 +37,20 @@ pub(super) fn found(n: u64) -> Entry {
             promote: false,
         })
         .collect();
-    let found = Found {
+    let genesis = Genesis {
         protocol: 1,
         cluster_id: ClusterId(1),
         settings: Settings::default(),
         members: Membership { members },
         restored: None,
     };
-    Entry::new(Position::new(1, 1), 0, &Payload::Found(found))
+    Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis))
 }
 
-/// Member `me` of `n`, just founded: term 1, no vote, entry `1@1`.
+/// Member `me` of `n`, just initialized: term 1, no vote, entry `1@1`.
 pub(super) fn member(me: u64, n: u64) -> Raft {
     let hard_state = HardState { term: 1, voted_for: None };
-    let restored = Restored { hard_state, entries: vec![found(n)], ..Restored::default() };
+    let restored = Restored { hard_state, entries: vec![genesis(n)], ..Restored::default() };
     Raft::new(config(me), restored, Time(0))
 }
 
@@ -89,7 +89,7 @@ fn exchange(members: &mut [Raft], now: Time) {
                         sync(&mut members[to], now);
                         RpcReply::AppendEntries(ready(&members[to], waiting, now))
                     }
-                    RpcRequest::TimeoutNow(_) => unreachable!("nobody hands over here"),
+                    RpcRequest::TimeoutNow(_) => unreachable!("nobody transfers here"),
                 };
                 members[from].handle_rpc_result(ticket, Ok(reply), now);
                 members.iter().for_each(check);
@@ -144,7 +144,7 @@ fn a_single_member_leads_and_commits_only_what_its_disk_holds() {
 fn follower() -> Raft {
     let hard_state = HardState { term: 4, voted_for: None };
     let second = Entry::new(Position::new(2, 4), 0, &Payload::Noop);
-    let restored = Restored { hard_state, entries: vec![found(3), second], ..Restored::default() };
+    let restored = Restored { hard_state, entries: vec![genesis(3), second], ..Restored::default() };
     Raft::new(config(1), restored, Time(0))
 }
 
@@ -238,7 +238,7 @@ fn propose_is_refused_while_the_followers_disks_are_far_behind() {
     let mut members: Vec<Raft> = (1..=3)
         .map(|me| {
             let hard_state = HardState { term: 1, voted_for: None };
-            let restored = Restored { hard_state, entries: vec![found(3)], ..Restored::default() };
+            let restored = Restored { hard_state, entries: vec![genesis(3)], ..Restored::default() };
             Raft::new(RaftConfig { max_unpersisted_bytes: 1_000, ..config(me) }, restored, Time(0))
         })
         .collect();

@@ -15,9 +15,9 @@ pub type Term = u64;
 /// A 1-based position in the log. 0 = before the first entry.
 pub type Index = u64;
 
-/// Cluster time in microseconds: the last stamp in the log at a leader's election plus that leader's monotonic time
-/// since. Never the wall clock, so a wrong wall clock can neither expire nor keep anything.
-pub type Stamp = u64;
+/// Cluster time in microseconds: the last cluster time in the log at a leader's election plus that leader's monotonic
+/// time since. Never the wall clock, so a wrong wall clock can neither expire nor keep anything.
+pub type ClusterTime = u64;
 
 /// This process's monotonic time in microseconds since an arbitrary start. Printable, unlike `Instant`, and always a
 /// parameter of the core: the simulator passes its own.
@@ -131,13 +131,13 @@ macro_rules! hex_id {
 }
 
 hex_id!(
-    /// The Raft identity of a member: random, born with its data directory, never reused (thesis §3.8). In JSON and
+    /// The Raft identity of a member: random, created with its data directory, never reused (thesis §3.8). In JSON and
     /// in logs 16 hexadecimal digits.
     MemberId
 );
 
 hex_id!(
-    /// The identity of a cluster, drawn at founding. RPCs of another cluster are refused before they reach the core.
+    /// The identity of a cluster, drawn at bootstrap. RPCs of another cluster are refused before they reach the core.
     ClusterId
 );
 
@@ -230,11 +230,11 @@ impl Membership {
     }
 }
 
-/// Settings of the state machine that every member must share: they live in the log, set once at founding.
+/// Settings of the state machine that every member must share: they live in the log, set once at bootstrap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// How many revisions stay readable behind the latest one.
+    /// How many revisions stay readable after the latest one.
     pub retention_revisions: u64,
     /// How many bytes of superseded versions stay readable; whichever limit is reached first counts.
     pub retention_bytes: u64,
@@ -255,20 +255,21 @@ impl Default for Settings {
     }
 }
 
-/// The first entry of every log, `1@1`: the birth of the cluster. Every member stores the same one.
+/// The first entry of every log, `1@1`: the bootstrap of the cluster. Every member stores the same one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Found {
-    /// Drawn by the founder.
+pub struct Genesis {
+    /// Drawn by the bootstrap node.
     pub cluster_id: ClusterId,
     /// Settings every member shares.
     pub settings: Settings,
-    /// The version in force from the beginning: the highest one that all founders speak, or that of the state that the
-    /// cluster began with.
+    /// The version in force from the beginning: the highest one that all initial members speak, or that of the state
+    /// that the cluster began with.
     pub protocol: Protocol,
-    /// The founding members, all voters.
+    /// The initial members, all voters.
     pub members: Membership,
-    /// The state that the cluster began with, when that was not an empty one. Its log then begins behind a snapshot of it.
+    /// The state that the cluster began with, when that was not an empty one. Its log then begins after a snapshot of
+    /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<RestoredState>,
 }
@@ -307,14 +308,14 @@ impl std::fmt::Display for RestoredState {
     }
 }
 
-/// Where a snapshot ends: the log behind it begins at `last.index + 1` (paper §7). `Position::ZERO` = no snapshot.
+/// Where a snapshot ends: the log after it begins at `last.index + 1` (paper §7). `Position::ZERO` = no snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotMeta {
     /// Index and term of the last entry the snapshot covers.
     pub last: Position,
     /// Cluster time of the state at `last`: a leader without a later entry goes on from here.
-    pub stamp: Stamp,
+    pub cluster_time: ClusterTime,
     /// The membership in force at `last`, with the index of the entry that set it.
     pub membership: Arc<Membership>,
     /// Index of the entry that set `membership`.

@@ -2,18 +2,18 @@
 //! do (the scheme of LogCabin's state machine versions).
 //!
 //! Every program *speaks* one protocol and also reads and writes the one before. The version *in force* is a number in
-//! the log: the found entry brings the one that all founders speak, and a `version` entry raises it. What a member
-//! writes (entries, snapshots, answers, the parts of the state hash) follows the version in force and not its program,
-//! so members of both programs read each other as long as the version stays.
+//! the log: the genesis entry brings the one that all initial members speak, and a `version` entry raises it. What a
+//! member writes (entries, snapshots, answers, the parts of the state hash) follows the version in force and not its
+//! program, so members of both programs read each other as long as the version stays.
 //!
 //! The leader raises it when all members speak more, learners included. Only an answer in this term that is no older
 //! than an election timeout tells what a member speaks: a member that is not heard holds the raise back. From the
 //! entry on a program that speaks less cannot take part any more.
 
 use super::change::ChangeError;
-use super::core::Raft;
 use super::entry::{Entry, Payload};
 use super::note::Decision;
+use super::raft::Raft;
 use super::role::Role;
 use super::types::{Index, MemberId, SnapshotMeta, Time};
 
@@ -100,12 +100,12 @@ impl std::fmt::Display for HeldBackBy {
 pub(super) struct Versions {
     /// The one in force at the commit index.
     committed: Protocol,
-    /// Those behind the commit index.
+    /// Those after the commit index.
     uncommitted: Vec<(Index, Protocol)>,
 }
 
 impl Versions {
-    /// From the snapshot and the entries after it. The found entry counts as committed: it is the same in every log.
+    /// From the snapshot and the entries after it. The genesis entry counts as committed: it is the same in every log.
     pub(super) fn new<'a>(snapshot: &SnapshotMeta, entries: impl Iterator<Item = &'a Entry>) -> Versions {
         let mut versions =
             Versions { committed: snapshot.version.max(FIRST_PROTOCOL), uncommitted: Vec::new() };
@@ -192,7 +192,7 @@ impl Raft {
         if self.config.hold_version
             || self.config.protocol <= self.versions.latest()
             || self.commit_index < leader.term_start
-            || leader.hand_over.is_some()
+            || leader.transfer.is_some()
         {
             return;
         }
@@ -202,8 +202,8 @@ impl Raft {
         if common <= self.versions.latest() {
             return;
         }
-        let stamp = self.next_stamp(now).expect("a leader has the time");
-        self.append_own(stamp, &Payload::Version(common), now);
+        let cluster_time = self.next_cluster_time(now).expect("a leader has the time");
+        self.append_own(cluster_time, &Payload::Version(common), now);
         self.note(Decision::ProposedVersion(common));
         // A single voter commits alone, as far as its disk has come.
         self.advance_leader_commit(now);

@@ -39,8 +39,8 @@ pub struct Watermarks {
     pub snapshot_index: Index,
     /// Peers of a leader that need a snapshot.
     pub peers_behind: usize,
-    /// Whether the member that a leader hands over to is to be told now.
-    pub hand_over_is_due: bool,
+    /// Whether the member that a leader transfers its leadership to is to be told now.
+    pub transfer_is_due: bool,
 }
 
 impl Watermarks {
@@ -59,7 +59,7 @@ impl Watermarks {
         (self.term, self.role, self.ballot, self.last, self.read_round, self.membership_index)
             != (after.term, after.role, after.ballot, after.last, after.read_round, after.membership_index)
             || self.peers_behind < after.peers_behind
-            || (after.hand_over_is_due && !self.hand_over_is_due)
+            || (after.transfer_is_due && !self.transfer_is_due)
             || (after.role == RoleKind::Candidate && self.persisted_seq != after.persisted_seq)
     }
 

@@ -16,7 +16,7 @@ pub enum WriteOp {
     HardState(HardState),
     /// Consecutive entries. The first one cuts whatever the log holds from its index on.
     Entries(Vec<Entry>),
-    /// The log starts anew behind this position (after a snapshot install).
+    /// The log starts anew after this position (after a snapshot install).
     Reset(Position),
 }
 
@@ -133,7 +133,7 @@ impl WriteQueue {
         self.push(WriteOp::Entries(entries), bytes, through, now);
     }
 
-    /// Queues that the log starts anew behind an installed snapshot, which is durable by itself: nothing that was queued
+    /// Queues that the log starts anew after an installed snapshot, which is durable by itself: nothing that was queued
     /// of the old log counts beyond it.
     pub fn push_reset(&mut self, base: Position, now: Time) {
         self.truncate_suffix(base.index + 1);
@@ -154,7 +154,7 @@ impl WriteQueue {
         self.last_seq
     }
 
-    /// The log was cut from `from` on: nothing at or behind it counts as synced, whatever writes of it are under way.
+    /// The log was cut from `from` on: nothing at or after it counts as synced, whatever writes of it are under way.
     pub fn truncate_suffix(&mut self, from: Index) {
         self.persisted_index = self.persisted_index.min(from - 1);
         for pending in &mut self.pending {

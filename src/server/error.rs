@@ -1,7 +1,7 @@
 //! Why a server ends, in words for an operator.
 
-use crate::node::birth::BirthError;
-use crate::node::founding::FoundingError;
+use crate::node::bootstrap::BootstrapError;
+use crate::node::data_dir::DataDirError;
 use crate::store::identity::IdentityError;
 
 /// Why a server does not start, or ends: one line for the operator, and the exit code.
@@ -27,14 +27,14 @@ impl From<IdentityError> for ServerError {
     }
 }
 
-impl From<BirthError> for ServerError {
-    fn from(e: BirthError) -> ServerError {
+impl From<DataDirError> for ServerError {
+    fn from(e: DataDirError) -> ServerError {
         ServerError::new(e.exit_code(), e.to_string())
     }
 }
 
-impl From<FoundingError> for ServerError {
-    fn from(e: FoundingError) -> ServerError {
+impl From<BootstrapError> for ServerError {
+    fn from(e: BootstrapError) -> ServerError {
         ServerError::new(e.exit_code(), e.to_string())
     }
 }

@@ -1,4 +1,5 @@
-//! `--restore`: a backup for a node that is yet to be born. Whatever is wrong with it is said before anything is written.
+//! `--restore`: a backup for a node that is yet to be initialized. Whatever is wrong with it is said before anything is
+//! written.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use crate::raft::RestoredState;
 use crate::store::identity::{IDENTITY_FILE, Identity};
 use crate::store::snapshot::{SnapshotError, verify_file};
 
-/// What a directory may hold that nobody was born in.
+/// What a directory may hold that nobody was initialized in.
 const HARMLESS: [&str; 2] = ["LOCK", "run"];
 
 /// A backup, named on the command line.
@@ -20,7 +21,7 @@ pub(super) struct Restore {
 }
 
 impl Restore {
-    /// Reads and verifies the backup, unless a node was born in `data_dir` already.
+    /// Reads and verifies the backup, unless a node was initialized in `data_dir` already.
     pub(super) fn prepare(path: &Path, data_dir: &Path) -> Result<Restore, ServerError> {
         let identity =
             fs::read(data_dir.join(IDENTITY_FILE)).ok().and_then(|bytes| Identity::decode(&bytes).ok());
@@ -35,13 +36,13 @@ impl Restore {
         Ok(Restore { path: path.to_owned(), backup })
     }
 
-    /// For the node that is to be born. None when the directory lost its cluster between the two looks at it.
+    /// For the node that is to be initialized. None when the directory lost its cluster between the two looks at it.
     pub(super) fn into_backup(self) -> Option<Backup> {
         self.backup
     }
 
     /// The directory holds a member of a cluster that began with `restored`: fine when that was this backup.
-    pub(super) fn check_born(
+    pub(super) fn check_initialized(
         &self,
         data_dir: &Path,
         restored: Option<RestoredState>,
@@ -51,7 +52,7 @@ impl Restore {
             Err(ServerError::new(
                 2,
                 format!(
-                    "data_dir {dir} is not empty: {what}; restore into empty directories only, of every founding member, or \
+                    "data_dir {dir} is not empty: {what}; restore into empty directories only, of every initial member, or \
                      leave --restore away"
                 ),
             ))

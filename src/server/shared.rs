@@ -1,4 +1,4 @@
-//! What both ports know: the configuration, and the node once it is born.
+//! What both ports know: the configuration, and the node once it is initialized.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,7 +10,7 @@ use crate::api::{
 };
 use crate::config::{Config, Limits, Peer};
 use crate::node::Node;
-use crate::node::founding::FoundingPort;
+use crate::node::bootstrap::BootstrapPort;
 use crate::raft::{Mode, PROTOCOL, RoleKind};
 use crate::store::FIRST_REVISION;
 
@@ -19,20 +19,20 @@ pub(super) struct Shared {
     config: Config,
     joins: bool,
     started: Instant,
-    founding: OnceLock<FoundingPort>,
+    bootstrap: OnceLock<BootstrapPort>,
     node: OnceLock<Arc<Node>>,
     ports: OnceLock<[PortCounters; 2]>,
     is_stopping: AtomicBool,
 }
 
 impl Shared {
-    /// Nothing is born yet; `joins` when this node waits to be let into a cluster instead of founding one.
+    /// Nothing is initialized yet; `joins` when this node waits to be let into a cluster instead of bootstrapping one.
     pub(super) fn new(config: Config, joins: bool) -> Shared {
         Shared {
             config,
             joins,
             started: Instant::now(),
-            founding: OnceLock::new(),
+            bootstrap: OnceLock::new(),
             node: OnceLock::new(),
             ports: OnceLock::new(),
             is_stopping: AtomicBool::new(false),
@@ -54,13 +54,13 @@ impl Shared {
         Duration::from_millis(self.config.request_timeout_ms)
     }
 
-    /// The running member, once born.
+    /// The running member, once initialized.
     pub(super) fn node(&self) -> Option<&Arc<Node>> {
         self.node.get()
     }
 
     pub(super) fn set_node(&self, node: Arc<Node>) {
-        assert!(self.node.set(node).is_ok(), "a node is born once");
+        assert!(self.node.set(node).is_ok(), "a node is initialized once");
     }
 
     /// What the client port and the peer port count, once both are served.
@@ -72,17 +72,17 @@ impl Shared {
         assert!(self.ports.set(ports).is_ok(), "ports are opened once");
     }
 
-    /// What a node that is not born answers its peers.
-    pub(super) fn founding(&self) -> Option<&FoundingPort> {
-        self.founding.get()
+    /// What a node that is not initialized answers its peers.
+    pub(super) fn bootstrap(&self) -> Option<&BootstrapPort> {
+        self.bootstrap.get()
     }
 
-    pub(super) fn set_founding(&self, port: FoundingPort) {
-        assert!(self.founding.set(port).is_ok(), "one founding");
+    pub(super) fn set_bootstrap(&self, port: BootstrapPort) {
+        assert!(self.bootstrap.set(port).is_ok(), "one bootstrap");
     }
 
-    pub(super) fn stop_founding(&self) {
-        if let Some(port) = self.founding.get() {
+    pub(super) fn stop_bootstrap(&self) {
+        if let Some(port) = self.bootstrap.get() {
             port.stop();
         }
     }
@@ -116,26 +116,26 @@ impl Shared {
         response
     }
 
-    /// What a request for data is told before the cluster is founded.
-    pub(super) fn unborn_error(&self) -> ErrorBody {
+    /// What a request for data is told before the cluster is initialized.
+    pub(super) fn uninitialized_error(&self) -> ErrorBody {
         let text = match self.joins {
             true => "this node is not let into its cluster yet: it waits for that cluster's leader",
             false if self.config.peers.len() == 1 => {
-                "the store is not founded yet: the first start is under way"
+                "the store is not initialized yet: the first start is under way"
             }
-            false => "the cluster is not founded yet: every node of `peers` must have been started once",
+            false => "the cluster is not initialized yet: every node of `peers` must have been started once",
         };
         ErrorBody::new(ErrorCode::Unavailable, text)
     }
 
-    /// The members that this node knows of. Before a founding those of the configuration file; who waits to join knows
+    /// The members that this node knows of. Before a bootstrap those of the configuration file; who waits to join knows
     /// none.
     pub(super) fn members(&self) -> Vec<MemberInfo> {
         match self.node() {
             Some(node) => node.membership().members.iter().map(MemberInfo::from).collect(),
             None if self.joins => Vec::new(),
             None => {
-                let founding = |p: &Peer| MemberInfo {
+                let bootstrap = |p: &Peer| MemberInfo {
                     node_id: p.node_id.clone(),
                     member_id: None,
                     raft_addr: p.raft_addr.clone(),
@@ -143,7 +143,7 @@ impl Shared {
                     voter: true,
                     promote: false,
                 };
-                self.config.peers.iter().map(founding).collect()
+                self.config.peers.iter().map(bootstrap).collect()
             }
         }
     }
@@ -154,7 +154,7 @@ impl Shared {
             return Some("the node is stopping".to_owned());
         }
         match self.node() {
-            None => Some(self.unborn_error().error.message),
+            None => Some(self.uninitialized_error().error.message),
             Some(node) => node.ready().err(),
         }
     }
@@ -164,12 +164,12 @@ impl Shared {
         let uptime_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let Some(node) = self.node() else {
-            let member_id = self.founding().map(|port| port.unborn().member_id.to_string());
+            let member_id = self.bootstrap().map(|port| port.uninitialized().member_id.to_string());
             return StatusReply {
                 node_id: self.config.node_id.clone(),
                 member_id: member_id.unwrap_or_default(),
                 cluster_id: None,
-                role: RoleName::Unborn,
+                role: RoleName::Uninitialized,
                 term: 0,
                 leader: None,
                 commit: 0,

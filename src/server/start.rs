@@ -10,18 +10,18 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::ServerError;
-use super::edge::{ErrorHeaders, GateLimits, HttpServer, PortOptions, RunDir, fdlimit};
-use super::peer::{HttpFounding, HttpPeers, PeerApi};
+use super::edge::{EdgeLimits, ErrorHeaders, HttpServer, PortOptions, RunDir, fdlimit};
+use super::peer::{HttpBootstrap, HttpPeers, PeerApi};
 use super::restore::Restore;
 use super::routes;
 use super::shared::Shared;
 use super::start_wait::StartWait;
 use crate::api::is_cluster_id;
 use crate::config::Config;
-use crate::node::birth::{Born, IdentityConfig, Opened, open};
-use crate::node::founding::{Founding, FoundingInbox, FoundingPort, founding_port};
+use crate::node::bootstrap::{Bootstrap, BootstrapInbox, BootstrapPort, bootstrap_port};
+use crate::node::data_dir::{IdentityConfig, Initialized, Opened, open};
 use crate::node::recover::check_finished;
-use crate::node::{Deliveries, Listeners, Node, NodeOptions, PeerList};
+use crate::node::{BootstrapSender, Listeners, Node, NodeOptions, PeerList};
 use crate::raft::{ClusterId, PROTOCOL, Settings};
 use crate::store::disk::RealDisk;
 use crate::store::identity::DataDirLock;
@@ -31,7 +31,7 @@ use crate::store::wal::WalOptions;
 const LIKELY_MEMBERS: usize = 5;
 
 /// How long a leader that stops waits for another one.
-const HAND_OVER_PATIENCE: Duration = Duration::from_secs(1);
+const TRANSFER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A running server. [`Server::stop`] ends it in order.
 pub struct Server {
@@ -39,23 +39,24 @@ pub struct Server {
     client_port: HttpServer,
     peer_port: HttpServer,
     peer_api: Arc<PeerApi>,
-    founding: Option<JoinHandle<()>>,
+    bootstrap: Option<JoinHandle<()>>,
     failures: Receiver<ServerError>,
-    /// Kept, so that `failures` never ends by itself when the founding does.
+    /// Kept, so that `failures` never ends by itself when the bootstrap does.
     _fail: Sender<ServerError>,
     lock: DataDirLock,
 }
 
 /// A node that waits to be let into a cluster.
-pub struct Joining(FoundingPort);
+pub struct Joining(BootstrapPort);
 
 impl Joining {
     /// Its identity.
     pub fn member_id(&self) -> String {
-        self.0.unborn().member_id.to_string()
+        self.0.uninitialized().member_id.to_string()
     }
 
-    /// Which cluster it joins, by its id: it is born into no other, even when another one lists it as a member. The first word counts.
+    /// Which cluster it joins, by its id: it is initialized into no other, even when another one lists it as a member.
+    /// The first word counts.
     pub fn tell(&self, cluster_id: &str) {
         if let Some(id) =
             is_cluster_id(cluster_id).then(|| u64::from_str_radix(cluster_id, 16).ok()).flatten()
@@ -67,9 +68,9 @@ impl Joining {
 
 impl Server {
     /// Opens ports, data directory and log, in the order in which a mistake in the configuration is found before
-    /// anything is touched, and serves. A node without a log waits in the background to be born; one that `joins` a
-    /// cluster never founds one, and waits until that cluster has let it in. With `restore` the cluster that is founded
-    /// begins with that backup. What is not there yet is waited for as long as `wait` says.
+    /// anything is touched, and serves. A node without a log waits in the background to be initialized; one that
+    /// `joins` a cluster never bootstraps one, and waits until that cluster has let it in. With `restore` the cluster
+    /// that is initialized begins with that backup. What is not there yet is waited for as long as `wait` says.
     ///
     /// # Errors
     /// With the exit code and a line for the operator.
@@ -85,8 +86,8 @@ impl Server {
         let shared = Arc::new(Shared::new(config, joins));
         let peer_api = Arc::new(PeerApi::default());
         let (fail, failures) = bounded(1);
-        // Whoever is asked before the node is born must be able to say that it is not.
-        let unborn = wire(&shared, &peer_api, opened, restore, &fail)?;
+        // Whoever is asked before the node is initialized must be able to say that it is not.
+        let uninitialized = wire(&shared, &peer_api, opened, restore, &fail)?;
         let (client_port, peer_port) = ports.serve(&shared, &peer_api, run_dir)?;
         log::info!(
             "{} serves clients on {} and members on {}",
@@ -94,11 +95,11 @@ impl Server {
             shared.config().listen_http(),
             shared.config().listen_raft()
         );
-        let founding = unborn
-            .map(|(founding, inbox)| spawn_founding(&shared, &peer_api, *founding, inbox, fail.clone()))
+        let bootstrap = uninitialized
+            .map(|(bootstrap, inbox)| spawn_bootstrap(&shared, &peer_api, *bootstrap, inbox, fail.clone()))
             .transpose()
             .map_err(no_thread)?;
-        Ok(Server { shared, client_port, peer_port, peer_api, founding, failures, _fail: fail, lock })
+        Ok(Server { shared, client_port, peer_port, peer_api, bootstrap, failures, _fail: fail, lock })
     }
 
     #[cfg(test)]
@@ -106,12 +107,12 @@ impl Server {
         &self.shared
     }
 
-    /// What a node that is not born yet has to be told when it joins a cluster; nothing once it is born.
+    /// What a node that is not initialized yet has to be told when it joins a cluster; nothing once it is initialized.
     pub fn joining(&self) -> Option<Joining> {
         if self.shared.node().is_some() {
             return None;
         }
-        self.shared.founding().cloned().map(Joining)
+        self.shared.bootstrap().cloned().map(Joining)
     }
 
     /// Receives the error that ends a server which is already running.
@@ -123,18 +124,18 @@ impl Server {
     pub fn stop(self, grace: Duration) {
         self.shared.begin_stop();
         // Whoever leads next is found at once instead of after an election timeout, and serves what waits here.
-        // The only voter has nobody to hand over to.
+        // The only voter has nobody to transfer the leadership to.
         if let Some(node) = self.shared.node()
             && node.membership().voters().count() > 1
-            && !node.hand_over(HAND_OVER_PATIENCE)
+            && !node.transfer_leadership(TRANSFER_PATIENCE)
         {
             log::info!("nobody took the leadership over: the others elect a leader when this node is gone");
         }
         self.client_port.shutdown(grace);
-        if let Some(founding) = self.founding {
-            self.shared.stop_founding();
+        if let Some(bootstrap) = self.bootstrap {
+            self.shared.stop_bootstrap();
             // It is inside a call to a peer at most, which is bounded.
-            let _ = founding.join();
+            let _ = bootstrap.join();
         }
         // Until here it took part: its clients' last writes needed it.
         self.peer_api.begin_stop();
@@ -181,7 +182,7 @@ impl Ports {
         Ok(Ports { client, peer, members, plan })
     }
 
-    /// Serves both: first the members', whose first answers say whether this node is born.
+    /// Serves both: first the members', whose first answers say whether this node is initialized.
     fn serve(
         self,
         shared: &Arc<Shared>,
@@ -210,7 +211,7 @@ fn answer_timeout(shared: &Shared) -> Duration {
 fn client_options(shared: &Arc<Shared>, plan: &fdlimit::Plan, run_dir: Arc<RunDir>) -> PortOptions {
     let limits = shared.limits();
     let mut options = PortOptions::client(run_dir, plan.client_upstream.min(limits.upstream_connections));
-    options.limits = GateLimits {
+    options.limits = EdgeLimits {
         max_connections: plan.client_connections,
         max_body_bytes: limits.max_request_bytes,
         head_timeout: Duration::from_millis(limits.transfer_timeout_ms.min(5_000)),
@@ -218,9 +219,9 @@ fn client_options(shared: &Arc<Shared>, plan: &fdlimit::Plan, run_dir: Arc<RunDi
         write_timeout: Duration::from_millis(limits.transfer_timeout_ms),
         idle_timeout: Duration::from_millis(limits.idle_timeout_ms),
         answer_timeout: answer_timeout(shared),
-        ..GateLimits::default()
+        ..EdgeLimits::default()
     };
-    options.lanes[0].parked_limit = options.lanes[0].parked_limit.min(limits.max_parked);
+    options.lanes[0].waiting_limit = options.lanes[0].waiting_limit.min(limits.max_parked);
     options.headers = routes::headers();
     // Weak: what is shared knows the ports, too.
     let of_node = Arc::downgrade(shared);
@@ -268,32 +269,32 @@ impl Directory {
 }
 
 /// Makes what was opened answer the peer port: a member runs from now on, a node without a log says so and is returned, to
-/// be founded.
+/// be initialized.
 fn wire(
     shared: &Arc<Shared>,
     peer_api: &PeerApi,
     opened: Opened,
     restore: Option<Restore>,
     fail: &Sender<ServerError>,
-) -> Result<Option<(Box<Founding>, FoundingInbox)>, ServerError> {
+) -> Result<Option<(Box<Bootstrap>, BootstrapInbox)>, ServerError> {
     match opened {
-        Opened::Born(born) => {
+        Opened::Initialized(initialized) => {
             if let Some(restore) = restore {
-                let found = born.found.found().expect("checked when it was opened");
-                restore.check_born(&shared.config().data_dir, found.restored)?;
+                let genesis = initialized.genesis.genesis().expect("checked when it was opened");
+                restore.check_initialized(&shared.config().data_dir, genesis.restored)?;
             }
-            start_node(shared, peer_api, *born, fail)?;
+            start_node(shared, peer_api, *initialized, fail)?;
             Ok(None)
         }
-        Opened::Unborn(mut founding) => {
+        Opened::Uninitialized(mut bootstrap) => {
             if let Some(backup) = restore.and_then(Restore::into_backup) {
                 log::info!("the cluster is to begin with a backup: {}", backup.restored());
-                founding.restore(backup);
+                bootstrap.restore(backup);
             }
-            let (port, inbox) = founding_port(&founding);
-            peer_api.become_unborn(port.clone());
-            shared.set_founding(port);
-            Ok(Some((founding, inbox)))
+            let (port, inbox) = bootstrap_port(&bootstrap);
+            peer_api.become_uninitialized(port.clone());
+            shared.set_bootstrap(port);
+            Ok(Some((bootstrap, inbox)))
         }
     }
 }
@@ -318,24 +319,24 @@ fn identity_config(config: &Config, joins: bool) -> IdentityConfig {
     }
 }
 
-/// Waits to be born, then runs the node; an error ends the server.
-fn spawn_founding(
+/// Waits to be initialized, then runs the node; an error ends the server.
+fn spawn_bootstrap(
     shared: &Arc<Shared>,
     peer_api: &Arc<PeerApi>,
-    founding: Founding,
-    inbox: FoundingInbox,
+    bootstrap: Bootstrap,
+    inbox: BootstrapInbox,
     fail: Sender<ServerError>,
 ) -> std::io::Result<JoinHandle<()>> {
     let (shared, peer_api) = (shared.clone(), peer_api.clone());
-    std::thread::Builder::new().name("founding".to_owned()).spawn(move || {
-        let be_born = || match founding.run(&inbox, &HttpFounding::default()) {
-            Ok(Some(born)) => start_node(&shared, &peer_api, born, &fail),
+    std::thread::Builder::new().name("bootstrap".to_owned()).spawn(move || {
+        let be_initialized = || match bootstrap.run(&inbox, &HttpBootstrap::default()) {
+            Ok(Some(initialized)) => start_node(&shared, &peer_api, initialized, &fail),
             Ok(None) => Ok(()),
             Err(e) => Err(e.into()),
         };
         // Without this thread the node would wait for ever, so its end is the server's.
-        let defect = |_| Err(ServerError::new(1, "the founding thread panicked: the text above says where"));
-        if let Err(e) = catch_unwind(AssertUnwindSafe(be_born)).unwrap_or_else(defect) {
+        let defect = |_| Err(ServerError::new(1, "the bootstrap thread panicked: the text above says where"));
+        if let Err(e) = catch_unwind(AssertUnwindSafe(be_initialized)).unwrap_or_else(defect) {
             // The first failure ends the server; a second one has nothing to add.
             drop(fail.try_send(e));
         }
@@ -345,17 +346,17 @@ fn spawn_founding(
 fn start_node(
     shared: &Arc<Shared>,
     peer_api: &PeerApi,
-    born: Born,
+    initialized: Initialized,
     fail: &Sender<ServerError>,
 ) -> Result<(), ServerError> {
     peer_api.become_starting();
-    born.warnings.iter().for_each(|warning| log::warn!("{warning}"));
+    initialized.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let config = shared.config();
-    let birth_record = born.birth_record();
+    let bootstrap_record = initialized.bootstrap_record();
     let options = NodeOptions {
-        cluster_id: born.ids.cluster_id,
+        cluster_id: initialized.ids.cluster_id,
         node_id: config.node_id.clone(),
-        member_id: born.ids.member_id,
+        member_id: initialized.ids.member_id,
         heartbeat: Duration::from_millis(config.heartbeat_ms),
         election_timeout: Duration::from_millis(config.election_timeout_ms),
         append_hold: Duration::from_millis(config.append_hold_ms()),
@@ -367,8 +368,8 @@ fn start_node(
         hold_version: config.hold_version,
         check_invariants: config.debug.check_invariants,
     };
-    let peers = Arc::new(HttpPeers::new(&birth_record));
-    let deliveries = Deliveries::new(birth_record.clone(), Box::new(HttpFounding::default()));
+    let peers = Arc::new(HttpPeers::new(&bootstrap_record));
+    let bootstrap_sender = BootstrapSender::new(bootstrap_record.clone(), Box::new(HttpBootstrap::default()));
     let removed = format!(
         "member {} ({}) was removed from cluster {}: this node has nothing more to do; to let it join again, empty {} and \
          start it with --join",
@@ -379,13 +380,13 @@ fn start_node(
     );
     let fail = fail.clone();
     let listeners = Listeners {
-        on_unborn: deliveries.on_unborn(),
+        on_uninitialized: bootstrap_sender.on_uninitialized(),
         // One place: the first failure ends the server, and a second one has nothing to add.
         on_removed: Box::new(move || drop(fail.try_send(ServerError::new(4, removed.clone())))),
     };
-    let node = Node::start(options, born.stored, peers, listeners)
+    let node = Node::start(options, initialized.stored, peers, listeners)
         .map_err(|e| ServerError::new(1, format!("cannot start a thread: {e}")))?;
-    peer_api.become_born(birth_record, Arc::new(node.clone()));
+    peer_api.become_initialized(bootstrap_record, Arc::new(node.clone()));
     shared.set_node(node);
     Ok(())
 }

@@ -95,7 +95,11 @@ impl<'a> Change<'a> {
     }
 
     /// Shows the keys of a range that exist before the change, in their order, until `visit` breaks off.
-    pub(super) fn walk(&self, range: &KeyRange, mut visit: impl FnMut(&Arc<[u8]>, Current) -> ControlFlow<()>) {
+    pub(super) fn walk(
+        &self,
+        range: &KeyRange,
+        mut visit: impl FnMut(&Arc<[u8]>, Current) -> ControlFlow<()>,
+    ) {
         self.keys.walk(range, &mut visit);
     }
 

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::command::{Domain, Fingerprint, Idempotency};
-use crate::raft::{Settings, Stamp};
+use crate::raft::{ClusterTime, Settings};
 use crate::vocabulary::{Outcome, OutcomeError};
 
 /// What the table knows of a keyed command.
@@ -26,7 +26,7 @@ pub(super) enum Lookup {
 /// The outcome of one keyed write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Row {
-    pub stamp: Stamp,
+    pub cluster_time: ClusterTime,
     pub key: Arc<str>,
     pub request_hash: u128,
     /// [`Outcome::encode`]: it may have any length, and the table need not know what outcomes there are.
@@ -34,8 +34,13 @@ pub(super) struct Row {
 }
 
 impl Row {
-    pub(super) fn new(stamp: Stamp, key: Arc<str>, request_hash: u128, outcome: &Outcome) -> Row {
-        Row { stamp, key, request_hash, outcome: outcome.encode().into() }
+    pub(super) fn new(
+        cluster_time: ClusterTime,
+        key: Arc<str>,
+        request_hash: u128,
+        outcome: &Outcome,
+    ) -> Row {
+        Row { cluster_time, key, request_hash, outcome: outcome.encode().into() }
     }
 
     /// The row with the outcome that these bytes are.
@@ -43,13 +48,13 @@ impl Row {
     /// # Errors
     /// They are no outcome.
     pub(super) fn from_bytes(
-        stamp: Stamp,
+        cluster_time: ClusterTime,
         key: Arc<str>,
         request_hash: u128,
         outcome: &[u8],
     ) -> Result<Row, OutcomeError> {
         Outcome::decode(outcome)?;
-        Ok(Row { stamp, key, request_hash, outcome: outcome.into() })
+        Ok(Row { cluster_time, key, request_hash, outcome: outcome.into() })
     }
 
     /// The outcome as bytes.
@@ -64,12 +69,12 @@ impl Row {
 
     fn fingerprint(&self) -> u128 {
         let mut hash = Fingerprint::new(Domain::IdempotencyRow);
-        hash.number(self.stamp).bytes(&self.request_hash.to_le_bytes());
+        hash.number(self.cluster_time).bytes(&self.request_hash.to_le_bytes());
         hash.sized(&self.outcome).sized(self.key.as_bytes()).finish()
     }
 }
 
-/// The rows by key and by age. Stamps given to it never decrease.
+/// The rows by key and by age. Cluster times given to it never decrease.
 ///
 /// A row has a place that never changes: how many rows came before it since the table was made. So a pinned view pages
 /// through the rows by place while the oldest ones leave.
@@ -90,11 +95,11 @@ pub(super) struct Dedup {
 pub(super) struct KeptRows {
     /// The place of the first row of the view.
     first: u64,
-    /// The place behind its last row.
+    /// The place after its last row.
     end: u64,
     /// Those that left one by one, from `first` on.
     single: Vec<Row>,
-    /// The table that left as a whole behind them.
+    /// The table that left as a whole after them.
     whole: Option<Dedup>,
 }
 
@@ -125,9 +130,9 @@ impl Dedup {
     }
 
     /// Drops the rows older than the window at `now`; into `kept`, if a view is pinned that has them.
-    pub(super) fn expire(&mut self, now: Stamp, settings: &Settings, mut kept: Option<&mut KeptRows>) {
+    pub(super) fn expire(&mut self, now: ClusterTime, settings: &Settings, mut kept: Option<&mut KeptRows>) {
         let oldest = oldest_kept(now, settings);
-        if self.by_age.back().is_some_and(|newest| newest.stamp < oldest) {
+        if self.by_age.back().is_some_and(|newest| newest.cluster_time < oldest) {
             // After a quiet time everything goes at once: a million single removals would hold up the applier.
             let gone = self.gone + self.by_age.len() as u64;
             let whole = std::mem::replace(self, Dedup { gone, ..Dedup::default() });
@@ -138,7 +143,7 @@ impl Dedup {
             }
             return;
         }
-        while self.by_age.front().is_some_and(|row| row.stamp < oldest) {
+        while self.by_age.front().is_some_and(|row| row.cluster_time < oldest) {
             let row = self.by_age.pop_front().expect("looked at just now");
             let place = self.places.remove(&row.key);
             assert_eq!(place, Some(self.gone), "both sides hold the same rows");
@@ -173,18 +178,18 @@ impl Dedup {
     }
 
     /// Whether [`Dedup::is_full`] would say so for `key`, were it new, after expiry at `now`.
-    pub(super) fn would_refuse(&self, key: &str, now: Stamp, settings: &Settings) -> bool {
+    pub(super) fn would_refuse(&self, key: &str, now: ClusterTime, settings: &Settings) -> bool {
         // A key that would have expired by then has made room for itself.
         if self.places.contains_key(key) {
             return false;
         }
         let oldest = oldest_kept(now, settings);
-        let expired = self.by_age.partition_point(|row| row.stamp < oldest);
+        let expired = self.by_age.partition_point(|row| row.cluster_time < oldest);
         (self.by_age.len() - expired) as u64 >= settings.idempotency_rows
     }
 
     /// Remembers the outcome of a key that [`Dedup::lookup`] called new.
-    pub(super) fn store(&mut self, wanted: Idempotency, outcome: &Outcome, now: Stamp) {
+    pub(super) fn store(&mut self, wanted: Idempotency, outcome: &Outcome, now: ClusterTime) {
         let Idempotency { key, request_hash } = wanted;
         let row = Row::new(now, key.into(), request_hash, outcome);
         let place = self.gone + self.by_age.len() as u64;
@@ -194,9 +199,9 @@ impl Dedup {
         self.by_age.push_back(row);
     }
 
-    /// The table that has these rows, given oldest first. `None` when stamps decrease or a key is there twice.
+    /// The table that has these rows, given oldest first. `None` when cluster times decrease or a key is there twice.
     pub(super) fn from_rows(rows: Vec<Row>) -> Option<Dedup> {
-        let is_ordered = rows.is_sorted_by_key(|row| row.stamp);
+        let is_ordered = rows.is_sorted_by_key(|row| row.cluster_time);
         let hash = rows.iter().fold(0u128, |sum, row| sum.wrapping_add(row.fingerprint()));
         let places: BTreeMap<_, _> = rows.iter().map(|row| Arc::clone(&row.key)).zip(0..).collect();
         let is_unique = places.len() == rows.len();
@@ -209,8 +214,8 @@ impl Dedup {
     }
 }
 
-/// Rows with a smaller stamp are older than the window at `now`.
-fn oldest_kept(now: Stamp, settings: &Settings) -> Stamp {
+/// Rows with a smaller cluster time are older than the window at `now`.
+fn oldest_kept(now: ClusterTime, settings: &Settings) -> ClusterTime {
     now.saturating_sub(settings.idempotency_window_s.saturating_mul(1_000_000))
 }
 
@@ -218,7 +223,7 @@ fn oldest_kept(now: Stamp, settings: &Settings) -> Stamp {
 mod tests {
     use super::*;
 
-    const SECOND: Stamp = 1_000_000;
+    const SECOND: ClusterTime = 1_000_000;
 
     fn settings(window_s: u64, rows: u64) -> Settings {
         Settings { idempotency_window_s: window_s, idempotency_rows: rows, ..Settings::default() }
@@ -232,11 +237,11 @@ mod tests {
         Outcome::Deleted { revision, deleted: 1 }
     }
 
-    /// Puts `rows` of (key, stamp) into a table.
-    fn table(rows: &[(&str, Stamp)]) -> Dedup {
+    /// Puts `rows` of (key, cluster time) into a table.
+    fn table(rows: &[(&str, ClusterTime)]) -> Dedup {
         let mut dedup = Dedup::default();
-        for (key, stamp) in rows {
-            dedup.store(named(key, 1), &outcome(*stamp), *stamp);
+        for (key, cluster_time) in rows {
+            dedup.store(named(key, 1), &outcome(*cluster_time), *cluster_time);
         }
         dedup
     }

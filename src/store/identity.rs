@@ -1,7 +1,7 @@
 //! Who this node is: the data directory's lock and its `identity` file.
 //!
-//! The Raft identity of a member is random and born with its data directory (thesis §3.8: a server that lost its disk is
-//! another server). The file is two lines, the second guards the first:
+//! The Raft identity of a member is random and created with its data directory (thesis §3.8: a server that lost its
+//! disk is another server). The file is two lines, the second guards the first:
 //!
 //! ```text
 //! {"format":1,"node_id":"node1","member_id":"6c8e...","cluster_id":null}
@@ -128,7 +128,7 @@ pub struct Identity {
     pub node_id: String,
     /// Its Raft identity: random, never reused.
     pub member_id: MemberId,
-    /// The cluster it belongs to; none until the found entry is synced here.
+    /// The cluster it belongs to; none until the genesis entry is synced here.
     pub cluster_id: Option<ClusterId>,
 }
 

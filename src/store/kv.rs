@@ -3,7 +3,7 @@
 //! The store has one revision, [`FIRST_REVISION`] when it is empty, raised by one by every command that changes
 //! something, however many keys it changes (`super::change`). No change has revision 0 or 1, so a `mod_revision` of 0
 //! means that a key is absent. Each key has the versions it
-//! went through, the latest in the map itself, superseded ones in a queue behind it until the
+//! went through, the latest in the map itself, superseded ones in a queue after it until the
 //! compaction floor passes them. So a read at any revision between the floor and now has an answer.
 //!
 //! **The floor** follows from the settings in the log and the applied commands alone: it trails the revision by at
@@ -32,8 +32,8 @@ use super::change::{Change, Current, Keys, Visit, Writes};
 use super::command::{self, Applied, Command, Domain, Fingerprint};
 use super::dedup::{Dedup, Lookup};
 use crate::raft::{
-    ClusterId, Entry, EntryKind, FIRST_PROTOCOL, Index, MemberId, Membership, PROTOCOL, Position, Protocol,
-    Settings, Stamp,
+    ClusterId, ClusterTime, Entry, EntryKind, FIRST_PROTOCOL, Index, MemberId, Membership, PROTOCOL,
+    Position, Protocol, Settings,
 };
 use crate::vocabulary::{Condition, KeyRange, Op, Outcome};
 use members::Members;
@@ -107,14 +107,14 @@ pub struct Size {
 pub struct Kv {
     settings: Settings,
     cluster_id: Option<ClusterId>,
-    /// Found entry, membership, removed members.
+    /// Genesis entry, membership, removed members.
     members: Members,
     /// The version in force.
     version: Protocol,
     /// What the program speaks. No part of the state.
     speaks: Protocol,
     applied: Position,
-    stamp: Stamp,
+    cluster_time: ClusterTime,
     revision: u64,
     floor: u64,
     /// Ordered by key, so that a range is a walk.
@@ -139,7 +139,7 @@ pub struct Kv {
 }
 
 impl Kv {
-    /// An empty store at [`FIRST_REVISION`]. The found entry, the first of every log, replaces `settings`.
+    /// An empty store at [`FIRST_REVISION`]. The genesis entry, the first of every log, replaces `settings`.
     pub fn new(settings: Settings) -> Kv {
         Kv {
             settings,
@@ -148,7 +148,7 @@ impl Kv {
             version: FIRST_PROTOCOL,
             speaks: PROTOCOL,
             applied: Position::ZERO,
-            stamp: 0,
+            cluster_time: 0,
             revision: FIRST_REVISION,
             floor: FIRST_REVISION,
             keys: BTreeMap::new(),
@@ -180,12 +180,12 @@ impl Kv {
         &self.settings
     }
 
-    /// The cluster, once its found entry is applied.
+    /// The cluster, once its genesis entry is applied.
     pub fn cluster_id(&self) -> Option<ClusterId> {
         self.cluster_id
     }
 
-    /// The membership in force at [`Kv::applied`]; without members before the found entry.
+    /// The membership in force at [`Kv::applied`]; without members before the genesis entry.
     pub fn membership(&self) -> &Arc<Membership> {
         self.members.membership()
     }
@@ -195,9 +195,9 @@ impl Kv {
         self.members.index()
     }
 
-    /// The found entry, once it is applied.
-    pub fn found(&self) -> Option<&Entry> {
-        self.members.found()
+    /// The genesis entry, once it is applied.
+    pub fn genesis(&self) -> Option<&Entry> {
+        self.members.genesis()
     }
 
     /// Whether this member belonged to an earlier membership and not to the one in force. Known of the last
@@ -211,9 +211,9 @@ impl Kv {
         self.applied
     }
 
-    /// The cluster time of the state: the greatest stamp of an applied entry.
-    pub fn stamp(&self) -> Stamp {
-        self.stamp
+    /// The cluster time of the state: the greatest cluster time of an applied entry.
+    pub fn cluster_time(&self) -> ClusterTime {
+        self.cluster_time
     }
 
     /// The revision of the latest change; [`FIRST_REVISION`] before the first one.
@@ -227,12 +227,13 @@ impl Kv {
     }
 
     /// A fingerprint of the logical state: every readable version, revision, floor, idempotency rows, cluster time,
-    /// cluster, settings, found entry, membership, removed members and the version in force. Equal on all members that applied the same entries. Costs the same at any size.
+    /// cluster, settings, genesis entry, membership, removed members and the version in force. Equal on all members
+    /// that applied the same entries. Costs the same at any size.
     pub fn state_hash(&self) -> u128 {
         let Settings { retention_revisions, retention_bytes, idempotency_window_s, idempotency_rows } =
             self.settings;
         let mut header = Fingerprint::new(Domain::Header);
-        header.number(self.revision).number(self.floor).number(self.stamp);
+        header.number(self.revision).number(self.floor).number(self.cluster_time);
         header.number(u64::from(self.cluster_id.is_some())).number(self.cluster_id.map_or(0, |id| id.0));
         header.number(retention_revisions).number(retention_bytes);
         header.number(idempotency_window_s).number(idempotency_rows).number(u64::from(self.version));
@@ -252,10 +253,10 @@ impl Kv {
         Ok(versions.at(revision).and_then(|version| version.record(key)))
     }
 
-    /// Whether a write with this idempotency key, were it applied next at `stamp`, would be
+    /// Whether a write with this idempotency key, were it applied next at `cluster_time`, would be
     /// [`Outcome::Overloaded`]. For the leader, to refuse it before it takes a place in the log.
-    pub fn would_refuse_keyed(&self, key: &str, stamp: Stamp) -> bool {
-        self.dedup.would_refuse(key, self.stamp.max(stamp), &self.settings)
+    pub fn would_refuse_keyed(&self, key: &str, cluster_time: ClusterTime) -> bool {
+        self.dedup.would_refuse(key, self.cluster_time.max(cluster_time), &self.settings)
     }
 
     /// Applies an entry that this program surely reads, such as one that it has written; see [`Kv::try_apply`].
@@ -268,7 +269,7 @@ impl Kv {
     /// Applies the next entry of the log; the outcome when it is a command. A pure function of the entries applied
     /// so far: no clock, no chance, no configuration.
     ///
-    /// Panics when `entry` is not the one behind [`Kv::applied`].
+    /// Panics when `entry` is not the one after [`Kv::applied`].
     ///
     /// # Errors
     /// A newer program wrote it. Nothing changed.
@@ -281,16 +282,16 @@ impl Kv {
         );
         let command = self.readable(entry)?;
         self.applied = position;
-        self.stamp = self.stamp.max(entry.stamp());
+        self.cluster_time = self.cluster_time.max(entry.cluster_time());
         self.version = self.version.max(entry.version().unwrap_or(FIRST_PROTOCOL));
         match entry.kind() {
             EntryKind::Noop | EntryKind::Version => {}
             EntryKind::Membership => self.members.apply(entry),
-            EntryKind::Found => {
-                assert_eq!(position.index, 1, "a found entry at {position}: a cluster is born once");
-                let found = entry.found().expect("a found entry holds a found record");
-                self.cluster_id = Some(found.cluster_id);
-                self.settings = found.settings;
+            EntryKind::Genesis => {
+                assert_eq!(position.index, 1, "a genesis entry at {position}: a cluster is initialized once");
+                let genesis = entry.genesis().expect("a genesis entry holds a genesis record");
+                self.cluster_id = Some(genesis.cluster_id);
+                self.settings = genesis.settings;
                 self.members.apply(entry);
             }
             EntryKind::Command => {}
@@ -304,7 +305,7 @@ impl Kv {
     /// The outcome, and whether it was decided earlier.
     fn decide(&mut self, command: Command) -> (Outcome, bool) {
         let kept = self.pin.as_mut().map(|pin| &mut pin.rows);
-        self.dedup.expire(self.stamp, &self.settings, kept);
+        self.dedup.expire(self.cluster_time, &self.settings, kept);
         let Command { op, condition, idempotency, .. } = command;
         let Some(idempotency) = idempotency else {
             return (self.execute(op, condition), false);
@@ -315,7 +316,7 @@ impl Kv {
             Lookup::New if self.dedup.is_full(&self.settings) => (Outcome::Overloaded, false),
             Lookup::New => {
                 let outcome = self.execute(op, condition);
-                self.dedup.store(idempotency, &outcome, self.stamp);
+                self.dedup.store(idempotency, &outcome, self.cluster_time);
                 (outcome, false)
             }
         }

@@ -12,7 +12,7 @@
 //! | `receive.tmp` | the one being received from a leader ([`Receiver`]) |
 //! | `<index>-<term>.snapshot.damaged` | one that was [set aside](set_aside) |
 //!
-//! At start: [`remove_leftovers`], then [`choose`], then [`Wal::open_behind`](super::wal::Wal::open_behind) with what was
+//! At start: [`remove_leftovers`], then [`choose`], then [`Wal::open_after`](super::wal::Wal::open_after) with what was
 //! chosen. After a new snapshot: [`prune`], then [`Wal::cut`](super::wal::Wal::cut).
 
 mod format;
@@ -159,7 +159,7 @@ pub fn prune(disk: &Arc<dyn Disk>, keep: usize) -> Result<usize, SnapshotError> 
 }
 
 /// Takes a damaged snapshot out of the row, so that it does not count as one of those that are kept. It stays for
-/// inspection, under its name with `.damaged` behind it.
+/// inspection, under its name with `.damaged` after it.
 pub fn set_aside(disk: &Arc<dyn Disk>, name: SnapshotName) -> Result<(), SnapshotError> {
     let from = name.to_string();
     disk.rename(&from, &format!("{from}.damaged")).map_err(SnapshotError::io(disk, &from, "set aside"))?;
@@ -200,7 +200,7 @@ impl Chosen {
 }
 
 /// The newest whole snapshot. A damaged one is passed over for the one before it, or for none at all; whether that will do
-/// depends on the log, see [`Wal::open_behind`](super::wal::Wal::open_behind).
+/// depends on the log, see [`Wal::open_after`](super::wal::Wal::open_after).
 ///
 /// # Errors
 /// One comes from a newer version, or the file system refuses.

@@ -6,9 +6,9 @@
 //!
 //! Two rules carry the difference between *torn* and *rotten*. A batch header says how many blocks of its segment
 //! were synced when it was written, and a segment has its name only after everything in the one before was synced.
-//! So a damaged batch with a witness behind it was acknowledged and is now broken: recovery refuses. One without a
-//! witness was never acknowledged, or cannot be proven to have been: recovery cuts it off with a warning. To keep the
-//! time without a witness short, an empty *sealing* batch follows 100 ms after the last write ([`Wal::seal`]).
+//! So a damaged batch with a proof after it was acknowledged and is now broken: recovery refuses. One without a
+//! proof was never acknowledged, or cannot be proven to have been: recovery cuts it off with a warning. To keep the
+//! time without a proof short, an empty *sealing* batch follows 100 ms after the last write ([`Wal::seal`]).
 //!
 //! Who does what, on which thread:
 //!
@@ -18,7 +18,7 @@
 //! | housekeeper | [`SparePreparer::step`] | the files `spare-<n>.tmp`, until it hands them over; segments that the log writer has given up |
 //!
 //! The two share one small slot behind a mutex that is held to move a file handle and never during I/O; see
-//! [`SparePreparer`] for the hand-over.
+//! [`SparePreparer`] for the exchange.
 
 mod format;
 mod inspect;
@@ -68,12 +68,12 @@ pub struct Recovered {
     /// Term and vote.
     pub hard_state: HardState,
     /// The position before the first of `entries`: `0@0`, where the last reset put it, or the snapshot's when the log was
-    /// opened behind one.
+    /// opened after one.
     pub base: Position,
     /// Consecutive entries from `base.index + 1`.
     pub entries: Vec<Entry>,
     /// Bytes of the segments that hold nothing at or before `base`, as far as they are filled.
-    pub bytes_behind: u64,
+    pub bytes_after: u64,
     /// How much of the log was known to be synced from its own marks alone, before recovery synced the rest.
     pub synced_mark: LogPlace,
     /// For the operator: what was cut off.

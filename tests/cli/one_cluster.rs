@@ -152,7 +152,7 @@ fn a_node_says_its_cluster_on_every_answer_and_none_before_it_has_one() {
     let addr = cluster.http_addr(0);
     let output = run(&addr, &["set", "k", "v", "--timeout", "1"]);
     assert_eq!(code(&output), 3, "{}", said(&output));
-    let text = format!("{addr} names no cluster: the cluster is not founded yet");
+    let text = format!("{addr} names no cluster: the cluster is not initialized yet");
     assert!(said(&output).contains(&text), "{}", said(&output));
     let output = run(&addr, &["status", "-o", "json"]);
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -1,4 +1,4 @@
-//! What a person sees: colour, and the newline behind a value, on a terminal only.
+//! What a person sees: colour, and the newline after a value, on a terminal only.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -27,7 +27,7 @@ fn on_terminal(addr: &str, args: &[&str], environment: &[(&str, &str)]) -> Strin
     // It says far less than a terminal keeps.
     child.wait().unwrap();
     let (mut said, mut master) = (Vec::new(), File::from(master));
-    // Behind the last byte comes an error, not an end: nobody has the other side open any more.
+    // After the last byte comes an error, not an end: nobody has the other side open any more.
     let _ = master.read_to_end(&mut said);
     String::from_utf8(said).unwrap().replace("\r\n", "\n")
 }
@@ -52,7 +52,7 @@ fn colour_is_for_terminals_that_have_it_and_for_people_who_want_it() {
 }
 
 #[test]
-fn a_value_has_a_newline_behind_it_on_a_terminal() {
+fn a_value_has_a_newline_after_it_on_a_terminal() {
     let (addr, _) = node(answer(200, GET_HEADERS, b"value"));
     assert_eq!(on_terminal(&addr, &["get", "k"], &[]), "value\n");
 }

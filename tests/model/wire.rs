@@ -1,4 +1,4 @@
-//! The plain map of all tests behind the wire: its writes as requests, its outcomes as answers, and every answer by its
+//! The plain map of all tests after the wire: its writes as requests, its outcomes as answers, and every answer by its
 //! idempotency key. How a condition becomes a header is said here once more, so that the server is held to it.
 
 use std::collections::HashMap;

@@ -67,13 +67,13 @@ impl Run {
                 self.check_write(&answer, status, &want);
                 self.count("plain write");
             }
-            None => self.settle_unknown(&write),
+            None => self.resolve_unknown(&write),
         }
     }
 
     /// Nobody knows what became of `write`. It is in the log before the next write, or was lost with the leader: the
     /// revision of that one tells.
-    fn settle_unknown(&mut self, write: &Write) {
+    fn resolve_unknown(&mut self, write: &Write) {
         let before = self.model.map.revision();
         let op = Op::Put { key: KEYS[0].to_vec(), value: b"next".to_vec() };
         let next = Write { what: What::Op(op), condition: None };

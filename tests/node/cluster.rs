@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use dkv::node::{
-    AdminResult, Administration, BackupResult, Completion, Consistency, Failure, FailureKind, Lane,
-    LeaderCall, Listeners, Node, NodeOptions, Origin, PeerError, PeerReply, PeerRequest, PeerTransport,
-    Stored, Target, WriteResult,
+    AdminResult, Administration, BackupResult, Completion, Consistency, Failure, FailureKind, LeaderCall,
+    Listeners, Node, NodeOptions, Origin, PeerError, PeerReply, PeerRequest, PeerTransport, Priority, Stored,
+    Target, WriteResult,
 };
 use dkv::raft::{
-    ClusterId, Entry, Found, HardState, Index, Member, MemberId, Membership, PROTOCOL, Payload, Position,
+    ClusterId, Entry, Genesis, HardState, Index, Member, MemberId, Membership, PROTOCOL, Payload, Position,
     RoleKind, Settings, WriteOp,
 };
 use dkv::store::disk::{Disk, RealDisk};
@@ -68,7 +68,7 @@ impl PeerTransport for Wire {
     fn call(
         &self,
         to: &Target,
-        lane: Lane,
+        priority: Priority,
         request: PeerRequest,
         timeout: Duration,
     ) -> Result<PeerReply, PeerError> {
@@ -84,7 +84,7 @@ impl PeerTransport for Wire {
             if let Some(call) = call {
                 network.cancellable.push((self.from, to.member_id, call, cancel));
             }
-            let bulk = network.bulk_fault.filter(|_| lane == Lane::Bulk);
+            let bulk = network.bulk_fault.filter(|_| priority == Priority::Bulk);
             let fault = bulk.or(network.faults.get(&(self.from, to.member_id)).copied());
             (network.nodes.get(&to.member_id).cloned(), fault)
         };
@@ -196,7 +196,7 @@ impl Cluster {
         }
     }
 
-    /// Every founding member is born and runs.
+    /// Every initial member is initialized and runs.
     pub fn started(self) -> Cluster {
         for id in self.all_ids() {
             self.create_log(id);
@@ -213,23 +213,23 @@ impl Cluster {
         Arc::new(RealDisk::open(&self.log_dir(id)).unwrap())
     }
 
-    pub fn found_entry(&self) -> Entry {
-        let found = Found {
+    pub fn genesis_entry(&self) -> Entry {
+        let genesis = Genesis {
             protocol: 1,
             cluster_id: CLUSTER,
             settings: self.settings.clone(),
             members: self.members.clone(),
             restored: None,
         };
-        Entry::new(Position::new(1, 1), 0, &Payload::Found(found))
+        Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis))
     }
 
     pub fn create_log(&self, id: MemberId) {
-        let entry = self.found_entry();
+        let entry = self.genesis_entry();
         let mut wal = Wal::create(self.disk(id), wal_ids(id), wal_options()).unwrap();
-        let birth =
+        let initialization =
             [WriteOp::HardState(HardState { term: 1, voted_for: None }), WriteOp::Entries(vec![entry])];
-        wal.write(&birth).unwrap();
+        wal.write(&initialization).unwrap();
         wal.seal().unwrap();
     }
 
@@ -259,7 +259,7 @@ impl Cluster {
         let on_removed = Box::new(move || {
             network.lock().unwrap().removed.insert(id);
         });
-        let listeners = Listeners { on_unborn: Box::new(|_| {}), on_removed };
+        let listeners = Listeners { on_uninitialized: Box::new(|_| {}), on_removed };
         let node = Node::start(options, stored, wire, listeners).unwrap();
         self.network.lock().unwrap().nodes.insert(id, node);
         warnings

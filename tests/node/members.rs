@@ -1,4 +1,4 @@
-//! Members that come and go, and leaderships handed over.
+//! Members that come and go, and leadership transfers.
 
 use std::time::Duration;
 
@@ -86,7 +86,7 @@ fn a_member_that_restarts_from_a_snapshot_with_its_removal_is_told() {
     let (gone, others) = (MemberId(1), ids(3).skip(1).map(member).collect());
     cluster.create_log(gone);
     let mut kv = Kv::new(Settings::default());
-    kv.apply(&cluster.found_entry());
+    kv.apply(&cluster.genesis_entry());
     let removal = Payload::Membership(Membership { members: others });
     kv.apply(&Entry::new(Position::new(2, 1), 0, &removal));
     let mut writer = SnapshotWriter::create(cluster.disk(gone), kv.pin()).unwrap();
@@ -99,7 +99,7 @@ fn a_member_that_restarts_from_a_snapshot_with_its_removal_is_told() {
 }
 
 #[test]
-fn a_leadership_is_handed_over_without_a_failed_write() {
+fn a_leadership_is_transferred_without_a_failed_write() {
     let cluster = Cluster::start(3);
     for round in 0..6 {
         let old = cluster.leader();
@@ -108,8 +108,8 @@ fn a_leadership_is_handed_over_without_a_failed_write() {
             (0..50).map(|i| start_write(&node, put(&format!("{round}-{i}"), "v"), PATIENCE)).collect();
         let to = cluster.follower();
         assert_eq!(
-            administer(&node, Administration::HandOver(Some(to))),
-            Ok(Administered::LedBy(to)),
+            administer(&node, Administration::Transfer(Some(to))),
+            Ok(Administered::TransferredTo(to)),
             "round {round}"
         );
         let later: Vec<_> =
@@ -124,23 +124,23 @@ fn a_leadership_is_handed_over_without_a_failed_write() {
 #[test]
 fn a_node_that_does_not_lead_sends_the_operator_to_the_leader() {
     let cluster = Cluster::start(3);
-    let failure = administer(&cluster.node(cluster.follower()), Administration::HandOver(None)).unwrap_err();
+    let failure = administer(&cluster.node(cluster.follower()), Administration::Transfer(None)).unwrap_err();
     assert_eq!(failure.kind, AdminFailureKind::NotLeader);
 }
 
 #[test]
-fn a_hand_over_to_a_silent_member_is_refused_and_the_leader_leads_on() {
+fn a_transfer_to_a_silent_member_is_refused_and_the_leader_leads_on() {
     let cluster = Cluster::start(3);
     let (leader, silent) = (cluster.leader(), cluster.follower());
     cluster.isolate(silent, Fault::Refused);
     let node = cluster.node(leader);
     wait_for("it is known to be silent", || {
-        let refused = administer(&node, Administration::HandOver(Some(silent)));
+        let refused = administer(&node, Administration::Transfer(Some(silent)));
         (refused.unwrap_err().kind == AdminFailureKind::Conflict).then_some(())
     });
     write(&node, put("k", "v")).unwrap();
     assert_eq!(node.status().role, RoleKind::Leader);
-    assert!(node.hand_over(Duration::from_secs(5)), "the other one takes it");
+    assert!(node.transfer_leadership(Duration::from_secs(5)), "the other one takes it");
     assert_eq!(kind(answer(&start_write(&node, put("k", "w"), Duration::ZERO))), FailureKind::Unavailable);
 }
 
@@ -151,8 +151,8 @@ fn no_news_is_not_good_news_in_the_status() {
     let (old, dead) = (cluster.leader(), cluster.follower());
     let next = cluster.all_ids().into_iter().find(|&id| id != old && id != dead).expect("a third one");
     cluster.isolate(dead, Fault::Refused);
-    let led = administer(&cluster.node(old), Administration::HandOver(Some(next)));
-    assert_eq!(led, Ok(Administered::LedBy(next)));
+    let led = administer(&cluster.node(old), Administration::Transfer(Some(next)));
+    assert_eq!(led, Ok(Administered::TransferredTo(next)));
     let node = cluster.node(next);
     let peer = |id| node.status().peers.into_iter().find(|p| p.member_id == id);
     wait_for("an answer of the one that lives", || peer(old)?.last_contact.map(drop));

@@ -38,7 +38,7 @@ fn the_state_is_saved_when_the_log_has_grown_and_two_snapshots_are_kept() {
 }
 
 #[test]
-fn a_restart_loads_the_snapshot_and_the_log_behind_it() {
+fn a_restart_loads_the_snapshot_and_the_log_after_it() {
     let cluster = cluster();
     fill(&cluster, 0, 333);
     ids(3).for_each(|id| wait_for("a snapshot", || (saved(&cluster, id) > 200).then_some(())));

@@ -291,7 +291,7 @@ fn rule_08_an_append_of_the_same_term_turns_a_candidate_into_a_follower() {
     cluster.wait(2 * T_MS + 1);
     cluster.timeout(3);
     cluster.cut(1, 3);
-    cluster.settle();
+    cluster.run_until_quiet();
     assert_eq!(cluster.leader(), Some(3));
     cluster.heal();
     cluster.release_disk(1);
@@ -377,7 +377,8 @@ fn rule_33_a_pre_vote_is_granted_only_without_a_leader_for_the_minimum_timeout()
     assert!(raft.poll_write().is_empty());
 }
 
-/// §4.2.3: a vote request does not depose a leader that is heard, unless the leader itself handed over (§3.10).
+/// §4.2.3: a vote request does not depose a leader that is heard, unless the leader itself transferred its leadership
+/// (§3.10).
 #[test]
 fn rule_34_a_vote_is_refused_while_the_leader_is_heard_unless_flagged_as_transfer() {
     let last = Position::new(2, 4);
@@ -516,7 +517,7 @@ fn rule_43_a_member_left_out_by_an_uncommitted_membership_campaigns_without_coun
         assert_eq!(one.role_kind(), expected);
     }
     assert_eq!((one.persisted_index(), one.commit_index()), (3, 0), "its own disk does not count");
-    // The first append carries only the no-op, behind what 2 lacks; then both entries.
+    // The first append carries only the no-op, after what 2 lacks; then both entries.
     for _ in 0..3 {
         let PollRpc::Send(RpcRequest::AppendEntries(request), ticket) = one.poll_rpc(id(2), now) else {
             break;

@@ -1,5 +1,5 @@
 //! A mini-cluster under full control: explicit time, explicit cuts, explicit disks. Scripts move single RPCs
-//! (`send`, `arrive`, `answer`, `deliver`) or let everything flow (`settle`, `run_for`).
+//! (`send`, `arrive`, `answer`, `deliver`) or let everything flow (`run_until_quiet`, `run_for`).
 //!
 //! After every step the members' own invariants are checked, and with a view over all members those that no member can
 //! see alone: one leader per term (I8), log matching (I9), leader completeness (I10), nothing committed that a majority
@@ -74,11 +74,11 @@ pub fn membership(ids: &[u64]) -> Membership {
     Membership { members: ids.iter().map(voter).collect() }
 }
 
-/// The entry `index@term`; entry 1 founds a cluster of the members 1 to `n`.
+/// The entry `index@term`; entry 1 bootstraps a cluster of the members 1 to `n`.
 pub fn entry(index: Index, term: Term, n: u64) -> Entry {
     let payload = if index == 1 {
         let members = membership(&(1..=n).collect::<Vec<_>>());
-        Payload::Found(Found {
+        Payload::Genesis(Genesis {
             protocol: 1,
             cluster_id: ClusterId(7),
             settings: Settings::default(),
@@ -172,18 +172,18 @@ impl Durable {
             || self.get(position.index).is_some_and(|e| e.position() == position)
     }
 
-    /// What recovery makes of it: the snapshot, and what the log has behind it if it has its last entry.
+    /// What recovery makes of it: the snapshot, and what the log has after it if it has its last entry.
     fn restored(&self) -> Restored {
         let last = self.snapshot.last;
         let reaches = last == Position::ZERO
             || last == self.base
             || self.get(last.index).is_some_and(|e| e.position() == last);
-        let behind = self.entries.iter().filter(|e| reaches && e.index() > last.index);
+        let after = self.entries.iter().filter(|e| reaches && e.index() > last.index);
         Restored {
             hard_state: self.hard_state,
             snapshot: self.snapshot.clone(),
             snapshot_bytes: 0,
-            entries: behind.cloned().collect(),
+            entries: after.cloned().collect(),
             log_bytes: 0,
         }
     }
@@ -273,7 +273,7 @@ impl Drop for Cluster {
 }
 
 impl Cluster {
-    /// `n` members just founded: term 1, no vote, entry `1@1`.
+    /// `n` members just initialized: term 1, no vote, entry `1@1`.
     pub fn new(n: u64) -> Cluster {
         Cluster::with_logs(&vec![(1, &[1][..]); n as usize])
     }
@@ -325,9 +325,9 @@ impl Cluster {
         }
     }
 
-    /// A new node of the cluster that `n` members founded: entry `1@1`, as the hand-over stores it.
+    /// A new node of the cluster that `n` members bootstrapped: entry `1@1`, as the bootstrap stores it.
     pub fn join(&mut self, me: u64, n: u64) {
-        self.note(format!("{me} is born"));
+        self.note(format!("{me} is initialized"));
         let hard_state = HardState { term: 1, voted_for: None };
         let durable = Durable { hard_state, entries: log(&[1], n), ..Durable::default() };
         self.nodes.insert(me, Cluster::node(me, durable, 0, self.now));

@@ -46,7 +46,7 @@ fn invariant_02_one_vote_per_term() {
     assert_eq!(granted, [2, 2, 2]);
 }
 
-/// The harness's `step` fetches the writes itself; here the reply is looked at without its gate.
+/// The harness's `step` fetches the writes itself; here the reply is looked at without its `AfterSync`.
 fn sync_later(raft: &Raft, waiting: AfterSync<RequestVoteReply>, now: Time) -> RequestVoteReply {
     match raft.settle(waiting, now) {
         Settled::Ready(reply) => reply,
@@ -107,7 +107,7 @@ fn invariant_05_next_stays_between_match_and_the_end_of_the_log() {
     }
 }
 
-/// I7: nothing committed is ever cut, over leaders that come and go and logs that conflict behind the commit index.
+/// I7: nothing committed is ever cut, over leaders that come and go and logs that conflict after the commit index.
 #[test]
 fn invariant_07_committed_entries_are_never_truncated() {
     let mut cluster = Cluster::new(3);
@@ -117,7 +117,7 @@ fn invariant_07_committed_entries_are_never_truncated() {
         cluster.heal();
         cluster.elect_in_turn(leader);
         cluster.propose(leader, "kept");
-        cluster.settle();
+        cluster.run_until_quiet();
         assert!(cluster.raft(leader).commit_index() > committed);
         committed = cluster.raft(leader).commit_index();
         cluster.isolate(leader);

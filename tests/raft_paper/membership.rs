@@ -75,7 +75,7 @@ fn rule_42_a_learner_counts_for_no_quorum() {
     cluster.propose(1, "with the learners only");
     cluster.read(1);
     cluster.take_reads(1);
-    cluster.settle();
+    cluster.run_until_quiet();
     for learner in [4, 5] {
         assert_eq!(cluster.progress(1, learner).match_index, commit + 1, "the learner has it");
     }
@@ -151,7 +151,7 @@ fn rule_38_no_change_before_an_entry_of_the_own_term_is_committed() {
     cluster.heal();
     cluster.elect_with(1, &[2], &[]);
     assert_eq!(cluster.change(1, &add(4)), Err(ChangeError::TooEarly));
-    cluster.settle();
+    cluster.run_until_quiet();
     assert!(matches!(cluster.change(1, &add(4)), Ok(Changed::Appended(_))));
 }
 
@@ -291,7 +291,7 @@ fn rule_40_a_removed_leader_does_not_count_itself_and_steps_down() {
     let Ok(Changed::Appended(at)) = cluster.change(1, &remove(1)) else { panic!("refused") };
     cluster.heal();
     cluster.cut(1, 3);
-    cluster.settle();
+    cluster.run_until_quiet();
     assert_eq!(cluster.progress(1, 2).match_index, at.index, "one of two voters has it");
     assert!(cluster.raft(1).commit_index() < at.index, "the leader does not count itself");
     cluster.heal();
@@ -362,13 +362,14 @@ fn a_change_that_leaves_no_live_majority_is_refused() {
     assert!(matches!(cluster.change(1, &remove(1)), Err(ChangeError::NoLiveMajority { voters: 0, .. })));
 }
 
-/// 3 members, the third silent for so long that everybody knows it, and member 2 led in office by a hand-over.
+/// 3 members, the third silent for so long that everybody knows it, and member 2 led in office by a leadership
+/// transfer.
 fn handed_over_beside_a_dead_one() -> Cluster {
     let mut cluster = led(3);
     cluster.isolate(3);
     cluster.run_for(2 * T_MS);
     cluster.step(1, |raft, now| raft.transfer_leadership(Some(id(2)), now)).unwrap();
-    cluster.settle();
+    cluster.run_until_quiet();
     assert!(cluster.raft(2).is_leader());
     assert!(
         cluster.raft(2).commit_index() == cluster.raft(2).last().index,
@@ -390,7 +391,7 @@ fn no_news_is_not_good_news_after_an_election() {
     let refused = Err(ChangeError::NoLiveMajority { voters: 2, alive: 1, needed: 2 });
     assert_eq!(cluster.change(2, &remove(1)), refused, "3 has not answered this leader");
     cluster.propose(2, "served on");
-    cluster.settle();
+    cluster.run_until_quiet();
     assert_eq!(cluster.raft(2).commit_index(), cluster.raft(2).last().index);
     // As soon as the third one answers, the same change is good.
     cluster.heal();
@@ -405,7 +406,7 @@ fn no_news_is_not_good_news_after_an_election() {
 fn a_change_does_not_wait_for_members_that_it_does_not_need() {
     let mut cluster = handed_over_beside_a_dead_one();
     assert!(matches!(cluster.change(2, &remove(3)), Ok(Changed::Appended(_))), "the dead one goes at once");
-    cluster.settle();
+    cluster.run_until_quiet();
     assert_eq!(cluster.raft(2).committed_membership().voters().count(), 2);
 }
 
@@ -421,7 +422,7 @@ fn no_news_is_not_good_news_after_an_addition() {
         }
         let until = cluster.now + ms(T_MS);
         cluster.change(1, &add_replica(4)).unwrap();
-        cluster.settle();
+        cluster.run_until_quiet();
         assert_eq!(cluster.change(1, &promote(4)), Err(ChangeError::NotHeardYet { until }));
         cluster.run_for(T_MS);
         assert_eq!(
@@ -436,7 +437,7 @@ fn no_news_is_not_good_news_after_an_addition() {
         cluster.join(4, 3);
         cluster.run_for(3 * HEARTBEAT_MS);
         assert!(matches!(cluster.change(1, &promote(4)), Ok(Changed::Appended(_))), "it answers");
-        cluster.settle();
+        cluster.run_until_quiet();
         assert_eq!(cluster.raft(1).committed_membership().voters().count(), 4);
     }
 }
@@ -461,11 +462,11 @@ fn a_leader_that_cannot_go_does_not_hand_over() {
     cluster.run_for(2 * T_MS);
     let refused = Err(ChangeError::NoLiveMajority { voters: 2, alive: 1, needed: 2 });
     assert_eq!(cluster.step(1, |raft, now| raft.transfer_for_removal(now)), refused);
-    assert!(!cluster.raft(1).is_handing_over());
+    assert!(!cluster.raft(1).is_transferring());
     cluster.heal();
     cluster.run_for(2 * HEARTBEAT_MS);
     assert!(matches!(cluster.step(1, |raft, now| raft.transfer_for_removal(now)), Ok(Some(_))));
-    assert!(cluster.raft(1).is_handing_over());
+    assert!(cluster.raft(1).is_transferring());
 }
 
 /// A new member far behind is brought up by the snapshot and promoted all the same.

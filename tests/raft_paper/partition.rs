@@ -92,7 +92,7 @@ fn rule_32_a_pre_candidate_whose_disk_stalls_does_not_campaign() {
     cluster.run_for(HEARTBEAT_MS);
     cluster.hold_disk(1);
     cluster.propose(2, "x");
-    cluster.settle();
+    cluster.run_until_quiet();
     cluster.isolate(1);
     cluster.run_for(STALL_MS - 1);
     assert_eq!(cluster.state(1), "pre-candidate@2 log 1 2 2 commit 2");
@@ -101,7 +101,7 @@ fn rule_32_a_pre_candidate_whose_disk_stalls_does_not_campaign() {
     cluster.crash(2);
     cluster.run_for(T_MS / 2);
     cluster.heal();
-    cluster.settle();
+    cluster.run_until_quiet();
     assert_eq!(cluster.state(1), "follower@2 log 1 2 2 commit 2", "asks nobody for anything");
     cluster.release_disk(1);
     cluster.run_until("a leader", |c| c.leader().is_some());

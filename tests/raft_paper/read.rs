@@ -31,7 +31,7 @@ fn rule_27_reads_wait_for_a_commit_of_the_own_term() {
     let mut cluster = Cluster::new(3);
     cluster.elect(1);
     cluster.propose(1, "x");
-    cluster.settle();
+    cluster.run_until_quiet();
     assert_eq!((cluster.raft(1).commit_index(), cluster.raft(2).commit_index()), (3, 2));
     cluster.crash(1);
     // 2 wins with 3's vote, and hears nothing more for the time being.
@@ -83,12 +83,12 @@ fn rule_27_a_deposed_leader_never_answers_a_read() {
     cluster.isolate(1);
     cluster.elect(2);
     cluster.propose(2, "new");
-    cluster.settle();
+    cluster.run_until_quiet();
     assert_eq!(cluster.raft(2).commit_index(), 4);
     assert!(cluster.raft(1).is_leader(), "its timer did not fire yet: it believes that it leads");
     let token = cluster.read(1);
     cluster.deliver(stale);
-    cluster.settle();
+    cluster.run_until_quiet();
     assert!(cluster.take_reads(1).is_empty(), "it would not see the write");
     cluster.timeout(1);
     assert_eq!(cluster.take_reads(1), [ReadDone { token, result: Err(NotLeader { leader: None }) }]);
@@ -101,7 +101,7 @@ fn rule_27_the_read_index_is_the_commit_index_at_arrival() {
     cluster.elect(1);
     cluster.propose(1, "3");
     let token = cluster.read(1);
-    cluster.settle();
+    cluster.run_until_quiet();
     assert_eq!(cluster.raft(1).commit_index(), 3);
     assert_eq!(cluster.take_reads(1), [ReadDone { token, result: Ok(2) }]);
 }

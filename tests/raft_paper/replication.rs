@@ -78,7 +78,7 @@ fn rule_02_two_followers_commit_without_the_leaders_disk() {
     cluster.elect(1);
     cluster.hold_disk(1);
     cluster.propose(1, "x");
-    cluster.settle();
+    cluster.run_until_quiet();
     assert_eq!(cluster.state(1), "leader@2 log 1 2 2 commit 3");
     assert_eq!((cluster.raft(1).persisted_index(), cluster.applied(1).len()), (2, 3));
     cluster.crash(1);
@@ -113,7 +113,7 @@ fn rule_02_received_is_not_match() {
     );
 }
 
-/// Students' guide: a heartbeat runs the whole check; an empty append behind a foreign entry is refused.
+/// Students' guide: a heartbeat runs the whole check; an empty append after a foreign entry is refused.
 #[test]
 fn rule_10_heartbeats_run_the_whole_consistency_check() {
     let (raft, outcome) = append(&[1, 1, 2], (3, 3), &[], 3);
@@ -121,7 +121,7 @@ fn rule_10_heartbeats_run_the_whole_consistency_check() {
     let (raft, outcome) = append(&[1, 1, 2], (5, 4), &[], 5);
     assert_eq!((outcome, raft.commit_index()), (conflict(4, None), 0));
     let (raft, outcome) = append(&[1, 1, 2], (2, 1), &[], 9);
-    assert_eq!((outcome, raft.commit_index()), (accepted(2, 2), 2), "nothing behind what was compared");
+    assert_eq!((outcome, raft.commit_index()), (accepted(2, 2), 2), "nothing after what was compared");
 }
 
 /// P§ Figure 2, AppendEntries 3-4: only an entry of another term at the same index cuts the log.
@@ -146,7 +146,7 @@ fn rule_12_truncating_a_committed_entry_aborts() {
     append_to(&mut raft, (2, 2), &[(3, 4)], 3);
 }
 
-/// P§ Figure 2, AppendEntries 5; scylla#9965: what stands behind this RPC's last entry may be another leader's.
+/// P§ Figure 2, AppendEntries 5; scylla#9965: what stands after this RPC's last entry may be another leader's.
 #[test]
 fn rule_13_a_follower_commits_at_most_through_this_rpcs_last_entry() {
     let (raft, _) = append(&[1, 2, 2, 2], (1, 1), &[(2, 2)], 4);
@@ -257,7 +257,7 @@ fn rule_16_match_never_falls_and_replies_of_another_term_are_dropped() {
     let mut cluster = Cluster::new(3);
     cluster.elect(1);
     cluster.propose(1, "3");
-    cluster.settle();
+    cluster.run_until_quiet();
     cluster.propose(1, "4");
     let flight = cluster.send(1, 2);
     let held = cluster.arrive(flight);
@@ -302,7 +302,7 @@ fn rule_17_backtracking_skips_whole_terms() {
     let refused = |outcome| RpcReply::AppendEntries(AppendEntriesReply { term: 5, outcome, protocol: 1 });
     assert_eq!(reply, refused(conflict(4, Some(3))));
     assert_eq!(cluster.progress(1, 2).next_index, 4);
-    cluster.settle();
+    cluster.run_until_quiet();
     cluster.run_for(HEARTBEAT_MS);
     assert_eq!(cluster.state(2), "follower@5 log 1 2 2 4 4 4 4 4 5 commit 9");
 
@@ -326,7 +326,7 @@ fn rule_17_backtracking_is_clamped_between_match_and_what_was_asked() {
         let mut cluster = Cluster::new(2);
         cluster.elect(1);
         cluster.propose(1, "3");
-        cluster.settle();
+        cluster.run_until_quiet();
         cluster.hold_disk(2);
         cluster.propose(1, "4");
         let flight = cluster.send(1, 2);
@@ -490,7 +490,7 @@ fn rule_50_a_full_follower_gets_heartbeats_but_no_entries() {
     cluster.deliver(answer);
     assert!(!cluster.progress(1, 2).is_full, "its disk has all it has received: try again at once");
 
-    cluster.settle();
+    cluster.run_until_quiet();
     cluster.hold_disk(2);
     cluster.propose(1, "4");
     let flight = cluster.send(1, 2);

@@ -4,7 +4,7 @@
 //!
 //! | line | what it does |
 //! |---|---|
-//! | `cluster 3` | three members just founded: term 1, log 1 |
+//! | `cluster 3` | three members just initialized: term 1, log 1 |
 //! | `member n1 term 3 log 1 2 2` | instead of `cluster`, one line each: current term, and the terms of the log |
 //! | `elect n1`, `campaign n1`, `timeout n1` | its timer fires, all messages flow and it must win; need not win; only its timer fires |
 //! | `elect n1 by n2 n3 then n2` | it wins with the votes of these, its first append reaches only that one, nothing else moves |
@@ -16,12 +16,12 @@
 //! | `cut n1 n2`, `cut n1 -> n2`, `isolate n1`, `heal` | links |
 //! | `hold n1`, `sync n1`, `release n1` | its disk writes only when told to; now; by itself again |
 //! | `crash n1`, `restart n1` | power is lost; the process comes back with what was synced |
-//! | `join n4` | a new member, founded like the others and not yet in the membership |
+//! | `join n4` | a new member, initialized like the others and not yet in the membership |
 //! | `change n1 add n4`, `change n1 add n4 as replica` | the leader n1 takes a learner in, to be promoted by itself or not |
 //! | `change n1 promote n4`, `change n1 remove n2` | the leader n1 changes the membership by one voter |
 //! | `snapshot n1` | its applied state is a durable snapshot |
 //! | `install n1 -> n3` | the leader n1 has a snapshot for n3, which arrives as a whole |
-//! | `wait 100`, `settle`, `run 500` | time passes, nothing moves; everything moves, no time passes; both |
+//! | `wait 100`, `run_until_quiet`, `run 500` | time passes, nothing moves; everything moves, no time passes; both |
 //! | `until n2 leads`, `until a leader`, `until n3 commit 4` | runs until it is so |
 //! | `expect n1 leader@2 log 1 2 commit 2` | its state, from the beginning, as far as given |
 //! | `expect n1 term 2`, `expect n1 commit 3`, `expect n1 log 1 2` | one part of it |
@@ -160,8 +160,8 @@ impl Script {
             ["crash", n] => self.cluster().crash(member_of(n)),
             ["restart", n] => self.cluster().restart(member_of(n)),
             ["join", n] => {
-                let founders = self.members.len() as u64;
-                self.cluster().join(member_of(n), founders);
+                let initial_members = self.members.len() as u64;
+                self.cluster().join(member_of(n), initial_members);
             }
             ["change", n, ref what @ ..] => {
                 let changed = self.cluster().change(member_of(n), &change_of(what));
@@ -177,7 +177,7 @@ impl Script {
                 self.cluster().end_transfer(from, ticket, Ok(reply));
             }
             ["wait", ms] => self.cluster().wait(number(ms)),
-            ["settle"] => self.cluster().settle(),
+            ["run_until_quiet"] => self.cluster().run_until_quiet(),
             ["run", ms] => self.cluster().run_for(number(ms)),
             ["until", "a", "leader"] => self.cluster().run_until(line, |c| c.leader().is_some()),
             ["until", n, "leads"] => {

@@ -5,7 +5,7 @@ use dkv::raft::*;
 use crate::harness::*;
 
 /// Three members, member 1 leads term 2 with the entries `1@1 2@2 .. 6@2` committed and applied everywhere; member 3 was
-/// cut off behind the second one.
+/// cut off after the second one.
 fn one_behind() -> Cluster {
     let mut cluster = Cluster::new(3);
     cluster.elect(1);
@@ -13,20 +13,20 @@ fn one_behind() -> Cluster {
     for i in 3..=6 {
         cluster.propose(1, &i.to_string());
     }
-    cluster.settle();
+    cluster.run_until_quiet();
     assert_eq!(cluster.raft(1).commit_index(), 6);
     cluster
 }
 
-/// P§7: a follower that needs compacted entries gets the snapshot, replaces its state by it and goes on with the log behind
-/// it.
+/// P§7: a follower that needs compacted entries gets the snapshot, replaces its state by it and goes on with the log
+/// after it.
 #[test]
 fn rule_17_a_follower_below_the_first_index_gets_the_snapshot() {
     let mut cluster = one_behind();
     cluster.save_snapshot(1);
     cluster.propose(1, "7");
-    cluster.settle();
-    // Twice: the log keeps what lies behind the snapshot before the last.
+    cluster.run_until_quiet();
+    // Twice: the log keeps what lies after the snapshot before the last.
     cluster.save_snapshot(1);
     assert_eq!(cluster.raft(1).log().first_index(), 7);
     cluster.heal();
@@ -39,13 +39,13 @@ fn rule_17_a_follower_below_the_first_index_gets_the_snapshot() {
 
 /// P§7: the log keeps what the snapshot before the newest does not cover, so a follower a little behind needs entries only.
 #[test]
-fn rule_21_the_log_is_cut_behind_the_snapshot_before_the_newest() {
+fn rule_21_the_log_is_cut_after_the_snapshot_before_the_newest() {
     let mut cluster = one_behind();
     cluster.save_snapshot(1);
     assert_eq!(cluster.raft(1).log().first_index(), 1, "one snapshot alone cuts nothing");
     assert_eq!(cluster.step(1, |raft, _| raft.poll_cut()), None);
     cluster.propose(1, "7");
-    cluster.settle();
+    cluster.run_until_quiet();
     cluster.save_snapshot(1);
     assert_eq!(cluster.raft(1).log().first_index(), 7);
     assert_eq!(cluster.step(1, |raft, _| raft.poll_cut()), Some(6));
@@ -132,7 +132,7 @@ fn rule_19_an_older_snapshot_than_what_is_committed_is_ignored() {
     let mut cluster = one_behind();
     let last = cluster.save_snapshot(1);
     cluster.propose(1, "7");
-    cluster.settle();
+    cluster.run_until_quiet();
     cluster.run_for(100);
     let before = cluster.state(2);
     let reply = cluster.install(1, 2, last, 2);
@@ -144,7 +144,7 @@ fn rule_19_an_older_snapshot_than_what_is_committed_is_ignored() {
     assert!(matches!(verdict, InstallVerdict::Answer(_)), "not one piece is written");
 }
 
-/// Figure 13, 6: a log that has the snapshot's last entry keeps what lies behind it.
+/// Figure 13, 6: a log that has the snapshot's last entry keeps what lies after it.
 #[test]
 fn rule_20_a_log_with_the_last_entry_of_the_snapshot_keeps_its_suffix() {
     let mut cluster = Cluster::with_logs(&[(2, &[1, 2, 2, 2]), (2, &[1, 2, 2, 2, 2]), (2, &[1, 2, 2, 2])]);
@@ -168,7 +168,7 @@ fn rule_20_a_log_that_conflicts_with_the_snapshot_is_dropped_whole() {
         let mut raft = member(2, 3, 5, None, log);
         let meta = SnapshotMeta {
             last: Position::new(4, 3),
-            stamp: 9,
+            cluster_time: 9,
             membership: membership(&[1, 2, 3]).into(),
             membership_index: 1,
             version: 1,
@@ -184,16 +184,16 @@ fn rule_20_a_log_that_conflicts_with_the_snapshot_is_dropped_whole() {
     }
 }
 
-/// P§7: the first append behind a snapshot is checked against the snapshot's term.
+/// P§7: the first append after a snapshot is checked against the snapshot's term.
 #[test]
-fn rule_18_the_first_append_behind_an_installed_snapshot_matches_its_last_entry() {
+fn rule_18_the_first_append_after_an_installed_snapshot_matches_its_last_entry() {
     let mut cluster = one_behind();
     cluster.save_snapshot(1);
     cluster.propose(1, "7");
-    cluster.settle();
+    cluster.run_until_quiet();
     cluster.save_snapshot(1);
     cluster.propose(1, "8");
-    cluster.settle();
+    cluster.run_until_quiet();
     cluster.heal();
     cluster.run_for(400);
     cluster.isolate(1);
@@ -209,7 +209,7 @@ fn rule_50_heartbeats_go_on_while_a_snapshot_is_under_way() {
     let mut cluster = one_behind();
     cluster.save_snapshot(1);
     cluster.propose(1, "7");
-    cluster.settle();
+    cluster.run_until_quiet();
     cluster.save_snapshot(1);
     cluster.are_transfers_held = true;
     cluster.heal();
@@ -231,7 +231,7 @@ fn rule_16_a_transfer_of_another_term_counts_for_nothing() {
     let mut cluster = one_behind();
     cluster.save_snapshot(1);
     cluster.propose(1, "7");
-    cluster.settle();
+    cluster.run_until_quiet();
     cluster.save_snapshot(1);
     cluster.are_transfers_held = true;
     cluster.heal();
@@ -254,7 +254,7 @@ fn rule_16_a_transfer_of_an_earlier_leadership_counts_for_nothing() {
     let mut cluster = one_behind();
     cluster.save_snapshot(1);
     cluster.propose(1, "7");
-    cluster.settle();
+    cluster.run_until_quiet();
     cluster.save_snapshot(1);
     cluster.are_transfers_held = true;
     cluster.heal();
@@ -300,7 +300,7 @@ fn an_append_refused_while_a_snapshot_was_under_way_is_no_loss() {
     let mut cluster = one_behind();
     cluster.save_snapshot(1);
     cluster.propose(1, "7");
-    cluster.settle();
+    cluster.run_until_quiet();
     cluster.save_snapshot(1);
     cluster.are_transfers_held = true;
     cluster.heal();
@@ -320,13 +320,13 @@ fn an_append_refused_while_a_snapshot_was_under_way_is_no_loss() {
     assert_eq!(cluster.progress(1, 3).mode, Mode::Replicate);
 }
 
-/// Raft-rules 26: after a restart the snapshot is committed, and nothing behind it.
+/// Raft-rules 26: after a restart the snapshot is committed, and nothing after it.
 #[test]
 fn rule_26_a_restart_has_committed_and_applied_its_snapshot_and_no_more() {
     let mut cluster = one_behind();
     cluster.save_snapshot(1);
     cluster.propose(1, "7");
-    cluster.settle();
+    cluster.run_until_quiet();
     cluster.crash(1);
     cluster.restart(1);
     let raft = cluster.raft(1);
@@ -349,8 +349,8 @@ fn rule_22_membership_and_cluster_time_come_with_the_snapshot() {
     ));
     cluster.run_for(1_000);
     assert!(cluster.raft(1).membership().is_voter(MemberId(2)), "promoted by itself");
-    let stamp = cluster.state_of(1).stamp;
-    assert!(stamp > 0);
+    let cluster_time = cluster.state_of(1).cluster_time;
+    assert!(cluster_time > 0);
     cluster.save_snapshot(1);
     cluster.save_snapshot(2);
     cluster.crash(1);
@@ -359,5 +359,5 @@ fn rule_22_membership_and_cluster_time_come_with_the_snapshot() {
     assert_eq!(cluster.raft(1).membership().voters().count(), 2);
     cluster.elect_in_turn(1);
     let now = cluster.now;
-    assert!(cluster.raft(1).next_stamp(now).unwrap() >= stamp, "cluster time never goes back");
+    assert!(cluster.raft(1).next_cluster_time(now).unwrap() >= cluster_time, "cluster time never goes back");
 }

@@ -12,10 +12,10 @@ fn put(value: &str, condition: Option<Condition>, key: Option<&str>) -> Command 
     Command { op, condition, idempotency, wall_ms: 0, actor: String::new() }
 }
 
-/// The found entry `1@1` and these commands behind it, each at its stamp.
-fn history(commands: &[(Stamp, Command)]) -> Vec<Entry> {
-    let commands = commands.iter().zip(2..).map(|((stamp, command), index)| {
-        Entry::new(Position::new(index, 2), *stamp, &Payload::Command(command.encode()))
+/// The genesis entry `1@1` and these commands after it, each at its cluster time.
+fn history(commands: &[(ClusterTime, Command)]) -> Vec<Entry> {
+    let commands = commands.iter().zip(2..).map(|((cluster_time, command), index)| {
+        Entry::new(Position::new(index, 2), *cluster_time, &Payload::Command(command.encode()))
     });
     std::iter::once(entry(1, 1, 3)).chain(commands).collect()
 }
@@ -64,22 +64,24 @@ fn rule_45_keyed_outcomes_are_remembered_failures_included_and_forgotten_by_repl
 }
 
 /// §6.3, copycat#40: the state depends on the entries alone: not on the member, on wall clocks, or on how entries were
-/// batched. A stamp that runs backwards does not turn cluster time back.
+/// batched. A cluster time that runs backwards does not turn cluster time back.
 #[test]
 fn rule_46_equal_entries_make_equal_states() {
-    let commands: Vec<(Stamp, Command)> = [50, 900, 20, 901]
+    let commands: Vec<(ClusterTime, Command)> = [50, 900, 20, 901]
         .into_iter()
-        .map(|stamp| (stamp, put("v", None, Some(&stamp.to_string()))))
+        .map(|cluster_time| (cluster_time, put("v", None, Some(&cluster_time.to_string()))))
         .collect();
     let (one, outcomes) = apply(&history(&commands));
-    let elsewhere: Vec<(Stamp, Command)> = commands
+    let elsewhere: Vec<(ClusterTime, Command)> = commands
         .into_iter()
-        .map(|(stamp, command)| (stamp, Command { wall_ms: 77, actor: "somebody".to_string(), ..command }))
+        .map(|(cluster_time, command)| {
+            (cluster_time, Command { wall_ms: 77, actor: "somebody".to_string(), ..command })
+        })
         .collect();
     let (two, same_outcomes) = apply(&history(&elsewhere));
     assert_eq!((one.state_hash(), outcomes), (two.state_hash(), same_outcomes));
-    assert_eq!(one.stamp(), 901);
+    assert_eq!(one.cluster_time(), 901);
     let (shorter, _) = apply(&history(&elsewhere[..3]));
-    assert_eq!(shorter.stamp(), 900, "max(previous, stamp)");
+    assert_eq!(shorter.cluster_time(), 900, "max(previous, cluster time)");
     assert_ne!(shorter.state_hash(), one.state_hash());
 }

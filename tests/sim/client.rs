@@ -92,8 +92,8 @@ impl World {
                         .expect("one thread")
                         .push(Done::Read(ReadFor::Client(asker, query), result));
                 });
-                self.step(node, |core, now| {
-                    core.submit(Work::Read { done }, Origin::Client, now + patience, now)
+                self.step(node, |state, now| {
+                    state.submit(Work::Read { done }, Origin::Client, now + patience, now)
                 });
             }
         }

@@ -29,7 +29,7 @@ pub const FOUND: &[Found] = &[
     },
     Found {
         seed: 9230,
-        regression: "check_order_lets_an_unknown_write_stand_behind_one_that_moves",
+        regression: "check_order_lets_an_unknown_write_stand_after_one_that_moves",
         file: "tests/checker.rs",
     },
 ];

@@ -1,17 +1,17 @@
 //! Disks that fail, fill up and rot.
 //!
-//! Rot stays within an atlas, so that what it destroys can be told from what dkv destroys: in every membership that may come
-//! into force a majority of the disks is whole (`World::may_ruin`), and so keeps a good copy of every committed entry. And it strikes only the newest
-//! snapshot, and what the log's own marks prove to have been synced: there the legal answers are a refusal that names the
-//! place (promise P7), or the same state from the older snapshot and a log that covers all of it. In the last, unsealed
-//! batch rot may be taken for a torn write, and what stands behind the end of a reused segment is nobody's; the crash sweep
-//! looks at those.
+//! Rot stays within a fault atlas, so that what it destroys can be told from what dkv destroys: in every membership
+//! that may come into force a majority of the disks is whole (`World::may_ruin`), and so keeps a good copy of every
+//! committed entry. And it strikes only the newest snapshot, and what the log's own marks prove to have been synced:
+//! there the legal answers are a refusal that names the place (promise P7), or the same state from the older snapshot
+//! and a log that covers all of it. In the last, unsealed batch rot may be taken for a torn write, and what stands
+//! after the end of a reused segment is nobody's; the crash sweep looks at those.
 
 use std::fmt;
 use std::sync::Arc;
 
 use dkv::node::Stored;
-use dkv::node::birth::BirthError;
+use dkv::node::data_dir::DataDirError;
 use dkv::store::simdisk::{Fault, Loss, SimDisk};
 use dkv::store::wal::{WalIds, WalOptions};
 
@@ -86,7 +86,7 @@ impl MachineDisk {
             Err(e) if is_corrupt(&e) => Verdict::Refused,
             Err(e) => panic!("P7: {flip}, and the log says: {e}"),
             Ok(found) => {
-                let behind = |stored: &Stored| {
+                let after = |stored: &Stored| {
                     let last = snapshot_of(&whole).index;
                     let entries = stored.recovered.entries.iter().filter(|entry| entry.index() > last);
                     (stored.recovered.hard_state, entries.cloned().collect::<Vec<_>>())
@@ -94,7 +94,7 @@ impl MachineDisk {
                 let stands_in = snapshot_of(&found).index < snapshot_of(&whole).index;
                 let reaches = found.recovered.entries.last().map_or(0, |entry| entry.index());
                 assert!(
-                    behind(&found) == behind(&whole) && (!stands_in || reaches >= snapshot_of(&whole).index),
+                    after(&found) == after(&whole) && (!stands_in || reaches >= snapshot_of(&whole).index),
                     "P7: {flip}, and the disk was opened all the same, with another state"
                 );
                 Verdict::Same(stands_in)
@@ -156,6 +156,6 @@ impl fmt::Display for Flip {
     }
 }
 
-fn load(disk: &SimDisk, ids: WalIds, options: WalOptions) -> Result<Stored, BirthError> {
+fn load(disk: &SimDisk, ids: WalIds, options: WalOptions) -> Result<Stored, DataDirError> {
     Stored::load(Arc::new(disk.clone()), ids, options).map(|(stored, _)| stored)
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use dkv::node::birth::BirthError;
+use dkv::node::data_dir::DataDirError;
 use dkv::node::{LogWriter, Stored, Taken};
 use dkv::raft::{
     ClusterId, Entry, HardState, Index, InstallSnapshotRequest, MemberId, Position, SnapshotMeta, WriteBatch,
@@ -99,15 +99,15 @@ impl MachineDisk {
         }
     }
 
-    /// What a birth leaves behind: the found entry.
-    pub fn birth(&mut self, found: &Entry) {
+    /// What an initialization leaves behind: the genesis entry.
+    pub fn initialize(&mut self, genesis: &Entry) {
         let hard_state = HardState { term: 1, voted_for: None };
-        let ops = [WriteOp::HardState(hard_state), WriteOp::Entries(vec![found.clone()])];
+        let ops = [WriteOp::HardState(hard_state), WriteOp::Entries(vec![genesis.clone()])];
         self.disk.forget_plans();
         self.free_space();
         let mut wal = Wal::create(self.shared(), self.ids, self.options).expect("an empty disk takes a log");
         wal.write(&ops).expect("a disk without faults");
-        self.durable = Image { hard_state, entries: vec![found.clone()], ..Image::default() };
+        self.durable = Image { hard_state, entries: vec![genesis.clone()], ..Image::default() };
     }
 
     /// What no crash may take.
@@ -121,7 +121,7 @@ impl MachineDisk {
     }
 
     /// Recovers log and snapshot for a new process. Now and then the power fails before that, or the process dies while
-    /// it recovers or right behind it, and the next one recovers again.
+    /// it recovers or right after it, and the next one recovers again.
     pub fn recover(&mut self, marks: &mut Marks) -> Result<Loaded, Refusal> {
         if self.is_cached && self.rng.u8(0..4) == 0 {
             self.lose_power();
@@ -176,7 +176,7 @@ impl MachineDisk {
         Ok(Loaded { recovered, snapshot })
     }
 
-    pub(super) fn open(&self) -> Result<(Stored, Vec<String>), BirthError> {
+    pub(super) fn open(&self) -> Result<(Stored, Vec<String>), DataDirError> {
         Stored::load(self.shared(), self.ids, self.options)
     }
 
@@ -210,7 +210,7 @@ impl MachineDisk {
         let mut under_way = std::mem::take(&mut self.in_flight).into_iter();
         loop {
             let mut expected = log.clone();
-            expected.start_behind(chosen);
+            expected.start_after(chosen);
             if expected.is_found(stored) {
                 self.durable = expected;
                 self.half_named.clear();
@@ -224,7 +224,7 @@ impl MachineDisk {
     }
 
     /// A refusal is not called for when only the newest snapshot has rotted, and the log covers what the one before it lacks.
-    fn check_refusal(&self, e: &BirthError) {
+    fn check_refusal(&self, e: &DataDirError) {
         let rot = self.rot.as_ref().expect("something has rotted");
         let Some(rotten) = SnapshotName::parse(&rot.file).filter(|_| self.is_watched) else { return };
         let names = self.disk.names();
@@ -289,7 +289,7 @@ impl MachineDisk {
         let (chosen, known) = (snapshot_of(&stored), self.durable.snapshot);
         let is_newer = chosen.index > known.index && self.half_named.contains(&chosen);
         let mut expected = self.durable.clone();
-        expected.start_behind(if is_newer { chosen } else { known });
+        expected.start_after(if is_newer { chosen } else { known });
         assert!(
             expected.is_found(&stored),
             "P1: {} was acknowledged, durable is {}",
@@ -370,7 +370,7 @@ impl MachineDisk {
         preparer.step().map(drop)
     }
 
-    /// Whether the last writes have no seal behind them.
+    /// Whether the last writes have no seal after them.
     pub fn needs_seal(&self) -> bool {
         self.log.as_ref().is_some_and(|(wal, _)| wal.needs_seal())
     }
@@ -441,19 +441,20 @@ impl MachineDisk {
     }
 }
 
-fn io_error(e: &BirthError) -> Option<ErrorKind> {
+fn io_error(e: &DataDirError) -> Option<ErrorKind> {
     match e {
-        BirthError::Wal(WalError::Io { source, .. })
-        | BirthError::Snapshot(SnapshotError::Io { source, .. }) => Some(source.kind()),
+        DataDirError::Wal(WalError::Io { source, .. })
+        | DataDirError::Snapshot(SnapshotError::Io { source, .. }) => Some(source.kind()),
         _ => None,
     }
 }
 
 /// What is there is damaged, or not all there.
-pub(super) fn is_corrupt(e: &BirthError) -> bool {
+pub(super) fn is_corrupt(e: &DataDirError) -> bool {
     matches!(
         e,
-        BirthError::Wal(WalError::Corrupt { .. } | WalError::Gap { .. }) | BirthError::DamagedSnapshot { .. }
+        DataDirError::Wal(WalError::Corrupt { .. } | WalError::Gap { .. })
+            | DataDirError::DamagedSnapshot { .. }
     )
 }
 

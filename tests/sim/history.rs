@@ -131,7 +131,7 @@ impl Replay {
             let before = replay.model.revision();
             let named = command.idempotency.as_ref().map(|i| (&i.key[..], i.request_hash));
             let (outcome, replayed) =
-                replay.model.write(entry.stamp(), named, &command.op, command.condition);
+                replay.model.write(entry.cluster_time(), named, &command.op, command.condition);
             assert!(replay.model.revision() <= before + 1, "one command makes one revision at most");
             replay.outcomes.insert(entry.index(), (asker, outcome, replayed));
             if replay.model.revision() > before {
@@ -242,7 +242,7 @@ fn check_answer(replay: &Replay, record: &Record) {
     }
 }
 
-/// P2: nothing stands in the log before something that had ended when it began. A read stands behind the write it saw
+/// P2: nothing stands in the log before something that had ended when it began. A read stands after the write it saw
 /// last; reads of one place have no order among themselves.
 fn check_real_time(replay: &Replay, history: &[Record]) {
     let mut places: Vec<(Index, bool, &Record)> = Vec::new();
@@ -265,7 +265,7 @@ fn check_real_time(replay: &Replay, history: &[Record]) {
             if let Some(latest) = latest {
                 assert!(
                     latest.call <= ret,
-                    "P2: stands at {index}, behind something that began after it had ended:\n{record:?}\n{latest:?}"
+                    "P2: stands at {index}, after something that began after it had ended:\n{record:?}\n{latest:?}"
                 );
             }
         }

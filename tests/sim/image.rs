@@ -9,7 +9,7 @@ pub struct Image {
     pub hard_state: HardState,
     /// The position before the first of the log's entries.
     pub base: Position,
-    /// What the log holds. What was cut behind snapshots stays in here: it is not missed.
+    /// What the log holds. What was cut after snapshots stays in here: it is not missed.
     pub entries: Vec<Entry>,
     /// The newest snapshot.
     pub snapshot: Position,
@@ -72,7 +72,7 @@ impl Image {
     }
 
     /// A process starts from this snapshot: a log that does not lead there begins anew.
-    pub fn start_behind(&mut self, snapshot: Position) {
+    pub fn start_after(&mut self, snapshot: Position) {
         self.snapshot = snapshot;
         if !self.is_joined() {
             self.base = snapshot;
@@ -83,12 +83,12 @@ impl Image {
         }
     }
 
-    /// Whether recovery found this, behind the same snapshot.
+    /// Whether recovery found this, after the same snapshot.
     pub fn is_found(&self, stored: &Stored) -> bool {
-        let behind = (self.snapshot.index - self.base.index) as usize;
+        let after = (self.snapshot.index - self.base.index) as usize;
         let recovered = &stored.recovered;
         (recovered.hard_state, recovered.base) == (self.hard_state, self.snapshot)
-            && self.entries.get(behind..) == Some(&recovered.entries[..])
+            && self.entries.get(after..) == Some(&recovered.entries[..])
     }
 
     pub fn describe(&self) -> String {

@@ -15,7 +15,7 @@
 //! | `process` | the node's own state, and what its threads have in their hands |
 //! | `threads` | what drives it: timer, log writer, applier, replicators, forwarder, read-asker, rung as in production |
 //! | `snapshots` | snapshotter, sender and receiver of snapshots, and the applier that replaces its state by one |
-//! | `members` | the operator: changes of the membership, hand-overs; births, wiped machines, removed members |
+//! | `members` | the operator: changes of the membership, leadership transfers; initializations, wiped machines, removed members |
 //! | `programs` | which program each member runs, upgrades and ways back; promise P13 |
 //! | `peers` | requests of peers, answered when the disk or the log allows |
 //! | `client` | clients with unique values and retries |
@@ -137,8 +137,8 @@ fn seeds_keep_every_promise() {
         assert!(counters.installs >= dose / 5, "only {} installs", counters.installs);
         let changes = counters.count(Mark::ChangeDone);
         assert!(changes >= dose / 8, "only {changes} changes of the membership");
-        let hand_overs = counters.count(Mark::HandOverDone);
-        assert!(hand_overs >= dose / 10, "only {hand_overs} hand-overs");
+        let transfers = counters.count(Mark::TransferDone);
+        assert!(transfers >= dose / 10, "only {transfers} leadership transfers");
         let hopeless = counters.count(Mark::HopelessRefused);
         assert!(hopeless >= dose / 25, "only {hopeless} changes refused for want of members that answer");
         assert!(counters.checked_operations >= dose * 200, "only {} operations", counters.checked_operations);

@@ -1,5 +1,6 @@
-//! Members that come and go, and leaders that hand over: an operator asks for changes as far as a careful one would, joiners
-//! are born when a member finds them unborn, wiped machines are replaced, removed ones end.
+//! Members that come and go, and leaders that transfer their leadership: an operator asks for changes as far as a
+//! careful one would, joiners are initialized when a member finds them uninitialized, wiped machines are replaced,
+//! removed ones end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,14 +60,14 @@ impl World {
     }
 
     /// Whether nothing is under way that changes the membership by itself.
-    pub fn is_membership_settled(&self) -> bool {
+    pub fn is_membership_stable(&self) -> bool {
         let membership = self.oracle.membership();
         let waits = |member: &Member| {
             member.promote && !member.voter && !self.nodes[machine_of(member.member_id)].is_ruined
         };
         // Somebody who missed the end of it may still have another.
         let in_force = self.members().into_iter().filter_map(|node| self.nodes[node].process.as_ref());
-        let are_equal = in_force.map(|process| process.core.raft.membership()).all(|m| m == membership);
+        let are_equal = in_force.map(|process| process.state.raft.membership()).all(|m| m == membership);
         !membership.members.iter().any(waits) && are_equal
     }
 
@@ -99,7 +100,7 @@ impl World {
         known
     }
 
-    /// The atlas: whether a majority of whole disks is left in every membership there may be.
+    /// The fault atlas: whether a majority of whole disks is left in every membership there may be.
     fn leaves_majority(&self, asked: Option<&MembershipChange>, ruined: Option<NodeIndex>) -> bool {
         self.possible_memberships(asked).iter().all(|membership| {
             let voters = membership.voters().count();
@@ -190,15 +191,15 @@ impl World {
     pub fn is_known_to_be_alive(&mut self, node: NodeIndex, id: MemberId, now: Time) -> bool {
         let election_timeout = Duration::from_micros(self.swarm.election_timeout_us);
         let process = self.process(node);
-        let term = process.core.raft.term();
-        id == process.core.raft.me()
+        let term = process.state.raft.term();
+        id == process.state.raft.me()
             || (process.answered.get(&id))
                 .is_some_and(|a| a.term == term && now <= a.sent_at + election_timeout)
     }
 
     /// A leader has taken a change: a majority of the voters after it must be alive, and a new voter must be.
     pub fn check_needed_are_alive(&mut self, node: NodeIndex, now: Time) {
-        let raft = &self.process(node).core.raft;
+        let raft = &self.process(node).state.raft;
         let (old, new) = (raft.committed_membership().clone(), raft.membership().clone());
         let voters: Vec<MemberId> = new.voters().collect();
         let alive: Vec<MemberId> =
@@ -245,12 +246,12 @@ impl World {
         Some(MembershipChange::Promote(learner.member_id))
     }
 
-    /// Asks the leader to hand over, to somebody or to whoever is most advanced.
-    pub fn ask_for_hand_over(&mut self) {
+    /// Asks the leader to transfer its leadership, to somebody or to whoever is most advanced.
+    pub fn ask_for_transfer(&mut self) {
         let voters = self.voters();
         let to = voters[self.nemesis.rng.usize(0..voters.len())];
         let to = self.nemesis.rng.bool().then_some(self.nodes[to].id);
-        self.ask(Administration::HandOver(to));
+        self.ask(Administration::Transfer(to));
     }
 
     /// Asks the leader, or anybody, who passes it on; sometimes once more, as if the first answer had been lost.
@@ -268,7 +269,7 @@ impl World {
             let leader = self.leader().filter(|leader| running.contains(leader));
             let node = leader.filter(|_| self.nemesis.rng.u8(0..3) > 0).unwrap_or(any);
             let patience_us = self.swarm.election_timeout_us * self.nemesis.rng.u64(1..=10);
-            let raft = &self.process(node).core.raft;
+            let raft = &self.process(node).state.raft;
             let knows = raft.leader().filter(|&leader| leader != raft.me());
             match knows.filter(|&id| raft.member(id).is_some()) {
                 Some(id) => {
@@ -316,9 +317,9 @@ impl World {
         done: dkv::node::Completion<AdminResult>,
         patience_us: u64,
     ) {
-        self.step(node, |core, now| {
+        self.step(node, |state, now| {
             let deadline = now + Duration::from_micros(patience_us);
-            core.submit(Work::Administer { what, done }, Origin::Client, deadline, now);
+            state.submit(Work::Administer { what, done }, Origin::Client, deadline, now);
         });
     }
 
@@ -342,9 +343,9 @@ impl World {
                 }
                 Mark::ChangeDone
             }
-            (Administration::HandOver(_), Ok(Administered::LedBy(id))) => {
+            (Administration::Transfer(_), Ok(Administered::TransferredTo(id))) => {
                 assert!(self.oracle.has_led(machine_of(*id)), "{id} is said to lead and never did");
-                Mark::HandOverDone
+                Mark::TransferDone
             }
             (_, Ok(other)) => panic!("{other:?} is no answer to {what:?}"),
             (Administration::Remove(_), Err(failure)) if failure.kind == AdminFailureKind::NotLeader => {
@@ -374,25 +375,25 @@ impl World {
 
     // ---- members that come -----------------------------------------------------------------------------------------------
 
-    /// A member has found another one unborn and hands the found entry over.
-    pub fn hand_found_over(&mut self, from: NodeIndex, to: NodeIndex) {
-        let delay = self.net.found_delay(from, to);
+    /// A member has found another one uninitialized and sends the genesis entry.
+    pub fn send_genesis(&mut self, from: NodeIndex, to: NodeIndex) {
+        let delay = self.net.bootstrap_delay(from, to);
         if let Some(delay) = delay {
-            self.plan(delay, Event::Net(NetEvent::Birth { to }));
+            self.plan(delay, Event::Net(NetEvent::Initialization { to }));
         }
     }
 
-    /// The found entry reaches a machine.
-    pub fn be_born(&mut self, node: NodeIndex) {
+    /// The genesis entry reaches a machine.
+    pub fn be_initialized(&mut self, node: NodeIndex) {
         let machine = &mut self.nodes[node];
-        if machine.is_born || machine.is_ruined {
+        if machine.is_initialized || machine.is_ruined {
             return;
         }
-        machine.disk.birth(&self.oracle.committed[0]);
+        machine.disk.initialize(&self.oracle.committed[0]);
         machine.disk.is_watched = self.swarm.disks_are_watched;
-        machine.is_born = true;
-        self.line(|| format!("n{} is born", node + 1));
-        self.mark(Mark::JoinerBorn);
+        machine.is_initialized = true;
+        self.line(|| format!("n{} is initialized", node + 1));
+        self.mark(Mark::JoinerInitialized);
         let id = self.nodes[node].id;
         if self.oracle.name_of(id).is_some_and(|known| known != name(node)) {
             self.mark(Mark::WipedReplaced);
@@ -401,7 +402,7 @@ impl World {
     }
 
     /// Gives every other member its replicator and its sender, unless it has them.
-    pub fn staff(&mut self, node: NodeIndex, membership: &Membership) {
+    pub fn ensure_peer_threads(&mut self, node: NodeIndex, membership: &Membership) {
         let me = self.nodes[node].id;
         for member in membership.members.iter().filter(|member| member.member_id != me) {
             let peer = machine_of(member.member_id);
@@ -416,7 +417,7 @@ impl World {
     /// The disk of a machine is lost.
     pub fn wipe(&mut self, node: NodeIndex) {
         let machine = &self.nodes[node];
-        if machine.is_ruined || !machine.is_born || !self.may_ruin(node) {
+        if machine.is_ruined || !machine.is_initialized || !self.may_ruin(node) {
             return;
         }
         self.line(|| format!("n{} is wiped", node + 1));
@@ -464,7 +465,7 @@ fn change_of(what: &Administration) -> Option<MembershipChange> {
     match what {
         Administration::Change(change) => Some(change.clone()),
         Administration::Remove(id) => Some(MembershipChange::Remove(*id)),
-        Administration::HandOver(_) => None,
+        Administration::Transfer(_) => None,
     }
 }
 

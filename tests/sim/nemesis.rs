@@ -109,7 +109,7 @@ impl World {
     /// The running member that leads the highest term.
     pub fn leader(&self) -> Option<NodeIndex> {
         let leads = |machine: &Machine| {
-            machine.process.as_ref().filter(|p| p.core.raft.is_leader()).map(|p| p.core.raft.term())
+            machine.process.as_ref().filter(|p| p.state.raft.is_leader()).map(|p| p.state.raft.term())
         };
         (0..self.nodes.len())
             .filter(|&n| leads(&self.nodes[n]).is_some())
@@ -148,8 +148,8 @@ impl World {
                 self.net.heal();
                 let (newest, t) = (self.leader(), self.swarm.election_timeout_us);
                 for node in 0..self.nodes.len() {
-                    let behind = if newest == Some(node) { 3 * t } else { 0 };
-                    let for_us = behind + self.nemesis.rng.u64(1..=t);
+                    let after = if newest == Some(node) { 3 * t } else { 0 };
+                    let for_us = after + self.nemesis.rng.u64(1..=t);
                     self.crash_for(node, for_us);
                 }
                 self.nemesis.tempts = true;
@@ -275,17 +275,17 @@ impl World {
                 self.plan(4 * for_us, Event::Nemesis(Act::FreeSpace { node }));
             }
             Kind::Rot => self.rot(node, for_us),
-            Kind::Change | Kind::HandOver | Kind::Wipe if self.nemesis.is_restrained => {}
+            Kind::Change | Kind::Transfer | Kind::Wipe if self.nemesis.is_restrained => {}
             Kind::Change => self.ask_for_change(),
-            Kind::HandOver => self.ask_for_hand_over(),
+            Kind::Transfer => self.ask_for_transfer(),
             Kind::Wipe => self.wipe(node),
         }
         0
     }
 
-    /// A disk rots, if the atlas admits it; mostly it shows at once.
+    /// A disk rots, if the fault atlas admits it; mostly it shows at once.
     fn rot(&mut self, node: NodeIndex, for_us: u64) {
-        if self.nodes[node].is_born
+        if self.nodes[node].is_initialized
             && self.may_ruin(node)
             && let Some(is_snapshot) = self.nodes[node].disk.decay()
         {
@@ -331,7 +331,7 @@ impl World {
             return;
         }
         let Some(leader) = self.leader() else { return };
-        let raft = &self.nodes[leader].process.as_ref().expect("it leads").core.raft;
+        let raft = &self.nodes[leader].process.as_ref().expect("it leads").state.raft;
         let (term, index) = (raft.term(), self.oracle.commit_index() + 1);
         let Some(old) = raft.log().get(index).filter(|entry| entry.term() < term) else { return };
         let voters = self.voters();

@@ -34,8 +34,8 @@ pub enum NetEvent {
     Arrive { from: NodeIndex, to: NodeIndex, call: Option<CallId>, request: PeerRequest },
     /// A call ends for its caller.
     End { call: CallId, result: Result<PeerReply, PeerError> },
-    /// The found entry reaches a machine.
-    Birth { to: NodeIndex },
+    /// The genesis entry reaches a machine.
+    Initialization { to: NodeIndex },
 }
 
 /// An RPC whose caller still waits.
@@ -111,8 +111,8 @@ impl Net {
         (base + tail + self.lag_us[from][to]).min(LONGEST_DELAY_US)
     }
 
-    /// How long the found entry takes; `None` when it is lost.
-    pub fn found_delay(&mut self, from: NodeIndex, to: NodeIndex) -> Option<u64> {
+    /// How long the genesis entry takes; `None` when it is lost.
+    pub fn bootstrap_delay(&mut self, from: NodeIndex, to: NodeIndex) -> Option<u64> {
         let is_lost = self.cut[from][to] || self.chance(self.faults.lose_request);
         (!is_lost).then(|| self.delay(from, to))
     }
@@ -220,7 +220,7 @@ impl World {
                 }
             }
             NetEvent::End { call, result } => self.end_call(call, result),
-            NetEvent::Birth { to } => self.be_born(to),
+            NetEvent::Initialization { to } => self.be_initialized(to),
         }
     }
 

@@ -1,12 +1,12 @@
-//! One simulated member: a machine with its clock and disk, and the process on it, which is a real [`Core`] (the consensus
-//! core with the requests that wait for it), a real log and a real state machine. `threads.rs` drives it.
+//! One simulated member: a machine with its clock and disk, and the process on it, which is a real [`State`] (the
+//! consensus core with the requests that wait for it), a real log and a real state machine. `threads.rs` drives it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dkv::node::{Core, CoreOptions, PeerError, PeerReply};
+use dkv::node::{PeerError, PeerReply, State, StateOptions};
 use dkv::raft::{
     MemberId, Protocol, Raft, RaftConfig, Restored, Settings, SnapshotMeta, Time, WriteBatch, check_version,
 };
@@ -111,8 +111,8 @@ pub struct Machine {
     pub timer_late_us: u64,
     /// What was synced is damaged: no process starts here any more.
     pub is_ruined: bool,
-    /// It has a log: it was a founder, or was handed the found entry.
-    pub is_born: bool,
+    /// It has a log: it was a bootstrap node, or was sent the genesis entry.
+    pub is_initialized: bool,
     /// ... and lost it: whoever lives there now is somebody else.
     pub is_wiped: bool,
     /// What its program speaks.
@@ -133,7 +133,7 @@ impl Machine {
     /// Where it stands, for people.
     pub fn describe(&self) -> String {
         let Some(process) = &self.process else { return format!("{} is down", self.id) };
-        let raft = &process.core.raft;
+        let raft = &process.state.raft;
         format!(
             "{} is a {} of term {} with a log to {}, durable {}, committed {}, applied {}",
             self.id,
@@ -148,10 +148,12 @@ impl Machine {
 
     /// What a caller hears when no process of this member is there.
     pub fn nobody(&self) -> PeerError {
-        match (self.is_wiped, self.is_born) {
+        match (self.is_wiped, self.is_initialized) {
             // The new identity that an empty disk has drawn.
-            (true, _) => PeerError::Unborn { node_id: self.id.to_string(), member_id: MemberId(!self.id.0) },
-            (_, false) => PeerError::Unborn { node_id: self.id.to_string(), member_id: self.id },
+            (true, _) => {
+                PeerError::Uninitialized { node_id: self.id.to_string(), member_id: MemberId(!self.id.0) }
+            }
+            (_, false) => PeerError::Uninitialized { node_id: self.id.to_string(), member_id: self.id },
             _ => PeerError::NotSent("nobody listens".to_owned()),
         }
     }
@@ -194,17 +196,17 @@ fn config(swarm: &Swarm, machine: &Machine) -> RaftConfig {
 }
 
 impl World {
-    /// Puts a founded, stopped cluster into the world and starts every member.
-    pub fn found(&mut self) {
+    /// Puts an initialized, stopped cluster into the world and starts every member.
+    pub fn bootstrap(&mut self) {
         self.draw_programs();
-        let found = self.oracle.founding_entry(&self.swarm);
+        let genesis = self.oracle.genesis_entry(&self.swarm);
         let mut clocks = Stream::Clock.rng(self.swarm.seed);
         for node in 0..self.swarm.machines() {
             let rate_ppm = if self.swarm.clocks_drift { clocks.u64(900_000..=1_100_000) } else { 1_000_000 };
             let id = MemberId(node as u64 + 1);
             let mut disk = MachineDisk::new(self.swarm.seed, id, self.swarm.segment_bytes);
             if node < self.swarm.voters {
-                disk.birth(&found);
+                disk.initialize(&genesis);
             }
             self.nodes.push(Machine {
                 id,
@@ -219,7 +221,7 @@ impl World {
                 slow_apply_us: None,
                 timer_late_us: 0,
                 is_ruined: false,
-                is_born: node < self.swarm.voters,
+                is_initialized: node < self.swarm.voters,
                 is_wiped: false,
                 protocol: self.oracle.protocols[node],
                 holds_version: false,
@@ -238,7 +240,7 @@ impl World {
     /// Starts the process of a machine on what recovery finds.
     pub fn start(&mut self, node: NodeIndex) {
         let machine = &mut self.nodes[node];
-        if machine.is_ruined || machine.is_retired || !machine.is_born {
+        if machine.is_ruined || machine.is_retired || !machine.is_initialized {
             return;
         }
         self.choose_program(node);
@@ -262,12 +264,12 @@ impl World {
         machine.voted_before_crash_in = if hard_state.voted_for.is_some() { hard_state.term } else { 0 };
         let now = machine.clock.show(self.now);
         let snapshot_bytes = kv.size().bytes + kv.size().superseded_bytes;
-        let log_bytes = recovered.bytes_behind;
+        let log_bytes = recovered.bytes_after;
         let restored = Restored { hard_state, snapshot, snapshot_bytes, entries, log_bytes };
         let raft = Raft::new(config(&self.swarm, machine), restored, now);
         self.oracle.check_durable(node, &machine.disk);
         let timer_at = self.now;
-        let options = CoreOptions {
+        let options = StateOptions {
             heartbeat: Duration::from_micros(self.swarm.heartbeat_us),
             election_timeout: Duration::from_micros(self.swarm.election_timeout_us),
             check_invariants: true,
@@ -281,10 +283,10 @@ impl World {
         let (me, membership) = (machine.id, raft.membership().clone());
         let in_force = raft.watermarks().membership_index;
         machine.process = Some(Process {
-            core: Core::new(raft, options),
+            state: State::new(raft, options),
             kv,
             mailbox: Arc::default(),
-            parked: BTreeMap::new(),
+            held: BTreeMap::new(),
             batches: BTreeMap::new(),
             last_tag: 0,
             timer_at,
@@ -315,7 +317,7 @@ impl World {
         });
         self.plan_node_at(node, timer_at, NodeEvent::Timer { at: timer_at });
         self.plan_node_at(node, timer_at, NodeEvent::Snapshotter);
-        self.staff(node, &membership);
+        self.ensure_peer_threads(node, &membership);
         if in_force > self.oracle.commit_index() {
             self.mark(Mark::StartedWithUncommittedMembership);
             if membership.get(me).is_none() {
@@ -377,7 +379,7 @@ impl World {
         let Some(process) = machine.process.take() else { return };
         let hard_state = machine.disk.durable().hard_state;
         if hard_state.voted_for.is_some_and(|v| v != machine.id)
-            && hard_state.term == process.core.raft.term()
+            && hard_state.term == process.state.raft.term()
         {
             self.mark(Mark::VotePersistedThenCrash);
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dkv::raft::{
-    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, EntryKind, Found, HardState,
+    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, EntryKind, Genesis, HardState,
     Index, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, MemberId, Membership, Payload,
     Position, Protocol, Raft, RequestVoteReply, RequestVoteRequest, RoleKind, RpcRequest, Term,
     TimeoutNowReply, Watermarks, check_version, majority,
@@ -32,7 +32,7 @@ pub struct Oracle {
     leaders: BTreeMap<Term, NodeIndex>,
     /// Every entry that was ever in a log, with the term of the one before it.
     appended: BTreeMap<(Index, Term), (Entry, Term)>,
-    /// The state hash behind each applied index.
+    /// The state hash after each applied index.
     state_hashes: BTreeMap<Index, u128>,
     /// The terms of each member's log, as seen last.
     logs: Vec<Vec<Term>>,
@@ -61,18 +61,22 @@ impl Oracle {
         }
     }
 
-    /// Entry `1@1`, committed by birth.
-    pub fn founding_entry(&mut self, swarm: &Swarm) -> Entry {
+    /// Entry `1@1`, committed by initialization.
+    pub fn genesis_entry(&mut self, swarm: &Swarm) -> Entry {
         let members = (0..swarm.voters).map(|node| member(MemberId(node as u64 + 1), node)).collect();
-        let found = Found {
-            protocol: self.protocols[..swarm.voters].iter().copied().min().expect("there are founders"),
+        let genesis = Genesis {
+            protocol: self.protocols[..swarm.voters]
+                .iter()
+                .copied()
+                .min()
+                .expect("there are initial members"),
             cluster_id: ClusterId(swarm.seed),
             settings: swarm.settings.clone(),
             members: Membership { members },
             restored: None,
         };
-        let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
-        self.membership = entry.membership().expect("a found entry has one").clone();
+        let entry = Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis));
+        self.membership = entry.membership().expect("a genesis entry has one").clone();
         self.memberships.insert((1, 1), self.membership.clone());
         self.committed.push(entry.clone());
         self.committed_in.push(1);
@@ -84,7 +88,7 @@ impl Oracle {
         &self.membership
     }
 
-    /// Memberships that somebody once appended behind what is committed, and that may come back.
+    /// Memberships that somebody once appended after what is committed, and that may come back.
     pub fn uncommitted_memberships(&self) -> impl Iterator<Item = &Arc<Membership>> {
         let from = (self.commit_index() + 1, 0);
         self.memberships.range(from..).map(|(_, membership)| membership)
@@ -188,7 +192,7 @@ impl Oracle {
         marks
     }
 
-    /// I9, log matching, by induction: an index and a term stand for one entry behind one other, in every log ever. What
+    /// I9, log matching, by induction: an index and a term stand for one entry after one other, in every log ever. What
     /// was cut since the last look comes back.
     fn check_log(&mut self, node: NodeIndex, raft: &Raft) -> Vec<Position> {
         let log = raft.log();
@@ -229,7 +233,7 @@ impl Oracle {
             let known = self.appended.entry((index, entry.term())).or_insert_with(|| (entry.clone(), before));
             assert!(
                 known.0 == *entry && known.1 == before,
-                "I9: n{} has {entry:?} behind a term {before}, elsewhere {:?} stands behind a term {}",
+                "I9: n{} has {entry:?} after a term {before}, elsewhere {:?} stands after a term {}",
                 node + 1,
                 known.0,
                 known.1
@@ -335,7 +339,7 @@ impl Oracle {
                 assert!(durable.term >= r.term, "I12: leads term {}, durable is {durable:?}", r.term);
             }
             RpcRequest::TimeoutNow(r) => {
-                assert!(durable.term >= r.term, "I12: hands over term {}, durable is {durable:?}", r.term);
+                assert!(durable.term >= r.term, "I12: transfers in term {}, durable is {durable:?}", r.term);
             }
         }
     }
@@ -354,7 +358,7 @@ impl Oracle {
         assert!(known == Some(request.last), "a snapshot through {}, committed is {known:?}", request.last);
     }
 
-    /// The answer to a hand-over leaves.
+    /// The answer to a leadership transfer leaves.
     pub fn check_timeout_now_reply(&self, reply: &TimeoutNowReply, disk: &MachineDisk) {
         let durable = disk.durable().hard_state;
         assert!(durable.term >= reply.term, "I12: answers {reply:?}, durable is {durable:?}");

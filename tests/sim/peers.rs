@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dkv::node::{
-    Completion, Failure, FailureKind, ForwardedWrite, Origin, Parked as ParkedReply, PeerError, PeerReply,
+    Completion, Failure, FailureKind, ForwardedWrite, Held as HeldReply, Origin, PeerError, PeerReply,
     PeerRequest, Work, WriteResult,
 };
 use dkv::raft::AppendOutcome;
 use dkv::store::Command;
 
 use crate::net::CallId;
-use crate::process::{AdminFor, Batch, Done, Parked, ReadFor, WriteFor};
+use crate::process::{AdminFor, Batch, Done, Held, ReadFor, WriteFor};
 use crate::report::Mark;
 use crate::world::{NodeIndex, World};
 
@@ -34,7 +34,7 @@ impl World {
         request: PeerRequest,
     ) {
         self.line(|| format!("n{} takes from n{}: {}", node + 1, from + 1, describe(&request)));
-        let term = self.process(node).core.raft.term();
+        let term = self.process(node).state.raft.term();
         let sender = self.nodes[from].id;
         match request {
             // A member that missed its own removal campaigns: it is told, so that it ends.
@@ -48,11 +48,11 @@ impl World {
                 if vote.term < term {
                     self.mark(Mark::OldTermRequest);
                 }
-                let (vote, tag) = (vote.clone(), self.park(node, from, call, request));
+                let (vote, tag) = (vote.clone(), self.hold(node, from, call, request));
                 let done = leave(&self.process(node).mailbox, move |reply| Done::Vote(tag, reply));
-                self.step(node, |core, now| {
-                    let waiting = core.raft.handle_request_vote(vote, now);
-                    core.park(ParkedReply::Vote(waiting, done));
+                self.step(node, |state, now| {
+                    let waiting = state.raft.handle_request_vote(vote, now);
+                    state.hold(HeldReply::Vote(waiting, done));
                 });
             }
             PeerRequest::AppendEntries(ref append) => {
@@ -60,19 +60,19 @@ impl World {
                     self.mark(Mark::OldTermRequest);
                 }
                 append.validate().expect("a leader's request is well formed");
-                let (append, tag) = (append.clone(), self.park(node, from, call, request));
+                let (append, tag) = (append.clone(), self.hold(node, from, call, request));
                 let done = leave(&self.process(node).mailbox, move |reply| Done::Append(tag, reply));
-                self.step(node, |core, now| {
-                    let waiting = core.raft.handle_append_entries(append, now);
-                    core.park(ParkedReply::Append(waiting, done));
+                self.step(node, |state, now| {
+                    let waiting = state.raft.handle_append_entries(append, now);
+                    state.hold(HeldReply::Append(waiting, done));
                 });
             }
             PeerRequest::ReadIndex { remaining_ms } => {
                 let reader = ReadFor::Peer(from, call);
                 let done = leave(&self.process(node).mailbox, move |result| Done::Read(reader, result));
-                self.step(node, |core, now| {
+                self.step(node, |state, now| {
                     let deadline = now + Duration::from_millis(remaining_ms);
-                    core.submit(Work::Read { done }, Origin::Forwarded, deadline, now);
+                    state.submit(Work::Read { done }, Origin::Forwarded, deadline, now);
                 });
             }
             PeerRequest::Forward(writes) => self.handle_forward(node, from, call, writes),
@@ -80,9 +80,9 @@ impl World {
             PeerRequest::TimeoutNow(request) => {
                 let done =
                     leave(&self.process(node).mailbox, move |reply| Done::TimeoutNow(from, call, reply));
-                self.step(node, |core, now| {
-                    let waiting = core.raft.handle_timeout_now(request, now);
-                    core.park(ParkedReply::TimeoutNow(waiting, done));
+                self.step(node, |state, now| {
+                    let waiting = state.raft.handle_timeout_now(request, now);
+                    state.hold(HeldReply::TimeoutNow(waiting, done));
                 });
             }
             PeerRequest::Administer { what, remaining_ms } => {
@@ -92,16 +92,16 @@ impl World {
     }
 
     /// Keeps what a reply will be checked against.
-    fn park(&mut self, node: NodeIndex, to: NodeIndex, call: Option<CallId>, request: PeerRequest) -> u64 {
+    fn hold(&mut self, node: NodeIndex, to: NodeIndex, call: Option<CallId>, request: PeerRequest) -> u64 {
         let term = match &request {
             PeerRequest::RequestVote(vote) => vote.term,
             PeerRequest::AppendEntries(append) => append.term,
-            _ => unreachable!("these are not parked"),
+            _ => unreachable!("these are not held"),
         };
         let process = self.process(node);
         process.last_tag += 1;
-        let term = term.max(process.core.raft.term());
-        process.parked.insert(process.last_tag, Parked { to, call, term, request });
+        let term = term.max(process.state.raft.term());
+        process.held.insert(process.last_tag, Held { to, call, term, request });
         process.last_tag
     }
 
@@ -144,18 +144,19 @@ impl World {
         let now = self.nodes[node].clock.show(self.now);
         let process = self.process(node);
         let is_full = command.idempotency.as_ref().is_some_and(|idempotency| {
-            let stamp = process.core.raft.next_stamp(now);
-            stamp.is_some_and(|stamp| process.kv.would_refuse_keyed(&idempotency.key, stamp))
+            let cluster_time = process.state.raft.next_cluster_time(now);
+            cluster_time
+                .is_some_and(|cluster_time| process.kv.would_refuse_keyed(&idempotency.key, cluster_time))
         });
         if is_full {
             let Work::Write { done, .. } = work else { unreachable!("a write") };
             done(Err(Failure::new(FailureKind::Overloaded, "the idempotency table is full")));
             return self.empty_mailbox(node);
         }
-        if self.process(node).core.raft.is_handing_over() {
-            self.mark(Mark::WriteDuringHandOver);
+        if self.process(node).state.raft.is_transferring() {
+            self.mark(Mark::WriteDuringTransfer);
         }
-        self.step(node, |core, now| core.submit(work, origin, now + patience, now));
+        self.step(node, |state, now| state.submit(work, origin, now + patience, now));
     }
 
     /// Notes one result of a forwarded batch; the last one sends the answer.
@@ -177,18 +178,18 @@ impl World {
         for done in done {
             match done {
                 Done::Vote(tag, reply) => {
-                    let parked = self.process(node).parked.remove(&tag).expect("answered once");
-                    let PeerRequest::RequestVote(request) = &parked.request else { unreachable!("a vote") };
+                    let held = self.process(node).held.remove(&tag).expect("answered once");
+                    let PeerRequest::RequestVote(request) = &held.request else { unreachable!("a vote") };
                     self.oracle.check_vote_reply(request, &reply, &self.nodes[node].disk);
-                    self.reply(node, parked.to, parked.call, PeerReply::RequestVote(reply));
+                    self.reply(node, held.to, held.call, PeerReply::RequestVote(reply));
                 }
                 Done::Append(tag, reply) => {
-                    let parked = self.process(node).parked.remove(&tag).expect("answered once");
-                    let PeerRequest::AppendEntries(request) = &parked.request else {
+                    let held = self.process(node).held.remove(&tag).expect("answered once");
+                    let PeerRequest::AppendEntries(request) = &held.request else {
                         unreachable!("an append")
                     };
                     self.oracle.check_append_reply(request, &reply, &self.nodes[node].disk);
-                    if reply.term > parked.term {
+                    if reply.term > held.term {
                         self.mark(Mark::ReplyOvertakenByTerm);
                     }
                     if let AppendOutcome::Accepted { received, match_index } = reply.outcome
@@ -196,7 +197,7 @@ impl World {
                     {
                         self.mark(Mark::HeldAppendAnsweredEarly);
                     }
-                    self.reply(node, parked.to, parked.call, PeerReply::AppendEntries(reply));
+                    self.reply(node, held.to, held.call, PeerReply::AppendEntries(reply));
                 }
                 Done::TimeoutNow(to, call, reply) => {
                     self.oracle.check_timeout_now_reply(&reply, &self.nodes[node].disk);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use dkv::node::{
-    AdminResult, Administration, Completion, Core, PeerRequest, ReadIndexResult, Transfer, WriteResult,
+    AdminResult, Administration, Completion, PeerRequest, ReadIndexResult, State, Transfer, WriteResult,
 };
 use dkv::raft::{
     AppendEntriesReply, Apply, Index, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
@@ -19,12 +19,12 @@ use crate::world::NodeIndex;
 
 /// What dies in a crash.
 pub struct Process {
-    pub core: Core,
+    pub state: State,
     pub kv: Kv,
     /// Where completions leave their results; emptied after every step.
     pub mailbox: Arc<Mutex<Vec<Done>>>,
     /// Requests of peers whose replies wait for the disk.
-    pub parked: BTreeMap<u64, Parked>,
+    pub held: BTreeMap<u64, Held>,
     /// Forwarded writes that are answered together.
     pub batches: BTreeMap<u64, Batch>,
     pub last_tag: u64,
@@ -61,7 +61,7 @@ pub struct Answered {
     pub sent_at: Time,
 }
 
-/// A thread that loops: wait for the bell, take work, do it.
+/// A thread that loops: wait to be woken, take work, do it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Thread<T> {
     Asleep,
@@ -69,7 +69,7 @@ pub enum Thread<T> {
     Busy(T),
 }
 
-/// A replicator has a clock besides its bell.
+/// A replicator has a clock besides its wakeup.
 pub enum Replicator {
     /// Wakes at this time of the world, or when rung.
     Asleep { until: u64 },
@@ -87,7 +87,7 @@ pub enum Sender {
 
 /// What the snapshotter does.
 pub enum Snapshotter {
-    /// Waits for its bell.
+    /// Waits to be woken.
     Asleep,
     /// About to look for work.
     Rung,
@@ -143,7 +143,7 @@ pub enum ReadFor {
 }
 
 /// A request of a peer whose reply waits for the disk.
-pub struct Parked {
+pub struct Held {
     pub to: NodeIndex,
     pub call: Option<CallId>,
     /// The term in which the reply was made.

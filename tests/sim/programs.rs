@@ -39,8 +39,8 @@ impl World {
         }
     }
 
-    /// A machine is to join: what it speaks then. It is told to the leader, so it does not change until it is born, unless to
-    /// the better.
+    /// A machine is to join: what it speaks then. It is told to the leader, so it does not change until it is
+    /// initialized, unless to the better.
     pub fn prepare_newcomer(&mut self, node: NodeIndex) -> Protocol {
         if self.swarm.mixes_programs && self.nodes[node].protocol == OLD && self.nemesis.programs.bool() {
             self.set_program(node, NEXT, Mark::ProgramUpgraded);
@@ -56,7 +56,7 @@ impl World {
     }
 
     fn founded_at(&self) -> Protocol {
-        self.oracle.committed[0].version().expect("a found entry has one")
+        self.oracle.committed[0].version().expect("a genesis entry has one")
     }
 
     /// P13: a snapshot of a leader is about to be installed.
@@ -74,7 +74,7 @@ impl World {
     pub fn is_version_settled(&self) -> bool {
         let Some(leader) = self.leader() else { return false };
         let least = self.members().into_iter().map(|node| self.nodes[node].protocol).min().unwrap_or(OLD);
-        let raft = &self.nodes[leader].process.as_ref().expect("it leads").core.raft;
+        let raft = &self.nodes[leader].process.as_ref().expect("it leads").state.raft;
         let is_heard = |id| self.nodes[machine_of(id)].process.is_some();
         let all_are_heard = self.oracle.membership().members.iter().all(|m| is_heard(m.member_id));
         let may_raise = all_are_heard && !self.nodes[leader].holds_version && raft.protocol() >= least;

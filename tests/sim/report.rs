@@ -163,7 +163,7 @@ marks! {
     ShortLogDroppedAtInstall,
     /// ... whose log had another entry there, and was dropped as a whole.
     ConflictingLogDroppedAtInstall,
-    /// ... whose log led there, and kept what it had behind it.
+    /// ... whose log led there, and kept what it had after it.
     SuffixKeptAtInstall,
     /// A leader's snapshot was received and loaded when the log had everything in it already.
     InstallCameTooLate,
@@ -181,9 +181,9 @@ marks! {
     WriteUnknownBySnapshot,
     /// A change of the membership was done, and its operator heard so.
     ChangeDone,
-    /// A change or a hand-over was refused.
+    /// A change or a leadership transfer was refused.
     AdministrationRefused,
-    /// ... because the leader was new, or handed over, or there was none.
+    /// ... because the leader was new, or transferred its leadership, or there was none.
     AdministrationTooEarly,
     /// ... because members that it needed could not be reached.
     HopelessRefused,
@@ -195,8 +195,8 @@ marks! {
     HandedOverToGo,
     /// What became of it was unknown.
     AdministrationUnknown,
-    /// A machine was handed the found entry and became a member.
-    JoinerBorn,
+    /// A machine was sent the genesis entry and became a member.
+    JoinerInitialized,
     /// A learner became a voter.
     LearnerPromoted,
     /// ... by itself, because it had caught up.
@@ -235,14 +235,14 @@ marks! {
     Wiped,
     /// ... and came back as another member under its old name.
     WipedReplaced,
-    /// A leadership was handed over, and the operator heard so.
-    HandOverDone,
-    /// A member campaigned because its leader handed over.
-    HandOverCampaign,
-    /// A hand-over came to nothing, and the leader went on.
-    HandOverInVain,
-    /// A write came to a leader that handed over.
-    WriteDuringHandOver,
+    /// A leadership was transferred, and the operator heard so.
+    TransferDone,
+    /// A member campaigned because its leader transferred its leadership.
+    TransferCampaign,
+    /// A leadership transfer came to nothing, and the leader went on.
+    TransferInVain,
+    /// A write came to a leader that transferred its leadership.
+    WriteDuringTransfer,
     /// An answer to a client was lost.
     AnswerLost,
     /// A write was done.

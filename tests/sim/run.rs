@@ -124,7 +124,7 @@ impl World {
     fn has_leader(&self) -> bool {
         let Some(leader) = self.leader() else { return false };
         let raft = |node: usize| {
-            self.nodes[node].process.as_ref().map(|p| (p.core.raft.term(), p.core.raft.leader()))
+            self.nodes[node].process.as_ref().map(|p| (p.state.raft.term(), p.state.raft.leader()))
         };
         let agreed = raft(leader);
         let voters = self.voters();
@@ -170,18 +170,18 @@ impl World {
     /// Of the members; who was removed may count on for itself.
     fn highest_term(&self) -> u64 {
         let running = self.members().into_iter().filter_map(|node| self.nodes[node].process.as_ref());
-        running.map(|process| process.core.raft.term()).max().expect("members run")
+        running.map(|process| process.state.raft.term()).max().expect("members run")
     }
 
     fn has_converged(&self) -> bool {
         let target = self.oracle.commit_index();
-        self.is_membership_settled()
+        self.is_membership_stable()
             && self.is_version_settled()
             && self.members().into_iter().map(|node| &self.nodes[node]).all(|machine| {
                 machine.process.as_ref().is_some_and(|p| {
-                    p.core.raft.last_applied() == target
-                        && p.core.raft.last().index == target
-                        && p.core.raft.persisted_index() == target
+                    p.state.raft.last_applied() == target
+                        && p.state.raft.last().index == target
+                        && p.state.raft.persisted_index() == target
                 })
             })
     }
@@ -216,7 +216,7 @@ impl World {
     fn dissect(&mut self) {
         for node in 0..self.nodes.len() {
             let machine = &mut self.nodes[node];
-            if !machine.is_ruined && machine.is_born && machine.disk.autopsy() {
+            if !machine.is_ruined && machine.is_initialized && machine.disk.autopsy() {
                 self.mark(Mark::FlipRefused);
             }
         }

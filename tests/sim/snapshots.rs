@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use dkv::node::{Parked, PeerError, PeerReply, PeerRequest, Taken, Transfer};
+use dkv::node::{Held, PeerError, PeerReply, PeerRequest, Taken, Transfer};
 use dkv::raft::{
     InstallSnapshotReply, InstallSnapshotRequest, InstallVerdict, PollSnapshot, Position, RpcFailed, Ticket,
 };
@@ -37,8 +37,8 @@ impl World {
             Snapshotter::Asleep | Snapshotter::Rung => self.begin_snapshot(node),
             Snapshotter::Writing(writer) => self.write_page(node, writer, at),
             Snapshotter::Naming(writer, index) => {
-                if self.process(node).core.may_name_snapshot(index) {
-                    self.step(node, |core, _| core.set_snapshot_waits_for(None));
+                if self.process(node).state.may_name_snapshot(index) {
+                    self.step(node, |state, _| state.set_snapshot_waits_for(None));
                     self.name_snapshot(node, writer);
                 } else {
                     self.process(node).snapshotter = Snapshotter::Naming(writer, index);
@@ -48,7 +48,7 @@ impl World {
     }
 
     fn begin_snapshot(&mut self, node: NodeIndex) {
-        if !self.step(node, |core, _| core.poll_snapshotter()) {
+        if !self.step(node, |state, _| state.poll_snapshotter()) {
             self.process(node).snapshotter = Snapshotter::Asleep;
             return;
         }
@@ -88,7 +88,7 @@ impl World {
         } else {
             drop(self.process(node).kv.unpin());
             let index = writer.header().meta.last.index;
-            self.step(node, |core, _| core.set_snapshot_waits_for(Some(index)));
+            self.step(node, |state, _| state.set_snapshot_waits_for(Some(index)));
             self.process(node).snapshotter = Snapshotter::Naming(writer, index);
         }
         self.plan_node_at(node, at, NodeEvent::Snapshotter);
@@ -111,7 +111,7 @@ impl World {
         self.line(|| format!("n{} has saved a snapshot through {}", node + 1, file.meta.last));
         self.mark(Mark::SnapshotSaved);
         self.report.borrow_mut().counters.snapshots += 1;
-        self.step(node, |core, _| core.handle_snapshot_saved(file.meta, file.bytes));
+        self.step(node, |state, _| state.handle_snapshot_saved(file.meta, file.bytes));
         match self.nodes[node].disk.prune() {
             Ok(_) => self.begin_snapshot(node),
             Err(e) => self.snapshot_failed(node, &e),
@@ -156,7 +156,7 @@ impl World {
             return;
         }
         let (me, to) = (self.nodes[node].id, self.nodes[peer].id);
-        match self.step(node, |core, now| core.raft.poll_snapshot(to, now)) {
+        match self.step(node, |state, now| state.raft.poll_snapshot(to, now)) {
             PollSnapshot::Transfer(last, ticket) => {
                 let disk = self.nodes[node].disk.shared();
                 // A transfer in a thousand pieces would need a leader for longer than a bad network leaves one in office.
@@ -165,7 +165,7 @@ impl World {
                 match Transfer::open(&disk, me, last, &ticket, piece_bytes) {
                     Ok(transfer) => self.send_piece(node, peer, transfer, ticket),
                     Err(e) => {
-                        self.step(node, |core, _| core.replace_snapshot(last));
+                        self.step(node, |state, _| state.replace_snapshot(last));
                         self.end_transfer(node, peer, ticket, Err(e));
                     }
                 }
@@ -182,7 +182,7 @@ impl World {
     }
 
     fn send_piece(&mut self, node: NodeIndex, peer: NodeIndex, transfer: Transfer, ticket: Ticket) {
-        if !self.process(node).core.raft.wants_transfer(&ticket) {
+        if !self.process(node).state.raft.wants_transfer(&ticket) {
             return self.end_transfer(node, peer, ticket, Err("it is not needed any more".to_owned()));
         }
         match transfer.next_piece() {
@@ -233,7 +233,7 @@ impl World {
             self.mark(Mark::TransferFailed);
         }
         let end = end.map_err(|_| RpcFailed);
-        self.step(node, |core, now| core.raft.handle_snapshot_result(ticket, end, now));
+        self.step(node, |state, now| state.raft.handle_snapshot_result(ticket, end, now));
         let until = self.now;
         self.process(node).senders.insert(peer, Sender::Asleep { until });
         self.run_sender(node, peer, until);
@@ -254,13 +254,14 @@ impl World {
     }
 
     fn answer_piece(&mut self, node: NodeIndex, Piece { request, done }: Piece, is_new: bool) {
-        let to_write = self.step(node, |core, now| match core.raft.handle_install_snapshot(&request, now) {
-            InstallVerdict::Take => Some((request, done)),
-            InstallVerdict::Answer(waiting) => {
-                core.park(Parked::Install(waiting, done));
-                None
-            }
-        });
+        let to_write =
+            self.step(node, |state, now| match state.raft.handle_install_snapshot(&request, now) {
+                InstallVerdict::Take => Some((request, done)),
+                InstallVerdict::Answer(waiting) => {
+                    state.hold(Held::Install(waiting, done));
+                    None
+                }
+            });
         let Some((request, done)) = to_write else {
             self.mark(Mark::SnapshotNotNeeded);
             return;
@@ -284,7 +285,7 @@ impl World {
             self.process(node).is_receiver_awake = false;
             return;
         };
-        if self.process(node).core.holds_snapshot(piece.request.last) {
+        if self.process(node).state.holds_snapshot(piece.request.last) {
             self.answer_piece(node, piece, false);
         } else {
             self.take_piece(node, piece);
@@ -320,9 +321,9 @@ impl World {
                         self.mark(Mark::TransferSuperseded);
                     }
                 }
-                self.step(node, |core, _| {
-                    let waiting = core.raft.handle_piece_written(offset);
-                    core.park(Parked::Install(waiting, done));
+                self.step(node, |state, _| {
+                    let waiting = state.raft.handle_piece_written(offset);
+                    state.hold(Held::Install(waiting, done));
                 });
             }
             Ok(Taken::Whole(header, kv)) => {
@@ -352,9 +353,9 @@ impl World {
         let marks = self.kinds_of_install(node, last);
         // Before the core asks the applier for it.
         self.process(node).received.insert(last.index, *kv);
-        let is_news = self.step(node, |core, now| {
-            let (is_news, waiting) = core.handle_snapshot_received(header.meta, bytes, now);
-            core.park(Parked::Install(waiting, done));
+        let is_news = self.step(node, |state, now| {
+            let (is_news, waiting) = state.handle_snapshot_received(header.meta, bytes, now);
+            state.hold(Held::Install(waiting, done));
             is_news
         });
         if is_news {
@@ -369,7 +370,7 @@ impl World {
 
     fn kinds_of_install(&mut self, node: NodeIndex, last: Position) -> Vec<Mark> {
         let process = self.process(node);
-        let log = process.core.raft.log();
+        let log = process.state.raft.log();
         let at = log.term_at(last.index);
         let is_applying = matches!(process.applier, Thread::Busy(_));
         let what = match at {
@@ -393,6 +394,6 @@ impl World {
         self.oracle.check_applied(node, &process.kv);
         self.mark(Mark::SnapshotInstalled);
         self.report.borrow_mut().counters.installs += 1;
-        self.step(node, |core, _| core.handle_restored(last));
+        self.step(node, |state, _| state.handle_restored(last));
     }
 }

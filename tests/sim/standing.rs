@@ -23,7 +23,7 @@ impl World {
         // What P6 says of a majority it says of one membership: nobody changes it any more.
         self.nemesis.is_restrained = true;
         if self.swarm.joiners > 0 {
-            let settled = |world: &World| world.is_membership_settled() && world.leader().is_some();
+            let settled = |world: &World| world.is_membership_stable() && world.leader().is_some();
             self.run_until(self.now + PATIENCE * self.longest_timeout(), settled);
             if !settled(self) {
                 return;
@@ -129,7 +129,7 @@ impl World {
     /// Whether nobody who runs has a longer or newer log.
     fn is_up_to_date(&self, hub: NodeIndex) -> bool {
         let last = |node: NodeIndex| {
-            let raft = self.nodes[node].process.as_ref().map(|p| p.core.raft.last());
+            let raft = self.nodes[node].process.as_ref().map(|p| p.state.raft.last());
             raft.map(|last| (last.term, last.index))
         };
         self.voters().into_iter().all(|other| last(other) <= last(hub))

@@ -92,8 +92,8 @@ pub enum Kind {
     Rot,
     /// The operator changes the membership.
     Change,
-    /// The operator lets the leader hand over.
-    HandOver,
+    /// The operator asks for a leadership transfer.
+    Transfer,
     /// A machine loses its disk.
     Wipe,
 }
@@ -117,11 +117,11 @@ const KINDS: [Kind; 20] = [
     Kind::FillDisk,
     Kind::Rot,
     Kind::Change,
-    Kind::HandOver,
+    Kind::Transfer,
     Kind::Wipe,
 ];
 
-/// What stands for a long time behind the chaos, while writes must go on (promise P6).
+/// What stands for a long time after the chaos, while writes must go on (promise P6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// A shape of the network in which a majority is connected pairwise.
@@ -140,7 +140,7 @@ pub struct Swarm {
     pub mixes_programs: bool,
     /// ... and are told to hold the version until half of the chaos is over; so long a member may go back.
     pub hold_version: bool,
-    /// Founding members.
+    /// Initial members.
     pub voters: usize,
     /// Machines that may join later.
     pub joiners: usize,

@@ -1,10 +1,10 @@
 //! The threads of a member without threads: each is an event that wakes late, works for a while, and goes on as its loop
-//! in `src/node` would. They are rung by what the core's steps say, as in production, so a bell that is not rung is found
-//! here. [`World::step`] is the only place that changes a core.
+//! in `src/node` would. They are woken by what the core's steps say, as in production, so a wakeup that is missing is
+//! found here. [`World::step`] is the only place that changes a core.
 
 use std::time::Duration;
 
-use dkv::node::{Applier, Core, Effects, Outgoing, PeerError, PeerReply, PeerRequest, Rings};
+use dkv::node::{Applier, Effects, Outgoing, PeerError, PeerReply, PeerRequest, State, Wakeups};
 use dkv::raft::{
     Apply, Decision, EntryKind, Index, PollRpc, RoleKind, RpcFailed, RpcReply, RpcRequest, StepDownReason,
     Time, VoteRefusal,
@@ -49,7 +49,7 @@ impl World {
             NodeEvent::Synced => self.end_sync(node),
             NodeEvent::Seal { at } => self.seal(node, at),
             NodeEvent::Housekeeper => match self.nodes[node].disk.prepare_spare() {
-                Ok(()) => self.ring_housekeeper(node),
+                Ok(()) => self.wake_housekeeper(node),
                 Err(e) => self.fail_stop(node, &e),
             },
             NodeEvent::Applier => self.run_applier(node),
@@ -76,22 +76,22 @@ impl World {
         }
         let clock = self.nodes[node].clock;
         let now = clock.show(self.now);
-        let core = &mut self.process(node).core;
-        core.notice_standstill(now);
-        if core.is_disk_dead(now) {
+        let state = &mut self.process(node).state;
+        state.notice_process_pause(now);
+        if state.is_disk_dead(now) {
             self.mark(Mark::DiskDead);
             self.nodes[node].is_disk_hung = false;
             self.crash(node, false);
             return self.restart_after(node, self.swarm.election_timeout_us);
         }
-        let next = core.next_time();
-        core.timer_sleeps_until(next.max(now));
+        let next = state.next_time();
+        state.timer_sleeps_until(next.max(now));
         if next > now {
             let at = clock.to_world(next).saturating_add(self.timer_lateness(node));
             self.process(node).timer_at = at;
             return self.plan_node_at(node, at, NodeEvent::Timer { at });
         }
-        self.step(node, |core, now| core.handle_time(now));
+        self.step(node, |state, now| state.handle_time(now));
         // Looks again a moment later, as a thread does: a deadline that stays due would show as a run without end.
         let at = self.now + 1;
         self.process(node).timer_at = at;
@@ -107,9 +107,9 @@ impl World {
     }
 
     fn run_log_writer(&mut self, node: NodeIndex) {
-        let batch = self.step(node, |core, _| core.raft.poll_write());
+        let batch = self.step(node, |state, _| state.raft.poll_write());
         if batch.is_empty() {
-            match self.step(node, |core, _| core.raft.poll_cut()) {
+            match self.step(node, |state, _| state.raft.poll_cut()) {
                 Some(index) => self.cut_log(node, index),
                 None => self.process(node).log_writer = Thread::Asleep,
             }
@@ -149,14 +149,14 @@ impl World {
         if self.nodes[node].process.is_none() {
             return;
         }
-        self.step(node, |core, now| {
-            core.raft.handle_log_grown(after.used - before.used);
-            core.raft.handle_persisted(seq, now);
+        self.step(node, |state, now| {
+            state.raft.handle_log_grown(after.used - before.used);
+            state.raft.handle_persisted(seq, now);
         });
         let at = self.now + self.nodes[node].clock.duration_to_world(SEAL_AFTER_US);
         self.process(node).seal_at = at;
         self.plan_node_at(node, at, NodeEvent::Seal { at });
-        self.ring_housekeeper(node);
+        self.wake_housekeeper(node);
         self.run_log_writer(node);
     }
 
@@ -170,7 +170,7 @@ impl World {
             }
             Err(e) => return self.fail_stop(node, &e),
         }
-        self.ring_housekeeper(node);
+        self.wake_housekeeper(node);
         let at = self.now + self.wake_latency();
         self.process(node).log_writer = Thread::Rung;
         self.plan_node_at(node, at, NodeEvent::LogWriter);
@@ -184,7 +184,7 @@ impl World {
             match self.nodes[node].disk.seal() {
                 Ok(()) => {
                     let grown = self.nodes[node].disk.stats().used - before.used;
-                    self.step(node, |core, _| core.raft.handle_log_grown(grown));
+                    self.step(node, |state, _| state.raft.handle_log_grown(grown));
                     self.mark(Mark::Sealed);
                 }
                 Err(e) => self.fail_stop(node, &e),
@@ -192,7 +192,7 @@ impl World {
         }
     }
 
-    fn ring_housekeeper(&mut self, node: NodeIndex) {
+    fn wake_housekeeper(&mut self, node: NodeIndex) {
         if self.nodes[node].disk.spare_is_due() {
             let at = self.now + self.wake_latency();
             self.plan_node_at(node, at, NodeEvent::Housekeeper);
@@ -200,7 +200,7 @@ impl World {
     }
 
     fn run_applier(&mut self, node: NodeIndex) {
-        let Some(apply) = self.step(node, |core, _| core.raft.poll_apply()) else {
+        let Some(apply) = self.step(node, |state, _| state.raft.poll_apply()) else {
             self.process(node).applier = Thread::Asleep;
             return;
         };
@@ -233,7 +233,7 @@ impl World {
             applied.extend(outcomes.unwrap_or_else(|e| panic!("P13: n{} cannot follow: {e}", node + 1)));
             self.oracle.check_applied(node, &process.kv);
         }
-        self.step(node, |core, _| core.handle_applied(applied));
+        self.step(node, |state, _| state.handle_applied(applied));
         if changes && self.look_for_removal(node) {
             return;
         }
@@ -248,7 +248,7 @@ impl World {
             return;
         }
         let to = self.nodes[peer].id;
-        match self.step(node, |core, now| core.raft.poll_rpc(to, now)) {
+        match self.step(node, |state, now| state.raft.poll_rpc(to, now)) {
             PollRpc::Send(request, ticket) => {
                 self.oracle.check_request(&request, &self.nodes[node].disk);
                 self.process(node).replicators.insert(peer, Replicator::Calling);
@@ -272,12 +272,12 @@ impl World {
     }
 
     fn run_forwarder(&mut self, node: NodeIndex) {
-        let outgoing = self.step(node, |core, now| core.poll_forward(now));
+        let outgoing = self.step(node, |state, now| state.poll_forward(now));
         self.process(node).forwarder = self.send_batch(node, outgoing, Caller::Forwarder);
     }
 
     fn run_read_asker(&mut self, node: NodeIndex) {
-        let outgoing = self.step(node, |core, now| core.poll_ask(now));
+        let outgoing = self.step(node, |state, now| state.poll_ask(now));
         self.process(node).read_asker = self.send_batch(node, outgoing, Caller::ReadAsker);
     }
 
@@ -317,8 +317,8 @@ impl World {
             Caller::Replicator(ticket) => {
                 let id = self.nodes[peer].id;
                 match &result {
-                    Err(PeerError::Unborn { member_id, .. }) if *member_id == id => {
-                        self.hand_found_over(node, peer);
+                    Err(PeerError::Uninitialized { member_id, .. }) if *member_id == id => {
+                        self.send_genesis(node, peer);
                     }
                     Err(PeerError::Removed) => return self.end_removed(node),
                     _ => {}
@@ -335,7 +335,7 @@ impl World {
                     Ok(PeerReply::TimeoutNow(reply)) => Ok(RpcReply::TimeoutNow(reply)),
                     _ => Err(RpcFailed),
                 };
-                self.step(node, |core, now| core.raft.handle_rpc_result(ticket, result, now));
+                self.step(node, |state, now| state.raft.handle_rpc_result(ticket, result, now));
                 let until = self.now;
                 self.process(node).replicators.insert(peer, Replicator::Asleep { until });
                 self.run_replicator(node, peer, until);
@@ -347,11 +347,11 @@ impl World {
             }
             Caller::Sender(ticket) => self.end_piece(node, peer, ticket, result),
             Caller::Forwarder(ids) => {
-                self.step(node, |core, now| core.handle_forwarded(&ids, result, now));
+                self.step(node, |state, now| state.handle_forwarded(&ids, result, now));
                 self.run_forwarder(node);
             }
             Caller::ReadAsker(ids) => {
-                self.step(node, |core, now| core.handle_asked(&ids, result, now));
+                self.step(node, |state, now| state.handle_asked(&ids, result, now));
                 self.run_read_asker(node);
             }
         }
@@ -359,13 +359,13 @@ impl World {
 
     // ---- the one place that changes a core -------------------------------------------------------------------------------
 
-    /// Changes the state of a process, checks everything, answers, and rings who has something to do.
-    pub fn step<T>(&mut self, node: NodeIndex, change: impl FnOnce(&mut Core, Time) -> T) -> T {
+    /// Changes the state of a process, checks everything, answers, and wakes the threads that have something to do.
+    pub fn step<T>(&mut self, node: NodeIndex, change: impl FnOnce(&mut State, Time) -> T) -> T {
         let now = self.nodes[node].clock.show(self.now);
         let process = self.process(node);
-        let before = process.core.raft.watermarks();
-        let (value, effects) = process.core.step(now, |core| change(core, now));
-        let after = process.core.raft.watermarks();
+        let before = process.state.raft.watermarks();
+        let (value, effects) = process.state.step(now, |state| change(state, now));
+        let after = process.state.raft.watermarks();
         {
             let mut report = self.report.borrow_mut();
             for number in
@@ -378,7 +378,7 @@ impl World {
         if after.membership_index < before.membership_index {
             self.mark(Mark::MembershipRolledBack);
         }
-        let raft = &self.nodes[node].process.as_ref().expect("it runs").core.raft;
+        let raft = &self.nodes[node].process.as_ref().expect("it runs").state.raft;
         let marks = self.oracle.observe(node, raft, &before, &after, &disks);
         marks.into_iter().for_each(|mark| self.mark(mark));
         if (before.role, before.term) == (RoleKind::Leader, after.term)
@@ -399,46 +399,46 @@ impl World {
             self.cancel_calls(node, machine_of(leader), call);
         }
         if effects.membership_changed {
-            self.staff(node, &effects.membership);
+            self.ensure_peer_threads(node, &effects.membership);
         }
         effects.finished.into_iter().for_each(|finished| finished.answer());
         self.empty_mailbox(node);
-        self.ring(node, effects.rings);
+        self.wake(node, effects.wakeups);
     }
 
-    fn ring(&mut self, node: NodeIndex, rings: Rings) {
+    fn wake(&mut self, node: NodeIndex, wakeups: Wakeups) {
         let at = self.now + self.wake_latency();
         let late = self.timer_lateness(node);
         let process = self.process(node);
         let mut due = Vec::new();
-        if rings.log_writer && process.log_writer == Thread::Asleep {
+        if wakeups.log_writer && process.log_writer == Thread::Asleep {
             process.log_writer = Thread::Rung;
             due.push(NodeEvent::LogWriter);
         }
-        if rings.applier && process.applier == Thread::Asleep {
+        if wakeups.applier && process.applier == Thread::Asleep {
             process.applier = Thread::Rung;
             due.push(NodeEvent::Applier);
         }
-        if rings.forwarder && process.forwarder == Thread::Asleep {
+        if wakeups.forwarder && process.forwarder == Thread::Asleep {
             process.forwarder = Thread::Rung;
             due.push(NodeEvent::Forwarder);
         }
-        if rings.read_asker && process.read_asker == Thread::Asleep {
+        if wakeups.read_asker && process.read_asker == Thread::Asleep {
             process.read_asker = Thread::Rung;
             due.push(NodeEvent::ReadAsker);
         }
-        if rings.timer && at + late < process.timer_at {
+        if wakeups.timer && at + late < process.timer_at {
             let at = at + late;
             process.timer_at = at;
             due.push(NodeEvent::Timer { at });
         }
-        if rings.snapshotter
+        if wakeups.snapshotter
             && let Snapshotter::Asleep | Snapshotter::Naming(..) = process.snapshotter
         {
             due.push(NodeEvent::Snapshotter);
         }
         due.into_iter().for_each(|what| self.plan_node_at(node, at, what));
-        for peer in (0..self.nodes.len()).filter(|&peer| peer != node && rings.replicators) {
+        for peer in (0..self.nodes.len()).filter(|&peer| peer != node && wakeups.replicators) {
             let at = self.now + self.wake_latency();
             if let Some(Replicator::Asleep { until }) = self.process(node).replicators.get_mut(&peer)
                 && *until > at
@@ -457,7 +457,7 @@ impl World {
 
     fn is_absent_from_own(&self, node: NodeIndex) -> bool {
         let (id, process) = (self.nodes[node].id, &self.nodes[node].process);
-        process.as_ref().is_some_and(|process| process.core.raft.membership().get(id).is_none())
+        process.as_ref().is_some_and(|process| process.state.raft.membership().get(id).is_none())
     }
 
     fn mark_decision(&mut self, node: NodeIndex, what: &Decision) {
@@ -475,7 +475,7 @@ impl World {
             Decision::RefusedVote(_, VoteRefusal::LogBehind(_)) => Mark::RefusedLogBehind,
             Decision::RefusedVote(_, VoteRefusal::VotedFor(_)) => {
                 let machine = &self.nodes[node];
-                let term = machine.process.as_ref().map_or(0, |p| p.core.raft.term());
+                let term = machine.process.as_ref().map_or(0, |p| p.state.raft.term());
                 if machine.voted_before_crash_in == term {
                     self.mark(Mark::RefusedVotedBeforeCrash);
                 }
@@ -485,15 +485,15 @@ impl World {
             Decision::SteppedDown(StepDownReason::HigherTerm(_)) => Mark::HigherTermStepDown,
             Decision::SteppedDown(StepDownReason::Removed) => Mark::RemovedLeaderStepDown,
             Decision::Promoted(_) => Mark::PromotedByItself,
-            Decision::HandsOver(to) => {
+            Decision::TransferStarted(to) => {
                 let now = self.nodes[node].clock.show(self.now);
                 let (successor, known) = (*to, self.is_known_to_be_alive(node, *to, now));
                 assert!(known, "n{} hands over to {successor}, which has not answered it", node + 1);
                 return;
             }
             Decision::ProposedVersion(_) => Mark::VersionRaised,
-            Decision::HandedOver(_) => Mark::HandOverCampaign,
-            Decision::HandOverFailed(_) => Mark::HandOverInVain,
+            Decision::TransferReceived(_) => Mark::TransferCampaign,
+            Decision::TransferFailed(_) => Mark::TransferInVain,
             Decision::PreCampaign if self.is_absent_from_own(node) => Mark::AbsentMemberCampaigned,
             Decision::SteppedDown(StepDownReason::DiskStalled) => Mark::DiskStallStepDown,
             Decision::DiskRecovered => Mark::DiskRecovered,

@@ -83,7 +83,7 @@ pub struct World {
 }
 
 impl World {
-    /// A founded cluster at rest: every member has entry `1@1` on its disk.
+    /// A bootstrapped cluster at rest: every member has entry `1@1` on its disk.
     pub fn new(swarm: Swarm, report: Rc<RefCell<Report>>) -> World {
         let seed = swarm.seed;
         let mut world = World {
@@ -100,7 +100,7 @@ impl World {
             swarm,
         };
         world.line(|| format!("seed {seed}"));
-        world.found();
+        world.bootstrap();
         for machine in &mut world.nodes {
             machine.disk.is_watched = world.swarm.disks_are_watched;
             if world.swarm.disks_lie {

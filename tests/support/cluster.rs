@@ -41,8 +41,9 @@ pub struct Setup {
     pub extra: String,
     /// What the others are told as its `raft_addr`, when that is not where it listens.
     pub advertised_raft: Vec<Option<String>>,
-    /// How many of the nodes found the cluster, the first ones; None: all of them. The others have no configuration.
-    pub founders: Option<usize>,
+    /// How many of the nodes bootstrap the cluster, the first ones; None: all of them. The others have no
+    /// configuration.
+    pub initial_members: Option<usize>,
 }
 
 /// Some processes, their files, and the address they share. Dropped, it ends every process it started.
@@ -63,16 +64,17 @@ impl Cluster {
         let (dir, ip) = (temp.path().to_owned(), fresh_ip());
         let children = (0..size).map(|_| None).collect();
         let cluster = Cluster { dir, ip, size, children, programs: vec![None; size], _temp: temp };
-        for n in 0..setup.founders.unwrap_or(size) {
+        for n in 0..setup.initial_members.unwrap_or(size) {
             cluster.write_config(n, setup);
         }
         cluster
     }
 
-    /// Starts a cluster of `founders` nodes with room for others, up to `size`.
-    pub fn start_with_room(founders: usize, size: usize) -> Cluster {
-        let mut cluster = Cluster::prepare(size, &Setup { founders: Some(founders), ..Setup::default() });
-        (0..founders).for_each(|n| cluster.spawn(n));
+    /// Starts a cluster of `initial_members` nodes with room for others, up to `size`.
+    pub fn start_with_room(initial_members: usize, size: usize) -> Cluster {
+        let mut cluster =
+            Cluster::prepare(size, &Setup { initial_members: Some(initial_members), ..Setup::default() });
+        (0..initial_members).for_each(|n| cluster.spawn(n));
         cluster.wait_for_leader();
         cluster.wait_for_ready();
         cluster
@@ -104,7 +106,7 @@ impl Cluster {
         let mut text = format!("node_id: {}\ndata_dir: {}\n", self.name(n), self.data_dir(n).display());
         text.push_str(&setup.extra);
         text.push_str("peers:\n");
-        for peer in 0..setup.founders.unwrap_or(self.size) {
+        for peer in 0..setup.initial_members.unwrap_or(self.size) {
             let raft =
                 setup.advertised_raft.get(peer).cloned().flatten().unwrap_or_else(|| self.raft_addr(peer));
             let (name, http) = (self.name(peer), self.http_addr(peer));
@@ -293,7 +295,7 @@ impl Cluster {
         })
     }
 
-    /// Waits until every running node is ready: on a busy machine one may be born long after the first leader.
+    /// Waits until every running node is ready: on a busy machine one may be initialized long after the first leader.
     pub fn wait_for_ready(&self) {
         wait_for("every running node ready", || {
             let is_ready = |n| self.request(n, "GET", "/readyz", &[], b"").is_ok_and(|a| a.status == 200);

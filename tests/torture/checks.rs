@@ -133,9 +133,9 @@ pub fn lost_writes(cluster: &Cluster, report: &Report, events: &[Event]) -> Resu
                 while let Some(write) = writes.get(next.fetch_add(1, Relaxed)) {
                     let node = members[(thread + write.revision as usize) % members.len()];
                     match read_back(cluster, node, &mut connection, write) {
-                        Ok(Found::There) => drop(report.writes_read_back.fetch_add(1, Relaxed)),
-                        Ok(Found::Compacted) => drop(report.writes_compacted.fetch_add(1, Relaxed)),
-                        Ok(Found::Gone(text)) => {
+                        Ok(Genesis::There) => drop(report.writes_read_back.fetch_add(1, Relaxed)),
+                        Ok(Genesis::Compacted) => drop(report.writes_compacted.fetch_add(1, Relaxed)),
+                        Ok(Genesis::Gone(text)) => {
                             lost.lock().expect("nothing panics under the lock").push(text)
                         }
                         Err(why) => *failed.lock().expect("nothing panics under the lock") = Some(why),
@@ -151,7 +151,7 @@ pub fn lost_writes(cluster: &Cluster, report: &Report, events: &[Event]) -> Resu
 }
 
 /// What became of an acknowledged write.
-enum Found {
+enum Genesis {
     /// It is where it should be.
     There,
     /// It is beyond the history that is kept: nothing can be said of it alone.
@@ -165,7 +165,7 @@ fn read_back(
     node: usize,
     connection: &mut Option<(usize, Connection)>,
     write: &Acknowledged,
-) -> Result<Found, String> {
+) -> Result<Genesis, String> {
     let path = format!("/v1/kv/{}?revision={}", write.key, write.revision);
     let answer = wait_for("a read at a revision", || {
         if connection.as_ref().is_none_or(|(to, _)| *to != node) {
@@ -183,14 +183,14 @@ fn read_back(
         None => answer.status == 404 && answer.text().contains("not_found"),
     };
     if is_there {
-        return Ok(Found::There);
+        return Ok(Genesis::There);
     }
     if answer.status == 410 {
-        return Ok(Found::Compacted);
+        return Ok(Genesis::Compacted);
     }
     let text = answer.text();
     let shown: String = text.chars().take(80).collect();
-    Ok(Found::Gone(format!(
+    Ok(Genesis::Gone(format!(
         "{} is gone: at its revision {} says {} {shown}",
         write.event,
         cluster.name(node),
@@ -279,7 +279,7 @@ pub fn verify(
     graceful: bool,
     report: &Report,
 ) -> Result<(), String> {
-    let output = cluster.verify(n);
+    let output = cluster.fsck(n);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let said = || format!("{text}{}", String::from_utf8_lossy(&output.stderr));
     report.verified.fetch_add(1, Relaxed);

@@ -101,7 +101,7 @@ pub struct Cluster {
     /// Who sits where.
     pub seats: Seats,
     /// How many members there were at first.
-    pub founders: usize,
+    pub initial_members: usize,
     /// Whether it was started to join, and not by its configuration alone.
     joined: Vec<bool>,
     /// Of who joins: whether it stays a learner until it is promoted.
@@ -138,7 +138,7 @@ impl Cluster {
             links,
             small_disk: None,
             seats,
-            founders: plan.size,
+            initial_members: plan.size,
             joined: vec![false; plan.seats],
             learner: vec![false; plan.seats],
             started_at: vec![0; plan.seats],
@@ -163,7 +163,7 @@ impl Cluster {
             fs::write(cluster.config_path(n, true), cluster.config(n, plan, false)).map_err(said)?;
         }
         (0..plan.size).for_each(|n| cluster.spawn(n));
-        wait_for("the founding of the cluster", || cluster.addresses.leader())?;
+        wait_for("the bootstrap of the cluster", || cluster.addresses.leader())?;
         (0..plan.size).for_each(|n| cluster.learn(n));
         Ok(cluster)
     }
@@ -188,14 +188,14 @@ impl Cluster {
         format!("{}:{}", self.addresses.hosts[n], 18081 + n)
     }
 
-    fn config(&self, n: usize, plan: &Plan, is_founder: bool) -> String {
+    fn config(&self, n: usize, plan: &Plan, is_bootstrap_node: bool) -> String {
         let mut text = format!("node_id: {}\ndata_dir: {}\n", self.name(n), self.data_dir(n).display());
         text += &plan.settings;
         if plan.wire == Wire::Proxies {
             text += &format!("listen_raft: \"{}\"\n", self.listen_raft(n));
         }
         // Who joins is told on its command line.
-        if !is_founder {
+        if !is_bootstrap_node {
             return text;
         }
         text += "peers:\n";
@@ -302,7 +302,7 @@ impl Cluster {
         self.spawn_as(n, &["prlimit".to_owned(), format!("--nofile={limit}:{limit}")]);
     }
 
-    /// Behind these words, which say a program that becomes the one behind it.
+    /// After these words, which say a program that becomes the one after it.
     fn spawn_as(&mut self, n: usize, words: &[String]) {
         let mut all = self
             .links
@@ -362,9 +362,9 @@ impl Cluster {
         wait_for(&format!("the end of {} after SIGTERM", self.name(n)), || self.reap(n))
     }
 
-    /// `dkv-server verify` on the data of a member that is not running.
-    pub fn verify(&self, n: usize) -> Output {
-        Command::new(&self.program).arg("verify").arg(self.data_dir(n)).output().expect("dkv-server starts")
+    /// `dkv-server fsck` on the data of a member that is not running.
+    pub fn fsck(&self, n: usize) -> Output {
+        Command::new(&self.program).arg("fsck").arg(self.data_dir(n)).output().expect("dkv-server starts")
     }
 
     /// Copies everything to `to`, for whoever looks for the cause.

@@ -30,7 +30,7 @@ impl Nemesis<'_> {
 
     /// A member is removed; this one, or any.
     pub fn remove(&mut self, chosen: Option<usize>) -> Result<(), String> {
-        self.quiet_with(self.cluster.founders)?;
+        self.quiet_with(self.cluster.initial_members)?;
         let n = self.member(chosen);
         self.operator.remove(self.cluster, n);
         Ok(())
@@ -157,7 +157,7 @@ impl Nemesis<'_> {
 
     /// Turns a bit over in the data of a member that does not run.
     fn flip(&mut self, n: usize) -> Result<Flip, String> {
-        let (name, output) = (self.cluster.name(n), self.cluster.verify(n));
+        let (name, output) = (self.cluster.name(n), self.cluster.fsck(n));
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let mark = SyncedMark::parse(&said).filter(|_| output.status.code() == Some(0));
         let mark = mark.ok_or_else(|| format!("{name}: the data is not good: {said}"))?;
@@ -176,7 +176,7 @@ impl Nemesis<'_> {
             if let Some(status) = self.cluster.reap(n) {
                 return Some(Some(status));
             }
-            addresses.status(n, TIMEOUT).is_some_and(|s| s["role"] != "unborn").then_some(None)
+            addresses.status(n, TIMEOUT).is_some_and(|s| s["role"] != "uninitialized").then_some(None)
         });
         let said = self.cluster.said_since_start(n);
         let file = flip.file.file_name().expect("a name").to_string_lossy().into_owned();

@@ -26,7 +26,7 @@ pub const REQUEST_MAY_LINGER: Duration = Duration::from_secs(6);
 const PROMOTE_EVERY: Duration = Duration::from_secs(1);
 
 /// How long everything that was begun may take once nothing hinders it any more.
-const SETTLING: Duration = Duration::from_secs(90);
+const AGREEMENT: Duration = Duration::from_secs(90);
 
 /// Who is not let in for so long is started again, and asks another member.
 const JOIN_PATIENCE: Duration = Duration::from_secs(10);
@@ -253,7 +253,7 @@ impl Operator {
         command.spawn().expect("dkv-cli starts")
     }
 
-    /// Whether a command that ended needs no other one behind it.
+    /// Whether a command that ended needs no other one after it.
     fn is_done(&mut self, change: &mut Change, cluster: &Cluster, status: ExitStatus) -> bool {
         let code = status.code();
         if code != Some(0) {
@@ -360,8 +360,8 @@ impl Operator {
 
     /// When nothing hinders anybody any more: waits until everything that was begun is done, lets new nodes join until
     /// there are as many voters as at the beginning, and until all of them know the same membership.
-    pub fn settle(&mut self, cluster: &mut Cluster) -> Result<(), Vec<String>> {
-        let deadline = Instant::now() + SETTLING;
+    pub fn wait_for_agreement(&mut self, cluster: &mut Cluster) -> Result<(), Vec<String>> {
+        let deadline = Instant::now() + AGREEMENT;
         let mut restarted = Instant::now();
         loop {
             let violations = self.follow(cluster);
@@ -370,7 +370,7 @@ impl Operator {
             }
             let voters = cluster.seats.that(Stand::Member);
             if self.is_quiet(cluster) {
-                if voters.len() < cluster.founders {
+                if voters.len() < cluster.initial_members {
                     // A seat may not be free at once.
                     let _ = self.join(cluster);
                 } else if voters.iter().all(|&n| knows(cluster, n, &voters)) {
@@ -390,14 +390,14 @@ impl Operator {
                 }
             }
             if Instant::now() >= deadline {
-                return Err(vec![self.unsettled(cluster)]);
+                return Err(vec![self.disagreement(cluster)]);
             }
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    fn unsettled(&self, cluster: &Cluster) -> String {
-        let mut text = format!("the membership did not settle in {} s:", SETTLING.as_secs());
+    fn disagreement(&self, cluster: &Cluster) -> String {
+        let mut text = format!("the members did not agree in {} s:", AGREEMENT.as_secs());
         for n in 0..cluster.size() {
             let members = cluster.addresses.members(n, TIMEOUT).map(Value::Array);
             let known = members.map_or("no answer".to_owned(), |members| members.to_string());

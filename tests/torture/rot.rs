@@ -10,7 +10,7 @@ use fastrand::Rng;
 /// Bytes of a block, to which the batches of the log are aligned.
 const BLOCK_BYTES: u64 = 4_096;
 
-/// Begins every batch, the nonce of its segment behind it.
+/// Begins every batch, the nonce of its segment after it.
 const MAGIC: &[u8; 8] = b"dkvbatch";
 
 /// Of the fields of a batch's header: its bytes without the padding.
@@ -43,7 +43,7 @@ pub enum Allows {
     Anything,
 }
 
-/// Up to where the log is proven to have been synced: what `dkv-server verify` calls the synced mark.
+/// Up to where the log is proven to have been synced: what `dkv-server fsck` calls the synced mark.
 #[derive(Clone, Copy, Debug)]
 pub struct SyncedMark {
     sequence: u64,
@@ -51,7 +51,7 @@ pub struct SyncedMark {
 }
 
 impl SyncedMark {
-    /// From the report of `dkv-server verify`.
+    /// From the report of `dkv-server fsck`.
     pub fn parse(report: &str) -> Option<SyncedMark> {
         let line = report.lines().find_map(|line| line.strip_prefix("synced mark: byte "))?;
         let (byte, sequence) = line.split_once(" of segment ")?;

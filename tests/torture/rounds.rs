@@ -259,7 +259,7 @@ impl Run<'_> {
     ) -> Result<(), Vec<String>> {
         let one = |why: String| vec![why];
         let report = &self.report;
-        operator.settle(cluster)?;
+        operator.wait_for_agreement(cluster)?;
         checks::all_serve(cluster, crowd).map_err(one)?;
         checks::read_everything(cluster, crowd).map_err(one)?;
         checks::hashes_are_equal(cluster, report).map_err(one)?;

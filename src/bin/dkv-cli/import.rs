@@ -1,8 +1,8 @@
 //! Keys from JSON lines.
 //!
 //! A file is read twice: every line is checked before the first key is stored. Standard input and pipes are read once, so
-//! a bad line there ends the import behind those before it. Several keys are stored at a time; those with equal keys by the same
-//! thread, in their order.
+//! a bad line there ends the import after those before it. Several keys are stored at a time; those with equal keys by
+//! the same thread, in their order.
 
 use std::io::{BufRead, BufReader, Read, Seek};
 use std::path::Path;

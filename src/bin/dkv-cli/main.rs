@@ -191,7 +191,7 @@ fn completion(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "dkv-cli", &mut script);
     if shell == clap_complete::Shell::Bash {
-        // With a hyphen in the program's name its two halves call a command by different names, and nothing behind the
+        // With a hyphen in the program's name its two halves call a command by different names, and nothing after the
         // command is completed (clap issue 6421). Where they agree there is nothing to replace.
         return String::from_utf8_lossy(&script).replace("dkv__subcmd__cli", "dkv__cli").into_bytes();
     }

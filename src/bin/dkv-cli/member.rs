@@ -76,7 +76,7 @@ pub fn transfer(
     to: Option<&str>,
     printer: &Printer,
 ) -> Result<(), Failure> {
-    let done = client.hand_over(to, Instant::now() + timeout)?;
+    let done = client.transfer_leadership(to, Instant::now() + timeout)?;
     report(printer, &done, &format!("{} leads", done.leader.node_id))
 }
 
@@ -231,7 +231,7 @@ impl Steps<'_> {
             let patience = NODE_TIMEOUT.min(self.until.saturating_duration_since(Instant::now()));
             match self.client.status(&member.http_addr, patience) {
                 Ok(status) if Some(&status.member_id) == member.member_id.as_ref() => {
-                    if status.role != RoleName::Unborn && (member.voter || !member.promote) {
+                    if status.role != RoleName::Uninitialized && (member.voter || !member.promote) {
                         return Ok(format!(
                             "{name} answers as the member it is: nothing to replace (to give it a new identity, stop it \
                              and empty its data_dir first)"

@@ -112,7 +112,7 @@ fn stranger(cluster: &ClusterReply, member: &MemberInfo, status: &StatusReply) -
 
 /// A node that has no part in its cluster yet, though it is a member, does not answer as it should.
 fn health(answers: &[Heard]) -> Health {
-    let is_well = |answer: &Heard| answer.as_ref().is_ok_and(|status| status.role != RoleName::Unborn);
+    let is_well = |answer: &Heard| answer.as_ref().is_ok_and(|status| status.role != RoleName::Uninitialized);
     let leads = |status: &StatusReply| status.role == RoleName::Leader;
     match (answers.iter().flatten().any(leads), answers.iter().all(is_well)) {
         (false, _) => Health::NoLeader,
@@ -245,11 +245,11 @@ mod tests {
         let silent = || Err("refused".to_owned());
         let leads = || Ok(status(&a, RoleName::Leader));
         let follows = || Ok(status(&b, RoleName::Follower));
-        let unborn = || Ok(status(&b, RoleName::Unborn));
+        let uninitialized = || Ok(status(&b, RoleName::Uninitialized));
         for (answers, expected) in [
             (vec![leads(), follows()], Health::Ok),
             (vec![leads(), silent()], Health::Degraded),
-            (vec![leads(), unborn()], Health::Degraded),
+            (vec![leads(), uninitialized()], Health::Degraded),
             (vec![follows(), follows()], Health::NoLeader),
             (vec![follows(), silent()], Health::NoLeader),
             (vec![silent(), silent()], Health::NoLeader),

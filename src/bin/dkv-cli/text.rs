@@ -24,7 +24,7 @@ fn is_printable(c: char) -> bool {
     if c.is_ascii() {
         return matches!(c, ' '..='~');
     }
-    // The standard library's own table, asked behind a letter: there it lets combining characters be.
+    // The standard library's own table, asked after a letter: there it lets combining characters be.
     let mut pair = [b'x', 0, 0, 0, 0];
     let length = 1 + c.encode_utf8(&mut pair[1..]).len();
     std::str::from_utf8(&pair[..length]).is_ok_and(|pair| pair.escape_debug().count() == 2)

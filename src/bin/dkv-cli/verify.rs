@@ -163,7 +163,7 @@ fn judge(history: &[Event], seconds: f64, nodes: usize, path: PathBuf) -> Report
     let verdicts = [
         check::check_revisions(history),
         check::check_order(history),
-        check::check_linearizable(&check::narrow(history, None), &limits),
+        check::check_linearizable(&check::resolve_unknown(history, None), &limits),
     ];
     let faults: Vec<&check::Fault> = verdicts.iter().filter_map(|verdict| verdict.as_ref().err()).collect();
     let verdict = match &faults[..] {

@@ -24,12 +24,12 @@ const MAIN_HELP: &str = concat!(
   dkv-server --join 10.0.0.1:8081 --node-id n6 --data-dir /var/lib/dkv \\
       --raft-addr 10.0.0.6:18081 --http-addr 10.0.0.6:8081
                                        a new member of the cluster of 10.0.0.1
-  dkv-server verify data/node1         is what a stopped node has on disk whole?
+  dkv-server fsck data/node1         is what a stopped node has on disk whole?
 
 ",
     heading!("Signals:"),
     "  SIGTERM and SIGINT stop it: what is in flight is finished for at most 5
-  seconds, a leader hands over, and the log is sealed. A second signal ends it at once. Nothing that
+  seconds, a leader transfers its leadership, and the log is sealed. A second signal ends it at once. Nothing that
   was acknowledged is lost either way.
   SIGHUP opens the log file again. Where standard error is a terminal it stops the node, as does the
   window that is closed. SIGUSR1 and SIGUSR2 are ignored with a line.
@@ -116,12 +116,12 @@ pub struct Cli {
     #[arg(long)]
     pub exit_with_stdin: bool,
 
-    /// Found the cluster with the state of this backup; the data directory must be empty.
+    /// Bootstrap the cluster with the state of this backup; the data directory must be empty.
     ///
-    /// Every founding member is started with the same file. The cluster gets a new cluster id; keys, revisions, history and
-    /// idempotency keys are those of the backup. A file that is cut short or altered is refused before anything is
-    /// written, and so is standard input: a backup is read more than once. Once the node is born the option has nothing
-    /// more to do and can be left away.
+    /// Every initial member is started with the same file. The cluster gets a new cluster id; keys, revisions, history
+    /// and idempotency keys are those of the backup. A file that is cut short or altered is refused before anything is
+    /// written, and so is standard input: a backup is read more than once. Once the node is initialized the option has
+    /// nothing more to do and can be left away.
     #[arg(long, value_name = "BACKUP", conflicts_with_all = ["join", "check_config"])]
     pub restore: Option<PathBuf>,
 
@@ -141,7 +141,7 @@ pub struct JoinArgs {
     /// Join the cluster of the node whose http_addr this is; any member will do.
     ///
     /// It is let in as a learner, brought up to date, and becomes a voter by itself. Once it is a member this only says
-    /// that it was not founded with the others, so that it can be started with the same command line for ever.
+    /// that it was not bootstrapped with the others, so that it can be started with the same command line for ever.
     #[arg(long, value_name = "HOST:PORT")]
     pub join: Option<String>,
 
@@ -200,7 +200,7 @@ pub enum Command {
     },
     /// Read a data directory as a start would, say what is wrong with it, and change nothing.
     #[command(after_long_help = VERIFY_HELP)]
-    Verify {
+    Fsck {
         /// The data directory of a node that is not running.
         data_dir: PathBuf,
     },

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Some(Command::Recover { config, force_new_cluster, yes }) => {
             return run_to_end(|| recover::run(config, *force_new_cluster, *yes));
         }
-        Some(Command::Verify { data_dir }) => return run_to_end(|| verify(data_dir)),
+        Some(Command::Fsck { data_dir }) => return run_to_end(|| fsck(data_dir)),
         None => {}
     }
     let caught = match Caught::for_node() {
@@ -118,11 +118,11 @@ fn run_to_end(command: impl FnOnce() -> ExitCode) -> ExitCode {
     }
 }
 
-fn verify(data_dir: &Path) -> ExitCode {
+fn fsck(data_dir: &Path) -> ExitCode {
     if let Err(error) = dkv::files::check_name(data_dir) {
         return refuse(&error);
     }
-    match dkv::node::verify::verify(data_dir) {
+    match dkv::node::fsck::fsck(data_dir) {
         Ok(report) => {
             // The exit code says it too: a closed pipe changes nothing.
             let _ = write!(std::io::stdout().lock(), "{report}");

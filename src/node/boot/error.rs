@@ -5,9 +5,9 @@ use crate::store::identity::IdentityError;
 use crate::store::snapshot::{SnapshotError, SnapshotName};
 use crate::store::wal::{WalError, WalIds};
 
-/// Why the data directory cannot be opened as this node's, or a birth not be finished.
+/// Why the data directory cannot be opened as this node's, or an initialization not be finished.
 #[derive(Debug, thiserror::Error)]
-pub enum BirthError {
+pub enum DataDirError {
     /// The identity file.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -52,12 +52,12 @@ pub enum BirthError {
         /// Whose log it is.
         ids: WalIds,
     },
-    /// The log does not begin with the found entry of its cluster.
+    /// The log does not begin with the genesis entry of its cluster.
     #[error(
-        "the log in {dir} does not begin with the found entry of cluster {cluster_id}: {what}; replace the member \
+        "the log in {dir} does not begin with the genesis entry of cluster {cluster_id}: {what}; replace the member \
          (empty data_dir, then dkv-cli member replace)"
     )]
-    NoFound {
+    NoGenesis {
         /// The data directory.
         dir: String,
         /// The cluster.
@@ -101,32 +101,32 @@ fn texts(errors: &[SnapshotError]) -> String {
     errors.iter().map(SnapshotError::to_string).collect::<Vec<_>>().join("; ")
 }
 
-impl BirthError {
+impl DataDirError {
     /// Exit code of a server that ends with this error: 1 run-time failure, 2 configuration, 3 data corrupt,
     /// 4 identity refused, 5 another program is needed.
     pub fn exit_code(&self) -> u8 {
         match self {
-            BirthError::Identity(error) => error.exit_code(),
-            BirthError::Wal(WalError::Foreign { .. }) | BirthError::OtherAddress { .. } => 4,
-            BirthError::Wal(WalError::NewerFormat { .. } | WalError::Newer { .. })
-            | BirthError::Snapshot(SnapshotError::NewerFormat { .. } | SnapshotError::Version { .. })
-            | BirthError::OtherProgram { .. } => 5,
-            BirthError::Wal(WalError::Corrupt { .. } | WalError::Gap { .. })
-            | BirthError::DamagedSnapshot { .. }
-            | BirthError::Snapshot(SnapshotError::Corrupt { .. })
-            | BirthError::LogGone { .. }
-            | BirthError::NoIdentity { .. }
-            | BirthError::StraySnapshot { .. }
-            | BirthError::NoFound { .. } => 3,
-            BirthError::Wal(_) | BirthError::Snapshot(_) => 1,
+            DataDirError::Identity(error) => error.exit_code(),
+            DataDirError::Wal(WalError::Foreign { .. }) | DataDirError::OtherAddress { .. } => 4,
+            DataDirError::Wal(WalError::NewerFormat { .. } | WalError::Newer { .. })
+            | DataDirError::Snapshot(SnapshotError::NewerFormat { .. } | SnapshotError::Version { .. })
+            | DataDirError::OtherProgram { .. } => 5,
+            DataDirError::Wal(WalError::Corrupt { .. } | WalError::Gap { .. })
+            | DataDirError::DamagedSnapshot { .. }
+            | DataDirError::Snapshot(SnapshotError::Corrupt { .. })
+            | DataDirError::LogGone { .. }
+            | DataDirError::NoIdentity { .. }
+            | DataDirError::StraySnapshot { .. }
+            | DataDirError::NoGenesis { .. } => 3,
+            DataDirError::Wal(_) | DataDirError::Snapshot(_) => 1,
         }
     }
 }
 
 /// A gap has its cause in the damaged snapshots, if there are any.
-pub(super) fn damaged_or(error: WalError, damaged: Vec<(SnapshotName, SnapshotError)>) -> BirthError {
+pub(super) fn damaged_or(error: WalError, damaged: Vec<(SnapshotName, SnapshotError)>) -> DataDirError {
     match error {
-        gap @ WalError::Gap { .. } if !damaged.is_empty() => BirthError::DamagedSnapshot {
+        gap @ WalError::Gap { .. } if !damaged.is_empty() => DataDirError::DamagedSnapshot {
             damaged: damaged.into_iter().map(|(_, error)| error).collect(),
             gap,
         },

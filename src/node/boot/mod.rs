@@ -1,11 +1,11 @@
-//! What runs before a node does, or instead of it: opening its data directory, founding or joining a cluster, a backup to
-//! begin with, and what the program does with a directory that no node uses.
+//! What runs before a node does, or instead of it: opening its data directory, bootstrap or joining a cluster, a backup
+//! to begin with, and what the program does with a directory that no node uses.
 
-pub(super) mod birth;
-pub(super) mod birth_record;
+pub mod bootstrap;
+pub(super) mod bootstrap_rpc;
+pub(super) mod data_dir;
 pub(super) mod error;
-pub mod founding;
+pub mod fsck;
 pub(super) mod open;
 pub mod recover;
 pub mod restore;
-pub mod verify;

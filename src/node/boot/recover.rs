@@ -19,13 +19,13 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::birth::Birthplace;
-use super::birth_record::Peer;
-use super::error::BirthError;
+use super::bootstrap_rpc::Peer;
+use super::data_dir::DataDir;
+use super::error::DataDirError;
 use super::restore::Backup;
 use crate::node::Stored;
 use crate::raft::{
-    ClusterId, Entry, Found, Index, Member, MemberId, Membership, PROTOCOL, Payload, Position, Settings,
+    ClusterId, Entry, Genesis, Index, Member, MemberId, Membership, PROTOCOL, Payload, Position, Settings,
 };
 use crate::store::Kv;
 use crate::store::disk::RealDisk;
@@ -42,7 +42,7 @@ const OLD: &str = "before-recovery-";
 pub enum RecoverError {
     /// What it holds cannot be read, or the new files not be written.
     #[error(transparent)]
-    Birth(#[from] BirthError),
+    Initialization(#[from] DataDirError),
     /// There is nothing to recover.
     #[error("{0} holds no member of a cluster: there is nothing to recover")]
     Nothing(String),
@@ -74,7 +74,7 @@ impl RecoverError {
     /// refused, 5 another program is needed.
     pub fn exit_code(&self) -> u8 {
         match self {
-            RecoverError::Birth(error) => error.exit_code(),
+            RecoverError::Initialization(error) => error.exit_code(),
             RecoverError::Nothing(_) | RecoverError::Alone(_) => 2,
             RecoverError::OtherProgram { .. } => 5,
             RecoverError::Io { .. } => 1,
@@ -84,7 +84,7 @@ impl RecoverError {
 
 impl From<IdentityError> for RecoverError {
     fn from(error: IdentityError) -> RecoverError {
-        RecoverError::Birth(error.into())
+        RecoverError::Initialization(error.into())
     }
 }
 
@@ -162,7 +162,7 @@ impl Recovery {
         let disk = Arc::new(RealDisk::open(&self.dir).map_err(failed("open", &self.dir))?);
         let Some(identity) = Identity::load(&*disk)? else { return Err(RecoverError::Nothing(shown())) };
         identity.check_name(node_id)?;
-        let log = Wal::identify(&(disk.clone() as _)).map_err(BirthError::from)?;
+        let log = Wal::identify(&(disk.clone() as _)).map_err(DataDirError::from)?;
         let Some(cluster_id) = identity.cluster_id.or(log.map(|ids| ids.cluster_id)) else {
             return Err(RecoverError::Nothing(shown()));
         };
@@ -170,7 +170,7 @@ impl Recovery {
         if log.is_none() {
             let WalIds { cluster_id, member_id } = ids;
             let node_id = identity.node_id;
-            return Err(BirthError::LogGone { dir: shown(), node_id, member_id, cluster_id }.into());
+            return Err(DataDirError::LogGone { dir: shown(), node_id, member_id, cluster_id }.into());
         }
         let (stored, warnings) = Stored::load(disk, ids, self.options)?;
         stored.check_program(PROTOCOL)?;
@@ -214,17 +214,17 @@ impl Recovery {
         let member = Member { node_id, member_id, raft_addr, http_addr, voter: true, promote: false };
         let last = survivor.last.index;
         let backup = Backup::of(survivor.kv);
-        let found = Found {
+        let genesis = Genesis {
             cluster_id,
             settings: backup.settings().clone(),
             protocol: backup.version(),
             members: Membership { members: vec![member] },
             restored: Some(backup.restored()),
         };
-        let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
-        let mut born = Birthplace::new(disk, self.options, identity).birth(entry, Some(backup))?;
-        born.stored.wal.seal().map_err(BirthError::from)?;
-        drop(born);
+        let entry = Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis));
+        let mut initialized = DataDir::new(disk, self.options, identity).initialize(entry, Some(backup))?;
+        initialized.stored.wal.seal().map_err(DataDirError::from)?;
+        drop(initialized);
         sync(&building)?;
         self.rename(BUILDING, &format!("{BUILT}{}", self.free_suffix(last)))?;
         sync(&self.dir)?;

@@ -1,26 +1,26 @@
 //! A new cluster that begins with the state of another one: with a backup, or with what a lost cluster has left on one
 //! disk.
 //!
-//! Its log begins behind `2@1`, where a snapshot of that state ends, so that a member that joins later and knows entry
-//! `1@1` alone is always sent the state and never a log without it. At the birth the snapshot is durable first, then the
-//! log that begins behind it, then the identity file names the cluster: until there is a log, a crash leaves an unborn
-//! node and a snapshot that its next start removes.
+//! Its log begins after `2@1`, where a snapshot of that state ends, so that a member that joins later and knows entry
+//! `1@1` alone is always sent the state and never a log without it. At the initialization the snapshot is durable
+//! first, then the log that begins after it, then the identity file names the cluster: until there is a log, a crash
+//! leaves an uninitialized node and a snapshot that its next start removes.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use super::error::BirthError;
+use super::error::DataDirError;
 use crate::raft::{Entry, Position, Protocol, RestoredState, Settings, SnapshotMeta};
 use crate::store::disk::Disk;
 use crate::store::snapshot::{self, SnapshotError, SnapshotName};
 use crate::store::{Kv, Rebase};
 
-/// Index of the found entry, the first of every log: it puts the first membership in force.
-const FOUND_INDEX: u64 = 1;
+/// Index of the genesis entry, the first of every log: it puts the first membership in force.
+const GENESIS_INDEX: u64 = 1;
 
 /// Where the log of a cluster begins that did not begin empty.
 pub fn beginning() -> Position {
-    Position::new(FOUND_INDEX + 1, 1)
+    Position::new(GENESIS_INDEX + 1, 1)
 }
 
 /// A state for a new cluster, loaded and verified.
@@ -60,19 +60,19 @@ impl Backup {
         self.kv.settings()
     }
 
-    /// Makes it the beginning of the cluster that `found` founds: a durable snapshot, and the state itself. Who belonged to
-    /// the old cluster is a removed member of the new one; outcomes of keyed writes are still remembered, and their age
-    /// goes on from the cluster time of the state.
+    /// Makes it the beginning of the cluster that `genesis` bootstraps: a durable snapshot, and the state itself. Who
+    /// belonged to the old cluster is a removed member of the new one; outcomes of keyed writes are still remembered,
+    /// and their age goes on from the cluster time of the state.
     pub(super) fn begin(
         mut self,
         disk: &Arc<dyn Disk>,
-        found: &Entry,
+        genesis: &Entry,
     ) -> Result<(SnapshotMeta, Kv), SnapshotError> {
         self.kv.rebase(Rebase {
             last: beginning(),
-            found: found.clone(),
-            membership: found.membership().expect("a found entry has a membership").clone(),
-            membership_index: FOUND_INDEX,
+            genesis: genesis.clone(),
+            membership: genesis.membership().expect("a genesis entry has a membership").clone(),
+            membership_index: GENESIS_INDEX,
             keeps_idempotency: true,
             keeps_removed: true,
         });
@@ -81,14 +81,14 @@ impl Backup {
     }
 }
 
-/// In a directory without a log: removes the snapshot of a birth that was cut short. Any other snapshot is somebody's
-/// data, and a node that was born beside it would take it for its own.
-pub(super) fn remove_unborn(disk: &Arc<dyn Disk>, is_known: bool) -> Result<(), BirthError> {
+/// In a directory without a log: removes the snapshot of an initialization that was cut short. Any other snapshot is
+/// somebody's data, and a node that was initialized beside it would take it for its own.
+pub(super) fn remove_uninitialized(disk: &Arc<dyn Disk>, is_known: bool) -> Result<(), DataDirError> {
     snapshot::remove_leftovers(disk)?;
     let ours = SnapshotName::new(beginning());
     for name in snapshot::list(disk)? {
         if !is_known || name != ours {
-            return Err(BirthError::StraySnapshot { file: disk.display(&name.to_string()) });
+            return Err(DataDirError::StraySnapshot { file: disk.display(&name.to_string()) });
         }
         snapshot::prune(disk, 0)?;
     }

@@ -7,14 +7,14 @@ use crate::raft::{
 };
 
 /// A reply to a peer that waits for this member's disk.
-pub enum Parked {
+pub enum Held {
     /// To a vote or a pre-vote.
     Vote(AfterSync<RequestVoteReply>, Completion<RequestVoteReply>),
     /// To entries or a heartbeat.
     Append(AfterSync<AppendEntriesReply>, Completion<AppendEntriesReply>),
     /// To a piece of a snapshot.
     Install(AfterSync<InstallSnapshotReply>, Completion<InstallSnapshotReply>),
-    /// To a hand-over.
+    /// To a leadership transfer.
     TimeoutNow(AfterSync<TimeoutNowReply>, Completion<TimeoutNowReply>),
 }
 
@@ -30,7 +30,7 @@ pub enum Finished {
     Append(Completion<AppendEntriesReply>, AppendEntriesReply),
     /// To a peer's piece of a snapshot.
     Install(Completion<InstallSnapshotReply>, InstallSnapshotReply),
-    /// To a peer that hands over.
+    /// To a peer that transfers its leadership.
     TimeoutNow(Completion<TimeoutNowReply>, TimeoutNowReply),
     /// To who wants a backup.
     Backup(Completion<BackupResult>, BackupResult),
@@ -38,13 +38,13 @@ pub enum Finished {
     Administered(Completion<AdminResult>, AdminResult),
 }
 
-impl Parked {
+impl Held {
     pub(super) fn hold_until(&self) -> Option<Time> {
         match self {
-            Parked::Vote(waiting, _) => waiting.hold_until(),
-            Parked::Append(waiting, _) => waiting.hold_until(),
-            Parked::Install(waiting, _) => waiting.hold_until(),
-            Parked::TimeoutNow(waiting, _) => waiting.hold_until(),
+            Held::Vote(waiting, _) => waiting.hold_until(),
+            Held::Append(waiting, _) => waiting.hold_until(),
+            Held::Install(waiting, _) => waiting.hold_until(),
+            Held::TimeoutNow(waiting, _) => waiting.hold_until(),
         }
     }
 }

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use super::waiters::{RequestId, Stage, Work};
-use super::{Core, LEADER_WAIT, Leadership, Outgoing};
+use super::{LEADER_WAIT, Leadership, Outgoing, State};
 use crate::node::request::{Failure, FailureKind};
-use crate::node::transport::{ForwardedWrite, Lane, LeaderCall, PeerError, PeerReply, PeerRequest, Target};
+use crate::node::transport::{
+    ForwardedWrite, LeaderCall, PeerError, PeerReply, PeerRequest, Priority, Target,
+};
 use crate::raft::{MemberId, Time};
 
 /// Commands in one forward, in bytes; at least one is sent.
@@ -14,7 +16,7 @@ const MAX_FORWARD_BYTES: usize = 1 << 20;
 /// Writes in one forward.
 const MAX_FORWARD_WRITES: usize = 256;
 
-impl Core {
+impl State {
     fn current_leadership(&self) -> Option<Leadership> {
         self.raft.leader().map(|leader| (self.raft.term(), leader))
     }
@@ -58,7 +60,7 @@ impl Core {
         self.forward_call = self.current_leadership();
         // The leader answers when the earliest deadline passes; the margin lets that answer arrive.
         let timeout = earliest.since(now) + self.heartbeat;
-        Some(Outgoing { ids, to, lane: Lane::Bulk, request: PeerRequest::Forward(writes), timeout })
+        Some(Outgoing { ids, to, priority: Priority::Bulk, request: PeerRequest::Forward(writes), timeout })
     }
 
     /// The result of a batch of forwarded writes. What was answered meanwhile (deadline, other leader) stays answered.
@@ -109,7 +111,7 @@ impl Core {
         // free, and a lost answer does not hold the reads behind it for long.
         let timeout = most_patient.min(4 * self.election_timeout);
         let request = PeerRequest::ReadIndex { remaining_ms: millis(timeout) };
-        Some(Outgoing { ids, to, lane: Lane::Bulk, request, timeout })
+        Some(Outgoing { ids, to, priority: Priority::Bulk, request, timeout })
     }
 
     /// The result of a question of the read-asker. Reads change nothing: every failure may be tried again.

@@ -3,22 +3,22 @@
 
 mod finished;
 mod leader_calls;
-pub(super) mod signals;
 mod snapshots;
 #[cfg(test)]
 mod tests;
 pub(super) mod waiters;
+pub(super) mod wakeups;
 
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::finished::{Finished, Parked};
-pub use self::signals::Rings;
+pub use self::finished::{Finished, Held};
 pub use self::waiters::Work;
 use self::waiters::{MAX_REQUESTS, RequestId, Stage, Waiters};
+pub use self::wakeups::Wakeups;
 use crate::node::request::{AdminFailure, AdminFailureKind, Failure, FailureKind, Origin};
-use crate::node::transport::{Lane, LeaderCall, PeerRequest, Target};
+use crate::node::transport::{LeaderCall, PeerRequest, Priority, Target};
 use crate::raft::{
     self, Index, MemberId, Membership, Note, Payload, Position, ProposeError, Protocol, Raft, ReadDone,
     RoleKind, Term, Time, Watermarks,
@@ -32,14 +32,14 @@ const LEADER_WAIT: Duration = Duration::from_secs(1);
 pub(super) const DISK_DEAD_AFTER: Duration = Duration::from_secs(30);
 
 /// A timer that is so late did not run, and then nothing else did.
-const STANDSTILL: Duration = Duration::from_secs(1);
+const PROCESS_PAUSE: Duration = Duration::from_secs(1);
 
 /// Who leads when.
 type Leadership = (Term, MemberId);
 
-/// The state behind the one mutex, changed by [`Core::step`] alone. A [`Node`](super::Node) drives it with threads, the
-/// simulator of whole clusters without any.
-pub struct Core {
+/// The state behind the one mutex, changed by [`State::step`] alone. A [`Node`](super::Node) drives it with threads,
+/// the simulator of whole clusters without any.
+pub struct State {
     /// The rules of consensus.
     pub raft: Raft,
     pub(super) waiters: Waiters,
@@ -54,7 +54,7 @@ pub struct Core {
     is_snapshot_asked_for: bool,
     /// This snapshot, the newest one, cannot be read: another one is to be written.
     unreadable_snapshot: Option<Position>,
-    /// Until when the timer sleeps: a step that needs it earlier rings.
+    /// Until when the timer sleeps: a step that needs it earlier wakes it.
     timer_sleeps_until: Time,
     /// When this process last found that it had stood still: the disk had no chance to finish anything before.
     resumed_at: Time,
@@ -74,7 +74,7 @@ pub struct Core {
 #[must_use = "effects are carried out after unlocking"]
 pub struct Effects {
     /// Threads that have something to do.
-    pub rings: Rings,
+    pub wakeups: Wakeups,
     /// What was decided, to be logged.
     pub notes: Vec<Note>,
     /// For the names in the notes.
@@ -94,7 +94,7 @@ pub struct Outgoing {
     /// The leader.
     pub to: Target,
     /// Which connections it uses.
-    pub lane: Lane,
+    pub priority: Priority,
     /// The batch.
     pub request: PeerRequest,
     /// Bounds the call as a whole.
@@ -102,7 +102,7 @@ pub struct Outgoing {
 }
 
 /// Timings and switches of the core.
-pub struct CoreOptions {
+pub struct StateOptions {
     /// How often a leader is heard.
     pub heartbeat: Duration,
     /// The minimum election timeout.
@@ -111,10 +111,10 @@ pub struct CoreOptions {
     pub check_invariants: bool,
 }
 
-impl Core {
+impl State {
     /// A member that nobody has asked anything yet.
-    pub fn new(raft: Raft, options: CoreOptions) -> Core {
-        Core {
+    pub fn new(raft: Raft, options: StateOptions) -> State {
+        State {
             raft,
             waiters: Waiters::new(),
             is_stopping: false,
@@ -150,8 +150,8 @@ impl Core {
     }
 
     /// Keeps a reply to a peer until the disk holds what it vouches for.
-    pub fn park(&mut self, reply: Parked) {
-        self.waiters.park(reply);
+    pub fn hold(&mut self, reply: Held) {
+        self.waiters.hold(reply);
     }
 
     /// Sends a request where it belongs now: into the core when this node leads, to the leader when it knows one.
@@ -210,7 +210,7 @@ impl Core {
                 self.waiters.fail(id, Failure::new(FailureKind::Overloaded, why));
             }
             // The command stays with its request, which goes to whoever leads next, or on here.
-            Err(ProposeError::HandingOver) => self.await_successor(id, payload, now),
+            Err(ProposeError::Transferring) => self.await_successor(id, payload, now),
             Err(e @ ProposeError::NotLeader { .. }) => {
                 self.waiters.fail(id, Failure::unavailable(e.to_string()))
             }
@@ -230,7 +230,7 @@ impl Core {
         {
             command.clone_from(bytes);
         }
-        let why = "the leader hands over to another member";
+        let why = "the leader transfers its leadership to another member";
         self.waiters.await_retry(id, now + LEADER_WAIT, now + self.heartbeat, why.to_owned());
     }
 
@@ -251,8 +251,8 @@ impl Core {
 
     /// When `handle_time` has something to do next.
     pub fn next_time(&self) -> Time {
-        let core = self.raft.poll_timeout().min(self.waiters.next_wake()).min(self.cancel_at);
-        core.min(self.disk_dead_at())
+        let state = self.raft.poll_timeout().min(self.waiters.next_wake()).min(self.cancel_at);
+        state.min(self.disk_dead_at())
     }
 
     /// The timer goes to sleep until then.
@@ -261,13 +261,13 @@ impl Core {
     }
 
     /// The timer looks: late by more than it could be, the whole process stood still (SIGSTOP, a paused machine).
-    pub fn notice_standstill(&mut self, now: Time) {
-        if now > self.timer_sleeps_until + STANDSTILL {
+    pub fn notice_process_pause(&mut self, now: Time) {
+        if now > self.timer_sleeps_until + PROCESS_PAUSE {
             self.resumed_at = now;
         }
     }
 
-    /// When the disk has been silent for so long that the process had better end. A standstill of the process does not
+    /// When the disk has been silent for so long that the process had better end. A pause of the process does not
     /// count.
     fn disk_dead_at(&self) -> Time {
         let oldest = self.raft.oldest_write_queued_at();
@@ -298,7 +298,7 @@ impl Core {
     // ---- the end of every step ---------------------------------------------------------------------------------------
 
     /// Changes the state and draws the consequences.
-    pub fn step<T>(&mut self, now: Time, change: impl FnOnce(&mut Core) -> T) -> (T, Effects) {
+    pub fn step<T>(&mut self, now: Time, change: impl FnOnce(&mut State) -> T) -> (T, Effects) {
         let before = self.raft.watermarks();
         let value = change(self);
         (value, self.finish_step(&before, now))
@@ -320,7 +320,7 @@ impl Core {
             }
         }
         self.handle_reads_done(now);
-        self.finish_hand_over(now);
+        self.finish_transfer(now);
         if before.snapshot_index != marks.snapshot_index {
             self.waiters.handle_snapshot(self.raft.snapshot().last);
         }
@@ -337,7 +337,7 @@ impl Core {
             raft::check(&self.raft);
         }
         Effects {
-            rings: self.rings(before, &after, now),
+            wakeups: self.wakeups(before, &after, now),
             notes: self.raft.poll_notes(),
             membership: self.raft.membership().clone(),
             membership_changed: before.membership_index != after.membership_index,
@@ -363,14 +363,14 @@ impl Core {
         }
     }
 
-    fn rings(&mut self, before: &Watermarks, after: &Watermarks, now: Time) -> Rings {
+    fn wakeups(&mut self, before: &Watermarks, after: &Watermarks, now: Time) -> Wakeups {
         let next_time = self.next_time();
         let timer = next_time < self.timer_sleeps_until;
         if timer {
             // What was due before is due now: the timer is not late for it.
             self.timer_sleeps_until = self.timer_sleeps_until.min(next_time.max(now));
         }
-        Rings {
+        Wakeups {
             timer,
             log_writer: before.wakes_log_writer(after),
             applier: before.wakes_applier(after),

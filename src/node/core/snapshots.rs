@@ -1,11 +1,11 @@
 //! Snapshots: when one is written, when it has its name, and what becomes of one that a leader has sent.
 
-use super::Core;
+use super::State;
 use super::waiters::{Stage, Work};
 use crate::node::request::{BackupResult, Completion, Origin};
 use crate::raft::{AfterSync, Index, InstallSnapshotReply, Position, SnapshotMeta, Time};
 
-impl Core {
+impl State {
     // ---- backups -----------------------------------------------------------------------------------------------------
 
     /// Waits for a snapshot that holds `index`; one that is there already will do.

@@ -8,15 +8,15 @@ use super::*;
 use crate::node::request::WriteResult;
 use crate::node::transport::PeerError;
 use crate::raft::{
-    AppendEntriesRequest, ClusterId, Entry, Found, HardState, Member, RaftConfig, Restored, Settings,
+    AppendEntriesRequest, ClusterId, Entry, Genesis, HardState, Member, RaftConfig, Restored, Settings,
 };
 
 const HEARTBEAT: Duration = Duration::from_millis(50);
 const LEADER: MemberId = MemberId(1);
 const OTHER: MemberId = MemberId(3);
 
-/// Member 2 of 3, just founded, that has heard from nobody.
-fn follower() -> Core {
+/// Member 2 of 3, just initialized, that has heard from nobody.
+fn follower() -> State {
     let member = |id| Member {
         node_id: format!("n{id}"),
         member_id: MemberId(id),
@@ -26,14 +26,14 @@ fn follower() -> Core {
         promote: false,
     };
     let members = Membership { members: (1..=3).map(member).collect() };
-    let found = Found {
+    let genesis = Genesis {
         protocol: 1,
         cluster_id: ClusterId(1),
         settings: Settings::default(),
         members,
         restored: None,
     };
-    let entries = vec![Entry::new(Position::new(1, 1), 0, &Payload::Found(found))];
+    let entries = vec![Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis))];
     let restored =
         Restored { hard_state: HardState { term: 1, voted_for: None }, entries, ..Restored::default() };
     let config = RaftConfig {
@@ -50,19 +50,19 @@ fn follower() -> Core {
         snapshot_log_bytes: u64::MAX,
         snapshot_log_entries: u64::MAX,
     };
-    let options = CoreOptions {
+    let options = StateOptions {
         heartbeat: HEARTBEAT,
         election_timeout: Duration::from_millis(300),
         check_invariants: true,
     };
-    Core::new(Raft::new(config, restored, Time(0)), options)
+    State::new(Raft::new(config, restored, Time(0)), options)
 }
 
 /// The follower hears that `leader` leads `term`, which it has to write down.
-fn hear(core: &mut Core, term: Term, leader: MemberId, now: Time) -> Effects {
+fn hear(state: &mut State, term: Term, leader: MemberId, now: Time) -> Effects {
     let prev = Position::new(1, 1);
     let request = AppendEntriesRequest { term, leader, prev, commit: 1, entries: Vec::new() };
-    core.step(now, |core| drop(core.raft.handle_append_entries(request, now))).1
+    state.step(now, |state| drop(state.raft.handle_append_entries(request, now))).1
 }
 
 fn at_ms(ms: u64) -> Time {
@@ -70,53 +70,53 @@ fn at_ms(ms: u64) -> Time {
 }
 
 /// One look of the timer, as its thread takes it; whether it would end the process for the disk's sake.
-fn timer_looks(core: &mut Core, now: Time) -> bool {
-    core.notice_standstill(now);
-    let is_dead = core.is_disk_dead(now);
-    let next = core.next_time();
-    core.timer_sleeps_until(next.max(now));
+fn timer_looks(state: &mut State, now: Time) -> bool {
+    state.notice_process_pause(now);
+    let is_dead = state.is_disk_dead(now);
+    let next = state.next_time();
+    state.timer_sleeps_until(next.max(now));
     is_dead
 }
 
 /// Half a minute of SIGSTOP once ended the process: the disk seemed to be silent all that time.
 #[test]
-fn a_standstill_of_the_process_is_no_dead_disk() {
-    let mut core = follower();
-    let _ = hear(&mut core, 2, LEADER, at_ms(10));
-    assert!(!core.raft.poll_write().is_empty(), "the term is on its way to the disk, and stays there");
-    assert!(!timer_looks(&mut core, at_ms(10)));
+fn a_process_pause_is_no_dead_disk() {
+    let mut state = follower();
+    let _ = hear(&mut state, 2, LEADER, at_ms(10));
+    assert!(!state.raft.poll_write().is_empty(), "the term is on its way to the disk, and stays there");
+    assert!(!timer_looks(&mut state, at_ms(10)));
 
     let resumed = at_ms(10) + DISK_DEAD_AFTER + Duration::from_secs(10);
-    assert!(!timer_looks(&mut core, resumed), "nothing ran, the disk's thread neither");
+    assert!(!timer_looks(&mut state, resumed), "nothing ran, the disk's thread neither");
     // From here on it runs, and the disk is silent still.
     let mut now = resumed;
-    while now + STANDSTILL < resumed + DISK_DEAD_AFTER {
-        now = now + STANDSTILL;
-        assert!(!timer_looks(&mut core, now), "{now}");
+    while now + PROCESS_PAUSE < resumed + DISK_DEAD_AFTER {
+        now = now + PROCESS_PAUSE;
+        assert!(!timer_looks(&mut state, now), "{now}");
     }
-    assert!(timer_looks(&mut core, resumed + DISK_DEAD_AFTER), "a disk that is dead is still found out");
+    assert!(timer_looks(&mut state, resumed + DISK_DEAD_AFTER), "a disk that is dead is still found out");
 }
 
 #[test]
 fn a_disk_that_is_silent_while_the_process_runs_is_dead_in_time() {
-    let mut core = follower();
-    let _ = hear(&mut core, 2, LEADER, at_ms(10));
-    let _ = core.raft.poll_write();
+    let mut state = follower();
+    let _ = hear(&mut state, 2, LEADER, at_ms(10));
+    let _ = state.raft.poll_write();
     let mut now = at_ms(10);
     while now + HEARTBEAT < at_ms(10) + DISK_DEAD_AFTER {
-        assert!(!timer_looks(&mut core, now), "{now}");
+        assert!(!timer_looks(&mut state, now), "{now}");
         now = now + HEARTBEAT;
     }
-    assert!(timer_looks(&mut core, at_ms(10) + DISK_DEAD_AFTER));
+    assert!(timer_looks(&mut state, at_ms(10) + DISK_DEAD_AFTER));
 }
 
 /// Asks for a write; its result comes to be in the returned cell.
-fn submit(core: &mut Core, deadline: Time, now: Time) -> Arc<Mutex<Option<WriteResult>>> {
+fn submit(state: &mut State, deadline: Time, now: Time) -> Arc<Mutex<Option<WriteResult>>> {
     let cell: Arc<Mutex<Option<WriteResult>>> = Arc::default();
     let filled = cell.clone();
     let done = Box::new(move |result| *filled.lock().unwrap() = Some(result));
     let work = Work::Write { command: b"command".to_vec(), done };
-    finish(core.step(now, |core| core.submit(work, Origin::Client, deadline, now)).1);
+    finish(state.step(now, |state| state.submit(work, Origin::Client, deadline, now)).1);
     cell
 }
 
@@ -124,33 +124,33 @@ fn finish(effects: Effects) {
     effects.finished.into_iter().for_each(Finished::answer);
 }
 
-fn forward(core: &mut Core, now: Time) -> Outgoing {
-    core.step(now, |core| core.poll_forward(now)).0.expect("writes are queued")
+fn forward(state: &mut State, now: Time) -> Outgoing {
+    state.step(now, |state| state.poll_forward(now)).0.expect("writes are queued")
 }
 
 /// The whole batch is decided at its earliest deadline, so one write that had waited long made its fresh neighbours
 /// unknown.
 #[test]
 fn a_nearly_expired_write_does_not_decide_the_batch_of_fresh_ones() {
-    let mut core = follower();
-    finish(hear(&mut core, 2, LEADER, at_ms(10)));
+    let mut state = follower();
+    finish(hear(&mut state, 2, LEADER, at_ms(10)));
     let now = at_ms(20);
-    let old = submit(&mut core, now + Duration::from_millis(40), now);
-    let fresh: Vec<_> = (0..3).map(|_| submit(&mut core, now + Duration::from_secs(5), now)).collect();
+    let old = submit(&mut state, now + Duration::from_millis(40), now);
+    let fresh: Vec<_> = (0..3).map(|_| submit(&mut state, now + Duration::from_secs(5), now)).collect();
 
-    let first = forward(&mut core, now);
+    let first = forward(&mut state, now);
     assert_eq!(first.ids.len(), 1, "the write that is nearly over goes alone");
     assert!(first.timeout <= Duration::from_millis(40) + HEARTBEAT, "{:?}", first.timeout);
     // The leader is silent, and the call fails at its timeout.
     let late = now + first.timeout;
     let lost = Err(PeerError::Unknown("timed out".to_owned()));
-    finish(core.step(late, |core| core.handle_time(late)).1);
-    finish(core.step(late, |core| core.handle_forwarded(&first.ids, lost, late)).1);
+    finish(state.step(late, |state| state.handle_time(late)).1);
+    finish(state.step(late, |state| state.handle_forwarded(&first.ids, lost, late)).1);
     let result = old.lock().unwrap().take().expect("an answer at its deadline");
     assert_eq!(result.unwrap_err().kind, FailureKind::OutcomeUnknown);
     assert!(fresh.iter().all(|cell| cell.lock().unwrap().is_none()), "nothing was said about the fresh ones");
 
-    let second = forward(&mut core, late);
+    let second = forward(&mut state, late);
     assert_eq!(second.ids.len(), 3, "writes of like patience share a batch");
     assert!(second.timeout > Duration::from_secs(4), "{:?}", second.timeout);
 }
@@ -158,22 +158,22 @@ fn a_nearly_expired_write_does_not_decide_the_batch_of_fresh_ones() {
 /// A cancelled question once took along the forward to the same member, led by it again meanwhile.
 #[test]
 fn a_stale_question_is_cancelled_without_the_fresh_forward_to_the_same_member() {
-    let mut core = follower();
-    finish(hear(&mut core, 2, LEADER, at_ms(10)));
+    let mut state = follower();
+    finish(hear(&mut state, 2, LEADER, at_ms(10)));
     let now = at_ms(20);
     let read = Work::Read { done: Box::new(|_| ()) };
     let deadline = now + Duration::from_secs(5);
-    finish(core.step(now, |core| core.submit(read, Origin::Client, deadline, now)).1);
-    assert!(core.step(now, |core| core.poll_ask(now)).0.is_some());
+    finish(state.step(now, |state| state.submit(read, Origin::Client, deadline, now)).1);
+    assert!(state.step(now, |state| state.poll_ask(now)).0.is_some());
 
-    let effects = hear(&mut core, 3, OTHER, at_ms(30));
+    let effects = hear(&mut state, 3, OTHER, at_ms(30));
     assert_eq!(effects.cancels, [(LEADER, LeaderCall::ReadIndex)]);
     finish(effects);
-    finish(hear(&mut core, 4, LEADER, at_ms(40)));
+    finish(hear(&mut state, 4, LEADER, at_ms(40)));
     // The question has not come back yet when a write goes to the member that leads again.
-    submit(&mut core, at_ms(40) + Duration::from_secs(5), at_ms(40));
-    assert_eq!(forward(&mut core, at_ms(40)).to.member_id, LEADER);
+    submit(&mut state, at_ms(40) + Duration::from_secs(5), at_ms(40));
+    assert_eq!(forward(&mut state, at_ms(40)).to.member_id, LEADER);
     let late = at_ms(40) + 2 * HEARTBEAT;
-    let effects = core.step(late, |core| core.handle_time(late)).1;
+    let effects = state.step(late, |state| state.handle_time(late)).1;
     assert_eq!(effects.cancels, [(LEADER, LeaderCall::ReadIndex)], "again, in case that it had not begun");
 }

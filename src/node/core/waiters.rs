@@ -1,12 +1,13 @@
 //! Requests that wait: each one from its arrival to its one answer, with what it waits for and until when. Plain data
-//! behind the core's mutex, so that proposing and parking are one step; answers are collected and given after unlocking.
+//! behind the state's mutex, so that proposing and waiting are one step; answers are collected and given after
+//! unlocking.
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::finished::{Finished, Parked};
+use super::finished::{Finished, Held};
 use crate::node::request::{
     AdminFailure, AdminFailureKind, AdminResult, Administered, Administration, BackupResult, Completion,
     Failure, FailureKind, Origin, ReadIndexResult, WriteResult,
@@ -66,7 +67,7 @@ pub(in crate::node) enum Stage {
     /// For members that have not answered this leader yet: to be looked at again at `retry_at`.
     AwaitNews { retry_at: Time },
     /// For another member to lead.
-    HandingOver,
+    Transferring,
     /// For a durable snapshot that holds this index.
     AwaitSnapshot(Index),
 }
@@ -107,10 +108,10 @@ pub(in crate::node) struct Waiters {
     confirming: BTreeMap<ReadToken, RequestId>,
     applying: BTreeSet<(Index, RequestId)>,
     awaiting_news: BTreeSet<RequestId>,
-    handing_over: BTreeSet<RequestId>,
+    transferring: BTreeSet<RequestId>,
     saving: BTreeSet<(Index, RequestId)>,
-    parked: Vec<Parked>,
-    /// When the next hold of a parked reply ends. One whose hold is over and that still waits needs the disk, not time.
+    held: Vec<Held>,
+    /// When the next hold of a held reply ends. One whose hold is over and that still waits needs the disk, not time.
     settle_at: Time,
     finished: Vec<Finished>,
 }
@@ -129,9 +130,9 @@ impl Waiters {
             confirming: BTreeMap::new(),
             applying: BTreeSet::new(),
             awaiting_news: BTreeSet::new(),
-            handing_over: BTreeSet::new(),
+            transferring: BTreeSet::new(),
             saving: BTreeSet::new(),
-            parked: Vec::new(),
+            held: Vec::new(),
             settle_at: Time::NEVER,
             finished: Vec::new(),
         }
@@ -181,8 +182,8 @@ impl Waiters {
             (Stage::AwaitNews { .. }, _) => {
                 self.awaiting_news.insert(id);
             }
-            (Stage::HandingOver, _) => {
-                self.handing_over.insert(id);
+            (Stage::Transferring, _) => {
+                self.transferring.insert(id);
             }
             (Stage::Sent, _) => {
                 self.sent.insert(id);
@@ -249,8 +250,8 @@ impl Waiters {
             Stage::AwaitNews { .. } => {
                 self.awaiting_news.remove(&id);
             }
-            Stage::HandingOver => {
-                self.handing_over.remove(&id);
+            Stage::Transferring => {
+                self.transferring.remove(&id);
             }
             Stage::AwaitSnapshot(index) => {
                 self.saving.remove(&(index, id));
@@ -301,8 +302,8 @@ impl Waiters {
         self.saving.last().map(|&(index, _)| index)
     }
 
-    pub(in crate::node) fn has_handing_over(&self) -> bool {
-        !self.handing_over.is_empty()
+    pub(in crate::node) fn has_transferring(&self) -> bool {
+        !self.transferring.is_empty()
     }
 
     /// Those of them who asked for the leader's removal, and whom they want removed.
@@ -311,12 +312,12 @@ impl Waiters {
             Work::Administer { what: Administration::Remove(gone), .. } => Some((id, *gone)),
             _ => None,
         };
-        self.handing_over.iter().filter_map(leaves).collect()
+        self.transferring.iter().filter_map(leaves).collect()
     }
 
-    /// Answers everybody who waits for the hand-over.
-    pub(in crate::node) fn finish_handing_over(&mut self, result: &AdminResult) {
-        while let Some(&id) = self.handing_over.first() {
+    /// Answers everybody who waits for the leadership transfer.
+    pub(in crate::node) fn finish_transferring(&mut self, result: &AdminResult) {
+        while let Some(&id) = self.transferring.first() {
             self.finish_administration(id, result.clone());
         }
     }
@@ -464,39 +465,39 @@ impl Waiters {
     }
 
     /// Keeps a reply to a peer until the disk holds what it vouches for.
-    pub(in crate::node) fn park(&mut self, parked: Parked) {
-        self.parked.push(parked);
+    pub(in crate::node) fn hold(&mut self, held: Held) {
+        self.held.push(held);
     }
 
     /// Opens the replies whose writes are on the disk, and appends whose hold is over.
     pub(in crate::node) fn settle(&mut self, raft: &Raft, now: Time) {
-        for parked in std::mem::take(&mut self.parked) {
-            match parked {
-                Parked::Vote(waiting, done) => match raft.settle(waiting, now) {
+        for held in std::mem::take(&mut self.held) {
+            match held {
+                Held::Vote(waiting, done) => match raft.settle(waiting, now) {
                     Settled::Ready(reply) => self.finished.push(Finished::Vote(done, reply)),
-                    Settled::NotYet(waiting) => self.parked.push(Parked::Vote(waiting, done)),
+                    Settled::NotYet(waiting) => self.held.push(Held::Vote(waiting, done)),
                 },
-                Parked::Append(waiting, done) => match raft.settle(waiting, now) {
+                Held::Append(waiting, done) => match raft.settle(waiting, now) {
                     Settled::Ready(reply) => self.finished.push(Finished::Append(done, reply)),
-                    Settled::NotYet(waiting) => self.parked.push(Parked::Append(waiting, done)),
+                    Settled::NotYet(waiting) => self.held.push(Held::Append(waiting, done)),
                 },
-                Parked::Install(waiting, done) => match raft.settle(waiting, now) {
+                Held::Install(waiting, done) => match raft.settle(waiting, now) {
                     Settled::Ready(reply) => self.finished.push(Finished::Install(done, reply)),
-                    Settled::NotYet(waiting) => self.parked.push(Parked::Install(waiting, done)),
+                    Settled::NotYet(waiting) => self.held.push(Held::Install(waiting, done)),
                 },
-                Parked::TimeoutNow(waiting, done) => match raft.settle(waiting, now) {
+                Held::TimeoutNow(waiting, done) => match raft.settle(waiting, now) {
                     Settled::Ready(reply) => self.finished.push(Finished::TimeoutNow(done, reply)),
-                    Settled::NotYet(waiting) => self.parked.push(Parked::TimeoutNow(waiting, done)),
+                    Settled::NotYet(waiting) => self.held.push(Held::TimeoutNow(waiting, done)),
                 },
             }
         }
-        let holds = self.parked.iter().filter_map(Parked::hold_until).filter(|&until| until > now);
+        let holds = self.held.iter().filter_map(Held::hold_until).filter(|&until| until > now);
         self.settle_at = holds.min().unwrap_or(Time::NEVER);
     }
 
     /// The node stops: every request is answered, replies to peers are dropped unsent.
     pub(in crate::node) fn fail_all(&mut self) {
-        self.parked.clear();
+        self.held.clear();
         for id in self.requests.keys().copied().collect::<Vec<_>>() {
             let request = &self.requests[&id];
             let is_unknown = matches!(request.work, Work::Write { .. } | Work::Administer { .. })

@@ -24,8 +24,8 @@ impl Applier {
 /// The thread. One batch per lock of the store; the answers leave when the batch is applied.
 pub(in crate::node) fn run(node: &Arc<Node>) {
     loop {
-        let task = node.wait(&node.bells.applier, |core, _| match core.raft.poll_apply() {
-            _ if core.is_stopping => Next::Do(None),
+        let task = node.wait(&node.wakeups.applier, |state, _| match state.raft.poll_apply() {
+            _ if state.is_stopping => Next::Do(None),
             Some(apply) => Next::Do(Some(apply)),
             None => Next::SleepUntil(Time::NEVER),
         });
@@ -43,7 +43,7 @@ pub(in crate::node) fn run(node: &Arc<Node>) {
             .unwrap_or_else(|e| guard::end_for_another_program(&e.to_string()));
         node.counters.apply.observe_duration(began.elapsed());
         node.counters.apply_batch.observe_size(entries.len());
-        node.step(|core, _| core.handle_applied(applied));
+        node.step(|state, _| state.handle_applied(applied));
         if entries.iter().any(|entry| entry.kind() == EntryKind::Membership) {
             node.look_for_removal();
         }
@@ -57,6 +57,6 @@ fn restore(node: &Arc<Node>, last: Position) {
     kv.set_program(node.options.protocol);
     // The old state is given back to be dropped outside of the lock: that takes a while.
     drop(node.with_kv_mut(|old| std::mem::replace(old, kv)));
-    node.step(|core, _| core.handle_restored(last));
+    node.step(|state, _| state.handle_restored(last));
     node.look_for_removal();
 }

@@ -5,10 +5,10 @@ use crossbeam_channel::Receiver;
 use super::guard::fail;
 use crate::store::wal::SparePreparer;
 
-/// The thread. Works when the log writer has rung, and ends when the log writer has: one ring in the channel is enough,
-/// since every call looks at how much of the segment is used by now.
-pub(in crate::node) fn run(rings: &Receiver<()>, mut preparer: SparePreparer) {
-    while rings.recv().is_ok() {
+/// The thread. Works when the log writer has woken it, and ends when the log writer has: one wakeup in the channel is
+/// enough, since every call looks at how much of the segment is used by now.
+pub(in crate::node) fn run(wakeups: &Receiver<()>, mut preparer: SparePreparer) {
+    while wakeups.recv().is_ok() {
         loop {
             match preparer.step() {
                 Ok(true) => {}

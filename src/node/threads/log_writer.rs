@@ -36,22 +36,22 @@ enum Task {
     End,
 }
 
-/// The thread. Rings the housekeeper when the spare segment needs work.
+/// The thread. Wakes the housekeeper when the spare segment needs work.
 pub(in crate::node) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<()>) {
     // Recovery ends with a seal.
     let mut seal_at = Time::NEVER;
     // What recovery wrote was counted by it; what a seal takes is counted with the next write.
     let mut counted = wal.stats().used;
     loop {
-        let task = node.wait(&node.bells.log_writer, |core, now| {
-            let batch = core.raft.poll_write();
+        let task = node.wait(&node.wakeups.log_writer, |state, now| {
+            let batch = state.raft.poll_write();
             if !batch.is_empty() {
                 return Next::Do(Task::Write(batch));
             }
-            if core.is_stopping {
+            if state.is_stopping {
                 return Next::Do(Task::End);
             }
-            if let Some(index) = core.raft.poll_cut() {
+            if let Some(index) = state.raft.poll_cut() {
                 return Next::Do(Task::Cut(index));
             }
             if now >= seal_at { Next::Do(Task::Seal) } else { Next::SleepUntil(seal_at) }
@@ -65,13 +65,13 @@ pub(in crate::node) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<
                     node.counters.log_batch.observe_size(records);
                     let grown = wal.stats().used - counted;
                     counted += grown;
-                    node.step(|core, now| {
-                        core.raft.handle_log_grown(grown);
-                        core.raft.handle_persisted(seq, now);
+                    node.step(|state, now| {
+                        state.raft.handle_log_grown(grown);
+                        state.raft.handle_persisted(seq, now);
                     });
                     seal_at = node.clock.now() + SEAL_AFTER;
                     if wal.spare_is_due() {
-                        // Full: a ring is waiting already.
+                        // Full: a wakeup is waiting already.
                         let _ = housekeeper.try_send(());
                     }
                 })

@@ -1,5 +1,5 @@
-//! The threads that drive the core: each one waits for its bell, takes one step, and does outside of the lock what came out
-//! of it. [`guard`] starts them; none of them may die alone.
+//! The threads that drive the core: each one waits for its wakeup, takes one step, and does outside of the lock what
+//! came out of it. [`guard`] starts them; none of them may die alone.
 
 pub(super) mod applier;
 pub(super) mod forwarder;

@@ -5,19 +5,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{replicator, sender};
-use crate::node::{Lane, Node, PeerError, PeerRequest, Target};
+use crate::node::{Node, PeerError, PeerRequest, Priority, Target};
 use crate::raft::Membership;
 
 impl Node {
     /// Gives every other member its replicator and its sender, unless it has them. They end by themselves once the member
     /// is gone for good.
-    pub(in crate::node) fn staff(self: &Arc<Node>, membership: &Membership) -> io::Result<()> {
+    pub(in crate::node) fn ensure_peer_threads(self: &Arc<Node>, membership: &Membership) -> io::Result<()> {
         for member in membership.members.iter().filter(|m| m.member_id != self.options.member_id) {
-            let Some(bells) = self.bells.add_peer(member.member_id) else { continue };
-            let (peer, for_sender) = (member.member_id, bells.clone());
+            let Some(wakeups) = self.wakeups.add_peer(member.member_id) else { continue };
+            let (peer, for_sender) = (member.member_id, wakeups.clone());
             self.spawn(&format!("replicator-{}", member.node_id), move |node| {
-                replicator::run(node, peer, &bells);
-                node.bells.remove_peer(peer);
+                replicator::run(node, peer, &wakeups);
+                node.wakeups.remove_peer(peer);
             })?;
             self.spawn(&format!("sender-{}", member.node_id), move |node| {
                 sender::run(node, peer, &for_sender);
@@ -30,15 +30,15 @@ impl Node {
     /// no leader it has to ask, one other member with each call. Blocks for the time of one RPC.
     pub fn ask_whether_removed(&self) {
         let patience = 2 * self.options.election_timeout;
-        let targets: Vec<Target> = self.look(|core, now| {
-            let raft = &core.raft;
+        let targets: Vec<Target> = self.look(|state, now| {
+            let raft = &state.raft;
             let membership = raft.membership();
             let is_heard = raft.leader_heard_at(now).is_some_and(|at| now.since(at) <= patience);
-            if is_heard || membership.is_voter(raft.me()) || core.is_stopping {
+            if is_heard || membership.is_voter(raft.me()) || state.is_stopping {
                 return Vec::new();
             }
             let voters = membership.voters().filter(|&id| id != raft.me());
-            voters.map(|id| core.target(id).0).collect()
+            voters.map(|id| state.target(id).0).collect()
         });
         if targets.is_empty() {
             return;
@@ -46,7 +46,7 @@ impl Node {
         let turn = self.removal_asks.fetch_add(1, Ordering::Relaxed);
         let to = &targets[usize::try_from(turn).unwrap_or(0) % targets.len()];
         let request = PeerRequest::ReadIndex { remaining_ms: 1 };
-        if self.transport.call(to, Lane::Bulk, request, patience) == Err(PeerError::Removed) {
+        if self.transport.call(to, Priority::Bulk, request, patience) == Err(PeerError::Removed) {
             (self.listeners.on_removed)();
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::{guard, snapshotter};
-use crate::node::core::Parked;
+use crate::node::core::Held;
 use crate::node::request::Completion;
 use crate::node::{Node, lock};
 use crate::raft::{InstallSnapshotReply, InstallSnapshotRequest, check_version};
@@ -54,20 +54,20 @@ impl Mailbox {
 pub(in crate::node) fn run(node: &Arc<Node>, inbox: Inbox) {
     let mut receiver = snapshot::Receiver::new(node.disk.clone());
     while let Ok(Message::Piece(piece, done)) = inbox.0.recv() {
-        if node.look(|core, _| core.is_stopping) {
+        if node.look(|state, _| state.is_stopping) {
             return;
         }
         // Pieces that waited while the snapshot was loaded are of one that is installed.
-        let is_old = node.look(|core, _| core.holds_snapshot(piece.last));
+        let is_old = node.look(|state, _| state.holds_snapshot(piece.last));
         if is_old {
             node.answer_install_snapshot(piece, done);
             continue;
         }
         let last = piece.last;
         match Taken::step(&mut receiver, &piece) {
-            Ok(Taken::Wants(offset)) => node.step(|core, _| {
-                let waiting = core.raft.handle_piece_written(offset);
-                core.park(Parked::Install(waiting, done));
+            Ok(Taken::Wants(offset)) => node.step(|state, _| {
+                let waiting = state.raft.handle_piece_written(offset);
+                state.hold(Held::Install(waiting, done));
             }),
             Ok(Taken::Whole(header, kv)) => {
                 if let Err(mismatch) = check_version(header.meta.version, node.options.protocol) {
@@ -78,9 +78,9 @@ pub(in crate::node) fn run(node: &Arc<Node>, inbox: Inbox) {
                 log::info!("received the leader's snapshot through {last}: {} keys", header.keys);
                 // Before the core asks the applier for it.
                 lock(&node.received).insert(last.index, *kv);
-                let is_news = node.step(|core, now| {
-                    let (is_news, waiting) = core.handle_snapshot_received(header.meta, piece.size, now);
-                    core.park(Parked::Install(waiting, done));
+                let is_news = node.step(|state, now| {
+                    let (is_news, waiting) = state.handle_snapshot_received(header.meta, piece.size, now);
+                    state.hold(Held::Install(waiting, done));
                     is_news
                 });
                 if !is_news {

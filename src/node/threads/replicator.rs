@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::node::core::signals::PeerBells;
-use crate::node::transport::{Lane, PeerError, PeerReply, PeerRequest, Target};
-use crate::node::{Next, Node, UnbornPeer};
+use crate::node::core::wakeups::PeerWakeups;
+use crate::node::transport::{PeerError, PeerReply, PeerRequest, Priority, Target};
+use crate::node::{Next, Node, UninitializedPeer};
 use crate::raft::{MemberId, PollRpc, RpcFailed, RpcReply, RpcRequest, Ticket};
 
 struct Rpc {
@@ -17,17 +17,17 @@ struct Rpc {
 }
 
 /// The thread for `peer`.
-pub(in crate::node) fn run(node: &Arc<Node>, peer: MemberId, bells: &PeerBells) {
+pub(in crate::node) fn run(node: &Arc<Node>, peer: MemberId, wakeups: &PeerWakeups) {
     let counters = node.counters.add_peer(peer);
     let mut trouble = None;
     loop {
-        let rpc = node.wait(&bells.replicator, |core, now| {
-            if core.is_stopping {
+        let rpc = node.wait(&wakeups.replicator, |state, now| {
+            if state.is_stopping {
                 return Next::Do(None);
             }
-            match core.raft.poll_rpc(peer, now) {
+            match state.raft.poll_rpc(peer, now) {
                 PollRpc::Send(request, ticket) => {
-                    let (to, node_id) = core.target(peer);
+                    let (to, node_id) = state.target(peer);
                     Next::Do(Some(Rpc { request, ticket, to, node_id }))
                 }
                 PollRpc::WaitUntil(at) => Next::SleepUntil(at),
@@ -44,12 +44,12 @@ pub(in crate::node) fn run(node: &Arc<Node>, peer: MemberId, bells: &PeerBells) 
         let result = call(node, &to, request);
         counters.count_rpc(began.elapsed(), result.is_ok());
         let outcome = result.as_ref().copied().map_err(|_| RpcFailed);
-        node.step(|core, now| core.raft.handle_rpc_result(ticket, outcome, now));
+        node.step(|state, now| state.raft.handle_rpc_result(ticket, outcome, now));
         report(&node_id, &to, &mut trouble, result.as_ref().err().cloned());
         match result {
-            Err(PeerError::Unborn { node_id, member_id }) => {
+            Err(PeerError::Uninitialized { node_id, member_id }) => {
                 let latest = node.membership();
-                (node.listeners.on_unborn)(UnbornPeer { to, node_id, member_id, latest });
+                (node.listeners.on_uninitialized)(UninitializedPeer { to, node_id, member_id, latest });
             }
             Err(PeerError::Removed) => (node.listeners.on_removed)(),
             _ => {}
@@ -66,7 +66,7 @@ fn call(node: &Node, to: &Target, request: RpcRequest) -> Result<RpcReply, PeerE
         RpcRequest::TimeoutNow(request) => PeerRequest::TimeoutNow(request),
     };
     // The core drops an answer to another question.
-    match node.transport.call(to, Lane::Core, request, node.options.election_timeout)? {
+    match node.transport.call(to, Priority::Core, request, node.options.election_timeout)? {
         PeerReply::RequestVote(reply) => Ok(RpcReply::RequestVote(reply)),
         PeerReply::AppendEntries(reply) => Ok(RpcReply::AppendEntries(reply)),
         PeerReply::TimeoutNow(reply) => Ok(RpcReply::TimeoutNow(reply)),
@@ -80,8 +80,8 @@ fn report(node_id: &str, to: &Target, trouble: &mut Option<PeerError>, error: Op
         return;
     }
     match &error {
-        // The hand-over says what becomes of it.
-        Some(e @ PeerError::Unborn { .. }) => log::info!("{node_id} at {}: {e}", to.raft_addr),
+        // The bootstrap sender logs what becomes of it.
+        Some(e @ PeerError::Uninitialized { .. }) => log::info!("{node_id} at {}: {e}", to.raft_addr),
         Some(e @ PeerError::Stopping) => log::info!("{node_id} at {}: {e}", to.raft_addr),
         Some(e) => log::warn!("{node_id} at {} does not answer: {e}", to.raft_addr),
         None => log::info!("{node_id} at {} answers again", to.raft_addr),

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::node::core::signals::PeerBells;
-use crate::node::transport::{Lane, PeerError, PeerReply, PeerRequest, Target};
+use crate::node::core::wakeups::PeerWakeups;
+use crate::node::transport::{PeerError, PeerReply, PeerRequest, Priority, Target};
 use crate::node::{Next, Node};
 use crate::raft::{
     InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, MemberId, PollSnapshot, Position,
@@ -27,14 +27,14 @@ const LAST_PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_FAILURES: u32 = 3;
 
 /// The thread for `peer`.
-pub(in crate::node) fn run(node: &Arc<Node>, peer: MemberId, bells: &PeerBells) {
+pub(in crate::node) fn run(node: &Arc<Node>, peer: MemberId, wakeups: &PeerWakeups) {
     loop {
-        let task = node.wait(&bells.sender, |core, now| {
-            if core.is_stopping {
+        let task = node.wait(&wakeups.sender, |state, now| {
+            if state.is_stopping {
                 return Next::Do(None);
             }
-            match core.raft.poll_snapshot(peer, now) {
-                PollSnapshot::Transfer(last, ticket) => Next::Do(Some((last, ticket, core.target(peer)))),
+            match state.raft.poll_snapshot(peer, now) {
+                PollSnapshot::Transfer(last, ticket) => Next::Do(Some((last, ticket, state.target(peer)))),
                 PollSnapshot::WaitUntil(at) => Next::SleepUntil(at),
                 PollSnapshot::Stop => Next::Do(None),
             }
@@ -48,7 +48,7 @@ pub(in crate::node) fn run(node: &Arc<Node>, peer: MemberId, bells: &PeerBells) 
             Ok(_) => {}
             Err(e) => log::warn!("the snapshot through {last} did not reach {node_id}: {e}"),
         }
-        node.step(|core, now| core.raft.handle_snapshot_result(ticket, result.map_err(|_| RpcFailed), now));
+        node.step(|state, now| state.raft.handle_snapshot_result(ticket, result.map_err(|_| RpcFailed), now));
     }
 }
 
@@ -61,13 +61,13 @@ fn transfer(
 ) -> Result<InstallSnapshotReply, String> {
     let opened = Transfer::open(&node.disk, node.options.member_id, last, ticket, PIECE_BYTES);
     // Waiting for the next one to be due would leave the peer behind for as long.
-    let mut transfer = opened.inspect_err(|_| node.step(|core, _| core.replace_snapshot(last)))?;
+    let mut transfer = opened.inspect_err(|_| node.step(|state, _| state.replace_snapshot(last)))?;
     loop {
-        if !node.look(|core, _| core.raft.wants_transfer(ticket) && !core.is_stopping) {
+        if !node.look(|state, _| state.raft.wants_transfer(ticket) && !state.is_stopping) {
             return Err("it is not needed any more".to_owned());
         }
         let (piece, timeout) = transfer.next_piece()?;
-        let answer = node.transport.call(to, Lane::Bulk, PeerRequest::InstallSnapshot(piece), timeout);
+        let answer = node.transport.call(to, Priority::Bulk, PeerRequest::InstallSnapshot(piece), timeout);
         if let Some(end) = transfer.handle_answer(answer) {
             return end;
         }
@@ -133,7 +133,7 @@ impl Transfer {
             Ok(PeerReply::InstallSnapshot(reply)) => match reply.outcome {
                 InstallOutcome::Wants(wanted) if reply.term == self.term => {
                     if wanted >= self.reader.key().bytes {
-                        return Some(Err(format!("it wants to go on at {wanted}, behind the end")));
+                        return Some(Err(format!("it wants to go on at {wanted}, after the end")));
                     }
                     // Told to go on where it stands is progress only once; a peer that never takes a piece is not.
                     self.failures = if wanted > self.offset { 0 } else { self.failures + 1 };
@@ -142,7 +142,7 @@ impl Transfer {
                 _ => return Some(Ok(reply)),
             },
             Ok(_) => return Some(Err("the answer belongs to another question".to_owned())),
-            Err(e @ PeerError::Unborn { .. }) => return Some(Err(e.to_string())),
+            Err(e @ PeerError::Uninitialized { .. }) => return Some(Err(e.to_string())),
             Err(e) => {
                 self.failures += 1;
                 if self.failures >= MAX_FAILURES {

@@ -26,11 +26,11 @@ const BUSY_FOR: Duration = Duration::from_millis(100);
 pub(in crate::node) fn run(node: &Arc<Node>) {
     let mut not_before = Time(0);
     loop {
-        let is_stopping = node.wait(&node.bells.snapshotter, |core, now| {
-            if core.is_stopping {
+        let is_stopping = node.wait(&node.wakeups.snapshotter, |state, now| {
+            if state.is_stopping {
                 return Next::Do(true);
             }
-            if !core.poll_snapshotter() {
+            if !state.poll_snapshotter() {
                 return Next::SleepUntil(Time::NEVER);
             }
             if now < not_before { Next::SleepUntil(not_before) } else { Next::Do(false) }
@@ -72,19 +72,19 @@ fn take(node: &Arc<Node>) -> Result<Option<SnapshotFile>, SnapshotError> {
     let Some(writer) = written? else { return Ok(None) };
     // A snapshot never passes what the own log holds.
     let index = writer.header().meta.last.index;
-    node.step(|core, _| core.set_snapshot_waits_for(Some(index)));
-    let is_stopping = node.wait(&node.bells.snapshotter, |core, _| {
-        if core.is_stopping || core.may_name_snapshot(index) {
-            return Next::Do(core.is_stopping);
+    node.step(|state, _| state.set_snapshot_waits_for(Some(index)));
+    let is_stopping = node.wait(&node.wakeups.snapshotter, |state, _| {
+        if state.is_stopping || state.may_name_snapshot(index) {
+            return Next::Do(state.is_stopping);
         }
         Next::SleepUntil(Time::NEVER)
     });
-    node.step(|core, _| core.set_snapshot_waits_for(None));
+    node.step(|state, _| state.set_snapshot_waits_for(None));
     if is_stopping {
         return Ok(None);
     }
     let file = writer.finish()?;
-    node.step(|core, _| core.handle_snapshot_saved(file.meta.clone(), file.bytes));
+    node.step(|state, _| state.handle_snapshot_saved(file.meta.clone(), file.bytes));
     prune(node)?;
     Ok(Some(file))
 }
@@ -97,7 +97,7 @@ fn write(node: &Arc<Node>, view: View) -> Result<Option<SnapshotWriter>, Snapsho
         // A leader's snapshot that is installed meanwhile replaces the pinned state, and is newer.
         let filled = node.with_kv(|kv| kv.is_pinned().then(|| (writer.fill(kv), kv.applied())));
         let Some((has_more, applied)) = filled else { return Ok(None) };
-        if node.look(|core, _| core.is_stopping) {
+        if node.look(|state, _| state.is_stopping) {
             return Ok(None);
         }
         writer.flush()?;

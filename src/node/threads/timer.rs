@@ -16,20 +16,20 @@ enum Task {
 /// The thread.
 pub(in crate::node) fn run(node: &Arc<Node>) {
     loop {
-        let task = node.wait(&node.bells.timer, |core, now| {
-            if core.is_stopping {
+        let task = node.wait(&node.wakeups.timer, |state, now| {
+            if state.is_stopping {
                 return Next::Do(Task::End);
             }
-            core.notice_standstill(now);
-            if core.is_disk_dead(now) {
+            state.notice_process_pause(now);
+            if state.is_disk_dead(now) {
                 return Next::Do(Task::DiskDead);
             }
-            let next = core.next_time();
-            core.timer_sleeps_until(next.max(now));
+            let next = state.next_time();
+            state.timer_sleeps_until(next.max(now));
             if next <= now { Next::Do(Task::Tick) } else { Next::SleepUntil(next) }
         });
         match task {
-            Task::Tick => node.step(|core, now| core.handle_time(now)),
+            Task::Tick => node.step(|state, now| state.handle_time(now)),
             Task::DiskDead => fail(&format!(
                 "the disk under the log has not finished a write for {} s: check the disk, then start the node again",
                 DISK_DEAD_AFTER.as_secs()

@@ -22,7 +22,7 @@ fn accepted(term: Term, received: Index, match_index: Index) -> AppendEntriesRep
 }
 
 #[test]
-fn handle_append_entries_follower_appends_behind_a_match() {
+fn handle_append_entries_follower_appends_after_a_match() {
     let (reply, lines) = append(&mut follower(), request(4, (2, 4), vec![entry(3, 4)], 2), Time(7));
     assert_eq!(reply, accepted(4, 3, 3));
     let expected = [

@@ -16,7 +16,7 @@ fn progress(raft: &Raft) -> String {
     format!("{} {} {:?}{}", p.match_index, p.next_index, p.mode, if p.is_full { " full" } else { "" })
 }
 
-/// A leader with `commands` commands behind its no-op, all durable here, and the RPC that goes to member 2 first.
+/// A leader with `commands` commands after its no-op, all durable here, and the RPC that goes to member 2 first.
 fn sending(commands: usize) -> (Raft, Time, Ticket) {
     let (mut raft, now) = leader();
     for _ in 0..commands {
@@ -173,12 +173,12 @@ fn handle_applied_moves_last_applied_only() {
 }
 
 #[test]
-fn propose_stamps_rise_with_the_leaders_clock() {
+fn propose_cluster_times_rise_with_the_leaders_clock() {
     let (mut raft, now) = leader();
     let later = now + Duration::from_millis(7);
     let position = raft.propose(&Payload::Command(vec![]), later).unwrap();
     assert_eq!(position, Position::new(4, 5));
-    let stamps: Vec<Stamp> = raft.log().iter().map(Entry::stamp).collect();
-    assert_eq!(stamps, [0, 0, 0, 7_000]);
+    let cluster_times: Vec<ClusterTime> = raft.log().iter().map(Entry::cluster_time).collect();
+    assert_eq!(cluster_times, [0, 0, 0, 7_000]);
     assert_eq!(follower().propose(&Payload::Noop, now), Err(ProposeError::NotLeader { leader: None }));
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors of one upstream connection: the gate's end, tiny_http's, and tiny_http's clone of it.
+/// Descriptors of one upstream connection: the edge's end, tiny_http's, and tiny_http's clone of it.
 pub const UPSTREAM_DESCRIPTORS: u64 = 3;
 /// Descriptors counted for one client connection: its socket, and one of slack for connections that linger or are
 /// being turned away.

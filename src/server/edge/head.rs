@@ -12,12 +12,12 @@ pub(super) const MAX_HEAD_BYTES: usize = 32 * 1024;
 pub(super) const MAX_HEADERS: usize = 64;
 /// The request header by which a connection chooses its lane, read on its first request.
 pub(super) const LANE_HEADER: &str = "dkv-lane";
-/// The header by which the gate tells the server behind it that the client is on this machine. From a client it counts
-/// for nothing: the gate drops it.
+/// The header by which the edge tells the server behind it that the client is on this machine. From a client it counts
+/// for nothing: the edge drops it.
 pub(super) const LOOPBACK_HEADER: &str = "dkv-from-loopback";
 
-/// Headers that speak about this connection alone, or that the gate writes itself: tiny_http never sees them, whatever its
-/// handlers read. `te` would make tiny_http answer in chunks, `expect` and `upgrade` change how it reads the body.
+/// Headers that speak about this connection alone, or that the edge writes itself: tiny_http never sees them, whatever
+/// its handlers read. `te` would make tiny_http answer in chunks, `expect` and `upgrade` change how it reads the body.
 const NOT_FORWARDED: [&str; 12] = [
     "connection",
     "keep-alive",
@@ -33,7 +33,7 @@ const NOT_FORWARDED: [&str; 12] = [
     LOOPBACK_HEADER,
 ];
 
-/// A request the gate refuses by itself: it never reached tiny_http, so it is surely not done.
+/// A request the edge refuses by itself: it never reached tiny_http, so it is surely not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     /// The HTTP status, one of `code.statuses()`.
@@ -67,7 +67,7 @@ impl Refusal {
     };
 }
 
-/// What the gate needs to know of a head it accepted.
+/// What the edge needs to know of a head it accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     /// The method.

@@ -1,4 +1,4 @@
-//! The gate: the only thing on the network. It reads and checks one request at a time per connection, hands a clean
+//! The edge: the only thing on the network. It reads and checks one request at a time per connection, hands a clean
 //! one to tiny_http over an upstream connection, and relays the answer. It knows no routes.
 //!
 //! tiny_http must not face a network: it allocates what a header declares, loses threads to another HTTP version,
@@ -17,7 +17,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::head::Refusal;
-use super::stats::GateCounters;
+use super::stats::EdgeCounters;
 use super::upstream::Pool;
 use crate::api::{ErrorBody, ErrorCode};
 use connection::Client;
@@ -60,7 +60,7 @@ impl fmt::Debug for ErrorHeaders {
 
 /// What one port lets in, and for how long.
 #[derive(Clone, Debug)]
-pub struct GateLimits {
+pub struct EdgeLimits {
     /// Most open connections. Further ones get 503 and are closed.
     pub max_connections: usize,
     /// Largest request body, in bytes: 413 beyond.
@@ -81,9 +81,9 @@ pub struct GateLimits {
     pub answer_timeout: Duration,
 }
 
-impl Default for GateLimits {
-    fn default() -> GateLimits {
-        GateLimits {
+impl Default for EdgeLimits {
+    fn default() -> EdgeLimits {
+        EdgeLimits {
             max_connections: 4096,
             max_body_bytes: 3 << 19,
             head_timeout: Duration::from_secs(5),
@@ -97,7 +97,7 @@ impl Default for GateLimits {
     }
 }
 
-impl GateLimits {
+impl EdgeLimits {
     fn transfer_time(&self, bytes: usize) -> Duration {
         Duration::from_secs_f64(bytes as f64 / self.min_bytes_per_s.max(1) as f64)
     }
@@ -122,7 +122,7 @@ pub(super) struct Lane {
 
 /// A listening port and its connections.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub(super) struct Edge {
     shared: Arc<Shared>,
     listener: Arc<TcpListener>,
     acceptor: Option<JoinHandle<()>>,
@@ -131,8 +131,8 @@ pub(super) struct Gate {
 #[derive(Debug)]
 struct Shared {
     name: &'static str,
-    counters: Arc<GateCounters>,
-    limits: GateLimits,
+    counters: Arc<EdgeCounters>,
+    limits: EdgeLimits,
     /// Never empty; the first one takes every connection that names no lane.
     lanes: Vec<Lane>,
     /// The request headers that handlers read, in lower case.
@@ -167,17 +167,18 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-impl Gate {
-    /// Starts accepting on `listener`. `lanes` is not empty; of a request's headers only the `wanted` ones go on. Threads are named `gate-<name>` and `gate-<name>-<n>`.
+impl Edge {
+    /// Starts accepting on `listener`. `lanes` is not empty; of a request's headers only the `wanted` ones go on.
+    /// Threads are named `edge-<name>` and `edge-<name>-<n>`.
     pub(super) fn start(
         name: &'static str,
         listener: TcpListener,
-        limits: GateLimits,
+        limits: EdgeLimits,
         lanes: Vec<Lane>,
         wanted: Vec<&'static str>,
         error_headers: ErrorHeaders,
         panics: Arc<AtomicU64>,
-    ) -> io::Result<Gate> {
+    ) -> io::Result<Edge> {
         // Accepted sockets inherit both on Linux. (A read timeout here would make accept itself time out.)
         let socket = socket2::SockRef::from(&listener);
         socket.set_tcp_nodelay(true)?;
@@ -197,9 +198,9 @@ impl Gate {
         let listener = Arc::new(listener);
         let acceptor = {
             let (shared, listener) = (Arc::clone(&shared), Arc::clone(&listener));
-            thread::Builder::new().name(format!("gate-{name}")).spawn(move || shared.accept_all(&listener))?
+            thread::Builder::new().name(format!("edge-{name}")).spawn(move || shared.accept_all(&listener))?
         };
-        Ok(Gate { shared, listener, acceptor: Some(acceptor) })
+        Ok(Edge { shared, listener, acceptor: Some(acceptor) })
     }
 
     /// How many connections are being served.
@@ -208,7 +209,7 @@ impl Gate {
     }
 
     /// What it has let in and what not.
-    pub(super) fn counters(&self) -> &Arc<GateCounters> {
+    pub(super) fn counters(&self) -> &Arc<EdgeCounters> {
         &self.shared.counters
     }
 
@@ -263,7 +264,7 @@ impl Shared {
                 Err(error) if is_passing(&error) => {}
                 Err(error) => {
                     if !failed {
-                        log::warn!("gate-{}: cannot accept a connection, trying on: {error}", self.name);
+                        log::warn!("edge-{}: cannot accept a connection, trying on: {error}", self.name);
                     }
                     failed = true;
                     self.pause();
@@ -301,7 +302,7 @@ impl Shared {
         };
         // Dropped with the closure when there is no thread to be had: the connection closes.
         let registered = Registered { shared: Arc::clone(self), id };
-        let thread = thread::Builder::new().name(format!("gate-{}-{id}", self.name)).stack_size(STACK_BYTES);
+        let thread = thread::Builder::new().name(format!("edge-{}-{id}", self.name)).stack_size(STACK_BYTES);
         let spawned = thread.spawn(move || {
             let shared = &registered.shared;
             let served = catch_unwind(AssertUnwindSafe(|| {
@@ -313,7 +314,7 @@ impl Shared {
             drop(stream);
         });
         if let Err(error) = spawned {
-            log::warn!("gate-{}: no thread for a connection: {error}", self.name);
+            log::warn!("edge-{}: no thread for a connection: {error}", self.name);
         }
     }
 
@@ -399,7 +400,7 @@ fn error_answer(status: u16, body: &ErrorBody, headers: &ErrorHeaders, close: bo
     answer
 }
 
-/// The reason phrases of the statuses the gate itself answers.
+/// The reason phrases of the statuses the edge itself answers.
 fn reason(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",

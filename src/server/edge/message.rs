@@ -49,7 +49,7 @@ impl Method {
     }
 }
 
-/// A request as the gate let it through.
+/// A request as the edge let it through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     /// The method.
@@ -62,7 +62,7 @@ pub struct Request {
     pub headers: Vec<(String, String)>,
     /// The whole body.
     pub body: Vec<u8>,
-    /// Whether the client is on this machine, as the gate saw it.
+    /// Whether the client is on this machine, as the edge saw it.
     pub from_loopback: bool,
 }
 

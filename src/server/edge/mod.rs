@@ -11,7 +11,7 @@ mod port;
 mod stats;
 mod upstream;
 
-pub use listener::{ErrorHeaders, GateLimits, Header, bind};
+pub use listener::{EdgeLimits, ErrorHeaders, Header, bind};
 pub use message::{Method, Request, Response};
 pub use port::{Handler, HttpServer, LaneOptions, PortOptions, Reply};
 pub use stats::{PortCounters, PortStats};

@@ -1,4 +1,4 @@
-//! The only file that names tiny_http: one server per lane behind the gate, its workers, and the responders that
+//! The only file that names tiny_http: one server per lane behind the edge, its workers, and the responders that
 //! write the answers. Handlers take and return plain values of ours.
 //!
 //! A worker takes a request, reads its body and calls the handler, which answers at once or keeps the [`Reply`] and
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel as channel;
 
 use super::head::LOOPBACK_HEADER;
-use super::listener::{ErrorHeaders, Gate, GateLimits, Lane};
+use super::listener::{Edge, EdgeLimits, ErrorHeaders, Lane};
 use super::message::{Method, Request, Response};
 use super::stats::{self, PortCounters};
 use super::upstream::{PING_TARGET, Pool, RunDir};
@@ -36,7 +36,7 @@ pub struct Reply {
     request: Option<tiny_http::Request>,
     method: Method,
     lane: Arc<LaneShared>,
-    parked: bool,
+    waiting: bool,
 }
 
 impl Reply {
@@ -45,20 +45,20 @@ impl Reply {
         self.queue(Box::new(make));
     }
 
-    /// Counts the request among the parked ones until it is answered. False when as many are parked as may be: then
+    /// Counts the request among the waiting ones until it is answered. False when as many are waiting as may be: then
     /// answer `overloaded` at once, so that connections stay free for what never waits.
-    pub fn park(&mut self) -> bool {
-        if !self.parked {
-            let below = |parked| (parked < self.lane.parked_limit).then_some(parked + 1);
-            let counted = self.lane.parked.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below);
-            self.parked = counted.is_ok();
+    pub fn start_waiting(&mut self) -> bool {
+        if !self.waiting {
+            let below = |waiting| (waiting < self.lane.waiting_limit).then_some(waiting + 1);
+            let counted = self.lane.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, below);
+            self.waiting = counted.is_ok();
         }
-        self.parked
+        self.waiting
     }
 
     fn queue(&mut self, make: MakeResponse) {
-        if std::mem::take(&mut self.parked) {
-            self.lane.parked.fetch_sub(1, Ordering::Relaxed);
+        if std::mem::take(&mut self.waiting) {
+            self.lane.waiting.fetch_sub(1, Ordering::Relaxed);
         }
         if let Some(request) = self.request.take() {
             // Bounded by the connections of the lanes: it does not fill. After the stop there is no one to answer.
@@ -78,7 +78,7 @@ impl Drop for Reply {
 
 impl fmt::Debug for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reply").field("method", &self.method).field("parked", &self.parked).finish()
+        f.debug_struct("Reply").field("method", &self.method).field("waiting", &self.waiting).finish()
     }
 }
 
@@ -99,8 +99,8 @@ pub struct LaneOptions {
     pub workers: usize,
     /// Connections to tiny_http, which is how many requests are served at a time.
     pub connections: usize,
-    /// Most requests that [`Reply::park`] lets wait; less than `connections`.
-    pub parked_limit: usize,
+    /// Most requests that [`Reply::start_waiting`] lets wait; less than `connections`.
+    pub waiting_limit: usize,
 }
 
 /// One port.
@@ -116,8 +116,8 @@ pub struct PortOptions {
     pub responders: usize,
     /// Their name; numbered from 1 when there are more than one.
     pub responder_name: &'static str,
-    /// What the gate lets in.
-    pub limits: GateLimits,
+    /// What the edge lets in.
+    pub limits: EdgeLimits,
     /// The request headers that the handler reads, in lower case: it is given no others.
     pub headers: Vec<&'static str>,
     /// Headers of every answer that no handler made.
@@ -125,16 +125,16 @@ pub struct PortOptions {
 }
 
 impl PortOptions {
-    /// The client port: 4 workers, 2 responders, `connections` upstream, three quarters of which may be parked.
+    /// The client port: 4 workers, 2 responders, `connections` upstream, three quarters of which may be waiting.
     pub fn client(run_dir: Arc<RunDir>, connections: usize) -> PortOptions {
-        let parked_limit = connections * 3 / 4;
+        let waiting_limit = connections * 3 / 4;
         PortOptions {
             name: "client",
             run_dir,
-            lanes: vec![LaneOptions { name: "client", workers: 4, connections, parked_limit }],
+            lanes: vec![LaneOptions { name: "client", workers: 4, connections, waiting_limit }],
             responders: 2,
             responder_name: "responder",
-            limits: GateLimits::default(),
+            limits: EdgeLimits::default(),
             headers: Vec::new(),
             error_headers: ErrorHeaders::default(),
         }
@@ -147,12 +147,12 @@ impl PortOptions {
             name: "peer",
             run_dir,
             lanes: vec![
-                LaneOptions { name: "bulk", workers: 2, connections: 48, parked_limit: 36 },
-                LaneOptions { name: "core", workers: 2, connections: core, parked_limit: core * 3 / 4 },
+                LaneOptions { name: "bulk", workers: 2, connections: 48, waiting_limit: 36 },
+                LaneOptions { name: "core", workers: 2, connections: core, waiting_limit: core * 3 / 4 },
             ],
             responders: 1,
             responder_name: "peer-responder",
-            limits: GateLimits { max_body_bytes: 8 << 20, ..GateLimits::default() },
+            limits: EdgeLimits { max_body_bytes: 8 << 20, ..EdgeLimits::default() },
             headers: Vec::new(),
             error_headers: ErrorHeaders::default(),
         }
@@ -161,8 +161,8 @@ impl PortOptions {
 
 /// What the workers, replies and responders of one lane share.
 struct LaneShared {
-    parked: Arc<AtomicUsize>,
-    parked_limit: usize,
+    waiting: Arc<AtomicUsize>,
+    waiting_limit: usize,
     answers: channel::Sender<Job>,
     error_headers: ErrorHeaders,
 }
@@ -175,13 +175,13 @@ enum Job {
 /// A port that is being served.
 pub struct HttpServer {
     name: &'static str,
-    gate: Option<Gate>,
+    edge: Option<Edge>,
     servers: Vec<Arc<tiny_http::Server>>,
     /// Outlives the servers: each connects to its own socket to end.
     _run_dir: Arc<RunDir>,
     pools: Vec<Arc<Pool>>,
-    /// Of each lane, how many of its requests are parked.
-    parked: Vec<Arc<AtomicUsize>>,
+    /// Of each lane, how many of its requests are waiting.
+    waiting: Vec<Arc<AtomicUsize>>,
     answers: channel::Sender<Job>,
     stopping: Arc<AtomicBool>,
     panics: Arc<AtomicU64>,
@@ -204,16 +204,16 @@ impl HttpServer {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a port needs a lane"));
         }
         let connections: usize = options.lanes.iter().map(|lane| lane.connections).sum();
-        // Twice the connections: a replaced one may still have its old request parked.
+        // Twice the connections: a replaced one may still have its old request waiting.
         let (answers, jobs) = channel::bounded(2 * connections);
         let (alive_guard, alive) = channel::bounded(0);
         let mut server = HttpServer {
             name: options.name,
-            gate: None,
+            edge: None,
             servers: Vec::new(),
             _run_dir: Arc::clone(&options.run_dir),
             pools: Vec::new(),
-            parked: Vec::new(),
+            waiting: Vec::new(),
             answers,
             stopping: Arc::default(),
             panics: Arc::default(),
@@ -249,27 +249,27 @@ impl HttpServer {
         }
         let panics = Arc::clone(&self.panics);
         let PortOptions { limits, headers, error_headers, .. } = options;
-        self.gate = Some(Gate::start(self.name, listener, limits, lanes, headers, error_headers, panics)?);
+        self.edge = Some(Edge::start(self.name, listener, limits, lanes, headers, error_headers, panics)?);
         Ok(())
     }
 
-    /// How many requests are parked at the moment, over all lanes.
-    pub fn parked(&self) -> usize {
-        stats::parked(&self.parked)
+    /// How many requests are waiting at the moment, over all lanes.
+    pub fn waiting(&self) -> usize {
+        stats::waiting(&self.waiting)
     }
 
     /// Its counters, which outlive it.
     pub fn counters(&self) -> PortCounters {
-        let gate = self.gate.as_ref().map(|gate| Arc::clone(gate.counters())).unwrap_or_default();
-        PortCounters::new(self.name, gate, self.parked.clone(), Arc::clone(&self.panics))
+        let edge = self.edge.as_ref().map(|edge| Arc::clone(edge.counters())).unwrap_or_default();
+        PortCounters::new(self.name, edge, self.waiting.clone(), Arc::clone(&self.panics))
     }
 
     /// How many client connections are open.
     pub fn connections(&self) -> usize {
-        self.gate.as_ref().map_or(0, Gate::connections)
+        self.edge.as_ref().map_or(0, Edge::connections)
     }
 
-    /// How many panics gate, workers and responders have survived. Anything but 0 is a bug.
+    /// How many panics edge, workers and responders have survived. Anything but 0 is a bug.
     pub fn panics(&self) -> u64 {
         self.panics.load(Ordering::Relaxed)
     }
@@ -281,8 +281,8 @@ impl HttpServer {
 
     fn stop(&mut self, grace: Duration) {
         const JOIN_DEADLINE: Duration = Duration::from_secs(2);
-        if let Some(mut gate) = self.gate.take() {
-            gate.stop(grace);
+        if let Some(mut edge) = self.edge.take() {
+            edge.stop(grace);
         }
         self.pools.iter().for_each(|pool| pool.stop());
         self.stopping.store(true, Ordering::SeqCst);
@@ -324,12 +324,12 @@ impl HttpServer {
         })?);
         self.servers.push(Arc::clone(&server));
         let shared = Arc::new(LaneShared {
-            parked: Arc::default(),
-            parked_limit: lane.parked_limit,
+            waiting: Arc::default(),
+            waiting_limit: lane.waiting_limit,
             answers: self.answers.clone(),
             error_headers: options.error_headers.clone(),
         });
-        self.parked.push(Arc::clone(&shared.parked));
+        self.waiting.push(Arc::clone(&shared.waiting));
         for number in 1..=lane.workers {
             let worker = Worker {
                 server: Arc::clone(&server),
@@ -385,7 +385,7 @@ impl Drop for HttpServer {
 
 impl fmt::Debug for HttpServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HttpServer").field("gate", &self.gate).field("parked", &self.parked()).finish()
+        f.debug_struct("HttpServer").field("edge", &self.edge).field("waiting", &self.waiting()).finish()
     }
 }
 
@@ -422,8 +422,8 @@ impl Worker {
 
     fn serve(&self, mut request: tiny_http::Request) {
         let method = Method::from_token(request.method().as_str());
-        // The gate sends whole requests with the length they have. If a body is cut short nevertheless, the handler
-        // never sees it, and the gate knows that it was not done because it could not write it whole.
+        // The edge sends whole requests with the length they have. If a body is cut short nevertheless, the handler
+        // never sees it, and the edge knows that it was not done because it could not write it whole.
         let length = request.body_length().unwrap_or(0);
         let mut body = vec![0; length];
         let read = request.as_reader().read_exact(&mut body);
@@ -440,7 +440,7 @@ impl Worker {
         headers.retain(|(name, _)| name != LOOPBACK_HEADER);
         let from_loopback = headers.len() < all;
         let plain = Request { method, path, query, headers, body, from_loopback };
-        let reply = Reply { request: Some(request), method, lane: Arc::clone(&self.lane), parked: false };
+        let reply = Reply { request: Some(request), method, lane: Arc::clone(&self.lane), waiting: false };
         if read.is_ok() {
             self.handler.handle(plain, reply);
         }
@@ -466,7 +466,7 @@ fn render(response: Response, method: Method) -> Vec<u8> {
     answer
 }
 
-/// One write. An error means that the gate has given the connection up: there is no one left to tell.
+/// One write. An error means that the edge has given the connection up: there is no one left to tell.
 fn write_answer(request: tiny_http::Request, answer: &[u8]) {
     let mut writer = request.into_writer();
     let _ = writer.write_all(answer).and_then(|()| writer.flush());

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// What a gate has let in and what not, since its start. Changed without a lock.
+/// What an edge has let in and what not, since its start. Changed without a lock.
 #[derive(Debug, Default)]
-pub(super) struct GateCounters {
+pub(super) struct EdgeCounters {
     /// Connections being served.
     pub open: AtomicU64,
     /// Connections accepted, those turned away included.
@@ -19,9 +19,9 @@ pub(super) struct GateCounters {
 /// A port as a scrape sees it. Holds nothing of the server but its counters.
 pub struct PortCounters {
     name: &'static str,
-    gate: Arc<GateCounters>,
-    /// Of each lane, how many of its requests are parked.
-    parked: Vec<Arc<AtomicUsize>>,
+    edge: Arc<EdgeCounters>,
+    /// Of each lane, how many of its requests are waiting.
+    waiting: Vec<Arc<AtomicUsize>>,
     panics: Arc<AtomicU64>,
 }
 
@@ -34,10 +34,10 @@ pub struct PortStats {
     pub accepted: u64,
     /// Connections above the cap.
     pub turned_away: u64,
-    /// Requests that the gate refused.
+    /// Requests that the edge refused.
     pub refused: u64,
-    /// Requests parked at the moment.
-    pub parked: u64,
+    /// Requests waiting at the moment.
+    pub waiting: u64,
     /// Panics survived.
     pub panics: u64,
 }
@@ -45,11 +45,11 @@ pub struct PortStats {
 impl PortCounters {
     pub(super) fn new(
         name: &'static str,
-        gate: Arc<GateCounters>,
-        parked: Vec<Arc<AtomicUsize>>,
+        edge: Arc<EdgeCounters>,
+        waiting: Vec<Arc<AtomicUsize>>,
         panics: Arc<AtomicU64>,
     ) -> PortCounters {
-        PortCounters { name, gate, parked, panics }
+        PortCounters { name, edge, waiting, panics }
     }
 
     /// The port's name.
@@ -61,17 +61,17 @@ impl PortCounters {
     pub fn stats(&self) -> PortStats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         PortStats {
-            connections: get(&self.gate.open),
-            accepted: get(&self.gate.accepted),
-            turned_away: get(&self.gate.turned_away),
-            refused: get(&self.gate.refused),
-            parked: parked(&self.parked) as u64,
+            connections: get(&self.edge.open),
+            accepted: get(&self.edge.accepted),
+            turned_away: get(&self.edge.turned_away),
+            refused: get(&self.edge.refused),
+            waiting: waiting(&self.waiting) as u64,
             panics: get(&self.panics),
         }
     }
 }
 
-/// How many requests are parked, over all lanes.
-pub(super) fn parked(lanes: &[Arc<AtomicUsize>]) -> usize {
-    lanes.iter().map(|parked| parked.load(Ordering::Relaxed)).sum()
+/// How many requests are waiting, over all lanes.
+pub(super) fn waiting(lanes: &[Arc<AtomicUsize>]) -> usize {
+    lanes.iter().map(|waiting| waiting.load(Ordering::Relaxed)).sum()
 }

@@ -1,4 +1,4 @@
-//! The pool of keep-alive connections from a gate to its tiny_http server, over a Unix socket.
+//! The pool of keep-alive connections from an edge to its tiny_http server, over a Unix socket.
 //!
 //! tiny_http hands a new connection to a thread that may still be serving another one, and then it is never served.
 //! That cannot happen to a connection that was opened while no other was being opened and that has answered a ping:
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use crossbeam_channel as channel;
 
-/// The target of the pool's ping. No client can ask for it: the gate lets only targets through that start with `/`.
+/// The target of the pool's ping. No client can ask for it: the edge lets only targets through that start with `/`.
 pub(super) const PING_TARGET: &str = "*";
 const PING: &[u8] = b"OPTIONS * HTTP/1.1\r\n\r\n";
 const PING_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,20 +1,20 @@
 //! The peer port: its routes, and who is let in.
 //!
-//! A node has three faces here, one after the other. *Unborn* it answers everything but the founding with 409 and who it
-//! is. *Starting* (recovery done, threads not yet up) it answers 503. *Born* it refuses what is meant for another
-//! cluster or another member with 403, before its core hears of it; an unknown sender passes, since only the log says
-//! who is a member (thesis §4.1). No handler waits or touches the disk.
+//! A node has three faces here, one after the other. *Uninitialized* it answers everything but the bootstrap with 409
+//! and who it is. *Starting* (recovery done, threads not yet up) it answers 503. *Initialized* it refuses what is meant
+//! for another cluster or another member with 403, before its core hears of it; an unknown sender passes, since only
+//! the log says who is a member (thesis §4.1). No handler waits or touches the disk.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use super::codec::{self, CodecError, Envelope, FOUND, NoReply};
-use crate::node::founding::FoundingPort;
+use super::codec::{self, BOOTSTRAP, CodecError, Envelope, NoReply};
+use crate::node::bootstrap::BootstrapPort;
 use crate::node::{
-    AdminResult, Administration, BirthRecord, Completion, ForwardedResult, ForwardedWrite, FoundReply,
-    FoundRequest, Node, PeerReply, PeerRequest, ReadIndexResult,
+    AdminResult, Administration, BootstrapRecord, BootstrapReply, BootstrapRequest, Completion,
+    ForwardedResult, ForwardedWrite, Node, PeerReply, PeerRequest, ReadIndexResult,
 };
 use crate::raft::{
     AppendEntriesReply, AppendEntriesRequest, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
@@ -97,8 +97,8 @@ impl Member for Arc<Node> {
 pub enum PeerAnswer {
     /// The reply of the core.
     Reply(PeerReply),
-    /// The answer to a founding request.
-    Found(FoundReply),
+    /// The answer to a bootstrap request.
+    Bootstrap(BootstrapReply),
     /// None, with its status.
     None(u16, NoReply),
 }
@@ -111,7 +111,7 @@ impl PeerAnswer {
     fn into_response(self) -> Response {
         let (status, body) = match self {
             PeerAnswer::Reply(reply) => (200, codec::encode_reply(&reply)),
-            PeerAnswer::Found(reply) => (200, codec::encode_found_reply(&reply)),
+            PeerAnswer::Bootstrap(reply) => (200, codec::encode_bootstrap_reply(&reply)),
             PeerAnswer::None(status, answer) => (status, codec::encode_no_reply(&answer)),
         };
         Response::new(status, "application/json", body)
@@ -121,11 +121,11 @@ impl PeerAnswer {
 #[derive(Clone)]
 enum Face {
     Starting,
-    Unborn(FoundingPort),
-    Born(Arc<BirthRecord>, Arc<dyn Member>),
+    Uninitialized(BootstrapPort),
+    Initialized(Arc<BootstrapRecord>, Arc<dyn Member>),
 }
 
-/// The handler of the peer port. Made before the node is born, told when it changes its face.
+/// The handler of the peer port. Made before the node is initialized, told when it changes its face.
 pub struct PeerApi {
     face: RwLock<Face>,
     is_stopping: Arc<AtomicBool>,
@@ -138,19 +138,19 @@ impl Default for PeerApi {
 }
 
 impl PeerApi {
-    /// From now on this node is unborn; the founding thread reads the other end of `port`.
-    pub fn become_unborn(&self, port: FoundingPort) {
-        self.change(Face::Unborn(port));
+    /// From now on this node is uninitialized; the bootstrap thread reads the other end of `port`.
+    pub fn become_uninitialized(&self, port: BootstrapPort) {
+        self.change(Face::Uninitialized(port));
     }
 
-    /// From now on this node is born but cannot answer yet.
+    /// From now on this node is initialized but cannot answer yet.
     pub fn become_starting(&self) {
         self.change(Face::Starting);
     }
 
     /// From now on `member` answers.
-    pub fn become_born(&self, birth_record: BirthRecord, member: Arc<dyn Member>) {
-        self.change(Face::Born(Arc::new(birth_record), member));
+    pub fn become_initialized(&self, bootstrap_record: BootstrapRecord, member: Arc<dyn Member>) {
+        self.change(Face::Initialized(Arc::new(bootstrap_record), member));
     }
 
     /// From now on every request is told that this node is stopping, also those whose answers the node drops.
@@ -177,19 +177,21 @@ impl PeerApi {
             return done(stopping());
         }
         let face = self.face.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if path == FOUND {
-            return match codec::decode_found(body) {
-                Ok(request) => answer_found(face, request, done),
+        if path == BOOTSTRAP {
+            return match codec::decode_bootstrap(body) {
+                Ok(request) => answer_bootstrap(face, request, done),
                 Err(error) => done(PeerAnswer::refused(400, error)),
             };
         }
-        let (birth_record, member) = match face {
-            Face::Born(birth_record, member) => (birth_record, member),
-            Face::Unborn(port) => return done(PeerAnswer::None(409, NoReply::Unborn(port.unborn().clone()))),
+        let (bootstrap_record, member) = match face {
+            Face::Initialized(bootstrap_record, member) => (bootstrap_record, member),
+            Face::Uninitialized(port) => {
+                return done(PeerAnswer::None(409, NoReply::Uninitialized(port.uninitialized().clone())));
+            }
             Face::Starting => return done(starting()),
         };
         match codec::decode_request(path, body) {
-            Ok((envelope, request)) => match check_envelope(&birth_record, &envelope) {
+            Ok((envelope, request)) => match check_envelope(&bootstrap_record, &envelope) {
                 // A member that missed its own removal campaigns or asks: it is told, so that it ends. A leader that is
                 // removed manages its cluster until the others know of it, so appends pass.
                 Ok(()) if !is_leaders(&request) && member.is_removed(envelope.from) => {
@@ -202,7 +204,7 @@ impl PeerApi {
                 Err(text) => done(PeerAnswer::refused(403, text)),
             },
             // Only a leader of this very cluster sends what this node's program cannot read.
-            Err(CodecError::Newer(envelope, text)) => match check_envelope(&birth_record, &envelope) {
+            Err(CodecError::Newer(envelope, text)) => match check_envelope(&bootstrap_record, &envelope) {
                 Ok(()) => member.end_for_another_program(&text),
                 Err(text) => done(PeerAnswer::refused(403, text)),
             },
@@ -218,7 +220,7 @@ impl Handler for PeerApi {
         if request.method != Method::Post {
             return answer(reply, PeerAnswer::refused(405, "every route of the peer port takes POST"));
         }
-        if !reply.park() {
+        if !reply.start_waiting() {
             return answer(reply, PeerAnswer::refused(503, "too many requests of peers wait here"));
         }
         self.answer(&request.path, &request.body, Box::new(move |made| answer(reply, made)));
@@ -251,24 +253,24 @@ fn starting() -> PeerAnswer {
     PeerAnswer::refused(503, "this node is starting")
 }
 
-fn answer_found(face: Face, request: FoundRequest, done: Completion<PeerAnswer>) {
+fn answer_bootstrap(face: Face, request: BootstrapRequest, done: Completion<PeerAnswer>) {
     match (face, request) {
         (Face::Starting, _) => done(starting()),
-        (Face::Born(birth_record, member), request) => {
-            done(PeerAnswer::Found(birth_record.handle_found(&request, &member.membership())));
+        (Face::Initialized(bootstrap_record, member), request) => {
+            done(PeerAnswer::Bootstrap(bootstrap_record.handle_bootstrap(&request, &member.membership())));
         }
-        (Face::Unborn(port), FoundRequest::Ask(_)) => {
-            done(PeerAnswer::Found(FoundReply::Unborn(port.unborn().clone())));
+        (Face::Uninitialized(port), BootstrapRequest::Ask(_)) => {
+            done(PeerAnswer::Bootstrap(BootstrapReply::Uninitialized(port.uninitialized().clone())));
         }
-        (Face::Unborn(port), FoundRequest::Store(store)) => {
-            port.store(store, Box::new(move |reply| done(PeerAnswer::Found(reply))));
+        (Face::Uninitialized(port), BootstrapRequest::Store(store)) => {
+            port.store(store, Box::new(move |reply| done(PeerAnswer::Bootstrap(reply))));
         }
     }
 }
 
 /// Wrong cluster or target. A node that lost its directory must never act under the identity it lost, and members of
 /// two clusters must never mix, whatever a configuration says.
-fn check_envelope(own: &BirthRecord, envelope: &Envelope) -> Result<(), String> {
+fn check_envelope(own: &BootstrapRecord, envelope: &Envelope) -> Result<(), String> {
     if envelope.cluster_id != own.cluster_id() {
         return Err(format!(
             "meant for cluster {}, this is cluster {}",

@@ -1,5 +1,5 @@
-//! Calls to peers over HTTP: [`PeerTransport`] for a member, [`FoundTransport`] for the founding. The only file of the
-//! server that names ureq.
+//! Calls to peers over HTTP: [`PeerTransport`] for a member, [`BootstrapTransport`] for the bootstrap. The only file of
+//! the server that names ureq.
 //!
 //! Each peer has four agents, each with connections of its own: `core` for votes and appends, `bulk` for everything
 //! without haste, and `forwards` and `asks` for forwarded writes and read indexes, which can be cancelled. A call is
@@ -24,12 +24,12 @@ use ureq::{Agent, http};
 use super::codec::{self, Envelope, MAX_PEER_BODY_BYTES, NoReply};
 use crate::api::ErrorBody;
 use crate::node::{
-    BirthRecord, FoundReply, FoundRequest, FoundTransport, Lane, LeaderCall, PeerError, PeerReply,
-    PeerRequest, PeerTransport, Target, Unborn,
+    BootstrapRecord, BootstrapReply, BootstrapRequest, BootstrapTransport, LeaderCall, PeerError, PeerReply,
+    PeerRequest, PeerTransport, Priority, Target, Uninitialized,
 };
 use crate::raft::{ClusterId, MemberId};
 
-/// A connection idle for longer is not used again. Below the time after which the gate closes an idle one, or a
+/// A connection idle for longer is not used again. Below the time after which the edge closes an idle one, or a
 /// request could meet that closing and nobody knew whether it was executed.
 const MAX_IDLE_AGE: Duration = Duration::from_secs(10);
 
@@ -39,8 +39,8 @@ const MAX_CONNECT: Duration = Duration::from_secs(1);
 /// A call waits at most this long for the addresses of a host name, and for no longer than its own time.
 const MAX_LOOKUP: Duration = Duration::from_secs(1);
 
-/// A founding call takes at most this long: whoever is delivered the found entry answers after several syncs.
-const FOUND_TIMEOUT: Duration = Duration::from_secs(3);
+/// A bootstrap call takes at most this long: the node that is sent the genesis entry answers after several syncs.
+const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Addresses of a host name that are tried.
 const MAX_ADDRESSES: usize = 2;
@@ -48,7 +48,7 @@ const MAX_ADDRESSES: usize = 2;
 /// Heads of answers are small: status, type, length.
 const MAX_HEAD_BYTES: usize = 8 << 10;
 
-/// What a connection's first request says to the gate of the peer port.
+/// What a connection's first request says to the edge of the peer port.
 const LANE_HEADER: &str = "Dkv-Lane";
 
 /// Calls the other members on behalf of one.
@@ -80,20 +80,20 @@ impl PeerAgents {
         }
     }
 
-    fn agent(&self, lane: Lane, request: &PeerRequest) -> Agent {
-        match (request, lane) {
+    fn agent(&self, priority: Priority, request: &PeerRequest) -> Agent {
+        match (request, priority) {
             (PeerRequest::Forward(_), _) => locked(&self.forwards).clone(),
             (PeerRequest::ReadIndex { .. }, _) => locked(&self.asks).clone(),
-            (_, Lane::Core) => self.core.clone(),
-            (_, Lane::Bulk) => self.bulk.clone(),
+            (_, Priority::Core) => self.core.clone(),
+            (_, Priority::Bulk) => self.bulk.clone(),
         }
     }
 }
 
 impl HttpPeers {
-    /// For the member that `birth_record` describes.
-    pub fn new(birth_record: &BirthRecord) -> HttpPeers {
-        let (cluster_id, own) = (birth_record.cluster_id(), birth_record.member_id());
+    /// For the member that `bootstrap_record` describes.
+    pub fn new(bootstrap_record: &BootstrapRecord) -> HttpPeers {
+        let (cluster_id, own) = (bootstrap_record.cluster_id(), bootstrap_record.member_id());
         HttpPeers { cluster_id, own, agents: Mutex::default() }
     }
 
@@ -114,21 +114,22 @@ impl PeerTransport for HttpPeers {
     fn call(
         &self,
         to: &Target,
-        lane: Lane,
+        priority: Priority,
         request: PeerRequest,
         timeout: Duration,
     ) -> Result<PeerReply, PeerError> {
         let envelope = Envelope { cluster_id: self.cluster_id, from: self.own, to: to.member_id };
-        let agent = self.agents(to).agent(lane, &request);
+        let agent = self.agents(to).agent(priority, &request);
         let route = codec::route(&request);
         let writes = if let PeerRequest::Forward(writes) = &request { writes.len() } else { 0 };
         let body = codec::encode_request(envelope, &request);
-        match post(&agent, &to.raft_addr, route, lane, &body, timeout)? {
+        match post(&agent, &to.raft_addr, route, priority, &body, timeout)? {
             Answer::Reply(body) => codec::decode_reply(route, writes, &body)
                 .map_err(|e| PeerError::Unknown(format!("the answer of {} is malformed: {e}", to.raft_addr))),
-            Answer::Unborn(unborn) => {
-                Err(PeerError::Unborn { node_id: unborn.node_id, member_id: unborn.member_id })
-            }
+            Answer::Uninitialized(uninitialized) => Err(PeerError::Uninitialized {
+                node_id: uninitialized.node_id,
+                member_id: uninitialized.member_id,
+            }),
             Answer::Removed => Err(PeerError::Removed),
             Answer::Stopping => Err(PeerError::Stopping),
         }
@@ -145,21 +146,21 @@ impl PeerTransport for HttpPeers {
     }
 }
 
-/// Calls `/raft/found` of any address.
+/// Calls `/raft/bootstrap` of any address.
 #[derive(Default)]
-pub struct HttpFounding {
+pub struct HttpBootstrap {
     agents: Mutex<BTreeMap<String, Agent>>,
 }
 
-impl FoundTransport for HttpFounding {
-    fn found(&self, raft_addr: &str, request: &FoundRequest) -> Result<FoundReply, PeerError> {
+impl BootstrapTransport for HttpBootstrap {
+    fn bootstrap(&self, raft_addr: &str, request: &BootstrapRequest) -> Result<BootstrapReply, PeerError> {
         let agent =
             locked(&self.agents).entry(raft_addr.to_owned()).or_insert_with(|| new_agent(raft_addr)).clone();
-        let body = codec::encode_found(request);
-        match post(&agent, raft_addr, codec::FOUND, Lane::Bulk, &body, FOUND_TIMEOUT)? {
-            Answer::Reply(body) => codec::decode_found_reply(&body)
+        let body = codec::encode_bootstrap(request);
+        match post(&agent, raft_addr, codec::BOOTSTRAP, Priority::Bulk, &body, BOOTSTRAP_TIMEOUT)? {
+            Answer::Reply(body) => codec::decode_bootstrap_reply(&body)
                 .map_err(|e| PeerError::Unknown(format!("the answer of {raft_addr} is malformed: {e}"))),
-            Answer::Unborn(unborn) => Ok(FoundReply::Unborn(unborn)),
+            Answer::Uninitialized(uninitialized) => Ok(BootstrapReply::Uninitialized(uninitialized)),
             Answer::Removed => Err(PeerError::Removed),
             Answer::Stopping => Err(PeerError::Stopping),
         }
@@ -168,7 +169,7 @@ impl FoundTransport for HttpFounding {
 
 enum Answer {
     Reply(Vec<u8>),
-    Unborn(Unborn),
+    Uninitialized(Uninitialized),
     Removed,
     Stopping,
 }
@@ -178,7 +179,7 @@ fn post(
     agent: &Agent,
     raft_addr: &str,
     route: &str,
-    lane: Lane,
+    priority: Priority,
     body: &[u8],
     timeout: Duration,
 ) -> Result<Answer, PeerError> {
@@ -191,7 +192,7 @@ fn post(
         .timeout_global(Some(timeout))
         .timeout_connect(Some(MAX_CONNECT.min(timeout / 2)))
         .build();
-    if lane == Lane::Core {
+    if priority == Priority::Core {
         request = request.header(LANE_HEADER, "core");
     }
     let mut response = request.send(body).map_err(|e| failed(raft_addr, e))?;
@@ -207,19 +208,19 @@ fn post(
         return Ok(Answer::Reply(body));
     }
     match (status.as_u16(), codec::decode_no_reply(&body)) {
-        (409, Ok(NoReply::Unborn(unborn))) => Ok(Answer::Unborn(unborn)),
+        (409, Ok(NoReply::Uninitialized(uninitialized))) => Ok(Answer::Uninitialized(uninitialized)),
         (410, Ok(NoReply::Removed)) => Ok(Answer::Removed),
         (503, Ok(NoReply::Stopping)) => Ok(Answer::Stopping),
         (400..=499 | 503, Ok(NoReply::Refused(text))) => {
             Err(PeerError::Refused(format!("{raft_addr}: {text}")))
         }
-        // The gate's refusals come before anything behind it saw the request.
+        // The edge's refusals come before anything behind it saw the request.
         (400..=499 | 503, _) => Err(PeerError::Refused(format!("{raft_addr}: {}", reason(status, &body)))),
         _ => Err(PeerError::Unknown(format!("{raft_addr}: {}", reason(status, &body)))),
     }
 }
 
-/// The status, and what the gate says about it.
+/// The status, and what the edge says about it.
 fn reason(status: http::StatusCode, body: &[u8]) -> String {
     match serde_json::from_slice::<ErrorBody>(body) {
         Ok(said) => format!("{status}: {}", said.error.message),

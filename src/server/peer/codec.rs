@@ -1,7 +1,7 @@
-//! The bodies of the peer port: one line of JSON, and behind it the bytes that are not text: entry frames, encoded
+//! The bodies of the peer port: one line of JSON, and after it the bytes that are not text: entry frames, encoded
 //! commands.
 //!
-//! | route | line | behind it |
+//! | route | line | after it |
 //! |---|---|---|
 //! | `/raft/request_vote` | envelope, the RPC | |
 //! | `/raft/append_entries` | envelope, term, prev, commit, number of entries | that many frames |
@@ -10,7 +10,7 @@
 //! | `/raft/install_snapshot` | envelope, term, which snapshot, offset, CRC-32C of the piece | the piece |
 //! | `/raft/timeout_now` | envelope, term | |
 //! | `/raft/administer` | envelope, what is asked, remaining time | |
-//! | `/raft/found` | ask, or store with its target and the latest membership | for a store one frame |
+//! | `/raft/bootstrap` | ask, or store with its target and the latest membership | for a store one frame |
 //!
 //! A field of a line that this program does not know is ignored: a newer member may say more than an older one
 //! understands. What matters is sent only when the version in force has it.
@@ -26,7 +26,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::node::{
-    Administration, ForwardedWrite, FoundReply, FoundRequest, PeerReply, PeerRequest, StoreFound, Unborn,
+    Administration, BootstrapReply, BootstrapRequest, ForwardedWrite, PeerReply, PeerRequest, StoreGenesis,
+    Uninitialized,
 };
 use crate::raft::{
     AppendEntriesRequest, ClusterId, Entry, FRAME_HEADER_BYTES, FrameError, Index, InstallSnapshotRequest,
@@ -49,12 +50,12 @@ pub const READ_INDEX: &str = "/raft/read_index";
 pub const FORWARD: &str = "/raft/forward";
 /// The route of snapshots.
 pub const INSTALL_SNAPSHOT: &str = "/raft/install_snapshot";
-/// The route of hand-overs.
+/// The route of leadership transfers.
 pub const TIMEOUT_NOW: &str = "/raft/timeout_now";
 /// The route of what operators ask.
 pub const ADMINISTER: &str = "/raft/administer";
-/// The route of founding, the only one without an envelope.
-pub const FOUND: &str = "/raft/found";
+/// The route of bootstrap, the only one without an envelope.
+pub const BOOTSTRAP: &str = "/raft/bootstrap";
 
 /// Why a body is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,7 +63,7 @@ pub enum CodecError {
     /// The line is not the JSON it should be.
     #[error("the first line does not parse: {0}")]
     Line(String),
-    /// The bytes behind the line are not what the line announces.
+    /// The bytes after the line are not what the line announces.
     #[error("{0}")]
     Body(String),
     /// A frame that only a later program reads.
@@ -73,7 +74,7 @@ pub enum CodecError {
     Route(String),
 }
 
-/// Identity in every request but `/raft/found`.
+/// Identity in every request but `/raft/bootstrap`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {
     /// The sender's cluster.
@@ -134,8 +135,8 @@ struct AdministerLine {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum FoundLine {
-    Ask(Unborn),
+enum BootstrapLine {
+    Ask(Uninitialized),
     Store {
         target: MemberId,
         #[serde(deserialize_with = "Membership::from_wire")]
@@ -143,13 +144,13 @@ enum FoundLine {
     },
 }
 
-/// The body of an answer that is none: with status 409 the receiver is unborn, with 410 the sender was removed, with 400, 403 and 503 it refused
-/// before its core saw the request.
+/// The body of an answer that is none: with status 409 the receiver is uninitialized, with 410 the sender was removed,
+/// with 400, 403 and 503 it refused before its core saw the request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoReply {
     /// No log here.
-    Unborn(Unborn),
+    Uninitialized(Uninitialized),
     /// The sender was removed from the cluster, by a change that is committed.
     Removed,
     /// The receiver is on its way out.
@@ -228,7 +229,7 @@ pub fn decode_request(route: &str, body: &[u8]) -> Result<(Envelope, PeerRequest
     match route {
         REQUEST_VOTE => {
             let Line::<RequestVoteRequest> { envelope, request } = parse(head)?;
-            nothing_behind(rest)?;
+            nothing_after(rest)?;
             bounded([request.term, request.last.index, request.last.term])?;
             if request.candidate != envelope.from {
                 return Err(CodecError::Body(format!("candidate {} is not the sender", request.candidate)));
@@ -250,7 +251,7 @@ pub fn decode_request(route: &str, body: &[u8]) -> Result<(Envelope, PeerRequest
         }
         READ_INDEX => {
             let Line::<ReadIndexLine> { envelope, request } = parse(head)?;
-            nothing_behind(rest)?;
+            nothing_after(rest)?;
             Ok((envelope, PeerRequest::ReadIndex { remaining_ms: request.remaining_ms }))
         }
         FORWARD => {
@@ -263,14 +264,14 @@ pub fn decode_request(route: &str, body: &[u8]) -> Result<(Envelope, PeerRequest
         }
         TIMEOUT_NOW => {
             let Line::<TermLine> { envelope, request } = parse(head)?;
-            nothing_behind(rest)?;
+            nothing_after(rest)?;
             bounded([request.term])?;
             let request = TimeoutNowRequest { term: request.term, leader: envelope.from };
             Ok((envelope, PeerRequest::TimeoutNow(request)))
         }
         ADMINISTER => {
             let Line::<AdministerLine> { envelope, request } = parse(head)?;
-            nothing_behind(rest)?;
+            nothing_after(rest)?;
             let AdministerLine { what, remaining_ms } = request;
             Ok((envelope, PeerRequest::Administer { what, remaining_ms }))
         }
@@ -296,7 +297,7 @@ fn decode_entries(envelope: Envelope, head: &AppendLine, mut rest: &[u8]) -> Res
         entries.push(entry);
         rest = &rest[used..];
     }
-    nothing_behind(rest)?;
+    nothing_after(rest)?;
     Ok(entries)
 }
 
@@ -332,7 +333,7 @@ fn decode_writes(head: &[WriteLine], mut rest: &[u8]) -> Result<Vec<ForwardedWri
         writes.push(ForwardedWrite { command: command.to_vec(), remaining_ms: write.remaining_ms });
         rest = &rest[write.bytes..];
     }
-    nothing_behind(rest)?;
+    nothing_after(rest)?;
     Ok(writes)
 }
 
@@ -352,7 +353,7 @@ pub fn encode_reply(reply: &PeerReply) -> Vec<u8> {
 /// Reads the reply to a request of `route`; `writes` is how many writes that request forwarded.
 pub fn decode_reply(route: &str, writes: usize, body: &[u8]) -> Result<PeerReply, CodecError> {
     let (head, rest) = split(body);
-    nothing_behind(rest)?;
+    nothing_after(rest)?;
     match route {
         REQUEST_VOTE => Ok(PeerReply::RequestVote(parse(head)?)),
         APPEND_ENTRIES => Ok(PeerReply::AppendEntries(parse(head)?)),
@@ -371,12 +372,12 @@ pub fn decode_reply(route: &str, writes: usize, body: &[u8]) -> Result<PeerReply
     }
 }
 
-/// The body of a founding request.
-pub fn encode_found(request: &FoundRequest) -> Vec<u8> {
+/// The body of a bootstrap request.
+pub fn encode_bootstrap(request: &BootstrapRequest) -> Vec<u8> {
     match request {
-        FoundRequest::Ask(unborn) => line(&FoundLine::Ask(unborn.clone()), 0),
-        FoundRequest::Store(store) => {
-            let head = FoundLine::Store { target: store.target, members: store.members.clone() };
+        BootstrapRequest::Ask(uninitialized) => line(&BootstrapLine::Ask(uninitialized.clone()), 0),
+        BootstrapRequest::Store(store) => {
+            let head = BootstrapLine::Store { target: store.target, members: store.members.clone() };
             let mut body = line(&head, store.entry.frame().len());
             body.extend_from_slice(store.entry.frame());
             body
@@ -384,29 +385,31 @@ pub fn encode_found(request: &FoundRequest) -> Vec<u8> {
     }
 }
 
-/// Reads a founding request.
-pub fn decode_found(body: &[u8]) -> Result<FoundRequest, CodecError> {
+/// Reads a bootstrap request.
+pub fn decode_bootstrap(body: &[u8]) -> Result<BootstrapRequest, CodecError> {
     let (head, rest) = split(body);
     match parse(head)? {
-        FoundLine::Ask(unborn) => nothing_behind(rest).map(|()| FoundRequest::Ask(unborn)),
-        FoundLine::Store { target, members } => {
+        BootstrapLine::Ask(uninitialized) => {
+            nothing_after(rest).map(|()| BootstrapRequest::Ask(uninitialized))
+        }
+        BootstrapLine::Store { target, members } => {
             let (entry, used) =
-                Entry::decode(rest).map_err(|e| CodecError::Body(format!("the found frame: {e}")))?;
-            nothing_behind(&rest[used..])?;
-            Ok(FoundRequest::Store(StoreFound { target, entry, members }))
+                Entry::decode(rest).map_err(|e| CodecError::Body(format!("the genesis frame: {e}")))?;
+            nothing_after(&rest[used..])?;
+            Ok(BootstrapRequest::Store(StoreGenesis { target, entry, members }))
         }
     }
 }
 
-/// The body of an answer to a founding request.
-pub fn encode_found_reply(reply: &FoundReply) -> Vec<u8> {
+/// The body of an answer to a bootstrap request.
+pub fn encode_bootstrap_reply(reply: &BootstrapReply) -> Vec<u8> {
     line(reply, 0)
 }
 
-/// Reads the answer to a founding request.
-pub fn decode_found_reply(body: &[u8]) -> Result<FoundReply, CodecError> {
+/// Reads the answer to a bootstrap request.
+pub fn decode_bootstrap_reply(body: &[u8]) -> Result<BootstrapReply, CodecError> {
     let (head, rest) = split(body);
-    nothing_behind(rest)?;
+    nothing_after(rest)?;
     parse(head)
 }
 
@@ -418,11 +421,11 @@ pub fn encode_no_reply(answer: &NoReply) -> Vec<u8> {
 /// Reads the body of an answer that is none.
 pub fn decode_no_reply(body: &[u8]) -> Result<NoReply, CodecError> {
     let (head, rest) = split(body);
-    nothing_behind(rest)?;
+    nothing_after(rest)?;
     parse(head)
 }
 
-/// `value` as one line of JSON, with room for `more` bytes behind it.
+/// `value` as one line of JSON, with room for `more` bytes after it.
 fn line<T: Serialize>(value: &T, more: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(256 + more);
     serde_json::to_writer(&mut bytes, value).expect("plain data serialises into memory");
@@ -430,7 +433,7 @@ fn line<T: Serialize>(value: &T, more: usize) -> Vec<u8> {
     bytes
 }
 
-/// The line, without its end, and what is behind it.
+/// The line, without its end, and what is after it.
 fn split(body: &[u8]) -> (&[u8], &[u8]) {
     match body.iter().position(|&b| b == b'\n') {
         Some(end) => (&body[..end], &body[end + 1..]),
@@ -442,7 +445,7 @@ fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<T, CodecError> {
     serde_json::from_slice(line).map_err(|e| CodecError::Line(e.to_string()))
 }
 
-fn nothing_behind(rest: &[u8]) -> Result<(), CodecError> {
+fn nothing_after(rest: &[u8]) -> Result<(), CodecError> {
     if rest.is_empty() {
         return Ok(());
     }

@@ -5,4 +5,4 @@ mod client;
 pub mod codec;
 
 pub use api::{Member, PeerAnswer, PeerApi};
-pub use client::{HttpFounding, HttpPeers};
+pub use client::{HttpBootstrap, HttpPeers};

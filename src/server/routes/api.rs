@@ -1,6 +1,6 @@
 //! The client API, version 1: takes a request apart, asks the node, renders what it decided. Nothing here waits: a request
-//! that needs consensus is parked with its [`Reply`], and a responder writes the answer. What would hold a responder up
-//! goes to a pool of threads ([`super::jobs`]).
+//! that needs consensus is waiting with its [`Reply`], and a responder writes the answer. What would hold a responder
+//! up goes to a pool of threads ([`super::jobs`]).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -54,8 +54,8 @@ impl Call {
 }
 
 impl ClientApi {
-    /// Serves what `shared` holds: before founding only the probes and the cluster's configuration. Starts the threads that
-    /// may wait.
+    /// Serves what `shared` holds: before bootstrap only the probes and the cluster's configuration. Starts the threads
+    /// that may wait.
     ///
     /// # Errors
     /// A thread could not be started.
@@ -262,8 +262,8 @@ impl ClientApi {
         self.operate(members::parse_promote(call.parameter(), &call.request), &call, reply);
     }
 
-    pub(super) fn hand_over(&self, call: Call, reply: Reply) {
-        self.operate(members::parse_hand_over(&call.request), &call, reply);
+    pub(super) fn transfer(&self, call: Call, reply: Reply) {
+        self.operate(members::parse_transfer(&call.request), &call, reply);
     }
 
     fn operate(&self, parsed: Result<OperatorRequest, ErrorBody>, call: &Call, mut reply: Reply) {
@@ -305,7 +305,7 @@ impl ClientApi {
     // ---- what they have in common ----------------------------------------------------------------------------------------
 
     fn node(&self) -> Result<&Arc<Node>, ErrorBody> {
-        self.shared.node().ok_or_else(|| self.shared.unborn_error())
+        self.shared.node().ok_or_else(|| self.shared.uninitialized_error())
     }
 
     fn deadline(&self) -> Instant {
@@ -340,7 +340,7 @@ fn command(op: Op, request: &Request) -> Result<Command, ErrorBody> {
 /// Takes one of the places for requests that wait for consensus.
 pub(super) fn park(call: &Call, reply: &mut Reply) -> Result<(), ErrorBody> {
     assert!(call.may_wait, "the list of operations says that {} never waits", call.request.path);
-    if reply.park() {
+    if reply.start_waiting() {
         return Ok(());
     }
     let text = "too many requests wait for consensus already: try again";

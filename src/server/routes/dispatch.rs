@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::api::{Call, ClientApi};
 use super::calls::CallCounters;
-use super::legacy;
+use super::flat;
 use super::params;
 use super::table::{self, Dialect, Effect, Matched, OPERATIONS};
 use crate::api::{ErrorBody, ErrorCode, ErrorOutcome};
@@ -48,7 +48,7 @@ impl Handler for ClientApi {
                         let text = format!("this route has the methods {allow}");
                         Response::error(&refusal(&request, ErrorCode::MethodNotAllowed, text))
                     }
-                    Dialect::Flat => legacy::method_not_allowed(&allow),
+                    Dialect::Flat => flat::method_not_allowed(&allow),
                 };
                 response.with_header("Allow", allow)
             }

@@ -79,7 +79,7 @@ pub(super) fn bounds(query: &Query) -> Result<[&[u8]; 3], ErrorBody> {
     let bounds = BYTE_PARAMETERS.map(|name| query.bytes(name).unwrap_or_default());
     let [_, start, end] = bounds;
     if !end.is_empty() && start > end {
-        return Err(invalid("start lies behind end: start is the smaller key in either order"));
+        return Err(invalid("start lies after end: start is the smaller key in either order"));
     }
     Ok(bounds)
 }

@@ -42,7 +42,7 @@ pub(super) fn set(request: &Request) -> Result<Response, ErrorBody> {
     Ok(Response::json(200, &LogLevelReply { level: level.as_str().to_owned() }))
 }
 
-/// The level that `body` names, with or without a line end behind it.
+/// The level that `body` names, with or without a line end after it.
 fn level(body: &[u8]) -> Option<LogLevel> {
     if body.len() > MAX_BODY_BYTES {
         return None;

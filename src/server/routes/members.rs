@@ -1,7 +1,7 @@
 //! What an operator asks of the cluster itself: taken apart, and whether it can be meant.
 
 use super::params::{Query, invalid, json_body};
-use crate::api::{ErrorBody, HandOverRequest, NewMember};
+use crate::api::{ErrorBody, NewMember, TransferRequest};
 use crate::config;
 use crate::node::{Newcomer, OperatorRequest};
 use crate::raft::MemberId;
@@ -53,17 +53,17 @@ pub(super) fn parse_promote(name: &str, request: &Request) -> Result<OperatorReq
     named(name.to_owned()).map(OperatorRequest::Promote)
 }
 
-/// To hand the leadership over.
+/// To transfer the leadership.
 ///
 /// # Errors
 /// As [`parse_add`].
-pub(super) fn parse_hand_over(request: &Request) -> Result<OperatorRequest, ErrorBody> {
+pub(super) fn parse_transfer(request: &Request) -> Result<OperatorRequest, ErrorBody> {
     no_parameters(request)?;
     if request.body.is_empty() {
-        return Ok(OperatorRequest::HandOver(None));
+        return Ok(OperatorRequest::Transfer(None));
     }
-    let HandOverRequest { node_id } = json_body(request, "what it should be")?;
-    Ok(OperatorRequest::HandOver(node_id.map(named).transpose()?))
+    let TransferRequest { node_id } = json_body(request, "what it should be")?;
+    Ok(OperatorRequest::Transfer(node_id.map(named).transpose()?))
 }
 
 fn parse_member_id(text: &str) -> Option<MemberId> {
@@ -140,12 +140,12 @@ mod tests {
         assert!(parse_remove("", &request("")).is_err());
         assert!(parse_remove("n1", &request("x")).is_err());
         assert!(parse_promote("n/1", &request("")).is_err());
-        assert!(parse_hand_over(&request(r#"{"node":"n1"}"#)).is_err());
-        assert!(parse_hand_over(&request(r#"{"node_id":"n/1"}"#)).is_err());
-        assert_eq!(parse_hand_over(&request("")), Ok(OperatorRequest::HandOver(None)));
-        assert_eq!(parse_hand_over(&request("{}")), Ok(OperatorRequest::HandOver(None)));
+        assert!(parse_transfer(&request(r#"{"node":"n1"}"#)).is_err());
+        assert!(parse_transfer(&request(r#"{"node_id":"n/1"}"#)).is_err());
+        assert_eq!(parse_transfer(&request("")), Ok(OperatorRequest::Transfer(None)));
+        assert_eq!(parse_transfer(&request("{}")), Ok(OperatorRequest::Transfer(None)));
         let with_parameter = Request { query: Some("x=1".to_owned()), ..request("") };
         assert!(parse_remove("n1", &with_parameter).is_err());
-        assert!(parse_hand_over(&with_parameter).is_err());
+        assert!(parse_transfer(&with_parameter).is_err());
     }
 }

@@ -211,7 +211,7 @@ fn ports(out: &mut Out<'_>, shared: &Shared) -> fmt::Result {
     type Counted = fn(&PortStats) -> u64;
     let gauges: [(&str, &str, Counted); 2] = [
         ("dkv_connections", "Open connections", |s| s.connections),
-        ("dkv_parked_requests", "Requests that wait for consensus at this port", |s| s.parked),
+        ("dkv_parked_requests", "Requests that wait for consensus at this port", |s| s.waiting),
     ];
     for (name, help, of) in gauges {
         let values = stats.each_ref().map(|(port, stats)| (port.to_string(), of(stats)));
@@ -220,7 +220,7 @@ fn ports(out: &mut Out<'_>, shared: &Shared) -> fmt::Result {
     let counters: [(&str, &str, Counted); 4] = [
         ("dkv_connections_accepted", "Connections accepted, those turned away included", |s| s.accepted),
         ("dkv_connections_turned_away", "Connections above the cap", |s| s.turned_away),
-        ("dkv_requests_refused", "Requests that the gate refused as malformed, too large or late", |s| {
+        ("dkv_requests_refused", "Requests that the edge refused as malformed, too large or late", |s| {
             s.refused
         }),
         ("dkv_panics", "Panics survived: anything but 0 is a bug", |s| s.panics),

@@ -7,12 +7,12 @@ use std::time::Instant;
 use super::errors::failed;
 use super::jobs::{Jobs, PoolOptions, Worker};
 use super::params::invalid;
-use crate::api::{ChangeReply, ErrorBody, ErrorCode, HandOverReply, INDEX_HEADER, LeaderRef};
+use crate::api::{ChangeReply, ErrorBody, ErrorCode, INDEX_HEADER, LeaderRef, TransferReply};
 use crate::config::is_same_address;
 use crate::node::{AdminFailure, AdminFailureKind, Failure, Newcomer, OperatorReply, OperatorRequest};
 use crate::raft::Membership;
 use crate::server::edge::Response;
-use crate::server::peer::HttpFounding;
+use crate::server::peer::HttpBootstrap;
 use crate::server::shared::Shared;
 
 /// What may wait for the thread.
@@ -29,17 +29,17 @@ pub(super) fn start(shared: &Arc<Shared>) -> std::io::Result<Jobs<OperatorReques
         queue: QUEUE,
         full: "too many changes of the cluster wait already: try again",
     };
-    Jobs::start(shared, &options, || Operator { shared: shared.clone(), calls: HttpFounding::default() })
+    Jobs::start(shared, &options, || Operator { shared: shared.clone(), calls: HttpBootstrap::default() })
 }
 
 struct Operator {
     shared: Arc<Shared>,
-    calls: HttpFounding,
+    calls: HttpBootstrap,
 }
 
 impl Worker<OperatorRequest> for Operator {
     fn answer(&mut self, request: OperatorRequest, deadline: Instant) -> Result<Response, ErrorBody> {
-        let node = self.shared.node().ok_or_else(|| self.shared.unborn_error())?;
+        let node = self.shared.node().ok_or_else(|| self.shared.uninitialized_error())?;
         if let OperatorRequest::Add(new) = &request {
             check_ports(&node.membership(), new)?;
         }
@@ -47,8 +47,8 @@ impl Worker<OperatorRequest> for Operator {
             OperatorReply::Changed(index) => {
                 Ok(Response::json(200, &ChangeReply { index }).with_header(INDEX_HEADER, index.to_string()))
             }
-            OperatorReply::LedBy(member) => {
-                Ok(Response::json(200, &HandOverReply { leader: LeaderRef::from(&member) }))
+            OperatorReply::TransferredTo(member) => {
+                Ok(Response::json(200, &TransferReply { leader: LeaderRef::from(&member) }))
             }
         }
     }

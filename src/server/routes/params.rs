@@ -13,13 +13,13 @@ pub(super) fn invalid(message: impl Into<String>) -> ErrorBody {
     ErrorBody::new(ErrorCode::InvalidRequest, message)
 }
 
-/// The key behind `/v1/kv/`: percent-decoded exactly once, `+` is a plus, `/` belongs to the key, nothing is normalised.
+/// The key after `/v1/kv/`: percent-decoded exactly once, `+` is a plus, `/` belongs to the key, nothing is normalised.
 ///
 /// # Errors
 /// `invalid_request` for an empty key or a broken escape, `too_large` above `max_bytes`.
 pub(super) fn decode_key(raw: &str, max_bytes: usize) -> Result<Vec<u8>, ErrorBody> {
     if raw.is_empty() {
-        return Err(invalid("the key is empty: name it behind /v1/kv/"));
+        return Err(invalid("the key is empty: name it after /v1/kv/"));
     }
     let key = percent_decode(raw, false).ok_or_else(|| {
         invalid("the key has a broken percent escape: write %25 for a percent sign, %XX for any other byte")

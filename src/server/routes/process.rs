@@ -43,7 +43,7 @@ pub(super) fn usage() -> Usage {
     }
 }
 
-/// The number behind `name` in `/proc/self/status`.
+/// The number after `name` in `/proc/self/status`.
 fn field(status: &str, name: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
@@ -52,9 +52,9 @@ fn field(status: &str, name: &str) -> u64 {
 /// Field 22 of `/proc/self/stat` counts hundredths of a second (on every Linux that Rust runs on) since boot.
 fn started() -> Option<f64> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    // The name in parentheses may hold anything, so counting begins behind it.
-    let behind_name = stat.rsplit_once(')')?.1;
-    let ticks: u64 = behind_name.split_whitespace().nth(19)?.parse().ok()?;
+    // The name in parentheses may hold anything, so counting begins after it.
+    let after_name = stat.rsplit_once(')')?.1;
+    let ticks: u64 = after_name.split_whitespace().nth(19)?.parse().ok()?;
     let since_boot = Duration::try_from(clock_gettime(ClockId::Boottime)).ok()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
     let age = since_boot.checked_sub(Duration::from_millis(ticks * 10))?;

@@ -98,7 +98,7 @@ struct Backups {
 
 impl Worker<Asked> for Backups {
     fn answer(&mut self, asked: Asked, _deadline: Instant) -> Result<Response, ErrorBody> {
-        let node = self.shared.node().ok_or_else(|| self.shared.unborn_error())?;
+        let node = self.shared.node().ok_or_else(|| self.shared.uninitialized_error())?;
         let answer = match asked {
             Asked::Made(made) => self.open.made(node, made),
             Asked::List => list(node),

@@ -1,10 +1,10 @@
 //! Which states a read may see.
 //!
-//! What a read sees is settled by four parameters. `consistency=linearizable`, the default, asks the leader for an index
-//! first; `stale` takes what this node has. `revision=N` and a cursor pin the state: it never changes any more, so a node
-//! that has applied it needs nobody's word. `min_revision=N` alone is for a client that wants to see at least what it
-//! saw before: the same holds, unless it says `consistency=linearizable` as well. A node that has not come to N yet goes
-//! the linearizable way once; if N is not there then, it lies in the future.
+//! What a read sees is decided by four parameters. `consistency=linearizable`, the default, asks the leader for an
+//! index first; `stale` takes what this node has. `revision=N` and a cursor pin the state: it never changes any more,
+//! so a node that has applied it needs nobody's word. `min_revision=N` alone is for a client that wants to see at least
+//! what it saw before: the same holds, unless it says `consistency=linearizable` as well. A node that has not come to N
+//! yet goes the linearizable way once; if N is not there then, it lies in the future.
 
 use super::params::{Query, invalid};
 use crate::api::{ErrorBody, ErrorCode};

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::api::{Call, ClientApi};
-use super::legacy;
+use super::flat;
 use crate::server::edge::{Method, Reply};
 
 /// One operation of the client port.
@@ -149,15 +149,15 @@ pub(super) static OPERATIONS: &[Operation] = &[
     key_write("/v1/kv/{key}", POST, "touchKey", ClientApi::touch_key),
     key_read("/v1/kv", "listKeys", ClientApi::list_keys),
     key_write("/v1/kv", DELETE, "deleteRange", ClientApi::delete_range),
-    flat(Operation { methods: &[Method::Get], headers: &[], ..key_read("/get", "flatGet", legacy::get) }),
-    flat(key_write("/set", POST, "flatSet", legacy::set)),
-    flat(key_write("/delete", DELETE, "flatDelete", legacy::delete)),
+    flat(Operation { methods: &[Method::Get], headers: &[], ..key_read("/get", "flatGet", flat::get) }),
+    flat(key_write("/set", POST, "flatSet", flat::set)),
+    flat(key_write("/delete", DELETE, "flatDelete", flat::delete)),
     look("/v1/cluster", "getCluster", ClientApi::get_cluster),
     look("/v1/cluster/members", "getMembers", ClientApi::get_members),
     operate("/v1/cluster/members", POST, "addMember", ClientApi::add_member),
     operate("/v1/cluster/members/{name}/promote", POST, "promoteMember", ClientApi::promote_member),
     operate("/v1/cluster/members/{name}", DELETE, "removeMember", ClientApi::remove_member),
-    operate("/v1/cluster/leader", POST, "handOver", ClientApi::hand_over),
+    operate("/v1/cluster/leader", POST, "transferLeadership", ClientApi::transfer),
     copy_data("/v1/snapshots", "listSnapshots", ClientApi::list_snapshots),
     operate("/v1/snapshots", POST, "makeSnapshot", ClientApi::make_snapshot),
     copy_data("/v1/snapshots/{name}", "getSnapshot", ClientApi::get_snapshot),

@@ -91,3 +91,30 @@ pub(super) fn decided(outcome: &Outcome) -> Result<Done, ErrorBody> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::edge::Method;
+
+    fn range(query: &str) -> Option<KeyRange> {
+        let (path, query) = ("/v1/kv".to_owned(), Some(query.to_owned()));
+        let (headers, body) = (Vec::new(), Vec::new());
+        let request = Request { method: Method::Delete, path, query, headers, body, from_loopback: true };
+        match parse_delete_range(&request).ok()?.op {
+            Op::DeleteRange { range } => Some(range),
+            other => panic!("a range was asked for: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn delete_range_needs_a_bound_or_all_and_takes_not_both() {
+        assert_eq!(range("prefix=a"), Some(KeyRange::new(b"a", b"", b"")));
+        assert_eq!(range("start=%ff&end="), Some(KeyRange::new(b"", b"\xff", b"")));
+        assert_eq!(range("prefix=a&end=b&all=false"), Some(KeyRange::new(b"a", b"", b"b")));
+        assert_eq!(range("all=true&prefix="), Some(KeyRange::new(b"", b"", b"")));
+        for bad in ["", "prefix=", "start=&end=", "all=false", "all=true&prefix=a", "all=true&end=b", "all"] {
+            assert_eq!(range(bad), None, "{bad:?}");
+        }
+    }
+}

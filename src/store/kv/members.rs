@@ -1,4 +1,4 @@
-//! Who belongs to the cluster, as far as the state machine has applied: the found entry, the membership in force with
+//! Who belongs to the cluster, as far as the state machine has applied: the genesis entry, the membership in force with
 //! the index of its entry, and who has left. Snapshots carry it, since the log they replace held these entries.
 
 use std::collections::VecDeque;
@@ -10,10 +10,10 @@ use crate::store::command::{Domain, Fingerprint};
 /// So many of the members that left are remembered, the latest ones.
 pub const MAX_REMOVED: usize = 1_024;
 
-/// Found entry, membership and removed members.
+/// Genesis entry, membership and removed members.
 #[derive(Debug)]
 pub(super) struct Members {
-    found: Option<Entry>,
+    genesis: Option<Entry>,
     membership: Arc<Membership>,
     index: Index,
     /// The latest last. Identities are never reused, so nobody returns.
@@ -31,19 +31,19 @@ impl Default for Members {
 impl Members {
     /// Of a state that was stored.
     pub(super) fn new(
-        found: Option<Entry>,
+        genesis: Option<Entry>,
         membership: Arc<Membership>,
         index: Index,
         removed: impl IntoIterator<Item = MemberId>,
     ) -> Members {
         let removed = removed.into_iter().collect();
-        let mut members = Members { found, membership, index, removed, hash: 0 };
+        let mut members = Members { genesis, membership, index, removed, hash: 0 };
         members.hash = members.fingerprint();
         members
     }
 
-    pub(super) fn found(&self) -> Option<&Entry> {
-        self.found.as_ref()
+    pub(super) fn genesis(&self) -> Option<&Entry> {
+        self.genesis.as_ref()
     }
 
     pub(super) fn membership(&self) -> &Arc<Membership> {
@@ -67,11 +67,11 @@ impl Members {
         self.hash
     }
 
-    /// Takes a found or membership entry.
+    /// Takes a genesis or membership entry.
     pub(super) fn apply(&mut self, entry: &Entry) {
-        let new = entry.membership().expect("a found or membership entry has a membership");
-        if entry.kind() == EntryKind::Found {
-            self.found = Some(entry.clone());
+        let new = entry.membership().expect("a genesis or membership entry has a membership");
+        if entry.kind() == EntryKind::Genesis {
+            self.genesis = Some(entry.clone());
         }
         self.replace(Arc::clone(new), entry.index());
     }
@@ -89,7 +89,7 @@ impl Members {
 
     fn fingerprint(&self) -> u128 {
         let mut hash = Fingerprint::new(Domain::Members);
-        hash.sized(self.found.as_ref().map_or(&[], |found| found.frame()));
+        hash.sized(self.genesis.as_ref().map_or(&[], |genesis| genesis.frame()));
         hash.number(self.index).number(self.membership.members.len() as u64);
         for member in &self.membership.members {
             hash.sized(member.node_id.as_bytes()).number(member.member_id.0);

@@ -124,8 +124,8 @@ impl KvBuilder {
         if self.key.is_some() {
             return Err("a key has no versions".to_owned());
         }
-        if row.stamp > self.header.meta.stamp {
-            return Err(format!("an idempotency row has stamp {}", row.stamp));
+        if row.cluster_time > self.header.meta.cluster_time {
+            return Err(format!("an idempotency row has cluster time {}", row.cluster_time));
         }
         self.rows.push(row);
         Ok(())
@@ -144,15 +144,15 @@ impl KvBuilder {
         // its versions rise. The order is the one in which they were superseded.
         self.superseded.sort_unstable_by(|a, b| (a.at, &a.key).cmp(&(b.at, &b.key)));
         let dedup = Dedup::from_rows(self.rows).ok_or("the idempotency rows are not in order")?;
-        let SnapshotHeader { meta, found, settings, removed, .. } = self.header.clone();
+        let SnapshotHeader { meta, genesis, settings, removed, .. } = self.header.clone();
         let kv = Kv {
             settings,
             cluster_id: self.header.cluster_id,
-            members: Members::new(found, meta.membership, meta.membership_index, removed),
+            members: Members::new(genesis, meta.membership, meta.membership_index, removed),
             version: meta.version,
             speaks: PROTOCOL,
             applied: meta.last,
-            stamp: meta.stamp,
+            cluster_time: meta.cluster_time,
             revision: self.header.revision,
             floor: self.header.floor,
             // In order already: built from the bottom, without a search.
@@ -188,8 +188,8 @@ impl KvBuilder {
 pub struct Rebase {
     /// Where the new log begins.
     pub last: Position,
-    /// The found entry of the cluster it belongs to from now on.
-    pub found: Entry,
+    /// The genesis entry of the cluster it belongs to from now on.
+    pub genesis: Entry,
     /// The membership in force.
     pub membership: Arc<Membership>,
     /// Index of the entry that is taken to have set it.
@@ -202,19 +202,19 @@ pub struct Rebase {
 
 impl Kv {
     /// Moves the state to the beginning of another log. Keys, revisions, cluster time, settings and version stay. Panics when
-    /// `found` is not a found entry, or a view is pinned.
+    /// `genesis` is not a genesis entry, or a view is pinned.
     pub fn rebase(&mut self, to: Rebase) {
         assert!(self.pin.is_none(), "a pinned state stays where it is");
-        let found = to.found.found().expect("a found entry");
-        self.cluster_id = Some(found.cluster_id);
-        self.version = self.version.max(found.protocol);
+        let genesis = to.genesis.genesis().expect("a genesis entry");
+        self.cluster_id = Some(genesis.cluster_id);
+        self.version = self.version.max(genesis.protocol);
         self.applied = to.last;
         let (old, removed) = if to.keeps_removed {
             (Arc::clone(self.membership()), self.members.removed().collect())
         } else {
             (Arc::default(), Vec::new())
         };
-        self.members = Members::new(Some(to.found), old, 0, removed);
+        self.members = Members::new(Some(to.genesis), old, 0, removed);
         self.members.replace(to.membership, to.membership_index);
         if !to.keeps_idempotency {
             self.dedup = Dedup::default();

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use proptest::prelude::*;
 
 use super::*;
-use crate::raft::{Found, Membership, Payload};
+use crate::raft::{Genesis, Membership, Payload};
 use crate::store::{Idempotency, request_hash};
 #[path = "../../../tests/support/plain_map.rs"]
 #[allow(unreachable_pub)] // It is a file of the integration tests as well.
@@ -12,7 +12,7 @@ mod plain_map;
 
 use plain_map::{Model, Row, Rules};
 
-const SECOND: Stamp = 1_000_000;
+const SECOND: ClusterTime = 1_000_000;
 
 fn put(key: &str, value: &str) -> Op {
     Op::Put { key: key.into(), value: value.into() }
@@ -42,20 +42,21 @@ fn settings() -> Settings {
 }
 
 /// Applies `payload` as the next entry.
-fn next(kv: &mut Kv, stamp: Stamp, payload: &Payload) -> Option<Applied> {
+fn next(kv: &mut Kv, cluster_time: ClusterTime, payload: &Payload) -> Option<Applied> {
     let position = Position::new(kv.applied().index + 1, 1);
-    let applied = kv.apply(&Entry::new(position, stamp, payload));
+    let applied = kv.apply(&Entry::new(position, cluster_time, payload));
     check_sums(kv);
     applied
 }
 
-fn run(kv: &mut Kv, stamp: Stamp, command: &Command) -> (Outcome, bool) {
-    let applied = next(kv, stamp, &Payload::Command(command.encode())).expect("a command has an outcome");
+fn run(kv: &mut Kv, cluster_time: ClusterTime, command: &Command) -> (Outcome, bool) {
+    let applied =
+        next(kv, cluster_time, &Payload::Command(command.encode())).expect("a command has an outcome");
     assert_eq!(applied.index, kv.applied().index);
     (applied.outcome, applied.replayed)
 }
 
-/// Applies a plain write at stamp 0.
+/// Applies a plain write at cluster time 0.
 fn write(kv: &mut Kv, op: Op) -> Outcome {
     run(kv, 0, &command(op, None, None)).0
 }
@@ -373,16 +374,19 @@ fn cluster_time_never_runs_backwards() {
     let keyed = command(put("a", "1"), None, Some("id"));
     run(&mut kv, 5 * SECOND, &keyed);
     next(&mut kv, SECOND, &Payload::Noop);
-    assert_eq!(kv.stamp(), 5 * SECOND);
+    assert_eq!(kv.cluster_time(), 5 * SECOND);
     let other = command(put("a", "2"), None, Some("other"));
     run(&mut kv, 2 * SECOND, &other);
-    assert!(run(&mut kv, 15 * SECOND, &other).1, "its row is as old as the state was, not as its stamp");
+    assert!(
+        run(&mut kv, 15 * SECOND, &other).1,
+        "its row is as old as the state was, not as its cluster time"
+    );
 }
 
 #[test]
-fn apply_found_sets_cluster_and_settings() {
+fn apply_genesis_sets_cluster_and_settings() {
     let mut kv = Kv::new(Settings::default());
-    let found = Found {
+    let genesis = Genesis {
         protocol: 1,
         cluster_id: ClusterId(7),
         settings: settings(),
@@ -390,12 +394,12 @@ fn apply_found_sets_cluster_and_settings() {
         restored: None,
     };
     let empty = kv.state_hash();
-    assert_eq!(next(&mut kv, 0, &Payload::Found(found)), None);
+    assert_eq!(next(&mut kv, 0, &Payload::Genesis(genesis)), None);
     assert_eq!((kv.cluster_id(), kv.settings()), (Some(ClusterId(7)), &settings()));
     assert_ne!(kv.state_hash(), empty);
     assert_eq!(next(&mut kv, 3, &Payload::Noop), None);
     assert_eq!(next(&mut kv, 4, &Payload::Membership(Membership::default())), None);
-    assert_eq!((kv.applied(), kv.stamp(), kv.revision()), (Position::new(3, 1), 4, 1));
+    assert_eq!((kv.applied(), kv.cluster_time(), kv.revision()), (Position::new(3, 1), 4, 1));
 }
 
 #[test]
@@ -430,11 +434,11 @@ fn try_apply_of_what_a_newer_program_wrote_changes_nothing_and_says_which_progra
     ];
     let mut kv = Kv::new(settings());
     write(&mut kv, Op::Put { key: b"a".to_vec(), value: b"1".to_vec() });
-    let before = (kv.state_hash(), kv.applied(), kv.stamp());
+    let before = (kv.state_hash(), kv.applied(), kv.cluster_time());
     for (payload, says) in newer {
         let error = kv.try_apply(&Entry::new(Position::new(2, 1), 9, &payload)).unwrap_err();
         assert!(error.to_string().contains(says) && error.position == Position::new(2, 1), "{error}");
-        assert_eq!((kv.state_hash(), kv.applied(), kv.stamp()), before, "nothing changed");
+        assert_eq!((kv.state_hash(), kv.applied(), kv.cluster_time()), before, "nothing changed");
     }
 }
 
@@ -503,8 +507,8 @@ fn wanted(model: &Model, key: &[u8], wanted: u64) -> Result<Option<Row>, ReadErr
 
 const KEYS: [&str; 3] = ["a", "b", "long key"];
 
-/// (stamp step, command). Few keys, values and idempotency keys, so that everything collides.
-fn any_step() -> impl Strategy<Value = (Stamp, Command)> {
+/// (cluster time step, command). Few keys, values and idempotency keys, so that everything collides.
+fn any_step() -> impl Strategy<Value = (ClusterTime, Command)> {
     let op = prop_oneof![
         3 => (0..KEYS.len(), "[a-c]{0,30}").prop_map(|(key, value)| put(KEYS[key], &value)),
         1 => (0..KEYS.len()).prop_map(|key| delete(KEYS[key])),
@@ -628,8 +632,8 @@ fn scan_shows_one_revision_in_either_order() {
     let none = |_: Record<'_>| panic!("there is nothing to show");
     let future = ReadError::Future { wanted: 7, revision: 6 };
     assert_eq!(kv.scan(7, &range, Order::Ascending, None, none), Err(future));
-    let behind = KeyRange::new(b"a/", b"b", b"");
-    assert_eq!(kv.scan(6, &behind, Order::Descending, None, none), Ok(None));
+    let after = KeyRange::new(b"a/", b"b", b"");
+    assert_eq!(kv.scan(6, &after, Order::Descending, None, none), Ok(None));
 }
 
 #[test]

@@ -54,7 +54,7 @@ pub struct View {
 
 #[derive(Debug)]
 enum Next {
-    /// Versions of this key behind this revision, then the keys behind it.
+    /// Versions of this key after this revision, then the keys after it.
     Versions(Option<(Arc<[u8]>, u64)>),
     /// The idempotency row at this place.
     Rows(u64),
@@ -87,12 +87,12 @@ impl Kv {
             cluster_id: self.cluster_id,
             meta: SnapshotMeta {
                 last: self.applied,
-                stamp: self.stamp,
+                cluster_time: self.cluster_time,
                 membership: Arc::clone(self.membership()),
                 membership_index: self.membership_index(),
                 version: self.version,
             },
-            found: self.found().cloned(),
+            genesis: self.genesis().cloned(),
             settings: self.settings.clone(),
             revision: self.revision,
             floor: self.floor,
@@ -173,7 +173,7 @@ impl View {
         unreachable!("the last round returns")
     }
 
-    /// Appends the versions of a key that belong to the view and lie behind `through`. `Some` = the page is full after
+    /// Appends the versions of a key that belong to the view and lie after `through`. `Some` = the page is full after
     /// the version of that revision.
     fn put_versions(
         &mut self,
@@ -185,7 +185,7 @@ impl View {
         end: usize,
     ) -> Option<u64> {
         let mut is_first = through.is_none();
-        for version in versions.behind(through.unwrap_or(0)).take_while(|v| v.mod_revision <= revision) {
+        for version in versions.after(through.unwrap_or(0)).take_while(|v| v.mod_revision <= revision) {
             if std::mem::take(&mut is_first) {
                 rows::put_key(buf, key);
                 self.rows += 1;
@@ -230,8 +230,8 @@ struct Both<'a> {
 }
 
 impl<'a> Both<'a> {
-    /// The versions behind a revision, oldest first.
-    fn behind(self, revision: u64) -> impl Iterator<Item = &'a Version> {
+    /// The versions after a revision, oldest first.
+    fn after(self, revision: u64) -> impl Iterator<Item = &'a Version> {
         let old = &self.old[self.old.partition_point(|v| v.mod_revision <= revision)..];
         let new = self.new.into_iter().flat_map(move |versions| {
             let from = versions.older.partition_point(|v| v.mod_revision <= revision);

@@ -21,7 +21,7 @@ fn sample() -> SimDisk {
 }
 
 #[test]
-fn restart_after_process_death_keeps_what_was_written_and_a_power_loss_behind_it_takes_it() {
+fn restart_after_process_death_keeps_what_was_written_and_a_power_loss_after_it_takes_it() {
     let disk = sample().restart(Loss::Nothing);
     assert_eq!(read(&disk, "a").unwrap(), b"new old");
     assert_eq!(read(&disk, "b").unwrap(), b"bbb");

@@ -18,7 +18,7 @@ pub(super) const HEAD_BYTES: usize = 20;
 /// Bytes before a chunk.
 pub(super) const CHUNK_HEAD_BYTES: usize = 8;
 
-/// Bytes behind the end chunk: the number of rows, then the CRC of everything before it.
+/// Bytes after the end chunk: the number of rows, then the CRC of everything before it.
 pub(super) const TRAILER_BYTES: usize = 12;
 
 /// No header is longer: checked before memory is taken for one.
@@ -40,7 +40,7 @@ pub(super) fn encode_header(header: &SnapshotHeader) -> Vec<u8> {
     bytes
 }
 
-/// Length of the JSON behind a head. The text says what is wrong.
+/// Length of the JSON after a head. The text says what is wrong.
 pub(super) fn header_len(head: &[u8]) -> Result<usize, &'static str> {
     if head[..8] != MAGIC {
         return Err("it does not begin like a snapshot");
@@ -93,7 +93,7 @@ pub(super) fn put_chunk(out: &mut Vec<u8>, rows: &[u8]) {
     out.extend_from_slice(rows);
 }
 
-/// Length and CRC of the chunk behind its head. `None` when it is longer than any.
+/// Length and CRC of the chunk after its head. `None` when it is longer than any.
 pub(super) fn chunk_len(head: &[u8]) -> Option<(usize, u32)> {
     let len = u32_at(head, 0) as usize;
     (len <= CHUNK_BYTES).then(|| (len, u32_at(head, 4)))

@@ -10,13 +10,13 @@ use crate::raft::{ClusterId, Entry, MemberId, Settings, SnapshotMeta};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotHeader {
-    /// The cluster; None before a found entry was applied.
+    /// The cluster; None before a genesis entry was applied.
     pub cluster_id: Option<ClusterId>,
     /// Last entry, cluster time, membership.
     pub meta: SnapshotMeta,
-    /// The found entry: a joining member gets it with the snapshot. Its frame in base64.
+    /// The genesis entry: a joining member gets it with the snapshot. Its frame in base64.
     #[serde(with = "frame")]
-    pub found: Option<Entry>,
+    pub genesis: Option<Entry>,
     /// The settings in force.
     pub settings: Settings,
     /// The store's revision.
@@ -54,16 +54,19 @@ impl SnapshotHeader {
 mod frame {
     use super::*;
 
-    pub(super) fn serialize<S: Serializer>(found: &Option<Entry>, serializer: S) -> Result<S::Ok, S::Error> {
-        found.as_ref().map(|found| STANDARD.encode(found.frame())).serialize(serializer)
+    pub(super) fn serialize<S: Serializer>(
+        genesis: &Option<Entry>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        genesis.as_ref().map(|genesis| STANDARD.encode(genesis.frame())).serialize(serializer)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Entry>, D::Error> {
         let Some(text) = <Option<String>>::deserialize(deserializer)? else { return Ok(None) };
         let frame = STANDARD.decode(text).map_err(de::Error::custom)?;
         let (entry, len) = Entry::decode(&frame).map_err(de::Error::custom)?;
-        if len != frame.len() || entry.found().is_none() {
-            return Err(de::Error::custom("not the frame of a found entry"));
+        if len != frame.len() || entry.genesis().is_none() {
+            return Err(de::Error::custom("not the frame of a genesis entry"));
         }
         Ok(Some(entry))
     }

@@ -275,7 +275,7 @@ impl<'a> Scan<'a> {
             return Err(self.corrupt(self.at, format!("it has {count} rows and should have another number")));
         }
         if self.goes_on()? {
-            return Err(self.corrupt(self.at, "it goes on behind its end"));
+            return Err(self.corrupt(self.at, "it goes on after its end"));
         }
         Ok(())
     }

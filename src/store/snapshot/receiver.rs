@@ -46,7 +46,7 @@ struct Transfer {
 }
 
 impl Transfer {
-    /// Follows the bytes behind `received`.
+    /// Follows the bytes after `received`.
     fn advance(&mut self, bytes: &[u8]) {
         let covered = (self.key.bytes - 4).saturating_sub(self.received);
         let (body, end) = bytes.split_at(usize::try_from(covered).unwrap_or(usize::MAX).min(bytes.len()));
@@ -76,7 +76,7 @@ impl Receiver {
         self.expected_offset(key) == key.bytes && key.bytes > 0
     }
 
-    /// Takes a piece; returns the offset of the next byte wanted. A piece that begins elsewhere, or goes on behind the
+    /// Takes a piece; returns the offset of the next byte wanted. A piece that begins elsewhere, or goes on after the
     /// end, changes nothing. The first piece of another snapshot ends the one under way.
     ///
     /// # Errors

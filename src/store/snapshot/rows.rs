@@ -16,7 +16,7 @@ const MAX_FIELD_BYTES: usize = crate::raft::MAX_PAYLOAD_BYTES;
 /// One row.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::store) enum AnyRow<'a> {
-    /// The key of the versions behind it.
+    /// The key of the versions after it.
     Key(&'a [u8]),
     /// A version; without a value a deletion.
     Version { mod_revision: u64, create_revision: u64, version: u64, value: Option<&'a [u8]> },
@@ -51,7 +51,7 @@ pub(in crate::store) fn put_version(
 
 pub(in crate::store) fn put_idempotency(buf: &mut Vec<u8>, row: &Row) {
     buf.push(IDEMPOTENCY);
-    buf.extend_from_slice(&row.stamp.to_le_bytes());
+    buf.extend_from_slice(&row.cluster_time.to_le_bytes());
     buf.extend_from_slice(&row.request_hash.to_le_bytes());
     put_sized(buf, row.outcome_bytes());
     put_sized(buf, row.key.as_bytes());
@@ -66,7 +66,7 @@ fn put_sized(buf: &mut Vec<u8>, bytes: &[u8]) {
     buf.extend_from_slice(bytes);
 }
 
-/// Reads the row at the beginning of `bytes` and its length; `None` when it goes on behind them. The text says what is
+/// Reads the row at the beginning of `bytes` and its length; `None` when it goes on after them. The text says what is
 /// wrong.
 pub(in crate::store) fn decode(bytes: &[u8]) -> Result<Option<(AnyRow<'_>, usize)>, String> {
     let mut reader = Reader { bytes, at: 0 };
@@ -98,12 +98,12 @@ impl<'a> Reader<'a> {
     }
 
     fn idempotency(&mut self) -> Result<Option<AnyRow<'a>>, String> {
-        let Some([stamp]) = self.numbers() else { return Ok(None) };
+        let Some([cluster_time]) = self.numbers() else { return Ok(None) };
         let Some(request_hash) = self.array().map(u128::from_le_bytes) else { return Ok(None) };
         let Some(outcome) = self.sized()? else { return Ok(None) };
         let Some(key) = self.sized()? else { return Ok(None) };
         let key: Arc<str> = str::from_utf8(key).map_err(|_| "an idempotency key is not UTF-8")?.into();
-        let row = Row::from_bytes(stamp, key, request_hash, outcome).map_err(|e| e.to_string())?;
+        let row = Row::from_bytes(cluster_time, key, request_hash, outcome).map_err(|e| e.to_string())?;
         Ok(Some(AnyRow::Idempotency(row)))
     }
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::Index as AnyIndex;
 
 use super::*;
-use crate::raft::{ClusterId, Entry, Found, Member, MemberId, Membership, PROTOCOL, Payload, Settings};
+use crate::raft::{ClusterId, Entry, Genesis, Member, MemberId, Membership, PROTOCOL, Payload, Settings};
 use crate::store::simdisk::{Fault, Loss, SimDisk};
 use crate::store::{Command, Idempotency, KeyRange, Op, Outcome, PAGE_BYTES, Rebase, request_hash};
 
@@ -24,8 +24,8 @@ fn membership(ids: impl IntoIterator<Item = u64>) -> Membership {
     Membership { members: ids.into_iter().map(member).collect() }
 }
 
-fn found(settings: Settings) -> Payload {
-    Payload::Found(Found {
+fn genesis(settings: Settings) -> Payload {
+    Payload::Genesis(Genesis {
         protocol: 1,
         cluster_id: ClusterId(7),
         settings,
@@ -47,13 +47,13 @@ fn put(key: &str, value: &[u8]) -> Payload {
 /// Applies `payload` as the next entry, a second after the last.
 fn next(kv: &mut Kv, payload: &Payload) {
     let position = Position::new(kv.applied().index + 1, 1);
-    kv.apply(&Entry::new(position, kv.stamp() + 1_000_000, payload));
+    kv.apply(&Entry::new(position, kv.cluster_time() + 1_000_000, payload));
 }
 
 /// A state with three keys, history, deletions, idempotency rows, and a removed member.
 fn sample() -> Kv {
     let mut kv = Kv::new(Settings::default());
-    next(&mut kv, &found(Settings { retention_revisions: 4, ..Settings::default() }));
+    next(&mut kv, &genesis(Settings { retention_revisions: 4, ..Settings::default() }));
     for (key, value) in [("a", "1"), ("b", "1"), ("c", "1"), ("a", "2"), ("b", "2"), ("a", "")] {
         next(&mut kv, &put(key, value.as_bytes()));
     }
@@ -89,11 +89,11 @@ fn same(a: &Kv, b: &Kv) -> Result<(), TestCaseError> {
     prop_assert_eq!(a.state_hash(), b.state_hash());
     prop_assert_eq!(a.size(), b.size());
     prop_assert_eq!(
-        (a.applied(), a.stamp(), a.revision(), a.floor()),
-        (b.applied(), b.stamp(), b.revision(), b.floor())
+        (a.applied(), a.cluster_time(), a.revision(), a.floor()),
+        (b.applied(), b.cluster_time(), b.revision(), b.floor())
     );
     prop_assert_eq!((a.membership(), a.membership_index()), (b.membership(), b.membership_index()));
-    prop_assert_eq!((a.found(), a.settings()), (b.found(), b.settings()));
+    prop_assert_eq!((a.genesis(), a.settings()), (b.genesis(), b.settings()));
     prop_assert!((0..20).all(|id| a.is_removed(MemberId(id)) == b.is_removed(MemberId(id))));
     prop_assert_eq!(reads(a), reads(b));
     Ok(())
@@ -137,12 +137,12 @@ proptest! {
         pinned_at in any::<AnyIndex>(),
         pages in proptest::collection::vec((1..4usize, 0..6usize), 1..20),
     ) {
-        let mut stamp = 0;
+        let mut cluster_time = 0;
         let mut entries: VecDeque<Entry> = VecDeque::new();
-        let all = [(found(settings), 0)].into_iter().chain(payloads);
+        let all = [(genesis(settings), 0)].into_iter().chain(payloads);
         for ((payload, seconds), index) in all.zip(1..) {
-            stamp += seconds * 1_000_000;
-            entries.push_back(Entry::new(Position::new(index, 1), stamp, &payload));
+            cluster_time += seconds * 1_000_000;
+            entries.push_back(Entry::new(Position::new(index, 1), cluster_time, &payload));
         }
         let (mut kv, mut plain, mut twin) =
             (Kv::new(Settings::default()), Kv::new(Settings::default()), Kv::new(Settings::default()));
@@ -190,7 +190,7 @@ proptest! {
 #[test]
 fn a_page_ends_within_a_key_whose_versions_are_long() {
     let mut kv = Kv::new(Settings::default());
-    next(&mut kv, &found(Settings::default()));
+    next(&mut kv, &genesis(Settings::default()));
     for n in 0..9u8 {
         next(&mut kv, &put("b", &[n; 100_000]));
         next(&mut kv, &put("a", &[n]));
@@ -299,7 +299,7 @@ fn load_and_verify_refuse_every_flipped_byte_and_every_cut() {
         refused(&flipped, &format!("a flip at {at}"));
         refused(&bytes[..at], &format!("a cut at {at}"));
     }
-    refused(&[&bytes[..], &[0]].concat(), "a byte behind the end");
+    refused(&[&bytes[..], &[0]].concat(), "a byte after the end");
     put_file(&sim, &shown, &bytes);
     assert_eq!(verify(&disk(&sim), name).unwrap().rows, 13);
     let other = SnapshotName::new(Position::new(9, 1));
@@ -332,7 +332,7 @@ fn load_refuses_a_header_that_does_not_describe_the_rows() {
         ("which no state has", |header| header.floor = 0),
         ("is out of order", |header| header.floor = header.revision + 1),
         ("state hash", |header| header.removed.clear()),
-        ("state hash", |header| header.found = None),
+        ("state hash", |header| header.genesis = None),
         ("state hash", |header| header.settings.retention_bytes += 1),
         ("state hash", |header| header.meta.membership_index -= 1),
         ("does not describe", |header| header.keys += 1),
@@ -473,7 +473,7 @@ fn receiver_takes_pieces_in_order_and_begins_anew_for_another_snapshot() {
     let mut receiver = Receiver::new(disk(&to));
     send(&mut receiver, &old, 100, 3);
     assert_eq!(receiver.expected_offset(&old.key()), 300);
-    // A repetition, a gap, and one that goes on behind the end change nothing.
+    // A repetition, a gap, and one that goes on after the end change nothing.
     for (at, len) in [(0, 100), (200, 100), (400, 100), (300, 1 << 20)] {
         assert_eq!(receiver.take(&old.key(), at, &vec![9; len]).unwrap(), 300);
     }
@@ -540,13 +540,13 @@ fn every_failed_operation_of_a_writer_names_file_and_action_and_leaves_no_snapsh
 #[test]
 fn rebase_moves_a_state_to_the_beginning_of_another_log() {
     let mut kv = sample();
-    let (revision, floor, stamp) = (kv.revision(), kv.floor(), kv.stamp());
-    let Payload::Found(mut new) = found(kv.settings().clone()) else { unreachable!() };
+    let (revision, floor, cluster_time) = (kv.revision(), kv.floor(), kv.cluster_time());
+    let Payload::Genesis(mut new) = genesis(kv.settings().clone()) else { unreachable!() };
     (new.cluster_id, new.members) = (ClusterId(8), membership([11]));
-    let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(new.clone()));
+    let entry = Entry::new(Position::new(1, 1), 0, &Payload::Genesis(new.clone()));
     let to = |keeps| Rebase {
         last: Position::new(1, 1),
-        found: entry.clone(),
+        genesis: entry.clone(),
         membership: Arc::new(new.members.clone()),
         membership_index: 1,
         keeps_idempotency: keeps,
@@ -559,8 +559,8 @@ fn rebase_moves_a_state_to_the_beginning_of_another_log() {
     assert_eq!(load(&disk(&sim), stored(&sim, &mut kv).0).unwrap().1.state_hash(), kv.state_hash());
     kv.rebase(to(false));
     assert_eq!((removed(&kv), kv.size().idempotency_rows), (vec![], 0));
-    assert_eq!((kv.cluster_id(), kv.found(), kv.membership_index()), (Some(ClusterId(8)), Some(&entry), 1));
-    assert_eq!((kv.revision(), kv.floor(), kv.stamp()), (revision, floor, stamp));
+    assert_eq!((kv.cluster_id(), kv.genesis(), kv.membership_index()), (Some(ClusterId(8)), Some(&entry), 1));
+    assert_eq!((kv.revision(), kv.floor(), kv.cluster_time()), (revision, floor, cluster_time));
     assert_eq!(kv.get(b"c", None).unwrap().unwrap().value, b"1");
     let (name, _) = stored(&sim, &mut kv);
     assert_eq!(name.position(), Position::new(1, 1));
@@ -577,7 +577,8 @@ fn a_snapshot_with_several_keys_of_one_revision_is_loaded() {
         let op = Op::DeleteRange { range: KeyRange::new(b"", b"", b"") };
         let Payload::Command(bytes) = command(op, Some("all")) else { unreachable!("a command") };
         let position = Position::new(kv.applied().index + 1, 1);
-        kv.apply(&Entry::new(position, kv.stamp(), &Payload::Command(bytes))).map(|applied| applied.outcome)
+        kv.apply(&Entry::new(position, kv.cluster_time(), &Payload::Command(bytes)))
+            .map(|applied| applied.outcome)
     };
     let outcome = removed(&mut kv);
     assert!(matches!(outcome, Some(Outcome::Deleted { deleted: 3, .. })), "{outcome:?}");

@@ -73,9 +73,9 @@ pub(super) struct BatchHeader {
     pub length: u64,
     /// The header CRC of the batch before, across segments; 0 in the very first.
     pub prev_crc: u32,
-    /// CRC of everything behind the header, the padding up to the block boundary included.
+    /// CRC of everything after the header, the padding up to the block boundary included.
     pub body_crc: u32,
-    /// Whether a block of zeroes was written behind the batch, because what stands there may be from an earlier life of
+    /// Whether a block of zeroes was written after the batch, because what stands there may be from an earlier life of
     /// the file.
     pub terminated: bool,
 }
@@ -279,7 +279,7 @@ fn encode_records(buf: &mut Vec<u8>, op: &WriteOp) -> u32 {
 pub(super) enum Record {
     /// An entry; cuts whatever the log holds from its index on.
     Entry(Entry),
-    /// The log begins anew behind this position.
+    /// The log begins anew after this position.
     Reset(Position),
 }
 

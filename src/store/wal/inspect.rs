@@ -39,7 +39,7 @@ pub struct TornEnd {
     pub bytes: u64,
 }
 
-/// Reads the whole log as [`Wal::open_behind`](super::Wal::open_behind) does for a snapshot that ends at `snapshot` with
+/// Reads the whole log as [`Wal::open_after`](super::Wal::open_after) does for a snapshot that ends at `snapshot` with
 /// this `reach` (`0@0` and 0: there is none), and changes nothing. With `expected`, another member's log is refused.
 pub fn inspect(
     disk: &Arc<dyn Disk>,

@@ -3,14 +3,14 @@
 //! The verdict at the first place where no whole batch stands, block `b` of segment `s`:
 //!
 //! - `s` ends there if the rest is zero. It also does if `b` alone is zero, the batch before it says that a block of
-//!   zeroes was written behind it, and no header of `s` follows: then the rest is from an earlier life of the file.
+//!   zeroes was written after it, and no header of `s` follows: then the rest is from an earlier life of the file.
 //! - `s` has a successor: everything in it was synced before the successor got its name. If `s` ends at `b`, the
 //!   successor's chain confirms it; anything else is rot.
-//! - a header behind `b` says that more than `b` blocks were synced when it was written: rot.
+//! - a header after `b` says that more than `b` blocks were synced when it was written: rot.
 //! - otherwise nothing proves that `b` was ever synced, so nothing that depends on it was answered: torn, cut off.
-//!   Whole batches behind it, of the same write, go with it: they were not synced either.
+//!   Whole batches after it, of the same write, go with it: they were not synced either.
 //!
-//! Of a log that was cut behind a snapshot the first segments are gone. The first one that is there says with which
+//! Of a log that was cut after a snapshot the first segments are gone. The first one that is there says with which
 //! position the log continues; what the batch before it was cannot be checked.
 
 use std::collections::VecDeque;
@@ -96,11 +96,11 @@ pub(super) struct Scan {
 
 /// What is to be zeroed in the last segment: from its `next_block` on.
 pub(super) struct Torn {
-    /// The block behind the last one that is not zero.
+    /// The block after the last one that is not zero.
     pub end_block: u64,
 }
 
-/// What stands behind the batches of a segment.
+/// What stands after the batches of a segment.
 enum Rest {
     Zero,
     /// One block of zeroes, or more, then what an earlier life of the file has left.
@@ -127,7 +127,8 @@ pub(super) fn scan(
     Ok(Scan { replay, older, last, torn })
 }
 
-/// Whether the log in `replay` leads to the snapshot that ends at `snapshot`; see [`Wal::open_behind`](super::Wal::open_behind).
+/// Whether the log in `replay` leads to the snapshot that ends at `snapshot`; see
+/// [`Wal::open_after`](super::Wal::open_after).
 ///
 /// # Errors
 /// [`WalError::Gap`]: entries are missing between the two, or of what a damaged snapshot through `reach` held.
@@ -141,10 +142,10 @@ pub(super) fn leads_to(
     if base.index > snapshot.index {
         let what = match snapshot {
             Position::ZERO => format!(
-                "the log begins behind entry {base}, and no whole snapshot holds what was before; if *.snapshot files \
+                "the log begins after entry {base}, and no whole snapshot holds what was before; if *.snapshot files \
                  were moved away, bring them back"
             ),
-            _ => format!("the log begins behind entry {base}, the snapshot ends with {snapshot}"),
+            _ => format!("the log begins after entry {base}, the snapshot ends with {snapshot}"),
         };
         return Err(WalError::gap(disk, what));
     }
@@ -252,7 +253,7 @@ pub(super) fn cut_off(
             .map_err(|e| WalError::io_at(disk, &last.shown, "zero the torn end of", at, e))?;
         at += piece as u64;
     }
-    // Before anything is written in its place: a whole batch of what was torn must not come back behind that.
+    // Before anything is written in its place: a whole batch of what was torn must not come back after that.
     last.file.sync().map_err(WalError::io(disk, &last.shown, "sync"))?;
     Ok(format!(
         "{}: the last write, at byte {from}, was not finished before the crash and nothing depends on it: \
@@ -424,10 +425,10 @@ impl SegmentBytes<'_> {
             let what = "a batch is damaged that was synced before the next segment was begun";
             return Err(self.corrupt(from as u64, what));
         }
-        if let Some((witness, _)) = headers().find(|(header, _)| header.synced_through > block) {
+        if let Some((proof, _)) = headers().find(|(header, _)| header.synced_through > block) {
             let what = format!(
                 "a batch is damaged that was synced, as the batch at byte {} proves",
-                self.offset(witness.block)
+                self.offset(proof.block)
             );
             return Err(self.corrupt(from as u64, what));
         }

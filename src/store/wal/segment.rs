@@ -33,8 +33,8 @@ pub(super) struct Current {
     pub next_block: u64,
     /// Blocks that are synced: at most `next_block`.
     pub synced_blocks: u64,
-    /// Whether bytes of an earlier life of the file stand behind `next_block`. Then every batch is written together with
-    /// a block of zeroes behind it.
+    /// Whether bytes of an earlier life of the file stand after `next_block`. Then every batch is written together with
+    /// a block of zeroes after it.
     pub is_reused: bool,
 }
 

@@ -31,7 +31,7 @@ pub(super) struct Slot {
 struct SlotState {
     /// The log writer may take one.
     ready: VecDeque<Spare>,
-    /// Segments behind which the log was cut, the oldest first: the housekeeper's.
+    /// Segments after which the log was cut, the oldest first: the housekeeper's.
     retired: VecDeque<Retired>,
 }
 
@@ -94,7 +94,7 @@ impl Slot {
 /// The housekeeper's end: makes spare segments, piece by piece, takes those that the log has no more need of, and hands
 /// them to the log writer.
 ///
-/// The hand-over: each spare has a name of its own, `spare-<n>.tmp`, that is the preparer's alone. When all of it is
+/// The exchange: each spare has a name of its own, `spare-<n>.tmp`, that is the preparer's alone. When all of it is
 /// zeroed and synced the preparer puts the open file and its name into the slot and forgets them. The log writer takes
 /// them out when it opens the next segment, renames the file and syncs the directory. The mutex around the slot is held
 /// for the move only, never during I/O, so neither thread ever waits for the other's disk operation. When the log writer
@@ -105,8 +105,9 @@ impl Slot {
 /// on, each made durable by a sync of the directory before the next: whatever a crash leaves is a log without a gap. Of
 /// a reused one only the first block is zeroed; `terminated` in a batch header tells the rest.
 ///
-/// To be woken: after a write or a cut the log writer asks [`Wal::spare_is_due`](super::Wal::spare_is_due) and rings the
-/// housekeeper when it says so; the housekeeper then calls [`SparePreparer::step`] until there is nothing more to do.
+/// To be woken: after a write or a cut the log writer asks [`Wal::spare_is_due`](super::Wal::spare_is_due) and wakes
+/// the housekeeper when it says so; the housekeeper then calls [`SparePreparer::step`] until there is nothing more to
+/// do.
 pub struct SparePreparer {
     disk: Arc<dyn Disk>,
     slot: Arc<Slot>,

@@ -213,7 +213,7 @@ fn open_cuts_a_damaged_last_batch_off_with_a_warning() {
 }
 
 #[test]
-fn open_refuses_the_same_damage_with_a_seal_behind_it() {
+fn open_refuses_the_same_damage_with_a_seal_after_it() {
     let (sim, mut wal) = sample();
     wal.seal().unwrap();
     let name = only_segment(&sim);
@@ -227,7 +227,7 @@ fn open_refuses_the_same_damage_with_a_seal_behind_it() {
 }
 
 #[test]
-fn open_drops_a_whole_batch_behind_a_torn_one_of_the_same_write() {
+fn open_drops_a_whole_batch_after_a_torn_one_of_the_same_write() {
     let options = WalOptions { segment_bytes: 4 << 20 };
     let op = |i| WriteOp::Entries(vec![entry(i, 1, 700_000)]);
     let build = || {
@@ -417,7 +417,7 @@ fn open_does_not_vouch_for_what_a_failed_sync_left_in_the_page_cache() {
 /// with the seal that recovery writes in their place, so that a power loss could keep the seal and the second batch, which
 /// does not continue it.
 #[test]
-fn a_batch_behind_a_torn_one_does_not_come_back_when_recovery_is_cut_short() {
+fn a_batch_after_a_torn_one_does_not_come_back_when_recovery_is_cut_short() {
     let options = WalOptions { segment_bytes: 4 << 20 };
     let open = |sim: &SimDisk| Wal::open(disk(sim), IDS, options);
     let torn = || {
@@ -503,8 +503,8 @@ fn sequences(sim: &SimDisk) -> Vec<u64> {
     names.iter().filter_map(|name| format::SegmentName::parse(name)).map(|name| name.sequence).collect()
 }
 
-fn open_behind(sim: &SimDisk, index: u64, term: u64) -> Result<(Wal, Recovered), WalError> {
-    Wal::open_behind(disk(sim), IDS, SMALL, Position::new(index, term), index)
+fn open_after(sim: &SimDisk, index: u64, term: u64) -> Result<(Wal, Recovered), WalError> {
+    Wal::open_after(disk(sim), IDS, SMALL, Position::new(index, term), index)
 }
 
 fn prepare(preparer: &mut SparePreparer) {
@@ -512,7 +512,7 @@ fn prepare(preparer: &mut SparePreparer) {
 }
 
 #[test]
-fn cut_gives_up_whole_segments_behind_the_index_and_never_the_current_one() {
+fn cut_gives_up_whole_segments_after_the_index_and_never_the_current_one() {
     let (sim, mut wal, mut preparer) = long();
     assert_eq!(sequences(&sim), [1, 2, 3, 4]);
     assert_eq!(wal.cut(0).unwrap(), 0);
@@ -520,7 +520,7 @@ fn cut_gives_up_whole_segments_behind_the_index_and_never_the_current_one() {
     assert!(wal.spare_is_due() && !wal.needs_seal(), "the log is sealed before it is cut");
     prepare(&mut preparer);
     assert_eq!(sequences(&sim), [2, 3, 4]);
-    let (_, recovered) = open_behind(&sim.fork(), 30, 1).unwrap();
+    let (_, recovered) = open_after(&sim.fork(), 30, 1).unwrap();
     assert_eq!(recovered.base, Position::new(30, 1));
     assert_eq!((positions(&recovered)[0].as_str(), recovered.entries.len()), ("31@1", 30));
     assert_eq!(wal.cut(60).unwrap(), 2);
@@ -528,19 +528,19 @@ fn cut_gives_up_whole_segments_behind_the_index_and_never_the_current_one() {
     assert_eq!(sequences(&sim), [4]);
     wal.write(&[entries(61..=61, 1)]).unwrap();
     let sim = sim.restart(Loss::Everything);
-    let (mut wal, recovered) = open_behind(&sim, 60, 1).unwrap();
+    let (mut wal, recovered) = open_after(&sim, 60, 1).unwrap();
     assert_eq!((positions(&recovered), wal.cut(60).unwrap()), (vec!["61@1".to_owned()], 0));
     assert_eq!(Wal::identify(&disk(&sim)).unwrap(), Some(IDS));
 }
 
 #[test]
-fn cut_at_any_index_leaves_a_log_that_goes_on_behind_it() {
+fn cut_at_any_index_leaves_a_log_that_goes_on_after_it() {
     let mut left = Vec::new();
     for index in 1..=60 {
         let (sim, mut wal, mut preparer) = long();
         wal.cut(index).unwrap();
         prepare(&mut preparer);
-        let recovered = open_behind(&sim.restart(Loss::Everything), index, 1).unwrap().1;
+        let recovered = open_after(&sim.restart(Loss::Everything), index, 1).unwrap().1;
         assert_eq!(recovered.entries.len() as u64, 60 - index, "cut at {index}");
         left.push(sequences(&sim).len());
     }
@@ -549,7 +549,7 @@ fn cut_at_any_index_leaves_a_log_that_goes_on_behind_it() {
 }
 
 /// What a snapshot is due by: every block that is used up counts, seals and the end of a full segment too, and a restart
-/// counts the segments behind the snapshot.
+/// counts the segments after the snapshot.
 #[test]
 fn used_counts_the_blocks_of_the_disk() {
     let (sim, mut wal, _) = long();
@@ -559,14 +559,14 @@ fn used_counts_the_blocks_of_the_disk() {
     wal.write(&[entries(61..=61, 1)]).unwrap();
     wal.seal().unwrap();
     assert_eq!(wal.stats().used - before, 2 * 4096);
-    let behind = |index| open_behind(&sim.restart(Loss::Nothing), index, 1).unwrap().1.bytes_behind;
-    let (all, half, none) = (behind(1), behind(30), behind(61));
+    let after = |index| open_after(&sim.restart(Loss::Nothing), index, 1).unwrap().1.bytes_after;
+    let (all, half, none) = (after(1), after(30), after(61));
     assert!(all > half && half > none, "{all} {half} {none}");
     assert!(all <= before + 8 * 4096 && all + SMALL.segment_bytes >= before, "{all} of {before}");
 }
 
 #[test]
-fn open_behind_refuses_a_gap_and_changes_nothing() {
+fn open_after_refuses_a_gap_and_changes_nothing() {
     let (sim, mut wal, mut preparer) = long();
     wal.cut(30).unwrap();
     prepare(&mut preparer);
@@ -574,7 +574,7 @@ fn open_behind_refuses_a_gap_and_changes_nothing() {
     let before = sim.names();
     for (index, reach) in [(0, 0), (5, 5), (40, 61)] {
         let snapshot = Position::new(index, u64::from(index > 0));
-        let error = Wal::open_behind(disk(&sim), IDS, SMALL, snapshot, reach).err().unwrap();
+        let error = Wal::open_after(disk(&sim), IDS, SMALL, snapshot, reach).err().unwrap();
         assert!(matches!(error, WalError::Gap { .. }), "{error}");
         let named = if index == 0 { "no whole snapshot".to_owned() } else { snapshot.to_string() };
         assert!(error.to_string().contains(&named), "{error}");
@@ -583,32 +583,32 @@ fn open_behind_refuses_a_gap_and_changes_nothing() {
     assert!(text.contains("segment 1, which must come before it, is missing"), "{text}");
     assert_eq!(sim.names(), before);
     assert_eq!(
-        Wal::open_behind(disk(&sim), IDS, SMALL, Position::new(40, 1), 60).unwrap().1.entries.len(),
+        Wal::open_after(disk(&sim), IDS, SMALL, Position::new(40, 1), 60).unwrap().1.entries.len(),
         20
     );
 }
 
 #[test]
-fn open_behind_resets_a_log_that_does_not_lead_to_the_snapshot() {
+fn open_after_resets_a_log_that_does_not_lead_to_the_snapshot() {
     // The log ends before it; it has another term there; it ends before it and has not heard of its term.
     for (index, term) in [(90, 1), (40, 2), (90, 9)] {
         let (sim, mut wal, _) = long();
         wal.write(&[vote(3, 0xb)]).unwrap();
         let snapshot = Position::new(index, term);
-        let (mut wal, recovered) = open_behind(&sim.restart(Loss::Everything), index, term).unwrap();
+        let (mut wal, recovered) = open_after(&sim.restart(Loss::Everything), index, term).unwrap();
         assert_eq!((recovered.base, recovered.entries.len()), (snapshot, 0));
         assert_eq!(recovered.hard_state.term, term.max(3), "no term of the log exceeds the current one");
         assert_eq!(recovered.hard_state.voted_for, (term < 3).then_some(MemberId(0xb)));
         assert!(recovered.warnings[0].contains("begins anew"), "{:?}", recovered.warnings);
         wal.write(&[entries(index + 1..=index + 2, 9)]).unwrap_or_else(|e| panic!("{e}"));
-        let (_, again) = open_behind(&sim.restart(Loss::Everything), index, term).unwrap();
+        let (_, again) = open_after(&sim.restart(Loss::Everything), index, term).unwrap();
         assert_eq!((again.base, again.entries.len(), again.warnings.len()), (snapshot, 2, 0));
     }
 }
 
 #[test]
-fn open_behind_takes_a_cut_log_whose_first_segment_replaces_entries_before_it() {
-    // Segment 2 is begun behind entry 21; then a new leader replaces from 18 on.
+fn open_after_takes_a_cut_log_whose_first_segment_replaces_entries_before_it() {
+    // Segment 2 is begun after entry 21; then a new leader replaces from 18 on.
     let (sim, mut wal) = sample();
     let mut preparer = wal.take_preparer().unwrap();
     for index in 5..=21 {
@@ -618,7 +618,7 @@ fn open_behind_takes_a_cut_log_whose_first_segment_replaces_entries_before_it() 
     wal.write(&[vote(2, 0), entries(14..=40, 2)]).unwrap();
     assert_eq!(wal.cut(30).unwrap(), 1);
     prepare(&mut preparer);
-    let (_, recovered) = open_behind(&sim.restart(Loss::Everything), 30, 2).unwrap();
+    let (_, recovered) = open_after(&sim.restart(Loss::Everything), 30, 2).unwrap();
     assert_eq!((positions(&recovered)[0].as_str(), recovered.entries.len()), ("31@2", 10));
 }
 
@@ -636,22 +636,22 @@ fn segments_are_reused_and_read_back_over_what_they_held() {
         next += 40;
         let snapshot = Position::new(next - 20, 1);
         let (_, recovered) =
-            Wal::open_behind(disk(&sim.fork()), IDS, SMALL, snapshot, snapshot.index).unwrap();
+            Wal::open_after(disk(&sim.fork()), IDS, SMALL, snapshot, snapshot.index).unwrap();
         assert_eq!((recovered.entries.len(), recovered.warnings.len()), (19, 0), "{:?}", recovered.warnings);
     }
     assert!(wal.stats().segments_reused >= 8, "{:?}", wal.stats());
     let files = sim.names().len();
     assert!(files <= 6, "{:?}", sim.names());
     // Reopened in the middle of a reused one, it goes on in the same way.
-    let (mut wal, _) = open_behind(&sim.restart(Loss::Everything), next - 1, 1).unwrap();
+    let (mut wal, _) = open_after(&sim.restart(Loss::Everything), next - 1, 1).unwrap();
     for index in next..next + 3 {
         wal.write(&[entries(index..=index, 1)]).unwrap();
     }
-    let (_, recovered) = open_behind(&sim.restart(Loss::Everything), next - 1, 1).unwrap();
+    let (_, recovered) = open_after(&sim.restart(Loss::Everything), next - 1, 1).unwrap();
     assert_eq!((recovered.entries.len(), recovered.warnings.len()), (3, 0));
 }
 
-/// A current segment that is a reused one, with 3 batches of one entry each behind the snapshot at the returned index.
+/// A current segment that is a reused one, with 3 batches of one entry each after the snapshot at the returned index.
 fn reused() -> (SimDisk, Wal, u64, String) {
     let (sim, mut wal, mut preparer) = long();
     wal.cut(60).unwrap();
@@ -670,7 +670,7 @@ fn reused() -> (SimDisk, Wal, u64, String) {
 #[test]
 fn a_torn_end_in_a_reused_segment_is_cut_off_and_rot_is_refused() {
     let (sim, mut wal, snapshot, name) = reused();
-    let open = |sim: &SimDisk| open_behind(&sim.restart(Loss::Nothing), snapshot, 1);
+    let open = |sim: &SimDisk| open_after(&sim.restart(Loss::Nothing), snapshot, 1);
     let whole = open(&sim.fork()).unwrap().1;
     assert_eq!((whole.entries.len(), whole.warnings.len()), (3, 0));
     // Block 0 and 1 hold the first batch, 2 and 3 the others, 4 is zero, the rest stale.
@@ -701,12 +701,12 @@ fn a_great_batch_without_its_first_block_is_no_more_than_stale_bytes() {
     let (sim, mut wal, snapshot, name) = reused();
     let last = snapshot + 3;
     wal.write(&[WriteOp::Entries(vec![entry(last + 1, 1, 20_000)])]).unwrap();
-    let whole = open_behind(&sim.fork().restart(Loss::Nothing), snapshot, 1).unwrap().1;
+    let whole = open_after(&sim.fork().restart(Loss::Nothing), snapshot, 1).unwrap().1;
     assert_eq!(whole.entries.len(), 4);
     // Its first block is lost, the other four are there: no header says that there was anything.
     Disk::open(&sim, &name).unwrap().write_at(4 * 4096, &[0; 4096]).unwrap();
-    let (mut wal, recovered) = open_behind(&sim.restart(Loss::Nothing), snapshot, 1).unwrap();
+    let (mut wal, recovered) = open_after(&sim.restart(Loss::Nothing), snapshot, 1).unwrap();
     assert_eq!((recovered.entries.len(), recovered.warnings.len()), (3, 0));
     wal.write(&[entries(last + 1..=last + 2, 1)]).unwrap();
-    assert_eq!(open_behind(&sim.restart(Loss::Nothing), snapshot, 1).unwrap().1.entries.len(), 5);
+    assert_eq!(open_after(&sim.restart(Loss::Nothing), snapshot, 1).unwrap().1.entries.len(), 5);
 }

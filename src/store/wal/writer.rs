@@ -72,15 +72,15 @@ impl Wal {
 
     /// Opens the log of a state that ends at `snapshot` (`0@0`: there is none) and makes the two fit:
     ///
-    /// - The log holds the entry at `snapshot`, or begins behind it: what lies behind is returned.
+    /// - The log holds the entry at `snapshot`, or begins after it: what lies after is returned.
     /// - It ends before `snapshot`, or has another term there: the snapshot was installed over it, and the crash came
     ///   before the log could be reset. All of its entries are dropped (raft-rules 20), and a reset to `snapshot` is
     ///   durable before this returns.
-    /// - It begins behind `snapshot`: [`WalError::Gap`], entries are missing. Nothing is changed.
+    /// - It begins after `snapshot`: [`WalError::Gap`], entries are missing. Nothing is changed.
     ///
     /// `reach` is the index of the newest snapshot there is, whole or not; this member has vouched for all before it. When
     /// `snapshot` is an older one that stands in for it, the log must reach that far, or it is a gap as well.
-    pub fn open_behind(
+    pub fn open_after(
         disk: Arc<dyn Disk>,
         ids: WalIds,
         options: WalOptions,
@@ -96,7 +96,7 @@ impl Wal {
         Wal::recover(disk, ids, options, scan, Some(snapshot))
     }
 
-    /// Makes what was read the log; with `reset`, an empty one behind that position.
+    /// Makes what was read the log; with `reset`, an empty one after that position.
     fn recover(
         disk: Arc<dyn Disk>,
         ids: WalIds,
@@ -123,7 +123,7 @@ impl Wal {
         wal.unsealed = true;
         if let Some(snapshot) = reset {
             warnings.push(format!(
-                "the log ended with entry {} and does not lead to the snapshot at {snapshot}: it begins anew behind that",
+                "the log ended with entry {} and does not lead to the snapshot at {snapshot}: it begins anew after that",
                 replay.last()
             ));
             // The snapshot may have come from a leader whose term was not yet written down here.
@@ -136,8 +136,8 @@ impl Wal {
         }
         wal.seal()?;
         let recovery::Replay { hard_state, base, entries, synced_mark, .. } = replay;
-        let bytes_behind = wal.bytes_behind(base.index);
-        Ok((wal, Recovered { hard_state, base, entries, bytes_behind, synced_mark, warnings }))
+        let bytes_after = wal.bytes_after(base.index);
+        Ok((wal, Recovered { hard_state, base, entries, bytes_after, synced_mark, warnings }))
     }
 
     /// Whether there is a log: a segment that holds at least one whole batch, or several segments. A first segment
@@ -208,7 +208,7 @@ impl Wal {
         })
     }
 
-    /// Whether the last batches have no witness behind them yet: then [`Wal::seal`] writes one.
+    /// Whether the last batches have no proof after them yet: then [`Wal::seal`] writes one.
     pub fn needs_seal(&self) -> bool {
         self.unsealed && !self.failed
     }
@@ -228,9 +228,9 @@ impl Wal {
         })
     }
 
-    /// Gives up the segments that hold nothing behind `index`: all of that is in a durable snapshot. The housekeeper reuses
-    /// or removes them, see [`Wal::spare_is_due`]; after a restart they may still be there, so cut again then. Returns how
-    /// many they are.
+    /// Gives up the segments that hold nothing after `index`: all of that is in a durable snapshot. The housekeeper
+    /// reuses or removes them, see [`Wal::spare_is_due`]; after a restart they may still be there, so cut again then.
+    /// Returns how many they are.
     ///
     /// The older of the two snapshots that are kept gives an `index` with which a damaged newer one can be done without.
     ///
@@ -249,8 +249,8 @@ impl Wal {
         Ok(first)
     }
 
-    /// Bytes of the segments that were begun at `index` or behind it, as far as they are filled.
-    fn bytes_behind(&self, index: Index) -> u64 {
+    /// Bytes of the segments that were begun at `index` or after it, as far as they are filled.
+    fn bytes_after(&self, index: Index) -> u64 {
         let older = self.older.iter().map(|older| (older.base_index, older.blocks));
         let all = older.chain([(self.current.base_index, self.current.next_block)]);
         all.filter(|&(base_index, _)| base_index >= index)

@@ -4,7 +4,7 @@ use super::*;
 
 impl Cluster {
     /// Delivers everything that can be delivered at this moment, and fails what is cut.
-    pub fn settle(&mut self) {
+    pub fn run_until_quiet(&mut self) {
         let ids: Vec<u64> = self.nodes.keys().copied().collect();
         for _ in 0..10_000 {
             let mut is_quiet = true;
@@ -67,7 +67,7 @@ impl Cluster {
         let due = |node: &Node, now| node.is_up && node.raft.poll_timeout() <= now;
         let ids: Vec<u64> = self.nodes.iter().filter(|(_, n)| due(n, self.now)).map(|(&me, _)| me).collect();
         ids.into_iter().for_each(|me| self.timeout(me));
-        self.settle();
+        self.run_until_quiet();
     }
 
     fn next_event(&mut self) -> Time {
@@ -132,7 +132,7 @@ impl Cluster {
     pub fn campaign(&mut self, me: u64) {
         self.now = self.now + ms(2 * T_MS + 1);
         self.timeout(me);
-        self.settle();
+        self.run_until_quiet();
     }
 
     /// `me` campaigns and must win.

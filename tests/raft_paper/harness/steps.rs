@@ -67,10 +67,10 @@ impl Cluster {
     pub fn state_of(&self, me: u64) -> SnapshotMeta {
         let applied = &self.nodes[&me].applied;
         let last = applied.last().expect("something is applied");
-        let member = applied.iter().rev().find(|e| e.membership().is_some()).expect("a found entry");
+        let member = applied.iter().rev().find(|e| e.membership().is_some()).expect("a genesis entry");
         SnapshotMeta {
             last: last.position(),
-            stamp: last.stamp(),
+            cluster_time: last.cluster_time(),
             membership: member.membership().expect("just seen").clone(),
             membership_index: member.index(),
             version: applied.iter().filter_map(Entry::version).max().unwrap_or(0),

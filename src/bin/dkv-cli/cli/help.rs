@@ -1,4 +1,4 @@
-//! The examples and tables behind the help of each command.
+//! The examples and tables after the help of each command.
 
 /// A heading of the help's own kind. Clap takes the escape codes out again where there is no colour.
 macro_rules! heading {
@@ -97,7 +97,7 @@ pub(super) const STATUS_HELP: &str = concat!(
 
 ",
     heading!("Columns:"),
-    "  ROLE       leader, follower, candidate, pre_candidate; unborn before the
+    "  ROLE       leader, follower, candidate, pre_candidate; uninitialized before the
              cluster's first start is complete
   TERM       the node's term: it grows with every election
   COMMIT     the last log entry that the node knows to be on a majority

@@ -12,23 +12,23 @@ const ME: MemberId = MemberId(2);
 const DEAD: MemberId = OTHER;
 
 /// The disk of the member is done with everything, and its state machine as well.
-fn settle(core: &mut Core, now: Time) {
-    while let Some(seq) = core.raft.poll_write().last_seq() {
-        finish(core.step(now, |core| core.raft.handle_persisted(seq, now)).1);
+fn settle(state: &mut State, now: Time) {
+    while let Some(seq) = state.raft.poll_write().last_seq() {
+        finish(state.step(now, |state| state.raft.handle_persisted(seq, now)).1);
     }
-    while let Some(raft::Apply::Entries(entries)) = core.raft.poll_apply() {
+    while let Some(raft::Apply::Entries(entries)) = state.raft.poll_apply() {
         let applied = entries.iter().map(|e| (e.index(), e.term(), None)).collect();
-        finish(core.step(now, |core| core.handle_applied(applied)).1);
+        finish(state.step(now, |state| state.handle_applied(applied)).1);
     }
 }
 
 /// The peer agrees to whatever is sent to it, as long as something is.
-fn exchange(core: &mut Core, peer: MemberId, now: Time) {
-    settle(core, now);
-    while let PollRpc::Send(request, ticket) = core.raft.poll_rpc(peer, now) {
+fn exchange(state: &mut State, peer: MemberId, now: Time) {
+    settle(state, now);
+    while let PollRpc::Send(request, ticket) = state.raft.poll_rpc(peer, now) {
         let reply = match request {
             RpcRequest::RequestVote(vote) => {
-                let term = if vote.pre_vote { core.raft.term() } else { vote.term };
+                let term = if vote.pre_vote { state.raft.term() } else { vote.term };
                 RpcReply::RequestVote(RequestVoteReply { term, granted: true, protocol: 1 })
             }
             RpcRequest::AppendEntries(append) => {
@@ -40,30 +40,30 @@ fn exchange(core: &mut Core, peer: MemberId, now: Time) {
                 RpcReply::TimeoutNow(TimeoutNowReply { term: word.term, campaigns: true })
             }
         };
-        finish(core.step(now, |core| core.raft.handle_rpc_result(ticket, Ok(reply), now)).1);
-        settle(core, now);
+        finish(state.step(now, |state| state.raft.handle_rpc_result(ticket, Ok(reply), now)).1);
+        settle(state, now);
     }
 }
 
 /// Member 2 of 3, elected just now by member 1, which has its no-op as well. Nothing is known of member 3.
-fn fresh_leader() -> (Core, Time) {
-    let mut core = follower();
+fn fresh_leader() -> (State, Time) {
+    let mut state = follower();
     let now = at_ms(1_000);
-    finish(core.step(now, |core| core.handle_time(now)).1);
-    exchange(&mut core, LEADER, now);
-    assert!(core.raft.is_leader());
-    assert_eq!(core.raft.commit_index(), core.raft.last().index);
-    (core, now)
+    finish(state.step(now, |state| state.handle_time(now)).1);
+    exchange(&mut state, LEADER, now);
+    assert!(state.raft.is_leader());
+    assert_eq!(state.raft.commit_index(), state.raft.last().index);
+    (state, now)
 }
 
 type Answer = Arc<Mutex<Option<AdminResult>>>;
 
-fn ask(core: &mut Core, what: Administration, deadline: Time, now: Time) -> Answer {
+fn ask(state: &mut State, what: Administration, deadline: Time, now: Time) -> Answer {
     let cell: Answer = Arc::default();
     let filled = cell.clone();
     let done = Box::new(move |result| *filled.lock().unwrap() = Some(result));
     let work = Work::Administer { what, done };
-    finish(core.step(now, |core| core.submit(work, Origin::Client, deadline, now)).1);
+    finish(state.step(now, |state| state.submit(work, Origin::Client, deadline, now)).1);
     cell
 }
 
@@ -76,14 +76,14 @@ fn told(answer: &Answer) -> Option<AdminResult> {
 }
 
 /// Time passes until `until`, and member 1 goes on answering; the dead one does not.
-fn live(core: &mut Core, mut now: Time, until: Time) {
+fn live(state: &mut State, mut now: Time, until: Time) {
     while now < until {
         now = (now + HEARTBEAT).min(until);
-        exchange(core, LEADER, now);
-        if let PollRpc::Send(_, ticket) = core.raft.poll_rpc(DEAD, now) {
-            finish(core.step(now, |core| core.raft.handle_rpc_result(ticket, Err(RpcFailed), now)).1);
+        exchange(state, LEADER, now);
+        if let PollRpc::Send(_, ticket) = state.raft.poll_rpc(DEAD, now) {
+            finish(state.step(now, |state| state.raft.handle_rpc_result(ticket, Err(RpcFailed), now)).1);
         }
-        finish(core.step(now, |core| core.handle_time(now)).1);
+        finish(state.step(now, |state| state.handle_time(now)).1);
     }
 }
 
@@ -91,41 +91,41 @@ fn live(core: &mut Core, mut now: Time, until: Time) {
 #[test]
 fn a_change_is_not_decided_before_there_is_news_of_the_members_that_it_needs() {
     let far = at_ms(60_000);
-    for what in [remove(LEADER), Administration::HandOver(Some(DEAD)), Administration::Remove(LEADER)] {
-        let (mut core, now) = fresh_leader();
-        let answer = ask(&mut core, what.clone(), far, now);
+    for what in [remove(LEADER), Administration::Transfer(Some(DEAD)), Administration::Remove(LEADER)] {
+        let (mut state, now) = fresh_leader();
+        let answer = ask(&mut state, what.clone(), far, now);
         assert_eq!(told(&answer), None, "{what:?} waits");
         let until = now + T;
-        live(&mut core, now, now + (T - Duration::from_millis(1)));
+        live(&mut state, now, now + (T - Duration::from_millis(1)));
         assert_eq!(told(&answer), None, "{what:?} waits for a whole election timeout");
-        live(&mut core, now + (T - Duration::from_millis(1)), until);
+        live(&mut state, now + (T - Duration::from_millis(1)), until);
         let failure = told(&answer).expect("decided").expect_err("nobody answers");
         assert_eq!(failure.kind, AdminFailureKind::Conflict, "{what:?}: {failure}");
-        assert!(core.raft.is_leader() && !core.raft.is_handing_over());
-        assert_eq!(core.raft.membership().voters().count(), 3);
+        assert!(state.raft.is_leader() && !state.raft.is_transferring());
+        assert_eq!(state.raft.membership().voters().count(), 3);
     }
 }
 
 #[test]
 fn a_change_that_waits_is_done_as_soon_as_the_members_that_it_needs_answer() {
-    let (mut core, now) = fresh_leader();
-    let answer = ask(&mut core, remove(LEADER), at_ms(60_000), now);
-    exchange(&mut core, DEAD, now + HEARTBEAT);
+    let (mut state, now) = fresh_leader();
+    let answer = ask(&mut state, remove(LEADER), at_ms(60_000), now);
+    exchange(&mut state, DEAD, now + HEARTBEAT);
     let later = now + 2 * HEARTBEAT;
-    finish(core.step(later, |core| core.handle_time(later)).1);
-    exchange(&mut core, DEAD, later);
+    finish(state.step(later, |state| state.handle_time(later)).1);
+    exchange(&mut state, DEAD, later);
     let done = told(&answer).expect("decided").expect("done");
-    assert_eq!(done, Administered::Changed(core.raft.commit_index()));
-    assert_eq!(core.raft.committed_membership().voters().collect::<Vec<_>>(), [ME, DEAD]);
+    assert_eq!(done, Administered::Changed(state.raft.commit_index()));
+    assert_eq!(state.raft.committed_membership().voters().collect::<Vec<_>>(), [ME, DEAD]);
 }
 
 /// The last word once was that no other member took the leadership over, whatever was asked.
 #[test]
 fn a_change_that_waits_until_its_deadline_is_told_what_it_waited_for() {
-    let (mut core, now) = fresh_leader();
+    let (mut state, now) = fresh_leader();
     let deadline = now + 2 * HEARTBEAT;
-    let answer = ask(&mut core, remove(LEADER), deadline, now);
-    live(&mut core, now, deadline);
+    let answer = ask(&mut state, remove(LEADER), deadline, now);
+    live(&mut state, now, deadline);
     let failure = told(&answer).expect("decided").expect_err("too late");
     assert_eq!(failure.kind, AdminFailureKind::Conflict);
     assert!(failure.message.contains("have not answered the new leader"), "{failure}");
@@ -133,9 +133,9 @@ fn a_change_that_waits_until_its_deadline_is_told_what_it_waited_for() {
 
 #[test]
 fn a_change_that_waits_goes_to_the_next_leader() {
-    let (mut core, now) = fresh_leader();
-    let answer = ask(&mut core, remove(LEADER), at_ms(60_000), now);
-    finish(hear(&mut core, 9, LEADER, now + HEARTBEAT));
+    let (mut state, now) = fresh_leader();
+    let answer = ask(&mut state, remove(LEADER), at_ms(60_000), now);
+    finish(hear(&mut state, 9, LEADER, now + HEARTBEAT));
     let failure = told(&answer).expect("decided").expect_err("another one leads");
     assert_eq!(failure.kind, AdminFailureKind::NotLeader);
 }
@@ -143,41 +143,41 @@ fn a_change_that_waits_goes_to_the_next_leader() {
 /// A leader that was to go handed over, and only its successor found out that it cannot be spared.
 #[test]
 fn a_leader_that_cannot_go_does_not_hand_over() {
-    let (mut core, now) = fresh_leader();
+    let (mut state, now) = fresh_leader();
     let later = now + 2 * T;
-    live(&mut core, now, later);
-    let answer = ask(&mut core, Administration::Remove(ME), at_ms(60_000), later);
+    live(&mut state, now, later);
+    let answer = ask(&mut state, Administration::Remove(ME), at_ms(60_000), later);
     let failure = told(&answer).expect("decided at once").expect_err("it cannot be spared");
     assert_eq!(failure.kind, AdminFailureKind::Conflict);
-    assert!(core.raft.is_leader() && !core.raft.is_handing_over());
+    assert!(state.raft.is_leader() && !state.raft.is_transferring());
 
     // Once the third one answers, it can: it hands over, and the caller goes on to its successor.
-    exchange(&mut core, DEAD, later + HEARTBEAT);
+    exchange(&mut state, DEAD, later + HEARTBEAT);
     let now = later + HEARTBEAT;
-    let answer = ask(&mut core, Administration::Remove(ME), at_ms(60_000), now);
-    assert!(core.raft.is_handing_over());
+    let answer = ask(&mut state, Administration::Remove(ME), at_ms(60_000), now);
+    assert!(state.raft.is_transferring());
     assert_eq!(told(&answer), None);
-    finish(hear(&mut core, 9, LEADER, now));
+    finish(hear(&mut state, 9, LEADER, now));
     assert_eq!(told(&answer).expect("decided").expect_err("go on").kind, AdminFailureKind::NotLeader);
 }
 
 /// Thesis §4.2.2: a leader whose successor does not take over manages its own removal.
 #[test]
 fn a_leader_that_is_to_go_and_that_nobody_succeeds_removes_itself() {
-    let (mut core, now) = fresh_leader();
-    exchange(&mut core, DEAD, now + HEARTBEAT);
+    let (mut state, now) = fresh_leader();
+    exchange(&mut state, DEAD, now + HEARTBEAT);
     let now = now + HEARTBEAT;
-    let answer = ask(&mut core, Administration::Remove(ME), at_ms(60_000), now);
-    let PollRpc::Send(RpcRequest::TimeoutNow(_), ticket) = core.raft.poll_rpc(DEAD, now) else {
+    let answer = ask(&mut state, Administration::Remove(ME), at_ms(60_000), now);
+    let PollRpc::Send(RpcRequest::TimeoutNow(_), ticket) = state.raft.poll_rpc(DEAD, now) else {
         panic!("the last of those who have everything is told to take over")
     };
-    let reply = RpcReply::TimeoutNow(TimeoutNowReply { term: core.raft.term(), campaigns: false });
-    finish(core.step(now, |core| core.raft.handle_rpc_result(ticket, Ok(reply), now)).1);
-    assert!(core.raft.is_leader(), "until its removal is committed");
-    assert_eq!(core.raft.membership().voters().collect::<Vec<_>>(), [LEADER, DEAD], "in force");
+    let reply = RpcReply::TimeoutNow(TimeoutNowReply { term: state.raft.term(), campaigns: false });
+    finish(state.step(now, |state| state.raft.handle_rpc_result(ticket, Ok(reply), now)).1);
+    assert!(state.raft.is_leader(), "until its removal is committed");
+    assert_eq!(state.raft.membership().voters().collect::<Vec<_>>(), [LEADER, DEAD], "in force");
     let later = now + HEARTBEAT;
-    exchange(&mut core, LEADER, later);
-    exchange(&mut core, DEAD, later);
+    exchange(&mut state, LEADER, later);
+    exchange(&mut state, DEAD, later);
     let done = told(&answer).expect("decided").expect("done");
-    assert_eq!(done, Administered::Changed(core.raft.commit_index()));
+    assert_eq!(done, Administered::Changed(state.raft.commit_index()));
 }

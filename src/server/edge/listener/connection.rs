@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{GateLimits, Shared, refusal_answer};
+use super::{EdgeLimits, Shared, refusal_answer};
 use crate::api::{ErrorBody, ErrorCode};
 use crate::server::edge::head::{self, Head, MAX_HEAD_BYTES, Refusal};
 use crate::server::edge::upstream::{ExchangeError, Pool};
@@ -97,7 +97,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    fn limits(&self) -> &'a GateLimits {
+    fn limits(&self) -> &'a EdgeLimits {
         &self.shared.limits
     }
 
@@ -219,7 +219,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Puts the answer to the request into `self.answer`: tiny_http's, or the gate's own when there is none.
+    /// Puts the answer to the request into `self.answer`: tiny_http's, or the edge's own when there is none.
     fn forward(&mut self, head: &Head) {
         let pool = *self.lane.get_or_insert_with(|| self.shared.lane(head.lane.as_deref()));
         let (code, message) = match pool.take(self.limits().upstream_wait) {

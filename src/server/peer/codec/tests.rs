@@ -1,8 +1,8 @@
 use super::*;
 use crate::node::{AdminFailure, AdminFailureKind, Failure, FailureKind, Peer, PeerList};
 use crate::raft::{
-    AppendEntriesReply, AppendOutcome, Found, InstallOutcome, InstallSnapshotReply, Member, MembershipChange,
-    PROTOCOL, Payload, RequestVoteReply, RestoredState, Settings, TimeoutNowReply,
+    AppendEntriesReply, AppendOutcome, Genesis, InstallOutcome, InstallSnapshotReply, Member,
+    MembershipChange, PROTOCOL, Payload, RequestVoteReply, RestoredState, Settings, TimeoutNowReply,
 };
 use crate::store::{Applied, Outcome};
 use proptest::prelude::*;
@@ -53,7 +53,7 @@ fn decode_request_gives_back_every_kind() {
 #[test]
 fn decode_request_refuses_a_body_of_another_route() {
     let body = encode_request(ENVELOPE, &PeerRequest::RequestVote(vote(5)));
-    for other in [APPEND_ENTRIES, READ_INDEX, FORWARD, FOUND, "/raft/none"] {
+    for other in [APPEND_ENTRIES, READ_INDEX, FORWARD, BOOTSTRAP, "/raft/none"] {
         assert!(decode_request(other, &body).is_err(), "{other}");
     }
 }
@@ -106,15 +106,15 @@ fn decode_request_refuses_entries_with_a_gap_or_a_falling_term() {
 
 #[test]
 fn decode_found_gives_back_both_forms() {
-    let found = Found {
+    let genesis = Genesis {
         protocol: 1,
         cluster_id: ClusterId(5),
         settings: Settings::default(),
         members: Membership::default(),
         restored: None,
     };
-    let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
-    let unborn = Unborn {
+    let entry = Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis));
+    let uninitialized = Uninitialized {
         protocol: PROTOCOL,
         node_id: "node1".into(),
         member_id: MemberId(4),
@@ -122,11 +122,11 @@ fn decode_found_gives_back_both_forms() {
         restored: None,
     };
     let members = Membership::default();
-    let store = StoreFound { target: MemberId(8), entry, members };
-    for request in [FoundRequest::Ask(unborn), FoundRequest::Store(store)] {
-        let body = encode_found(&request);
-        assert_eq!(decode_found(&body), Ok(request));
-        assert!(decode_found(&[&body[..], b"x"].concat()).is_err());
+    let store = StoreGenesis { target: MemberId(8), entry, members };
+    for request in [BootstrapRequest::Ask(uninitialized), BootstrapRequest::Store(store)] {
+        let body = encode_bootstrap(&request);
+        assert_eq!(decode_bootstrap(&body), Ok(request));
+        assert!(decode_bootstrap(&[&body[..], b"x"].concat()).is_err());
     }
 }
 
@@ -238,23 +238,32 @@ fn a_field_that_a_newer_member_says_is_ignored_in_every_line() {
     let peer = Peer { node_id: "n6".into(), raft_addr: "a:1".into(), http_addr: "a:2".into() };
     let peers = PeerList::from(vec![peer]);
     let restored = Some(RestoredState { revision: 7, state_hash: 8 });
-    let unborn =
-        Unborn { node_id: "n6".into(), member_id: MemberId(6), peers: peers.clone(), restored, protocol: 2 };
-    ignores_unknown_fields(&encode_found(&FoundRequest::Ask(unborn.clone())), 3, decode_found);
+    let uninitialized = Uninitialized {
+        node_id: "n6".into(),
+        member_id: MemberId(6),
+        peers: peers.clone(),
+        restored,
+        protocol: 2,
+    };
+    ignores_unknown_fields(
+        &encode_bootstrap(&BootstrapRequest::Ask(uninitialized.clone())),
+        3,
+        decode_bootstrap,
+    );
     let entry = append(Position::ZERO, &[b"a".to_vec()]).entries[0].clone();
-    let store = StoreFound { target: MemberId(6), entry, members: members.clone() };
-    ignores_unknown_fields(&encode_found(&FoundRequest::Store(store)), 2, decode_found);
-    let born = FoundReply::Born {
+    let store = StoreGenesis { target: MemberId(6), entry, members: members.clone() };
+    ignores_unknown_fields(&encode_bootstrap(&BootstrapRequest::Store(store)), 2, decode_bootstrap);
+    let initialized = BootstrapReply::Initialized {
         node_id: "n6".into(),
         member_id: MemberId(6),
         cluster_id: ClusterId(1),
         members,
-        founders: peers,
+        initial_members: peers,
         protocol: 2,
     };
-    ignores_unknown_fields(&encode_found_reply(&born), 3, decode_found_reply);
-    let unborn = FoundReply::Unborn(unborn.clone());
-    ignores_unknown_fields(&encode_found_reply(&unborn), 3, decode_found_reply);
+    ignores_unknown_fields(&encode_bootstrap_reply(&initialized), 3, decode_bootstrap_reply);
+    let uninitialized = BootstrapReply::Uninitialized(uninitialized.clone());
+    ignores_unknown_fields(&encode_bootstrap_reply(&uninitialized), 3, decode_bootstrap_reply);
 }
 
 #[test]
@@ -284,13 +293,13 @@ proptest! {
     }
 
     #[test]
-    fn decode_request_refuses_every_flipped_bit_and_cut_behind_the_line(
+    fn decode_request_refuses_every_flipped_bit_and_cut_after_the_line(
         commands in prop::collection::vec(any::<Vec<u8>>(), 1..4), at: usize, bit in 0u8..8,
     ) {
         let request = PeerRequest::AppendEntries(append(Position::new(3, 2), &commands));
         let body = encode_request(ENVELOPE, &request);
-        let behind = body.iter().position(|&b| b == b'\n').unwrap() + 1;
-        let at = behind + at % (body.len() - behind);
+        let after = body.iter().position(|&b| b == b'\n').unwrap() + 1;
+        let at = after + at % (body.len() - after);
         prop_assert!(decode_request(APPEND_ENTRIES, &body[..at]).is_err());
         let mut flipped = body;
         flipped[at] ^= 1 << bit;
@@ -303,6 +312,6 @@ proptest! {
             prop_assert!(decode_request(route, &body).is_err());
             prop_assert!(decode_reply(route, 0, &body).is_err() || body.first() == Some(&b'['));
         }
-        prop_assert!(decode_found(&body).is_err());
+        prop_assert!(decode_bootstrap(&body).is_err());
     }
 }

@@ -1,5 +1,5 @@
-//! Settles unknown writes by proof. A write of unknown outcome may take effect at any time after its call or never, and
-//! each one multiplies the orders that a search has to try. Two things prove more:
+//! Resolves unknown writes by proof. A write of unknown outcome may take effect at any time after its call or never,
+//! and each one multiplies the orders that a search has to try. Two things prove more:
 //!
 //! - somebody read the value: values are unique, so the write was done before that read returned;
 //! - the committed log, whole: a put that is not in it never was and, when the log is closed, never will be; one that is
@@ -25,12 +25,12 @@ impl Committed {
     }
 }
 
-/// The history with every put settled that a read, or the committed log, settles. Reads and answered writes stay as they
-/// are.
-pub fn narrow(history: &[Event], committed: Option<&Committed>) -> Vec<Event> {
+/// The history with every put resolved that a read, or the committed log, proves. Reads and answered writes stay as
+/// they are.
+pub fn resolve_unknown(history: &[Event], committed: Option<&Committed>) -> Vec<Event> {
     let seen = first_seen(history);
-    let mut narrowed = history.to_vec();
-    for event in &mut narrowed {
+    let mut resolved = history.to_vec();
+    for event in &mut resolved {
         let (Op::Put { key, value, .. }, Answer::Unknown) = (&event.op, &event.answer) else { continue };
         if let Some(committed) = committed {
             match committed.puts.get(&(key.clone(), value.clone())).map(Vec::as_slice) {
@@ -51,7 +51,7 @@ pub fn narrow(history: &[Event], committed: Option<&Committed>) -> Vec<Event> {
             event.return_ns = return_ns;
         }
     }
-    narrowed
+    resolved
 }
 
 /// For each value that a read showed: when the first of these reads returned, and the revision it named.

@@ -10,7 +10,7 @@ use crate::api::{ClusterReply, MemberInfo};
 /// Most addresses the client remembers.
 const MAX_KNOWN: usize = 64;
 
-/// Pause before the second tour; it doubles with each one after, up to the longest.
+/// Pause before the second round; it doubles with each one after, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
@@ -197,22 +197,22 @@ pub(super) struct Attempt {
 }
 
 /// The order of the attempts of one call: every known node once, the leader first, then again after a pause.
-pub(super) struct Tour {
+pub(super) struct Round {
     attempt_timeout: Duration,
     asked: Vec<String>,
     pause: Duration,
-    /// A node that answered in this tour, which can name the others.
+    /// A node that answered in this round, which can name the others.
     guide: Option<String>,
     members_learned: bool,
 }
 
-impl Tour {
-    pub(super) fn new(timeout: Duration) -> Tour {
+impl Round {
+    pub(super) fn new(timeout: Duration) -> Round {
         let attempt_timeout = (timeout / 3).max(timeout.min(LEAST_ATTEMPT));
-        Tour { attempt_timeout, asked: Vec::new(), pause: FIRST_PAUSE, guide: None, members_learned: false }
+        Round { attempt_timeout, asked: Vec::new(), pause: FIRST_PAUSE, guide: None, members_learned: false }
     }
 
-    /// The next attempt, after a pause where a tour is over; None when the time is.
+    /// The next attempt, after a pause where a round is over; None when the time is.
     pub(super) fn next(&mut self, known: &Mutex<Known>, deadline: Instant) -> Option<Attempt> {
         let unasked = |asked: &[String]| {
             let order = known.lock().expect("nothing panics under this lock").in_order();
@@ -239,7 +239,8 @@ impl Tour {
         Some(Attempt { addr, timeout: left.min(self.attempt_timeout), is_cut_short })
     }
 
-    /// Takes over what an answer of the client's cluster says of the leader. A leader not yet asked in this tour comes next.
+    /// Takes over what an answer of the client's cluster says of the leader. A leader not yet asked in this round comes
+    /// next.
     pub(super) fn answered(&mut self, known: &Mutex<Known>, addr: &str, leader: Option<&str>) {
         self.guide = Some(addr.to_owned());
         if let Some(leader) = leader {

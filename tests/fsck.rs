@@ -1,4 +1,4 @@
-//! `dkv-server verify DATA_DIR`: the verdict on a data directory, without a start and without a change.
+//! `dkv-server fsck DATA_DIR`: the verdict on a data directory, without a start and without a change.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,9 +12,9 @@ mod support {
 
 use support::cluster::{Cluster, Setup, wait_for};
 
-fn verify(dir: &Path) -> Output {
+fn fsck(dir: &Path) -> Output {
     let before = contents(dir);
-    let output = Command::new(env!("CARGO_BIN_EXE_dkv-server")).arg("verify").arg(dir).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_dkv-server")).arg("fsck").arg(dir).output().unwrap();
     assert_eq!(contents(dir), before, "verify changed something");
     output
 }
@@ -35,7 +35,7 @@ fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 
 /// The exit code and what was said.
 fn verdict(dir: &Path) -> (Option<i32>, String) {
-    let output = verify(dir);
+    let output = fsck(dir);
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(text).unwrap())
 }
@@ -146,8 +146,7 @@ fn another_members_log_is_refused() {
 #[test]
 fn a_directory_in_use_is_refused_with_the_process() {
     let cluster = Cluster::start(1);
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_dkv-server")).arg("verify").arg(cluster.data_dir(0)).output();
+    let output = Command::new(env!("CARGO_BIN_EXE_dkv-server")).arg("fsck").arg(cluster.data_dir(0)).output();
     let output = output.unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");
@@ -167,12 +166,12 @@ fn what_is_no_data_directory_is_a_bad_argument_and_nothing_is_made() {
     assert!(!missing.exists());
     let (code, text) = verdict(temp.path());
     assert!(code == Some(2) && text.contains("neither an identity nor a log"), "{code:?} {text}");
-    let none = Command::new(env!("CARGO_BIN_EXE_dkv-server")).arg("verify").output().unwrap();
+    let none = Command::new(env!("CARGO_BIN_EXE_dkv-server")).arg("fsck").output().unwrap();
     assert_eq!(none.status.code(), Some(2));
 }
 
 #[test]
-fn a_node_that_is_not_born_yet_is_clean() {
+fn a_node_that_is_not_initialized_yet_is_clean() {
     let mut cluster = Cluster::prepare(3, &Setup::default());
     cluster.spawn(0);
     wait_for("its identity", || cluster.data_dir(0).join("identity").exists().then_some(()));
@@ -225,7 +224,7 @@ fn snapshots(cluster: &Cluster) -> Vec<PathBuf> {
 }
 
 impl Snapshots {
-    /// Two snapshots, and a log that begins behind the first entry.
+    /// Two snapshots, and a log that begins after the first entry.
     fn two() -> Snapshots {
         let two = stopped_with_snapshots(100);
         assert_eq!(two.files.len(), 2, "{:?}", two.files);
@@ -279,7 +278,7 @@ fn name(file: &Path) -> &str {
 }
 
 #[test]
-fn two_whole_snapshots_and_the_log_behind_them_are_clean() {
+fn two_whole_snapshots_and_the_log_after_them_are_clean() {
     let mut two = Snapshots::two();
     let (code, word, text) = two.verdict();
     assert_eq!((code, &*word), (Some(0), "clean"), "{text}");
@@ -299,10 +298,10 @@ fn a_damaged_newest_snapshot_that_the_log_covers_is_named_and_the_next_start_doe
         has_line(&text, &format!("damaged: {} is no whole snapshot, see byte ", newest.display())),
         "{text}"
     );
-    assert!(text.contains(&format!("the next start takes {} and the log behind it", name(older))), "{text}");
+    assert!(text.contains(&format!("the next start takes {} and the log after it", name(older))), "{text}");
     assert!(has_line(&text, &format!("snapshot: {}, through ", name(older))), "{text}");
     assert!(has_line(&text, "last index: ") && !text.contains("before the damage"), "{text}");
-    two.assert_start_serves(100, Some((newest, "stands in, with the log behind it")));
+    two.assert_start_serves(100, Some((newest, "stands in, with the log after it")));
     assert_eq!(two.cluster.stop(0).code(), Some(0));
     assert_eq!(two.verdict().1, "clean", "what was set aside is no matter any more");
 }
@@ -338,7 +337,7 @@ fn a_damaged_older_snapshot_is_named_although_the_next_start_does_not_read_it() 
 }
 
 #[test]
-fn two_damaged_snapshots_behind_a_cut_log_are_rot_and_both_are_named() {
+fn two_damaged_snapshots_after_a_cut_log_are_rot_and_both_are_named() {
     let mut two = Snapshots::two();
     two.files.iter().for_each(|file| two.damage(file));
     let (code, word, text) = two.verdict();
@@ -347,7 +346,7 @@ fn two_damaged_snapshots_behind_a_cut_log_are_rot_and_both_are_named() {
         let line = format!("damaged: {} is no whole snapshot, see byte ", file.display());
         assert!(has_line(&text, &line), "{line}: {text}");
     }
-    assert!(has_line(&text, "entries are missing: the log begins behind entry "), "{text}");
+    assert!(has_line(&text, "entries are missing: the log begins after entry "), "{text}");
     assert!(has_line(&text, "repair: "), "{text}");
     let names: Vec<String> = two.files.iter().map(|file| name(file).to_owned()).collect();
     two.assert_start_refuses(&[&names[0], &names[1], "To repair: "]);
@@ -369,7 +368,7 @@ fn a_damaged_snapshot_that_the_log_does_not_reach_is_rot() {
 }
 
 #[test]
-fn missing_snapshots_behind_a_cut_log_are_a_gap_and_the_next_start_refuses_with_exit_code_3() {
+fn missing_snapshots_after_a_cut_log_are_a_gap_and_the_next_start_refuses_with_exit_code_3() {
     let mut two = Snapshots::two();
     fs::remove_file(&two.files[0]).unwrap();
     let (code, word, text) = two.verdict();
@@ -377,7 +376,7 @@ fn missing_snapshots_behind_a_cut_log_are_a_gap_and_the_next_start_refuses_with_
     fs::remove_file(&two.files[1]).unwrap();
     let (code, word, text) = two.verdict();
     assert_eq!((code, &*word), (Some(3), "rot"), "{text}");
-    assert!(has_line(&text, "entries are missing: the log begins behind entry "), "{text}");
+    assert!(has_line(&text, "entries are missing: the log begins after entry "), "{text}");
     assert!(text.contains("bring them back") && has_line(&text, "repair: "), "{text}");
     two.assert_start_refuses(&["entries are missing in ", "To repair: "]);
 }

@@ -1,5 +1,5 @@
-//! What a request costs on its way through gate, tiny_http, worker and responder, with a handler that does nothing,
-//! next to a bare thread-per-connection loop in the same run: `cargo run --release --example gate_price [SECONDS]`.
+//! What a request costs on its way through edge, tiny_http, worker and responder, with a handler that does nothing,
+//! next to a bare thread-per-connection loop in the same run: `cargo run --release --example edge_price [SECONDS]`.
 //!
 //! The load (64 keep-alive connections, PUT with 256 bytes, one request at a time each) comes from a child process,
 //! so that the CPU time counted is the server's alone.
@@ -33,7 +33,7 @@ fn main() -> Result<()> {
         [word, address, seconds] if word == "load" => load(address.parse()?, seconds.parse()?),
         [] => compare(5),
         [seconds] => compare(seconds.parse().context("the argument is a number of seconds")?),
-        _ => bail!("usage: gate_price [SECONDS]"),
+        _ => bail!("usage: edge_price [SECONDS]"),
     }
 }
 
@@ -45,17 +45,17 @@ fn compare(seconds: u64) -> Result<()> {
             thread::spawn(move || bare(stream));
         }
     });
-    let dir = std::env::temp_dir().join(format!("dkv-gate-price-{}", std::process::id()));
+    let dir = std::env::temp_dir().join(format!("dkv-edge-price-{}", std::process::id()));
     let options = PortOptions::client(Arc::new(RunDir::prepare(&dir)?), 512);
     let listener = edge::bind("127.0.0.1:0".parse()?)?;
-    let gate_address = listener.local_addr()?;
+    let edge_address = listener.local_addr()?;
     let started = Instant::now();
     let server = HttpServer::start(listener, options, Arc::new(Nothing))?;
     println!("start with 512 pinged upstream connections: {:.0} ms", started.elapsed().as_secs_f64() * 1e3);
 
     let bare = measure("bare loop", bare_address, seconds)?;
-    let gate = measure("gate", gate_address, seconds)?;
-    println!("the gate costs {:.1} times the CPU time of the bare loop", gate / bare);
+    let edge = measure("edge", edge_address, seconds)?;
+    println!("the edge costs {:.1} times the CPU time of the bare loop", edge / bare);
     server.shutdown(Duration::from_secs(5));
     std::fs::remove_dir_all(&dir)?;
     Ok(())

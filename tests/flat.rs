@@ -126,7 +126,7 @@ fn a_503_says_in_strings_that_nothing_serves() {
     let mut cluster = Cluster::prepare(3, &Setup::default());
     cluster.spawn(0);
     let alone = wait_for("the port", || cluster.request(0, "GET", "/get?key=k", &[], b"").ok());
-    assert_eq!(flat(&alone)["leader_addr"], "", "nobody leads before the cluster is founded");
+    assert_eq!(flat(&alone)["leader_addr"], "", "nobody leads before the cluster is initialized");
     (1..3).for_each(|n| cluster.spawn(n));
     let leader = cluster.wait_for_leader();
     let survivor = (leader + 1) % 3;

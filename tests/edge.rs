@@ -26,7 +26,7 @@ fn alone() -> MutexGuard<'static, ()> {
 /// A map in memory, and a few routes that misbehave.
 struct Memory {
     values: Mutex<HashMap<String, Vec<u8>>>,
-    parked: Mutex<Sender<(Request, Reply)>>,
+    waiting: Mutex<Sender<(Request, Reply)>>,
 }
 
 fn text(status: u16, body: impl Into<Vec<u8>>) -> Response {
@@ -40,11 +40,11 @@ impl Handler for Memory {
             (_, "/panic-late") => reply.send(|| panic!("the answer panics, as the test asked")),
             (_, "/bad-header") => reply.send(|| text(200, "").with_header("X-Bad", "a\r\nX-Injected: 1")),
             (_, "/forget") => drop(reply),
-            (_, "/park") => {
-                if reply.park() {
-                    self.parked.lock().unwrap().send((request, reply)).unwrap();
+            (_, "/wait") => {
+                if reply.start_waiting() {
+                    self.waiting.lock().unwrap().send((request, reply)).unwrap();
                 } else {
-                    reply.send(|| text(503, "parked enough"));
+                    reply.send(|| text(503, "waiting enough"));
                 }
             }
             (_, "/echo") => reply.send(move || {
@@ -68,7 +68,7 @@ impl Handler for Memory {
 struct Port {
     server: Option<HttpServer>,
     address: SocketAddr,
-    parked: Receiver<(Request, Reply)>,
+    waiting: Receiver<(Request, Reply)>,
     _dir: tempfile::TempDir,
 }
 
@@ -83,10 +83,10 @@ impl Port {
         change(&mut options);
         let listener = edge::bind("127.81.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
-        let (sender, parked) = channel();
-        let handler = Memory { values: Mutex::default(), parked: Mutex::new(sender) };
+        let (sender, waiting) = channel();
+        let handler = Memory { values: Mutex::default(), waiting: Mutex::new(sender) };
         let server = HttpServer::start(listener, options, Arc::new(handler)).unwrap();
-        Port { server: Some(server), address, parked, _dir: dir }
+        Port { server: Some(server), address, waiting, _dir: dir }
     }
 
     fn server(&self) -> &HttpServer {
@@ -332,7 +332,7 @@ fn malformed_requests_are_refused_and_the_connection_closed() {
     let mut port = Port::start(64, |_| {});
     for (request, status) in MALFORMED {
         let mut client = port.client();
-        // A second request behind each: whoever misjudges the end of the first one answers it, too.
+        // A second request after each: whoever misjudges the end of the first one answers it, too.
         client.send(format!("{request}GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"));
         let answer = client.answer(false);
         let code = if matches!(status, 413 | 431) { "too_large" } else { "invalid_request" };
@@ -372,7 +372,7 @@ fn bodies_of_every_size_class_arrive_whole() {
     let _alone = alone();
     let mut port = Port::start(64, |_| {});
     let mut client = port.client();
-    // Around tiny_http's buffers (1,024 and 32 KiB), the gate's (8 KiB) and the limit of 1.5 MiB.
+    // Around tiny_http's buffers (1,024 and 32 KiB), the edge's (8 KiB) and the limit of 1.5 MiB.
     for length in [0, 1, 1023, 1024, 1025, 8192, 32_767, 32_768, 32_769, 300_000, 1_572_864] {
         let body: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
         assert_eq!(client.put("/big", &body).status, 200, "{length}");
@@ -484,25 +484,25 @@ fn parked_requests_are_answered_from_another_thread_in_any_order() {
     let mut port = Port::start(16, |_| {});
     let mut clients: Vec<Client> = (0..12).map(|_| port.client()).collect();
     for (number, client) in clients.iter_mut().enumerate() {
-        client.send(format!("GET /park?{number} HTTP/1.1\r\nHost: h\r\n\r\n"));
+        client.send(format!("GET /wait?{number} HTTP/1.1\r\nHost: h\r\n\r\n"));
     }
-    let mut parked: Vec<(Request, Reply)> =
-        (0..12).map(|_| port.parked.recv_timeout(PATIENCE).unwrap()).collect();
-    assert_eq!(port.server().parked(), 12);
-    // Three quarters are parked: one more is refused, what does not wait still passes.
+    let mut waiting: Vec<(Request, Reply)> =
+        (0..12).map(|_| port.waiting.recv_timeout(PATIENCE).unwrap()).collect();
+    assert_eq!(port.server().waiting(), 12);
+    // Three quarters are waiting: one more is refused, what does not wait still passes.
     let mut other = port.client();
-    assert_eq!(other.get("/park").status, 503);
+    assert_eq!(other.get("/wait").status, 503);
     assert_eq!(other.put("/a", b"x").status, 200);
-    parked.reverse();
+    waiting.reverse();
     thread::spawn(move || {
-        for (request, reply) in parked {
+        for (request, reply) in waiting {
             reply.send(move || text(200, request.query.unwrap()));
         }
     });
     for (number, client) in clients.iter_mut().enumerate() {
         assert_eq!(client.answer(false).text(), number.to_string());
     }
-    assert_eq!(port.server().parked(), 0);
+    assert_eq!(port.server().waiting(), 0);
     port.shutdown();
 }
 
@@ -510,17 +510,17 @@ fn parked_requests_are_answered_from_another_thread_in_any_order() {
 fn upstream_connections_all_busy_is_overloaded_and_passes() {
     let _alone = alone();
     let mut port = Port::start(2, |options| {
-        options.lanes[0].parked_limit = 2;
+        options.lanes[0].waiting_limit = 2;
         options.limits.upstream_wait = Duration::from_millis(50);
     });
     let (mut first, mut second, mut third) = (port.client(), port.client(), port.client());
-    first.send("GET /park HTTP/1.1\r\nHost: h\r\n\r\n");
-    second.send("GET /park HTTP/1.1\r\nHost: h\r\n\r\n");
-    let parked: Vec<_> = (0..2).map(|_| port.parked.recv_timeout(PATIENCE).unwrap()).collect();
+    first.send("GET /wait HTTP/1.1\r\nHost: h\r\n\r\n");
+    second.send("GET /wait HTTP/1.1\r\nHost: h\r\n\r\n");
+    let waiting: Vec<_> = (0..2).map(|_| port.waiting.recv_timeout(PATIENCE).unwrap()).collect();
     let refused = third.put("/a", b"x");
     assert!(refused.is_error(503, "overloaded", "not_done"), "{}", refused.text());
     assert!(refused.head.contains("\r\nRetry-After: 1\r\n") && !refused.closes(), "{}", refused.head);
-    for (_, reply) in parked {
+    for (_, reply) in waiting {
         reply.send(|| text(200, "late"));
     }
     assert_eq!(first.answer(false).text(), "late");
@@ -533,12 +533,12 @@ fn upstream_connections_all_busy_is_overloaded_and_passes() {
 fn upstream_waiters_are_served_when_a_connection_comes_back() {
     let _alone = alone();
     let mut port = Port::start(1, |options| {
-        options.lanes[0].parked_limit = 1;
+        options.lanes[0].waiting_limit = 1;
         options.limits.upstream_wait = PATIENCE;
     });
     let mut holder = port.client();
-    holder.send("GET /park HTTP/1.1\r\nHost: h\r\n\r\n");
-    let (_, reply) = port.parked.recv_timeout(PATIENCE).unwrap();
+    holder.send("GET /wait HTTP/1.1\r\nHost: h\r\n\r\n");
+    let (_, reply) = port.waiting.recv_timeout(PATIENCE).unwrap();
     let mut waiting: Vec<Client> = (0..20).map(|_| port.client()).collect();
     for (number, client) in waiting.iter_mut().enumerate() {
         client.send(format!("PUT /{number} HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx"));
@@ -554,18 +554,18 @@ fn upstream_waiters_are_served_when_a_connection_comes_back() {
 fn upstream_without_answer_is_unknown_for_writes_and_replaced() {
     let _alone = alone();
     let mut port = Port::start(1, |options| {
-        options.lanes[0].parked_limit = 100;
+        options.lanes[0].waiting_limit = 100;
         options.limits.answer_timeout = Duration::from_millis(100);
         options.limits.upstream_wait = PATIENCE;
     });
     let mut client = port.client();
-    let write = client.put("/park", b"");
+    let write = client.put("/wait", b"");
     assert!(write.is_error(504, "outcome_unknown", "unknown"), "{}", write.text());
-    let read = client.get("/park");
+    let read = client.get("/wait");
     assert!(read.is_error(504, "timeout", "not_done"), "{}", read.text());
     // The only upstream connection was given up twice; a late answer on an old one reaches nobody.
     for _ in 0..2 {
-        port.parked.recv_timeout(PATIENCE).unwrap().1.send(|| text(200, "too late"));
+        port.waiting.recv_timeout(PATIENCE).unwrap().1.send(|| text(200, "too late"));
     }
     port.server.take().unwrap().shutdown(PATIENCE);
 }
@@ -574,13 +574,13 @@ fn upstream_without_answer_is_unknown_for_writes_and_replaced() {
 fn upstream_replaced_serves_on() {
     let _alone = alone();
     let mut port = Port::start(1, |options| {
-        options.lanes[0].parked_limit = 100;
+        options.lanes[0].waiting_limit = 100;
         options.limits.answer_timeout = Duration::from_secs(2);
         options.limits.upstream_wait = PATIENCE;
     });
     let mut client = port.client();
-    assert_eq!(client.put("/park", b"").status, 504);
-    let (_, late) = port.parked.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(client.put("/wait", b"").status, 504);
+    let (_, late) = port.waiting.recv_timeout(PATIENCE).unwrap();
     assert_eq!(client.put("/a", b"x").text(), "stored");
     late.send(|| text(200, "too late"));
     for _ in 0..5 {
@@ -761,8 +761,8 @@ fn lanes_do_not_share_connections() {
         options.limits.upstream_wait = Duration::from_millis(50);
     });
     let (mut bulk, mut core) = (port.client(), port.client());
-    bulk.send("GET /park HTTP/1.1\r\nHost: h\r\nDkv-Lane: bulk\r\n\r\n");
-    let (_, reply) = port.parked.recv_timeout(PATIENCE).unwrap();
+    bulk.send("GET /wait HTTP/1.1\r\nHost: h\r\nDkv-Lane: bulk\r\n\r\n");
+    let (_, reply) = port.waiting.recv_timeout(PATIENCE).unwrap();
     assert_eq!(port.client().get("/a").status, 503, "no lane named: the first one");
     core.send("PUT /a HTTP/1.1\r\nHost: h\r\nDkv-Lane: core\r\nContent-Length: 1\r\n\r\nx");
     assert_eq!(core.answer(false).text(), "stored");
@@ -782,8 +782,8 @@ fn shutdown_answers_what_is_in_flight_and_ends_the_rest() {
     let mut half = port.client();
     half.send("PUT /a HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nhalf");
     let mut busy = port.client();
-    busy.send("PUT /park HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n");
-    let (_, reply) = port.parked.recv_timeout(PATIENCE).unwrap();
+    busy.send("PUT /wait HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n");
+    let (_, reply) = port.waiting.recv_timeout(PATIENCE).unwrap();
     wait_for("all three are being served", || port.server().connections() == 3);
 
     let address = port.address;
@@ -800,12 +800,12 @@ fn shutdown_answers_what_is_in_flight_and_ends_the_rest() {
 }
 
 #[test]
-fn shutdown_without_grace_leaves_a_parked_write_unknown() {
+fn shutdown_without_grace_leaves_a_waiting_write_unknown() {
     let _alone = alone();
     let mut port = Port::start(64, |_| {});
     let mut busy = port.client();
-    busy.send("PUT /park HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n");
-    let (_, reply) = port.parked.recv_timeout(PATIENCE).unwrap();
+    busy.send("PUT /wait HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n");
+    let (_, reply) = port.waiting.recv_timeout(PATIENCE).unwrap();
     port.server.take().unwrap().shutdown(Duration::ZERO);
     let answer = busy.answer(false);
     assert!(answer.is_error(504, "outcome_unknown", "unknown"), "{}", answer.text());

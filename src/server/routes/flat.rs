@@ -60,7 +60,7 @@ pub(super) fn method_not_allowed(allow: &str) -> Response {
 }
 
 fn ready<'a>(shared: &'a Arc<Shared>, call: &Call, reply: &mut Reply) -> Result<&'a Arc<Node>, ErrorBody> {
-    let node = shared.node().ok_or_else(|| shared.unborn_error())?;
+    let node = shared.node().ok_or_else(|| shared.uninitialized_error())?;
     park(call, reply)?;
     Ok(node)
 }

@@ -1,12 +1,12 @@
-//! `dkv-server verify`: what a start would find in a data directory, without starting and without a change. It reads
+//! `dkv-server fsck`: what a start would find in a data directory, without starting and without a change. It reads
 //! with recovery's own code ([`inspect`]), so the two cannot disagree.
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::birth::whose_log;
-use super::error::{BirthError, damaged_or};
+use super::data_dir::whose_log;
+use super::error::{DataDirError, damaged_or};
 use crate::raft::{PROTOCOL, check_version};
 use crate::store::disk::{Disk, RealDisk};
 use crate::store::identity::{DataDirLock, Identity};
@@ -41,14 +41,14 @@ pub enum Verdict {
     /// A snapshot is damaged; a start does without it and loses nothing.
     DamagedSnapshot,
     /// A start refuses: what was synced is damaged or gone.
-    Rot(BirthError),
+    Rot(DataDirError),
     /// A start refuses or fails for another reason.
-    Refused(BirthError),
+    Refused(DataDirError),
 }
 
 /// Why nothing could be found out.
 #[derive(Debug, thiserror::Error)]
-pub enum VerifyError {
+pub enum FsckError {
     /// There is nothing of dkv there.
     #[error("{dir}: {what}; name the data_dir of a node")]
     NoDataDir {
@@ -66,8 +66,8 @@ pub enum VerifyError {
 ///
 /// # Errors
 /// When `dir` is no data directory or is in use: a bad argument.
-pub fn verify(dir: &Path) -> Result<Report, VerifyError> {
-    let no_data_dir = |what: String| VerifyError::NoDataDir { dir: dir.display().to_string(), what };
+pub fn fsck(dir: &Path) -> Result<Report, FsckError> {
+    let no_data_dir = |what: String| FsckError::NoDataDir { dir: dir.display().to_string(), what };
     let disk = RealDisk::open_read_only(dir).map_err(|e| no_data_dir(format!("cannot open it: {e}")))?;
     let _lock = DataDirLock::take_to_look(dir)?;
     let disk: Arc<dyn Disk> = Arc::new(disk);
@@ -97,11 +97,11 @@ pub fn verify(dir: &Path) -> Result<Report, VerifyError> {
 }
 
 /// Goes through what a start goes through, in the same order.
-fn look(disk: &Arc<dyn Disk>, report: &mut Report) -> Result<(), BirthError> {
+fn look(disk: &Arc<dyn Disk>, report: &mut Report) -> Result<(), DataDirError> {
     let identity = Identity::read(&**disk)?;
     report.identity.clone_from(&identity);
     let chosen = snapshot::choose(disk)?;
-    let behind = (chosen.last(), chosen.reach);
+    let after = (chosen.last(), chosen.reach);
     let in_snapshot = chosen.state.as_ref().map_or(0, |(header, _)| header.meta.version);
     report.snapshot = chosen.state.map(|(header, _)| (SnapshotName::new(header.meta.last), header.keys));
     report.damaged = chosen.damaged.iter().map(|(_, error)| error.to_string()).collect();
@@ -110,7 +110,7 @@ fn look(disk: &Arc<dyn Disk>, report: &mut Report) -> Result<(), BirthError> {
         let errors = older.filter_map(|name| snapshot::verify(disk, name).err());
         report.damaged_older = errors.map(|error| error.to_string()).collect();
     }
-    let mut inspection = inspect(disk, None, behind);
+    let mut inspection = inspect(disk, None, after);
     let ids = match inspection.end {
         // The first segment may be whole although a later one is not.
         Err(WalError::Missing(_)) => None,
@@ -118,20 +118,20 @@ fn look(disk: &Arc<dyn Disk>, report: &mut Report) -> Result<(), BirthError> {
     };
     let Some(identity) = identity else {
         return match ids {
-            Some(ids) => Err(BirthError::NoIdentity { dir: disk.display(""), ids }),
+            Some(ids) => Err(DataDirError::NoIdentity { dir: disk.display(""), ids }),
             None => Ok(()),
         };
     };
     let Some(expected) = whose_log(disk, &identity, ids)? else { return Ok(()) };
     if inspection.ids != Some(expected) {
-        inspection = inspect(disk, Some(expected), behind);
+        inspection = inspect(disk, Some(expected), after);
     }
     let end = std::mem::replace(&mut inspection.end, Ok(None));
     let version = inspection.version.max(in_snapshot);
     report.log = Some(inspection);
     report.torn = end.map_err(|error| damaged_or(error, chosen.damaged))?;
     check_version(version, PROTOCOL)
-        .map_err(|mismatch| BirthError::OtherProgram { dir: disk.display(""), mismatch })?;
+        .map_err(|mismatch| DataDirError::OtherProgram { dir: disk.display(""), mismatch })?;
     if !report.damaged.is_empty() || !report.damaged_older.is_empty() {
         report.verdict = Verdict::DamagedSnapshot;
     } else if report.torn.is_some() {
@@ -161,7 +161,7 @@ impl Report {
     fn write_what_stands_in(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.damaged.is_empty() {
             let instead = match &self.snapshot {
-                Some((name, _)) => format!("takes {name} and the log behind it"),
+                Some((name, _)) => format!("takes {name} and the log after it"),
                 None => "takes the whole log".to_owned(),
             };
             writeln!(
@@ -197,11 +197,11 @@ impl fmt::Display for Report {
         match &self.verdict {
             Verdict::Clean | Verdict::TornTail => {}
             Verdict::DamagedSnapshot => self.write_what_stands_in(f)?,
-            Verdict::Rot(BirthError::Wal(WalError::Corrupt { file, offset, what, repair })) => {
+            Verdict::Rot(DataDirError::Wal(WalError::Corrupt { file, offset, what, repair })) => {
                 writeln!(f, "first bad byte: {offset} of {file}: {what}")?;
                 writeln!(f, "repair: {repair}")?;
             }
-            Verdict::Rot(BirthError::Wal(gap) | BirthError::DamagedSnapshot { gap, .. }) => match gap {
+            Verdict::Rot(DataDirError::Wal(gap) | DataDirError::DamagedSnapshot { gap, .. }) => match gap {
                 WalError::Gap { what, repair, .. } => {
                     writeln!(f, "entries are missing: {what}")?;
                     writeln!(f, "repair: {repair}")?;

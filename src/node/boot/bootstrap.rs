@@ -1,34 +1,37 @@
-//! How a cluster is born: the protocol between nodes that have no log yet, and how a born member hands the found
-//! entry to one that missed it. Plain structs with step functions; [`run`](Founding::run) is the loop around them.
+//! How a cluster is initialized: the protocol between nodes that have no log yet, and how an initialized member sends
+//! the genesis entry to one that missed it. Plain structs with step functions; [`run`](Bootstrap::run) is the loop
+//! around them.
 //!
-//! The first name of the sorted `peers` is the founder. Once it has asked all the others in one round, all of them
-//! unborn and with the same list, it draws the cluster id and is born with entry `1@1`. Nobody is told before that
-//! entry is synced and the identity file names the cluster ([`birth`](super::birth)), so a founder that dies earlier
-//! may found anew and one that dies later remembers. From then on every born member, leader or not, that is answered
-//! `unborn` by a member of its membership sends it the same entry ([`BirthRecord`](super::birth_record::BirthRecord)): the founding completes while any
-//! born member lives.
+//! The first name of the sorted `peers` is the bootstrap node. Once it has asked all the others in one round, all of
+//! them uninitialized and with the same list, it draws the cluster id and is initialized with entry `1@1`. Nobody is
+//! told before that entry is synced and the identity file names the cluster ([`data_dir`](super::data_dir)), so a
+//! bootstrap node that dies earlier may bootstrap again and one that dies later remembers. From then on every
+//! initialized member, leader or not, that is answered `uninitialized` by a member of its membership sends it the same
+//! entry ([`BootstrapRecord`](super::bootstrap_rpc::BootstrapRecord)): the bootstrap completes while any initialized
+//! member lives.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::birth::{Birthplace, Born, IdentityConfig};
-use super::birth_record::{
-    FoundReply, FoundRequest, FoundTransport, Peer, PeerList, SAY_EVERY, StoreFound, Unborn, check_found,
+use super::bootstrap_rpc::{
+    BootstrapReply, BootstrapRequest, BootstrapTransport, Peer, PeerList, SAY_EVERY, StoreGenesis,
+    Uninitialized, check_genesis,
 };
-use super::error::BirthError;
+use super::data_dir::{DataDir, IdentityConfig, Initialized};
+use super::error::DataDirError;
 use super::restore::Backup;
 use crate::node::{Completion, PeerError};
 use crate::raft::{
-    ClusterId, Entry, Found, Member, MemberId, Membership, PROTOCOL, Payload, Position, Protocol,
+    ClusterId, Entry, Genesis, Member, MemberId, Membership, PROTOCOL, Payload, Position, Protocol,
     RestoredState, Settings, VersionMismatch, check_version,
 };
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-/// How long the founder pauses before it asks again those that have not all answered.
+/// How long the bootstrap node pauses before it asks again those that have not all answered.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 
-/// Deliveries that may wait for the founding thread; more are refused and come again.
+/// Genesis entries that may wait for the bootstrap thread; more are refused and come again.
 const MAILBOX: usize = 16;
 
 /// A peer and the two lists that do not go together.
@@ -36,16 +39,16 @@ const MAILBOX: usize = 16;
 pub struct Dispute {
     /// The peer as this node's configuration names it.
     pub peer: Peer,
-    /// This node's founding members.
+    /// This node's initial members.
     pub ours: PeerList,
     /// Those of who answered.
     pub theirs: PeerList,
 }
 
-/// Why a node cannot be born as it is configured.
+/// Why a node cannot be initialized as it is configured.
 #[derive(Debug, thiserror::Error)]
-pub enum FoundingError {
-    /// A peer waits with another list of founding members.
+pub enum BootstrapError {
+    /// A peer waits with another list of initial members.
     #[error(
         "peer {} has other `peers` than this node: here {}, there {}; make the configuration files equal and start \
          both again", .0.peer, .0.ours, .0.theirs
@@ -53,7 +56,7 @@ pub enum FoundingError {
     OtherPeers(Box<Dispute>),
     /// A peer waits with another state for the cluster to begin with.
     #[error(
-        "peer {peer} is to begin with {}, but this node with {}: start every founding member with --restore and the same \
+        "peer {peer} is to begin with {}, but this node with {}: start every initial member with --restore and the same \
          backup, or none", state_text(*.theirs), state_text(*.ours)
     )]
     OtherState {
@@ -66,12 +69,12 @@ pub enum FoundingError {
     },
     /// A peer is a member of that cluster already.
     #[error(
-        "peer {} already belongs to cluster {cluster_id} with {}, but this node has no log and was about to found {}; \
+        "peer {} already belongs to cluster {cluster_id} with {}, but this node has no log and was about to bootstrap {}; \
          if this node is to join that cluster, start it with --join {}; if this is to be a new cluster, correct \
          `peers` or empty the data_dir of {}", .dispute.peer, .dispute.theirs, .dispute.ours,
          .dispute.peer.http_addr, .dispute.peer.node_id
     )]
-    PeerIsBorn {
+    PeerIsInitialized {
         /// Its cluster.
         cluster_id: ClusterId,
         /// The peer, our list and its membership.
@@ -103,7 +106,7 @@ pub enum FoundingError {
     },
     /// A cluster knows this node's name under another identity.
     #[error(
-        "cluster {cluster_id} knows node {node_id:?} as member {stored}, but this data_dir was born as member {own}: \
+        "cluster {cluster_id} knows node {node_id:?} as member {stored}, but this data_dir was initialized as member {own}: \
          the old data is gone; bring the old data_dir back, or replace the member: run `dkv-cli member replace \
          {node_id} {node_id}` and start this node again meanwhile"
     )]
@@ -125,36 +128,36 @@ pub enum FoundingError {
         /// Which versions.
         mismatch: VersionMismatch,
     },
-    /// The birth did not reach the disk.
+    /// The initialization did not reach the disk.
     #[error(transparent)]
-    Birth(#[from] BirthError),
+    Initialization(#[from] DataDirError),
 }
 
-impl FoundingError {
+impl BootstrapError {
     /// Exit code of a server that ends with this error: 1 run-time failure, 2 configuration, 3 data corrupt,
     /// 4 identity refused, 5 another program is needed.
     pub fn exit_code(&self) -> u8 {
         match self {
-            FoundingError::Birth(error) => error.exit_code(),
-            FoundingError::OtherProgram { .. } => 5,
+            BootstrapError::Initialization(error) => error.exit_code(),
+            BootstrapError::OtherProgram { .. } => 5,
             _ => 4,
         }
     }
 }
 
-/// What became of a delivery at the node that received it.
+/// What became of a genesis entry at the node that received it.
 pub enum Received {
-    /// Born: the entry is synced and the identity file names the cluster. Answer [`FoundReply::Stored`].
-    Born(Box<Born>),
+    /// Initialized: the entry is synced and the identity file names the cluster. Answer [`BootstrapReply::Stored`].
+    Initialized(Box<Initialized>),
     /// Not for this node, or not what it waits for. It goes on waiting.
     Refused(String),
-    /// This node must end: answer [`FoundReply::Refused`] with the error's text and end with it.
-    End(FoundingError),
+    /// This node must end: answer [`BootstrapReply::Refused`] with the error's text and end with it.
+    End(BootstrapError),
 }
 
-/// A node without a log. Holds no thread and no lock: step functions for [`Founding::run`] and the simulator.
-pub struct Founding {
-    place: Birthplace,
+/// A node without a log. Holds no thread and no lock: step functions for [`Bootstrap::run`] and the simulator.
+pub struct Bootstrap {
+    data_dir: DataDir,
     peers: PeerList,
     settings: Settings,
     joins: bool,
@@ -169,23 +172,26 @@ pub struct Founding {
     waiting: Vec<String>,
 }
 
-impl Founding {
-    /// The node that `place` holds the identity of, with the founding members and the settings of its configuration
-    /// (the settings count only if it founds). Panics unless `peers` lists this node: the configuration was validated.
-    pub fn new(place: Birthplace, config: &IdentityConfig) -> Founding {
+impl Bootstrap {
+    /// The node that `data_dir` holds the identity of, with the initial members and the settings of its configuration
+    /// (the settings count only if it bootstraps). Panics unless `peers` lists this node: the configuration was
+    /// validated.
+    pub fn new(data_dir: DataDir, config: &IdentityConfig) -> Bootstrap {
         let IdentityConfig { peers, settings, joins, listen_raft, .. } = config.clone();
-        let own = &place.identity().node_id;
+        let own = &data_dir.identity().node_id;
         assert!(peers.by_name(own).is_some(), "the configuration lists its own node");
-        let founder = peers.founder().expect("not empty");
+        let bootstrap_node = peers.bootstrap_node().expect("not empty");
         let waiting = if joins {
-            vec!["a member of the cluster that it joins to hand the cluster over".to_owned()]
-        } else if founder.node_id == *own {
+            vec!["a member of the cluster that it joins to send the genesis entry".to_owned()]
+        } else if bootstrap_node.node_id == *own {
             peers.peers().iter().filter(|p| p.node_id != *own).map(Peer::to_string).collect()
         } else {
-            vec![format!("the founder {founder}, or any born member, to hand the cluster over")]
+            vec![format!(
+                "the bootstrap node {bootstrap_node}, or any initialized member, to send the genesis entry"
+            )]
         };
-        Founding {
-            place,
+        Bootstrap {
+            data_dir,
             peers,
             settings,
             joins,
@@ -208,9 +214,9 @@ impl Founding {
     }
 
     /// What this node answers to every peer RPC.
-    pub fn unborn(&self) -> Unborn {
-        let identity = self.place.identity();
-        Unborn {
+    pub fn uninitialized(&self) -> Uninitialized {
+        let identity = self.data_dir.identity();
+        Uninitialized {
             node_id: identity.node_id.clone(),
             member_id: identity.member_id,
             peers: self.peers.clone(),
@@ -219,17 +225,18 @@ impl Founding {
         }
     }
 
-    /// Whether this node founds the cluster. Who joins one never does.
-    pub fn is_founder(&self) -> bool {
-        !self.joins && self.peers.founder().is_some_and(|p| p.node_id == self.place.identity().node_id)
+    /// Whether this node bootstraps the cluster. Who joins one never does.
+    pub fn is_bootstrap_node(&self) -> bool {
+        !self.joins
+            && self.peers.bootstrap_node().is_some_and(|p| p.node_id == self.data_dir.identity().node_id)
     }
 
-    /// Whom to ask in the next round: all others for the founder, nobody for the rest.
+    /// Whom to ask in the next round: all others for the bootstrap node, nobody for the rest.
     pub fn to_ask(&self) -> Vec<Peer> {
-        if !self.is_founder() {
+        if !self.is_bootstrap_node() {
             return Vec::new();
         }
-        let own = &self.place.identity().node_id;
+        let own = &self.data_dir.identity().node_id;
         self.peers.peers().iter().filter(|p| p.node_id != *own).cloned().collect()
     }
 
@@ -238,40 +245,45 @@ impl Founding {
         self.waiting.join("; ")
     }
 
-    /// The founder's step: the answers of one whole round, one per peer of [`Founding::to_ask`]. Founds the cluster
-    /// when all of them are unborn with the same list; answers of an earlier round count for nothing, since a peer
-    /// may have been wiped since.
+    /// The bootstrap node's step: the answers of one whole round, one per peer of [`Bootstrap::to_ask`]. Bootstraps the
+    /// cluster when all of them are uninitialized with the same list; answers of an earlier round count for nothing,
+    /// since a peer may have been wiped since.
     pub fn handle_answers(
         &mut self,
-        answers: Vec<(Peer, Result<FoundReply, PeerError>)>,
-    ) -> Result<Option<Born>, FoundingError> {
-        assert!(self.is_founder(), "only the founder asks");
-        let mut members = vec![self.member(&self.unborn())];
+        answers: Vec<(Peer, Result<BootstrapReply, PeerError>)>,
+    ) -> Result<Option<Initialized>, BootstrapError> {
+        assert!(self.is_bootstrap_node(), "only the bootstrap node asks");
+        let mut members = vec![self.member(&self.uninitialized())];
         let mut protocol = self.speaks;
         self.waiting.clear();
         for (peer, answer) in answers {
             match answer {
-                Ok(FoundReply::Unborn(unborn)) if self.goes_its_own_way(&peer, &unborn) => {
-                    self.waiting.push(format!("{peer} (it joins a cluster instead of founding this one)"));
+                Ok(BootstrapReply::Uninitialized(uninitialized))
+                    if self.goes_its_own_way(&peer, &uninitialized) =>
+                {
+                    self.waiting
+                        .push(format!("{peer} (it joins a cluster instead of bootstrapping this one)"));
                 }
-                Ok(FoundReply::Unborn(unborn)) => match self.too_far_apart(&peer, unborn.protocol) {
-                    Some(text) => self.waiting.push(text),
-                    None => {
-                        protocol = protocol.min(unborn.protocol);
-                        members.push(self.accept(&peer, unborn)?);
+                Ok(BootstrapReply::Uninitialized(uninitialized)) => {
+                    match self.too_far_apart(&peer, uninitialized.protocol) {
+                        Some(text) => self.waiting.push(text),
+                        None => {
+                            protocol = protocol.min(uninitialized.protocol);
+                            members.push(self.accept(&peer, uninitialized)?);
+                        }
                     }
-                },
-                Ok(FoundReply::Born { node_id, cluster_id, members, founders, .. }) => {
+                }
+                Ok(BootstrapReply::Initialized { node_id, cluster_id, members, initial_members, .. }) => {
                     // Who was just let in again, or was removed, finds itself in no membership that it knows, and that one
                     // is old.
                     let is_nameless = node_id.is_empty();
                     if !is_nameless && node_id != peer.node_id {
                         let dispute = self.dispute(&peer, (&members).into());
-                        return Err(FoundingError::OtherNode { found: node_id, dispute });
+                        return Err(BootstrapError::OtherNode { found: node_id, dispute });
                     }
-                    if founders != self.peers {
+                    if initial_members != self.peers {
                         let dispute = self.dispute(&peer, (&members).into());
-                        return Err(FoundingError::PeerIsBorn { cluster_id, dispute });
+                        return Err(BootstrapError::PeerIsInitialized { cluster_id, dispute });
                     }
                     if !is_nameless {
                         self.check_replaced(cluster_id, &members)?;
@@ -287,18 +299,18 @@ impl Founding {
         }
         check_identities(&members)?;
         members.sort_by(|a, b| a.node_id.cmp(&b.node_id));
-        let cluster_id = ClusterId(self.place.random_id()?);
+        let cluster_id = ClusterId(self.data_dir.random_id()?);
         let members = Membership { members };
         let settings = self.backup.as_ref().map_or(&self.settings, Backup::settings).clone();
         let restored = self.backup.as_ref().map(Backup::restored);
         // A state that was there before keeps its version; the leader raises it when it may.
         let protocol = self.backup.as_ref().map_or(protocol, Backup::version);
-        let found = Found { cluster_id, settings, protocol, members, restored };
-        let entry = Entry::new(Position::new(1, 1), 0, &Payload::Found(found));
-        Ok(Some(self.place.birth(entry, self.backup.take())?))
+        let genesis = Genesis { cluster_id, settings, protocol, members, restored };
+        let entry = Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis));
+        Ok(Some(self.data_dir.initialize(entry, self.backup.take())?))
     }
 
-    /// Why a founding member's program cannot share a cluster with this one's: it does not read the version that both
+    /// Why an initial member's program cannot share a cluster with this one's: it does not read the version that both
     /// speak, or that of the backup.
     fn too_far_apart(&self, peer: &Peer, speaks: Protocol) -> Option<String> {
         let common = self.backup.as_ref().map_or(self.speaks.min(speaks), Backup::version);
@@ -309,10 +321,10 @@ impl Founding {
     }
 
     /// A cluster that this node belongs to, or did: under its name stands nobody, or this very node.
-    fn check_replaced(&self, cluster_id: ClusterId, members: &Membership) -> Result<(), FoundingError> {
-        let own = self.place.identity();
+    fn check_replaced(&self, cluster_id: ClusterId, members: &Membership) -> Result<(), BootstrapError> {
+        let own = self.data_dir.identity();
         match members.by_name(&own.node_id) {
-            Some(named) if named.member_id != own.member_id => Err(FoundingError::Replaced {
+            Some(named) if named.member_id != own.member_id => Err(BootstrapError::Replaced {
                 cluster_id,
                 node_id: own.node_id.clone(),
                 stored: named.member_id,
@@ -323,9 +335,9 @@ impl Founding {
     }
 
     fn to_be_added(&self, peer: &str, members: &Membership) -> String {
-        let own = self.place.identity();
+        let own = self.data_dir.identity();
         match members.get(own.member_id) {
-            Some(_) => format!("{peer}, or another member, to hand the cluster over"),
+            Some(_) => format!("{peer}, or another member, to send the genesis entry"),
             None => format!(
                 "an operator to add it again: {peer} belongs to a cluster that this node is no member of any more \
                  (dkv-cli member replace {0} {0})",
@@ -334,42 +346,42 @@ impl Founding {
         }
     }
 
-    /// Whether an unborn peer lists itself alone: it joins a cluster, and is born into that one soon. Or it is about to
-    /// found one of its own; then the next answer says so.
-    fn goes_its_own_way(&self, peer: &Peer, unborn: &Unborn) -> bool {
+    /// Whether an uninitialized peer lists itself alone: it joins a cluster, and is initialized into that one soon. Or
+    /// it is about to bootstrap one of its own; then the next answer says so.
+    fn goes_its_own_way(&self, peer: &Peer, uninitialized: &Uninitialized) -> bool {
         let is_itself = |p: &Peer| p.node_id == peer.node_id && p.raft_addr == peer.raft_addr;
-        unborn.node_id == peer.node_id && unborn.peers.peers().iter().all(is_itself)
+        uninitialized.node_id == peer.node_id && uninitialized.peers.peers().iter().all(is_itself)
     }
 
-    /// The member an unborn peer will be.
-    fn accept(&self, peer: &Peer, unborn: Unborn) -> Result<Member, FoundingError> {
-        if unborn.node_id != peer.node_id {
-            let dispute = self.dispute(peer, unborn.peers);
-            return Err(FoundingError::OtherNode { found: unborn.node_id, dispute });
+    /// The member an uninitialized peer will be.
+    fn accept(&self, peer: &Peer, uninitialized: Uninitialized) -> Result<Member, BootstrapError> {
+        if uninitialized.node_id != peer.node_id {
+            let dispute = self.dispute(peer, uninitialized.peers);
+            return Err(BootstrapError::OtherNode { found: uninitialized.node_id, dispute });
         }
-        if unborn.peers != self.peers {
-            return Err(FoundingError::OtherPeers(self.dispute(peer, unborn.peers)));
+        if uninitialized.peers != self.peers {
+            return Err(BootstrapError::OtherPeers(self.dispute(peer, uninitialized.peers)));
         }
         let ours = self.backup.as_ref().map(Backup::restored);
-        if unborn.restored != ours {
-            return Err(FoundingError::OtherState {
+        if uninitialized.restored != ours {
+            return Err(BootstrapError::OtherState {
                 peer: Box::new(peer.clone()),
                 ours,
-                theirs: unborn.restored,
+                theirs: uninitialized.restored,
             });
         }
-        Ok(self.member(&unborn))
+        Ok(self.member(&uninitialized))
     }
 
     fn dispute(&self, peer: &Peer, theirs: PeerList) -> Box<Dispute> {
         Box::new(Dispute { peer: peer.clone(), ours: self.peers.clone(), theirs })
     }
 
-    fn member(&self, unborn: &Unborn) -> Member {
-        let peer = self.peers.by_name(&unborn.node_id).expect("checked to be in the list");
+    fn member(&self, uninitialized: &Uninitialized) -> Member {
+        let peer = self.peers.by_name(&uninitialized.node_id).expect("checked to be in the list");
         Member {
-            node_id: unborn.node_id.clone(),
-            member_id: unborn.member_id,
+            node_id: uninitialized.node_id.clone(),
+            member_id: uninitialized.member_id,
             raft_addr: peer.raft_addr.clone(),
             http_addr: peer.http_addr.clone(),
             voter: true,
@@ -377,15 +389,15 @@ impl Founding {
         }
     }
 
-    /// The found entry was delivered. When it is meant for this very node and founds what this node waits for, the node is
-    /// born before this returns.
-    pub fn handle_store(&mut self, store: StoreFound) -> Received {
-        let found = match check_found(&store.entry) {
-            Ok(found) => found,
+    /// The genesis entry has arrived. When it is meant for this very node and bootstraps what this node waits for, the
+    /// node is initialized before this returns.
+    pub fn handle_store(&mut self, store: StoreGenesis) -> Received {
+        let genesis = match check_genesis(&store.entry) {
+            Ok(genesis) => genesis,
             Err(text) => return Received::Refused(text),
         };
-        let own = self.unborn();
-        if let Err(replaced) = self.check_replaced(found.cluster_id, &store.members) {
+        let own = self.uninitialized();
+        if let Err(replaced) = self.check_replaced(genesis.cluster_id, &store.members) {
             return Received::End(replaced);
         }
         if store.target != own.member_id {
@@ -394,25 +406,25 @@ impl Founding {
                 store.target, own.member_id
             ));
         }
-        if let Err(text) = self.check_offer(&found, &store.members) {
+        if let Err(text) = self.check_offer(&genesis, &store.members) {
             self.waiting = vec![text.clone()];
             return Received::Refused(text);
         }
-        if let Err(mismatch) = check_version(found.protocol, self.speaks) {
-            return Received::End(FoundingError::OtherProgram { cluster_id: found.cluster_id, mismatch });
+        if let Err(mismatch) = check_version(genesis.protocol, self.speaks) {
+            return Received::End(BootstrapError::OtherProgram { cluster_id: genesis.cluster_id, mismatch });
         }
         // Who joins later is sent the state by the leader.
-        let founds = found.members.get(own.member_id).is_some();
-        let backup = self.backup.take().filter(|_| founds);
-        match self.place.birth(store.entry, backup) {
-            Ok(born) => Received::Born(Box::new(born)),
+        let bootstraps = genesis.members.get(own.member_id).is_some();
+        let backup = self.backup.take().filter(|_| bootstraps);
+        match self.data_dir.initialize(store.entry, backup) {
+            Ok(initialized) => Received::Initialized(Box::new(initialized)),
             Err(error) => Received::End(error.into()),
         }
     }
 
     /// Whether a node that joins is offered the cluster that it joins, and no other that lists it as a member.
     fn check_joined(&self, offered: ClusterId) -> Result<(), String> {
-        let own = &self.place.identity().node_id;
+        let own = &self.data_dir.identity().node_id;
         match self.joined.get() {
             _ if !self.joins => Ok(()),
             Some(joined) if *joined == offered => Ok(()),
@@ -427,32 +439,36 @@ impl Founding {
         }
     }
 
-    /// Whether a cluster is the one that this node waits for: it founds it together with the same others, or its
+    /// Whether a cluster is the one that this node waits for: it bootstraps it together with the same others, or its
     /// members have let it in.
-    fn check_offer(&self, found: &Found, members: &Membership) -> Result<(), String> {
-        self.check_joined(found.cluster_id)?;
-        let own = self.unborn();
-        let theirs = PeerList::from(&found.members);
-        let founds = found.members.get(own.member_id).is_some();
-        if founds && theirs == self.peers {
-            if found.restored == own.restored {
+    fn check_offer(&self, genesis: &Genesis, members: &Membership) -> Result<(), String> {
+        self.check_joined(genesis.cluster_id)?;
+        let own = self.uninitialized();
+        let theirs = PeerList::from(&genesis.members);
+        let bootstraps = genesis.members.get(own.member_id).is_some();
+        if bootstraps && theirs == self.peers {
+            if genesis.restored == own.restored {
                 return Ok(());
             }
             return Err(format!(
                 "node {} was offered cluster {}, which begins with {}, but was started with {}: start it again {}",
                 own.node_id,
-                found.cluster_id,
-                state_text(found.restored),
+                genesis.cluster_id,
+                state_text(genesis.restored),
                 state_text(own.restored),
-                if found.restored.is_some() { "with --restore and that backup" } else { "without --restore" }
+                if genesis.restored.is_some() {
+                    "with --restore and that backup"
+                } else {
+                    "without --restore"
+                }
             ));
         }
-        // Who founds must mean the same cluster as the others do; who is added later just has to be added.
-        let Some(added) = members.get(own.member_id).filter(|_| !founds) else {
+        // Who bootstraps must mean the same cluster as the others do; who is added later just has to be added.
+        let Some(added) = members.get(own.member_id).filter(|_| !bootstraps) else {
             return Err(format!(
                 "node {} was offered cluster {} with other `peers`: here {}, there {theirs}; make its configuration \
                  file equal and start it again",
-                own.node_id, found.cluster_id, self.peers
+                own.node_id, genesis.cluster_id, self.peers
             ));
         };
         let raft_addr = &self.peers.by_name(&own.node_id).expect("lists its own node").raft_addr;
@@ -460,45 +476,46 @@ impl Founding {
             return Err(format!(
                 "node {} raft={raft_addr} was added to cluster {} as {} raft={}: remove that member, and add it as it \
                  is configured (or set listen_raft, if that address is forwarded here)",
-                own.node_id, found.cluster_id, added.node_id, added.raft_addr
+                own.node_id, genesis.cluster_id, added.node_id, added.raft_addr
             ));
         }
         Ok(())
     }
 
-    /// Runs the protocol on this thread until the node is born, must end, or [`FoundingPort::stop`] is called
+    /// Runs the protocol on this thread until the node is initialized, must end, or [`BootstrapPort::stop`] is called
     /// (`None`). Says every 5 s for whom it waits.
     pub fn run(
         mut self,
-        inbox: &FoundingInbox,
-        transport: &dyn FoundTransport,
-    ) -> Result<Option<Born>, FoundingError> {
+        inbox: &BootstrapInbox,
+        transport: &dyn BootstrapTransport,
+    ) -> Result<Option<Initialized>, BootstrapError> {
         let mut say_at = Instant::now() + SAY_EVERY.min(Duration::from_secs(1));
         loop {
-            if let Some(born) = self.ask_all(inbox, transport)? {
-                return Ok(Some(born));
+            if let Some(initialized) = self.ask_all(inbox, transport)? {
+                return Ok(Some(initialized));
             }
             if Instant::now() >= say_at {
                 log::info!(
-                    "{}: not born yet, waiting for {}",
-                    self.place.identity().node_id,
+                    "{}: not initialized yet, waiting for {}",
+                    self.data_dir.identity().node_id,
                     self.waiting_for()
                 );
                 say_at = Instant::now() + SAY_EVERY;
             }
-            let until = if self.is_founder() { say_at.min(Instant::now() + ASK_EVERY) } else { say_at };
+            let until =
+                if self.is_bootstrap_node() { say_at.min(Instant::now() + ASK_EVERY) } else { say_at };
             match inbox.messages.recv_deadline(until) {
                 Ok(Message::Store(store, done)) => match self.handle_store(store) {
-                    Received::Born(born) => {
-                        done(FoundReply::Stored);
-                        return Ok(Some(*born));
+                    Received::Initialized(initialized) => {
+                        done(BootstrapReply::Stored);
+                        return Ok(Some(*initialized));
                     }
                     Received::Refused(text) => {
                         log::warn!("{text}");
-                        done(FoundReply::Refused(text));
+                        done(BootstrapReply::Refused(text));
                     }
                     Received::End(error) => {
-                        done(FoundReply::Refused(error.to_string()));
+                        done(BootstrapReply::Refused(error.to_string()));
                         return Err(error);
                     }
                 },
@@ -514,19 +531,19 @@ impl Founding {
 
     fn ask_all(
         &mut self,
-        inbox: &FoundingInbox,
-        transport: &dyn FoundTransport,
-    ) -> Result<Option<Born>, FoundingError> {
-        if !self.is_founder() {
+        inbox: &BootstrapInbox,
+        transport: &dyn BootstrapTransport,
+    ) -> Result<Option<Initialized>, BootstrapError> {
+        if !self.is_bootstrap_node() {
             return Ok(None);
         }
-        let ask = FoundRequest::Ask(self.unborn());
+        let ask = BootstrapRequest::Ask(self.uninitialized());
         let mut answers = Vec::new();
         for peer in self.to_ask() {
             if inbox.stop.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            let answer = transport.found(&peer.raft_addr, &ask);
+            let answer = transport.bootstrap(&peer.raft_addr, &ask);
             answers.push((peer, answer));
         }
         self.handle_answers(answers)
@@ -537,10 +554,10 @@ fn state_text(restored: Option<RestoredState>) -> String {
     restored.map_or("an empty state".to_owned(), |restored| format!("a backup ({restored})"))
 }
 
-fn check_identities(members: &[Member]) -> Result<(), FoundingError> {
+fn check_identities(members: &[Member]) -> Result<(), BootstrapError> {
     for (n, first) in members.iter().enumerate() {
         if let Some(second) = members[n + 1..].iter().find(|m| m.member_id == first.member_id) {
-            return Err(FoundingError::SharedIdentity {
+            return Err(BootstrapError::SharedIdentity {
                 first: first.node_id.clone(),
                 second: second.node_id.clone(),
                 member_id: first.member_id,
@@ -551,62 +568,63 @@ fn check_identities(members: &[Member]) -> Result<(), FoundingError> {
 }
 
 enum Message {
-    Store(StoreFound, Completion<FoundReply>),
+    Store(StoreGenesis, Completion<BootstrapReply>),
     Stop,
 }
 
-/// The peer port's side of a founding: what it answers while the node is unborn. Never waits, never touches the disk.
+/// The peer port's side of a bootstrap: what it answers while the node is uninitialized. Never waits, never touches the
+/// disk.
 #[derive(Clone)]
-pub struct FoundingPort {
-    unborn: Arc<Unborn>,
+pub struct BootstrapPort {
+    uninitialized: Arc<Uninitialized>,
     joined: Arc<OnceLock<ClusterId>>,
     messages: Sender<Message>,
     stop: Arc<AtomicBool>,
 }
 
-/// The founding thread's side of a [`FoundingPort`].
-pub struct FoundingInbox {
+/// The bootstrap thread's side of a [`BootstrapPort`].
+pub struct BootstrapInbox {
     messages: Receiver<Message>,
     stop: Arc<AtomicBool>,
 }
 
-/// Both ends between the peer port and [`Founding::run`].
-pub fn founding_port(founding: &Founding) -> (FoundingPort, FoundingInbox) {
+/// Both ends between the peer port and [`Bootstrap::run`].
+pub fn bootstrap_port(bootstrap: &Bootstrap) -> (BootstrapPort, BootstrapInbox) {
     let (sender, receiver) = bounded(MAILBOX);
     let stop = Arc::new(AtomicBool::new(false));
-    let port = FoundingPort {
-        unborn: Arc::new(founding.unborn()),
-        joined: founding.joined.clone(),
+    let port = BootstrapPort {
+        uninitialized: Arc::new(bootstrap.uninitialized()),
+        joined: bootstrap.joined.clone(),
         messages: sender,
         stop: stop.clone(),
     };
-    (port, FoundingInbox { messages: receiver, stop })
+    (port, BootstrapInbox { messages: receiver, stop })
 }
 
-impl FoundingPort {
+impl BootstrapPort {
     /// What every peer RPC but `store` is answered.
-    pub fn unborn(&self) -> &Unborn {
-        &self.unborn
+    pub fn uninitialized(&self) -> &Uninitialized {
+        &self.uninitialized
     }
 
-    /// Tells a node that joins which cluster it joins: it is born into no other. The first word counts.
+    /// Tells a node that joins which cluster it joins: it is initialized into no other. The first word counts.
     pub fn join(&self, cluster_id: ClusterId) {
         let _ = self.joined.set(cluster_id);
     }
 
-    /// Passes a delivery to the founding thread, which answers once the entry is synced, or why not.
-    pub fn store(&self, store: StoreFound, done: Completion<FoundReply>) {
+    /// Passes a genesis entry to the bootstrap thread, which answers once the entry is synced, or why not.
+    pub fn store(&self, store: StoreGenesis, done: Completion<BootstrapReply>) {
         match self.messages.try_send(Message::Store(store, done)) {
             Ok(()) => {}
             Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) => {
                 if let Message::Store(_, done) = message {
-                    done(FoundReply::Refused("busy being born; try again".into()));
+                    done(BootstrapReply::Refused("busy being initialized; try again".into()));
                 }
             }
         }
     }
 
-    /// Ends [`Founding::run`] after the call under way.
+    /// Ends [`Bootstrap::run`] after the call under way.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
         // A full mailbox wakes the thread as well, and it looks at the flag then.

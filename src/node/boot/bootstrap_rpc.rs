@@ -1,5 +1,5 @@
-//! What travels between nodes at a founding, and the born member's side of it: it answers `/raft/found` and hands the
-//! found entry over to members that missed it.
+//! What travels between nodes at a bootstrap, and the initialized member's side of it: it answers `/raft/bootstrap` and
+//! sends the genesis entry to members that missed it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::node::{OnUnborn, PeerError, Target, UnbornPeer};
+use crate::node::{OnUninitialized, PeerError, Target, UninitializedPeer};
 use crate::raft::{
-    ClusterId, Entry, EntryKind, Found, Member, MemberId, Membership, PROTOCOL, Position, Protocol,
+    ClusterId, Entry, EntryKind, Genesis, Member, MemberId, Membership, PROTOCOL, Position, Protocol,
     RestoredState,
 };
 
 /// How often a node that waits, or that meets trouble with a peer, says so.
 pub(in crate::node) const SAY_EVERY: Duration = Duration::from_secs(5);
 
-/// A founding member as its configuration file lists it.
+/// An initial member as its configuration file lists it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Peer {
     /// Its name.
@@ -34,7 +34,7 @@ impl fmt::Display for Peer {
     }
 }
 
-/// All founding members, sorted by name: two lists are the same when every field of every member is.
+/// All initial members, sorted by name: two lists are the same when every field of every member is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Vec<Peer>")]
 pub struct PeerList(Vec<Peer>);
@@ -68,8 +68,8 @@ impl PeerList {
         self.0.iter().find(|p| p.node_id == node_id)
     }
 
-    /// Who founds: the first name. None for an empty list.
-    pub fn founder(&self) -> Option<&Peer> {
+    /// Who bootstraps: the first name. None for an empty list.
+    pub fn bootstrap_node(&self) -> Option<&Peer> {
         self.0.first()
     }
 }
@@ -84,14 +84,14 @@ impl fmt::Display for PeerList {
     }
 }
 
-/// What an unborn node says of itself, to whatever it is asked.
+/// What an uninitialized node says of itself, to whatever it is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unborn {
+pub struct Uninitialized {
     /// Its name.
     pub node_id: String,
-    /// Its identity, born with its data directory.
+    /// Its identity, created with its data directory.
     pub member_id: MemberId,
-    /// The founding members according to its configuration file.
+    /// The initial members according to its configuration file.
     pub peers: PeerList,
     /// The backup that it was started with.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "RestoredState::from_wire")]
@@ -102,32 +102,32 @@ pub struct Unborn {
 
 /// The two RPCs that carry no cluster id and no target.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FoundRequest {
+pub enum BootstrapRequest {
     /// "Who are you?", with who asks.
-    Ask(Unborn),
+    Ask(Uninitialized),
     /// "This is your first entry."
-    Store(StoreFound),
+    Store(StoreGenesis),
 }
 
-/// Hands the found entry over.
+/// Sends the genesis entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreFound {
+pub struct StoreGenesis {
     /// Whom it is meant for.
     pub target: MemberId,
     /// Entry `1@1`.
     pub entry: Entry,
-    /// The sender's latest membership: who joins is not in the found entry.
+    /// The sender's latest membership: who joins is not in the genesis entry.
     pub members: Membership,
 }
 
-/// The answer to a [`FoundRequest`].
+/// The answer to a [`BootstrapRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FoundReply {
+pub enum BootstrapReply {
     /// To an ask: no log here.
-    Unborn(Unborn),
+    Uninitialized(Uninitialized),
     /// To an ask: a member of a cluster.
-    Born {
+    Initialized {
         /// Its name.
         node_id: String,
         /// Its identity.
@@ -137,8 +137,8 @@ pub enum FoundReply {
         /// Its latest membership.
         #[serde(deserialize_with = "Membership::from_wire")]
         members: Membership,
-        /// Who founded that cluster.
-        founders: PeerList,
+        /// Who bootstrapped that cluster.
+        initial_members: PeerList,
         /// What its program speaks.
         protocol: Protocol,
     },
@@ -148,46 +148,46 @@ pub enum FoundReply {
     Refused(String),
 }
 
-/// Reaches the `/raft/found` route of a peer. `server/peer/client.rs` implements it over HTTP, tests in memory.
-pub trait FoundTransport {
+/// Reaches the `/raft/bootstrap` route of a peer. `server/peer/client.rs` implements it over HTTP, tests in memory.
+pub trait BootstrapTransport {
     /// One call, bounded in time by the implementation (about a second for a peer that does not answer).
-    fn found(&self, raft_addr: &str, request: &FoundRequest) -> Result<FoundReply, PeerError>;
+    fn bootstrap(&self, raft_addr: &str, request: &BootstrapRequest) -> Result<BootstrapReply, PeerError>;
 }
 
-/// What a born member knows of the founding: it answers `/raft/found` from it and hands the entry over to members
-/// that missed it.
+/// What an initialized member knows of the bootstrap: it answers `/raft/bootstrap` from it and sends the entry to
+/// members that missed it.
 #[derive(Clone)]
-pub struct BirthRecord {
+pub struct BootstrapRecord {
     own: MemberId,
     entry: Entry,
-    found: Arc<Found>,
+    genesis: Arc<Genesis>,
 }
 
-/// What to do about a peer that answered `unborn`.
+/// What to do about a peer that answered `uninitialized`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UnbornStep {
-    /// It missed the founding: send it this and go on.
-    Store(StoreFound),
+pub enum UninitializedStep {
+    /// It missed the bootstrap: send it this and go on.
+    Store(StoreGenesis),
     /// It lost its identity. Send it this, so that it ends and says so too, and log the repair.
     Replaced {
         /// Addressed to the lost identity.
-        store: StoreFound,
+        store: StoreGenesis,
         /// What happened and what to do.
         repair: String,
     },
 }
 
-impl BirthRecord {
-    /// For the member `own` of the cluster that `entry` founded. Panics when `entry` is not a found entry: recovery
-    /// checked it.
-    pub fn new(own: MemberId, entry: Entry) -> BirthRecord {
-        let found = Arc::new(check_found(&entry).expect("recovery checked the first entry"));
-        BirthRecord { own, entry, found }
+impl BootstrapRecord {
+    /// For the member `own` of the cluster that `entry` bootstrapped. Panics when `entry` is not a genesis entry:
+    /// recovery checked it.
+    pub fn new(own: MemberId, entry: Entry) -> BootstrapRecord {
+        let genesis = Arc::new(check_genesis(&entry).expect("recovery checked the first entry"));
+        BootstrapRecord { own, entry, genesis }
     }
 
     /// The cluster.
     pub fn cluster_id(&self) -> ClusterId {
-        self.found.cluster_id
+        self.genesis.cluster_id
     }
 
     /// This member.
@@ -195,18 +195,18 @@ impl BirthRecord {
         self.own
     }
 
-    /// The peer addressed as `to`, a member of the latest membership `latest`, answered `unborn` with this name and
-    /// identity.
-    pub fn handle_unborn(
+    /// The peer addressed as `to`, a member of the latest membership `latest`, answered `uninitialized` with this name
+    /// and identity.
+    pub fn handle_uninitialized(
         &self,
         to: &Target,
         node_id: &str,
         member_id: MemberId,
         latest: &Membership,
-    ) -> UnbornStep {
-        let store = StoreFound { target: to.member_id, entry: self.entry.clone(), members: latest.clone() };
+    ) -> UninitializedStep {
+        let store = StoreGenesis { target: to.member_id, entry: self.entry.clone(), members: latest.clone() };
         if member_id == to.member_id {
-            return UnbornStep::Store(store);
+            return UninitializedStep::Store(store);
         }
         let name = latest.get(to.member_id).map_or("NAME", |m| m.node_id.as_str());
         let repair = format!(
@@ -214,84 +214,90 @@ impl BirthRecord {
              bring its old data_dir back, or replace the member: dkv-cli member replace {name} {name}",
             to.raft_addr, to.member_id, node_id, member_id
         );
-        UnbornStep::Replaced { store, repair }
+        UninitializedStep::Replaced { store, repair }
     }
 
-    /// Answers `/raft/found` at a born member; `latest` is its latest membership.
-    pub fn handle_found(&self, request: &FoundRequest, latest: &Membership) -> FoundReply {
+    /// Answers `/raft/bootstrap` at an initialized member; `latest` is its latest membership.
+    pub fn handle_bootstrap(&self, request: &BootstrapRequest, latest: &Membership) -> BootstrapReply {
         let store = match request {
-            FoundRequest::Store(store) => store,
-            FoundRequest::Ask(_) => {
-                return FoundReply::Born {
+            BootstrapRequest::Store(store) => store,
+            BootstrapRequest::Ask(_) => {
+                return BootstrapReply::Initialized {
                     node_id: latest.get(self.own).map(|m| m.node_id.clone()).unwrap_or_default(),
                     member_id: self.own,
-                    cluster_id: self.found.cluster_id,
+                    cluster_id: self.genesis.cluster_id,
                     members: latest.clone(),
-                    founders: (&self.found.members).into(),
+                    initial_members: (&self.genesis.members).into(),
                     protocol: PROTOCOL,
                 };
             }
         };
         if store.target != self.own {
-            return FoundReply::Refused(format!("meant for member {}, this is {}", store.target, self.own));
+            return BootstrapReply::Refused(format!(
+                "meant for member {}, this is {}",
+                store.target, self.own
+            ));
         }
         if store.entry != self.entry {
-            return FoundReply::Refused(format!(
+            return BootstrapReply::Refused(format!(
                 "member {} belongs to cluster {}",
                 self.own,
                 self.cluster_id()
             ));
         }
-        FoundReply::Stored
+        BootstrapReply::Stored
     }
 }
 
-/// Hands over to whichever peer answers `unborn`, and logs what an operator must know: the same trouble with the same
-/// peer once in 5 s.
-pub struct Deliveries {
-    birth_record: BirthRecord,
-    transport: Box<dyn FoundTransport + Send + Sync>,
+/// Sends the genesis entry to every peer that answers `uninitialized`, and logs what an operator must know: the same
+/// trouble with the same peer once in 5 s.
+pub struct BootstrapSender {
+    bootstrap_record: BootstrapRecord,
+    transport: Box<dyn BootstrapTransport + Send + Sync>,
     said: Mutex<BTreeMap<MemberId, Instant>>,
 }
 
-impl Deliveries {
-    /// For the member that `birth_record` describes.
-    pub fn new(birth_record: BirthRecord, transport: Box<dyn FoundTransport + Send + Sync>) -> Deliveries {
-        Deliveries { birth_record, transport, said: Mutex::default() }
+impl BootstrapSender {
+    /// For the member that `bootstrap_record` describes.
+    pub fn new(
+        bootstrap_record: BootstrapRecord,
+        transport: Box<dyn BootstrapTransport + Send + Sync>,
+    ) -> BootstrapSender {
+        BootstrapSender { bootstrap_record, transport, said: Mutex::default() }
     }
 
     /// This as what [`Node::start`](crate::node::Node::start) takes.
-    pub fn on_unborn(self) -> OnUnborn {
-        Box::new(move |peer| self.handle_unborn(&peer))
+    pub fn on_uninitialized(self) -> OnUninitialized {
+        Box::new(move |peer| self.handle_uninitialized(&peer))
     }
 
-    /// An RPC was answered `unborn`. Makes one call to that peer.
-    pub fn handle_unborn(&self, peer: &UnbornPeer) {
-        let UnbornPeer { to, node_id, member_id, latest } = peer;
-        match self.birth_record.handle_unborn(to, node_id, *member_id, latest) {
-            UnbornStep::Store(store) => {
+    /// An RPC was answered `uninitialized`. Makes one call to that peer.
+    pub fn handle_uninitialized(&self, peer: &UninitializedPeer) {
+        let UninitializedPeer { to, node_id, member_id, latest } = peer;
+        match self.bootstrap_record.handle_uninitialized(to, node_id, *member_id, latest) {
+            UninitializedStep::Store(store) => {
                 let name = format!("{node_id} at {} (member {member_id})", to.raft_addr);
-                let trouble = match self.transport.found(&to.raft_addr, &FoundRequest::Store(store)) {
-                    Ok(FoundReply::Stored) => {
+                let trouble = match self.transport.bootstrap(&to.raft_addr, &BootstrapRequest::Store(store)) {
+                    Ok(BootstrapReply::Stored) => {
                         log::info!(
-                            "{name} was unborn: handed cluster {} over",
-                            self.birth_record.cluster_id()
+                            "{name} was uninitialized: sent it the genesis entry of cluster {}",
+                            self.bootstrap_record.cluster_id()
                         );
                         return;
                     }
-                    Ok(FoundReply::Refused(text)) => text,
+                    Ok(BootstrapReply::Refused(text)) => text,
                     Ok(other) => format!("it answers {other:?}"),
                     Err(error) => error.to_string(),
                 };
                 if self.is_due(to.member_id) {
-                    log::warn!("{name} is unborn and cannot be handed the cluster: {trouble}");
+                    log::warn!("{name} is uninitialized and cannot be sent the genesis entry: {trouble}");
                 }
             }
-            UnbornStep::Replaced { store, repair } => {
+            UninitializedStep::Replaced { store, repair } => {
                 if self.is_due(to.member_id) {
                     log::warn!("{repair}");
                     // So that it learns why it is never heard, and ends; whatever it answers changes nothing here.
-                    let _ = self.transport.found(&to.raft_addr, &FoundRequest::Store(store));
+                    let _ = self.transport.bootstrap(&to.raft_addr, &BootstrapRequest::Store(store));
                 }
             }
         }
@@ -308,10 +314,10 @@ impl Deliveries {
     }
 }
 
-/// The found record of entry `1@1`; anything else is refused by its text.
-pub(in crate::node) fn check_found(entry: &Entry) -> Result<Found, String> {
-    if entry.kind() != EntryKind::Found || entry.position() != Position::new(1, 1) {
-        return Err(format!("{entry:?} is not the found entry 1@1"));
+/// The genesis record of entry `1@1`; anything else is refused by its text.
+pub(in crate::node) fn check_genesis(entry: &Entry) -> Result<Genesis, String> {
+    if entry.kind() != EntryKind::Genesis || entry.position() != Position::new(1, 1) {
+        return Err(format!("{entry:?} is not the genesis entry 1@1"));
     }
-    entry.found().ok_or_else(|| format!("{entry:?} carries no found record"))
+    entry.genesis().ok_or_else(|| format!("{entry:?} carries no genesis record"))
 }

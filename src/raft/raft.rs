@@ -1,4 +1,4 @@
-//! The state of Figure 2, the roles and how they change, and what all chapters share.
+//! The state of Figure 2, the roles and how they change, and what all modules share.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -8,11 +8,11 @@ use super::log::Log;
 use super::membership::Memberships;
 use super::message::{Asked, Ticket};
 use super::note::{Decision, MAX_NOTES, Note, StepDownReason};
-use super::progress::Lane;
+use super::progress::PeerSlot;
 use super::read::ReadDone;
 use super::reply::Reply;
 use super::role::Role;
-use super::types::{HardState, Index, MemberId, Position, SnapshotMeta, Stamp, Term, Time};
+use super::types::{ClusterTime, HardState, Index, MemberId, Position, SnapshotMeta, Term, Time};
 use super::version::{Protocol, Versions};
 use super::write::{AfterSync, Hold, WriteBatch, WriteQueue, WriteSeq};
 
@@ -62,9 +62,9 @@ pub struct Restored {
     pub snapshot: SnapshotMeta,
     /// About how many bytes it has.
     pub snapshot_bytes: u64,
-    /// The entries behind it.
+    /// The entries after it.
     pub entries: Vec<Entry>,
-    /// About how many bytes the log on disk has behind it.
+    /// About how many bytes the log on disk has after it.
     pub log_bytes: u64,
 }
 
@@ -83,9 +83,9 @@ pub enum ProposeError {
         /// Bytes that wait.
         waiting_bytes: usize,
     },
-    /// This leader hands over and takes nothing more until that has succeeded or failed (thesis §3.10).
-    #[error("this leader hands over to another member")]
-    HandingOver,
+    /// This leader transfers its leadership and takes nothing more until that has succeeded or failed (thesis §3.10).
+    #[error("this leader transfers its leadership to another member")]
+    Transferring,
 }
 
 /// What the applier does next.
@@ -107,7 +107,7 @@ pub enum Settled<T> {
     NotYet(AfterSync<T>),
 }
 
-/// One member's Raft. See the chapters for its rules: elections, replication, reads, membership.
+/// One member's Raft. See the modules for its rules: elections, replication, reads, membership.
 #[derive(Debug)]
 pub struct Raft {
     pub(super) config: RaftConfig,
@@ -135,7 +135,7 @@ pub struct Raft {
     pub(super) election_deadline: Time,
     /// When the leader of this term was last heard.
     pub(super) leader_heard_at: Time,
-    pub(super) lanes: BTreeMap<MemberId, Lane>,
+    pub(super) slots: BTreeMap<MemberId, PeerSlot>,
     pub(super) last_ballot: u64,
     pub(super) last_ticket: u64,
     pub(super) reads_done: Vec<ReadDone>,
@@ -174,7 +174,7 @@ impl Raft {
             role: Role::Follower { leader: None },
             election_deadline: Time::NEVER,
             leader_heard_at: Time(0),
-            lanes: BTreeMap::new(),
+            slots: BTreeMap::new(),
             last_ballot: 0,
             last_ticket: 0,
             reads_done: Vec::new(),
@@ -200,11 +200,11 @@ impl Raft {
     /// # Errors
     /// This member does not lead, or its disk is too far behind. Then the proposal surely never takes effect.
     pub fn propose(&mut self, payload: &Payload, now: Time) -> Result<Position, ProposeError> {
-        let Some(stamp) = self.next_stamp(now) else {
+        let Some(cluster_time) = self.next_cluster_time(now) else {
             return Err(ProposeError::NotLeader { leader: self.leader() });
         };
-        if self.is_handing_over() {
-            return Err(ProposeError::HandingOver);
+        if self.is_transferring() {
+            return Err(ProposeError::Transferring);
         }
         let waiting_bytes = self.unpersisted_bytes();
         let uncommitted_bytes = self.uncommitted_bytes();
@@ -214,12 +214,12 @@ impl Raft {
             return Err(ProposeError::Overloaded { waiting_bytes: waiting_bytes.max(uncommitted_bytes) });
         }
         self.steps += 1;
-        Ok(self.append_own(stamp, payload, now))
+        Ok(self.append_own(cluster_time, payload, now))
     }
 
     /// Appends one entry of a leader.
-    pub(super) fn append_own(&mut self, stamp: Stamp, payload: &Payload, now: Time) -> Position {
-        let entry = Entry::new(Position::new(self.last().index + 1, self.term()), stamp, payload);
+    pub(super) fn append_own(&mut self, cluster_time: ClusterTime, payload: &Payload, now: Time) -> Position {
+        let entry = Entry::new(Position::new(self.last().index + 1, self.term()), cluster_time, payload);
         let position = entry.position();
         if let Role::Leader(leader) = &mut self.role {
             leader.uncommitted_bytes += entry.frame().len();
@@ -272,7 +272,7 @@ impl Raft {
             if now >= self.quorum_deadline() {
                 self.step_down(StepDownReason::NoQuorum, now);
             } else {
-                self.end_overdue_hand_over(now);
+                self.end_overdue_transfer(now);
             }
         } else if now >= self.election_deadline {
             self.handle_election_timeout(now);
@@ -285,8 +285,8 @@ impl Raft {
     pub fn poll_timeout(&self) -> Time {
         let role = match &self.role {
             Role::Leader(leader) => {
-                let hand_over = leader.hand_over.as_ref().map_or(Time::NEVER, |h| h.deadline);
-                self.quorum_deadline().min(hand_over)
+                let transfer = leader.transfer.as_ref().map_or(Time::NEVER, |h| h.deadline);
+                self.quorum_deadline().min(transfer)
             }
             _ => self.election_deadline,
         };
@@ -341,7 +341,7 @@ impl Raft {
         }
     }
 
-    // ---- shared by the chapters -------------------------------------------------------------------------------------
+    // ---- shared by the modules -------------------------------------------------------------------------------------
 
     /// Appends to the log in memory and queues the write; a membership is in force from here on.
     pub(super) fn append(&mut self, entries: Vec<Entry>, now: Time) {
@@ -411,7 +411,7 @@ impl Raft {
 
     pub(super) fn ticket(&mut self, peer: MemberId, asked: Asked, now: Time) -> Ticket {
         self.last_ticket += 1;
-        self.lanes.entry(peer).or_default().in_flight = Some(self.last_ticket);
+        self.slots.entry(peer).or_default().in_flight = Some(self.last_ticket);
         Ticket { id: self.last_ticket, peer, term: self.term(), sent_at: now, asked }
     }
 

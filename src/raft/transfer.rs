@@ -2,17 +2,17 @@
 //! campaign at once.
 
 use super::change::{ChangeError, MembershipChange};
-use super::core::Raft;
 use super::message::{Asked, Ticket, TimeoutNowReply, TimeoutNowRequest};
 use super::note::Decision;
 use super::progress::Liveness;
-use super::role::{HandOver, Role};
+use super::raft::Raft;
+use super::role::{Role, Transfer};
 use super::types::{Index, MemberId, Time};
 use super::write::AfterSync;
 
-/// Why a leadership is not handed over.
+/// Why a leadership is not transferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HandOverError {
+pub enum TransferError {
     /// This member does not lead.
     #[error("this member does not lead")]
     NotLeader {
@@ -22,8 +22,8 @@ pub enum HandOverError {
     /// The member named is no voter.
     #[error("only a voter can lead")]
     NotVoter,
-    /// Another hand-over is under way.
-    #[error("the leadership is being handed over already")]
+    /// Another leadership transfer is under way.
+    #[error("the leadership is being transferred already")]
     UnderWay,
     /// Who could take over has not answered this leader yet, and has until then to do so.
     #[error("the leader is new, or a member is: nobody who could take over has answered it yet: try again")]
@@ -37,33 +37,33 @@ pub enum HandOverError {
 }
 
 impl Raft {
-    /// Begins to hand the leadership over: to `to`, or to the voter whose log has come furthest. From now on nothing is
-    /// proposed; it is given up after an election timeout. Returns who is to lead; handing over to the leader itself
+    /// Begins to transfer the leadership: to `to`, or to the voter whose log has come furthest. From now on nothing is
+    /// proposed; it is given up after an election timeout. Returns who is to lead; a transfer to the leader itself
     /// changes nothing.
     ///
     /// # Errors
-    /// This member does not lead, or there is nobody to hand over to.
+    /// This member does not lead, or there is nobody to transfer the leadership to.
     pub fn transfer_leadership(
         &mut self,
         to: Option<MemberId>,
         now: Time,
-    ) -> Result<MemberId, HandOverError> {
+    ) -> Result<MemberId, TransferError> {
         self.steps += 1;
         let me = self.me();
         let hint = self.leader();
         let membership = self.memberships.latest().clone();
         let Role::Leader(leader) = &self.role else {
-            return Err(HandOverError::NotLeader { leader: hint });
+            return Err(TransferError::NotLeader { leader: hint });
         };
         if to == Some(me) {
             return Ok(me);
         }
         if to.is_some_and(|id| !membership.is_voter(id)) {
-            return Err(HandOverError::NotVoter);
+            return Err(TransferError::NotVoter);
         }
-        match &leader.hand_over {
+        match &leader.transfer {
             Some(under_way) if to.is_none_or(|id| id == under_way.to) => return Ok(under_way.to),
-            Some(_) => return Err(HandOverError::UnderWay),
+            Some(_) => return Err(TransferError::UnderWay),
             None => {}
         }
         let candidates = membership.voters().filter(|&id| id != me && to.is_none_or(|to| to == id));
@@ -75,21 +75,21 @@ impl Raft {
                 _ => None,
             });
             return Err(match not_heard_yet.max() {
-                Some(until) => HandOverError::NotHeardYet { until },
-                None => HandOverError::NobodyAnswers,
+                Some(until) => TransferError::NotHeardYet { until },
+                None => TransferError::NobodyAnswers,
             });
         };
         let deadline = now + self.config.election_timeout;
         if let Role::Leader(leader) = &mut self.role {
-            leader.hand_over = Some(HandOver { to, deadline, is_sent: false });
+            leader.transfer = Some(Transfer { to, deadline, is_sent: false });
         }
-        self.note(Decision::HandsOver(to));
+        self.note(Decision::TransferStarted(to));
         Ok(to)
     }
 
-    /// Begins to hand the leadership over for the leader's own removal, if that could be done now: a hand-over to nobody's
-    /// good would only cost an election. `None` when nobody can take over: then the leader manages its removal itself
-    /// (thesis §4.2.2).
+    /// Begins to transfer the leadership for the leader's own removal, if that could be done now: a leadership transfer
+    /// to nobody's good would only cost an election. `None` when nobody can take over: then the leader manages its
+    /// removal itself (thesis §4.2.2).
     ///
     /// # Errors
     /// `change_membership` would refuse the removal. Nothing was changed.
@@ -98,39 +98,36 @@ impl Raft {
         Ok(self.transfer_leadership(None, now).ok())
     }
 
-    /// Whether a hand-over is under way.
-    pub fn is_handing_over(&self) -> bool {
-        matches!(&self.role, Role::Leader(leader) if leader.hand_over.is_some())
+    /// Whether a leadership transfer is under way.
+    pub fn is_transferring(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.transfer.is_some())
     }
 
     /// Whether the successor is to be told now: its disk holds the whole log, and all of it is committed and applied
     /// here, so that no proposal of this leadership is left without its answer.
-    pub(super) fn hand_over_is_due(&self) -> bool {
+    pub(super) fn transfer_is_due(&self) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
-        let Some(hand_over) = leader.hand_over.as_ref().filter(|h| !h.is_sent) else { return false };
+        let Some(transfer) = leader.transfer.as_ref().filter(|h| !h.is_sent) else { return false };
         let last_index: Index = self.log.last_index();
-        let matches = leader.peers.get(&hand_over.to).is_some_and(|p| p.match_index == last_index);
+        let matches = leader.peers.get(&transfer.to).is_some_and(|p| p.match_index == last_index);
         matches && self.commit_index == last_index && self.last_applied == last_index
     }
 
     /// The word to the successor, when it is due and `peer` is the one.
-    pub(super) fn poll_hand_over(
-        &mut self,
-        peer: MemberId,
-        now: Time,
-    ) -> Option<(TimeoutNowRequest, Ticket)> {
-        if !self.hand_over_is_due() {
+    pub(super) fn poll_transfer(&mut self, peer: MemberId, now: Time) -> Option<(TimeoutNowRequest, Ticket)> {
+        if !self.transfer_is_due() {
             return None;
         }
         let request = TimeoutNowRequest { term: self.term(), leader: self.me() };
         let Role::Leader(leader) = &mut self.role else { return None };
-        let hand_over = leader.hand_over.as_mut().filter(|h| h.to == peer)?;
-        hand_over.is_sent = true;
+        let transfer = leader.transfer.as_mut().filter(|h| h.to == peer)?;
+        transfer.is_sent = true;
         Some((request, self.ticket(peer, Asked::TimeoutNow, now)))
     }
 
-    /// The successor's answer. A refusal, or none, ends the hand-over at once; the campaign itself is seen by its term.
-    pub(super) fn handle_hand_over_reply(
+    /// The successor's answer. A refusal, or none, ends the leadership transfer at once; the campaign itself is seen by
+    /// its term.
+    pub(super) fn handle_transfer_reply(
         &mut self,
         ticket: &Ticket,
         reply: Option<TimeoutNowReply>,
@@ -143,27 +140,28 @@ impl Raft {
             self.observe_term(ticket.peer, reply.term, now);
         }
         if ticket.term == self.term() && !reply.is_some_and(|r| r.campaigns) {
-            self.end_hand_over();
+            self.end_transfer();
         }
     }
 
     /// The successor did not take over in time.
-    pub(super) fn end_overdue_hand_over(&mut self, now: Time) {
+    pub(super) fn end_overdue_transfer(&mut self, now: Time) {
         if let Role::Leader(leader) = &self.role
-            && leader.hand_over.as_ref().is_some_and(|h| now >= h.deadline)
+            && leader.transfer.as_ref().is_some_and(|h| now >= h.deadline)
         {
-            self.end_hand_over();
+            self.end_transfer();
         }
     }
 
-    fn end_hand_over(&mut self) {
+    fn end_transfer(&mut self) {
         let Role::Leader(leader) = &mut self.role else { return };
-        if let Some(HandOver { to, .. }) = leader.hand_over.take() {
-            self.note(Decision::HandOverFailed(to));
+        if let Some(Transfer { to, .. }) = leader.transfer.take() {
+            self.note(Decision::TransferFailed(to));
         }
     }
 
-    /// The leader of this term hands over: campaign at once, without asking first whether it could be won.
+    /// The leader of this term transfers its leadership: campaign at once, without asking first whether it could be
+    /// won.
     pub fn handle_timeout_now(
         &mut self,
         request: TimeoutNowRequest,
@@ -182,7 +180,7 @@ impl Raft {
             request.term == term && self.leader() == Some(request.leader) && !self.is_leader() && is_able;
         let reply = self.after_hard_state(TimeoutNowReply { term, campaigns }, None);
         if campaigns {
-            self.note(Decision::HandedOver(request.leader));
+            self.note(Decision::TransferReceived(request.leader));
             self.become_candidate(true, now);
         }
         reply
