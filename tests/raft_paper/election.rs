@@ -61,27 +61,6 @@ fn rule_01_a_durable_vote_survives_a_crash() {
     assert!(!reply.granted);
 }
 
-/// etcd#14370: a cluster of one waits for its disk like any other.
-#[test]
-fn rule_03_a_single_member_commits_only_what_its_disk_holds() {
-    let mut cluster = Cluster::new(1);
-    cluster.hold_disk(1);
-    cluster.campaign(1);
-    cluster.expect(&["candidate@2 log 1 commit 0"]);
-    cluster.sync(1);
-    cluster.expect(&["leader@2 log 1 2 commit 0"]);
-    let token = cluster.read(1);
-    assert!(cluster.take_reads(1).is_empty(), "nothing of the own term is committed");
-    cluster.sync(1);
-    cluster.expect(&["leader@2 log 1 2 commit 2"]);
-    assert_eq!(cluster.take_reads(1), [ReadDone { token, result: Ok(2) }]);
-    cluster.propose(1, "x");
-    cluster.expect(&["leader@2 log 1 2 2 commit 2"]);
-    cluster.crash(1);
-    cluster.restart(1);
-    cluster.expect(&["follower@2 log 1 2 commit 0"]);
-}
-
 /// P§ Figure 2, all servers: every request and every reply of a higher term makes a follower without a vote, durably.
 #[test]
 fn rule_04_a_higher_term_in_any_request_makes_a_follower() {

@@ -113,6 +113,27 @@ fn rule_02_received_is_not_match() {
     );
 }
 
+/// etcd#14370: a cluster of one waits for its disk like any other.
+#[test]
+fn rule_03_a_single_member_commits_only_what_its_disk_holds() {
+    let mut cluster = Cluster::new(1);
+    cluster.hold_disk(1);
+    cluster.campaign(1);
+    cluster.expect(&["candidate@2 log 1 commit 0"]);
+    cluster.sync(1);
+    cluster.expect(&["leader@2 log 1 2 commit 0"]);
+    let token = cluster.read(1);
+    assert!(cluster.take_reads(1).is_empty(), "nothing of the own term is committed");
+    cluster.sync(1);
+    cluster.expect(&["leader@2 log 1 2 commit 2"]);
+    assert_eq!(cluster.take_reads(1), [ReadDone { token, result: Ok(2) }]);
+    cluster.propose(1, "x");
+    cluster.expect(&["leader@2 log 1 2 2 commit 2"]);
+    cluster.crash(1);
+    cluster.restart(1);
+    cluster.expect(&["follower@2 log 1 2 commit 0"]);
+}
+
 /// Students' guide: a heartbeat runs the whole check; an empty append after a foreign entry is refused.
 #[test]
 fn rule_10_heartbeats_run_the_whole_consistency_check() {
