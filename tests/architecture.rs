@@ -3,6 +3,9 @@
 //! `vocabulary` is open to all but `raft` and the configuration; `raft` knows nothing of ours but `bytes`, and nothing that
 //! could make it answer differently twice. Inside a layer there are no circles of imports. Tests within a file are exempt.
 
+#[path = "architecture/documents.rs"]
+mod documents;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;

@@ -826,7 +826,7 @@ fn a_joiner_that_does_not_read_the_cluster_ends_with_5() {
     let cluster = Cluster::started(3, 43);
     cluster.run_until_quiet();
     let State::Initialized(initialized) = &cluster.node(2).state else { panic!() };
-    let found = dkv::raft::Genesis { protocol: 7, ..initialized.genesis.genesis().unwrap() };
+    let genesis = dkv::raft::Genesis { protocol: 7, ..initialized.genesis.genesis().unwrap() };
     let entry =
         dkv::raft::Entry::new(dkv::raft::Position::new(1, 1), 0, &dkv::raft::Payload::Genesis(genesis));
     let other = Cluster::started(3, 43);

@@ -311,6 +311,8 @@ fn event(record: &Record) -> check::Event {
         Some(Op::DeleteRange { range }) => {
             check::Op::DeleteRange { start: text(range.start()), end: range.end().map(text) }
         }
+        #[cfg(feature = "next-protocol")]
+        Some(Op::Touch { .. }) => unreachable!("the clients touch no key"),
     };
     let answer = match &record.told {
         Told::Read(Seen { value: Some((value, mod_revision)), .. }) => {
