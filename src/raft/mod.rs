@@ -15,6 +15,57 @@
 //!
 //! `now` is always a parameter, and the jitter of the election timeouts is seeded.
 //!
+//! # A driver
+//!
+//! What a node does with threads, in one loop for a cluster of one member. After every call of the first three families,
+//! ask every `poll_*` again; their order does not matter.
+//!
+//! ```
+//! # use std::time::Duration;
+//! use dkv::raft::*;
+//! # let member = Member { member_id: MemberId(1), node_id: "n1".into(), raft_addr: "a:1".into(), http_addr: "a:2".into(),
+//! #     voter: true, promote: false };
+//! # let genesis = Genesis { cluster_id: ClusterId(7), settings: Settings::default(), restored: None,
+//! #     members: Membership { members: vec![member] } };
+//! # let entries = vec![Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis))];
+//! # let restored = Restored { hard_state: HardState { term: 1, voted_for: None }, entries, ..Restored::default() };
+//! # let ms = Duration::from_millis;
+//! # let config = RaftConfig { me: MemberId(1), election_timeout: ms(300), heartbeat: ms(50), append_hold: ms(50),
+//! #     disk_stall: ms(2_000), seed: 1, max_append_bytes: 1 << 20, max_unpersisted_bytes: 16 << 20,
+//! #     snapshot_log_bytes: u64::MAX, snapshot_log_entries: u64::MAX };
+//! # let (mut applied, mut proposed) = (Vec::new(), None);
+//! let mut now = Time(0);
+//! let mut raft = Raft::new(config, restored, now);
+//! while applied.len() < 3 {
+//!     now = now + Duration::from_millis(10); // a node sleeps until `poll_timeout`, or until it is woken
+//!     if now >= raft.poll_timeout() {
+//!         raft.handle_timeout(now); // inbound: time; RPCs and their results, the disk and the state machine too
+//!     }
+//!     if raft.is_leader() && proposed.is_none() {
+//!         proposed = Some(raft.propose(&Payload::Command(b"x".to_vec()), now)?); // a command
+//!     }
+//!     let batch = raft.poll_write();
+//!     if let Some(seq) = batch.last_seq() {
+//!         // write the batch and sync it; then replies that waited for the disk can be settled
+//!         raft.handle_persisted(seq, now);
+//!     }
+//!     let peers: Vec<_> = raft.membership().members.iter().map(|m| m.member_id).filter(|id| *id != raft.me()).collect();
+//!     for peer in peers {
+//!         if let PollRpc::Send(_request, ticket) = raft.poll_rpc(peer, now) {
+//!             raft.handle_rpc_result(ticket, Err(RpcFailed), now); // send it; every ticket comes back once
+//!         }
+//!     }
+//!     while let Some(Apply::Entries(entries)) = raft.poll_apply() {
+//!         applied.extend(entries.iter().map(|entry| entry.position()));
+//!         raft.handle_applied(applied.last().map_or(0, |last| last.index));
+//!     }
+//!     raft.poll_reads(); // answer these
+//!     raft.poll_notes(); // log these
+//! }
+//! assert_eq!(proposed, applied.pop());
+//! # Ok::<(), ProposeError>(())
+//! ```
+//!
 //! # The modules
 //!
 //! | file | module |
@@ -23,7 +74,7 @@
 //! | `log.rs`, `progress.rs`, `membership.rs`, `quorum.rs` | the log in memory, a leader's view of a peer, who votes, majorities |
 //! | `raft.rs`, `role.rs` | the state of Figure 2, the roles, the term rule, what all modules share |
 //! | `getters.rs` | what can be seen of it |
-//! | `watermarks.rs` | what others wait on: whom an update wakes |
+//! | `watermarks.rs` | counters that threads wait on, and which thread a change must wake |
 //! | `election.rs` | votes, pre-votes, stickiness, check-quorum (paper §5.2, §5.4.1; thesis §9.6, §4.2.3, §6.2) |
 //! | `replication.rs` | AppendEntries on both sides, back-tracking, commit (paper §5.3, §5.4.2) |
 //! | `read.rs` | ReadIndex (thesis §6.4) |
@@ -35,22 +86,39 @@
 //! | `invariants.rs` | what must hold at every moment |
 //! | `note.rs` | what was decided and why, for the node to log |
 //!
-//! # Figure 2, found in a minute
+//! # The rules, found in a minute
 //!
-//! | rule of Figure 2 | where |
-//! |---|---|
-//! | persistent state before replies | [`AfterSync`], [`Raft::settle`] |
-//! | all servers: higher term makes a follower | `Raft::observe_term`, at the top of every `handle_*` |
-//! | all servers: apply through `commit_index` | [`Raft::poll_apply`] |
-//! | followers: no leader, campaign | `Raft::handle_election_timeout` |
-//! | candidates: term, own vote, timer, RequestVote | `Raft::become_candidate`, `Raft::count_own_vote`, `Raft::poll_vote` |
-//! | leaders: heartbeats, entries from `next_index` | [`Raft::poll_rpc`] |
-//! | leaders: `next_index`, `match_index` | `Raft::handle_append_reply`, `Raft::backtrack` |
-//! | leaders: commit by counting the own term | `Raft::advance_leader_commit` |
-//! | RequestVote 1-2 | [`Raft::handle_request_vote`] |
-//! | AppendEntries 1-5 | [`Raft::handle_append_entries`] |
-//! | Figure 13: InstallSnapshot 1, 5 | [`Raft::handle_install_snapshot`] |
-//! | Figure 13: InstallSnapshot 6-8 | [`Raft::handle_snapshot_received`] |
+//! All of them, with sources: `docs/raft-rules.md`. The tests of rule N are called `rule_NN_...`; most are in
+//! `tests/raft_paper/`, in the file that is named here.
+//!
+//! | rule of Figure 2 | where | rules, tests |
+//! |---|---|---|
+//! | persistent state before replies | [`AfterSync`], [`Raft::settle`] | 1-3: `election`, `replication` |
+//! | all servers: higher term makes a follower | `Raft::observe_term`, at the top of every `handle_*` | 4, 5: `election` |
+//! | all servers: apply through `commit_index` | [`Raft::poll_apply`] | 24: `replication` |
+//! | followers: no leader, campaign | `Raft::handle_election_timeout` | 7, 35: `election` |
+//! | candidates: term, own vote, timer, RequestVote | `Raft::become_candidate`, `Raft::count_own_vote`, `Raft::poll_vote` | 1, 8: `election` |
+//! | leaders: heartbeats, entries from `next_index` | [`Raft::poll_rpc`] | 10, 50: `replication` |
+//! | leaders: `next_index`, `match_index` | `Raft::handle_append_reply`, `Raft::backtrack` | 16, 17: `replication` |
+//! | leaders: commit by counting the own term | `Raft::advance_leader_commit` | 14: `replication` |
+//! | RequestVote 1-2 | [`Raft::handle_request_vote`] | 5, 6, 9: `election` |
+//! | AppendEntries 1-5 | [`Raft::handle_append_entries`] | 9-13: `replication` |
+//! | Figure 13: InstallSnapshot 1, 5 | [`Raft::handle_install_snapshot`] | 19: `snapshot` |
+//! | Figure 13: InstallSnapshot 6-8 | [`Raft::handle_snapshot_received`] | 20, 22: `snapshot` |
+//!
+//! | rule of the thesis | where | rules, tests |
+//! |---|---|---|
+//! | §9.6 pre-vote | [`Raft::handle_request_vote`], `Raft::handle_vote_reply` | 33, 36: `election`, `partition` |
+//! | §4.2.3 a leader that is heard is not disturbed | `Raft::hears_leader` | 34: `election`, `partition` |
+//! | §6.2 check-quorum | `Raft::quorum_deadline` | 32: `partition` |
+//! | §6.4 no-op at the start of a term | `Raft::become_leader` | 15: `replication` |
+//! | §6.4 ReadIndex, after a commit of the own term | [`Raft::read_index`], `Raft::confirm_reads` | 27-29: `read` |
+//! | §4.1 a membership is in force when appended | `Raft::follow_membership`, [`Memberships`] | 37: `membership` |
+//! | §4.1 one change at a time, of one voter | [`Raft::change_membership`] | 38, 39: `membership` |
+//! | §4.2.1 learners, and their promotion | `Raft::promote_caught_up` | 42: `membership` |
+//! | §4.2.2 a removed leader steps down; a member left out campaigns | `Raft::leave_office_when_removed`, `Raft::may_campaign` | 40, 43: `membership` |
+//! | §3.10 leadership transfer | [`Raft::transfer_leadership`], [`Raft::handle_timeout_now`] | 49: `transfer` |
+//! | §10.2.1 the leader writes and sends at the same time | [`Raft::handle_persisted`] | 2: `replication` |
 //!
 //! # Time and the disk
 //!
