@@ -6,8 +6,8 @@
 //! 1. [`check_revisions`] uses that the store numbers its changes: each revision belongs to one write, which may change
 //!    several keys, and a write called after another one returned has the greater revision, whatever their keys.
 //! 2. [`check_order`] uses that every answer names the log index at which it took effect. So the order is given: a plain
-//!    map replays it, every answer must be what that map says, and nothing may stand before something that had ended when
-//!    it was called. Takes lists, and millions of events.
+//!    map replays it, every answer must be what that map says, and no operation may be ordered before one that returned
+//!    before it was called. Takes lists, and millions of events.
 //! 3. [`check_linearizable`] trusts no index. For each group of keys that writes tie together, mostly one key on its own
 //!    (linearizability is local: Herlihy and Wing, §3.2), it searches an order of the operations that explains every
 //!    answer: the search of Wing and Gong, with Lowe's memory of what was already tried. To it a list is a read of each

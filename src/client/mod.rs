@@ -1,7 +1,7 @@
 //! A blocking client: finds the leader, tries other nodes, retries a write only under its idempotency key, and says
 //! of every request whether it is done, surely not done, or unknown.
 //!
-//! One call is one round of attempts after another through the known nodes, the leader first, until there is a final
+//! A call tries every known node in turn, the leader first, in rounds, until there is a final
 //! answer or the total timeout is over. Once an attempt of a write ended unknown, the whole call is unknown unless a
 //! later attempt under the same key brings the outcome: done, or the condition that did not hold.
 //!

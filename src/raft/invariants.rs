@@ -15,8 +15,7 @@ const WHOLE_LOG_EVERY: u64 = 256;
 ///   log, and nothing beyond it is applied.
 /// - I5: `match_index < next_index <= last_index + 1` for every peer.
 /// - I13: a leader has appended at most one membership that is not committed, and only after a committed entry of its
-///   own term. (What it brought into office may be more, all of it committed long since, as after a restart of
-///   everybody.)
+///   own term. (Memberships of earlier terms may be several: they are committed, but this leader does not know it yet.)
 pub fn check(raft: &Raft) {
     let last = raft.last();
     assert!(last.term <= raft.term(), "I3: the log ends at {last}, above the own term {}", raft.term());

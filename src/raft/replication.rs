@@ -57,7 +57,7 @@ impl Raft {
     /// The sender leads this term: two leaders of one term are impossible, so somebody's disk or code lied.
     pub(super) fn follow(&mut self, leader: MemberId, now: Time) {
         let known = self.leader();
-        // A leader gets no append of its own term, not even from itself: that would be its twin.
+        // A leader never receives an append of its own term. One that carries its own id means a copied data directory.
         assert!(
             known.is_none() || (known == Some(leader) && !self.is_leader()),
             "two leaders in term {}: {:?} and {leader}. A vote was given twice; stop the cluster and check which member \

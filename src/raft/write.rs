@@ -83,8 +83,8 @@ impl<T> AfterSync<T> {
 /// The writes that are not yet known to be durable, and how far the disk has come: the one truth of what is synced here.
 ///
 /// Index and term are never compared to find that out: the same entry can be cut and appended again while the first
-/// write of it is still under way. Instead every append is remembered by its number, and cutting the log clips what the
-/// remembered ones are worth.
+/// write of it is still under way. Instead every append is remembered by its number, and truncating the log lowers the
+/// index that each pending write can still make durable.
 #[derive(Clone, Debug, Default)]
 pub struct WriteQueue {
     queued: Vec<QueuedWrite>,

@@ -4,7 +4,7 @@
 //! hands over: a header with term and vote, then entry frames. One write costs one `pwrite` and one `fdatasync`, into
 //! space that was zeroed beforehand. `docs/storage-format.md` draws the bytes; `format.rs` holds them.
 //!
-//! Two rules carry the difference between *torn* and *rotten*. A batch header says how many blocks of its segment
+//! Two rules tell a torn write from corruption. A batch header says how many blocks of its segment
 //! were synced when it was written, and a segment has its name only after everything in the one before was synced.
 //! So a damaged batch with a proof after it was acknowledged and is now broken: recovery refuses. One without a
 //! proof was never acknowledged, or cannot be proven to have been: recovery cuts it off with a warning. To keep the

@@ -15,7 +15,8 @@ fn learner(id: u64) -> Member {
     Member { voter: false, promote: true, ..member(MemberId(id)) }
 }
 
-/// As a patient operator asks: again while a leader is new in office, or a change before is not committed yet.
+/// As a patient operator asks: again until the leader has committed an entry of its term, or a change before is not
+/// committed yet.
 fn change(cluster: &Cluster, change: MembershipChange) -> AdminResult {
     wait_for("a leader in office", || {
         let leader = cluster.node(cluster.leader());

@@ -14,7 +14,8 @@ pub enum Stand {
     Member,
     /// Its removal was asked for. The process runs until it is told.
     Leaving,
-    /// Its data is gone. It starts again as a stranger under a known name, until it has been replaced by itself.
+    /// Its data is gone. It starts again as a new identity under an existing name, until it has been replaced by
+    /// itself.
     Lost,
 }
 

@@ -56,7 +56,7 @@ pub enum BootstrapError {
     OtherPeers(Box<Dispute>),
     /// A peer waits with another state for the cluster to begin with.
     #[error(
-        "peer {peer} is to begin with {}, but this node with {}: start every initial member with --restore and the same \
+        "peer {peer} was started with {}, this node with {}: start every initial member with --restore and the same \
          backup, or none", state_text(*.theirs), state_text(*.ours)
     )]
     OtherState {
@@ -82,7 +82,7 @@ pub enum BootstrapError {
     },
     /// Another node answers at a peer's address.
     #[error(
-        "at {} answers node {found:?}, not {:?}; correct `peers` (here {}, there {})",
+        "at {} is node {found:?}, expected {:?}; correct `peers` (here {}, there {})",
         .dispute.peer.raft_addr, .dispute.peer.node_id, .dispute.ours, .dispute.theirs
     )]
     OtherNode {
@@ -274,8 +274,8 @@ impl Bootstrap {
                     }
                 }
                 Ok(BootstrapReply::Initialized { node_id, cluster_id, members, initial_members, .. }) => {
-                    // Who was just let in again, or was removed, finds itself in no membership that it knows, and that one
-                    // is old.
+                    // A node that was added again a moment ago, or was removed, does not appear in the membership that
+                    // it has: that one is old.
                     let is_nameless = node_id.is_empty();
                     if !is_nameless && node_id != peer.node_id {
                         let dispute = self.dispute(&peer, (&members).into());

@@ -1,4 +1,4 @@
-//! The node's threads: named, and none of them may die alone.
+//! The node's threads: named; a panic in one of them aborts the process.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{self, JoinHandle};

@@ -1,5 +1,5 @@
-//! The edge: the only thing on the network. It reads and checks one request at a time per connection, hands a clean
-//! one to tiny_http over an upstream connection, and relays the answer. It knows no routes.
+//! The edge: the only code that reads from client sockets. It reads and checks one request at a time per connection,
+//! hands a clean one to tiny_http over an upstream connection, and relays the answer. It knows no routes.
 //!
 //! tiny_http must not face a network: it allocates what a header declares, loses threads to another HTTP version,
 //! has no limit and no timeout, and leaves some of many new connections unserved. Every such case ends here.

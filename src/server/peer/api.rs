@@ -1,6 +1,6 @@
 //! The peer port: its routes, and who is let in.
 //!
-//! A node has three faces here, one after the other. *Uninitialized* it answers everything but the bootstrap with 409
+//! The port has three states, one after the other. *Uninitialized* it answers everything but the bootstrap with 409
 //! and who it is. *Starting* (recovery done, threads not yet up) it answers 503. *Initialized* it refuses what is meant
 //! for another cluster or another member with 403, before its core hears of it; an unknown sender passes, since only
 //! the log says who is a member (thesis §4.1). No handler waits or touches the disk.
