@@ -38,7 +38,8 @@ fn long_lines(text: &str) -> Vec<usize> {
             in_code = !in_code;
         }
         let is_one_word = !line.trim().contains(' ');
-        if !in_code && !line.starts_with('|') && !is_one_word && width(line) > COLUMNS {
+        let is_code = in_code || line.starts_with("    ");
+        if !is_code && !line.starts_with('|') && !is_one_word && width(line) > COLUMNS {
             found.push(number + 1);
         }
     }
@@ -59,9 +60,14 @@ fn prose_is_wrapped_at_100_columns() {
 fn long_lines_finds_prose_and_leaves_tables_code_and_links() {
     let long = "word ".repeat(21);
     let link = format!("{}[a](../{})", "word ".repeat(19), "b".repeat(60));
-    for fine in
-        [&"word ".repeat(20), &format!("| {long} |"), &format!("```\n{long}\n```"), &link, &"a".repeat(120)]
-    {
+    for fine in [
+        &"word ".repeat(20),
+        &format!("| {long} |"),
+        &format!("```\n{long}\n```"),
+        &format!("    {long}"),
+        &link,
+        &"a".repeat(120),
+    ] {
         assert_eq!(long_lines(fine), Vec::<usize>::new(), "{fine}");
     }
     assert_eq!(long_lines(&long), [1]);
