@@ -499,7 +499,7 @@ fn a_node_that_stops_says_so_instead_of_500() {
 
 /// A status alone said nothing of its reason, which is in the answer.
 #[test]
-fn an_answer_of_the_gate_is_quoted() {
+fn an_answer_of_the_edge_is_quoted() {
     let refused = raw("127.77.20.2", |mut stream| {
         assert!(read_request(&mut stream));
         let body =

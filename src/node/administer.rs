@@ -282,7 +282,7 @@ impl State {
             // Left office, and nobody is known to lead yet.
             None => return,
         };
-        for (id, gone) in self.waiters.handing_over_to_leave() {
+        for (id, gone) in self.waiters.transferring_to_leave() {
             match &result {
                 // Nobody took over: the leader manages its removal itself (thesis §4.2.2).
                 Err(_) => self.dispatch_change(id, &MembershipChange::Remove(gone), now),

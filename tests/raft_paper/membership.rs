@@ -364,7 +364,7 @@ fn a_change_that_leaves_no_live_majority_is_refused() {
 
 /// 3 members, the third silent for so long that everybody knows it, and member 2 led in office by a leadership
 /// transfer.
-fn handed_over_beside_a_dead_one() -> Cluster {
+fn transferred_beside_a_dead_one() -> Cluster {
     let mut cluster = led(3);
     cluster.isolate(3);
     cluster.run_for(2 * T_MS);
@@ -382,7 +382,7 @@ fn handed_over_beside_a_dead_one() -> Cluster {
 /// commit it, and the cluster had no leader any more.
 #[test]
 fn no_news_is_not_good_news_after_an_election() {
-    let mut cluster = handed_over_beside_a_dead_one();
+    let mut cluster = transferred_beside_a_dead_one();
     let until = cluster.now + ms(T_MS);
     assert_eq!(cluster.change(2, &remove(1)), Err(ChangeError::NotHeardYet { until }));
     cluster.run_for(T_MS - 1);
@@ -404,7 +404,7 @@ fn no_news_is_not_good_news_after_an_election() {
 /// Whom a change does not need, nobody waits for.
 #[test]
 fn a_change_does_not_wait_for_members_that_it_does_not_need() {
-    let mut cluster = handed_over_beside_a_dead_one();
+    let mut cluster = transferred_beside_a_dead_one();
     assert!(matches!(cluster.change(2, &remove(3)), Ok(Changed::Appended(_))), "the dead one goes at once");
     cluster.run_until_quiet();
     assert_eq!(cluster.raft(2).committed_membership().voters().count(), 2);
@@ -456,7 +456,7 @@ fn a_learner_that_fell_silent_is_not_promoted() {
 
 /// A leader that was to be removed handed over first, and its successor found out that nobody could do without it.
 #[test]
-fn a_leader_that_cannot_go_does_not_hand_over() {
+fn a_leader_that_cannot_go_does_not_transfer() {
     let mut cluster = led(3);
     cluster.isolate(3);
     cluster.run_for(2 * T_MS);

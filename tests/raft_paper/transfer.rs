@@ -99,7 +99,7 @@ fn rule_49_the_most_advanced_voter_is_chosen() {
 
 /// A new leader counted everybody as alive, and handed over to the dead.
 #[test]
-fn no_news_is_not_good_news_for_a_hand_over() {
+fn no_news_is_not_good_news_for_a_transfer() {
     let mut cluster = led(3);
     cluster.isolate(3);
     cluster.run_for(2 * T_MS);

@@ -18,7 +18,7 @@ fn cluster_with(upgraded: &[u64]) -> Cluster {
 }
 
 #[test]
-fn rule_54_the_version_is_raised_when_the_last_member_speaks_it() {
+fn rule_53_the_version_is_raised_when_the_last_member_speaks_it() {
     let mut cluster = cluster_with(&[1, 2]);
     cluster.elect(1);
     cluster.run_for(5 * T_MS);
@@ -34,7 +34,7 @@ fn rule_54_the_version_is_raised_when_the_last_member_speaks_it() {
 }
 
 #[test]
-fn rule_54_a_leader_of_the_old_program_raises_nothing() {
+fn rule_53_a_leader_of_the_old_program_raises_nothing() {
     let mut cluster = cluster_with(&[2, 3]);
     cluster.elect(1);
     cluster.run_for(5 * T_MS);
@@ -42,7 +42,7 @@ fn rule_54_a_leader_of_the_old_program_raises_nothing() {
 }
 
 #[test]
-fn rule_54_a_member_that_is_not_heard_holds_the_version() {
+fn rule_53_a_member_that_is_not_heard_holds_the_version() {
     let mut cluster = cluster_with(&[1, 2, 3]);
     cluster.isolate(3);
     cluster.elect(1);
@@ -56,7 +56,7 @@ fn rule_54_a_member_that_is_not_heard_holds_the_version() {
 
 /// What was heard once is no news for ever: the silent member may be on its way back with the old program.
 #[test]
-fn rule_54_what_a_silent_member_spoke_before_counts_for_nothing() {
+fn rule_53_what_a_silent_member_spoke_before_counts_for_nothing() {
     let mut cluster = cluster_with(&[1, 3]);
     cluster.elect(1);
     cluster.run_for(T_MS);
@@ -74,7 +74,7 @@ fn rule_54_what_a_silent_member_spoke_before_counts_for_nothing() {
 
 /// An answer of an earlier term says nothing: the member may have been replaced since.
 #[test]
-fn rule_54_a_new_leader_knows_nothing_of_what_the_others_speak() {
+fn rule_53_a_new_leader_knows_nothing_of_what_the_others_speak() {
     let mut cluster = cluster_with(&[1, 2, 3]);
     cluster.isolate(3);
     cluster.elect(1);
@@ -88,7 +88,7 @@ fn rule_54_a_new_leader_knows_nothing_of_what_the_others_speak() {
 }
 
 #[test]
-fn rule_54_a_learner_holds_the_version_back_like_any_member() {
+fn rule_53_a_learner_holds_the_version_back_like_any_member() {
     let mut cluster = cluster_with(&[1, 2, 3]);
     cluster.replace_program(1, 2, true);
     cluster.elect(1);
@@ -108,7 +108,7 @@ fn rule_54_a_learner_holds_the_version_back_like_any_member() {
 }
 
 #[test]
-fn rule_54_a_leader_that_is_told_to_hold_the_version_holds_it() {
+fn rule_53_a_leader_that_is_told_to_hold_the_version_holds_it() {
     let mut cluster = cluster_with(&[2, 3]);
     cluster.replace_program(1, 2, true);
     cluster.elect(1);
@@ -127,7 +127,7 @@ fn rule_54_a_leader_that_is_told_to_hold_the_version_holds_it() {
 
 /// A version that was appended and is not committed can be cut off, and then it was never in force.
 #[test]
-fn rule_54_a_version_that_is_cut_off_is_not_in_force() {
+fn rule_53_a_version_that_is_cut_off_is_not_in_force() {
     let mut cluster = cluster_with(&[1]);
     [2, 3].into_iter().for_each(|me| cluster.replace_program(me, 2, true));
     cluster.elect_with(1, &[2], &[2, 3]);
@@ -146,7 +146,7 @@ fn rule_54_a_version_that_is_cut_off_is_not_in_force() {
 }
 
 #[test]
-fn rule_54_a_single_member_raises_its_version_alone() {
+fn rule_53_a_single_member_raises_its_version_alone() {
     let mut cluster = Cluster::new(1);
     cluster.replace_program(1, 2, false);
     cluster.run_for(3 * T_MS);
@@ -154,7 +154,7 @@ fn rule_54_a_single_member_raises_its_version_alone() {
 }
 
 #[test]
-fn rule_54_who_does_not_read_the_version_is_not_let_in() {
+fn rule_53_who_does_not_read_the_version_is_not_let_in() {
     let mut cluster = cluster_with(&[1, 2, 3]);
     cluster.elect(1);
     cluster.run_for(2 * T_MS);
@@ -171,7 +171,7 @@ fn rule_54_who_does_not_read_the_version_is_not_let_in() {
 }
 
 #[test]
-fn rule_54_a_program_of_unknown_protocol_is_let_in_at_the_first_version_and_holds_it() {
+fn rule_53_a_program_of_unknown_protocol_is_let_in_at_the_first_version_and_holds_it() {
     let mut cluster = cluster_with(&[1, 2]);
     cluster.elect(1);
     cluster.run_for(T_MS);
@@ -183,7 +183,7 @@ fn rule_54_a_program_of_unknown_protocol_is_let_in_at_the_first_version_and_hold
 }
 
 #[test]
-fn rule_54_a_snapshot_brings_the_version() {
+fn rule_53_a_snapshot_brings_the_version() {
     let mut cluster = cluster_with(&[1, 2, 3]);
     cluster.elect(1);
     cluster.run_for(2 * T_MS);

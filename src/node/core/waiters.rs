@@ -307,7 +307,7 @@ impl Waiters {
     }
 
     /// Those of them who asked for the leader's removal, and whom they want removed.
-    pub(in crate::node) fn handing_over_to_leave(&self) -> Vec<(RequestId, MemberId)> {
+    pub(in crate::node) fn transferring_to_leave(&self) -> Vec<(RequestId, MemberId)> {
         let leaves = |&id: &RequestId| match &self.requests[&id].work {
             Work::Administer { what: Administration::Remove(gone), .. } => Some((id, *gone)),
             _ => None,

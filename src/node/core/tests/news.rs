@@ -142,7 +142,7 @@ fn a_change_that_waits_goes_to_the_next_leader() {
 
 /// A leader that was to go handed over, and only its successor found out that it cannot be spared.
 #[test]
-fn a_leader_that_cannot_go_does_not_hand_over() {
+fn a_leader_that_cannot_go_does_not_transfer() {
     let (mut state, now) = fresh_leader();
     let later = now + 2 * T;
     live(&mut state, now, later);
