@@ -813,7 +813,7 @@ fn the_genesis_entry_carries_the_version_that_all_founders_speak() {
 }
 
 #[test]
-fn founders_that_do_not_read_each_other_wait_and_say_so() {
+fn initial_members_that_do_not_read_each_other_wait_and_say_so() {
     let cluster = Cluster::started(3, 42);
     let node = &mut *cluster.node(1);
     let State::Uninitialized(bootstrap) = &mut node.state else { panic!() };
