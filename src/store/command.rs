@@ -77,7 +77,7 @@ pub enum CommandError {
     #[error("the command has version {0}, and this program reads version {VERSION} alone")]
     Version(u8),
     /// An operation this build does not know.
-    #[error("the command has operation {0}, which this build does not know: it needs a newer dkv-server")]
+    #[error("the command has operation {0}, which this program does not know")]
     Operation(u8),
     /// The bytes end inside a field.
     #[error("the command is cut short in its {0}")]

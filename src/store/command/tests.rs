@@ -102,7 +102,8 @@ fn decode_tells_a_newer_command_from_bytes_that_are_none() {
     };
     assert_eq!((with(0, 2), with(1, 99)), (Err(true), Err(true)));
     assert_eq!(with(0, 0), Err(false), "no version 0 ever was");
-    for (at, byte) in [(2, 4), (3, 2), (37, 0xff), (46, 0xff)] {
+    assert_eq!(with(2, 4), Err(true), "a condition that is not known");
+    for (at, byte) in [(3, 2), (37, 0xff), (46, 0xff)] {
         assert_eq!(with(at, byte), Err(false), "byte {at}");
     }
     assert_eq!(Command::decode(&[]).map_err(|e| e.is_newer()), Err(false));

@@ -127,28 +127,28 @@ fn a_change_of_several_keys_makes_one_revision() {
     let mut change = Change::open(&kv.keys, kv.revision, &kv.settings);
     assert_eq!(
         (change.put(b"a".to_vec(), b"3".to_vec()), change.put(b"c".to_vec(), Vec::new())),
-        ((1, 2), (3, 1))
+        ((2, 2), (4, 1))
     );
     change.delete(b"b"[..].into());
-    assert_eq!((change.base_revision(), change.revision()), (2, 3));
+    assert_eq!((change.base_revision(), change.revision()), (3, 4));
     assert_eq!(change.current(b"c"), None, "nothing is visible before the change is closed");
     let writes = change.close();
     kv.make_revision(writes);
     check_sums(&kv);
-    assert_eq!((kv.revision(), kv.floor()), (3, 2));
+    assert_eq!((kv.revision(), kv.floor()), (4, 3));
     let values = |revision| ["a", "b", "c"].map(|key| value(&kv, key, revision));
-    assert_eq!(values(2), [Some("1".into()), Some("2".into()), None]);
-    assert_eq!(values(3), [Some("3".into()), None, Some(String::new())]);
+    assert_eq!(values(3), [Some("1".into()), Some("2".into()), None]);
+    assert_eq!(values(4), [Some("3".into()), None, Some(String::new())]);
     let superseded: Vec<u64> = kv.superseded.iter().map(|superseded| superseded.at).collect();
-    assert_eq!(superseded, [3, 3]);
+    assert_eq!(superseded, [4, 4]);
     assert_eq!(kv.size().keys, 2);
     write(&mut kv, put("z", ""));
-    assert_eq!((kv.floor(), kv.superseded.len()), (3, 0), "both went with the floor");
+    assert_eq!((kv.floor(), kv.superseded.len()), (4, 0), "both went with the floor");
     assert!(!kv.keys.contains_key(&b"b"[..]));
     let before = kv.state_hash();
     let nothing = Change::open(&kv.keys, kv.revision, &kv.settings).close();
     kv.make_revision(nothing);
-    assert_eq!((kv.revision(), kv.state_hash()), (4, before), "a change of nothing makes no revision");
+    assert_eq!((kv.revision(), kv.state_hash()), (5, before), "a change of nothing makes no revision");
 }
 
 #[test]
@@ -161,22 +161,22 @@ fn delete_range_removes_what_is_inside_at_one_revision() {
     let gone = |revision, deleted| Outcome::Deleted { revision, deleted };
     assert_eq!(
         write(&mut kv, delete_range("a/", "", "")),
-        gone(7, 2),
+        gone(8, 2),
         "what is deleted already does not count"
     );
     let values = |kv: &Kv, revision| ["a", "a/1", "a/3", "b"].map(|key| value(kv, key, revision).is_some());
-    assert_eq!((values(&kv, 6), values(&kv, 7)), ([true; 4], [true, false, false, true]));
+    assert_eq!((values(&kv, 7), values(&kv, 8)), ([true; 4], [true, false, false, true]));
     let before = kv.state_hash();
-    assert_eq!(write(&mut kv, delete_range("a/", "", "")), gone(7, 0), "nothing there makes no revision");
-    assert_eq!(write(&mut kv, delete_range("", "b", "b")), gone(7, 0), "an empty range");
+    assert_eq!(write(&mut kv, delete_range("a/", "", "")), gone(8, 0), "nothing there makes no revision");
+    assert_eq!(write(&mut kv, delete_range("", "b", "b")), gone(8, 0), "an empty range");
     assert_eq!(kv.state_hash(), before);
-    assert_eq!(write(&mut kv, put("a/1", "")), Outcome::Put { revision: 8, create_revision: 8, version: 1 });
-    assert_eq!(write(&mut kv, delete_range("", "", "")), gone(9, 3));
+    assert_eq!(write(&mut kv, put("a/1", "")), Outcome::Put { revision: 9, create_revision: 9, version: 1 });
+    assert_eq!(write(&mut kv, delete_range("", "", "")), gone(10, 3));
     assert_eq!(kv.size().keys, 0);
     let keyed = command(delete_range("", "", ""), None, Some("id"));
-    assert_eq!(run(&mut kv, 0, &keyed), (gone(9, 0), false));
+    assert_eq!(run(&mut kv, 0, &keyed), (gone(10, 0), false));
     write(&mut kv, put("a", ""));
-    assert_eq!(run(&mut kv, 0, &keyed), (gone(9, 0), true), "a repetition removes nothing more");
+    assert_eq!(run(&mut kv, 0, &keyed), (gone(10, 0), true), "a repetition removes nothing more");
 }
 
 #[test]
@@ -189,13 +189,13 @@ fn delete_range_refuses_more_than_half_of_the_retained_bytes_and_changes_nothing
     let (before, too_large) =
         (kv.state_hash(), Outcome::RangeTooLarge { max_keys: 100_000, max_bytes: 2 * one });
     assert_eq!(write(&mut kv, delete_range("", "", "")), too_large);
-    assert_eq!((kv.state_hash(), kv.revision(), kv.size().keys), (before, 3, 3));
+    assert_eq!((kv.state_hash(), kv.revision(), kv.size().keys), (before, 4, 3));
     let exactly_half = write(&mut kv, delete_range("", "", "c"));
-    assert_eq!(exactly_half, Outcome::Deleted { revision: 4, deleted: 2 });
+    assert_eq!(exactly_half, Outcome::Deleted { revision: 5, deleted: 2 });
     // A part of one key always goes, or some ranges would never.
     let mut kv = Kv::new(Settings { retention_bytes: 1, ..settings() });
     write(&mut kv, put("a", "0123"));
-    assert_eq!(write(&mut kv, delete_range("", "", "")), Outcome::Deleted { revision: 2, deleted: 1 });
+    assert_eq!(write(&mut kv, delete_range("", "", "")), Outcome::Deleted { revision: 3, deleted: 1 });
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn delete_range_removes_a_hundred_thousand_keys_and_no_more() {
     let max_bytes = 1 << 29;
     let too_large = Outcome::RangeTooLarge { max_keys: 100_000, max_bytes };
     assert_eq!(apply(delete_range("", "", "")), too_large);
-    let most = Outcome::Deleted { revision: 100_002, deleted: 100_000 };
+    let most = Outcome::Deleted { revision: 100_003, deleted: 100_000 };
     assert_eq!(apply(delete_range("", "", "100000")), most);
     assert_eq!(kv.size().keys, 1);
 }
@@ -428,7 +428,7 @@ fn try_apply_of_what_a_newer_program_wrote_changes_nothing_and_says_which_progra
     };
     let newer = [
         (with(0, 2), "the command has version 2"),
-        (with(1, 9), "the command has 9 as its op"),
+        (with(1, 9), "the command has operation 9"),
         (with(2, 9), "the command has 9 as its condition"),
         (Payload::Version(PROTOCOL + 1), "run a dkv-server that speaks protocol"),
     ];
