@@ -450,7 +450,7 @@ fn a_rolling_restart_of_all_five_fails_no_operation_of_a_client() {
         leaders_stopped += usize::from(leads);
         assert_eq!(cluster.stop(n).code(), Some(0), "{}", cluster.log(n));
         // Without it clients would see nothing either: they are patient enough for an election.
-        assert!(!leads || cluster.log(n).contains("hands its leadership over to"), "{}", cluster.log(n));
+        assert!(!leads || cluster.log(n).contains("transfers its leadership to"), "{}", cluster.log(n));
         clients.wait_for(10);
         cluster.spawn(n);
         wait_for("the node to be ready again", || {

@@ -54,7 +54,7 @@ fn the_removal_of_a_leader_that_cannot_be_spared_is_refused_and_it_leads_on() {
     assert_error(&answer, 409, "conflict", &[CANNOT_BE_SPARED]);
     assert_eq!(answer.json()["error"]["temporary"], true);
     assert_eq!(cluster.status(leader).unwrap()["term"], term, "an election came of it");
-    assert!(!cluster.log(leader).contains("hands its leadership over"), "{}", cluster.log(leader));
+    assert!(!cluster.log(leader).contains("transfers its leadership to"), "{}", cluster.log(leader));
     assert_serves_under(&cluster, leader);
 }
 
@@ -89,7 +89,7 @@ fn no_news_is_not_good_news_after_a_transfer() {
     wait_for("it answers", || (peer(&cluster, leader, dead)?["reachable"] == true).then_some(()));
     cli_ok(&cluster, &["member", "remove", &cluster.name(leader)]);
     assert_eq!(cluster.wait_exit(leader).code(), Some(4), "{}", cluster.log(leader));
-    assert!(cluster.log(leader).contains("hands its leadership over"), "{}", cluster.log(leader));
+    assert!(cluster.log(leader).contains("transfers its leadership to"), "{}", cluster.log(leader));
     wait_for_voters(&cluster, &[old, dead]);
     cluster.wait_for_leader();
     assert_eq!(cluster.put(old, "k", "w").unwrap().status, 200);

@@ -189,7 +189,7 @@ fn members_are_replaced_one_after_the_other_under_load_and_back_while_the_versio
     let needs = "speaks protocol 2";
     ends_with_5(&run_old(&upgrade, &["--config", &config]), &[needs, "restore a backup"]);
     let data_dir = upgrade.cluster.data_dir(0).display().to_string();
-    assert_eq!(run_old(&upgrade, &["verify", &data_dir]).status.code(), Some(5));
+    assert_eq!(run_old(&upgrade, &["fsck", &data_dir]).status.code(), Some(5));
     let http = upgrade.cluster.http_addr(1);
     let (raft_4, http_4) = (format!("{}:18089", upgrade.cluster.ip), format!("{}:8089", upgrade.cluster.ip));
     let join = ["--join", &http, "--node-id", "node4", "--raft-addr", &raft_4, "--http-addr", &http_4];
