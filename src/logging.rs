@@ -123,7 +123,8 @@ fn open_again(file: Option<&Path>) -> Option<Sink> {
         }
         Err(e) => {
             log::warn!(
-                "SIGHUP: the log file {} {}; the log goes on in the old file: mend it and send SIGHUP again",
+                "SIGHUP: the log file {} cannot be opened again: it {}; the log goes on in the old file: mend it and send \
+                 SIGHUP again",
                 path.display(),
                 e.what
             );
