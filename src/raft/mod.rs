@@ -26,13 +26,13 @@
 //! # let member = Member { member_id: MemberId(1), node_id: "n1".into(), raft_addr: "a:1".into(), http_addr: "a:2".into(),
 //! #     voter: true, promote: false };
 //! # let genesis = Genesis { cluster_id: ClusterId(7), settings: Settings::default(), restored: None,
-//! #     members: Membership { members: vec![member] } };
+//! #     protocol: 1, members: Membership { members: vec![member] } };
 //! # let entries = vec![Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis))];
 //! # let restored = Restored { hard_state: HardState { term: 1, voted_for: None }, entries, ..Restored::default() };
 //! # let ms = Duration::from_millis;
 //! # let config = RaftConfig { me: MemberId(1), election_timeout: ms(300), heartbeat: ms(50), append_hold: ms(50),
 //! #     disk_stall: ms(2_000), seed: 1, max_append_bytes: 1 << 20, max_unpersisted_bytes: 16 << 20,
-//! #     snapshot_log_bytes: u64::MAX, snapshot_log_entries: u64::MAX };
+//! #     snapshot_log_bytes: u64::MAX, snapshot_log_entries: u64::MAX, protocol: 1, hold_version: false };
 //! # let (mut applied, mut proposed) = (Vec::new(), None);
 //! let mut now = Time(0);
 //! let mut raft = Raft::new(config, restored, now);

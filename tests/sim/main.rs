@@ -64,6 +64,10 @@ use report::{Counters, Mark};
 /// Seeds in the standard dose.
 const DOSE: u64 = 2_500;
 
+/// Seeds after the standard dose that reach a mark which the dose reaches too seldom to rely on. When what is drawn
+/// changes, they may mean something else: then the test below names the mark, and `make sim SEEDS=10000` finds another.
+const RARE: [(u64, Mark); 1] = [(4_824, Mark::SuffixKeptAtInstall)];
+
 /// Every so many seeds one is run twice.
 const TWICE_EVERY: u64 = 50;
 
@@ -123,10 +127,20 @@ fn seeds_keep_every_promise() {
     let from = number("FROM").unwrap_or(0);
     let dose = number("SEEDS").unwrap_or(DOSE);
     let began = Instant::now();
-    let (counters, failures) = run_all(from..from + dose);
+    let rare: &[(u64, Mark)] = if from == 0 && dose == DOSE { &RARE } else { &[] };
+    let (mut counters, mut failures) = run_all(from..from + dose);
+    for (seed, mark) in rare {
+        match run::run(*seed) {
+            Ok(passed) => {
+                assert!(passed.counters.count(*mark) > 0, "seed {seed} does not reach {mark:?} any more");
+                counters.add(&passed.counters);
+            }
+            Err(failure) => failures.push(failure),
+        }
+    }
     println!("{}{}", counters.summary(), counters.speed(began.elapsed()));
     assert!(failures.is_empty(), "{}", failures.join("\n----\n"));
-    assert_eq!(counters.seeds, dose, "every seed was run");
+    assert_eq!(counters.seeds, dose + rare.len() as u64, "every seed was run");
     if dose >= DOSE {
         let missing = counters.missing();
         assert!(missing.is_empty(), "never reached: {missing:?}");
