@@ -4,7 +4,7 @@
 //!
 //! The first name of the sorted `peers` is the bootstrap node. Once it has asked all the others in one round, all of
 //! them uninitialized and with the same list, it draws the cluster id and is initialized with entry `1@1`. Nobody is
-//! told before that entry is synced and the identity file names the cluster ([`data_dir`](super::data_dir)), so a
+//! told before that entry is synced and the identity file names the cluster (`data_dir`), so a
 //! bootstrap node that dies earlier may bootstrap again and one that dies later remembers. From then on every
 //! initialized member, leader or not, that is answered `uninitialized` by a member of its membership sends it the same
 //! entry ([`BootstrapRecord`](super::bootstrap_rpc::BootstrapRecord)): the bootstrap completes while any initialized
