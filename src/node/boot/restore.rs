@@ -2,7 +2,7 @@
 //! one disk.
 //!
 //! Its log begins after `2@1`, where a snapshot of that state ends. So a member that joins later and knows only entry
-//! `1@1` always gets the state, and never a log without the state. The initialization first makes the snapshot durable,
+//! `1@1` always gets the state, and never a log without it. The initialization first makes the snapshot durable,
 //! then the log that begins after it, then the identity file that names the cluster. A crash before there is a log
 //! results in an uninitialized node and a snapshot that the next start removes.
 
