@@ -65,7 +65,7 @@ impl Query {
         Query::parse_with_bytes(raw, known, &[])
     }
 
-    /// The same for a route that besides knows the parameters `bytes`, whose values are any bytes.
+    /// The same for a route that also has the parameters `bytes`, whose values are any bytes.
     ///
     /// # Errors
     /// As [`Query::parse`].
