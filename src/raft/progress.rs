@@ -27,7 +27,7 @@ pub struct Progress {
     pub match_index: Index,
     /// The next entry to send; always above `match_index`.
     pub next_index: Index,
-    /// How well the leader knows the position of the peer's log.
+    /// How sure the leader is of `next_index`.
     pub mode: Mode,
     /// The peer's queue for its disk is full: appends stay empty until its disk has caught up with `next_index - 1`.
     pub is_full: bool,

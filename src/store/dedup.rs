@@ -177,7 +177,7 @@ impl Dedup {
         self.by_age.len() as u64 >= settings.idempotency_rows
     }
 
-    /// Whether `key` would be refused, as a new key in a full table, after expiry at `now`.
+    /// Whether `key` would be a new key in a full table, as [`Dedup::is_full`] says, after expiry at `now`.
     pub(super) fn would_refuse(&self, key: &str, now: ClusterTime, settings: &Settings) -> bool {
         // A key that would have expired by then frees its own place.
         if self.places.contains_key(key) {

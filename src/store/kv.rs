@@ -12,8 +12,8 @@
 //! **The state hash** is a sum of one fingerprint per row, kept up to date by every apply, so that asking
 //! for it costs nothing: members with the same applied index must have the same hash.
 //!
-//! **A view** ([`Kv::pin`]) keeps one state for a snapshot: while it is pinned, versions and rows that leave the map go
-//! to a side table. So the map answers as if nothing were pinned, and the view still finds the whole pinned state.
+//! **A view** ([`Kv::pin`]) keeps one state for a snapshot: while it is pinned, versions and rows that leave the map
+//! go to a side table. So the map answers as if nothing were pinned, and the view still finds the whole pinned state.
 
 mod members;
 mod range;

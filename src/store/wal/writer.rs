@@ -79,8 +79,8 @@ impl Wal {
     /// - It begins after `snapshot`: [`WalError::Gap`], entries are missing. Nothing is changed.
     ///
     /// `reach` is the index of the newest existing snapshot, damaged or not; this member has acknowledged everything
-    /// before it. When `snapshot` is an older snapshot that is used instead, the log must reach `reach`, otherwise this is
-    /// a gap too.
+    /// before it. When `snapshot` is an older snapshot that is used instead, the log must get as far as `reach`,
+    /// otherwise this is a gap too.
     pub fn open_after(
         disk: Arc<dyn Disk>,
         ids: WalIds,
