@@ -91,8 +91,8 @@ impl Raft {
         }
     }
 
-    /// Skips the entries that the log already has, cuts the log at the first real conflict, appends the rest (Figure
-    /// 2, AppendEntries 3-4). An RPC that is shorter or older than the log cuts nothing.
+    /// Skips the entries that the log already has, cuts the log at the first real conflict, appends the rest
+    /// (Figure 2, AppendEntries 3-4). An RPC that is shorter or older than the log cuts nothing.
     fn take_entries(&mut self, request: &AppendEntriesRequest, now: Time) {
         let base_index = self.log.base().index;
         let is_known =

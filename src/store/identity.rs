@@ -295,8 +295,8 @@ impl DataDirLock {
         }
     }
 
-    /// Takes the rights of everybody but the owner away from the directory and from dkv's files in it. Returns a line for
-    /// the operator when there was something to take, or something stays.
+    /// Restricts the directory and dkv's files in it to their owner. Returns a line for the operator when something
+    /// was changed, or when something could not be changed.
     pub fn make_private(&self) -> Option<String> {
         restrict_data_dir(&self.dir).line(&self.dir)
     }

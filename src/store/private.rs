@@ -56,8 +56,8 @@ impl Restricted {
     }
 }
 
-/// Takes everybody's rights but the owner's away from the data directory and its files. What cannot be restricted is said
-/// and is no reason not to start.
+/// Restricts the data directory and its files to their owner. Files that cannot be restricted are reported and do not
+/// prevent the start.
 pub(super) fn restrict_data_dir(dir: &Path) -> Restricted {
     let mut restricted = Restricted::default();
     match restrict_directory(dir, &mut restricted) {

@@ -1,5 +1,5 @@
-//! What a client request says, taken apart: the key in the path, the query, conditions, the idempotency key. Everything
-//! that is not understood is refused, and a refusal changes nothing.
+//! Parses a client request: the key in the path, the query, conditions, the idempotency key. Everything that is not
+//! understood is refused, and a refusal changes nothing.
 
 use serde::de::DeserializeOwned;
 
