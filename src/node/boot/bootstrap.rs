@@ -4,7 +4,7 @@
 //!
 //! The first name of the sorted `peers` is the bootstrap node. It asks all other nodes in one round. If all of them
 //! are uninitialized and have the same list, it draws the cluster id and is initialized with entry `1@1`. It tells no
-//! other node before that entry is synced and the identity file names the cluster ([`data_dir`](super::data_dir)). So
+//! other node before that entry is synced and the identity file names the cluster (`data_dir`). So
 //! a bootstrap node that dies earlier may bootstrap again, and a bootstrap node that dies later remembers the
 //! cluster. From then on, when a member of the membership answers `uninitialized` to any initialized member, leader
 //! or not, the initialized member sends it the same entry

@@ -1,6 +1,6 @@
 //! The edge: everything between a socket and a handler. It knows no routes.
 //!
-//! A request passes four stages, each with its own threads: the [`listener`] reads and checks it, the pool
+//! A request passes four stages, each with threads of its own: the [`listener`] reads and checks it, the pool
 //! ([`upstream`]) carries it to tiny_http, a worker ([`port`]) calls the handler, a responder writes the answer.
 
 pub mod fdlimit;
