@@ -54,7 +54,7 @@ pub struct Config {
     pub hold_version: bool,
     /// What a client may ask for at most.
     pub limits: Limits,
-    /// Bytes of one log segment. A multiple of 4096; greater segments mean fewer files and longer zeroing ahead.
+    /// Bytes of one log segment. A multiple of 4096; larger segments mean fewer files and longer zeroing in advance.
     pub segment_bytes: u64,
     /// Bytes of log on the disk after which the state is saved as a snapshot and the log before it goes. Twice as much log is
     /// kept; smaller values write the whole state more often.

@@ -9,13 +9,13 @@
 //!
 //! | module | holds | may import |
 //! |---|---|---|
-//! | [`vocabulary`] | operations, conditions, outcomes: their names, tags and JSON | nothing of ours |
+//! | [`vocabulary`] | operations, conditions, outcomes: their names, tags and JSON | no other module |
 //! | [`raft`] | the rules of consensus, pure: no clock, thread, lock, file or socket | `bytes` |
 //! | [`store`] | the log on disk and the revisioned map | `raft` data types, `bytes`, `files`, `vocabulary` |
 //! | `node` | one running member: the mutex, the named threads, the waiters | `raft`, `store` |
 //! | [`server`] | the two HTTP ports and the outbound HTTP | `node`, `api` and what they import |
 //! | [`api`], [`config`] | JSON types and error codes; the YAML configuration | serde; `config` also `files` |
-//! | [`files`] | the one rule for every file that a command line or a configuration names | nothing of ours |
+//! | [`files`] | the one rule for every file that a command line or a configuration names | no other module |
 //! | [`logging`] | the log of the process | `config`, `files` |
 //! | [`client`] | the blocking client that `dkv-cli` and the tests use | `api`, `vocabulary` |
 //! | [`check`] | whether what clients saw is linearizable: histories in, verdicts out, pure | `vocabulary` |

@@ -318,7 +318,7 @@ mod tests {
         assert_eq!((long.len(), long.last()), (MAX_LINE_BYTES, Some(&b'\n')));
     }
 
-    /// Who ends the process right after a line must find it written: a fatal line once ended in the queue.
+    /// When the process ends right after a line, the line must be written: a fatal line was once lost in the queue.
     #[test]
     fn flush_of_the_queue_waits_until_its_lines_are_written() {
         let (lines, queue) = bounded(8);

@@ -81,7 +81,7 @@ pub struct ChangeReply {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TransferRequest {
-    /// Who is to lead; without it the voter whose log has come furthest.
+    /// The member that is to lead; if it is missing, the voter with the most advanced log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_id: Option<String>,
 }
@@ -89,7 +89,7 @@ pub struct TransferRequest {
 /// Answer of `POST /v1/cluster/leader`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransferReply {
-    /// Who leads now.
+    /// The member that leads now.
     pub leader: LeaderRef,
 }
 

@@ -4,7 +4,7 @@
 //! [`check`] looks three times.
 //!
 //! 1. [`check_revisions`] uses that the store numbers its changes: each revision belongs to one write, which may change
-//!    several keys, and a write called after another one returned has the greater revision, whatever their keys.
+//!    several keys, and a write called after another one returned has the higher revision, whatever their keys.
 //! 2. [`check_order`] uses that every answer names the log index at which it took effect. So the order is given: a plain
 //!    map replays it, every answer must be what that map says, and no operation may be ordered before one that returned
 //!    before it was called. Takes lists, and millions of events.

@@ -195,7 +195,7 @@ impl Client {
         Ok(Client::with(known, timeout))
     }
 
-    /// A client that asks this one node only, whoever leads.
+    /// A client that asks only this one node, even if another node leads.
     pub fn at_node(endpoint: &str, timeout: Duration) -> Result<Client, ClientError> {
         let known = Known::new(&[endpoint]).map_err(ClientError::Invalid)?.fixed();
         Ok(Client::with(known, timeout))

@@ -189,7 +189,7 @@ impl Client {
                     trouble = Some(text);
                     thread::sleep(PAUSE);
                 }
-                // Also what is refused for good: it may be replaced by now, and is made anew then.
+                // Also after a final refusal: the snapshot may have been replaced by now, and is then made again.
                 Err(Trouble::Later(text) | Trouble::Silent(text) | Trouble::NotYet(text)) => {
                     return Err(Trouble::Later(text));
                 }

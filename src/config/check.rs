@@ -5,7 +5,7 @@ use std::fmt;
 use super::{Config, Limits, MAX_PEERS};
 use crate::files::check_name;
 
-/// A field that is refused; the file is added by whoever knows it.
+/// A field that is refused; the caller adds the name of the file.
 pub(super) struct Refused {
     pub field: String,
     pub value: String,

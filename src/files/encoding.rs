@@ -9,7 +9,7 @@ pub fn foreign_encoding(bytes: &[u8]) -> Option<&'static str> {
         [0, 0, 0xfe, 0xff, ..] => "is UTF-32 text (big-endian)",
         [0xff, 0xfe, ..] => "is UTF-16 text (little-endian)",
         [0xfe, 0xff, ..] => "is UTF-16 text (big-endian)",
-        // Without a mark: the ASCII character that every file of ours begins with, and the other half of its unit.
+        // Without a mark: the ASCII character that every dkv file begins with, and the other half of its unit.
         [1..=0x7f, 0, 1..=0x7f, 0, ..] => "is UTF-16 text (little-endian, without a mark)",
         [0, 1..=0x7f, 0, 1..=0x7f, ..] => "is UTF-16 text (big-endian, without a mark)",
         _ => return None,

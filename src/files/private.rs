@@ -23,7 +23,7 @@ const OTHERS: u32 = 0o077;
 const ALL: u32 = 0o7777;
 
 /// Takes the rights of everybody but the owner away. Returns the mode that it had, `None` when nobody else had a right.
-/// Never called on what is neither a regular file nor a directory of ours.
+/// Only called on a regular file or a directory of dkv.
 ///
 /// # Errors
 /// It is somebody else's, or the file system has no modes.

@@ -1,5 +1,5 @@
-//! What an operator asks of the cluster itself: to change its membership, to transfer the leadership. Only a leader can
-//! do either; a caller elsewhere is told who leads and asks there.
+//! Requests of an operator about the cluster itself: change the membership, transfer the leadership. Only a leader
+//! can do these. A caller at another node is told which node leads and asks there.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,13 +14,14 @@ use super::request::{
 use super::transport::{PeerReply, PeerRequest, Priority, Target};
 use crate::raft::{ChangeError, Changed, Member, MemberId, MembershipChange, Time, TransferError};
 
-/// How long a change waits for another one that is under way: usually that is committed within moments.
+/// How long a change waits for an earlier change that is not yet committed: usually the earlier one commits very
+/// soon.
 const UNDER_WAY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long to wait before a leader is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
-/// The leader answers by the deadline; so long later the answer may still arrive.
+/// The leader answers by the deadline. The answer may still arrive this much later.
 const ANSWER_MARGIN: Duration = Duration::from_millis(200);
 
 impl From<ChangeError> for AdminFailure {
@@ -55,8 +56,8 @@ impl From<TransferError> for AdminFailure {
 }
 
 impl Node {
-    /// Does what an operator asks, if this node leads. `done` is told when a change is committed, or when another member
-    /// is known to lead; no later than at `deadline`.
+    /// Does what an operator asks, if this node leads. `done` is called when the change is committed, or when another
+    /// member is known to lead; at `deadline` at the latest.
     pub fn administer(
         self: &Arc<Self>,
         what: Administration,
@@ -72,8 +73,8 @@ impl Node {
         self.step(|state, now| state.submit(Work::Administer { what, done }, Origin::Client, deadline, now));
     }
 
-    /// Identities are never reused (thesis §3.8): who was removed stays out. Only the state machine remembers them, so
-    /// it must have come as far as the membership in force.
+    /// Identities are never reused (thesis §3.8): a removed member stays out. Only the state machine remembers
+    /// removed identities, so it must have applied the membership in force.
     fn check_new(&self, new: &Member) -> Result<(), AdminFailure> {
         let in_force_since = self.look(|state, _| state.raft.watermarks().membership_index);
         let (is_removed, applied) = self.with_kv(|kv| (kv.is_removed(new.member_id), kv.applied().index));
@@ -91,11 +92,11 @@ impl Node {
         }
     }
 
-    /// Does what an operator asks through whoever leads, and waits for it; meanwhile it asks again where nothing was done
-    /// yet. Returns by `deadline`.
+    /// Does what an operator asks through the current leader, and waits for the result. Asks again as long as nothing
+    /// was done yet. Returns by `deadline`.
     ///
     /// # Errors
-    /// It was not done, or nobody knows.
+    /// It was not done, or the outcome is unknown.
     pub fn administer_through_leader(
         self: &Arc<Self>,
         what: &Administration,
@@ -134,21 +135,21 @@ impl Node {
         }
     }
 
-    /// Hands the leadership over before this node stops. Returns once another member leads, at once when this one does
-    /// not lead, and after `patience` at the latest. `false` when this node still leads.
+    /// Transfers the leadership before this node stops. Returns when another member leads, immediately when this node
+    /// does not lead, and after `patience` at the latest. `false` when this node still leads.
     pub fn transfer_leadership(self: &Arc<Self>, patience: Duration) -> bool {
         if !self.look(|state, _| state.raft.is_leader()) {
             return true;
         }
         let (told, tell) = crossbeam_channel::bounded(1);
-        // The other end may have given up.
+        // The receiver may have stopped waiting.
         let done = Box::new(move |result: AdminResult| drop(told.try_send(result)));
         self.administer(Administration::Transfer(None), Instant::now() + patience, done);
         matches!(tell.recv_timeout(patience), Ok(Ok(_)))
     }
 }
 
-/// What an operator asks, on its way to the leader: as often as it takes.
+/// A request of an operator that is sent to the leader, repeatedly if needed.
 struct Asking<'a> {
     node: &'a Arc<Node>,
     what: &'a Administration,
@@ -156,17 +157,17 @@ struct Asking<'a> {
     in_doubt: Option<Doubt>,
 }
 
-/// An attempt that may have done it.
+/// An attempt whose outcome is unknown: the request may have been executed.
 struct Doubt {
     asked: MemberId,
     why: String,
 }
 
 impl Asking<'_> {
-    /// One attempt; nothing when no leader is known, or when nobody knows what became of it.
+    /// Makes one attempt. Returns nothing when no leader is known, or when the outcome of the attempt is unknown.
     fn ask(&mut self) -> Option<AdminResult> {
         let leader = self.node.leader()?;
-        // A second transfer would undo the first: whoever leads now is the successor.
+        // A second transfer would undo the first one: the current leader is the successor.
         if let (Administration::Transfer(_), Some(doubt)) = (self.what, &self.in_doubt) {
             return (leader.member_id != doubt.asked)
                 .then_some(Ok(Administered::TransferredTo(leader.member_id)));
@@ -182,7 +183,7 @@ impl Asking<'_> {
                 self.in_doubt = Some(Doubt { asked: leader.member_id, why: message });
                 None
             }
-            // Gone by the attempt in doubt, or by somebody else's: gone all the same.
+            // The member was removed by the attempt in doubt or by another operator: in both cases it is removed.
             Err(AdminFailure { kind: AdminFailureKind::NotFound, .. })
                 if self.in_doubt.is_some()
                     && matches!(
@@ -199,7 +200,7 @@ impl Asking<'_> {
 
     fn ask_here(&self) -> AdminResult {
         let (told, tell) = crossbeam_channel::bounded(1);
-        // The other end may have given up.
+        // The receiver may have stopped waiting.
         let done = Box::new(move |result: AdminResult| drop(told.try_send(result)));
         self.node.administer(self.what.clone(), self.deadline, done);
         tell.recv_deadline(self.deadline + ANSWER_MARGIN).unwrap_or_else(|_| Err(unknown("no answer")))
@@ -225,7 +226,7 @@ fn unknown(why: &str) -> AdminFailure {
 }
 
 impl State {
-    /// A leader's side; any other member sends the caller to the leader.
+    /// The leader's part; any other member sends the caller to the leader.
     pub(super) fn dispatch_administration(&mut self, id: RequestId, what: &Administration, now: Time) {
         match what {
             Administration::Change(change) => self.dispatch_change(id, change, now),
@@ -262,13 +263,13 @@ impl State {
         }
     }
 
-    /// Whom the request needs has not answered this leader yet: it is looked at again after each heartbeat, and decided
-    /// at `until`.
+    /// The members that the request needs have not answered this leader yet. The request is checked again after each
+    /// heartbeat, and decided at `until`.
     fn await_news(&mut self, id: RequestId, until: Time, now: Time) {
         self.waiters.set_stage(id, Stage::AwaitNews { retry_at: until.min(now + self.heartbeat) });
     }
 
-    /// Answers those who asked for a leadership transfer, once it is decided.
+    /// Answers the requests for a leadership transfer, once the transfer is decided.
     pub(super) fn finish_transfer(&mut self, now: Time) {
         if !self.waiters.has_transferring() || self.raft.is_transferring() {
             return;
@@ -279,12 +280,12 @@ impl State {
                 "the member did not take the leadership over within an election timeout: this node leads on",
             )),
             Some(leader) => Ok(Administered::TransferredTo(leader)),
-            // Left office, and nobody is known to lead yet.
+            // This node stopped leading, and no other leader is known yet.
             None => return,
         };
         for (id, gone) in self.waiters.transferring_to_leave() {
             match &result {
-                // Nobody took over: the leader manages its removal itself (thesis §4.2.2).
+                // No member took over: the leader manages its removal itself (thesis §4.2.2).
                 Err(_) => self.dispatch_change(id, &MembershipChange::Remove(gone), now),
                 Ok(_) => {
                     let text = "the leader that is to go has handed over: its successor removes it";

@@ -37,7 +37,7 @@ const SIZE_BOUNDS: [u64; 12] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 4_
 #[derive(Debug)]
 pub struct Histogram {
     bounds: &'static [u64],
-    /// One for each bound, and one for what is greater than all of them.
+    /// One count for each bound, and a last one for values above all bounds.
     counts: Box<[AtomicU64]>,
     sum: AtomicU64,
 }
@@ -45,8 +45,8 @@ pub struct Histogram {
 /// A histogram as it was at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistogramView {
-    /// Each upper bound, inclusive, with the number of observations between the one before and it. The last bound is
-    /// `u64::MAX`.
+    /// Each upper bound, inclusive, with the number of observations above the previous bound and up to this one. The
+    /// last bound is `u64::MAX`.
     pub buckets: Vec<(u64, u64)>,
     /// Sum of all observations.
     pub sum: u64,
@@ -94,12 +94,12 @@ fn get(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-/// What became of writes, in the order of [`WriteOutcomes::NAMES`].
+/// Counts of write outcomes, in the order of [`WriteOutcomes::NAMES`].
 #[derive(Debug, Default)]
 pub struct WriteOutcomes([AtomicU64; 9]);
 
 impl WriteOutcomes {
-    /// The words for them.
+    /// The names of the outcomes.
     pub const NAMES: [&'static str; 9] = [
         "done",
         "precondition_failed",
@@ -133,7 +133,7 @@ impl WriteOutcomes {
         add(&self.0[at], 1);
     }
 
-    /// Each word with its number.
+    /// Each name with its count.
     pub fn view(&self) -> Vec<(&'static str, u64)> {
         WriteOutcomes::NAMES.into_iter().zip(self.0.iter().map(get)).collect()
     }
@@ -156,7 +156,7 @@ impl PeerCounters {
         if is_answered { self.rpc.observe_duration(took) } else { add(&self.failures, 1) }
     }
 
-    /// RPCs that were not answered in time, or not with an answer.
+    /// RPCs that were not answered in time, or whose reply was not a valid answer.
     pub fn failures(&self) -> u64 {
         get(&self.failures)
     }
@@ -165,7 +165,7 @@ impl PeerCounters {
 /// Everything a node counts, since the start of the process.
 #[derive(Debug)]
 pub struct Counters {
-    /// Writes answered by this node, its clients' and those forwarded to it.
+    /// Writes answered by this node: writes of its clients and writes forwarded to it.
     pub writes: WriteOutcomes,
     /// Nanoseconds of writing and syncing one batch of the log.
     pub log_sync: Histogram,
@@ -245,7 +245,7 @@ impl Counters {
         add(&self.failed_reads, 1);
     }
 
-    /// The counters of one peer, from now on among those shown.
+    /// The counters of one peer. From now on they are shown.
     pub(super) fn add_peer(&self, peer: MemberId) -> Arc<PeerCounters> {
         let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
         peers.entry(peer).or_insert_with(|| Arc::new(PeerCounters::new())).clone()
@@ -258,17 +258,17 @@ impl Counters {
 
     // ---- reading ---------------------------------------------------------------------------------------------------
 
-    /// How often this node asked whether an election could be won.
+    /// How often this node started a pre-vote.
     pub fn pre_elections(&self) -> u64 {
         get(&self.pre_elections)
     }
 
-    /// How often it stood for election.
+    /// How often it started an election.
     pub fn elections(&self) -> u64 {
         get(&self.elections)
     }
 
-    /// How often it won.
+    /// How often it won an election.
     pub fn elections_won(&self) -> u64 {
         get(&self.elections_won)
     }
@@ -278,7 +278,7 @@ impl Counters {
         get(&self.step_downs)
     }
 
-    /// Reads by kind: its clients' linearizable and stale ones, and the questions of peers for a read index.
+    /// Reads by kind: linearizable and stale reads of its clients, and read-index calls of peers.
     pub fn reads(&self) -> [(&'static str, u64); 3] {
         [
             ("linearizable", get(&self.linearizable_reads)),
@@ -287,12 +287,12 @@ impl Counters {
         ]
     }
 
-    /// Linearizable reads that got no read index, and questions of peers that got none.
+    /// Linearizable reads and read-index calls of peers that got no read index.
     pub fn failed_reads(&self) -> u64 {
         get(&self.failed_reads)
     }
 
-    /// Each peer with what was measured of it.
+    /// Each peer with its measurements.
     pub fn peers(&self) -> Vec<(MemberId, Arc<PeerCounters>)> {
         let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
         peers.iter().map(|(&peer, counters)| (peer, counters.clone())).collect()

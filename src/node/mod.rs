@@ -1,23 +1,23 @@
 //! One running member: the mutex around the core, the named threads that drive it, the requests that wait.
 //!
-//! [`Raft`] and the requests that wait for it sit behind one mutex, and [`Node::step`](Node) is the only place that
-//! changes them: it compares the watermarks before and after, and when it has unlocked again it wakes the threads that
-//! have something to do, logs what was decided, and gives the answers that are due. Under the lock there is no I/O, no
-//! waiting, no logging. No thread ever holds two locks.
+//! One mutex protects [`Raft`] and the requests that wait for it. [`Node::step`](Node) is the only place that changes
+//! them: it compares the watermarks before and after, and after unlocking it wakes the threads that have something to
+//! do, logs what was decided, and gives the answers that are due. Under the lock there is no I/O, no waiting, no
+//! logging. No thread ever holds two locks.
 //!
 //! | thread | waits for | does |
 //! |---|---|---|
 //! | `timer` | the next deadline | elections, check-quorum, held replies, overdue requests |
-//! | `log-writer` | queued writes | all of them as one batch, one sync |
+//! | `log-writer` | queued writes | writes all queued writes as one batch, with one sync |
 //! | `replicator-NAME` | something to send | one RPC at a time to that peer |
-//! | `sender-NAME` | that peer needs a snapshot | sends it piece by piece, beside the heartbeats |
+//! | `sender-NAME` | that peer needs a snapshot | sends it piece by piece, while the replicator sends heartbeats |
 //! | `applier` | committed entries, an installed snapshot | state machine, then the writes that waited |
-//! | `snapshotter` | the log has grown | writes the state into a file, cuts the log |
+//! | `snapshotter` | the log has grown | writes the state into a file, truncates the start of the log |
 //! | `receiver` | pieces of a leader's snapshot | writes and loads them |
-//! | `housekeeper` | a used-up spare segment, segments cut off | zeroes the next one, reuses or removes these |
+//! | `housekeeper` | the spare segment was used, segments were cut off | zeroes a new spare, reuses or removes these |
 //! | `forwarder`, `read-asker` | requests for the leader | one batched RPC each |
 //!
-//! A panic in any of them, or in any thread that holds the core's or the store's lock, ends the process.
+//! A panic in one of these threads, or in any thread that holds the core's or the store's lock, ends the process.
 
 mod administer;
 mod boot;
@@ -80,13 +80,13 @@ use threads::{applier, forwarder, housekeeper, log_writer, snapshotter, timer};
 /// Frames in one append, in bytes.
 const MAX_APPEND_BYTES: usize = 1 << 20;
 
-/// Entries on their way to the disk, in bytes: beyond, proposals are refused.
+/// Maximum bytes of entries that wait for the disk; above this, proposals are refused.
 const MAX_UNPERSISTED_BYTES: usize = 16 << 20;
 
-/// A thread with nothing to wait for looks again after so long.
+/// A thread with nothing to wait for checks again after this time.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3_600);
 
-/// What a node needs to know besides what its disk holds.
+/// What a node needs to know in addition to what its disk holds.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
     /// The cluster it belongs to.
@@ -95,50 +95,50 @@ pub struct NodeOptions {
     pub node_id: String,
     /// Its identity.
     pub member_id: MemberId,
-    /// How often a leader is heard.
+    /// Interval of a leader's heartbeats.
     pub heartbeat: Duration,
     /// The minimum election timeout; also bounds every vote and append RPC as a whole.
     pub election_timeout: Duration,
-    /// How long the answer to an append is held for the own disk.
+    /// How long the answer to an append is held to wait for this node's disk.
     pub append_hold: Duration,
-    /// A disk silent for so long neither leads nor campaigns.
+    /// A member whose disk is silent for this long neither leads nor campaigns.
     pub disk_stall: Duration,
     /// Seeds the jitter of election timeouts: different on every node.
     pub seed: u64,
-    /// A snapshot is due when the log has grown by so many bytes since the last one.
+    /// A snapshot is due when the log has grown by this many bytes since the last one.
     pub snapshot_log_bytes: u64,
-    /// A snapshot is due when so many entries were applied since the last one.
+    /// A snapshot is due when this many entries were applied since the last one.
     pub snapshot_log_entries: u64,
-    /// What the program speaks: [`PROTOCOL`](crate::raft::PROTOCOL), but for tests.
+    /// The protocol version of the program: [`PROTOCOL`](crate::raft::PROTOCOL), except in tests.
     pub protocol: Protocol,
-    /// As leader it does not raise the version in force.
+    /// When set, this node as leader does not raise the version in force.
     pub hold_version: bool,
     /// Checks the core's invariants after every step. Debug builds always do.
     pub check_invariants: bool,
 }
 
-/// A peer that says it is not initialized yet, although the membership has it.
+/// A peer that says it is not initialized yet, although the membership contains it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UninitializedPeer {
-    /// Where it is, and its identity as the membership has it.
+    /// Its address, and its identity according to the membership.
     pub to: Target,
     /// The name it answered with.
     pub node_id: String,
-    /// The identity it answered with. Another one than the membership's means that its data is gone: the member has to
-    /// be replaced.
+    /// The identity it answered with. If it differs from the identity in the membership, the peer's data is gone: the
+    /// member has to be replaced.
     pub member_id: MemberId,
-    /// The latest membership here.
+    /// The latest membership at this node.
     pub latest: Arc<Membership>,
 }
 
-/// Told of every RPC that was answered `uninitialized`, by the thread that sent it and before its next one: may make a
-/// call of its own to that peer.
+/// Called for every RPC that was answered `uninitialized`, by the thread that sent the RPC and before that thread
+/// sends its next RPC. It may itself make a call to that peer.
 pub type OnUninitialized = Box<dyn Fn(UninitializedPeer) + Send + Sync>;
 
-/// Told, perhaps more than once, that a committed change has removed this member: the process is to end.
+/// Called, perhaps more than once, when a committed change has removed this member: the process must end.
 pub type OnRemoved = Box<dyn Fn() + Send + Sync>;
 
-/// What a node tells whoever runs it.
+/// Callbacks to the code that runs the node.
 pub struct Listeners {
     /// A peer is not initialized yet.
     pub on_uninitialized: OnUninitialized,
@@ -164,12 +164,12 @@ pub struct Node {
     clock: Clock,
     state: Mutex<State>,
     wakeups: ThreadWakeups,
-    /// Written by the applier only; readers hold it for at most one page.
+    /// Written by the applier only; readers hold the lock for at most one page.
     kv: RwLock<Kv>,
     transport: Arc<dyn PeerTransport>,
     listeners: Listeners,
     disk: Arc<dyn Disk>,
-    /// Pieces of snapshots on their way to the receiver.
+    /// Pieces of snapshots that wait for the receiver.
     pieces: Mailbox,
     /// Snapshots of a leader that were received and loaded, by their last index; the applier takes them.
     received: Mutex<BTreeMap<Index, Kv>>,
@@ -180,7 +180,7 @@ pub struct Node {
     removal_asks: AtomicU64,
     counters: Counters,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Dropped when the node stops; every thread holds another one.
+    /// Dropped when the node stops; every thread holds a clone.
     alive: Mutex<Option<Sender<()>>>,
     /// Disconnected once every thread has ended.
     ended: Receiver<()>,
@@ -203,7 +203,7 @@ impl Clock {
 
 /// What a thread does next.
 enum Next<T> {
-    /// This.
+    /// This work.
     Do(T),
     /// Nothing before this time, unless it is woken.
     SleepUntil(Time),
@@ -281,7 +281,7 @@ impl Node {
         });
         match node.spawn_threads(wal, inbox).and_then(|()| node.ensure_peer_threads(&membership)) {
             Ok(()) => {
-                // Its snapshot may say so: nobody else will apply that once more.
+                // The snapshot may already say that this member was removed: that entry is not applied again.
                 node.look_for_removal();
                 Ok(node)
             }
@@ -293,7 +293,7 @@ impl Node {
     }
 
     fn spawn_threads(self: &Arc<Node>, mut wal: Wal, inbox: receiver::Inbox) -> io::Result<()> {
-        // A channel of one, whose end is the log writer's.
+        // A channel with room for one message; the log writer holds the sending end.
         let (wake, wakeups) = bounded(1);
         if let Some(preparer) = wal.take_preparer() {
             self.spawn("housekeeper", move |_| housekeeper::run(&wakeups, preparer))?;
@@ -313,15 +313,15 @@ impl Node {
         let node = self.clone();
         let thread = guard::spawn(name.to_owned(), alive, move || body(&node))?;
         let mut threads = lock(&self.threads);
-        // Members come and go: what has ended is not kept.
+        // Members come and go: threads that have ended are not kept.
         threads.retain(|thread| !thread.is_finished());
         threads.push(thread);
         Ok(())
     }
 
-    /// Stops: requests that wait are answered (writes under way: unknown), queued writes reach the disk, the log is
-    /// sealed, the threads end. Returns whether all of them had ended within `grace`; one that is still inside an RPC
-    /// ends with it.
+    /// Stops: waiting requests are answered (unfinished writes: unknown), queued writes reach the disk, the log is
+    /// sealed, the threads end. Returns whether all threads had ended within `grace`; a thread that is still inside
+    /// an RPC ends when the RPC does.
     pub fn stop(self: &Arc<Node>, grace: Duration) -> bool {
         let deadline = Instant::now() + grace;
         self.step(|state, _| {
@@ -349,7 +349,7 @@ impl Node {
 
     // ---- the store -------------------------------------------------------------------------------------------------
 
-    /// Looks at the state machine, for at most a page.
+    /// Reads the state machine, for at most one page.
     pub fn with_kv<R>(&self, look: impl FnOnce(&Kv) -> R) -> R {
         let kv = self.kv.read().unwrap_or_else(PoisonError::into_inner);
         let _abort = AbortOnPanic::holding("store's lock");
@@ -364,8 +364,8 @@ impl Node {
 
     // ---- the core --------------------------------------------------------------------------------------------------
 
-    /// Changes the state: the only place that does, together with [`Node::wait`]. Locks, changes, draws the
-    /// consequences, unlocks, then wakes threads, logs and answers.
+    /// Changes the state; only this function and [`Node::wait`] do. Locks, changes, computes the effects, unlocks,
+    /// then wakes threads, logs and answers.
     fn step<T>(self: &Arc<Node>, change: impl FnOnce(&mut State, Time) -> T) -> T {
         let (value, effects) = {
             let mut state = lock(&self.state);
@@ -377,7 +377,7 @@ impl Node {
         value
     }
 
-    /// Waits on `wakeup` until `poll` has something to do; taking it is a step like any other.
+    /// Waits on `wakeup` until `poll` returns something to do; taking that work is a step like any other.
     fn wait<T>(self: &Arc<Node>, wakeup: &Wakeup, mut poll: impl FnMut(&mut State, Time) -> Next<T>) -> T {
         let (value, effects) = {
             let mut state = lock(&self.state);
@@ -401,7 +401,7 @@ impl Node {
         value
     }
 
-    /// Looks at the state without changing it.
+    /// Reads the state without changing it.
     fn look<T>(&self, look: impl FnOnce(&State, Time) -> T) -> T {
         let state = lock(&self.state);
         let _abort = AbortOnPanic::holding("state's lock");
@@ -409,7 +409,7 @@ impl Node {
     }
 
     fn carry_out(self: &Arc<Node>, effects: Effects) {
-        // Before anybody is woken: a call that begins now must not be cancelled with the old ones.
+        // Before any thread is woken: a call that begins now must not be cancelled together with the old calls.
         effects.cancels.into_iter().for_each(|(peer, call)| self.transport.cancel(peer, call));
         if effects.membership_changed
             && let Err(e) = self.ensure_peer_threads(&effects.membership)
@@ -451,7 +451,7 @@ fn log_note(note: &Note, membership: &Membership) {
     log::log!(level, "{}", note.with_names(membership));
 }
 
-/// A poisoned lock is taken as it is: whoever panicked inside has ended the process.
+/// Ignores poisoning: a panic under the lock has already ended the process.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

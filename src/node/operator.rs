@@ -1,5 +1,6 @@
-//! What operators ask by name: which member they mean, and who the new one is. The names are looked up in a membership that
-//! holds every change that was answered before, and the change itself goes through whoever leads.
+//! Operators' requests use names: this module finds which member is meant, and the identity of a new member. The
+//! names are looked up in a membership that holds every change that was answered before. The change itself goes
+//! through the leader.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use super::request::{
 use crate::raft::{FIRST_PROTOCOL, Index, Member, MemberId, MembershipChange, PROTOCOL, Protocol};
 use crate::store::Kv;
 
-/// A read is answered by its deadline; so long later its answer may still be on its way.
+/// A read is answered by its deadline. Its answer may arrive this much later.
 const ANSWER_MARGIN: Duration = Duration::from_secs(1);
 
 /// A member that is to be added.
@@ -30,13 +31,13 @@ pub struct Newcomer {
     pub http_addr: String,
     /// Whether it becomes a voter once it has caught up.
     pub promote: bool,
-    /// Its identity; without one the node at its address is asked.
+    /// Its identity; if it is not given, the node at its address is asked.
     pub member_id: Option<MemberId>,
-    /// What its program speaks, if it says so.
+    /// Its protocol version, if it says so.
     pub protocol: Option<Protocol>,
 }
 
-/// What an operator asks, with the names they use.
+/// A request of an operator, with names instead of identities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OperatorRequest {
     /// To add a member.
@@ -49,21 +50,21 @@ pub enum OperatorRequest {
     Transfer(Option<String>),
 }
 
-/// What was done for an operator, in full.
+/// What was done for an operator, with all details of the member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OperatorReply {
-    /// The membership is so, committed; by the entry at this index.
+    /// The membership is as requested; the entry at this index is committed.
     Changed(Index),
     /// This member leads now.
     TransferredTo(Member),
 }
 
 impl Node {
-    /// Does what an operator asks, through whoever leads. `calls` reaches the node at a new member's address. Waits, until
-    /// `deadline` and a moment longer at most.
+    /// Does what an operator asks, through the leader. `calls` reaches the node at a new member's address. Waits until
+    /// `deadline`, or a moment longer.
     ///
     /// # Errors
-    /// It was not done, or nobody knows.
+    /// It was not done, or the outcome is unknown.
     pub fn execute(
         self: &Arc<Self>,
         request: &OperatorRequest,
@@ -110,11 +111,11 @@ impl Node {
         }
     }
 
-    /// Waits until this node knows every change that was answered before it was asked, so that names mean what the operator
-    /// means.
+    /// Waits until this node knows every change that was answered before this request, so that names mean what the
+    /// operator means.
     fn catch_up(self: &Arc<Self>, deadline: Instant) -> Result<(), AdminFailure> {
         let (told, tell) = bounded(1);
-        // The other end may have given up.
+        // The receiver may have stopped waiting.
         let done = Box::new(move |result: Result<_, Failure>| drop(told.try_send(result)));
         self.read(Consistency::Linearizable, deadline, done);
         let late = || Failure::new(FailureKind::Timeout, "the deadline passed while the leader was asked");
@@ -137,7 +138,7 @@ impl Node {
         }
     }
 
-    /// What the program of a new member speaks, whose identity is known. It is asked only where that decides something.
+    /// The protocol version of a new member with a known identity. The member is asked only when the answer matters.
     fn speaks(
         &self,
         new: &Newcomer,
@@ -151,7 +152,7 @@ impl Node {
         there.filter(|(id, _)| *id == member_id).map(|(_, speaks)| speaks)
     }
 
-    /// The identity of the node at the address of a new member, and what its program speaks.
+    /// The identity of the node at the address of a new member, and its protocol version.
     fn ask_who_is_there(
         &self,
         new: &Newcomer,
@@ -194,7 +195,7 @@ impl Node {
                 return Err(AdminFailure::new(AdminFailureKind::Conflict, text));
             }
         };
-        // A member that was removed does not know its name any more; the leader refuses its identity.
+        // A removed member no longer knows its name; the leader refuses its identity.
         if there != *node_id && !there.is_empty() {
             return Err(refused(format!(
                 "at {raft_addr} is a node that calls itself {there}, not {node_id}"

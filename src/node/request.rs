@@ -8,13 +8,13 @@ use crate::store::Applied;
 /// Receives a result: called exactly once, with no lock held. Must not block: it pushes into a channel or a queue.
 pub type Completion<T> = Box<dyn FnOnce(T) + Send>;
 
-/// What became of a write: what the state machine decided, or why nothing can be said.
+/// The result of a write: what the state machine decided, or why no decision is known.
 pub type WriteResult = Result<Applied, Failure>;
 
-/// A confirmed index, or why there is none: then the reads are surely not served and may ask elsewhere.
+/// A confirmed read index, or why there is none: then the reads are surely not served and may ask another node.
 pub type ReadIndexResult = Result<Index, Failure>;
 
-/// Where the snapshot ends that holds what was asked for.
+/// The end of a snapshot that holds what was asked for.
 pub type BackupResult = Result<Position, Failure>;
 
 /// Where a write comes from.
@@ -41,13 +41,13 @@ pub enum Consistency {
 pub enum FailureKind {
     /// No leader or no quorum. Not done.
     Unavailable,
-    /// Too much under way. Not done; worth a retry.
+    /// Too many requests are waiting. Not done; worth a retry.
     Overloaded,
     /// The request can never fit. Not done.
     TooLarge,
     /// A read's deadline passed. Nothing to undo.
     Timeout,
-    /// The version in force does not have it yet. Not done.
+    /// The version in force does not have this operation yet. Not done.
     Unsupported,
     /// A write that may or may not take effect.
     OutcomeUnknown,
@@ -81,20 +81,20 @@ impl Failure {
         Failure::new(FailureKind::Unavailable, message)
     }
 
-    /// Nobody can say whether the write takes effect.
+    /// It is unknown whether the write takes effect.
     pub fn unknown(message: impl Into<String>) -> Failure {
         Failure::new(FailureKind::OutcomeUnknown, message)
     }
 }
 
-/// What an operator asks of the cluster itself.
+/// A request of an operator about the cluster itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Administration {
     /// To add, promote or remove one member.
     Change(MembershipChange),
-    /// To remove this member. A leader that is to go checks that its removal can be done, hands over, and sends the
-    /// caller to its successor: a leader that goes without one costs an election.
+    /// To remove this member. A leader that is to be removed checks that its removal can be done, transfers the
+    /// leadership, and sends the caller to its successor: a leader that leaves without a successor costs an election.
     Remove(MemberId),
     /// To transfer the leadership, to this member or to the most advanced voter.
     Transfer(Option<MemberId>),
@@ -104,13 +104,13 @@ pub enum Administration {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Administered {
-    /// The membership is so, committed; by the entry at this index.
+    /// The membership is as requested; the entry at this index is committed.
     Changed(Index),
     /// This member leads now.
     TransferredTo(MemberId),
 }
 
-/// Why what an operator asked was not done, or nobody knows.
+/// Why an operator's request was not done, or that its outcome is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AdminFailureKind {
@@ -118,17 +118,17 @@ pub enum AdminFailureKind {
     NotLeader,
     /// There is no such member.
     NotFound,
-    /// It cannot be done as it is asked, now or later. Not done.
+    /// The request is impossible, now and later. Not done.
     Refused,
-    /// Another change is not yet committed: again in a moment. Not done.
+    /// Another change is not yet committed: try again in a moment. Not done.
     UnderWay,
-    /// The cluster is in no state to do it; it may be again. Not done.
+    /// The current state of the cluster does not allow it; this may change. Not done.
     Conflict,
-    /// As for writes.
+    /// A failure as for writes.
     Failed(FailureKind),
 }
 
-/// Why what an operator asked was not done, or nobody knows, for them to read.
+/// Why an operator's request was not done, or that its outcome is unknown, as a text for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub struct AdminFailure {
@@ -145,5 +145,5 @@ impl AdminFailure {
     }
 }
 
-/// What became of what an operator asked.
+/// The result of an operator's request.
 pub type AdminResult = Result<Administered, AdminFailure>;

@@ -1,5 +1,5 @@
-//! What a node is asked: by its clients' port to write and read, by its peers' port to vote, append, confirm and propose.
-//! None of these waits: each one hands its answer to a completion, at once or later.
+//! Requests to a node: the client port asks to write and read, the peer port asks to vote, append, confirm and
+//! propose. None of these functions waits: each one gives its answer to a completion, immediately or later.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -22,8 +22,8 @@ use crate::store::{Command, CommandError};
 impl Node {
     // ---- for clients ---------------------------------------------------------------------------------------------------
 
-    /// Makes a write: proposes it here, or forwards it to the leader. `done` is told what the state machine decided, or
-    /// why nothing can be said; no later than at `deadline`, when a write under way is unknown.
+    /// Makes a write: proposes it here, or forwards it to the leader. `done` gets what the state machine decided, or
+    /// why no decision is known; at `deadline` at the latest, when an unfinished write is unknown.
     pub fn write(
         self: &Arc<Self>,
         command: Command,
@@ -44,8 +44,8 @@ impl Node {
         self.step(|state, now| state.submit(Work::Write { command, done }, origin, deadline, now));
     }
 
-    /// Asks from which applied index a read may be served. The state machine has applied it when `done` is told, so the
-    /// caller reads right away. A failure is definite.
+    /// Asks from which applied index a read may be served. The state machine has applied that index when `done` is
+    /// called, so the caller can read immediately. A failure is definite.
     pub fn read(
         self: &Arc<Self>,
         consistency: Consistency,
@@ -68,8 +68,8 @@ impl Node {
         self.step(|state, now| state.submit(Work::Read { done }, Origin::Client, deadline, now));
     }
 
-    /// Asks for a snapshot that holds everything acknowledged before: the state is saved unless nothing has changed since
-    /// it last was. `done` is told where the snapshot ends; its file is in the data directory then.
+    /// Asks for a snapshot that holds everything acknowledged before. The state is saved, unless nothing has changed
+    /// since it was last saved. `done` gets the end of the snapshot; the snapshot file is then in the data directory.
     pub fn backup(self: &Arc<Self>, deadline: Instant, done: Completion<BackupResult>) {
         let node = self.clone();
         let then = move |index: Result<Index, Failure>| match index {
@@ -79,20 +79,20 @@ impl Node {
         self.read(Consistency::Linearizable, deadline, Box::new(then));
     }
 
-    /// Asks for a snapshot through `index` at least. Whoever asks again after a deadline asks so: a snapshot that was begun
-    /// for the first request serves the second one.
+    /// Asks for a snapshot through at least `index`. A caller that asks again after a deadline uses this function: a
+    /// snapshot that was begun for the first request serves the second request.
     pub fn backup_through(self: &Arc<Self>, index: Index, deadline: Instant, done: Completion<BackupResult>) {
         let deadline = self.clock.at(deadline);
         self.step(|state, _| state.await_snapshot(index, deadline, done));
     }
 
-    /// Where the snapshots of this node lie.
+    /// The disk with the snapshots of this node.
     pub fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
     }
 
-    /// For each idempotency key whether the table has no room for it, counted at the cluster time that its command would
-    /// get. Only a leader refuses early; it spares the log an entry that decides nothing.
+    /// For each idempotency key, whether the table has no room for it at the cluster time that its command would get.
+    /// Only a leader refuses early; this saves a log entry that would decide nothing.
     fn refuses_keyed(&self, keys: &[&str]) -> Vec<bool> {
         match self.look(|state, now| state.raft.next_cluster_time(now)) {
             Some(cluster_time) => {
@@ -102,14 +102,14 @@ impl Node {
         }
     }
 
-    /// Ends the process with exit code 5: the leader sends what this program does not read.
+    /// Ends the process with exit code 5: the leader sends data that this program cannot read.
     pub fn end_for_another_program(&self, why: &str) -> ! {
         guard::end_for_another_program(&format!("the leader's entries cannot be taken: {why}"))
     }
 
     // ---- for peers -----------------------------------------------------------------------------------------------------
 
-    /// Answers a vote or pre-vote, once the disk holds what the answer vouches for. `done` is dropped without an answer
+    /// Answers a vote or pre-vote, once the disk holds what the answer promises. `done` is dropped without an answer
     /// when the node stops.
     pub fn answer_vote(self: &Arc<Self>, request: RequestVoteRequest, done: Completion<RequestVoteReply>) {
         self.step(|state, now| {
@@ -120,8 +120,9 @@ impl Node {
         });
     }
 
-    /// Answers an append that `AppendEntriesRequest::validate` has passed, once the disk holds what the answer vouches
-    /// for, or after the append hold with what it holds by then. `done` is dropped without an answer when the node stops.
+    /// Answers an append that has passed `AppendEntriesRequest::validate`, once the disk holds what the answer
+    /// promises, or after the append hold with what the disk holds then. `done` is dropped without an answer when the
+    /// node stops.
     pub fn answer_append(
         self: &Arc<Self>,
         request: AppendEntriesRequest,
@@ -139,8 +140,8 @@ impl Node {
         });
     }
 
-    /// Answers a piece of a leader's snapshot. The receiver writes it; `done` is dropped without an answer when that has
-    /// too much to do, and the leader sends the piece again.
+    /// Answers a piece of a leader's snapshot. The receiver thread writes it. When that thread has too much to do,
+    /// `done` is dropped without an answer, and the leader sends the piece again.
     pub fn answer_install_snapshot(
         self: &Arc<Self>,
         request: InstallSnapshotRequest,
@@ -177,7 +178,7 @@ impl Node {
         });
     }
 
-    /// Answers a peer's question for a read index, as the leader. One answer serves every read that waited at the peer
+    /// Answers a peer's call for a read index, as the leader. One answer serves every read that waited at the peer
     /// when it asked.
     pub fn answer_read_index(self: &Arc<Self>, deadline: Instant, done: Completion<ReadIndexResult>) {
         self.counters.count_peer_read();
@@ -185,8 +186,8 @@ impl Node {
         self.step(|state, now| state.submit(Work::Read { done }, Origin::Forwarded, deadline, now));
     }
 
-    /// Makes a peer's clients' writes, as the leader; never forwards them again. The whole batch is answered when its
-    /// last item is decided, or when the earliest deadline passes: then what is not decided is unknown.
+    /// Makes the writes that a peer forwarded, as the leader; never forwards them again. The whole batch is answered
+    /// when its last write is decided, or when the earliest deadline passes: then the undecided writes are unknown.
     pub fn answer_forward(
         self: &Arc<Self>,
         writes: Vec<ForwardedWrite>,
@@ -219,7 +220,7 @@ impl Node {
         refused.into_iter().for_each(|(done, failure)| self.refuse(done, failure));
     }
 
-    /// Why this leader does not propose what a newer member forwarded.
+    /// Why this leader does not propose a command that a newer member forwarded.
     fn unsupported_here(&self, error: &CommandError) -> String {
         let (name, speaks) = (&self.options.node_id, self.options.protocol);
         format!("the write needs a later version: {name} speaks protocol {speaks} and leads ({error})")
@@ -232,8 +233,8 @@ impl Node {
         done(result);
     }
 
-    /// Why forwarded writes are not proposed. Bytes that no state machine could read must not enter the log: every member
-    /// would stop at them.
+    /// Why forwarded writes are not proposed. Bytes that no state machine can read must not enter the log: every
+    /// member would stop at them.
     fn refusals(&self, writes: &[ForwardedWrite]) -> Vec<Option<Failure>> {
         let commands: Vec<Result<Command, CommandError>> =
             writes.iter().map(|write| Command::decode(&write.command)).collect();
@@ -286,7 +287,7 @@ impl Batch {
         })
     }
 
-    /// Notes one result; gives the whole answer out with the last one.
+    /// Stores one result; gives the whole answer with the last result.
     fn put(
         &mut self,
         at: usize,

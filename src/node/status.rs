@@ -1,4 +1,4 @@
-//! What a node tells of itself.
+//! The status that a node reports.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::Node;
 use crate::raft::{ClusterId, Index, Liveness, Member, MemberId, Mode, Protocol, RoleKind, Term};
 
-/// The state of a node, for `/v1/status`, `/metrics` and operators. All of the core's part is from one moment, all of the
-/// store's part from a slightly earlier one.
+/// The state of a node, for `/v1/status`, `/metrics` and operators. The core's values are from one moment, the
+/// store's values from one slightly earlier moment.
 #[derive(Clone, Debug)]
 pub struct NodeStatus {
     /// The cluster.
@@ -20,7 +20,7 @@ pub struct NodeStatus {
     pub role: RoleKind,
     /// Its term.
     pub term: Term,
-    /// Who leads, as far as it knows.
+    /// The leader, as far as this node knows.
     pub leader: Option<Member>,
     /// Last index known to be committed.
     pub commit_index: Index,
@@ -40,7 +40,7 @@ pub struct NodeStatus {
     pub syncs: u64,
     /// Commands this node appended as leader since the start of the process.
     pub proposals: u64,
-    /// What this node's program speaks.
+    /// The protocol version of this node's program.
     pub protocol: Protocol,
     /// The version in force.
     pub version: Protocol,
@@ -48,7 +48,7 @@ pub struct NodeStatus {
     pub revision: u64,
     /// Oldest revision that can still be read.
     pub floor: u64,
-    /// Index the store's part of this status is from.
+    /// Applied index at the moment of the store's values.
     pub store_index: Index,
     /// Fingerprint of the state at `store_index`: equal on all members that applied the same entries.
     pub state_hash: u128,
@@ -65,8 +65,8 @@ pub struct PeerStatus {
     pub member_id: MemberId,
     /// Whether it votes.
     pub voter: bool,
-    /// How it is brought up to date; `Lost` when it rejected what it had acknowledged: it gets nothing more. Replace that
-    /// member.
+    /// How it is brought up to date; `Lost` when it rejected an entry that it had acknowledged: it gets nothing more.
+    /// Replace that member.
     pub mode: Mode,
     /// Last index known to be on its disk; `None` when it has not answered in this term.
     pub match_index: Option<Index>,
@@ -74,14 +74,14 @@ pub struct PeerStatus {
     pub lag: u64,
     /// Whether it answered within the last election timeout; `None` while it has had no time to answer.
     pub is_reachable: Option<bool>,
-    /// What its program speaks, as its last answer in this term says.
+    /// Its protocol version, according to its last answer in this term.
     pub protocol: Option<Protocol>,
-    /// How long ago the last RPC was sent that it answered in this term; `None` when it has not answered one.
+    /// How long ago the last RPC that it answered in this term was sent; `None` when it has not answered any.
     pub last_contact: Option<Duration>,
 }
 
 impl Node {
-    /// Everything an operator asks for.
+    /// The whole status, for operators.
     pub fn status(&self) -> NodeStatus {
         let (version, revision, floor, store_index, state_hash) =
             self.with_kv(|kv| (kv.version(), kv.revision(), kv.floor(), kv.applied().index, kv.state_hash()));
@@ -170,7 +170,7 @@ impl Node {
         self.look(|state, _| state.raft.term())
     }
 
-    /// Who leads, as far as this node knows.
+    /// The leader, as far as this node knows.
     pub fn leader(&self) -> Option<Member> {
         self.look(|state, _| state.raft.leader().and_then(|id| state.raft.membership().get(id).cloned()))
     }

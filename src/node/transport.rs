@@ -11,7 +11,7 @@ use crate::raft::{
     RequestVoteReply, RequestVoteRequest, TimeoutNowReply, TimeoutNowRequest,
 };
 
-/// Whom an RPC is meant for. The receiver refuses it when `member_id` is not its own.
+/// The member that an RPC is meant for. The receiver refuses the RPC when `member_id` is not its own identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The member.
@@ -20,16 +20,16 @@ pub struct Target {
     pub raft_addr: String,
 }
 
-/// Which connections an RPC uses: votes and appends never queue behind bulk.
+/// Which connections an RPC uses: votes and appends never wait for bulk transfers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Priority {
     /// Votes and appends.
     Core,
-    /// All else.
+    /// All other RPCs.
     Bulk,
 }
 
-/// A call to a leader that is given up when the leader changes: the forwarder's, or the read-asker's.
+/// A call to a leader that is cancelled when the leader changes: a call of the forwarder or of the read-asker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LeaderCall {
     /// [`PeerRequest::Forward`].
@@ -38,7 +38,7 @@ pub enum LeaderCall {
     ReadIndex,
 }
 
-/// A write on its way to the leader: one hop and no further.
+/// A write that is forwarded to the leader: one hop at most.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwardedWrite {
     /// `Command::encode` of the write, with its idempotency key.
@@ -47,7 +47,7 @@ pub struct ForwardedWrite {
     pub remaining_ms: u64,
 }
 
-/// The leader's answer to one [`ForwardedWrite`], passed through to the client as it is.
+/// The leader's answer to one [`ForwardedWrite`], passed to the client unchanged.
 pub type ForwardedResult = WriteResult;
 
 /// What a node asks of a peer.
@@ -69,9 +69,9 @@ pub enum PeerRequest {
     InstallSnapshot(InstallSnapshotRequest),
     /// Thesis §3.10.
     TimeoutNow(TimeoutNowRequest),
-    /// What an operator asked another node, for the leader to do.
+    /// An operator's request that another node received, for the leader to do.
     Administer {
-        /// What.
+        /// The request.
         what: Administration,
         /// How long the operator still waits, in milliseconds.
         remaining_ms: u64,
@@ -103,10 +103,10 @@ pub enum PeerError {
     /// The connection was refused or not made in time: surely not executed.
     #[error("not sent: {0}")]
     NotSent(String),
-    /// Anything later, a cancelled call included: executed or not, nobody knows.
+    /// Any later failure, also a cancelled call: it is unknown whether the request was executed.
     #[error("no answer: {0}")]
     Unknown(String),
-    /// The receiver has no log yet and takes part in nothing.
+    /// The receiver has no log yet and does not take part in Raft.
     #[error("{node_id} (member {member_id}) is not initialized yet")]
     Uninitialized {
         /// Its name.
@@ -117,9 +117,9 @@ pub enum PeerError {
     /// The receiver knows that a committed change has removed the sender from the cluster.
     #[error("this member was removed from the cluster")]
     Removed,
-    /// The receiver is on its way out and takes part in nothing any more. A forwarded write, a question for a read index and
-    /// an operator's request were surely not executed; of a vote, an append or a piece of a snapshot nothing is concluded, as
-    /// without an answer.
+    /// The receiver is stopping and no longer takes part in Raft. A forwarded write, a read-index call and an
+    /// operator's request were surely not executed. For a vote, an append or a piece of a snapshot it means the same
+    /// as no answer.
     #[error("it is stopping")]
     Stopping,
     /// The receiver refused the request before it reached its core: wrong cluster, wrong target, bad form. Surely
@@ -146,7 +146,7 @@ pub trait PeerTransport: Send + Sync + 'static {
         timeout: Duration,
     ) -> Result<PeerReply, PeerError>;
 
-    /// Interrupts the calls of one kind that are under way to `to`: they return [`PeerError::Unknown`] at once. Calls
-    /// that begin later are not touched, nor those of the other kind; votes and appends never.
+    /// Interrupts the running calls of one kind to `to`: they return [`PeerError::Unknown`] immediately. It does not
+    /// affect later calls and calls of the other kind, and never votes and appends.
     fn cancel(&self, to: MemberId, call: LeaderCall);
 }

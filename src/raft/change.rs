@@ -1,5 +1,5 @@
-//! Membership changes, one server at a time (thesis §4.1, §4.2): what a leader allows, and what follows from a
-//! membership that comes into force.
+//! Membership changes, one server at a time (thesis §4.1, §4.2): which changes a leader allows, and what happens when
+//! a membership comes into force.
 
 use std::collections::BTreeMap;
 
@@ -14,35 +14,35 @@ use super::role::Role;
 use super::types::{Index, Member, MemberId, Membership, Position, Time};
 use super::version::Protocol;
 
-/// A change of the membership. Each one adds or takes away one voter at most, so that the majorities before and after it
-/// overlap.
+/// A change of the membership. Each change adds or removes at most one voter, so that the majorities before and after
+/// it overlap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MembershipChange {
-    /// A new member, as a learner, with what its program speaks if that is known.
+    /// A new member, as a learner, with its protocol version if that is known.
     Add(#[serde(deserialize_with = "Member::from_wire")] Member, Option<Protocol>),
     /// A learner becomes a voter.
     Promote(MemberId),
-    /// A member goes.
+    /// A member is removed.
     Remove(MemberId),
 }
 
-/// What became of a change.
+/// The result of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// It is in force from this entry on, and final once that is committed.
+    /// The change is in force from this entry on, and final once this entry is committed.
     Appended(Position),
-    /// The membership in force is so already; the entry that made it so.
+    /// The membership in force already has this change; this is the index of the entry that put it in force.
     Already(Index),
 }
 
-/// Why a change is refused. Nothing happened.
+/// Why a change is refused. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
     /// This member does not lead.
     #[error("this member does not lead")]
     NotLeader {
-        /// Who does, as far as it knows.
+        /// The leader, as far as this member knows.
         leader: Option<MemberId>,
     },
     /// Nothing of this leader's term is committed yet: an older change might still come back (thesis §4.1, the bug of
@@ -52,36 +52,36 @@ pub enum ChangeError {
     /// Another change is not yet committed.
     #[error("another change of the membership is under way (entry {0}): try again when it is committed")]
     UnderWay(Index),
-    /// Without an answering majority nothing could ever be committed again.
+    /// No majority of the new voters answers: nothing could be committed any more.
     #[error(
         "of the {voters} voters there would be, only {alive} answer, and {needed} are needed: nothing could be committed any more"
     )]
     NoLiveMajority {
         /// Voters of the new membership.
         voters: usize,
-        /// Those of them that were heard within an election timeout.
+        /// Voters of the new membership that were heard within an election timeout.
         alive: usize,
-        /// How many a majority is.
+        /// The size of a majority.
         needed: usize,
     },
-    /// The change needs members that have not answered this leader yet; they have until then to do so.
+    /// The change needs members that have not answered this leader yet; they can still do so until `until`.
     #[error("the leader is new, or a member is: not enough of the members have answered it yet: try again")]
     NotHeardYet {
-        /// From then on the same change is decided, if no other leader is elected.
+        /// From this time on the same change is accepted or refused, if no other leader is elected.
         until: Time,
     },
     /// The learner that is to become a voter does not answer.
     #[error("{0} does not answer: only a member that answers can become a voter")]
     NoAnswer(String),
-    /// The member is not there.
+    /// There is no such member.
     #[error("there is no such member")]
     Unknown,
-    /// Name or address belong to another member.
+    /// The name or an address belongs to another member.
     #[error("{what} belongs to member {holder} already")]
     Taken {
-        /// Which: name, raft_addr, http_addr.
+        /// The field: name, raft_addr or http_addr.
         what: &'static str,
-        /// Whose it is.
+        /// The member that it belongs to.
         holder: String,
     },
     /// The new member's program does not read the version in force.
@@ -89,9 +89,9 @@ pub enum ChangeError {
     Unsupported {
         /// Its name.
         name: String,
-        /// What it speaks, if it said so.
+        /// Its protocol version, if it said so.
         speaks: Option<Protocol>,
-        /// The version in force, or appended to be.
+        /// The version in force, or an appended version that will be in force.
         version: Protocol,
     },
     /// The leader transfers its leadership.
@@ -112,10 +112,10 @@ fn unsupported_text(name: &str, speaks: Option<Protocol>, version: Protocol) -> 
 }
 
 impl Membership {
-    /// The membership after the change; `None` when it is so already.
+    /// The membership after the change; `None` when the membership already has the change.
     ///
     /// # Errors
-    /// The member is unknown, or its name or an address is another's.
+    /// The member is unknown, or its name or an address belongs to another member.
     pub fn with(&self, change: &MembershipChange) -> Result<Option<Membership>, ChangeError> {
         let mut members = self.members.clone();
         match change {
@@ -180,12 +180,13 @@ impl Raft {
         };
         let cluster_time = self.next_cluster_time(now).expect("a leader has the time");
         let position = self.append_own(cluster_time, &Payload::Membership(new), now);
-        // A single voter commits alone, as far as its disk has come.
+        // A single voter commits alone everything that its disk holds.
         self.advance_leader_commit(now);
         Ok(Changed::Appended(position))
     }
 
-    /// Whether `change_membership` would do it now, and the membership there would be; `None` when it is so already.
+    /// Checks whether `change_membership` would accept the change now. Returns the new membership, or `None` when the
+    /// membership already has the change.
     pub(super) fn check_change(
         &self,
         change: &MembershipChange,
@@ -213,7 +214,7 @@ impl Raft {
         Ok(Some(new))
     }
 
-    /// Whether a member is alive, as far as this leader knows; `Silent` for whom it does not know.
+    /// Whether a member is alive, as far as this leader knows; `Silent` for an unknown member.
     pub(super) fn liveness(&self, id: MemberId, now: Time) -> Liveness {
         let Role::Leader(leader) = &self.role else { return Liveness::Silent };
         match leader.peers.get(&id) {
@@ -241,7 +242,7 @@ impl Raft {
         }
     }
 
-    /// A learner that does not answer would be a voter that only counts for how many must answer.
+    /// A learner that does not answer would as a voter only enlarge the majority that is needed.
     fn check_answers(&self, id: MemberId, now: Time) -> Result<(), ChangeError> {
         match self.liveness(id, now) {
             Liveness::Alive => Ok(()),
@@ -253,7 +254,7 @@ impl Raft {
         }
     }
 
-    /// A membership came into force: a leader keeps what it knows of the members that stay.
+    /// A membership came into force: a leader keeps what it knows about the members that stay.
     pub(super) fn follow_membership(&mut self, now: Time) {
         let me = self.me();
         let members = self.memberships.latest().clone();
@@ -266,8 +267,8 @@ impl Raft {
             .collect::<BTreeMap<_, _>>();
     }
 
-    /// A learner that was brought up becomes a voter by itself, if it was added so (thesis §4.2.1): once it has finished
-    /// a round of catching up within an election timeout.
+    /// A learner that was added with `promote` becomes a voter automatically (thesis §4.2.1): as soon as it has
+    /// finished a round of catching up within an election timeout.
     pub(super) fn promote_caught_up(&mut self, peer: MemberId, now: Time) {
         if !self.memberships.latest().get(peer).is_some_and(|m| m.promote && !m.voter) {
             return;
@@ -290,8 +291,8 @@ impl Raft {
         }
     }
 
-    /// A leader that a committed membership has taken out of the voters manages it until then, without counting itself,
-    /// and leaves office (thesis §4.2.2).
+    /// A leader steps down when it is no longer a voter of the committed membership (thesis §4.2.2). Until its
+    /// removal is committed it manages the cluster without counting itself.
     pub(super) fn leave_office_when_removed(&mut self, now: Time) {
         if self.is_leader()
             && self.memberships.uncommitted() == 0
@@ -301,7 +302,7 @@ impl Raft {
         }
     }
 
-    /// Whether there may be something to say to `peer`, now or later: it is in the membership in force or in one that
+    /// Whether RPCs to `peer` may be needed, now or later: it is in the membership in force or in a membership that
     /// may come back. Identities are never reused.
     pub(super) fn may_have_peer(&self, peer: MemberId) -> bool {
         peer != self.me() && self.memberships.member(peer).is_some()

@@ -29,7 +29,8 @@ impl Raft {
         if request.pre_vote {
             return self.handle_pre_vote(&request, now);
         }
-        // Before the term rule: a candidate cut off from the leader must not depose it (thesis §4.2.3).
+        // This comes before the term rule: a candidate that cannot hear the leader must not depose it (thesis
+        // §4.2.3).
         if !request.transfer && self.hears_leader(now) {
             return self.refuse_vote(request.candidate, VoteRefusal::LeaderIsAlive);
         }
@@ -47,7 +48,7 @@ impl Raft {
             self.set_hard_state(HardState { voted_for: Some(request.candidate), ..self.hard_state }, now);
             self.note(Decision::Voted(request.candidate, request.last));
         }
-        // The candidate gets its time: a pre-campaign of one's own would run against it.
+        // The candidate gets time to win: a pre-campaign of this member would compete with it.
         if matches!(self.role, Role::PreCandidate(_)) {
             self.become_follower(None, now);
         }
@@ -55,7 +56,7 @@ impl Raft {
         self.vote_reply(true)
     }
 
-    /// Would this member vote so (thesis §9.6)? Changes nothing here: no term, no vote, no timer.
+    /// Answers whether this member would give the vote (thesis §9.6). Changes neither term nor vote nor timer here.
     fn handle_pre_vote(&mut self, request: &RequestVoteRequest, now: Time) -> AfterSync<RequestVoteReply> {
         if self.hears_leader(now) {
             return self.refuse_vote(request.candidate, VoteRefusal::LeaderIsAlive);
@@ -93,18 +94,19 @@ impl Raft {
         }
     }
 
-    /// A whole election timeout without a leader.
+    /// A whole election timeout has passed without a leader.
     pub(super) fn handle_election_timeout(&mut self, now: Time) {
         self.arm_election_timer(now);
-        // A disk that does not answer could not keep a vote, and a term on top of an unwritten one gains nothing.
+        // A disk that does not answer could not store a vote, and raising the term again before the last one is
+        // stored is useless.
         if self.disk_stalled || self.writes.is_hard_state_pending() || !self.may_campaign() {
             return;
         }
         self.become_pre_candidate(now);
     }
 
-    /// Voters campaign, and so does a member that only an uncommitted membership has left out (thesis §4.2.2): nobody else
-    /// may hold the entries that commit it.
+    /// Voters may campaign. A member that only an uncommitted membership has removed may campaign too (thesis
+    /// §4.2.2): perhaps no other member holds the entries that are needed to commit that membership.
     pub(super) fn may_campaign(&self) -> bool {
         self.memberships.latest().is_voter(self.me()) || self.memberships.committed().is_voter(self.me())
     }
@@ -116,18 +118,18 @@ impl Raft {
         self.try_win(now);
     }
 
-    /// Starts an election (Figure 2, candidates); with `transfer` because the leader asked for it.
+    /// Starts an election (Figure 2, candidates). `transfer` means that the leader asked for it.
     pub(super) fn become_candidate(&mut self, transfer: bool, now: Time) {
         let ballot = self.open_ballot(false, transfer);
         self.role = Role::Candidate(ballot);
         let vote = HardState { term: self.term() + 1, voted_for: Some(self.me()) };
         self.set_hard_state(vote, now);
-        // Armed again when the vote is durable: a slow disk must not burn terms.
+        // The timer is set again when the vote is durable: a slow disk must not use up terms.
         self.election_deadline = Time::NEVER;
         self.note(Decision::Campaign);
     }
 
-    /// A pre-vote of one's own is given at once; a vote of one's own only when it is durable.
+    /// The member's own pre-vote counts immediately; its own vote counts only when it is durable.
     fn open_ballot(&mut self, own_vote: bool, transfer: bool) -> Ballot {
         self.last_ballot += 1;
         let granted = if own_vote { BTreeSet::from([self.me()]) } else { BTreeSet::new() };
@@ -153,11 +155,11 @@ impl Raft {
         }
     }
 
-    /// What a campaign sends to this peer: one request each, again only when it failed.
+    /// What a campaign sends to this peer: one request per peer, sent again only when it failed.
     pub(super) fn poll_vote(&mut self, peer: MemberId, now: Time) -> PollRpc {
         let (ballot, pre_vote) = match &self.role {
             Role::PreCandidate(ballot) => (ballot, true),
-            // The own vote is durable before anybody is asked for theirs.
+            // The own vote must be durable before other members are asked for their votes.
             Role::Candidate(ballot) if ballot.granted.contains(&self.config.me) => (ballot, false),
             _ => return PollRpc::WaitUntil(Time::NEVER),
         };
@@ -175,10 +177,10 @@ impl Raft {
         PollRpc::Send(RpcRequest::RequestVote(request), self.ticket(peer, asked, now))
     }
 
-    /// An answer to this member's own question. Answers of an earlier campaign or term are dropped.
+    /// Handles an answer to this member's vote request. Answers of an earlier campaign or term are dropped.
     pub(super) fn handle_vote_reply(&mut self, ticket: &Ticket, reply: RequestVoteReply, now: Time) {
         let Asked::Vote { ballot: number, pre_vote } = ticket.asked else { return };
-        // A granted pre-vote repeats the term that was asked about; every other answer carries the peer's own.
+        // A granted pre-vote repeats the term of the request; every other answer carries the peer's own term.
         if !(pre_vote && reply.granted) {
             if self.is_absurd(reply.term) {
                 return self.note(Decision::RefusedTerm(ticket.peer, reply.term));
@@ -201,7 +203,7 @@ impl Raft {
         }
     }
 
-    /// A majority of the voters decides; a member that is none does not count itself.
+    /// A majority of the voters decides; a member that is not a voter does not count itself.
     fn try_win(&mut self, now: Time) {
         let voters: Vec<MemberId> = self.memberships.latest().voters().collect();
         let needed = majority(voters.len());
@@ -218,12 +220,12 @@ impl Raft {
         }
     }
 
-    /// Leads, and opens the term with a no-op: until an entry of the own term is committed, nothing is known of what is
-    /// (paper §8, thesis §6.4).
+    /// Becomes the leader and begins the term with a no-op: until an entry of its own term is committed, a leader
+    /// does not know which entries are committed (paper §8, thesis §6.4).
     fn become_leader(&mut self, votes: usize, voters: usize, now: Time) {
         let last = self.last();
         let peers = self.membership().members.iter().map(|m| m.member_id).filter(|&id| id != self.me());
-        // A vote is an answer of this term, but no news of whether the voter lives: that begins with the first append.
+        // A vote is an answer of this term, but it does not count as a sign of life: only answers to appends do.
         let spoken = match &self.role {
             Role::Candidate(ballot) => ballot.spoken.clone(),
             _ => BTreeMap::new(),

@@ -1,5 +1,5 @@
-//! Log entries and their frame: the one byte form that the leader makes once and that travels unchanged over the
-//! wire and into every member's log.
+//! Log entries and their frame: the leader encodes an entry once, and these bytes go unchanged over the wire and into
+//! every member's log.
 //!
 //! ```text
 //! offset  size  field    (integers little-endian)
@@ -23,14 +23,14 @@ use super::version::{PROTOCOL, Protocol};
 /// Bytes of a frame before its payload.
 pub const FRAME_HEADER_BYTES: usize = 33;
 
-/// No payload is greater: a length is checked against this before anything is allocated for it.
+/// Maximum size of a payload: a length is checked against this before memory is allocated for it.
 pub const MAX_PAYLOAD_BYTES: usize = 4 << 20;
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum EntryKind {
-    /// The bootstrap of the cluster: entry `1@1` and no other.
+    /// The bootstrap of the cluster: only entry `1@1`.
     Genesis = 1,
     /// A leader's first entry of its term (thesis §6.4).
     Noop = 2,
@@ -55,7 +55,7 @@ impl EntryKind {
     }
 }
 
-/// What is proposed, before it has a place in the log.
+/// The contents of an entry, before it has a position in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
     /// The bootstrap of the cluster.
@@ -76,7 +76,7 @@ pub enum FrameError {
     /// Fewer bytes than a frame needs.
     #[error("the frame is cut short: {have} of {need} bytes")]
     Short {
-        /// Bytes there are.
+        /// Bytes available.
         have: usize,
         /// Bytes needed.
         need: usize,
@@ -92,7 +92,7 @@ pub enum FrameError {
         "there is an entry of kind {0}, which this program (protocol {PROTOCOL}) does not know: run the dkv-server that wrote it"
     )]
     Kind(u8),
-    /// A found, membership or version payload that is not what it should be.
+    /// A genesis, membership or version payload that is invalid.
     #[error("the frame's payload does not parse: {0}")]
     Payload(String),
 }
@@ -232,7 +232,7 @@ impl Entry {
         self.membership.as_ref()
     }
 
-    /// The version this entry puts in force, for found and version entries.
+    /// The version this entry puts in force, for genesis and version entries.
     pub fn version(&self) -> Option<Protocol> {
         self.version
     }

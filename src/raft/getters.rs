@@ -1,4 +1,4 @@
-//! What the core shows of itself; nothing here changes it.
+//! Read access to the state of the core; nothing here changes it.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::watermarks::Watermarks;
 use super::write::WriteSeq;
 
 impl Raft {
-    /// Who this member is.
+    /// The identity of this member.
     pub fn me(&self) -> MemberId {
         self.config.me
     }
@@ -38,7 +38,7 @@ impl Raft {
         matches!(self.role, Role::Leader(_))
     }
 
-    /// Who leads this term, as far as this member knows.
+    /// The leader of this term, as far as this member knows.
     pub fn leader(&self) -> Option<MemberId> {
         match self.role {
             Role::Follower { leader } => leader,
@@ -52,7 +52,7 @@ impl Raft {
         self.hard_state.term
     }
 
-    /// Term and vote in memory; the disk may still be behind.
+    /// Term and vote in memory; the disk may not have them yet.
     pub fn hard_state(&self) -> HardState {
         self.hard_state
     }
@@ -82,7 +82,7 @@ impl Raft {
         self.writes.persisted_seq()
     }
 
-    /// Bytes of entries on their way to the disk.
+    /// Bytes of entries that are not yet on the disk.
     pub fn unpersisted_bytes(&self) -> usize {
         self.writes.unpersisted_bytes()
     }
@@ -100,7 +100,7 @@ impl Raft {
         self.memberships.latest()
     }
 
-    /// A member of the membership in force, or of one that may come back.
+    /// A member of the membership in force, or of a membership that may come back.
     pub fn member(&self, id: MemberId) -> Option<&Member> {
         self.memberships.member(id)
     }
@@ -110,7 +110,7 @@ impl Raft {
         self.memberships.committed()
     }
 
-    /// The newest durable snapshot; one that ends at `0@0` is none.
+    /// The newest durable snapshot; if it ends at `0@0`, there is no snapshot.
     pub fn snapshot(&self) -> &SnapshotMeta {
         &self.snapshot
     }
@@ -143,12 +143,12 @@ impl Raft {
         self.disk_stalled
     }
 
-    /// When the oldest write was queued that is not yet durable.
+    /// The time at which the oldest write that is not yet durable was queued.
     pub fn oldest_write_queued_at(&self) -> Option<Time> {
         self.writes.oldest_queued_at()
     }
 
-    /// What others wait on.
+    /// The counters that threads wait on.
     pub fn watermarks(&self) -> Watermarks {
         Watermarks {
             term: self.term(),

@@ -5,14 +5,14 @@ use super::raft::Raft;
 use super::role::{Role, RoleKind};
 use super::watermarks::Watermarks;
 
-/// The whole log is looked at in every so many steps; the cheap checks run each time.
+/// The whole log is checked once per this many steps; the cheap checks run in every step.
 const WHOLE_LOG_EVERY: u64 = 256;
 
-/// What one member can see of itself.
+/// The invariants that one member can check on its own state.
 ///
 /// - I3: terms in the log never fall and never exceed the member's own.
-/// - I4: the log begins at or before the end of the snapshot, that ends at or before the commit index, that is within the
-///   log, and nothing beyond it is applied.
+/// - I4: the log begins at or before the end of the snapshot, the snapshot ends at or before the commit index, the
+///   commit index is within the log, and no entry after the commit index is applied.
 /// - I5: `match_index < next_index <= last_index + 1` for every peer.
 /// - I13: a leader has appended at most one membership that is not committed, and only after a committed entry of its
 ///   own term. (Memberships of earlier terms may be several: they are committed, but this leader does not know it yet.)
@@ -76,10 +76,10 @@ fn check_log(raft: &Raft) {
     }
 }
 
-/// What must hold between two moments.
+/// The invariants between the states before and after a step.
 ///
 /// - I1: the term never decreases. I2: the vote of a term never changes once given.
-/// - I6: a leader's commit index rises only to entries of its own term.
+/// - I6: a leader raises its commit index only to entries of its own term.
 /// - I7: committed entries stay; the commit index and the applied index never decrease.
 /// - A leader never becomes a candidate in its own term, and an entry of a leader's log is never cut in its term.
 pub fn check_step(before: &Watermarks, raft: &Raft) {

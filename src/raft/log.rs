@@ -1,12 +1,12 @@
-//! The log in memory: entries after a base. What of it is on disk is told by `write.rs`.
+//! The log in memory: entries after a base. `write.rs` knows which part of it is on the disk.
 
 use std::collections::VecDeque;
 
 use super::entry::Entry;
 use super::types::{Index, Position, Term};
 
-/// Consecutive entries from `base.index + 1` on. Everything through the base is in a durable snapshot (paper §7); the
-/// newest snapshot may end later, so that a peer that is a little behind needs entries only.
+/// Consecutive entries from `base.index + 1` on. Everything through the base is in a durable snapshot (paper §7). The
+/// newest snapshot may end later, so that a peer that lags only a little needs entries and no snapshot.
 #[derive(Clone, Debug)]
 pub struct Log {
     base: Position,
@@ -24,12 +24,12 @@ impl Log {
         log
     }
 
-    /// The position before the first entry; `0@0` as long as nothing was compacted.
+    /// The position before the first entry; `0@0` if nothing was compacted.
     pub fn base(&self) -> Position {
         self.base
     }
 
-    /// Index of the first entry there is, or would be.
+    /// Index of the first entry, also when that entry does not exist yet.
     pub fn first_index(&self) -> Index {
         self.base.index + 1
     }
@@ -59,7 +59,8 @@ impl Log {
         self.get(index).map(Entry::term)
     }
 
-    /// Entries from `from` on, at least one if there is any, then as many as fit into `max_bytes` of frames.
+    /// Entries from `from` through `to`: at least one if there is any, then as many as fit into `max_bytes` of
+    /// frames.
     pub fn slice(&self, from: Index, to: Index, max_bytes: usize) -> Vec<Entry> {
         let mut bytes = 0;
         let mut slice = Vec::new();
@@ -108,8 +109,8 @@ impl Log {
         self.entries.truncate(usize::try_from(keep).unwrap_or(usize::MAX));
     }
 
-    /// Forgets every entry through `to`, which a durable snapshot covers (paper §7). Nothing happens when it is
-    /// forgotten already.
+    /// Drops every entry through `to`, which a durable snapshot covers (paper §7). Does nothing when these entries
+    /// were already dropped.
     pub fn compact(&mut self, to: Index) {
         if to <= self.base.index {
             return;
@@ -119,7 +120,7 @@ impl Log {
         self.base = Position::new(to, term);
     }
 
-    /// Starts anew after an installed snapshot (paper Figure 13, 7).
+    /// Empties the log after a snapshot was installed (paper Figure 13, 7).
     pub fn reset(&mut self, base: Position) {
         self.entries.clear();
         self.base = base;

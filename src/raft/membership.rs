@@ -1,5 +1,5 @@
-//! Which membership is in force (thesis §4.1): the latest one in the log, as soon as it is appended, and the one before
-//! again when it is cut off.
+//! Which membership is in force (thesis §4.1): the latest one in the log, as soon as it is appended. When it is cut
+//! off, the one before it is in force again.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ pub struct Memberships {
 }
 
 impl Memberships {
-    /// From the snapshot and the entries after it. The initial membership counts as committed: it is the same entry in
-    /// every log.
+    /// The memberships of the snapshot and of the entries after it. The initial membership counts as committed: it is
+    /// the same entry in every log.
     pub fn new<'a>(snapshot: &SnapshotMeta, entries: impl Iterator<Item = &'a Entry>) -> Memberships {
         let mut memberships =
             Memberships { history: vec![(snapshot.membership_index, snapshot.membership.clone())] };
@@ -35,14 +35,14 @@ impl Memberships {
         }
     }
 
-    /// Takes back what was in force only from `from` on.
+    /// Drops the memberships of entries from `from` on.
     pub fn truncate_suffix(&mut self, from: Index) {
         while self.history.len() > 1 && self.latest_index() >= from {
             self.history.pop();
         }
     }
 
-    /// Forgets what a later committed membership has replaced.
+    /// Drops the memberships that a later committed membership has replaced.
     pub fn commit(&mut self, commit_index: Index) {
         let superseded = self.history.iter().skip(1).take_while(|(index, _)| *index <= commit_index).count();
         self.history.drain(..superseded);
@@ -63,12 +63,12 @@ impl Memberships {
         &self.history[0].1
     }
 
-    /// This member, as the latest of them that has it says.
+    /// The member with this identity, from the latest membership that contains it.
     pub fn member(&self, id: MemberId) -> Option<&Member> {
         self.history.iter().rev().find_map(|(_, membership)| membership.get(id))
     }
 
-    /// How many of those that are not known to be committed stand at `index` or after.
+    /// How many memberships at `index` or later are not known to be committed.
     pub fn uncommitted_since(&self, index: Index) -> usize {
         self.history[1..].iter().filter(|(at, _)| *at >= index).count()
     }

@@ -1,6 +1,6 @@
-//! The RPCs of Figure 2 and their replies. On the wire a field that a program does not know is ignored: a newer member
-//! may say more. What matters is only sent when the version in force has it. Entries travel beside the JSON as frames, so [`AppendEntriesRequest`] has
-//! no serde form of its own.
+//! The RPCs of Figure 2 and their replies. A receiver ignores wire fields that it does not know: a newer member may
+//! send more fields. Fields that must be understood are only sent when the version in force has them. Entries are
+//! sent as frames next to the JSON, so [`AppendEntriesRequest`] has no serde form of its own.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,16 +8,16 @@ use super::entry::Entry;
 use super::types::{Index, MemberId, Position, Term, Time};
 use super::version::Protocol;
 
-/// Asks for a vote (paper §5.2), or, with `pre_vote`, whether one would be given (thesis §9.6).
+/// Asks for a vote (paper §5.2), or, with `pre_vote`, whether a vote would be given (thesis §9.6).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestVoteRequest {
     /// The candidate's term; for a pre-vote the term it would campaign in, which is its own plus one.
     pub term: Term,
-    /// Who asks.
+    /// The candidate's identity.
     pub candidate: MemberId,
     /// The last entry of its log.
     pub last: Position,
-    /// A question only: changes no state and resets no timer at the receiver.
+    /// Only a question: changes no state and resets no timer at the receiver.
     pub pre_vote: bool,
     /// The leader transferred its leadership (thesis §3.10): the vote is considered although a leader was heard just
     /// now.
@@ -27,11 +27,12 @@ pub struct RequestVoteRequest {
 /// The answer to [`RequestVoteRequest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestVoteReply {
-    /// The receiver's term, for the candidate to update itself. A granted pre-vote repeats the request's term.
+    /// The receiver's term, so that the candidate can adopt a higher one. A granted pre-vote repeats the request's
+    /// term.
     pub term: Term,
     /// Whether the vote is (or would be) given.
     pub granted: bool,
-    /// What the receiver speaks.
+    /// The receiver's protocol version.
     pub protocol: Protocol,
 }
 
@@ -40,7 +41,7 @@ pub struct RequestVoteReply {
 pub struct AppendEntriesRequest {
     /// The leader's term.
     pub term: Term,
-    /// Who leads.
+    /// The leader's identity.
     pub leader: MemberId,
     /// The entry right before `entries`.
     pub prev: Position,
@@ -51,13 +52,13 @@ pub struct AppendEntriesRequest {
 }
 
 impl AppendEntriesRequest {
-    /// Index of the last entry this RPC covers: that of `prev` when it carries none.
+    /// Index of the last entry that this RPC covers: the index of `prev` when it carries no entries.
     pub fn last_index(&self) -> Index {
         self.prev.index + self.entries.len() as u64
     }
 
-    /// What no leader ever sends: entries that do not follow `prev` one by one, or terms that fall or exceed the
-    /// leader's. The peer port refuses such a request before the core sees it.
+    /// Checks for errors that no correct leader makes: entries that do not follow `prev` one by one, terms that
+    /// decrease, or terms above the leader's. The peer port refuses such a request before the core sees it.
     pub fn validate(&self) -> Result<(), String> {
         let mut last = self.prev;
         if last.term > self.term {
@@ -88,42 +89,42 @@ impl AppendEntriesRequest {
 pub struct AppendEntriesReply {
     /// The receiver's term.
     pub term: Term,
-    /// What it made of the request.
+    /// The result of the request.
     pub outcome: AppendOutcome,
-    /// What the receiver speaks.
+    /// The receiver's protocol version.
     pub protocol: Protocol,
 }
 
-/// What a receiver made of an AppendEntries.
+/// The result of an AppendEntries at the receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AppendOutcome {
     /// The previous entry matched.
     Accepted {
-        /// The last index of this RPC that the receiver's memory holds as the leader does.
+        /// The last index of this RPC at which the log in the receiver's memory matches the leader's log.
         received: Index,
-        /// The same for the receiver's disk: what the leader may count.
+        /// The same for the receiver's disk: only this index counts for commit.
         match_index: Index,
     },
     /// The previous entry did not match (paper §5.3: back-tracking by whole terms).
     Conflict {
-        /// Where the leader should look next: the first index of `conflict_term`, or one past the end of a log that
-        /// is too short.
+        /// The index that the leader should try next: the first index of `conflict_term`, or one past the end of a
+        /// log that is too short.
         conflict_index: Index,
         /// Term of the entry found at the previous index; none when the log ends before it.
         conflict_term: Option<Term>,
     },
-    /// Nothing but the term: the sender's is old, or the receiver's changed while the answer waited for the disk.
+    /// Only the term: the sender's term is old, or the receiver's term changed while the answer waited for the disk.
     TermOnly,
 }
 
-/// One piece of a snapshot file (paper Figure 13). The bytes are read and written outside of the core, which decides
-/// whether they are taken.
+/// One piece of a snapshot file (paper Figure 13). The bytes are read and written outside of the core; the core
+/// decides whether to take the piece.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstallSnapshotRequest {
     /// The leader's term.
     pub term: Term,
-    /// Who leads.
+    /// The leader's identity.
     pub leader: MemberId,
     /// Which snapshot: the last entry it covers.
     pub last: Position,
@@ -131,7 +132,7 @@ pub struct InstallSnapshotRequest {
     pub size: u64,
     /// CRC-32C of the whole file.
     pub crc: u32,
-    /// Where in the file the piece belongs.
+    /// The offset of the piece in the file.
     pub offset: u64,
     /// The piece. The last one ends at `size`.
     pub data: Vec<u8>,
@@ -142,37 +143,38 @@ pub struct InstallSnapshotRequest {
 pub struct InstallSnapshotReply {
     /// The receiver's term.
     pub term: Term,
-    /// What it made of the piece.
+    /// The result of the piece.
     pub outcome: InstallOutcome,
-    /// What the receiver speaks.
+    /// The receiver's protocol version.
     pub protocol: Protocol,
 }
 
-/// What a receiver made of a piece of a snapshot.
+/// The result of a piece of a snapshot at the receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InstallOutcome {
-    /// It is written: send what begins here next. An earlier offset than sent asks to go back there.
+    /// The piece was taken: next send the piece that begins at this offset. An offset before the sent piece asks the
+    /// leader to go back.
     Wants(u64),
-    /// Nothing more is needed: through this index the receiver holds what is committed, on its disk.
+    /// Nothing more is needed: the receiver's disk holds everything committed through this index.
     Holds(Index),
-    /// Nothing but the term: the sender's is old.
+    /// Only the term: the sender's term is old.
     TermOnly,
 }
 
-/// Tells a member to campaign at once (thesis §3.10): the leader transfers its leadership.
+/// Tells a member to campaign immediately (thesis §3.10): the leader transfers its leadership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeoutNowRequest {
     /// The leader's term.
     pub term: Term,
-    /// Who leads.
+    /// The leader's identity.
     pub leader: MemberId,
 }
 
 /// The answer to [`TimeoutNowRequest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeoutNowReply {
-    /// The receiver's term when the request had arrived; the campaign itself raises it.
+    /// The receiver's term when the request arrived; the campaign itself raises it.
     pub term: Term,
     /// Whether it campaigns.
     pub campaigns: bool,
@@ -185,7 +187,7 @@ pub enum RpcRequest {
     RequestVote(RequestVoteRequest),
     /// Entries or a heartbeat.
     AppendEntries(AppendEntriesRequest),
-    /// The leadership, transferred.
+    /// A leadership transfer.
     TimeoutNow(TimeoutNowRequest),
 }
 
@@ -200,12 +202,12 @@ pub enum RpcReply {
     TimeoutNow(TimeoutNowReply),
 }
 
-/// The RPC brought no answer: refused, timed out, broken off or not understood. Nothing follows from it.
+/// The RPC got no answer: it was refused, timed out, broken off or not understood. Nothing can be concluded from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RpcFailed;
 
-/// Stays here while its RPC is under way and comes back with the result, so that an answer is only ever taken for what
-/// was asked. Nothing of it goes over the wire.
+/// The record of one RPC. The caller keeps it during the RPC and returns it with the result, so that an answer is
+/// only used for its own request. It is never sent over the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "a ticket that never comes back blocks the slot to its peer"]
 pub struct Ticket {
@@ -217,7 +219,7 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Whom the RPC goes to.
+    /// The peer that the RPC goes to.
     pub fn peer(&self) -> MemberId {
         self.peer
     }
@@ -238,9 +240,10 @@ impl Ticket {
 pub(super) enum Asked {
     /// A vote or pre-vote for this ballot.
     Vote { ballot: u64, pre_vote: bool },
-    /// To append what lies between `prev` and `last`, in this read round, to a peer that had acknowledged `matched`.
+    /// To append the entries after `prev` through `last`, in this read round, to a peer that had acknowledged
+    /// `matched`.
     Append { prev: Index, last: Index, round: u64, matched: Index },
-    /// To campaign at once.
+    /// To campaign immediately.
     TimeoutNow,
     /// To take the snapshot that ends here.
     Snapshot { last: Position },

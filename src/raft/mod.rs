@@ -1,24 +1,24 @@
-//! The rules of consensus, pure: no clock, no thread, no lock, no file, no socket. Same inputs, same outputs, byte for
-//! byte.
+//! The rules of consensus as pure code: no clock, no thread, no lock, no file, no socket. The same inputs give the
+//! same outputs, byte for byte.
 //!
 //! # How to read it
 //!
-//! [`Raft`] is a plain struct. Whoever owns it (a node behind its one mutex; the simulator; a unit test) drives it with
-//! four families of methods, and there is nothing else:
+//! [`Raft`] is a plain struct. Its owner (a node with its one mutex; the simulator; a unit test) drives it with four
+//! families of methods only:
 //!
 //! 1. **getters** show what it knows;
 //! 2. **commands** ask it for something: [`Raft::propose`], [`Raft::read_index`],
 //!    [`Raft::change_membership`], [`Raft::transfer_leadership`];
-//! 3. **inbound** `handle_*` tell it what happened: an RPC arrived, an RPC brought a result, the disk or the state machine
-//!    has come so far, time has passed;
-//! 4. **outbound** `poll_*` ask it what is to be done: send to this peer, write, apply, answer these reads, wait until then.
+//! 3. **inbound** `handle_*` tell it what happened: an RPC arrived, an RPC returned a result, the disk or the state
+//! machine has made progress, time has passed; 4. **outbound** `poll_*` ask it what to do: send to this peer, write,
+//! apply, answer these reads, wait until a time.
 //!
 //! `now` is always a parameter, and the jitter of the election timeouts is seeded.
 //!
 //! # A driver
 //!
-//! What a node does with threads, in one loop for a cluster of one member. After every call of the first three families,
-//! ask every `poll_*` again; their order does not matter.
+//! A node does this with threads; here it is one loop for a cluster of one member. After every call of the first
+//! three families, call every `poll_*` again; their order does not matter.
 //!
 //! ```
 //! # use std::time::Duration;
@@ -73,7 +73,7 @@
 //! | `types.rs`, `entry.rs`, `message.rs` | the data: positions, entries and their frame, RPCs, tickets |
 //! | `log.rs`, `progress.rs`, `membership.rs`, `quorum.rs` | the log in memory, a leader's view of a peer, who votes, majorities |
 //! | `raft.rs`, `role.rs` | the state of Figure 2, the roles, the term rule, what all modules share |
-//! | `getters.rs` | what can be seen of it |
+//! | `getters.rs` | read access to the state |
 //! | `watermarks.rs` | counters that threads wait on, and which thread a change must wake |
 //! | `election.rs` | votes, pre-votes, stickiness, check-quorum (paper §5.2, §5.4.1; thesis §9.6, §4.2.3, §6.2) |
 //! | `replication.rs` | AppendEntries on both sides, back-tracking, commit (paper §5.3, §5.4.2) |
@@ -86,9 +86,9 @@
 //! | `invariants.rs` | what must hold at every moment |
 //! | `note.rs` | what was decided and why, for the node to log |
 //!
-//! # The rules, found in a minute
+//! # Where to find the rules
 //!
-//! All of them, with sources: `docs/raft-rules.md`. The tests of rule N are called `rule_NN_...`; most are in
+//! `docs/raft-rules.md` lists all rules with their sources. The tests of rule N are called `rule_NN_...`; most are in
 //! `tests/raft_paper/`, in the file that is named here.
 //!
 //! | rule of Figure 2 | where | rules, tests |
@@ -122,21 +122,22 @@
 //!
 //! # Time and the disk
 //!
-//! The core never waits for its disk. Every change of term, vote or log is queued in memory order and becomes durable in
-//! that order; a reply that vouches for something is an [`AfterSync`], which only [`Raft::settle`] opens. A leader writes
-//! and sends at the same time and counts itself like any other member: by what its disk holds (thesis §10.2.1).
+//! The core never waits for its disk. Every change of term, vote or log is queued in memory order and becomes durable
+//! in that order. A reply that promises something is an [`AfterSync`], which only [`Raft::settle`] opens. A leader
+//! writes and sends at the same time and counts itself like any other member: by what its disk holds (thesis
+//! §10.2.1).
 //!
-//! # Where we leave the paper
+//! # Differences from the paper
 //!
-//! - **Pre-vote, stickiness and check-quorum** are always on, as one package: any one of them alone can leave a cluster
-//!   without a leader for ever. A refused pre-vote carries the refuser's term, and a candidate that lags adopts it.
-//! - **Terms are not burnt on a slow disk**: a candidate's timer starts when its own vote is durable.
+//! - **Pre-vote, stickiness and check-quorum** are always on, as one package: each of them alone can leave a cluster
+//!   without a leader permanently. A refused pre-vote carries the receiver's term; a candidate that lags adopts it.
+//! - **A slow disk does not use up terms**: a candidate's timer starts when its own vote is durable.
 //! - **A slow disk does not block the wire**: a follower answers an append after a short hold with two numbers, what its
 //!   memory has received and what its disk holds; only the second counts for commit.
-//! - **A disk that does not answer** for a bounded time ends a leadership and forbids a campaign.
+//! - **A disk that does not answer** for a bounded time: a leader steps down, and other members do not campaign.
 //! - **A peer that rejects what it acknowledged** as durable has lost data; it is not counted on again.
-//! - **One RPC at a time to each peer.** What was appended meanwhile is the next one. A ticket stays here and comes back
-//!   with the result, so no answer is taken for another question's.
+//! - **One RPC at a time to each peer.** Entries that are appended meanwhile go into the next RPC. A ticket stays here
+//!   and comes back with the result, so an answer is never used for another request.
 //! - **Two leaders in one term, or a committed entry replaced**, end the process with a text that says what to check.
 
 mod change;

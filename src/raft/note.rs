@@ -1,14 +1,14 @@
-//! What the core decided and why. The core does not log: it leaves notes, and the node logs them after it has unlocked.
+//! What the core decided and why. The core does not log: it makes notes, and the node logs them after unlocking.
 
 use std::fmt;
 
 use super::types::{Index, MemberId, Membership, Position, Term};
 use super::version::Protocol;
 
-/// At most this many notes wait to be fetched; beyond, the oldest are dropped and counted.
+/// At most this many notes wait to be fetched; if there are more, the oldest are dropped and counted.
 pub(super) const MAX_NOTES: usize = 256;
 
-/// How much an operator wants to see a note.
+/// How important a note is to an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoteLevel {
     /// Happens all the time in a healthy cluster.
@@ -22,13 +22,13 @@ pub enum NoteLevel {
 /// One decision with its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
-    /// Who decided.
+    /// The member that decided.
     pub me: MemberId,
-    /// In which term.
+    /// Its term.
     pub term: Term,
-    /// In which role, as a word.
+    /// Its role, as a word.
     pub role: &'static str,
-    /// What.
+    /// The decision.
     pub what: Decision,
 }
 
@@ -39,7 +39,7 @@ pub enum VoteRefusal {
     LeaderIsAlive,
     /// The candidate's term is older than ours.
     OldTerm,
-    /// Ours is given to somebody else in this term.
+    /// Our vote in this term was given to another candidate.
     VotedFor(MemberId),
     /// Our log is more up to date.
     LogBehind(Position),
@@ -48,7 +48,7 @@ pub enum VoteRefusal {
 /// Why a leader stopped leading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepDownReason {
-    /// Somebody has a higher term.
+    /// Another member has a higher term.
     HigherTerm(Term),
     /// No majority answered within the minimum election timeout.
     NoQuorum,
@@ -61,7 +61,7 @@ pub enum StepDownReason {
 /// The decisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// No leader for a whole election timeout: ask whether an election could be won.
+    /// No leader for a whole election timeout: a pre-vote is started.
     PreCampaign,
     /// Start an election.
     Campaign,
@@ -69,9 +69,9 @@ pub enum Decision {
     Voted(MemberId, Position),
     /// A candidate got no vote, or no pre-vote.
     RefusedVote(MemberId, VoteRefusal),
-    /// Won with so many votes of so many voters.
+    /// Elected: the number of votes and the number of voters.
     Elected(usize, usize),
-    /// Somebody else leads this term.
+    /// Another member leads this term.
     Follows(MemberId),
     /// A higher term was seen.
     AdoptedTerm(MemberId, Term),
@@ -81,9 +81,9 @@ pub enum Decision {
     SteppedDown(StepDownReason),
     /// Entries from this index on conflicted with the leader's and were cut.
     Truncated(Index, MemberId),
-    /// The entry before a leader's append is not ours.
+    /// The entry before a leader's append does not match our log.
     RefusedAppend(MemberId, Position),
-    /// A peer's log does not match; it is tried again from that index on.
+    /// A peer's log does not match; the next append begins at that index.
     Backtracked(MemberId, Index),
     /// A peer rejected an entry that it had acknowledged as durable.
     PeerLostEntries(MemberId, Index, Index),
@@ -95,7 +95,7 @@ pub enum Decision {
     DiskRecovered,
     /// The queue for the disk is full: a leader's entries were not taken.
     AppendNotTaken(usize),
-    /// A membership is in force: that of the entry at this index.
+    /// The membership of the entry at this index is in force.
     MembershipInForce(Index),
     /// A learner has caught up and becomes a voter.
     Promoted(MemberId),
@@ -111,19 +111,19 @@ pub enum Decision {
     SnapshotInstalled(Position),
     /// The leadership is transferred to this member.
     TransferStarted(MemberId),
-    /// The leadership transfer to this member did not come about in time.
+    /// The leadership transfer to this member did not succeed in time.
     TransferFailed(MemberId),
     /// The leader asked for a campaign.
     TransferReceived(MemberId),
-    /// So many notes were dropped before this one.
+    /// This many notes were dropped before this note.
     NotesDropped(u64),
 }
 
 impl Note {
-    /// How much an operator wants to see it.
+    /// How important the note is to an operator.
     pub fn level(&self) -> NoteLevel {
         match self.what {
-            // An append is refused with every heartbeat while a snapshot is under way.
+            // While a snapshot is sent, an append is refused with every heartbeat.
             Decision::Committed(_)
             | Decision::RefusedVote(..)
             | Decision::RefusedAppend(..)
@@ -140,7 +140,7 @@ impl Note {
 }
 
 impl Note {
-    /// The note with the names that operators know instead of identities.
+    /// The note as a text, with member names instead of identities.
     pub fn with_names<'a>(&'a self, membership: &'a Membership) -> impl fmt::Display + 'a {
         Named { note: self, membership }
     }

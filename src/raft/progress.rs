@@ -1,12 +1,12 @@
-//! What a leader knows of each peer (paper Figure 2, volatile state on leaders), and what every role knows of the
-//! RPC under way to it.
+//! What a leader knows about each peer (paper Figure 2, volatile state on leaders), and what every role knows about
+//! the current RPC to it.
 
 use std::time::Duration;
 
 use super::types::{Index, Time};
 use super::version::Protocol;
 
-/// How sure the leader is of where a peer's log stands.
+/// How well the leader knows the position of a peer's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// `next_index` is a guess: appends carry one entry until one is accepted.
@@ -15,8 +15,8 @@ pub enum Mode {
     Replicate,
     /// The peer needs entries that are compacted: it gets the snapshot, and meanwhile heartbeats only (paper §7).
     Snapshot,
-    /// The peer rejected what it had acknowledged before: it lost data, so counting on it would be wrong. It gets
-    /// nothing more from this leader, and the state is shown to the operator.
+    /// The peer rejected an entry that it had acknowledged before: it lost data and must not be counted any more. It
+    /// gets nothing more from this leader, and the status shows this mode to the operator.
     Lost,
 }
 
@@ -27,7 +27,7 @@ pub struct Progress {
     pub match_index: Index,
     /// The next entry to send; always above `match_index`.
     pub next_index: Index,
-    /// How sure `next_index` is.
+    /// How sure the leader is of `next_index`.
     pub mode: Mode,
     /// The peer's queue for its disk is full: appends stay empty until its disk has caught up with `next_index - 1`.
     pub is_full: bool,
@@ -35,9 +35,9 @@ pub struct Progress {
     pub known_since: Time,
     /// When the last RPC was sent that the peer answered in this term; `None` until it has answered one.
     pub heard_at: Option<Time>,
-    /// What the peer's program speaks, as its newest answer of this term says.
+    /// The protocol version of the peer, according to its newest answer of this term.
     pub spoken: Option<Protocol>,
-    /// When the next heartbeat is due: one interval after the last RPC was sent, at once in a new term.
+    /// When the next heartbeat is due: one interval after the last RPC was sent, immediately in a new term.
     pub heartbeat_at: Time,
     /// The read round of the last RPC sent.
     pub sent_round: u64,
@@ -47,20 +47,20 @@ pub struct Progress {
     pub catch_up: Option<CatchUp>,
 }
 
-/// Whether a peer is alive, as far as its leader knows. Only an answer in this term is news: that nothing is known yet is
-/// not good news.
+/// Whether a peer is alive, as far as its leader knows. Only an answer in this term counts: a peer without an answer
+/// yet does not count as alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Liveness {
     /// It answered in this term an RPC that was sent within the last election timeout.
     Alive,
-    /// It has not answered in this term, and has until this time to do so: one election timeout from the beginning.
+    /// It has not answered in this term, and has time until this moment: one election timeout from `known_since`.
     NotHeardYet(Time),
     /// It has not answered for an election timeout, or it lost data and gets nothing more.
     Silent,
 }
 
-/// A round of catching up (thesis §4.2.1): the entries there were when it began. A learner that finishes one within an
-/// election timeout will not hold up commits as a voter.
+/// A round of catching up (thesis §4.2.1): it covers the entries that existed when it began. A learner that finishes
+/// a round within an election timeout will not delay commits as a voter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CatchUp {
     /// The round is over when the peer's disk holds this index.
@@ -70,7 +70,7 @@ pub struct CatchUp {
 }
 
 impl Progress {
-    /// At the start of a term: nothing known but a guess (paper §5.3: `next_index` is one past the leader's last entry).
+    /// The progress at the start of a term: `next_index` is a guess (paper §5.3: one past the leader's last entry).
     pub fn new(next_index: Index, now: Time) -> Progress {
         Progress {
             match_index: 0,
@@ -87,7 +87,7 @@ impl Progress {
         }
     }
 
-    /// It answered in this term an RPC that was sent then.
+    /// The peer answered in this term an RPC that was sent at `sent_at`.
     pub fn hear(&mut self, sent_at: Time, protocol: Protocol) {
         if self.heard_at.is_none_or(|before| sent_at >= before) {
             self.heard_at = Some(sent_at);
@@ -95,14 +95,15 @@ impl Progress {
         }
     }
 
-    /// From when check-quorum counts (thesis §6.2): a peer that has not answered yet has a whole election timeout to do
-    /// so, or every new leader would step down at once. It says nothing of whether the peer is alive.
+    /// The contact time that check-quorum uses (thesis §6.2). A peer that has not answered yet gets a whole election
+    /// timeout, because otherwise every new leader would step down immediately. It does not show that the peer is
+    /// alive.
     pub fn quorum_contact(&self) -> Time {
         self.heard_at.unwrap_or(self.known_since)
     }
 
-    /// What the peer's program speaks, for a decision that needs to know it now: a peer that is not heard may be on its
-    /// way back with another program.
+    /// The protocol version of the peer, for a decision that needs the current one: a silent peer may be restarting
+    /// with another program.
     pub fn protocol(&self, now: Time, election_timeout: Duration) -> Option<Protocol> {
         self.spoken.filter(|_| self.liveness(now, election_timeout) == Liveness::Alive)
     }
@@ -118,8 +119,8 @@ impl Progress {
         }
     }
 
-    /// Whether an append should leave at once although no heartbeat is due: entries to send, or entries whose way
-    /// to the peer's disk is still unknown.
+    /// Whether an append should be sent immediately although no heartbeat is due: there are entries to send, or sent
+    /// entries that are not yet known to be on the peer's disk.
     pub fn wants_append(&self, last_index: Index) -> bool {
         let has_entries = self.next_index <= last_index && !self.is_full;
         let awaits_disk = self.mode == Mode::Replicate && self.match_index + 1 < self.next_index;
@@ -127,14 +128,14 @@ impl Progress {
     }
 }
 
-/// The RPC slot to a peer, in every role: one RPC at a time, a pause after a failed one.
+/// The RPC slot to a peer, in every role: one RPC at a time, and a pause after a failed RPC.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PeerSlot {
-    /// Number of the ticket under way.
+    /// Number of the current ticket.
     pub in_flight: Option<u64>,
-    /// After a failure nothing is sent before this time, so that a refused connection does not spin.
+    /// After a failure nothing is sent before this time, so that refused connections do not cause a busy loop.
     pub not_before: Time,
-    /// The same two for snapshots, which are sent beside the RPCs: they must not hold up a heartbeat.
+    /// The same two fields for snapshots. They are sent in parallel to the RPCs: they must not delay a heartbeat.
     pub snapshot_in_flight: Option<u64>,
     /// No snapshot is sent before this time.
     pub snapshot_not_before: Time,

@@ -1,12 +1,12 @@
 //! Quorum arithmetic as pure functions over plain values.
 
-/// How many of `voters` make a majority. Two majorities of the same voters always share one.
+/// How many of `voters` make a majority. Two majorities of the same voters always have a member in common.
 pub fn majority(voters: usize) -> usize {
     voters / 2 + 1
 }
 
-/// The greatest value that a majority has reached: with match indexes the highest index on a quorum (paper §5.3), with
-/// rounds the last confirmed round, with contact times the moment a quorum was last heard. `None` without voters.
+/// The highest value that a majority has reached. For match indexes it is the highest index on a quorum (paper §5.3),
+/// for rounds the last confirmed round, for contact times the moment a quorum was last heard. `None` without voters.
 pub fn majority_value<T: Ord + Copy>(mut values: Vec<T>) -> Option<T> {
     let needed = majority(values.len());
     values.sort_unstable_by(|a, b| b.cmp(a));

@@ -16,55 +16,56 @@ use super::types::{ClusterTime, HardState, Index, MemberId, Position, SnapshotMe
 use super::version::{Protocol, Versions};
 use super::write::{AfterSync, Hold, WriteBatch, WriteQueue, WriteSeq};
 
-/// No honest member's term is this far ahead: a request that claims so is refused before it can exhaust the counter.
+/// No correct member's term is this far ahead: a request with such a term is refused before it can exhaust the
+/// counter.
 pub const MAX_TERM_JUMP: Term = 1 << 32;
 
-/// How many times `max_unpersisted_bytes` a leader takes beyond what is committed: the followers' disks may be slower
-/// than its own.
+/// A leader accepts uncommitted entries of up to this many times `max_unpersisted_bytes`: the followers' disks may be
+/// slower than its own.
 const UNCOMMITTED_PER_UNPERSISTED: usize = 4;
 
-/// What a member needs to know of itself. Durations come from the configuration file.
+/// The configuration of a member. Durations come from the configuration file.
 #[derive(Clone, Debug)]
 pub struct RaftConfig {
-    /// Who this member is.
+    /// The identity of this member.
     pub me: MemberId,
-    /// The minimum election timeout T; each one is drawn from (T, 2T], strictly above the time for which a heard leader
-    /// protects itself.
+    /// The minimum election timeout T. Each timeout is drawn from (T, 2T]: strictly longer than the time for which a
+    /// leader that was heard is not disturbed.
     pub election_timeout: Duration,
-    /// How often a leader is heard.
+    /// Interval of a leader's heartbeats.
     pub heartbeat: Duration,
     /// How long a follower holds the answer to an append for its disk.
     pub append_hold: Duration,
-    /// A disk that has not answered for so long neither leads nor campaigns.
+    /// A member whose disk has not answered for this long neither leads nor campaigns.
     pub disk_stall: Duration,
     /// Seeds the jitter of the election timeouts.
     pub seed: u64,
     /// Frames in one append, in bytes; at least one entry is sent.
     pub max_append_bytes: usize,
-    /// Entries on their way to the disk, in bytes: beyond, proposals are refused and appends not taken.
+    /// Maximum bytes of entries that wait for the disk; above this, proposals are refused and appends are not taken.
     pub max_unpersisted_bytes: usize,
-    /// A snapshot is due when the log on disk has grown by so many bytes since the last one.
+    /// A snapshot is due when the log on disk has grown by this many bytes since the last one.
     pub snapshot_log_bytes: u64,
-    /// A snapshot is due when so many entries were applied since the last one.
+    /// A snapshot is due when this many entries were applied since the last one.
     pub snapshot_log_entries: u64,
-    /// What this member's program speaks.
+    /// The protocol version of this member's program.
     pub protocol: Protocol,
-    /// As leader it does not raise the version in force.
+    /// When set, this member as leader does not raise the version in force.
     pub hold_version: bool,
 }
 
-/// What recovery found on the disk, all of it synced.
+/// What recovery found on the disk. Everything in it is synced.
 #[derive(Clone, Debug, Default)]
 pub struct Restored {
     /// Term and vote.
     pub hard_state: HardState,
     /// The newest snapshot: where the log begins.
     pub snapshot: SnapshotMeta,
-    /// About how many bytes it has.
+    /// Approximate size of the snapshot in bytes.
     pub snapshot_bytes: u64,
     /// The entries after it.
     pub entries: Vec<Entry>,
-    /// About how many bytes the log on disk has after it.
+    /// Approximate bytes of the log on disk after the snapshot.
     pub log_bytes: u64,
 }
 
@@ -74,7 +75,7 @@ pub enum ProposeError {
     /// This member does not lead.
     #[error("this member does not lead")]
     NotLeader {
-        /// Who does, as far as it knows.
+        /// The leader, as far as this member knows.
         leader: Option<MemberId>,
     },
     /// Too many bytes wait for the disk here, or for a majority's disks.
@@ -83,7 +84,7 @@ pub enum ProposeError {
         /// Bytes that wait.
         waiting_bytes: usize,
     },
-    /// This leader transfers its leadership and takes nothing more until that has succeeded or failed (thesis §3.10).
+    /// This leader transfers its leadership and takes no proposals until that has succeeded or failed (thesis §3.10).
     #[error("this leader transfers its leadership to another member")]
     Transferring,
 }
@@ -93,15 +94,15 @@ pub enum ProposeError {
 pub enum Apply {
     /// Apply these committed entries in order, then call `handle_applied` with the last index.
     Entries(Vec<Entry>),
-    /// Replace the whole state by that of the installed snapshot which ends here, then call `handle_applied` with its
-    /// index.
+    /// Replace the whole state by the state of the installed snapshot, which ends here, then call `handle_applied`
+    /// with its index.
     Restore(Position),
 }
 
 /// A reply after [`Raft::settle`] looked at it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Settled<T> {
-    /// It may leave.
+    /// It may be sent.
     Ready(T),
     /// It still waits for the disk.
     NotYet(AfterSync<T>),
@@ -118,20 +119,20 @@ pub struct Raft {
     pub(super) versions: Versions,
     /// The newest durable snapshot. The log begins at or before its end.
     pub(super) snapshot: SnapshotMeta,
-    /// About how many bytes it has.
+    /// Approximate size of the snapshot in bytes.
     pub(super) snapshot_bytes: u64,
     /// Bytes by which the log on disk has grown since the newest snapshot was begun.
     pub(super) log_bytes: u64,
-    /// Those of them that the snapshot under way covers.
+    /// The part of `log_bytes` that the snapshot being written covers.
     pub(super) counted_bytes: u64,
     /// The log on disk may be cut through this index, once.
     pub(super) cut: Option<Index>,
     pub(super) commit_index: Index,
     pub(super) last_applied: Index,
-    /// Handed to the applier, through this index.
+    /// The applier has been given the entries through this index.
     pub(super) applying: Index,
     pub(super) role: Role,
-    /// When a member that does not lead campaigns; `NEVER` while its own vote is under way to the disk.
+    /// When a member that does not lead campaigns; `NEVER` while its own vote is not yet on the disk.
     pub(super) election_deadline: Time,
     /// When the leader of this term was last heard.
     pub(super) leader_heard_at: Time,
@@ -148,7 +149,8 @@ pub struct Raft {
 }
 
 impl Raft {
-    /// A member as recovery found it: a follower that knows no leader, with nothing committed until a leader says so.
+    /// A member with the state that recovery found: a follower without a known leader. Nothing after the snapshot
+    /// counts as committed until a leader says so.
     pub fn new(config: RaftConfig, restored: Restored, now: Time) -> Raft {
         let Restored { hard_state, snapshot, snapshot_bytes, entries, log_bytes } = restored;
         let memberships = Memberships::new(&snapshot, entries.iter());
@@ -186,7 +188,7 @@ impl Raft {
         };
         raft.arm_election_timer(now);
         if raft.memberships.latest().voters().eq([raft.me()]) {
-            // Nobody else can lead: there is no leader to wait for.
+            // No other member can lead: there is no leader to wait for.
             raft.election_deadline = now;
         }
         raft
@@ -198,7 +200,7 @@ impl Raft {
     /// `poll_apply`.
     ///
     /// # Errors
-    /// This member does not lead, or its disk is too far behind. Then the proposal surely never takes effect.
+    /// This member does not lead, or too many bytes wait for the disks. Then the proposal surely never takes effect.
     pub fn propose(&mut self, payload: &Payload, now: Time) -> Result<Position, ProposeError> {
         let Some(cluster_time) = self.next_cluster_time(now) else {
             return Err(ProposeError::NotLeader { leader: self.leader() });
@@ -255,7 +257,7 @@ impl Raft {
         self.last_applied = index;
     }
 
-    /// Time has reached `poll_timeout`. A late call counts once: nothing is made up for.
+    /// Time has reached `poll_timeout`. A late call counts once: missed calls are not repeated.
     pub fn handle_timeout(&mut self, now: Time) {
         self.steps += 1;
         if !self.disk_stalled && self.is_oldest_write_overdue(now) {
@@ -264,7 +266,7 @@ impl Raft {
             if self.is_leader() {
                 self.step_down(StepDownReason::DiskStalled, now);
             } else {
-                // A campaign under way ends: its votes could not be kept.
+                // A running campaign ends: its votes could not be stored.
                 self.become_follower(self.leader(), now);
             }
         }
@@ -306,7 +308,7 @@ impl Raft {
         if self.applying > self.last_applied || self.commit_index == self.last_applied {
             return None;
         }
-        // Only an installed snapshot is ahead of what is applied.
+        // Only an installed snapshot can be ahead of the applied index.
         if self.last_applied < self.snapshot.last.index {
             self.applying = self.snapshot.last.index;
             return Some(Apply::Restore(self.snapshot.last));
@@ -330,7 +332,7 @@ impl Raft {
         self.notes.drain(..).collect()
     }
 
-    /// Opens a reply once the disk holds what it vouches for.
+    /// Opens a reply once the disk holds what the reply promises.
     pub fn settle<T: Reply>(&self, waiting: AfterSync<T>, now: Time) -> Settled<T> {
         if waiting.after > self.writes.persisted_seq() {
             return Settled::NotYet(waiting);
@@ -377,8 +379,8 @@ impl Raft {
         self.writes.push_hard_state(hard_state, now);
     }
 
-    /// Follows `leader`, or nobody yet. The election timer goes on, unless this member had none: rule 7 of elections is
-    /// that only a granted vote, a valid append or an own campaign starts it anew.
+    /// Follows `leader`, or no leader yet. The election timer keeps running, unless this member had none: rule 7 of
+    /// elections says that only a granted vote, a valid append or an own campaign restarts it.
     pub(super) fn become_follower(&mut self, leader: Option<MemberId>, now: Time) {
         let had_no_timer = self.is_leader() || self.election_deadline == Time::NEVER;
         self.role = Role::Follower { leader };
@@ -387,7 +389,7 @@ impl Raft {
         }
     }
 
-    /// Stops leading without a new term: the vote of the term stays as it is. Heartbeats end, reads that wait fail.
+    /// Stops leading without a new term: the vote of the term does not change. Heartbeats end, waiting reads fail.
     pub(super) fn step_down(&mut self, why: StepDownReason, now: Time) {
         self.note(Decision::SteppedDown(why));
         self.fail_reads();
@@ -404,7 +406,7 @@ impl Raft {
         self.writes.oldest_queued_at().is_some_and(|at| now >= at + self.config.disk_stall)
     }
 
-    /// Whether `term` is further ahead than any honest member's.
+    /// Whether `term` is further ahead than the term of any correct member can be.
     pub(super) fn is_absurd(&self, term: Term) -> bool {
         term > self.term().saturating_add(MAX_TERM_JUMP)
     }
@@ -424,7 +426,7 @@ impl Raft {
         self.notes.push_back(Note { me: self.me(), term: self.term(), role, what });
     }
 
-    /// Wraps a reply that vouches for the current term and vote.
+    /// Wraps a reply that promises the current term and vote.
     pub(super) fn after_hard_state<T>(&self, reply: T, hold: Option<Hold>) -> AfterSync<T> {
         AfterSync { after: self.writes.hard_state_seq(), term: self.term(), hold, reply }
     }

@@ -7,8 +7,8 @@ use super::raft::Raft;
 use super::role::Role;
 use super::types::{Index, MemberId, Term, Time};
 
-/// Names one read of one leadership. Made here, never by a caller, and never reused: an answer can only confirm the
-/// reads it was asked for.
+/// Identifies one read of one leadership. Made here, never by a caller, and never reused: an answer can only confirm
+/// the reads that it was requested for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReadToken {
     term: Term,
@@ -18,17 +18,18 @@ pub struct ReadToken {
 /// A read that is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadDone {
-    /// Which one.
+    /// The read.
     pub token: ReadToken,
-    /// Serve it once the state machine has applied this index; or it failed, for sure, because the leadership ended.
+    /// Serve the read once the state machine has applied this index. An error means that the read surely failed,
+    /// because the leadership ended.
     pub result: Result<Index, NotLeader>,
 }
 
-/// This member does not lead, or no longer.
+/// This member does not lead, or no longer leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this member does not lead")]
 pub struct NotLeader {
-    /// Who does, as far as it knows.
+    /// The leader, as far as this member knows.
     pub leader: Option<MemberId>,
 }
 
@@ -56,13 +57,13 @@ impl Reads {
         self.wanted
     }
 
-    /// An RPC leaves now: it belongs to the newest wanted round, and a later read needs another.
+    /// An RPC is sent now: it belongs to the newest wanted round, and a later read needs another round.
     pub(super) fn open_round(&mut self) -> u64 {
         self.opened = self.opened.max(self.wanted);
         self.opened
     }
 
-    /// All reads that arrive before the next RPC leaves share its round.
+    /// All reads that arrive before the next RPC is sent share its round.
     fn register(&mut self, term: Term, index: Index) -> ReadToken {
         self.wanted = self.opened + 1;
         self.last_seq += 1;
@@ -108,7 +109,7 @@ impl Raft {
         }
     }
 
-    /// The leadership ends: reads that still wait fail. They changed nothing, so that is definite.
+    /// The leadership ends: reads that still wait fail. They changed nothing, so this result is definite.
     pub(super) fn fail_reads(&mut self) {
         let Role::Leader(leader) = &mut self.role else { return };
         for read in leader.reads.waiting.drain(..) {

@@ -17,8 +17,8 @@ impl Raft {
 
     /// Answers an AppendEntries (Figure 2), heartbeats included: they run the same check.
     ///
-    /// The answer is held until the disk has the entries, but no longer than the append hold; then it tells what memory
-    /// holds and what the disk holds apart.
+    /// The answer is held until the disk has the entries, but no longer than the append hold. It then reports
+    /// separately what memory holds and what the disk holds.
     pub fn handle_append_entries(
         &mut self,
         request: AppendEntriesRequest,
@@ -49,12 +49,12 @@ impl Raft {
         } else {
             self.take_entries(&request, now);
         }
-        // Never beyond what this RPC has compared: entries after it may still be another leader's.
+        // Not beyond the entries that this RPC has compared: later entries may still be from another leader.
         self.advance_commit(request.commit.min(received));
         self.append_reply(AppendOutcome::Accepted { received, match_index: received }, Some(hold))
     }
 
-    /// The sender leads this term: two leaders of one term are impossible, so somebody's disk or code lied.
+    /// The sender leads this term. Two leaders of one term are impossible unless a disk or a program is faulty.
     pub(super) fn follow(&mut self, leader: MemberId, now: Time) {
         let known = self.leader();
         // A leader never receives an append of its own term. One that carries its own id means a copied data directory.
@@ -91,8 +91,8 @@ impl Raft {
         }
     }
 
-    /// Skips what is there, cuts at the first real conflict, appends the rest (Figure 2, AppendEntries 3-4). An RPC that
-    /// is shorter or older than the log cuts nothing.
+    /// Skips the entries that the log already has, cuts the log at the first real conflict, appends the rest
+    /// (Figure 2, AppendEntries 3-4). An RPC that is shorter or older than the log cuts nothing.
     fn take_entries(&mut self, request: &AppendEntriesRequest, now: Time) {
         let base_index = self.log.base().index;
         let is_known =
@@ -131,7 +131,7 @@ impl Raft {
 
     // ---- a leader's side ---------------------------------------------------------------------------------------------
 
-    /// What to send to this peer now. One RPC at a time: what was appended meanwhile is the next one.
+    /// What to send to this peer now. One RPC at a time: entries that are appended meanwhile go into the next RPC.
     pub fn poll_rpc(&mut self, peer: MemberId, now: Time) -> PollRpc {
         if !self.may_have_peer(peer) {
             return PollRpc::Stop;
@@ -166,7 +166,7 @@ impl Raft {
         progress.heartbeat_at = now + self.config.heartbeat;
         progress.sent_round = leader.reads.open_round();
         let round = progress.sent_round;
-        // A heartbeat for a peer that needs the snapshot asks whether it has that by now.
+        // A heartbeat to a peer that needs the snapshot asks whether the peer has the snapshot by now.
         let prev = if progress.mode == Mode::Snapshot {
             self.log.base()
         } else {
@@ -219,7 +219,7 @@ impl Raft {
         self.find_peers_behind();
     }
 
-    /// Nothing is known of what the peer took: the next append asks carefully.
+    /// It is unknown what the peer took: the next append probes with one entry.
     fn handle_rpc_failed(&mut self, ticket: &Ticket) {
         let (term, last_index) = (self.term(), self.log.last_index());
         if let Role::Leader(leader) = &mut self.role
@@ -253,7 +253,7 @@ impl Raft {
         progress.acked_round = progress.acked_round.max(round);
         match reply.outcome {
             AppendOutcome::Accepted { received, match_index } => {
-                // A reply can vouch for no more than its RPC carried.
+                // A reply can confirm no more than its RPC carried.
                 let received = received.clamp(prev, last);
                 progress.match_index = progress.match_index.max(match_index.min(last));
                 progress.next_index = progress.match_index.max(received) + 1;
@@ -264,7 +264,7 @@ impl Raft {
             AppendOutcome::Conflict { conflict_index, conflict_term }
                 if !matches!(progress.mode, Mode::Lost | Mode::Snapshot) =>
             {
-                // What a snapshot has brought since this append was sent, the peer could not have.
+                // When this append was sent, the peer did not have the entries that a snapshot has brought since.
                 if prev <= matched {
                     progress.mode = Mode::Lost;
                     let acknowledged = progress.match_index;
@@ -281,8 +281,9 @@ impl Raft {
         self.raise_version(now);
     }
 
-    /// Skips a whole conflicting term at once (paper §5.3): to the end of that term here, or, when it is unknown here, to
-    /// where it begins there. Never to or below what the peer's disk is known to hold.
+    /// Skips a whole conflicting term in one step (paper §5.3): to the end of that term in this log or, when this log
+    /// does not have the term, to its beginning in the peer's log. Never to or below what the peer's disk is known to
+    /// hold.
     fn backtrack(&mut self, peer: MemberId, prev: Index, conflict_index: Index, conflict_term: Option<Term>) {
         let here = conflict_term.and_then(|term| {
             let index = self.log.last_index_with_term_at_most(term, prev - 1);
@@ -299,8 +300,9 @@ impl Raft {
 
     // ---- commit --------------------------------------------------------------------------------------------------------
 
-    /// Commits what a majority of the voters holds on disk, by counting entries of the current term only (paper §5.4.2:
-    /// earlier ones are committed with them). The own disk counts like any other: by what it holds, not by what was sent.
+    /// Commits what a majority of the voters holds on disk, by counting entries of the current term only (paper
+    /// §5.4.2: earlier entries are committed with them). The leader's disk counts like any other: by what it holds,
+    /// not by what was sent.
     pub(super) fn advance_leader_commit(&mut self, now: Time) {
         let Role::Leader(leader) = &self.role else { return };
         let me = self.config.me;

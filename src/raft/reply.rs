@@ -1,4 +1,4 @@
-//! Replies that vouch for something: how each kind is opened once the disk has come far enough.
+//! Replies that promise something: how each kind is opened once the disk holds enough.
 
 use super::message::{
     AppendEntriesReply, AppendOutcome, InstallOutcome, InstallSnapshotReply, RequestVoteReply,
@@ -10,7 +10,7 @@ use super::write::AfterSync;
 
 /// Replies that wait for the disk.
 pub trait Reply: Copy {
-    /// The reply as it may leave now, if it may.
+    /// The reply as it may be sent now; `None` when it must still wait.
     fn open(&self, raft: &Raft, waiting: &AfterSync<Self>, now: Time) -> Option<Self>
     where
         Self: Sized;
@@ -23,7 +23,7 @@ impl Reply for RequestVoteReply {
 }
 
 impl Reply for InstallSnapshotReply {
-    /// In a changed term nothing but that term is answered.
+    /// When the term has changed, the answer contains only the new term.
     fn open(&self, raft: &Raft, waiting: &AfterSync<Self>, _now: Time) -> Option<InstallSnapshotReply> {
         if raft.term() == waiting.term {
             return Some(*self);
@@ -44,8 +44,8 @@ impl Reply for TimeoutNowReply {
 }
 
 impl Reply for AppendEntriesReply {
-    /// In a changed term nothing but that term is answered, and only when it is durable: what the log holds now may be
-    /// another leader's.
+    /// When the term has changed, the answer contains only the new term, and only when that term is durable: the
+    /// entries in the log may now be from another leader.
     fn open(&self, raft: &Raft, waiting: &AfterSync<Self>, now: Time) -> Option<AppendEntriesReply> {
         if raft.term() != waiting.term {
             let is_durable = raft.writes.persisted_hard_state().term == raft.term();

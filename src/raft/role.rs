@@ -1,4 +1,4 @@
-//! The roles of a member, with what only that role knows (paper §5.1, Figure 2).
+//! The roles of a member, with the state of each role (paper §5.1, Figure 2).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,12 +7,12 @@ use super::read::Reads;
 use super::types::{ClusterTime, Index, MemberId, Time};
 use super::version::Protocol;
 
-/// The role of a member (paper §5.1), with what only that role knows.
+/// The role of a member (paper §5.1), with the state of that role.
 #[derive(Clone, Debug)]
 pub enum Role {
     /// Follows a leader, or waits for one.
     Follower {
-        /// Who leads this term, once heard.
+        /// The leader of this term, once it was heard.
         leader: Option<MemberId>,
     },
     /// Asks whether it could win an election (thesis §9.6).
@@ -51,41 +51,44 @@ impl RoleKind {
 /// The votes, or pre-votes, of one campaign.
 #[derive(Clone, Debug)]
 pub struct Ballot {
-    /// Number of the campaign since the start of the process: tells its answers from an earlier one's in the same term.
+    /// Number of the campaign since the start of the process: distinguishes its answers from answers to an earlier
+    /// campaign in the same term.
     pub(super) number: u64,
-    /// Who agreed. The own vote is in it only once it is durable.
+    /// The members that agreed. The own vote is added only when it is durable.
     pub(super) granted: BTreeSet<MemberId>,
-    /// Who answered at all.
+    /// The members that answered, with yes or no.
     pub(super) answered: BTreeSet<MemberId>,
-    /// What those who answered in the ballot's own term speak.
+    /// The protocol versions of the members that answered in the ballot's own term.
     pub(super) spoken: BTreeMap<MemberId, Protocol>,
-    /// The former leader asked for this campaign (thesis §3.10): votes are given although it was heard just now.
+    /// The former leader asked for this campaign (thesis §3.10): votes are given although that leader was heard just
+    /// now.
     pub(super) transfer: bool,
 }
 
-/// What only a leader knows (paper Figure 2, volatile state on leaders).
+/// The state of a leader (paper Figure 2, volatile state on leaders).
 #[derive(Clone, Debug)]
 pub struct Leader {
     /// Every other member, learners included.
     pub(super) peers: BTreeMap<MemberId, Progress>,
-    /// Bytes of entries after the commit index: bounded, however long the followers' disks take.
+    /// Bytes of entries after the commit index: bounded, even if the followers' disks are slow.
     pub(super) uncommitted_bytes: usize,
-    /// Index of the no-op that opened the term: until it is committed nothing is known of what is (thesis §6.4).
+    /// Index of the no-op that began the term: until it is committed, the leader does not know which entries are
+    /// committed (thesis §6.4).
     pub(super) term_start: Index,
-    /// Cluster time at the election, and when that was here.
+    /// Cluster time at the election, and the local time of the election.
     pub(super) cluster_time_base: ClusterTime,
     pub(super) elected_at: Time,
     pub(super) reads: Reads,
-    /// The leadership transfer under way.
+    /// The running leadership transfer.
     pub(super) transfer: Option<Transfer>,
 }
 
-/// A leadership being transferred (thesis §3.10).
+/// A running leadership transfer (thesis §3.10).
 #[derive(Clone, Debug)]
 pub(super) struct Transfer {
-    /// To whom.
+    /// The member that is to lead.
     pub to: MemberId,
-    /// Given up at this time: the leader takes proposals again.
+    /// The transfer is given up at this time: the leader then takes proposals again.
     pub deadline: Time,
     /// Whether the target was told.
     pub is_sent: bool,

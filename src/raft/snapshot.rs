@@ -1,5 +1,6 @@
-//! Snapshots and log compaction (paper §7, Figure 13; thesis §5). The core decides when a snapshot is due, who needs one
-//! and whether one is taken; the bytes are made, sent, received and loaded outside of it.
+//! Snapshots and log compaction (paper §7, Figure 13; thesis §5). The core decides when a snapshot is due, which peer
+//! needs a snapshot, and whether a received piece is taken. The bytes are made, sent, received and loaded outside of
+//! the core.
 
 use super::membership::Memberships;
 use super::message::{
@@ -13,10 +14,10 @@ use super::types::{Index, MemberId, SnapshotMeta, Time};
 use super::version::Versions;
 use super::write::AfterSync;
 
-/// What becomes of a piece of a snapshot.
+/// What to do with a piece of a snapshot.
 #[derive(Debug)]
 pub enum InstallVerdict {
-    /// It is not needed, or not this leader's to send: this is the answer.
+    /// It is not needed, or its sender is not the current leader: this is the answer.
     Answer(AfterSync<InstallSnapshotReply>),
     /// Write it; `handle_piece_written` makes the answer.
     Take,
@@ -25,9 +26,9 @@ pub enum InstallVerdict {
 impl Raft {
     // ---- every member's own ------------------------------------------------------------------------------------------
 
-    /// Whether the log has grown enough since the newest snapshot: by the configured bytes or entries, and by half of what
-    /// that snapshot has, or a great state would be written again and again for little news. Not before the own disk holds
-    /// what is applied: a snapshot never passes `persisted_index`.
+    /// Whether the log has grown enough since the newest snapshot: by the configured bytes or entries, and also by
+    /// half the size of that snapshot, because otherwise a large state would be written often for few changes. Not
+    /// before the own disk holds what is applied: a snapshot never passes `persisted_index`.
     pub fn is_snapshot_due(&self) -> bool {
         let entries = self.last_applied - self.snapshot.last.index.min(self.last_applied);
         let is_worth_it = self.log_bytes >= self.snapshot_bytes / 2;
@@ -36,20 +37,23 @@ impl Raft {
         entries > 0 && is_much && is_worth_it && self.persisted_index() >= self.last_applied
     }
 
-    /// The log on disk has grown by so many bytes: blocks of its segments, not entries, for these are what fills a disk.
+    /// The log on disk has grown by this many bytes. Blocks of segments are counted, not entries, because blocks fill
+    /// the disk.
     pub fn handle_log_grown(&mut self, bytes: u64) {
         self.steps += 1;
         self.log_bytes += bytes;
     }
 
-    /// A snapshot of the own state is begun: what the log has grown by so far counts for it, what comes for the next one.
+    /// A snapshot of the own state is begun: the growth of the log so far counts for this snapshot, later growth
+    /// counts for the next one.
     pub fn begin_snapshot(&mut self) {
         self.steps += 1;
         self.counted_bytes = self.log_bytes;
     }
 
-    /// A snapshot of the own state is durable: file, name and directory (raft-rules 21). The log keeps what the snapshot
-    /// before it does not cover, for peers that are a little behind and for a restart that finds the newest damaged.
+    /// A snapshot of the own state is durable: file, name and directory (raft-rules 21). The log keeps the entries
+    /// after the previous snapshot, for peers that lag a little and for a restart that finds the newest snapshot
+    /// damaged.
     pub fn handle_snapshot_saved(&mut self, meta: SnapshotMeta, bytes: u64) {
         self.steps += 1;
         assert!(
@@ -86,7 +90,8 @@ impl Raft {
         }
     }
 
-    /// Through where the log on disk can be cut: two durable snapshots cover it. Once for each snapshot.
+    /// The index through which the log on disk can be cut, because two durable snapshots cover it. Returned once for
+    /// each snapshot.
     pub fn poll_cut(&mut self) -> Option<Index> {
         self.cut.take().filter(|&index| index > 0)
     }
@@ -105,7 +110,7 @@ impl Raft {
             return InstallVerdict::Answer(self.install_reply(InstallOutcome::TermOnly));
         }
         self.follow(request.leader, now);
-        // What is committed here is the same as what the snapshot holds of it, and more (raft-rules 19).
+        // This member has already committed everything that the snapshot holds (raft-rules 19).
         if request.last.index <= self.commit_index {
             return InstallVerdict::Answer(
                 self.install_reply(InstallOutcome::Holds(self.durably_committed())),
@@ -114,16 +119,16 @@ impl Raft {
         InstallVerdict::Take
     }
 
-    /// The answer to a piece that was taken: from where on the next one is wanted.
+    /// The answer to a piece that was taken: the offset of the next piece.
     pub fn handle_piece_written(&mut self, next_offset: u64) -> AfterSync<InstallSnapshotReply> {
         self.steps += 1;
         self.install_reply(InstallOutcome::Wants(next_offset))
     }
 
-    /// A whole snapshot of a leader is durable here under its name, and loaded: `poll_apply` asks for it next. The
-    /// state it holds was committed, whoever leads by now. Keeps what the log holds after it if the log has the
-    /// snapshot's last entry, and drops the log otherwise (Figure 13, 6-7; raft-rules 20). An older snapshot than what
-    /// is committed changes nothing: `false`.
+    /// A complete snapshot of a leader is durable here under its final name, and loaded: `poll_apply` asks for it
+    /// next. Its state was committed, even if another member leads by now. If the log has the snapshot's last entry,
+    /// the entries after it are kept, otherwise the whole log is dropped (Figure 13, 6-7; raft-rules 20). A snapshot
+    /// that ends before the commit index changes nothing: `false`.
     pub fn handle_snapshot_received(
         &mut self,
         meta: SnapshotMeta,
@@ -161,7 +166,7 @@ impl Raft {
         (self.log_bytes, self.counted_bytes) = (0, 0);
     }
 
-    /// Through where this member's disk holds what is committed.
+    /// The index through which this member's disk holds committed entries.
     fn durably_committed(&self) -> Index {
         self.commit_index.min(self.persisted_index())
     }
@@ -175,7 +180,7 @@ impl Raft {
 
     // ---- a leader's side ---------------------------------------------------------------------------------------------
 
-    /// Whether this peer is to be sent a snapshot now. One at a time, beside the heartbeats.
+    /// Whether to send a snapshot to this peer now. One transfer at a time, in parallel to the heartbeats.
     pub fn poll_snapshot(&mut self, peer: MemberId, now: Time) -> PollSnapshot {
         if !self.may_have_peer(peer) {
             return PollSnapshot::Stop;
@@ -202,13 +207,13 @@ impl Raft {
         )
     }
 
-    /// Whether a transfer is still worth its bytes: this member leads the ticket's term and the peer still needs it.
+    /// Whether a transfer is still useful: this member leads the ticket's term and the peer still needs the snapshot.
     pub fn wants_transfer(&self, ticket: &Ticket) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         ticket.term == self.term() && leader.peers.get(&ticket.peer).is_some_and(|p| p.mode == Mode::Snapshot)
     }
 
-    /// The end of a transfer: the peer's last answer, or that there was none. Every ticket must come back, once.
+    /// The end of a transfer: the peer's last answer, or that there was no answer. Every ticket must come back, once.
     pub fn handle_snapshot_result(
         &mut self,
         ticket: Ticket,
@@ -219,7 +224,7 @@ impl Raft {
         let slot = self.slots.entry(ticket.peer).or_default();
         assert_eq!(slot.snapshot_in_flight, Some(ticket.id), "ticket {} came back twice", ticket.id);
         slot.snapshot_in_flight = None;
-        // A transfer that failed is tried again, but not in a loop without a pause.
+        // A failed transfer is retried after a pause.
         slot.snapshot_not_before = now + self.config.heartbeat;
         let Ok(reply) = result else { return };
         if self.is_absurd(reply.term) {
@@ -233,7 +238,7 @@ impl Raft {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(progress) = leader.peers.get_mut(&ticket.peer) else { return };
         let (InstallOutcome::Holds(index), Mode::Snapshot) = (reply.outcome, progress.mode) else { return };
-        // Committed there is committed here, only perhaps not known yet.
+        // Entries that are committed at the peer are committed here too, but this leader may not know it yet.
         progress.match_index = progress.match_index.max(index.min(commit_index));
         progress.next_index = progress.match_index + 1;
         progress.mode = Mode::Probe;

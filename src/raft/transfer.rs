@@ -1,5 +1,5 @@
-//! Leadership transfer (thesis §3.10): a leader brings its successor up to date, takes nothing more, and tells it to
-//! campaign at once.
+//! Leadership transfer (thesis §3.10): a leader takes no more proposals, brings its successor up to date, and tells
+//! it to campaign immediately.
 
 use super::change::{ChangeError, MembershipChange};
 use super::message::{Asked, Ticket, TimeoutNowReply, TimeoutNowRequest};
@@ -10,39 +10,39 @@ use super::role::{Role, Transfer};
 use super::types::{Index, MemberId, Time};
 use super::write::AfterSync;
 
-/// Why a leadership is not transferred.
+/// Why the leadership is not transferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TransferError {
     /// This member does not lead.
     #[error("this member does not lead")]
     NotLeader {
-        /// Who does, as far as it knows.
+        /// The leader, as far as this member knows.
         leader: Option<MemberId>,
     },
-    /// The member named is no voter.
+    /// The named member is not a voter.
     #[error("only a voter can lead")]
     NotVoter,
-    /// Another leadership transfer is under way.
+    /// Another leadership transfer is running.
     #[error("the leadership is being transferred already")]
     UnderWay,
-    /// Who could take over has not answered this leader yet, and has until then to do so.
+    /// The possible successors have not answered this leader yet; they can still do so until `until`.
     #[error("the leader is new, or a member is: nobody who could take over has answered it yet: try again")]
     NotHeardYet {
-        /// From then on it is decided, if no other leader is elected.
+        /// From this time on the request is accepted or refused, if no other leader is elected.
         until: Time,
     },
-    /// No other voter was heard within an election timeout, or not the one that was named.
+    /// No other voter, or not the named voter, was heard within an election timeout.
     #[error("no other voter answers")]
     NobodyAnswers,
 }
 
 impl Raft {
-    /// Begins to transfer the leadership: to `to`, or to the voter whose log has come furthest. From now on nothing is
-    /// proposed; it is given up after an election timeout. Returns who is to lead; a transfer to the leader itself
-    /// changes nothing.
+    /// Begins to transfer the leadership: to `to`, or to the voter with the most advanced log. From now on nothing is
+    /// proposed. The transfer is given up after an election timeout. Returns the successor; a transfer to the leader
+    /// itself changes nothing.
     ///
     /// # Errors
-    /// This member does not lead, or there is nobody to transfer the leadership to.
+    /// This member does not lead, or there is no member to transfer the leadership to.
     pub fn transfer_leadership(
         &mut self,
         to: Option<MemberId>,
@@ -87,8 +87,8 @@ impl Raft {
         Ok(to)
     }
 
-    /// Begins to transfer the leadership for the leader's own removal, if that could be done now: a leadership transfer
-    /// to nobody's good would only cost an election. `None` when nobody can take over: then the leader manages its
+    /// Begins to transfer the leadership for the leader's own removal, if the removal could be done now: otherwise
+    /// the transfer would only cost an election. `None` when no member can take over: then the leader manages its
     /// removal itself (thesis §4.2.2).
     ///
     /// # Errors
@@ -98,13 +98,13 @@ impl Raft {
         Ok(self.transfer_leadership(None, now).ok())
     }
 
-    /// Whether a leadership transfer is under way.
+    /// Whether a leadership transfer is running.
     pub fn is_transferring(&self) -> bool {
         matches!(&self.role, Role::Leader(leader) if leader.transfer.is_some())
     }
 
-    /// Whether the successor is to be told now: its disk holds the whole log, and all of it is committed and applied
-    /// here, so that no proposal of this leadership is left without its answer.
+    /// Whether to send TimeoutNow to the successor now: its disk holds the whole log, and the whole log is committed
+    /// and applied here, so that every proposal of this leadership gets its answer.
     pub(super) fn transfer_is_due(&self) -> bool {
         let Role::Leader(leader) = &self.role else { return false };
         let Some(transfer) = leader.transfer.as_ref().filter(|h| !h.is_sent) else { return false };
@@ -113,7 +113,7 @@ impl Raft {
         matches && self.commit_index == last_index && self.last_applied == last_index
     }
 
-    /// The word to the successor, when it is due and `peer` is the one.
+    /// The TimeoutNow request, when it is due and `peer` is the successor.
     pub(super) fn poll_transfer(&mut self, peer: MemberId, now: Time) -> Option<(TimeoutNowRequest, Ticket)> {
         if !self.transfer_is_due() {
             return None;
@@ -125,8 +125,8 @@ impl Raft {
         Some((request, self.ticket(peer, Asked::TimeoutNow, now)))
     }
 
-    /// The successor's answer. A refusal, or none, ends the leadership transfer at once; the campaign itself is seen by
-    /// its term.
+    /// Handles the successor's answer. A refusal or a missing answer ends the leadership transfer immediately. The
+    /// campaign itself is noticed by its higher term.
     pub(super) fn handle_transfer_reply(
         &mut self,
         ticket: &Ticket,
@@ -160,8 +160,7 @@ impl Raft {
         }
     }
 
-    /// The leader of this term transfers its leadership: campaign at once, without asking first whether it could be
-    /// won.
+    /// The leader of this term transfers its leadership: campaign immediately, without a pre-vote.
     pub fn handle_timeout_now(
         &mut self,
         request: TimeoutNowRequest,
@@ -175,7 +174,7 @@ impl Raft {
         }
         let term = self.term();
         let is_able = !self.disk_stalled && !self.writes.is_hard_state_pending() && self.may_campaign();
-        // Of this term only, and not a second time: a late one must not depose whoever leads by now.
+        // Only a request of this term counts, and only once: a late request must not depose the current leader.
         let campaigns =
             request.term == term && self.leader() == Some(request.leader) && !self.is_leader() && is_able;
         let reply = self.after_hard_state(TimeoutNowReply { term, campaigns }, None);

@@ -15,8 +15,8 @@ pub type Term = u64;
 /// A 1-based position in the log. 0 = before the first entry.
 pub type Index = u64;
 
-/// Cluster time in microseconds: the last cluster time in the log at a leader's election plus that leader's monotonic
-/// time since. Never the wall clock, so a wrong wall clock can neither expire nor keep anything.
+/// Cluster time in microseconds: the last cluster time in the log at a leader's election plus the monotonic time of
+/// that leader since then. The wall clock is never used, so a wrong wall clock cannot affect when something expires.
 pub type ClusterTime = u64;
 
 /// This process's monotonic time in microseconds since an arbitrary start. Printable, unlike `Instant`, and always a
@@ -33,7 +33,7 @@ impl Time {
         Time(ms * 1_000)
     }
 
-    /// How long `earlier` lies back; zero when it does not.
+    /// The time since `earlier`; zero when `earlier` is later than this time.
     pub fn since(self, earlier: Time) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
@@ -141,12 +141,12 @@ hex_id!(
     ClusterId
 );
 
-/// What Figure 2 calls the persistent state besides the log: on disk before any reply that depends on it leaves.
+/// The persistent state of Figure 2 except the log: on disk before any reply that depends on it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct HardState {
     /// Latest term this member has seen. Never decreases.
     pub term: Term,
-    /// Whom it voted for in `term`. Cleared only when `term` rises.
+    /// The candidate that it voted for in `term`. Cleared only when `term` rises.
     pub voted_for: Option<MemberId>,
 }
 
@@ -164,13 +164,13 @@ pub struct Member {
     pub http_addr: String,
     /// Whether it votes and counts for quorums; a learner does neither (thesis §4.2.1).
     pub voter: bool,
-    /// Whether a learner becomes a voter by itself once it has caught up. Says nothing of a voter.
+    /// Whether a learner automatically becomes a voter once it has caught up. Has no meaning for a voter.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub promote: bool,
 }
 
-/// A member as it comes over the wire. In the log and in files an unknown field is refused, since they must be
-/// understood whole; on the wire it is ignored.
+/// A member as it is received over the wire. In the log and in files an unknown field is refused, because every field
+/// must be understood there; on the wire it is ignored.
 #[derive(Deserialize)]
 #[serde(remote = "Member")]
 struct WireMember {
@@ -184,14 +184,14 @@ struct WireMember {
 }
 
 impl Member {
-    /// Reads it from the wire: ignores what it does not know.
+    /// Reads it from the wire: unknown fields are ignored.
     pub(crate) fn from_wire<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Member, D::Error> {
         WireMember::deserialize(deserializer)
     }
 }
 
 impl Membership {
-    /// Reads it from the wire: ignores what it does not know.
+    /// Reads it from the wire: unknown fields are ignored.
     pub(crate) fn from_wire<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Membership, D::Error> {
         #[derive(Deserialize)]
         struct One(#[serde(with = "WireMember")] Member);
@@ -236,11 +236,11 @@ impl Membership {
 pub struct Settings {
     /// How many revisions stay readable after the latest one.
     pub retention_revisions: u64,
-    /// How many bytes of superseded versions stay readable; whichever limit is reached first counts.
+    /// How many bytes of superseded versions stay readable. The limit that is reached first counts.
     pub retention_bytes: u64,
     /// How long the outcome of a write with an idempotency key is kept, in seconds of cluster time.
     pub idempotency_window_s: u64,
-    /// How many idempotency rows are kept; a full table refuses new keyed writes rather than forget.
+    /// How many idempotency rows are kept; a full table refuses new keyed writes and keeps its old rows.
     pub idempotency_rows: u64,
 }
 
@@ -263,18 +263,18 @@ pub struct Genesis {
     pub cluster_id: ClusterId,
     /// Settings every member shares.
     pub settings: Settings,
-    /// The version in force from the beginning: the highest one that all initial members speak, or that of the state
-    /// that the cluster began with.
+    /// The version in force from the beginning: the highest version that all initial members speak, or the version of
+    /// the state that the cluster began with.
     pub protocol: Protocol,
     /// The initial members, all voters.
     pub members: Membership,
-    /// The state that the cluster began with, when that was not an empty one. Its log then begins after a snapshot of
-    /// it.
+    /// The state that the cluster began with, if it was not empty. The log then begins after a snapshot of that
+    /// state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<RestoredState>,
 }
 
-/// A state from another cluster, such as a backup, that a new one begins with.
+/// A state from another cluster, such as a backup, that a new cluster begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RestoredState {
@@ -286,7 +286,7 @@ pub struct RestoredState {
 }
 
 impl RestoredState {
-    /// Reads it from the wire: ignores what it does not know.
+    /// Reads it from the wire: unknown fields are ignored.
     pub(crate) fn from_wire<'de, D>(deserializer: D) -> Result<Option<RestoredState>, D::Error>
     where
         D: Deserializer<'de>,
@@ -314,7 +314,7 @@ impl std::fmt::Display for RestoredState {
 pub struct SnapshotMeta {
     /// Index and term of the last entry the snapshot covers.
     pub last: Position,
-    /// Cluster time of the state at `last`: a leader without a later entry goes on from here.
+    /// Cluster time of the state at `last`: a leader without a later entry continues from this time.
     pub cluster_time: ClusterTime,
     /// The membership in force at `last`, with the index of the entry that set it.
     pub membership: Arc<Membership>,

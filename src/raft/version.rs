@@ -1,14 +1,15 @@
-//! The version that the cluster agrees on: which formats and operations are in use, whatever each member's program could
-//! do (the scheme of LogCabin's state machine versions).
+//! The version that the cluster agrees on: it decides which formats and operations are in use, even if some programs
+//! could do more (the scheme of LogCabin's state machine versions).
 //!
-//! Every program *speaks* one protocol and also reads and writes the one before. The version *in force* is a number in
-//! the log: the genesis entry brings the one that all initial members speak, and a `version` entry raises it. What a
-//! member writes (entries, snapshots, answers, the parts of the state hash) follows the version in force and not its
-//! program, so members of both programs read each other as long as the version stays.
+//! Every program *speaks* one protocol version and also reads and writes the previous version. The version *in force*
+//! is a number in the log: the genesis entry sets the version that all initial members speak, and a `version` entry
+//! raises it. What a member writes (entries, snapshots, answers, the parts of the state hash) follows the version in
+//! force, not the member's program. So members with both programs can read each other's data until the version is
+//! raised.
 //!
-//! The leader raises it when all members speak more, learners included. Only an answer in this term that is no older
-//! than an election timeout tells what a member speaks: a member that is not heard holds the raise back. From the
-//! entry on a program that speaks less cannot take part any more.
+//! The leader raises the version when all members, learners included, speak a higher one. The leader learns a
+//! member's version only from an answer in this term that is no older than an election timeout: a member that is not
+//! heard prevents the raise. From the `version` entry on, a program that speaks less can no longer take part.
 
 use super::change::ChangeError;
 use super::entry::{Entry, Payload};
@@ -20,25 +21,25 @@ use super::types::{Index, MemberId, SnapshotMeta, Time};
 /// A version of formats and operations. 0 = none is known yet.
 pub type Protocol = u16;
 
-/// The first one there was. A state without a version entry has it.
+/// The first version. A state without a version entry has it.
 pub const FIRST_PROTOCOL: Protocol = 1;
 
-/// The one that this program speaks. The feature `next-protocol` builds the program that comes after it, for the tests
-/// of upgrades.
+/// The version that this program speaks. The feature `next-protocol` builds the program with the next version, for
+/// the tests of upgrades.
 pub const PROTOCOL: Protocol = if cfg!(feature = "next-protocol") { 2 } else { 1 };
 
-/// The oldest version that a program which speaks `protocol` reads and writes: the one before its own.
+/// The oldest version that a program which speaks `protocol` reads and writes: the version before its own.
 pub fn oldest_readable(protocol: Protocol) -> Protocol {
     protocol.saturating_sub(1).max(FIRST_PROTOCOL)
 }
 
-/// A program cannot read what is at a version.
+/// A program cannot read data of some version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.text())]
 pub struct VersionMismatch {
-    /// The version of what is to be read.
+    /// The version of the data.
     pub version: Protocol,
-    /// What the program speaks.
+    /// The version that the program speaks.
     pub speaks: Protocol,
 }
 
@@ -71,16 +72,16 @@ pub fn check_version(version: Protocol, speaks: Protocol) -> Result<(), VersionM
     }
 }
 
-/// Who keeps an operation from being used that needs a higher version.
+/// The reason why an operation that needs a higher version cannot be used yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeldBackBy {
     /// This member has not answered in this term within the last election timeout.
     NotHeard(String),
-    /// This member's program speaks less.
+    /// This member's program speaks a lower version.
     Speaks(String, Protocol),
-    /// The leader is told to hold the version.
+    /// The leader's configuration holds the version.
     Setting(String),
-    /// Nobody: the version is being raised.
+    /// Nothing prevents it: the version is being raised.
     Nobody,
 }
 
@@ -95,17 +96,18 @@ impl std::fmt::Display for HeldBackBy {
     }
 }
 
-/// The versions that the log still holds, like the memberships: those that are not committed may be cut off again.
+/// The versions that the log still holds. As with memberships, uncommitted versions may be cut off again.
 #[derive(Clone, Debug)]
 pub(super) struct Versions {
-    /// The one in force at the commit index.
+    /// The version in force at the commit index.
     committed: Protocol,
-    /// Those after the commit index.
+    /// The versions after the commit index.
     uncommitted: Vec<(Index, Protocol)>,
 }
 
 impl Versions {
-    /// From the snapshot and the entries after it. The genesis entry counts as committed: it is the same in every log.
+    /// The versions of the snapshot and of the entries after it. The genesis entry counts as committed: it is the
+    /// same in every log.
     pub(super) fn new<'a>(snapshot: &SnapshotMeta, entries: impl Iterator<Item = &'a Entry>) -> Versions {
         let mut versions =
             Versions { committed: snapshot.version.max(FIRST_PROTOCOL), uncommitted: Vec::new() };
@@ -116,19 +118,19 @@ impl Versions {
         versions
     }
 
-    /// Takes the version of a found or version entry.
+    /// Takes the version of a genesis or version entry.
     pub(super) fn append(&mut self, entry: &Entry) {
         if let Some(version) = entry.version() {
             self.uncommitted.push((entry.index(), version));
         }
     }
 
-    /// Takes back what was there only from `from` on.
+    /// Drops the versions of entries from `from` on.
     pub(super) fn truncate_suffix(&mut self, from: Index) {
         self.uncommitted.retain(|(index, _)| *index < from);
     }
 
-    /// Whether the version in force became another one.
+    /// Returns whether the version in force changed.
     pub(super) fn commit(&mut self, commit_index: Index) -> bool {
         let before = self.committed;
         let count = self.uncommitted.iter().take_while(|(index, _)| *index <= commit_index).count();
@@ -142,24 +144,25 @@ impl Versions {
         self.committed
     }
 
-    /// The one that will be in force when the whole log is committed.
+    /// The version that will be in force when the whole log is committed.
     pub(super) fn latest(&self) -> Protocol {
         self.uncommitted.last().map_or(self.committed, |(_, version)| self.committed.max(*version))
     }
 }
 
 impl Raft {
-    /// The version in force: what is proposed from now on may use it.
+    /// The version in force: new proposals may use it.
     pub fn version(&self) -> Protocol {
         self.versions.committed()
     }
 
-    /// What this member speaks.
+    /// The version that this member speaks.
     pub fn protocol(&self) -> Protocol {
         self.config.protocol
     }
 
-    /// What a member speaks, as far as this leader knows from an answer in this term within the last election timeout.
+    /// The version that a member speaks, if this leader knows it from an answer in this term within the last election
+    /// timeout.
     pub fn protocol_of(&self, id: MemberId, now: Time) -> Option<Protocol> {
         if id == self.me() {
             return Some(self.config.protocol);
@@ -168,7 +171,7 @@ impl Raft {
         leader.peers.get(&id)?.protocol(now, self.config.election_timeout)
     }
 
-    /// Who keeps the version below `wanted`, as this leader sees it.
+    /// The reasons why the version is below `wanted`, as this leader sees them.
     pub fn held_back_by(&self, wanted: Protocol, now: Time) -> Vec<HeldBackBy> {
         let holder = |member: &super::types::Member| match self.protocol_of(member.member_id, now) {
             None => Some(HeldBackBy::NotHeard(member.node_id.clone())),
@@ -186,7 +189,7 @@ impl Raft {
         holders
     }
 
-    /// A leader raises the version once every member of the membership in force is known to speak a higher one.
+    /// A leader raises the version once every member of the membership in force is known to speak a higher version.
     pub(super) fn raise_version(&mut self, now: Time) {
         let Role::Leader(leader) = &self.role else { return };
         if self.config.hold_version
@@ -197,7 +200,7 @@ impl Raft {
             return;
         }
         let spoken = self.memberships.latest().members.iter().map(|m| self.protocol_of(m.member_id, now));
-        // A leader that is no member any more has to read what it writes, too.
+        // A leader that is no longer a member must also be able to read what it writes.
         let Some(common) = spoken.chain([Some(self.config.protocol)]).min().flatten() else { return };
         if common <= self.versions.latest() {
             return;
@@ -205,15 +208,16 @@ impl Raft {
         let cluster_time = self.next_cluster_time(now).expect("a leader has the time");
         self.append_own(cluster_time, &Payload::Version(common), now);
         self.note(Decision::ProposedVersion(common));
-        // A single voter commits alone, as far as its disk has come.
+        // A single voter commits alone everything that its disk holds.
         self.advance_leader_commit(now);
     }
 
-    /// A program that does not read the version in force, or the one that is about to be, is not let in.
+    /// Refuses a new member whose program does not read the version in force, or the version that will be in force
+    /// soon.
     pub(super) fn check_newcomer(&self, name: &str, speaks: Option<Protocol>) -> Result<(), ChangeError> {
         let (committed, latest) = (self.versions.committed(), self.versions.latest());
         let reads = |version| speaks.is_some_and(|speaks| check_version(version, speaks).is_ok());
-        // Every program reads the first version, as long as there is none that leaves it behind.
+        // Every program reads the first version, until there is a program that no longer supports it.
         let is_let_in = match speaks {
             Some(_) => reads(committed) && reads(latest),
             None => latest == FIRST_PROTOCOL,

@@ -1,10 +1,10 @@
-//! What others wait on: compared before and after each update, it tells whom to wake.
+//! Counters that threads wait on. Comparing them before and after an update shows which threads to wake.
 
 use super::role::RoleKind;
 use super::types::{Index, MemberId, Position, Term};
 use super::write::WriteSeq;
 
-/// The observable state that others wait on. Compared before and after each update: what moved tells whom to wake.
+/// The observable state that threads wait on. Comparing it before and after an update shows which threads to wake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watermarks {
     /// Current term.
@@ -39,7 +39,7 @@ pub struct Watermarks {
     pub snapshot_index: Index,
     /// Peers of a leader that need a snapshot.
     pub peers_behind: usize,
-    /// Whether the member that a leader transfers its leadership to is to be told now.
+    /// Whether the successor of a leadership transfer must be told now.
     pub transfer_is_due: bool,
 }
 
@@ -54,7 +54,7 @@ impl Watermarks {
         self.committed != after.committed
     }
 
-    /// Whether any peer may have to be sent something now.
+    /// Whether something may have to be sent to a peer now.
     pub fn wakes_replicators(&self, after: &Watermarks) -> bool {
         (self.term, self.role, self.ballot, self.last, self.read_round, self.membership_index)
             != (after.term, after.role, after.ballot, after.last, after.read_round, after.membership_index)
@@ -63,7 +63,7 @@ impl Watermarks {
             || (after.role == RoleKind::Candidate && self.persisted_seq != after.persisted_seq)
     }
 
-    /// Whether a leadership ended: what was proposed under it has an unknown outcome.
+    /// Whether a leadership ended: its uncommitted proposals have an unknown outcome.
     pub fn ends_leadership(&self, after: &Watermarks) -> bool {
         self.role == RoleKind::Leader && (after.role != RoleKind::Leader || after.term != self.term)
     }

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use super::entry::Entry;
 use super::types::{HardState, Index, Position, Term, Time};
 
-/// Number of a queued write: 1, 2, 3 ... in memory order since the process started. File order equals memory order, so
-/// "synced through n" says everything.
+/// Number of a queued write: 1, 2, 3 ... in memory order since the process started. File order equals memory order,
+/// so the one number in "synced through n" is enough.
 pub type WriteSeq = u64;
 
 /// One change of the durable state.
@@ -14,9 +14,9 @@ pub type WriteSeq = u64;
 pub enum WriteOp {
     /// Term and vote.
     HardState(HardState),
-    /// Consecutive entries. The first one cuts whatever the log holds from its index on.
+    /// Consecutive entries. The first entry cuts everything that the log holds from its index on.
     Entries(Vec<Entry>),
-    /// The log starts anew after this position (after a snapshot install).
+    /// The log restarts empty after this position (after a snapshot install).
     Reset(Position),
 }
 
@@ -29,7 +29,7 @@ pub struct QueuedWrite {
     pub op: WriteOp,
 }
 
-/// All writes that were queued when the log writer came for them: one sync makes them durable together.
+/// All writes that were queued when the log writer took them: one sync makes them durable together.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct WriteBatch {
     /// In order, without gaps.
@@ -48,8 +48,8 @@ impl WriteBatch {
     }
 }
 
-/// A reply that must not leave before the disk holds what it vouches for. There is no way to the reply but
-/// `Raft::settle`, which checks the log writer's watermark.
+/// A reply that must not be sent before the disk holds what the reply promises. Only `Raft::settle`, which checks the
+/// log writer's watermark, gives access to the reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "a reply that is never settled is never sent"]
 pub struct AfterSync<T> {
@@ -57,7 +57,7 @@ pub struct AfterSync<T> {
     pub(super) after: WriteSeq,
     /// The term in which the reply was made.
     pub(super) term: Term,
-    /// For an accepted append: how long it waits for the entries it vouches for.
+    /// For an accepted append: how long it waits for the entries that it acknowledges.
     pub(super) hold: Option<Hold>,
     pub(super) reply: T,
 }
@@ -65,25 +65,25 @@ pub struct AfterSync<T> {
 /// How long an accepted append is held for this member's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Hold {
-    /// Answered at this time at the latest, with whatever the disk has by then.
+    /// Answered at this time at the latest, with what the disk holds then.
     pub until: Time,
-    /// Answered as soon as the disk holds this index; `None` waits the whole time, which slows a leader down whose
+    /// Answered as soon as the disk holds this index. `None` waits the whole time: this slows down a leader whose
     /// entries could not be taken.
     pub or_persisted: Option<Index>,
 }
 
 impl<T> AfterSync<T> {
-    /// When the reply can be opened although the disk does not hold all of its entries: the end of the append hold.
-    /// Whoever waits for the watermark must also wake at this time.
+    /// When the reply can be opened although the disk does not hold all of its entries: the end of the append hold. A
+    /// thread that waits for the watermark must also wake at this time.
     pub fn hold_until(&self) -> Option<Time> {
         self.hold.map(|h| h.until)
     }
 }
 
-/// The writes that are not yet known to be durable, and how far the disk has come: the one truth of what is synced here.
+/// The writes that are not yet known to be durable, and what the disk holds: the only record of what is synced here.
 ///
-/// Index and term are never compared to find that out: the same entry can be cut and appended again while the first
-/// write of it is still under way. Instead every append is remembered by its number, and truncating the log lowers the
+/// Index and term are never used to find out what is synced: the same entry can be cut and appended again while its
+/// first write is still pending. Instead every append is remembered by its number, and truncating the log lowers the
 /// index that each pending write can still make durable.
 #[derive(Clone, Debug, Default)]
 pub struct WriteQueue {
@@ -97,7 +97,7 @@ pub struct WriteQueue {
     unpersisted_bytes: usize,
 }
 
-/// A write under way.
+/// A pending write.
 #[derive(Clone, Debug)]
 struct Pending {
     seq: WriteSeq,
@@ -108,13 +108,13 @@ struct Pending {
 
 #[derive(Clone, Copy, Debug)]
 enum PendingWhat {
-    /// Entries through this index, clipped when the log was cut since.
+    /// Entries through this index; lowered when the log was cut later.
     EntriesThrough(Index),
     HardState(HardState),
 }
 
 impl WriteQueue {
-    /// After recovery, which synced all that it returns.
+    /// The queue after recovery, which has synced everything that it returns.
     pub fn new(hard_state: HardState, last_index: Index) -> WriteQueue {
         WriteQueue { persisted_index: last_index, persisted_hard_state: hard_state, ..WriteQueue::default() }
     }
@@ -133,8 +133,8 @@ impl WriteQueue {
         self.push(WriteOp::Entries(entries), bytes, through, now);
     }
 
-    /// Queues that the log starts anew after an installed snapshot, which is durable by itself: nothing that was queued
-    /// of the old log counts beyond it.
+    /// Queues the reset of the log after an installed snapshot, which is already durable. Queued entries of the old
+    /// log that come after the snapshot no longer count.
     pub fn push_reset(&mut self, base: Position, now: Time) {
         self.truncate_suffix(base.index + 1);
         self.push(WriteOp::Reset(base), 0, PendingWhat::EntriesThrough(base.index), now);
@@ -154,7 +154,7 @@ impl WriteQueue {
         self.last_seq
     }
 
-    /// The log was cut from `from` on: nothing at or after it counts as synced, whatever writes of it are under way.
+    /// The log was cut from `from` on: nothing at or after `from` counts as synced, even if writes of it are pending.
     pub fn truncate_suffix(&mut self, from: Index) {
         self.persisted_index = self.persisted_index.min(from - 1);
         for pending in &mut self.pending {
@@ -182,7 +182,7 @@ impl WriteQueue {
         self.persisted_seq = self.persisted_seq.max(seq);
     }
 
-    /// All that was queued since the last call.
+    /// All writes that were queued since the last call.
     pub fn take(&mut self) -> WriteBatch {
         WriteBatch { writes: std::mem::take(&mut self.queued) }
     }
@@ -202,7 +202,7 @@ impl WriteQueue {
         self.last_hard_state_seq
     }
 
-    /// Whether a term or vote is under way to the disk.
+    /// Whether a term or vote is not yet on the disk.
     pub fn is_hard_state_pending(&self) -> bool {
         self.last_hard_state_seq > self.persisted_seq
     }
@@ -217,12 +217,12 @@ impl WriteQueue {
         self.persisted_index
     }
 
-    /// Bytes of entries on their way to the disk.
+    /// Bytes of entries that are not yet on the disk.
     pub fn unpersisted_bytes(&self) -> usize {
         self.unpersisted_bytes
     }
 
-    /// When the oldest write was queued that is not yet durable.
+    /// The time at which the oldest write that is not yet durable was queued.
     pub fn oldest_queued_at(&self) -> Option<Time> {
         self.pending.front().map(|p| p.queued_at)
     }

@@ -1,4 +1,4 @@
-//! `--restore`: a backup for a node that is yet to be initialized. Whatever is wrong with it is said before anything is
+//! `--restore`: a backup for a node that is not initialized yet. Errors in the backup are reported before anything is
 //! written.
 
 use std::fs;
@@ -10,13 +10,13 @@ use crate::raft::RestoredState;
 use crate::store::identity::{IDENTITY_FILE, Identity};
 use crate::store::snapshot::{SnapshotError, verify_file};
 
-/// What a directory may hold that nobody was initialized in.
+/// What a directory may hold in which no node was initialized.
 const HARMLESS: [&str; 2] = ["LOCK", "run"];
 
 /// A backup, named on the command line.
 pub(super) struct Restore {
     path: PathBuf,
-    /// None where it is not needed: the directory belongs to a cluster.
+    /// `None` when it is not needed because the directory belongs to a cluster.
     backup: Option<Backup>,
 }
 
@@ -36,7 +36,8 @@ impl Restore {
         Ok(Restore { path: path.to_owned(), backup })
     }
 
-    /// For the node that is to be initialized. None when the directory lost its cluster between the two looks at it.
+    /// For the node that is to be initialized. `None` when the directory lost its cluster between the two checks of
+    /// it.
     pub(super) fn into_backup(self) -> Option<Backup> {
         self.backup
     }
@@ -91,7 +92,7 @@ fn load(path: &Path) -> Result<Backup, ServerError> {
 }
 
 fn check_empty(dir: &Path) -> Result<(), ServerError> {
-    // A directory that is not there yet is empty; one that cannot be read is found out when it is locked.
+    // A missing directory counts as empty; an unreadable directory is noticed when it is locked.
     let names = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
     let mut others: Vec<String> = names
         .map(|name| name.to_string_lossy().into_owned())

@@ -1,4 +1,4 @@
-//! What both ports know: the configuration, and the node once it is initialized.
+//! The state that both ports share: the configuration, and the node once it is initialized.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -26,7 +26,8 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Nothing is initialized yet; `joins` when this node waits to be let into a cluster instead of bootstrapping one.
+    /// Nothing is initialized yet; `joins` when this node waits to be added to a cluster instead of bootstrapping
+    /// one.
     pub(super) fn new(config: Config, joins: bool) -> Shared {
         Shared {
             config,
@@ -44,7 +45,7 @@ impl Shared {
         &self.config
     }
 
-    /// What a client may ask for at most.
+    /// The limits of client requests.
     pub(super) fn limits(&self) -> &Limits {
         &self.config.limits
     }
@@ -91,7 +92,7 @@ impl Shared {
         self.is_stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the server is on its way out.
+    /// Whether the server is stopping.
     pub(super) fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Relaxed)
     }
@@ -116,7 +117,7 @@ impl Shared {
         response
     }
 
-    /// What a request for data is told before the cluster is initialized.
+    /// The answer to a request for data before the cluster is initialized.
     pub(super) fn uninitialized_error(&self) -> ErrorBody {
         let text = match self.joins {
             true => "this node is not let into its cluster yet: it waits for that cluster's leader",
@@ -128,8 +129,8 @@ impl Shared {
         ErrorBody::new(ErrorCode::Unavailable, text)
     }
 
-    /// The members that this node knows of. Before a bootstrap those of the configuration file; who waits to join knows
-    /// none.
+    /// The members that this node knows. Before a bootstrap these are the members of the configuration file; a node
+    /// that waits to join knows none.
     pub(super) fn members(&self) -> Vec<MemberInfo> {
         match self.node() {
             Some(node) => node.membership().members.iter().map(MemberInfo::from).collect(),

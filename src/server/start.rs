@@ -27,10 +27,10 @@ use crate::store::disk::RealDisk;
 use crate::store::identity::DataDirLock;
 use crate::store::wal::WalOptions;
 
-/// For so many members a node that joins has room in any case.
+/// A node that joins has room for at least this many members.
 const LIKELY_MEMBERS: usize = 5;
 
-/// How long a leader that stops waits for another one.
+/// How long a leader that stops waits for another leader.
 const TRANSFER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A running server. [`Server::stop`] ends it in order.
@@ -86,7 +86,7 @@ impl Server {
         let shared = Arc::new(Shared::new(config, joins));
         let peer_api = Arc::new(PeerApi::default());
         let (fail, failures) = bounded(1);
-        // Whoever is asked before the node is initialized must be able to say that it is not.
+        // A node that is asked before it is initialized must be able to say that it is not initialized.
         let uninitialized = wire(&shared, &peer_api, opened, restore, &fail)?;
         let (client_port, peer_port) = ports.serve(&shared, &peer_api, run_dir)?;
         log::info!(
@@ -123,8 +123,8 @@ impl Server {
     /// Stops accepting, lets what is in flight finish for at most `grace`, seals the log.
     pub fn stop(self, grace: Duration) {
         self.shared.begin_stop();
-        // Whoever leads next is found at once instead of after an election timeout, and serves what waits here.
-        // The only voter has nobody to transfer the leadership to.
+        // The next leader is found immediately instead of after an election timeout, and serves the requests that
+        // wait here. An only voter has no member to transfer the leadership to.
         if let Some(node) = self.shared.node()
             && node.membership().voters().count() > 1
             && !node.transfer_leadership(TRANSFER_PATIENCE)
@@ -134,7 +134,7 @@ impl Server {
         self.client_port.shutdown(grace);
         if let Some(bootstrap) = self.bootstrap {
             self.shared.stop_bootstrap();
-            // It is inside a call to a peer at most, which is bounded.
+            // At most it is inside a call to a peer, and every call is bounded.
             let _ = bootstrap.join();
         }
         // Until here it took part: its clients' last writes needed it.
@@ -143,7 +143,7 @@ impl Server {
             && !node.stop(grace)
         {
             log::warn!("a thread did not end in {grace:?}: it ends with the process");
-            // It may still write: nobody else may open the directory before the kernel has ended it.
+            // It may still write: no other process may open the directory before the kernel has ended this one.
             std::mem::forget(self.lock);
         }
         self.peer_port.shutdown(Duration::from_millis(500));
@@ -203,7 +203,7 @@ impl Ports {
     }
 }
 
-/// A handler answers by the request's deadline; so long later nothing comes any more.
+/// A handler answers by the request's deadline. After this additional time no answer is expected.
 fn answer_timeout(shared: &Shared) -> Duration {
     shared.request_timeout() + Duration::from_secs(5)
 }
@@ -223,7 +223,7 @@ fn client_options(shared: &Arc<Shared>, plan: &fdlimit::Plan, run_dir: Arc<RunDi
     };
     options.lanes[0].waiting_limit = options.lanes[0].waiting_limit.min(limits.max_parked);
     options.headers = routes::headers();
-    // Weak: what is shared knows the ports, too.
+    // Weak, because the shared state also refers to the ports.
     let of_node = Arc::downgrade(shared);
     options.error_headers =
         ErrorHeaders::new(move || of_node.upgrade().map_or_else(Vec::new, |shared| shared.headers()));
@@ -334,7 +334,7 @@ fn spawn_bootstrap(
             Ok(None) => Ok(()),
             Err(e) => Err(e.into()),
         };
-        // Without this thread the node would wait for ever, so its end is the server's.
+        // Without this thread the node would wait without end, so the server ends with this thread.
         let defect = |_| Err(ServerError::new(1, "the bootstrap thread panicked: the text above says where"));
         if let Err(e) = catch_unwind(AssertUnwindSafe(be_initialized)).unwrap_or_else(defect) {
             // The first failure ends the server; a second one has nothing to add.

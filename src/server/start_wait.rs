@@ -1,6 +1,6 @@
-//! What may not be there *yet* when a node starts: a port or a data directory that its predecessor still holds, a name
-//! that does not resolve before the network is up, an address that the interface does not have before. None of these is a
-//! mistake in the configuration: the start waits for `start_timeout_s` and says for what.
+//! Things that may not be available *yet* when a node starts: a port or a data directory that its predecessor still
+//! holds, a name that does not resolve or an address that the interface does not have before the network is up. These
+//! are not mistakes in the configuration: the start waits for `start_timeout_s` and logs for what it waits.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
@@ -12,19 +12,19 @@ use super::{ServerError, edge};
 use crate::config::Config;
 use crate::store::identity::{DataDirLock, IdentityError};
 
-/// How often it is tried again.
+/// The pause between two attempts.
 const TRY_EVERY: Duration = Duration::from_millis(250);
 
-/// How often it is said for what the start waits, when that stays the same.
+/// How often the reason for waiting is logged, while it stays the same.
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
 /// One attempt waits at most this long for the address of a name.
 const MAX_LOOKUP: Duration = Duration::from_secs(1);
 
-/// Waits for so long, or less when the node is told to stop: then it returns true.
+/// Waits for this long, or less when the node is told to stop: then it returns true.
 pub(super) type Pause<'a> = Box<dyn FnMut(Duration) -> bool + 'a>;
 
-/// How long a start waits, all in all, for what is not there yet.
+/// How long a start waits in total for things that are not available yet.
 pub struct StartWait<'a> {
     timeout: Duration,
     deadline: Instant,
@@ -35,9 +35,9 @@ pub struct StartWait<'a> {
 /// Why an attempt failed.
 #[derive(Debug)]
 pub(super) enum Trouble {
-    /// This may pass by itself: what, where, and what to do if it does not.
+    /// The problem may end without action: what, where, and what to do if it does not end.
     NotYet(String),
-    /// This does not.
+    /// The problem does not end without action.
     Final(ServerError),
 }
 
@@ -47,11 +47,11 @@ impl<'a> StartWait<'a> {
         StartWait { timeout, deadline: Instant::now() + timeout, pause: Box::new(pause), said: None }
     }
 
-    /// Tries until it works.
+    /// Tries until an attempt succeeds.
     ///
     /// # Errors
-    /// What does not pass, or not in time: the latter with exit code 1, so that a supervisor starts the node again. With
-    /// exit code 0 when the node is told to stop meanwhile.
+    /// A problem that does not end, or not in time: then with exit code 1, so that a supervisor starts the node
+    /// again. With exit code 0 when the node is told to stop meanwhile.
     pub(super) fn until<T>(
         &mut self,
         mut attempt: impl FnMut() -> Result<T, Trouble>,
@@ -78,8 +78,7 @@ impl<'a> StartWait<'a> {
         }
     }
 
-    /// Both ports, that of the clients and that of the members: both or none, so that nobody connects to a node that
-    /// cannot serve.
+    /// The client port and the peer port: both or none, so that no client connects to a node that cannot serve.
     pub(super) fn ports(&mut self, config: &Config) -> Result<[TcpListener; 2], ServerError> {
         let mut addresses = [
             Address::new("listen_http", config.listen_http()),
@@ -106,7 +105,8 @@ impl<'a> StartWait<'a> {
 struct Address<'a> {
     field: &'static str,
     text: &'a str,
-    /// A lookup under way, begun by this attempt or by an earlier one that could not wait for it: the system bounds none.
+    /// A running lookup, begun by this attempt or by an earlier one that could not wait for it: the system does not
+    /// limit its time.
     lookup: Option<Receiver<io::Result<Vec<SocketAddr>>>>,
 }
 
@@ -164,7 +164,7 @@ fn begin_lookup(text: &str) -> io::Result<Receiver<io::Result<Vec<SocketAddr>>>>
     let (sender, lookup) = bounded(1);
     let text = text.to_owned();
     std::thread::Builder::new().name("lookup".to_owned()).spawn(move || {
-        // When nobody waits any more there is nobody to tell.
+        // The receiver may have stopped waiting.
         let _ = sender.try_send(text.to_socket_addrs().map(Iterator::collect));
     })?;
     Ok(lookup)

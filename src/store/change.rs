@@ -1,8 +1,9 @@
-//! One revision in the making.
+//! The construction of one revision.
 //!
-//! The state machine opens a change, an operation says what happens to keys, and the state machine closes it: the
-//! revision rises by one, once for all keys, and not at all when nothing was collected. What an operation reads is the
-//! state before the change; nothing is visible before it is closed, so an operation that gives up leaves no trace.
+//! The state machine opens a change, an operation says what happens to keys, and the state machine closes the change.
+//! Then the revision rises by one, once for all keys; it does not rise when nothing was collected. An operation reads
+//! the state before the change. Nothing is visible before the change is closed, so an operation that gives up has no
+//! effect.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -11,23 +12,23 @@ use std::sync::Arc;
 use crate::raft::Settings;
 use crate::vocabulary::KeyRange;
 
-/// A key that exists, as a change finds it.
+/// A key that exists before a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Current {
-    /// The revision at which it came to exist.
+    /// The revision at which it was created.
     pub create_revision: u64,
     /// The revision at which it got its value.
     pub mod_revision: u64,
-    /// How many times it was put since it came to exist.
+    /// How many times it was put since it was created.
     pub version: u64,
-    /// What this version counts for `retention_bytes` once it is superseded.
+    /// The bytes that this version adds to the `retention_bytes` limit once it is superseded.
     pub retained_bytes: u64,
 }
 
-/// Takes the keys of a range one after the other, until it breaks off.
+/// Called with the keys of a range one after the other, until it breaks off.
 pub(super) type Visit<'a> = dyn FnMut(&Arc<[u8]>, Current) -> ControlFlow<()> + 'a;
 
-/// The keys that a change finds.
+/// The keys before a change.
 pub(super) trait Keys {
     /// The key, if it exists.
     fn current(&self, key: &[u8]) -> Option<Current>;
@@ -36,14 +37,14 @@ pub(super) trait Keys {
     #[cfg(feature = "next-protocol")]
     fn value(&self, key: &[u8]) -> Option<Vec<u8>>;
 
-    /// Shows the keys of a range that exist to `visit`, in their order, until it breaks off.
+    /// Calls `visit` for the existing keys of a range, in order, until `visit` breaks off.
     fn walk(&self, range: &KeyRange, visit: &mut Visit<'_>);
 }
 
 /// What a change does to one key.
 #[derive(Debug)]
 pub(super) struct Write {
-    /// The revision at which the key came to exist; 0 for a deletion.
+    /// The revision at which the key was created; 0 for a deletion.
     pub create_revision: u64,
     /// How many times it was put since; 0 for a deletion.
     pub version: u64,
@@ -63,7 +64,7 @@ pub(super) struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
-    /// Opens a change of `keys`, which are those of the revision `base`, under the settings in force.
+    /// Opens a change of `keys`, which are the keys at revision `base`, under the settings in force.
     pub(super) fn open(keys: &'a dyn Keys, base: u64, settings: &'a Settings) -> Change<'a> {
         Change { keys, base, settings, writes: Writes::new() }
     }
@@ -78,7 +79,7 @@ impl<'a> Change<'a> {
         self.base
     }
 
-    /// The revision that it makes if it does something.
+    /// The revision that the change makes if it does something.
     pub(super) fn revision(&self) -> u64 {
         self.base + 1
     }
@@ -94,7 +95,7 @@ impl<'a> Change<'a> {
         self.keys.value(key)
     }
 
-    /// Shows the keys of a range that exist before the change, in their order, until `visit` breaks off.
+    /// Calls `visit` for the keys of a range that exist before the change, in order, until `visit` breaks off.
     pub(super) fn walk(
         &self,
         range: &KeyRange,
@@ -103,7 +104,7 @@ impl<'a> Change<'a> {
         self.keys.walk(range, &mut visit);
     }
 
-    /// Gives a key a value. When it came to exist, and how many times it was put since.
+    /// Gives a key a value. Returns the revision at which it was created, and how many times it was put since.
     pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> (u64, u64) {
         let new = (self.revision(), 1);
         let (create_revision, version) =
@@ -123,7 +124,7 @@ impl<'a> Change<'a> {
         assert!(previous.is_none(), "a change writes a key once");
     }
 
-    /// What it does to which keys.
+    /// Closes the change; returns its writes.
     pub(super) fn close(self) -> Writes {
         self.writes
     }

@@ -1,6 +1,7 @@
 //! Commands: what the log carries for the state machine.
 //!
-//! The byte form of a command is ours alone. It is the payload of a command entry, so it lies in every member's log.
+//! The byte form of a command is private to dkv. It is the payload of a command entry, so it is in every member's
+//! log.
 //! It is an *envelope*, which is the same for all operations (`envelope.rs`), and the bytes of one *operation*. Each
 //! operation has one file with its codec, its part of the request hash, and what it does to keys:
 //!
@@ -44,9 +45,9 @@ pub struct Command {
     pub condition: Option<Condition>,
     /// Makes repetitions of the write harmless.
     pub idempotency: Option<Idempotency>,
-    /// The proposer's wall clock in milliseconds since 1970. For people only: applying never looks at it.
+    /// The proposer's wall clock in milliseconds since 1970. For people only: applying never reads it.
     pub wall_ms: u64,
-    /// Who asked, at most 65,535 bytes. For people only: applying never looks at it.
+    /// The user that asked, at most 65,535 bytes. For people only: applying never reads it.
     pub actor: String,
 }
 
@@ -82,7 +83,7 @@ pub enum CommandError {
     /// The bytes end inside a field.
     #[error("the command is cut short in its {0}")]
     Short(&'static str),
-    /// A byte that names nothing.
+    /// A byte without a meaning.
     #[error("the command has {value} as its {field}, which means nothing")]
     Unknown {
         /// The field.
@@ -116,8 +117,8 @@ impl CommandError {
     }
 }
 
-/// The version that must be in force for a command to be proposed: that of its operation. Takes the byte form, of which
-/// it looks at the operation alone.
+/// The version that must be in force for a command to be proposed: the version of its operation. Takes the byte form
+/// and reads only the operation in it.
 pub fn needed_protocol(command: &[u8]) -> Protocol {
     match command.get(1).and_then(|tag| OpKind::from_tag(*tag)) {
         #[cfg(feature = "next-protocol")]
@@ -151,10 +152,11 @@ impl Command {
         out
     }
 
-    /// Reads a byte form. Every length is compared with the bytes there are before anything is allocated for it.
+    /// Reads a byte form. Every length is compared with the available bytes before memory is allocated for it.
     ///
     /// # Errors
-    /// The bytes are no command; [`CommandError::is_newer`] tells whether they are one of a later program.
+    /// The bytes are not a command; [`CommandError::is_newer`] tells whether they may be a command of a later
+    /// program.
     pub fn decode(bytes: &[u8]) -> Result<Command, CommandError> {
         let mut reader = Reader::new(bytes);
         let Envelope { kind, condition, idempotency, wall_ms, actor } = envelope::decode(&mut reader)?;

@@ -1,8 +1,8 @@
 //! The idempotency table: the outcome of every keyed write, kept for the idempotency window of cluster time, so that
 //! a repetition is answered and not executed (thesis §6.3, with the client's key in the place of a session).
 //!
-//! Rows leave by age alone. A full table refuses new keys rather than forget an old one: forgetting would turn a
-//! retry into a second execution.
+//! Rows are removed only by age. A full table refuses new keys and does not forget an old key: forgetting would turn
+//! a retry into a second execution.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -12,7 +12,7 @@ use super::command::{Domain, Fingerprint, Idempotency};
 use crate::raft::{ClusterTime, Settings};
 use crate::vocabulary::{Outcome, OutcomeError};
 
-/// What the table knows of a keyed command.
+/// What the table knows about a keyed command.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Lookup {
     /// The key is not in the table.
@@ -43,10 +43,10 @@ impl Row {
         Row { cluster_time, key, request_hash, outcome: outcome.encode().into() }
     }
 
-    /// The row with the outcome that these bytes are.
+    /// A row whose outcome is given as bytes.
     ///
     /// # Errors
-    /// They are no outcome.
+    /// The bytes are not an outcome.
     pub(super) fn from_bytes(
         cluster_time: ClusterTime,
         key: Arc<str>,
@@ -76,8 +76,8 @@ impl Row {
 
 /// The rows by key and by age. Cluster times given to it never decrease.
 ///
-/// A row has a place that never changes: how many rows came before it since the table was made. So a pinned view pages
-/// through the rows by place while the oldest ones leave.
+/// The place of a row never changes: it is the number of rows before it since the table was made. So a pinned view
+/// can page through the rows by place while the oldest rows leave.
 #[derive(Debug, Default)]
 pub(super) struct Dedup {
     /// The place of each key's row.
@@ -97,7 +97,7 @@ pub(super) struct KeptRows {
     first: u64,
     /// The place after its last row.
     end: u64,
-    /// Those that left one by one, from `first` on.
+    /// The rows that left one by one, from `first` on.
     single: Vec<Row>,
     /// The table that left as a whole after them.
     whole: Option<Dedup>,
@@ -111,7 +111,7 @@ impl KeptRows {
 }
 
 impl Dedup {
-    /// Begins to keep what leaves from now on.
+    /// Begins to keep the rows that leave from now on.
     pub(super) fn pin(&self) -> KeptRows {
         let end = self.gone + self.by_age.len() as u64;
         KeptRows { first: self.gone, end, single: Vec::new(), whole: None }
@@ -129,11 +129,11 @@ impl Dedup {
         })
     }
 
-    /// Drops the rows older than the window at `now`; into `kept`, if a view is pinned that has them.
+    /// Drops the rows older than the window at `now`; moves them into `kept`, if they belong to a pinned view.
     pub(super) fn expire(&mut self, now: ClusterTime, settings: &Settings, mut kept: Option<&mut KeptRows>) {
         let oldest = oldest_kept(now, settings);
         if self.by_age.back().is_some_and(|newest| newest.cluster_time < oldest) {
-            // After a quiet time everything goes at once: a million single removals would hold up the applier.
+            // After a quiet time all rows are removed together: a million single removals would delay the applier.
             let gone = self.gone + self.by_age.len() as u64;
             let whole = std::mem::replace(self, Dedup { gone, ..Dedup::default() });
             if let Some(kept) = kept
@@ -157,7 +157,7 @@ impl Dedup {
         }
     }
 
-    /// What is known of `wanted`. Call [`Dedup::expire`] first.
+    /// What is known about `wanted`. Call [`Dedup::expire`] first.
     pub(super) fn lookup(&self, wanted: &Idempotency) -> Lookup {
         let place = self.places.get(wanted.key.as_str());
         match place.map(|place| &self.by_age[(place - self.gone) as usize]) {
@@ -177,9 +177,9 @@ impl Dedup {
         self.by_age.len() as u64 >= settings.idempotency_rows
     }
 
-    /// Whether [`Dedup::is_full`] would say so for `key`, were it new, after expiry at `now`.
+    /// Whether `key` would be a new key in a full table, as [`Dedup::is_full`] says, after expiry at `now`.
     pub(super) fn would_refuse(&self, key: &str, now: ClusterTime, settings: &Settings) -> bool {
-        // A key that would have expired by then has made room for itself.
+        // A key that would have expired by then frees its own place.
         if self.places.contains_key(key) {
             return false;
         }
@@ -208,7 +208,7 @@ impl Dedup {
         (is_ordered && is_unique).then(|| Dedup { places, by_age: rows.into(), gone: 0, hash })
     }
 
-    /// Sum of the rows' fingerprints: equal tables have equal sums, however they came about.
+    /// Sum of the rows' fingerprints: equal tables have equal sums, independently of their history.
     pub(super) fn hash(&self) -> u128 {
         self.hash
     }

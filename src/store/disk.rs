@@ -1,9 +1,9 @@
-//! The seam between the log and the file system: one flat directory of files. [`RealDisk`] is the real one;
-//! [`SimDisk`](super::simdisk::SimDisk) is the one that crashes on command.
+//! The interface between the log and the file system: one flat directory of files. [`RealDisk`] uses the real file
+//! system; [`SimDisk`](super::simdisk::SimDisk) simulates crashes for tests.
 //!
-//! The contract is that of Linux: a write is visible at once and durable only after [`DiskFile::sync`]; creating,
-//! renaming and removing are visible at once and durable only after [`Disk::sync_dir`]; syncing a file says nothing
-//! about its name.
+//! The contract is the one of Linux. A write is visible immediately and durable only after [`DiskFile::sync`].
+//! Creating, renaming and removing are visible immediately and durable only after [`Disk::sync_dir`]. Syncing a file
+//! does not make its name durable.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -20,14 +20,14 @@ pub trait Disk: Send + Sync {
     /// The names of all files, sorted. Subdirectories are not listed.
     fn list(&self) -> io::Result<Vec<String>>;
 
-    /// A new empty file, open for reading and writing. A file of this name loses the name and nothing else: who has it
-    /// open, or knows it by another name, sees no change.
+    /// A new empty file, open for reading and writing. An existing file of this name loses only the name: its open
+    /// handles and its other names see no change.
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
 
     /// Opens a file for reading and writing. `NotFound` when there is none.
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>>;
 
-    /// Renames atomically, replacing a file of the new name. Open handles stay good.
+    /// Renames atomically, replacing a file of the new name. Open handles stay valid.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
     /// Removes a file. `NotFound` when there is none.
@@ -36,7 +36,8 @@ pub trait Disk: Send + Sync {
     /// Makes every create, rename and remove so far durable.
     fn sync_dir(&self) -> io::Result<()>;
 
-    /// A number nobody can guess, for the nonce of a segment: what a client stores can then never pass for a header.
+    /// A number that cannot be guessed, for the nonce of a segment: so data of a client is never mistaken for a
+    /// header.
     fn nonce(&self) -> io::Result<u64>;
 
     /// How an error message names this file.
@@ -48,7 +49,7 @@ pub trait DiskFile: Send + Sync {
     /// Length in bytes.
     fn size(&self) -> io::Result<u64>;
 
-    /// Fills `buf` from `offset`. `UnexpectedEof` when the file ends before.
+    /// Fills `buf` from `offset`. `UnexpectedEof` when the file is too short.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
 
     /// Writes all of `data` at `offset`, growing the file as needed.
@@ -74,7 +75,7 @@ pub struct RealDisk {
 }
 
 impl RealDisk {
-    /// Opens the directory at `path`. Creates it, and its missing parents, durably; it is its owner's alone.
+    /// Opens the directory at `path`. Creates it, and its missing parents, durably; only its owner has access.
     pub fn open(path: &Path) -> io::Result<RealDisk> {
         create_dir_durably(path, PRIVATE_DIR)?;
         Ok(RealDisk { path: path.to_owned(), dir: File::open(path)?, is_read_only: false })
@@ -83,7 +84,7 @@ impl RealDisk {
     /// Opens the directory at `path`, which must be there, to look at its files: they are opened for reading only, and
     /// whatever would change the directory is refused.
     pub fn open_read_only(path: &Path) -> io::Result<RealDisk> {
-        // A pipe, say, is no directory, and opening it could wait without end.
+        // The path may be a pipe, for example; opening a pipe could wait forever.
         let flags = OFlags::DIRECTORY.bits().cast_signed();
         let dir = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
         Ok(RealDisk { path: path.to_owned(), dir, is_read_only: true })
@@ -93,7 +94,7 @@ impl RealDisk {
         if self.is_read_only { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
     }
 
-    /// Where it is.
+    /// The path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -104,7 +105,7 @@ impl RealDisk {
     }
 }
 
-/// Missing parents get the mode that every directory gets: they hold nothing but names.
+/// Missing parents get the default mode of directories: they hold only names.
 fn create_dir_durably(path: &Path, mode: u32) -> io::Result<()> {
     if path.as_os_str().is_empty() || path.is_dir() {
         return Ok(());
@@ -125,7 +126,7 @@ impl Disk for RealDisk {
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
             if entry.file_type()?.is_file() {
-                // A name that is not UTF-8 is none of ours.
+                // dkv never creates a name that is not UTF-8.
                 names.extend(entry.file_name().into_string().ok());
             }
         }
@@ -195,7 +196,7 @@ impl DiskFile for RealFile {
         use rustix::fs::{FallocateFlags, fallocate};
         use rustix::io::Errno;
         match rustix::io::retry_on_intr(|| fallocate(&self.0, FallocateFlags::empty(), 0, size)) {
-            // Not every file system can reserve; a sparse file reads as zero as well and is only slower to fill.
+            // Not every file system can reserve space. A sparse file also reads as zero and is only slower to fill.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.0.set_len(size),
             result => Ok(result?),
         }
@@ -251,7 +252,7 @@ mod tests {
         disk.create("x.tmp").unwrap().write_at(0, b"newer").unwrap();
         assert_eq!(fs::read(&copy).unwrap(), b"old");
         assert_eq!(old.size().unwrap(), 3);
-        // Nor into what a link leads to.
+        // It must not write into the target of a link either.
         std::os::unix::fs::symlink(&copy, disk.path().join("y.tmp")).unwrap();
         disk.create("y.tmp").unwrap().write_at(0, b"newer").unwrap();
         assert_eq!(fs::read(&copy).unwrap(), b"old");

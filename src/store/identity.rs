@@ -1,4 +1,4 @@
-//! Who this node is: the data directory's lock and its `identity` file.
+//! The identity of this node: the data directory's lock and its `identity` file.
 //!
 //! The Raft identity of a member is random and created with its data directory (thesis §3.8: a server that lost its
 //! disk is another server). The file is two lines, the second guards the first:
@@ -24,7 +24,7 @@ use crate::raft::{ClusterId, MemberId};
 /// Name of the identity file in the data directory.
 pub const IDENTITY_FILE: &str = "identity";
 
-/// What becomes the identity file.
+/// The file that is renamed to the identity file.
 const TEMPORARY_FILE: &str = "identity.tmp";
 
 /// Name of the lock file in the data directory.
@@ -33,13 +33,13 @@ pub(super) const LOCK_FILE: &str = "LOCK";
 /// The only format of the identity file this version writes and reads.
 const FORMAT: u32 = 1;
 
-/// A well-formed identity file is far smaller: more is not read as one.
+/// A valid identity file is far smaller; a larger file is refused.
 const MAX_IDENTITY_BYTES: usize = 4096;
 
-/// Why a data directory cannot be used, or an identity not be read or written.
+/// Why a data directory cannot be used, or an identity cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// The directory cannot be made, or its lock file not be opened for writing.
+    /// The directory cannot be made, or its lock file cannot be opened for writing.
     #[error("data_dir {dir}: cannot {action}: {source}; give this user a directory it may write to")]
     Unwritable {
         /// The data directory.
@@ -60,7 +60,7 @@ pub enum IdentityError {
         /// The holder, when its lock file says so.
         pid: Option<u32>,
     },
-    /// The identity file is there and is not one.
+    /// The identity file exists, but its content is not valid.
     #[error(
         "{file} is corrupt: {what}; this node cannot prove who it is: bring the file back, or replace the member \
          (empty data_dir, new node)"
@@ -151,8 +151,8 @@ impl Identity {
         bytes
     }
 
-    /// Reads the bytes of the file. Anything but what [`Identity::encode`] makes is corruption; the
-    /// error says what is wrong.
+    /// Reads the bytes of the file. Bytes that [`Identity::encode`] would not make are corruption; the error says
+    /// what is wrong.
     pub fn decode(bytes: &[u8]) -> Result<Identity, String> {
         if bytes.len() > MAX_IDENTITY_BYTES {
             return Err(format!("{} bytes are more than an identity has", bytes.len()));
@@ -171,7 +171,7 @@ impl Identity {
         serde_json::from_slice(line).map_err(|e| e.to_string())
     }
 
-    /// The format of a whole identity file, if it is one that this program does not know.
+    /// The format of an undamaged identity file, if this program does not know that format.
     fn newer_format(bytes: &[u8]) -> Option<u64> {
         let end = bytes.iter().position(|&b| b == b'\n')?;
         let (line, guard) = bytes.split_at(end);
@@ -180,8 +180,8 @@ impl Identity {
         json["format"].as_u64().filter(|&format| format > u64::from(FORMAT))
     }
 
-    /// Reads the identity file; `None` when there is none. What it returns is durable: a file that a killed process
-    /// left in the page cache is synced first, for others will be told what it says.
+    /// Reads the identity file; `None` when there is none. The returned identity is durable: a file that a killed
+    /// process wrote only to the page cache is synced first, because other nodes will be told this identity.
     pub fn load(disk: &dyn Disk) -> Result<Option<Identity>, IdentityError> {
         let failed =
             |action| move |source| IdentityError::Io { file: disk.display(IDENTITY_FILE), action, source };
@@ -191,7 +191,7 @@ impl Identity {
         Ok(Some(identity))
     }
 
-    /// The same without the sync: for whoever only looks.
+    /// The same without the sync: for read-only use.
     pub fn read(disk: &dyn Disk) -> Result<Option<Identity>, IdentityError> {
         let failed =
             |action| move |source| IdentityError::Io { file: disk.display(IDENTITY_FILE), action, source };
@@ -210,8 +210,9 @@ impl Identity {
         Ok(Some(identity))
     }
 
-    /// Writes the identity file: beside it, synced, renamed over it, the directory synced. Durable when this returns;
-    /// a crash before leaves the old file or the new one, whole.
+    /// Writes the identity file: writes and syncs a temporary file, renames it over the old file, and syncs the
+    /// directory. Durable when this returns. After an earlier crash there is either the complete old or the complete
+    /// new file.
     pub fn store(&self, disk: &dyn Disk) -> Result<(), IdentityError> {
         let failed =
             |action| move |source| IdentityError::Io { file: disk.display(IDENTITY_FILE), action, source };
@@ -231,7 +232,7 @@ impl Identity {
     }
 }
 
-/// The exclusive hold on a data directory. The kernel lets go of it when the process ends, however it ends.
+/// The exclusive lock on a data directory. The kernel releases it when the process ends for any reason.
 #[derive(Debug)]
 pub struct DataDirLock {
     dir: PathBuf,
@@ -239,8 +240,8 @@ pub struct DataDirLock {
 }
 
 impl DataDirLock {
-    /// Makes the directory if it is missing (durably: a directory that a power loss takes away takes the log with it)
-    /// and locks it for the life of this value.
+    /// Creates the directory if it is missing and locks it for the life of this value. The creation is durable,
+    /// because the log would be lost together with its directory in a power loss.
     pub fn take(dir: &Path) -> Result<DataDirLock, IdentityError> {
         let unwritable = |action: &'static str| {
             move |source: io::Error| IdentityError::Unwritable {
@@ -256,7 +257,7 @@ impl DataDirLock {
             .create(true)
             .truncate(false)
             .mode(PRIVATE_FILE)
-            // The pid is written over what is there: never over what a link leads to.
+            // The pid overwrites the content of the file; it must never overwrite the target of a link.
             .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(dir.join(LOCK_FILE))
             .map_err(unwritable("open its LOCK file for writing"))?;
@@ -272,8 +273,8 @@ impl DataDirLock {
         Ok(DataDirLock { dir: dir.to_owned(), _file: file })
     }
 
-    /// Keeps every server out for the life of this value, without changing anything: for whoever only looks. A
-    /// directory that was never locked has nothing to lock, and nothing is made: then there is no hold.
+    /// Prevents every server from starting for the life of this value, without changing anything: for read-only use.
+    /// If the directory has no lock file, none is created and nothing is locked.
     pub fn take_to_look(dir: &Path) -> Result<Option<DataDirLock>, IdentityError> {
         let unwritable = |source| IdentityError::Unwritable {
             dir: dir.display().to_string(),
@@ -294,8 +295,8 @@ impl DataDirLock {
         }
     }
 
-    /// Takes the rights of everybody but the owner away from the directory and from dkv's files in it. Returns a line for
-    /// the operator when there was something to take, or something stays.
+    /// Restricts the directory and dkv's files in it to their owner. Returns a line for the operator when something
+    /// was changed, or when something could not be changed.
     pub fn make_private(&self) -> Option<String> {
         restrict_data_dir(&self.dir).line(&self.dir)
     }

@@ -2,19 +2,18 @@
 //!
 //! The store has one revision, [`FIRST_REVISION`] when it is empty, raised by one by every command that changes
 //! something, however many keys it changes (`super::change`). No change has revision 0 or 1, so a `mod_revision` of 0
-//! means that a key is absent. Each key has the versions it
-//! went through, the latest in the map itself, superseded ones in a queue after it until the
-//! compaction floor passes them. So a read at any revision between the floor and now has an answer.
+//! means that a key is absent. Each key has its versions: the latest in the map itself, superseded versions in a
+//! queue until the compaction floor passes them. So a read at any revision between the floor and now has an answer.
 //!
-//! **The floor** follows from the settings in the log and the applied commands alone: it trails the revision by at
-//! most `retention_revisions`, and by less when the superseded versions above it exceed `retention_bytes`. Nothing
-//! local, neither memory nor time nor a reader, moves it, or members would disagree about what is readable.
+//! **The floor** depends only on the settings in the log and the applied commands: it is at most `retention_revisions`
+//! below the revision, and less when the superseded versions above it exceed `retention_bytes`. Nothing local (memory,
+//! time, readers) moves it, because otherwise members would disagree about which revisions are readable.
 //!
 //! **The state hash** is a sum of one fingerprint per row, kept up to date by every apply, so that asking
 //! for it costs nothing: members with the same applied index must have the same hash.
 //!
-//! **A view** ([`Kv::pin`]) holds one state still for a snapshot: while it is pinned, what leaves the map goes to a side
-//! table, so that the map answers as if nothing were pinned and the view still finds all that was there.
+//! **A view** ([`Kv::pin`]) keeps one state for a snapshot: while it is pinned, versions and rows that leave the map
+//! go to a side table. So the map answers as if nothing were pinned, and the view still finds the whole pinned state.
 
 mod members;
 mod range;
@@ -46,8 +45,9 @@ pub use restore::Rebase;
 pub use version::Unreadable;
 pub use view::{Kept, PAGE_BYTES, View};
 
-/// What a superseded version counts for `retention_bytes` besides its key and its value: about what it takes in
-/// memory. Part of the state machine's definition: members that differ here compact differently.
+/// The bytes that a superseded version adds to the `retention_bytes` limit in addition to its key and its value:
+/// about its size in memory. Part of the state machine's definition: members with different values would compact
+/// differently.
 pub const VERSION_OVERHEAD_BYTES: u64 = 64;
 
 /// The revision and the floor of an empty store: the first change makes the next one. It can be read: as a store without keys.
@@ -60,11 +60,11 @@ pub struct Record<'a> {
     pub key: &'a [u8],
     /// The value.
     pub value: &'a [u8],
-    /// The revision at which the key came to exist.
+    /// The revision at which the key was created.
     pub create_revision: u64,
     /// The revision at which it got this value.
     pub mod_revision: u64,
-    /// How many times it was put since it came to exist.
+    /// How many times it was put since it was created.
     pub version: u64,
 }
 
@@ -111,13 +111,13 @@ pub struct Kv {
     members: Members,
     /// The version in force.
     version: Protocol,
-    /// What the program speaks. No part of the state.
+    /// The protocol version of the program. Not part of the state.
     speaks: Protocol,
     applied: Position,
     cluster_time: ClusterTime,
     revision: u64,
     floor: u64,
-    /// Ordered by key, so that a range is a walk.
+    /// Ordered by key, so that a range can be walked.
     keys: BTreeMap<Arc<[u8]>, Versions>,
     /// Every superseded version above the floor, in the order of `at`.
     superseded: VecDeque<Superseded>,
@@ -126,9 +126,9 @@ pub struct Kv {
     live_keys: u64,
     /// These keys and their values.
     live_bytes: u64,
-    /// Sum of the fingerprints of all versions there are.
+    /// Sum of the fingerprints of all versions.
     versions_hash: u128,
-    /// How many versions there are.
+    /// Number of versions.
     version_count: u64,
     dedup: Dedup,
     /// How often a key was touched: from version 2 on a part of the state.
@@ -200,8 +200,8 @@ impl Kv {
         self.members.genesis()
     }
 
-    /// Whether this member belonged to an earlier membership and not to the one in force. Known of the last
-    /// [`MAX_REMOVED`] that left.
+    /// Whether this member belonged to an earlier membership and not to the one in force. Known for the last
+    /// [`MAX_REMOVED`] members that were removed.
     pub fn is_removed(&self, member: MemberId) -> bool {
         self.members.is_removed(member)
     }
@@ -211,7 +211,7 @@ impl Kv {
         self.applied
     }
 
-    /// The cluster time of the state: the greatest cluster time of an applied entry.
+    /// The cluster time of the state: the highest cluster time of an applied entry.
     pub fn cluster_time(&self) -> ClusterTime {
         self.cluster_time
     }
@@ -253,26 +253,26 @@ impl Kv {
         Ok(versions.at(revision).and_then(|version| version.record(key)))
     }
 
-    /// Whether a write with this idempotency key, were it applied next at `cluster_time`, would be
-    /// [`Outcome::Overloaded`]. For the leader, to refuse it before it takes a place in the log.
+    /// Whether a write with this idempotency key would get [`Outcome::Overloaded`] if it were applied next at
+    /// `cluster_time`. The leader uses this to refuse the write before it gets an entry in the log.
     pub fn would_refuse_keyed(&self, key: &str, cluster_time: ClusterTime) -> bool {
         self.dedup.would_refuse(key, self.cluster_time.max(cluster_time), &self.settings)
     }
 
-    /// Applies an entry that this program surely reads, such as one that it has written; see [`Kv::try_apply`].
+    /// Applies an entry that this program can surely read, such as one that it has written; see [`Kv::try_apply`].
     ///
     /// Panics where that fails.
     pub fn apply(&mut self, entry: &Entry) -> Option<Applied> {
         self.try_apply(entry).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    /// Applies the next entry of the log; the outcome when it is a command. A pure function of the entries applied
-    /// so far: no clock, no chance, no configuration.
+    /// Applies the next entry of the log. Returns the outcome when the entry is a command. A pure function of the
+    /// entries applied so far: no clock, no randomness, no configuration.
     ///
     /// Panics when `entry` is not the one after [`Kv::applied`].
     ///
     /// # Errors
-    /// A newer program wrote it. Nothing changed.
+    /// A newer program wrote the entry. Nothing was changed.
     pub fn try_apply(&mut self, entry: &Entry) -> Result<Option<Applied>, Unreadable> {
         let position = entry.position();
         assert!(
@@ -302,7 +302,7 @@ impl Kv {
         }))
     }
 
-    /// The outcome, and whether it was decided earlier.
+    /// Returns the outcome, and whether it was decided earlier.
     fn decide(&mut self, command: Command) -> (Outcome, bool) {
         let kept = self.pin.as_mut().map(|pin| &mut pin.rows);
         self.dedup.expire(self.cluster_time, &self.settings, kept);
@@ -322,7 +322,7 @@ impl Kv {
         }
     }
 
-    /// Opens a change, lets the operation say what happens to keys, and closes it.
+    /// Opens a change, lets the operation say what happens to keys, and closes the change.
     fn execute(&mut self, op: Op, condition: Option<Condition>) -> Outcome {
         #[cfg(feature = "next-protocol")]
         let is_touch = matches!(op, Op::Touch { .. });
@@ -337,8 +337,8 @@ impl Kv {
         outcome
     }
 
-    /// Makes what a change collected the store's next revision, once for all keys; lets the floor follow. A change
-    /// without writes makes none.
+    /// Makes the store's next revision from the writes of a change, once for all keys, and raises the floor. A change
+    /// without writes makes no revision.
     fn make_revision(&mut self, writes: Writes) {
         if writes.is_empty() {
             return;
@@ -380,8 +380,8 @@ impl Kv {
         }
     }
 
-    /// Raises the floor as far as retention asks and drops what it passes: every key with something to drop has a
-    /// superseded version at or below the new floor.
+    /// Raises the floor as far as retention requires and drops the versions that it passes: every key with something
+    /// to drop has a superseded version at or below the new floor.
     fn advance_floor(&mut self) {
         self.floor = self.floor.max(self.revision.saturating_sub(self.settings.retention_revisions));
         while let Some(oldest) = self.superseded.front()
@@ -395,7 +395,8 @@ impl Kv {
     }
 
     fn trim(&mut self, key: &Arc<[u8]>) {
-        // Several superseded versions of one key may go together; the first of them may take the key along.
+        // Several superseded versions of one key may be dropped together; the first of them may already remove the
+        // key.
         let Some(versions) = self.keys.get_mut(key) else { return };
         let mut drop_version = |version: Version| {
             self.versions_hash = self.versions_hash.wrapping_sub(version.fingerprint);
@@ -422,7 +423,7 @@ impl Kv {
     }
 }
 
-/// The latest version as a change finds it; None when the key is deleted.
+/// The latest version before a change; `None` when the key is deleted.
 fn current_of(key: &[u8], versions: &Versions) -> Option<Current> {
     let Version { create_revision, mod_revision, version, ref value, .. } = versions.latest;
     let retained_bytes = (key.len() + value.as_ref()?.len()) as u64 + VERSION_OVERHEAD_BYTES;

@@ -1,8 +1,8 @@
-//! A data directory is its owner's alone. One that an older program or another hand left open to others is restricted at
-//! the start.
+//! Only its owner has access to a data directory. If an older program or a person left it open to other users, it is
+//! restricted at the start.
 //!
-//! Only what is surely dkv's is touched: files by their names, and the directory itself unless other people's directories
-//! are in it, as in `/tmp` or in somebody's home, where restricting would lock them out.
+//! Only what surely belongs to dkv is changed: files by their names, and the directory itself unless it contains
+//! other directories, as `/tmp` or a home directory does, where restricting would lock out other users.
 
 use std::fs::{self, DirEntry, File};
 use std::io;
@@ -13,24 +13,24 @@ use super::identity::{IDENTITY_FILE, LOCK_FILE};
 use super::snapshot::SnapshotName;
 use crate::files::restrict;
 
-/// The mode's bit of a directory that everybody may write to.
+/// The sticky bit in the mode of a directory, as `/tmp` has it.
 const STICKY: u32 = 0o1000;
 
-/// Directories of dkv's own in a data directory: sockets, and what a recovery made and put aside.
+/// Directories that dkv makes in a data directory: for sockets, and the new and old files of a recovery.
 const OWN_DIRECTORIES: [&str; 5] = ["run", "before-recovery-", "recovery.tmp", "recovery-", "recovered-"];
 
-/// Files that are not named after what is in them.
+/// Files with fixed names.
 const OWN_FILES: [&str; 6] =
     [LOCK_FILE, IDENTITY_FILE, "identity.tmp", "segment.tmp", "snapshot.tmp", "receive.tmp"];
 
-/// What was open to others.
+/// What was open to other users.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Restricted {
-    /// The mode that the directory had.
+    /// The old mode of the directory, if it was changed.
     directory: Option<u32>,
-    /// How many files, those of earlier recoveries included.
+    /// How many files, including files of earlier recoveries.
     files: usize,
-    /// Why something stays open to others.
+    /// Why something stays open to other users.
     left: Option<String>,
 }
 
@@ -56,8 +56,8 @@ impl Restricted {
     }
 }
 
-/// Takes everybody's rights but the owner's away from the data directory and its files. What cannot be restricted is said
-/// and is no reason not to start.
+/// Restricts the data directory and its files to their owner. Files that cannot be restricted are reported and do not
+/// prevent the start.
 pub(super) fn restrict_data_dir(dir: &Path) -> Restricted {
     let mut restricted = Restricted::default();
     match restrict_directory(dir, &mut restricted) {
@@ -77,7 +77,7 @@ fn restrict_directory(dir: &Path, restricted: &mut Restricted) -> io::Result<Opt
         let name = name.to_string_lossy();
         if kind.is_dir() {
             match OWN_DIRECTORIES.iter().any(|own| name.starts_with(own)) {
-                // The sockets' directory is made private when they are made.
+                // The directory of the sockets is made private when the sockets are made.
                 true if name == "run" => {}
                 true => restrict_recovery(&entry, restricted),
                 false => is_shared |= name != "lost+found",

@@ -1,12 +1,12 @@
-//! The test disk: a [`Disk`] in memory that dies, forgets and lies on command, the same way each time.
+//! The test disk: a [`Disk`] in memory that simulates crashes, lost writes and false syncs, reproducibly.
 //!
-//! Every file has two images. The *live* one is what a read sees: it takes a write at once and survives the death of
-//! the process (it is the page cache). The *durable* one is what a power loss leaves: it takes the writes that were
-//! synced, and of those that were not, whatever a seeded generator decides: each lost, kept, torn at any byte, kept
-//! in some of its 512-byte sectors or with one of them zeroed, in any order. The directory has two images as well;
-//! only [`Disk::sync_dir`] carries names over, and syncing a file says nothing about its name.
+//! Every file has two images. The *live* image is what a read sees: it takes a write immediately and survives the end
+//! of the process (it is the page cache). The *durable* image is what remains after a power loss: it has the writes
+//! that were synced. For every other write a seeded generator decides: it is lost, kept, torn at any byte, kept in
+//! some of its 512-byte sectors or with one sector zeroed, in any order. The directory has two images as well; only
+//! [`Disk::sync_dir`] makes names durable, and syncing a file does not make its name durable.
 //!
-//! Part of the crate, not of its tests, because the simulator of whole clusters stands on it too.
+//! It is part of the crate, not of its tests, because the simulator of whole clusters also uses it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -21,12 +21,12 @@ type Inode = u64;
 /// What a planned operation does instead of its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It fails with EIO. When it is a sync, what was to be synced counts as clean from then on and will never be
-    /// durable, although reads still see it: what Linux does.
+    /// It fails with EIO. After a failed sync, the data counts as clean and will never become durable, although reads
+    /// still see it: Linux does the same.
     Eio,
     /// It fails with ENOSPC and does nothing.
     NoSpace,
-    /// The process dies in it. A write has reached the page cache with its first `bytes` bytes, any other operation
+    /// The process ends in it. A write has reached the page cache with its first `bytes` bytes, any other operation
     /// not at all. This and every later operation of this life fails.
     Die {
         /// Bytes of the write that are done.
@@ -34,7 +34,7 @@ pub enum Fault {
     },
 }
 
-/// What happens to what was not synced.
+/// What happens to unsynced data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// The process died, the machine did not: everything written is still visible, and still not durable.
@@ -47,7 +47,7 @@ pub enum Loss {
     KeepsLast,
     /// Power loss in which each unsynced operation is lost, kept, torn or has a sector zeroed, in any order.
     Random {
-        /// Decides all of it.
+        /// The seed of these decisions.
         seed: u64,
     },
 }
@@ -159,7 +159,7 @@ struct State {
     ops: u64,
     faults: BTreeMap<u64, Fault>,
     capacity: Option<u64>,
-    /// Syncs say done and do nothing.
+    /// Syncs report success and do nothing.
     lies: bool,
     nonces: fastrand::Rng,
 }
@@ -225,7 +225,7 @@ impl SimDisk {
         self.lock().capacity = bytes;
     }
 
-    /// Drops the faults that were planned and have not come.
+    /// Drops the planned faults that have not happened yet.
     pub fn forget_plans(&self) {
         self.lock().faults.clear();
     }
@@ -389,7 +389,7 @@ fn apply_names(directory: &mut BTreeMap<String, Inode>, names: &Names) {
     }
 }
 
-/// Leaves what survives, in the order in which it reached the disk.
+/// Keeps the changes that survive, in the order in which they reached the disk.
 fn choose<T>(changes: &mut Vec<T>, loss: Loss, rng: Option<&mut fastrand::Rng>) {
     match (loss, rng) {
         (Loss::Everything, _) => changes.clear(),

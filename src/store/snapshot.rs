@@ -1,16 +1,16 @@
-//! Snapshot files: the whole state at one log position, so that the log before it can go (paper §7).
+//! Snapshot files: the whole state at one log position, so that the log before it can be removed (paper §7).
 //!
 //! A snapshot is written from a pinned [`View`](super::View) while the applier goes on: [`SnapshotWriter::fill`] takes one
 //! page of rows under the store's lock and touches no file, [`SnapshotWriter::flush`] writes without the lock. The file
-//! gets its name by a rename only when all of it is synced, so a name is the proof of a whole file, and checksums over
-//! every chunk and over the file find what has rotted since. `docs/storage-format.md` draws the bytes.
+//! gets its name by a rename only when the whole file is synced, so the name proves that the file is complete.
+//! Checksums over every chunk and over the file find later corruption. `docs/storage-format.md` describes the bytes.
 //!
 //! | file | is |
 //! |---|---|
 //! | `<index>-<term>.snapshot` | a snapshot, 16 hexadecimal digits each: the last entry it covers |
-//! | `snapshot.tmp` | the one being written here |
-//! | `receive.tmp` | the one being received from a leader ([`Receiver`]) |
-//! | `<index>-<term>.snapshot.damaged` | one that was [set aside](set_aside) |
+//! | `snapshot.tmp` | a snapshot that is being written |
+//! | `receive.tmp` | a snapshot that is being received from a leader ([`Receiver`]) |
+//! | `<index>-<term>.snapshot.damaged` | a snapshot that was [set aside](set_aside) |
 //!
 //! At start: [`remove_leftovers`], then [`choose`], then [`Wal::open_after`](super::wal::Wal::open_after) with what was
 //! chosen. After a new snapshot: [`prune`], then [`Wal::cut`](super::wal::Wal::cut).
@@ -54,7 +54,7 @@ pub struct SnapshotName {
 }
 
 impl SnapshotName {
-    /// Of the snapshot that ends at `last`.
+    /// The name of the snapshot that ends at `last`.
     pub fn new(last: Position) -> SnapshotName {
         SnapshotName { index: last.index, term: last.term }
     }
@@ -84,7 +84,7 @@ impl fmt::Display for SnapshotName {
 /// Why a snapshot cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// The file system refused.
+    /// A file operation failed.
     #[error("cannot {action} {file}{}: {source}", .offset.map_or(String::new(), |at| format!(" at byte {at}")))]
     Io {
         /// The file, or the directory.
@@ -96,7 +96,7 @@ pub enum SnapshotError {
         /// What the system said.
         source: io::Error,
     },
-    /// It is not what was written, or not a snapshot at all.
+    /// The file is damaged, or it is not a snapshot.
     #[error("{file} is no whole snapshot, see byte {offset}: {what}")]
     Corrupt {
         /// The file.
@@ -132,7 +132,7 @@ impl SnapshotError {
     }
 }
 
-/// The snapshots there are, newest first.
+/// The existing snapshots, newest first.
 pub fn list(disk: &Arc<dyn Disk>) -> Result<Vec<SnapshotName>, SnapshotError> {
     let names = disk.list().map_err(SnapshotError::io(disk, "", "list"))?;
     let mut snapshots: Vec<_> = names.iter().filter_map(|name| SnapshotName::parse(name)).collect();
@@ -140,8 +140,8 @@ pub fn list(disk: &Arc<dyn Disk>) -> Result<Vec<SnapshotName>, SnapshotError> {
     Ok(snapshots)
 }
 
-/// Removes the files of snapshots that were under way when the process ended. For the start of a node, before anything
-/// is written or received.
+/// Removes the files of unfinished snapshots of an earlier process. For the start of a node, before anything is
+/// written or received.
 pub fn remove_leftovers(disk: &Arc<dyn Disk>) -> Result<(), SnapshotError> {
     let names = disk.list().map_err(SnapshotError::io(disk, "", "list"))?;
     for name in names.iter().filter(|name| [WRITE_NAME, RECEIVE_NAME].contains(&name.as_str())) {
@@ -150,7 +150,7 @@ pub fn remove_leftovers(disk: &Arc<dyn Disk>) -> Result<(), SnapshotError> {
     Ok(())
 }
 
-/// Removes all but the newest `keep` snapshots, the oldest first. Returns how many went.
+/// Removes all but the newest `keep` snapshots, the oldest first. Returns how many were removed.
 pub fn prune(disk: &Arc<dyn Disk>, keep: usize) -> Result<usize, SnapshotError> {
     let snapshots = list(disk)?;
     let old = snapshots.get(keep..).unwrap_or_default();
@@ -158,8 +158,8 @@ pub fn prune(disk: &Arc<dyn Disk>, keep: usize) -> Result<usize, SnapshotError> 
     Ok(old.len())
 }
 
-/// Takes a damaged snapshot out of the row, so that it does not count as one of those that are kept. It stays for
-/// inspection, under its name with `.damaged` after it.
+/// Renames a damaged snapshot, so that it does not count as a kept snapshot. The file stays for inspection, with
+/// `.damaged` added to its name.
 pub fn set_aside(disk: &Arc<dyn Disk>, name: SnapshotName) -> Result<(), SnapshotError> {
     let from = name.to_string();
     disk.rename(&from, &format!("{from}.damaged")).map_err(SnapshotError::io(disk, &from, "set aside"))?;
@@ -178,14 +178,14 @@ fn name_snapshot(disk: &Arc<dyn Disk>, from: &str, name: SnapshotName) -> Result
     disk.sync_dir().map_err(SnapshotError::io(disk, "", "sync"))
 }
 
-/// The state to start from, as far as snapshots have it.
+/// The state to start from, according to the snapshots.
 #[derive(Debug, Default)]
 pub struct Chosen {
     /// The newest whole snapshot: what it says of itself, and the state in it. `None` when there is no whole one: then the
     /// log must begin with the first entry.
     pub state: Option<(SnapshotHeader, Kv)>,
-    /// Index of the newest snapshot there is, whole or not, 0 for none: what this member has vouched for. The log must
-    /// reach it.
+    /// Index of the newest existing snapshot, damaged or not, 0 for none: this member has acknowledged everything
+    /// through this index, so the log must reach it.
     pub reach: Index,
     /// Newer snapshots that are damaged, with what is wrong with each. To be [set aside](set_aside) once the log has been
     /// found to cover them.
@@ -193,7 +193,7 @@ pub struct Chosen {
 }
 
 impl Chosen {
-    /// Where the state ends; `0@0` when the log alone makes it.
+    /// The position of the state; `0@0` when there is no snapshot and the state comes only from the log.
     pub fn last(&self) -> Position {
         self.state.as_ref().map_or(Position::ZERO, |(header, _)| header.meta.last)
     }
@@ -203,7 +203,7 @@ impl Chosen {
 /// depends on the log, see [`Wal::open_after`](super::wal::Wal::open_after).
 ///
 /// # Errors
-/// One comes from a newer version, or the file system refuses.
+/// A snapshot is from a newer version, or a file operation fails.
 pub fn choose(disk: &Arc<dyn Disk>) -> Result<Chosen, SnapshotError> {
     let snapshots = list(disk)?;
     let reach = snapshots.first().map_or(0, |newest| newest.position().index);

@@ -1,24 +1,26 @@
-//! The write-ahead log: term, vote and entries, durable before anything that vouches for them is answered.
+//! The write-ahead log: term, vote and entries, durable before any answer that depends on them is sent.
 //!
-//! A log is a row of segment files, a segment is a row of *batches* at 4 KiB boundaries, and a batch is what one write
-//! hands over: a header with term and vote, then entry frames. One write costs one `pwrite` and one `fdatasync`, into
-//! space that was zeroed beforehand. `docs/storage-format.md` draws the bytes; `format.rs` holds them.
+//! A log is a sequence of segment files. A segment is a sequence of *batches* at 4 KiB boundaries. A batch holds the
+//! data of one write: a header with term and vote, then entry frames. One write costs one `pwrite` and one
+//! `fdatasync`, into space that was zeroed before. `docs/storage-format.md` describes the bytes; `format.rs` has the
+//! code.
 //!
-//! Two rules tell a torn write from corruption. A batch header says how many blocks of its segment
-//! were synced when it was written, and a segment has its name only after everything in the one before was synced.
-//! So a damaged batch with a proof after it was acknowledged and is now broken: recovery refuses. One without a
-//! proof was never acknowledged, or cannot be proven to have been: recovery cuts it off with a warning. To keep the
-//! time without a proof short, an empty *sealing* batch follows 100 ms after the last write ([`Wal::seal`]).
+//! Two rules tell a torn write from corruption. A batch header says how many blocks of its segment were synced when
+//! it was written, and a segment gets its name only after everything in the previous segment was synced. So if a
+//! damaged batch has such a proof after it, the batch was acknowledged and is now corrupt: recovery refuses. A
+//! damaged batch without a proof was not acknowledged, as far as can be proven: recovery cuts it off with a warning.
+//! To keep the time without a proof short, an empty *sealing* batch follows 100 ms after the last write
+//! ([`Wal::seal`]).
 //!
-//! Who does what, on which thread:
+//! The two threads and what they do:
 //!
 //! | thread | calls | touches |
 //! |---|---|---|
 //! | log writer | [`Wal::write`], [`Wal::seal`], [`Wal::cut`], [`Wal::spare_is_due`] | the current segment; a name when it opens the next |
 //! | housekeeper | [`SparePreparer::step`] | the files `spare-<n>.tmp`, until it hands them over; segments that the log writer has given up |
 //!
-//! The two share one small slot behind a mutex that is held to move a file handle and never during I/O; see
-//! [`SparePreparer`] for the exchange.
+//! The two threads share one small slot with a mutex. The mutex is held only to move a file handle, never during I/O;
+//! see [`SparePreparer`] for the exchange.
 
 mod format;
 mod inspect;
@@ -39,7 +41,7 @@ pub use inspect::{Inspection, TornEnd, inspect};
 pub use spare::SparePreparer;
 pub use writer::Wal;
 
-/// Whose log it is: written into every segment, checked when it is opened.
+/// The cluster and the member that a log belongs to: written into every segment, checked when it is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalIds {
     /// The cluster.
@@ -48,11 +50,11 @@ pub struct WalIds {
     pub member_id: MemberId,
 }
 
-/// How a log is written. What is there already is read whatever it was written with.
+/// How a log is written. An existing log can be read independently of the options it was written with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WalOptions {
-    /// Size of a segment file in bytes: a multiple of 4096, at least 8192. A single greater write gets a segment made
-    /// to measure.
+    /// Size of a segment file in bytes: a multiple of 4096, at least 8192. A single write that is larger gets a
+    /// larger segment.
     pub segment_bytes: u64,
 }
 
@@ -72,9 +74,9 @@ pub struct Recovered {
     pub base: Position,
     /// Consecutive entries from `base.index + 1`.
     pub entries: Vec<Entry>,
-    /// Bytes of the segments that hold nothing at or before `base`, as far as they are filled.
+    /// Used bytes of the segments that hold nothing at or before `base`.
     pub bytes_after: u64,
-    /// How much of the log was known to be synced from its own marks alone, before recovery synced the rest.
+    /// The part of the log that its own marks proved to be synced, before recovery synced the rest.
     pub synced_mark: LogPlace,
     /// For the operator: what was cut off.
     pub warnings: Vec<String>,
@@ -96,16 +98,16 @@ pub struct WalStats {
     pub batches: u64,
     /// Sealing batches among them.
     pub seals: u64,
-    /// Bytes of segments that were used up: the batches' blocks, and what the last batch of a segment left free.
+    /// Bytes of segments that were used up: the batches' blocks, and the unused end of each full segment.
     pub used: u64,
     /// fdatasyncs of segments.
     pub syncs: u64,
     /// Segments begun.
     pub segments: u64,
-    /// Segments that had to be made on the spot because no zeroed spare was ready. Those made to measure for a
-    /// single great write do not count.
+    /// Segments that the log writer had to make because no zeroed spare was ready. Segments that are made for a
+    /// single large write do not count.
     pub spare_not_ready: u64,
-    /// Segments begun in a file that had been one before.
+    /// Segments begun in a file that was a segment before.
     pub segments_reused: u64,
 }
 
@@ -117,8 +119,8 @@ const REPAIR: &str = "stop this node, set its data directory aside, and replace 
 /// Why the log cannot be opened, or can no longer be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WalError {
-    /// The file system refused. After a failed write or sync nothing is tried again: which of the unsynced bytes are
-    /// on the disk is unknown.
+    /// A file operation failed. After a failed write or sync nothing is retried, because it is unknown which of the
+    /// unsynced bytes are on the disk.
     #[error("cannot {action} {file}{}: {source}", at_byte(.offset))]
     Io {
         /// The file, or the directory.
@@ -130,7 +132,7 @@ pub enum WalError {
         /// What the system said.
         source: io::Error,
     },
-    /// The log holds, or lacks, something that proves damage to what was synced.
+    /// Something in the log, or something missing from it, proves that synced data was damaged.
     #[error("{file} is corrupt at byte {offset}: {what}. To repair: {repair}")]
     Corrupt {
         /// The segment file.
@@ -142,12 +144,12 @@ pub enum WalError {
         /// What to do.
         repair: &'static str,
     },
-    /// Log and snapshot do not reach each other.
+    /// Entries are missing between the snapshot and the log.
     #[error("entries are missing in {dir}: {what}. To repair: {repair}")]
     Gap {
         /// The directory.
         dir: String,
-        /// Where each begins and ends.
+        /// Where the log and the snapshot begin and end.
         what: String,
         /// What to do.
         repair: &'static str,
@@ -160,9 +162,9 @@ pub enum WalError {
     Foreign {
         /// The segment file.
         file: String,
-        /// Whose it is.
+        /// The cluster and the member that it belongs to.
         found: WalIds,
-        /// Whose it should be.
+        /// The cluster and the member that it should belong to.
         expected: WalIds,
     },
     /// Written by a later version of dkv.
@@ -174,23 +176,23 @@ pub enum WalError {
         /// Its version.
         version: u32,
     },
-    /// The log holds what only a later program reads.
+    /// The log holds entries that only a later program can read.
     #[error("{file} at byte {offset}: {what}")]
     Newer {
         /// The segment file.
         file: String,
         /// Where in it, in bytes.
         offset: u64,
-        /// What it is, and which program reads it.
+        /// What they are, and which program can read them.
         what: String,
     },
-    /// [`Wal::open`] where there is no log.
+    /// [`Wal::open`] was called where there is no log.
     #[error("there is no log in {0}")]
     Missing(String),
-    /// [`Wal::create`] where there is a log.
+    /// [`Wal::create`] was called where there is a log.
     #[error("there is a log in {0} already")]
     Exists(String),
-    /// An earlier write or sync failed; the log takes no more.
+    /// An earlier write or sync failed; the log takes no more writes.
     #[error("the log takes no more writes after the failure of an earlier one")]
     Unusable,
 }
@@ -200,7 +202,7 @@ fn at_byte(offset: &Option<u64>) -> String {
 }
 
 impl WalError {
-    /// Turns the file system's error into one that names the file.
+    /// Converts an error of the file system into an error that names the file.
     fn io(disk: &Arc<dyn Disk>, name: &str, action: &'static str) -> impl FnOnce(io::Error) -> WalError {
         let file = disk.display(name);
         move |source| WalError::Io { file, action, offset: None, source }

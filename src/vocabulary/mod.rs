@@ -1,10 +1,10 @@
-//! The words that every part of dkv shares: what a write can do ([`Op`]), what may be asked of its key before
-//! ([`Condition`]), and what became of it ([`Outcome`]), each with its name, its tag and its JSON, once.
+//! The terms that every part of dkv shares: what a write does ([`Op`]), the condition on its key ([`Condition`]), and
+//! its result ([`Outcome`]). The name, the tag and the JSON of each are defined only here.
 //!
-//! This is the ground floor: it imports nothing of ours, and everybody may import it. It says how these things are
-//! named and written. What an operation *does* is said in three places on purpose: by the state machine
-//! (`store/command/`), by the plain map of the tests (`tests/support/plain_map.rs`) and by the checker (`check`). They
-//! are three opinions, and each finds the mistakes of the others.
+//! This is the lowest layer: it imports no other module of dkv, and every module may import it. It defines how these
+//! things are named and written. What an operation *does* is written in three places on purpose: in the state machine
+//! (`store/command/`), in the plain map of the tests (`tests/support/plain_map.rs`) and in the checker (`check`). The
+//! three are independent, so each one finds the mistakes of the others.
 
 mod condition;
 mod operation;

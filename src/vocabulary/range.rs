@@ -38,7 +38,7 @@ impl KeyRange {
     }
 }
 
-/// The least byte string that is greater than everything with this prefix.
+/// The smallest byte string that is larger than every byte string with this prefix.
 fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|&byte| byte != u8::MAX)?;
     let mut after = prefix[..=last].to_vec();

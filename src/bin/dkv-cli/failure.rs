@@ -19,7 +19,8 @@ pub enum Failure {
     Incomplete(u64, ClientError),
     /// What was read cannot be printed.
     Output(io::Error),
-    /// A command of several steps waited in vain; what is done stays done, and the text says how to go on.
+    /// A command of several steps waited without success. Finished steps stay done, and the text says how to
+    /// continue.
     Unfinished(String),
     /// A file is no whole snapshot, or comes from a newer version; the text says which and where.
     Damaged(String),

@@ -264,7 +264,7 @@ impl Steps<'_> {
         Ok(format!("{name} is a new member under its old name"))
     }
 
-    /// Removes a member. Who is gone already is gone.
+    /// Removes a member. A member that is already removed is no error.
     fn remove(&self, node_id: &str) -> Result<(), Failure> {
         loop {
             let started = Instant::now();

@@ -301,7 +301,7 @@ impl Verifier<'_> {
             let event = Event { process: self.process, call_ns, return_ns, op, answer, index };
             self.workload.spend(&event);
             match &event.answer {
-                // What comes of it may come later: whoever goes on is somebody else.
+                // The write may take effect later, so the client continues under another id.
                 Answer::Unknown => self.process = self.workload.new_process(),
                 Answer::NotDone => {
                     self.at = (self.at + 1) % self.clients.len();

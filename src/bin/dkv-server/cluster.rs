@@ -290,7 +290,7 @@ impl Cluster {
             (None, None) => "an unknown cause".to_owned(),
         };
         if status.code() == Some(CONFIG_ERROR.into()) {
-            // It has said what is wrong; the others would wait for it in vain.
+            // It has reported what is wrong; the other nodes would wait for it without end.
             self.code = Some(CONFIG_ERROR);
             self.stop(Signal::TERM);
             return;

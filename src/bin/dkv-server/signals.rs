@@ -77,7 +77,7 @@ impl Caught {
     }
 
     fn with(hangup: Hangup, more: &[c_int]) -> io::Result<Caught> {
-        // nohup, for instance: whoever started this process wants it to outlive the window.
+        // For instance nohup: the user that started this process wants it to survive the end of the terminal.
         let hangup = if is_ignored(SIGHUP) { Hangup::Reopens } else { hangup };
         let signals = Signals::new(HANDLED.iter().chain(more))?;
         Ok(Caught { signals, reactions: Reactions { hangup, is_stopping: false } })

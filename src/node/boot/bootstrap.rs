@@ -2,12 +2,13 @@
 //! the genesis entry to one that missed it. Plain structs with step functions; [`run`](Bootstrap::run) is the loop
 //! around them.
 //!
-//! The first name of the sorted `peers` is the bootstrap node. Once it has asked all the others in one round, all of
-//! them uninitialized and with the same list, it draws the cluster id and is initialized with entry `1@1`. Nobody is
-//! told before that entry is synced and the identity file names the cluster (`data_dir`), so a
-//! bootstrap node that dies earlier may bootstrap again and one that dies later remembers. From then on every
-//! initialized member, leader or not, that is answered `uninitialized` by a member of its membership sends it the same
-//! entry ([`BootstrapRecord`](super::bootstrap_rpc::BootstrapRecord)): the bootstrap completes while any initialized
+//! The first name of the sorted `peers` is the bootstrap node. It asks all other nodes in one round. If all of them
+//! are uninitialized and have the same list, it draws the cluster id and is initialized with entry `1@1`. It tells no
+//! other node before that entry is synced and the identity file names the cluster (`data_dir`). So
+//! a bootstrap node that dies earlier may bootstrap again, and a bootstrap node that dies later remembers the
+//! cluster. From then on, when a member of the membership answers `uninitialized` to any initialized member, leader
+//! or not, the initialized member sends it the same entry
+//! ([`BootstrapRecord`](super::bootstrap_rpc::BootstrapRecord)): the bootstrap completes as long as any initialized
 //! member lives.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,20 +29,20 @@ use crate::raft::{
 };
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-/// How long the bootstrap node pauses before it asks again those that have not all answered.
+/// How long the bootstrap node pauses before it asks again, when not all nodes have answered.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 
-/// Genesis entries that may wait for the bootstrap thread; more are refused and come again.
+/// Maximum number of genesis entries that wait for the bootstrap thread; more are refused and will be sent again.
 const MAILBOX: usize = 16;
 
-/// A peer and the two lists that do not go together.
+/// A peer and two lists that contradict each other.
 #[derive(Debug)]
 pub struct Dispute {
     /// The peer as this node's configuration names it.
     pub peer: Peer,
     /// This node's initial members.
     pub ours: PeerList,
-    /// Those of who answered.
+    /// The initial members or the membership of the node that answered.
     pub theirs: PeerList,
 }
 
@@ -54,7 +55,7 @@ pub enum BootstrapError {
          both again", .0.peer, .0.ours, .0.theirs
     )]
     OtherPeers(Box<Dispute>),
-    /// A peer waits with another state for the cluster to begin with.
+    /// A peer was started with another state as the beginning of the cluster.
     #[error(
         "peer {peer} was started with {}, this node with {}: start every initial member with --restore and the same \
          backup, or none", state_text(*.theirs), state_text(*.ours)
@@ -86,9 +87,9 @@ pub enum BootstrapError {
         .dispute.peer.raft_addr, .dispute.peer.node_id, .dispute.ours, .dispute.theirs
     )]
     OtherNode {
-        /// The name of who answers.
+        /// The name of the node that answers.
         found: String,
-        /// Who was expected there, our list and its list.
+        /// The peer that was expected there, our list and its list.
         dispute: Box<Dispute>,
     },
     /// Two nodes with one identity: a copied data directory.
@@ -145,11 +146,11 @@ impl BootstrapError {
     }
 }
 
-/// What became of a genesis entry at the node that received it.
+/// The result of a genesis entry at the node that received it.
 pub enum Received {
     /// Initialized: the entry is synced and the identity file names the cluster. Answer [`BootstrapReply::Stored`].
     Initialized(Box<Initialized>),
-    /// Not for this node, or not what it waits for. It goes on waiting.
+    /// The entry is not for this node, or not the one that it waits for. The node goes on waiting.
     Refused(String),
     /// This node must end: answer [`BootstrapReply::Refused`] with the error's text and end with it.
     End(BootstrapError),
@@ -161,19 +162,19 @@ pub struct Bootstrap {
     peers: PeerList,
     settings: Settings,
     joins: bool,
-    /// The cluster that it joins, once that is known.
+    /// The cluster that it joins, when that is known.
     joined: Arc<OnceLock<ClusterId>>,
     listen_raft: bool,
-    /// What this node's program speaks.
+    /// The protocol version of this node's program.
     speaks: Protocol,
-    /// The state that the cluster is to begin with; an empty one without it.
+    /// The state that the cluster begins with; if there is none, the state is empty.
     backup: Option<Backup>,
-    /// For whom this node waits and why, for the log.
+    /// The nodes for which this node waits and why, for the log.
     waiting: Vec<String>,
 }
 
 impl Bootstrap {
-    /// The node that `data_dir` holds the identity of, with the initial members and the settings of its configuration
+    /// The node with the identity in `data_dir`, and with the initial members and the settings of its configuration
     /// (the settings count only if it bootstraps). Panics unless `peers` lists this node: the configuration was
     /// validated.
     pub fn new(data_dir: DataDir, config: &IdentityConfig) -> Bootstrap {
@@ -203,12 +204,12 @@ impl Bootstrap {
         }
     }
 
-    /// What the program speaks. Everything but a test leaves it at what this build speaks.
+    /// Sets the protocol version of the program. Only tests change it from the version of this build.
     pub fn set_program(&mut self, speaks: Protocol) {
         self.speaks = speaks;
     }
 
-    /// The cluster begins with this state. To be called before anybody is told of this node.
+    /// The cluster begins with this state. Must be called before any other node knows of this node.
     pub fn restore(&mut self, backup: Backup) {
         self.backup = Some(backup);
     }
@@ -225,13 +226,13 @@ impl Bootstrap {
         }
     }
 
-    /// Whether this node bootstraps the cluster. Who joins one never does.
+    /// Whether this node bootstraps the cluster. A node that joins a cluster never does.
     pub fn is_bootstrap_node(&self) -> bool {
         !self.joins
             && self.peers.bootstrap_node().is_some_and(|p| p.node_id == self.data_dir.identity().node_id)
     }
 
-    /// Whom to ask in the next round: all others for the bootstrap node, nobody for the rest.
+    /// The nodes to ask in the next round: the bootstrap node asks all others, the other nodes ask none.
     pub fn to_ask(&self) -> Vec<Peer> {
         if !self.is_bootstrap_node() {
             return Vec::new();
@@ -240,14 +241,14 @@ impl Bootstrap {
         self.peers.peers().iter().filter(|p| p.node_id != *own).cloned().collect()
     }
 
-    /// For whom this node waits and why, in one line.
+    /// The nodes for which this node waits and why, in one line.
     pub fn waiting_for(&self) -> String {
         self.waiting.join("; ")
     }
 
-    /// The bootstrap node's step: the answers of one whole round, one per peer of [`Bootstrap::to_ask`]. Bootstraps the
-    /// cluster when all of them are uninitialized with the same list; answers of an earlier round count for nothing,
-    /// since a peer may have been wiped since.
+    /// The bootstrap node's step: the answers of one whole round, one per peer of [`Bootstrap::to_ask`]. Bootstraps
+    /// the cluster when all peers are uninitialized with the same list. Answers of an earlier round are ignored,
+    /// because a peer may have been wiped after it.
     pub fn handle_answers(
         &mut self,
         answers: Vec<(Peer, Result<BootstrapReply, PeerError>)>,
@@ -274,8 +275,8 @@ impl Bootstrap {
                     }
                 }
                 Ok(BootstrapReply::Initialized { node_id, cluster_id, members, initial_members, .. }) => {
-                    // A node that was added again a moment ago, or was removed, does not appear in the membership that
-                    // it has: that one is old.
+                    // A node that was added again a moment ago, or was removed, does not appear in the membership
+                    // that it has, because that membership is old.
                     let is_nameless = node_id.is_empty();
                     if !is_nameless && node_id != peer.node_id {
                         let dispute = self.dispute(&peer, (&members).into());
@@ -303,15 +304,15 @@ impl Bootstrap {
         let members = Membership { members };
         let settings = self.backup.as_ref().map_or(&self.settings, Backup::settings).clone();
         let restored = self.backup.as_ref().map(Backup::restored);
-        // A state that was there before keeps its version; the leader raises it when it may.
+        // A restored state keeps its version; the leader raises the version when that is allowed.
         let protocol = self.backup.as_ref().map_or(protocol, Backup::version);
         let genesis = Genesis { cluster_id, settings, protocol, members, restored };
         let entry = Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis));
         Ok(Some(self.data_dir.initialize(entry, self.backup.take())?))
     }
 
-    /// Why an initial member's program cannot share a cluster with this one's: it does not read the version that both
-    /// speak, or that of the backup.
+    /// Why an initial member's program cannot share a cluster with this node's program: it does not read the version
+    /// that both speak, or the version of the backup.
     fn too_far_apart(&self, peer: &Peer, speaks: Protocol) -> Option<String> {
         let common = self.backup.as_ref().map_or(self.speaks.min(speaks), Backup::version);
         let of_peer = check_version(common, speaks).err().map(|mismatch| (peer.to_string(), mismatch));
@@ -320,7 +321,8 @@ impl Bootstrap {
         Some(format!("{peer} (the cluster would not suit {who}: {mismatch})"))
     }
 
-    /// A cluster that this node belongs to, or did: under its name stands nobody, or this very node.
+    /// Checks a cluster that this node belongs to or did belong to: its membership must not have another member with
+    /// this node's name.
     fn check_replaced(&self, cluster_id: ClusterId, members: &Membership) -> Result<(), BootstrapError> {
         let own = self.data_dir.identity();
         match members.by_name(&own.node_id) {
@@ -346,14 +348,14 @@ impl Bootstrap {
         }
     }
 
-    /// Whether an uninitialized peer lists itself alone: it joins a cluster, and is initialized into that one soon. Or
-    /// it is about to bootstrap one of its own; then the next answer says so.
+    /// Whether an uninitialized peer lists only itself: either it joins a cluster and will soon be initialized into
+    /// that cluster, or it is about to bootstrap its own cluster; then the next answer says so.
     fn goes_its_own_way(&self, peer: &Peer, uninitialized: &Uninitialized) -> bool {
         let is_itself = |p: &Peer| p.node_id == peer.node_id && p.raft_addr == peer.raft_addr;
         uninitialized.node_id == peer.node_id && uninitialized.peers.peers().iter().all(is_itself)
     }
 
-    /// The member an uninitialized peer will be.
+    /// The member that an uninitialized peer will become.
     fn accept(&self, peer: &Peer, uninitialized: Uninitialized) -> Result<Member, BootstrapError> {
         if uninitialized.node_id != peer.node_id {
             let dispute = self.dispute(peer, uninitialized.peers);
@@ -389,8 +391,8 @@ impl Bootstrap {
         }
     }
 
-    /// The genesis entry has arrived. When it is meant for this very node and bootstraps what this node waits for, the
-    /// node is initialized before this returns.
+    /// The genesis entry has arrived. When it is addressed to this node and bootstraps the cluster that this node
+    /// waits for, the node is initialized before this returns.
     pub fn handle_store(&mut self, store: StoreGenesis) -> Received {
         let genesis = match check_genesis(&store.entry) {
             Ok(genesis) => genesis,
@@ -413,7 +415,7 @@ impl Bootstrap {
         if let Err(mismatch) = check_version(genesis.protocol, self.speaks) {
             return Received::End(BootstrapError::OtherProgram { cluster_id: genesis.cluster_id, mismatch });
         }
-        // Who joins later is sent the state by the leader.
+        // A node that joins later gets the state from the leader.
         let bootstraps = genesis.members.get(own.member_id).is_some();
         let backup = self.backup.take().filter(|_| bootstraps);
         match self.data_dir.initialize(store.entry, backup) {
@@ -422,7 +424,8 @@ impl Bootstrap {
         }
     }
 
-    /// Whether a node that joins is offered the cluster that it joins, and no other that lists it as a member.
+    /// Checks that a joining node is offered the cluster that it joins, and not another cluster that lists it as a
+    /// member.
     fn check_joined(&self, offered: ClusterId) -> Result<(), String> {
         let own = &self.data_dir.identity().node_id;
         match self.joined.get() {
@@ -439,8 +442,8 @@ impl Bootstrap {
         }
     }
 
-    /// Whether a cluster is the one that this node waits for: it bootstraps it together with the same others, or its
-    /// members have let it in.
+    /// Checks that a cluster is the one that this node waits for: this node bootstraps it together with the same
+    /// other nodes, or the members of the cluster have added this node.
     fn check_offer(&self, genesis: &Genesis, members: &Membership) -> Result<(), String> {
         self.check_joined(genesis.cluster_id)?;
         let own = self.uninitialized();
@@ -463,7 +466,8 @@ impl Bootstrap {
                 }
             ));
         }
-        // Who bootstraps must mean the same cluster as the others do; who is added later just has to be added.
+        // An initial member must agree with the others on the cluster; a member that is added later only has to be
+        // added.
         let Some(added) = members.get(own.member_id).filter(|_| !bootstraps) else {
             return Err(format!(
                 "node {} was offered cluster {} with other `peers`: here {}, there {theirs}; make its configuration \
@@ -483,7 +487,7 @@ impl Bootstrap {
     }
 
     /// Runs the protocol on this thread until the node is initialized, must end, or [`BootstrapPort::stop`] is called
-    /// (`None`). Says every 5 s for whom it waits.
+    /// (`None`). Logs every 5 s for which nodes it waits.
     pub fn run(
         mut self,
         inbox: &BootstrapInbox,
@@ -602,17 +606,18 @@ pub fn bootstrap_port(bootstrap: &Bootstrap) -> (BootstrapPort, BootstrapInbox) 
 }
 
 impl BootstrapPort {
-    /// What every peer RPC but `store` is answered.
+    /// The answer to every peer RPC except `store`.
     pub fn uninitialized(&self) -> &Uninitialized {
         &self.uninitialized
     }
 
-    /// Tells a node that joins which cluster it joins: it is initialized into no other. The first word counts.
+    /// Tells a joining node which cluster it joins: it is not initialized into any other. Only the first call counts.
     pub fn join(&self, cluster_id: ClusterId) {
         let _ = self.joined.set(cluster_id);
     }
 
-    /// Passes a genesis entry to the bootstrap thread, which answers once the entry is synced, or why not.
+    /// Passes a genesis entry to the bootstrap thread. The thread answers when the entry is synced, or why it
+    /// refuses.
     pub fn store(&self, store: StoreGenesis, done: Completion<BootstrapReply>) {
         match self.messages.try_send(Message::Store(store, done)) {
             Ok(()) => {}
@@ -624,10 +629,10 @@ impl BootstrapPort {
         }
     }
 
-    /// Ends [`Bootstrap::run`] after the call under way.
+    /// Ends [`Bootstrap::run`] after the current call.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
-        // A full mailbox wakes the thread as well, and it looks at the flag then.
+        // A full mailbox also wakes the thread, which then checks the flag.
         let _ = self.messages.try_send(Message::Stop);
     }
 }

@@ -1,4 +1,4 @@
-//! What travels between nodes at a bootstrap, and the initialized member's side of it: it answers `/raft/bootstrap` and
+//! The messages between nodes at a bootstrap, and the initialized member's part: it answers `/raft/bootstrap` and
 //! sends the genesis entry to members that missed it.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use crate::raft::{
     RestoredState,
 };
 
-/// How often a node that waits, or that meets trouble with a peer, says so.
+/// How often a node logs that it waits, or that it has trouble with a peer.
 pub(in crate::node) const SAY_EVERY: Duration = Duration::from_secs(5);
 
 /// An initial member as its configuration file lists it.
@@ -68,7 +68,7 @@ impl PeerList {
         self.0.iter().find(|p| p.node_id == node_id)
     }
 
-    /// Who bootstraps: the first name. None for an empty list.
+    /// The peer that bootstraps: the first name. `None` for an empty list.
     pub fn bootstrap_node(&self) -> Option<&Peer> {
         self.0.first()
     }
@@ -84,7 +84,7 @@ impl fmt::Display for PeerList {
     }
 }
 
-/// What an uninitialized node says of itself, to whatever it is asked.
+/// What an uninitialized node says about itself, in answer to any RPC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Uninitialized {
     /// Its name.
@@ -96,14 +96,14 @@ pub struct Uninitialized {
     /// The backup that it was started with.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "RestoredState::from_wire")]
     pub restored: Option<RestoredState>,
-    /// What its program speaks.
+    /// The protocol version of its program.
     pub protocol: Protocol,
 }
 
 /// The two RPCs that carry no cluster id and no target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BootstrapRequest {
-    /// "Who are you?", with who asks.
+    /// "Who are you?", with what the asking node says about itself.
     Ask(Uninitialized),
     /// "This is your first entry."
     Store(StoreGenesis),
@@ -112,11 +112,11 @@ pub enum BootstrapRequest {
 /// Sends the genesis entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreGenesis {
-    /// Whom it is meant for.
+    /// The member that it is meant for.
     pub target: MemberId,
     /// Entry `1@1`.
     pub entry: Entry,
-    /// The sender's latest membership: who joins is not in the genesis entry.
+    /// The sender's latest membership: a node that joins is not in the genesis entry.
     pub members: Membership,
 }
 
@@ -137,12 +137,12 @@ pub enum BootstrapReply {
         /// Its latest membership.
         #[serde(deserialize_with = "Membership::from_wire")]
         members: Membership,
-        /// Who bootstrapped that cluster.
+        /// The members that bootstrapped that cluster.
         initial_members: PeerList,
-        /// What its program speaks.
+        /// The protocol version of its program.
         protocol: Protocol,
     },
-    /// To a store: the entry is on disk here, now or since long.
+    /// To a store: the entry is on disk here, now or from an earlier time.
     Stored,
     /// To a store: why not.
     Refused(String),
@@ -154,8 +154,8 @@ pub trait BootstrapTransport {
     fn bootstrap(&self, raft_addr: &str, request: &BootstrapRequest) -> Result<BootstrapReply, PeerError>;
 }
 
-/// What an initialized member knows of the bootstrap: it answers `/raft/bootstrap` from it and sends the entry to
-/// members that missed it.
+/// What an initialized member knows about the bootstrap. The member uses it to answer `/raft/bootstrap` and to send
+/// the entry to members that missed it.
 #[derive(Clone)]
 pub struct BootstrapRecord {
     own: MemberId,
@@ -166,9 +166,9 @@ pub struct BootstrapRecord {
 /// What to do about a peer that answered `uninitialized`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UninitializedStep {
-    /// It missed the bootstrap: send it this and go on.
+    /// The peer missed the bootstrap: send it this and go on.
     Store(StoreGenesis),
-    /// It lost its identity. Send it this, so that it ends and says so too, and log the repair.
+    /// The peer lost its identity. Send it this, so that it also reports the loss and ends, and log the repair.
     Replaced {
         /// Addressed to the lost identity.
         store: StoreGenesis,
@@ -178,8 +178,8 @@ pub enum UninitializedStep {
 }
 
 impl BootstrapRecord {
-    /// For the member `own` of the cluster that `entry` bootstrapped. Panics when `entry` is not a genesis entry:
-    /// recovery checked it.
+    /// The record for the member `own` of the cluster that `entry` bootstrapped. Panics when `entry` is not a genesis
+    /// entry: recovery checked it.
     pub fn new(own: MemberId, entry: Entry) -> BootstrapRecord {
         let genesis = Arc::new(check_genesis(&entry).expect("recovery checked the first entry"));
         BootstrapRecord { own, entry, genesis }
@@ -249,8 +249,8 @@ impl BootstrapRecord {
     }
 }
 
-/// Sends the genesis entry to every peer that answers `uninitialized`, and logs what an operator must know: the same
-/// trouble with the same peer once in 5 s.
+/// Sends the genesis entry to every peer that answers `uninitialized`. Logs what an operator must know: the same
+/// trouble with the same peer at most once in 5 s.
 pub struct BootstrapSender {
     bootstrap_record: BootstrapRecord,
     transport: Box<dyn BootstrapTransport + Send + Sync>,
@@ -266,7 +266,7 @@ impl BootstrapSender {
         BootstrapSender { bootstrap_record, transport, said: Mutex::default() }
     }
 
-    /// This as what [`Node::start`](crate::node::Node::start) takes.
+    /// Converts this into the callback that [`Node::start`](crate::node::Node::start) takes.
     pub fn on_uninitialized(self) -> OnUninitialized {
         Box::new(move |peer| self.handle_uninitialized(&peer))
     }
@@ -296,7 +296,7 @@ impl BootstrapSender {
             UninitializedStep::Replaced { store, repair } => {
                 if self.is_due(to.member_id) {
                     log::warn!("{repair}");
-                    // So that it learns why it is never heard, and ends; whatever it answers changes nothing here.
+                    // The peer learns why it gets no heartbeats, and ends. Its answer changes nothing here.
                     let _ = self.transport.bootstrap(&to.raft_addr, &BootstrapRequest::Store(store));
                 }
             }
@@ -314,7 +314,7 @@ impl BootstrapSender {
     }
 }
 
-/// The genesis record of entry `1@1`; anything else is refused by its text.
+/// The genesis record of entry `1@1`; for any other entry, the text says why it is refused.
 pub(in crate::node) fn check_genesis(entry: &Entry) -> Result<Genesis, String> {
     if entry.kind() != EntryKind::Genesis || entry.position() != Position::new(1, 1) {
         return Err(format!("{entry:?} is not the genesis entry 1@1"));

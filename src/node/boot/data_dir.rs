@@ -1,10 +1,11 @@
-//! The disk's side of a node's identity: what a start finds in the data directory, and how an initialization gets
+//! The files of a node's identity: what a start finds in the data directory, and how an initialization is written
 //! there.
 //!
-//! The order of an initialization decides what a crash leaves behind: first the genesis entry is synced in the log,
-//! then the identity file names the cluster, and only then is anything answered or handed over. So a log without a
-//! cluster id in the identity file is an initialization that was cut short, and the file is completed; a cluster id
-//! without a log means that the log is gone, and this identity never acts again: it may have voted and acknowledged.
+//! The order of an initialization decides what is on the disk after a crash: first the genesis entry is synced in the
+//! log, then the identity file names the cluster, and only then the node answers or sends anything. So a log without
+//! a cluster id in the identity file is an interrupted initialization, and the file is completed. A cluster id
+//! without a log means that the log is lost; this identity must never be used again, because it may have voted and
+//! acknowledged.
 
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use crate::store::identity::{Identity, IdentityError};
 use crate::store::snapshot;
 use crate::store::wal::{LogPlace, Recovered, Wal, WalIds, WalOptions};
 
-/// What the configuration says about who this node is.
+/// What the configuration says about the identity of this node.
 #[derive(Clone, Debug)]
 pub struct IdentityConfig {
     /// Its name.
@@ -31,7 +32,7 @@ pub struct IdentityConfig {
     pub settings: Settings,
     /// Whether `listen_raft` is set: then the own `raft_addr` may differ from the stored one.
     pub listen_raft: bool,
-    /// It joins a cluster, or has joined it: it never bootstraps one, and `peers` lists nobody but itself.
+    /// It joins or has joined a cluster: it never bootstraps one, and `peers` lists only this node.
     pub joins: bool,
 }
 
@@ -39,7 +40,7 @@ pub struct IdentityConfig {
 pub struct Initialized {
     /// Log and snapshot.
     pub stored: Stored,
-    /// Whose it is.
+    /// The cluster and the member that the data belongs to.
     pub ids: WalIds,
     /// Entry `1@1`.
     pub genesis: Entry,
@@ -48,11 +49,11 @@ pub struct Initialized {
 }
 
 impl Stored {
-    /// Reads a member's data directory: the newest whole snapshot, and the log after it. Warnings for the operator come
-    /// with it; a damaged snapshot that is not needed is set aside.
+    /// Reads a member's data directory: the newest undamaged snapshot, and the log after it. Also returns warnings
+    /// for the operator. A damaged snapshot that is not needed is set aside.
     ///
     /// # Errors
-    /// What was synced is damaged or missing, or the file system refuses.
+    /// Synced data is damaged or missing, or a file operation fails.
     pub fn load(
         disk: Arc<dyn Disk>,
         ids: WalIds,
@@ -66,7 +67,7 @@ impl Stored {
             Ok(opened) => opened,
         };
         let mut warnings = std::mem::take(&mut recovered.warnings);
-        // The log covers what they held: nothing is lost with them.
+        // The log covers what these snapshots held: nothing is lost with them.
         for (name, error) in chosen.damaged {
             snapshot::set_aside(&disk, name)?;
             let instead = match last {
@@ -79,11 +80,11 @@ impl Stored {
         Ok((Stored { disk, wal, recovered, snapshot }, warnings))
     }
 
-    /// Whether a program that speaks `speaks` reads all of it: the state, and the versions that the log holds after it,
-    /// committed or not.
+    /// Checks that a program that speaks `speaks` can read everything: the state, and the versions that the log after
+    /// it holds, committed or not.
     ///
     /// # Errors
-    /// The text says which program does.
+    /// The text says which program can read it.
     pub fn check_program(&self, speaks: Protocol) -> Result<(), DataDirError> {
         let in_snapshot = self.snapshot.as_ref().map(|(meta, _)| meta.version);
         let version = self.recovered.entries.iter().filter_map(Entry::version).chain(in_snapshot).max();
@@ -91,7 +92,7 @@ impl Stored {
             .map_err(|mismatch| DataDirError::OtherProgram { dir: self.disk.display(""), mismatch })
     }
 
-    /// Entry `1@1`: of the log, or as the snapshot remembers it.
+    /// Entry `1@1`: from the log, or as the snapshot remembers it.
     pub(super) fn first_entry(&self) -> Option<Entry> {
         match &self.snapshot {
             Some((_, kv)) => kv.genesis().cloned(),
@@ -132,19 +133,19 @@ impl DataDir {
         DataDir { disk, options, identity }
     }
 
-    /// Who is to be initialized here.
+    /// The identity of the node that is initialized here.
     pub fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// A number nobody can guess.
+    /// A number that cannot be guessed.
     pub fn random_id(&self) -> Result<u64, DataDirError> {
         Ok(self.disk.nonce().map_err(IdentityError::Random)?)
     }
 
-    /// Stores the genesis entry with term 1 and no vote, then the cluster id. When this returns both are durable; after
-    /// an error the process ends, and the next start finds out how far it came. A cluster that begins with a backup has a
-    /// snapshot of that in the place of its first entries.
+    /// Stores the genesis entry with term 1 and no vote, then the cluster id. When this returns both are durable.
+    /// After an error the process ends, and the next start finds out which steps were completed. A cluster that
+    /// begins with a backup has a snapshot of the backup instead of its first entries.
     pub fn initialize(&mut self, entry: Entry, backup: Option<Backup>) -> Result<Initialized, DataDirError> {
         let genesis = check_genesis(&entry).expect("bootstrap sends genesis entries only");
         let ids = WalIds { cluster_id: genesis.cluster_id, member_id: self.identity.member_id };
@@ -171,7 +172,7 @@ impl DataDir {
     }
 }
 
-/// Whose the log must be; `None` for a node that is not initialized yet.
+/// The cluster and the member that the log must belong to; `None` for a node that is not initialized yet.
 pub(super) fn whose_log(
     disk: &Arc<dyn Disk>,
     identity: &Identity,

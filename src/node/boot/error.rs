@@ -1,11 +1,11 @@
-//! Why a data directory cannot be a node's, in words for an operator.
+//! Why a data directory cannot be used by a node, as texts for an operator.
 
 use crate::raft::{ClusterId, MemberId, VersionMismatch};
 use crate::store::identity::IdentityError;
 use crate::store::snapshot::{SnapshotError, SnapshotName};
 use crate::store::wal::{WalError, WalIds};
 
-/// Why the data directory cannot be opened as this node's, or an initialization not be finished.
+/// Why the data directory cannot be opened for this node, or an initialization cannot be finished.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     /// The identity file.
@@ -17,10 +17,10 @@ pub enum DataDirError {
     /// The snapshots.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// A snapshot is damaged, and the log does not reach from what stands before it.
+    /// A snapshot is damaged, and the log does not begin early enough to continue the snapshot before it.
     #[error("{}; {gap}", texts(.damaged))]
     DamagedSnapshot {
-        /// What is wrong with it, and with those before it that are damaged as well.
+        /// What is wrong with it, and with the earlier snapshots that are also damaged.
         damaged: Vec<SnapshotError>,
         /// Which entries are missing, a [`WalError::Gap`], with the repair.
         gap: WalError,
@@ -49,7 +49,7 @@ pub enum DataDirError {
     NoIdentity {
         /// The data directory.
         dir: String,
-        /// Whose log it is.
+        /// The cluster and the member that the log belongs to.
         ids: WalIds,
     },
     /// The log does not begin with the genesis entry of its cluster.
@@ -82,7 +82,7 @@ pub enum DataDirError {
         /// Which versions.
         mismatch: VersionMismatch,
     },
-    /// The other members would look for this node elsewhere.
+    /// The other members would look for this node at another address.
     #[error(
         "raft_addr of {node_id} is {configured} in the configuration, but the other members reach it at {stored}, as \
          the stored membership says; set it back to {stored}, or set listen_raft if {stored} is forwarded here"
@@ -123,7 +123,7 @@ impl DataDirError {
     }
 }
 
-/// A gap has its cause in the damaged snapshots, if there are any.
+/// If there are damaged snapshots, they are the cause of a gap.
 pub(super) fn damaged_or(error: WalError, damaged: Vec<(SnapshotName, SnapshotError)>) -> DataDirError {
     match error {
         gap @ WalError::Gap { .. } if !damaged.is_empty() => DataDirError::DamagedSnapshot {

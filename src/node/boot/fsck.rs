@@ -1,5 +1,5 @@
-//! `dkv-server fsck`: what a start would find in a data directory, without starting and without a change. It reads
-//! with recovery's own code ([`inspect`]), so the two cannot disagree.
+//! `dkv-server fsck`: what a start would find in a data directory, without starting and without changing anything. It
+//! reads with the code of recovery ([`inspect`]), so both always agree.
 
 use std::fmt;
 use std::path::Path;
@@ -23,7 +23,7 @@ pub struct Report {
     identity: Option<Identity>,
     /// The snapshot a start would take, and its keys.
     snapshot: Option<(SnapshotName, u64)>,
-    /// What is wrong with newer ones, and with older ones, which a start does not read.
+    /// What is wrong with newer snapshots, and with older ones, which a start does not read.
     damaged: Vec<String>,
     damaged_older: Vec<String>,
     torn: Option<TornEnd>,
@@ -34,22 +34,22 @@ pub struct Report {
 /// The verdict on a data directory.
 #[derive(Debug)]
 pub enum Verdict {
-    /// A start finds everything whole.
+    /// A start finds no damage.
     Clean,
     /// The last write was not finished; a start cuts it off and loses nothing that was acknowledged.
     TornTail,
-    /// A snapshot is damaged; a start does without it and loses nothing.
+    /// A snapshot is damaged; a start does not need it and loses nothing.
     DamagedSnapshot,
-    /// A start refuses: what was synced is damaged or gone.
+    /// A start refuses: synced data is damaged or missing.
     Rot(DataDirError),
     /// A start refuses or fails for another reason.
     Refused(DataDirError),
 }
 
-/// Why nothing could be found out.
+/// Why the directory could not be checked.
 #[derive(Debug, thiserror::Error)]
 pub enum FsckError {
-    /// There is nothing of dkv there.
+    /// The directory has no dkv data.
     #[error("{dir}: {what}; name the data_dir of a node")]
     NoDataDir {
         /// The argument.
@@ -57,15 +57,15 @@ pub enum FsckError {
         /// What is wrong with it.
         what: String,
     },
-    /// A process uses the directory, or its lock file cannot be looked at.
+    /// A process uses the directory, or its lock file cannot be read.
     #[error("{0}")]
     Lock(#[from] crate::store::identity::IdentityError),
 }
 
-/// Looks at the data directory at `dir`. Changes nothing; while it looks no server can start there.
+/// Checks the data directory at `dir`. Changes nothing. During the check no server can start there.
 ///
 /// # Errors
-/// When `dir` is no data directory or is in use: a bad argument.
+/// `dir` is not a data directory, or it is in use: a bad argument.
 pub fn fsck(dir: &Path) -> Result<Report, FsckError> {
     let no_data_dir = |what: String| FsckError::NoDataDir { dir: dir.display().to_string(), what };
     let disk = RealDisk::open_read_only(dir).map_err(|e| no_data_dir(format!("cannot open it: {e}")))?;
@@ -96,7 +96,7 @@ pub fn fsck(dir: &Path) -> Result<Report, FsckError> {
     }
 }
 
-/// Goes through what a start goes through, in the same order.
+/// Does the checks of a start, in the same order.
 fn look(disk: &Arc<dyn Disk>, report: &mut Report) -> Result<(), DataDirError> {
     let identity = Identity::read(&**disk)?;
     report.identity.clone_from(&identity);
@@ -157,7 +157,7 @@ impl Report {
 }
 
 impl Report {
-    /// What becomes of a snapshot that is damaged and not needed.
+    /// Writes what happens to a snapshot that is damaged and not needed.
     fn write_what_stands_in(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.damaged.is_empty() {
             let instead = match &self.snapshot {

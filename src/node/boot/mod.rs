@@ -1,5 +1,5 @@
-//! What runs before a node does, or instead of it: opening its data directory, bootstrap or joining a cluster, a backup
-//! to begin with, and what the program does with a directory that no node uses.
+//! What runs before a node, or instead of it: opening the data directory, bootstrapping or joining a cluster,
+//! beginning with a backup, and work on a directory that no node uses.
 
 pub mod bootstrap;
 pub(super) mod bootstrap_rpc;

@@ -21,8 +21,8 @@ pub enum Opened {
     Uninitialized(Box<Bootstrap>),
 }
 
-/// Opens the data directory: draws an identity for an empty one, recovers the log of a member, completes an
-/// initialization that was cut short, and refuses what is not this node's.
+/// Opens the data directory: draws an identity if it is empty, recovers the log of a member, completes an interrupted
+/// initialization, and refuses the data of another node.
 pub fn open(
     disk: Arc<dyn Disk>,
     options: WalOptions,
@@ -68,7 +68,7 @@ fn uninitialized(
     Opened::Uninitialized(Box::new(Bootstrap::new(data_dir, config)))
 }
 
-/// The genesis entry of `cluster_id`, which every history begins with.
+/// Checks that the first entry is the genesis entry of `cluster_id`.
 fn check_first(first: Entry, cluster_id: ClusterId) -> Result<Entry, String> {
     let genesis = check_genesis(&first)?;
     if genesis.cluster_id != cluster_id {

@@ -1,15 +1,15 @@
-//! A cluster whose majority is gone for good, forced to go on from one data directory that is left: a new cluster of one
-//! member, with everything that this directory holds.
+//! Recovery of a cluster that has lost its majority for good, from one remaining data directory: it makes a new
+//! cluster of one member, with everything that this directory holds.
 //!
-//! Nothing is deleted, and a crash at any point is finished by the same command run again. The new directory is built
-//! beside the old files, then swapped in by renames, one [`Recovery::step`] at a time:
+//! Nothing is deleted. After a crash at any point, run the same command again to finish. The new directory is built
+//! next to the old files, then swapped in by renames, one [`Recovery::step`] at a time:
 //!
 //! | in the data directory | means |
 //! |---|---|
-//! | `recovery.tmp` | being built; counts for nothing |
-//! | `recovery-N` | built and durable; the old files are on their way into `before-recovery-N` |
-//! | `recovered-N` | the old files are there; the new ones are on their way up |
-//! | none of these | done, or never begun |
+//! | `recovery.tmp` | being built; ignored |
+//! | `recovery-N` | built and durable; the old files are being moved into `before-recovery-N` |
+//! | `recovered-N` | the old files are moved; the new files are being moved up |
+//! | none of these | finished, or never begun |
 //!
 //! `N` is the index of the last entry of the old log. No node starts in between: [`check_finished`].
 
@@ -40,21 +40,21 @@ const OLD: &str = "before-recovery-";
 /// Why a data directory cannot be made a new cluster.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
-    /// What it holds cannot be read, or the new files not be written.
+    /// Its data cannot be read, or the new files cannot be written.
     #[error(transparent)]
     Initialization(#[from] DataDirError),
     /// There is nothing to recover.
     #[error("{0} holds no member of a cluster: there is nothing to recover")]
     Nothing(String),
-    /// It is one already.
+    /// It already is a cluster of one member.
     #[error("{0} is the only member of its cluster already: just start it")]
     Alone(String),
-    /// The log holds what only a later program reads.
+    /// The log holds entries that only a later program can read.
     #[error("the log in {dir} cannot be recovered: {what}")]
     OtherProgram {
         /// The data directory.
         dir: String,
-        /// What it is, and which program reads it.
+        /// What they are, and which program can read them.
         what: String,
     },
     /// The file system refused.
@@ -104,7 +104,7 @@ enum Stage {
 /// What a data directory holds that is to be recovered.
 #[derive(Debug)]
 pub struct Survivor {
-    /// Whose it is.
+    /// The cluster and the member that it belongs to.
     pub ids: WalIds,
     /// The members as it knows them.
     pub membership: Arc<Membership>,
@@ -144,19 +144,20 @@ impl Recovery {
         Ok(Recovery { dir: dir.to_owned(), options, lock })
     }
 
-    /// Whether an earlier run has got so far that only the swap is left.
+    /// Whether an earlier run has done everything except the swap.
     ///
     /// # Errors
-    /// The file system refuses.
+    /// A file operation fails.
     pub fn is_under_way(&self) -> Result<bool, RecoverError> {
         Ok(!matches!(stage(&self.dir)?, Stage::None))
     }
 
-    /// Reads the data directory as a start of the node `node_id` would, and applies every entry of its log, committed or
-    /// not: which ones were is not known without the others.
+    /// Reads the data directory as a start of the node `node_id` would, and applies every entry of its log, committed
+    /// or not: without the other members it is not known which entries were committed.
     ///
     /// # Errors
-    /// It is damaged, another node's, no member's, or that of a member without others.
+    /// The directory is damaged, belongs to another node or to no member, or its member is the only one of its
+    /// cluster.
     pub fn survivor(&self, node_id: &str) -> Result<Survivor, RecoverError> {
         let shown = || self.dir.display().to_string();
         let disk = Arc::new(RealDisk::open(&self.dir).map_err(failed("open", &self.dir))?);
@@ -191,13 +192,13 @@ impl Recovery {
         Ok(Survivor { ids, membership, snapshot, last, warnings, kv })
     }
 
-    /// Builds the directory of the new cluster, of which `me` is the only member, beside the old files. Durable when this
-    /// returns; the old files are as they were. Returns the new cluster.
+    /// Builds the directory of the new cluster, whose only member is `me`, next to the old files. It is durable when
+    /// this returns; the old files are unchanged. Returns the id of the new cluster.
     ///
     /// # Errors
     /// It cannot be written.
     pub fn build(&self, survivor: Survivor, me: &Peer) -> Result<ClusterId, RecoverError> {
-        // Not before: without --force-new-cluster nothing is changed, not even a mode.
+        // Not earlier: without --force-new-cluster nothing is changed, not even a file mode.
         if let Some(line) = self.lock.make_private() {
             log::warn!("{line}");
         }
@@ -234,7 +235,7 @@ impl Recovery {
     /// One step of the swap; `false` when there is nothing left to do.
     ///
     /// # Errors
-    /// The file system refuses; the same step is tried again the next time.
+    /// A file operation fails; the next call tries the same step again.
     pub fn step(&self) -> Result<bool, RecoverError> {
         match stage(&self.dir)? {
             Stage::None => return Ok(false),
@@ -270,10 +271,10 @@ impl Recovery {
         Ok(true)
     }
 
-    /// Where the old files went, the latest recovery's last.
+    /// The directories with the old files; the directory of the latest recovery is the last one.
     ///
     /// # Errors
-    /// The file system refuses.
+    /// A file operation fails.
     pub fn old_files(&self) -> Result<Vec<PathBuf>, RecoverError> {
         let names = directories(&self.dir)?.into_iter().filter(|name| name.starts_with(OLD));
         Ok(names.map(|name| self.dir.join(name)).collect())
@@ -295,7 +296,7 @@ impl Recovery {
 /// The lock stays where it is.
 const LOCK: &str = "LOCK";
 
-/// Refuses a directory that is half one cluster's and half another's.
+/// Refuses a directory whose files belong partly to the old and partly to the new cluster.
 ///
 /// # Errors
 /// The text says what to run.
@@ -327,7 +328,7 @@ fn directories(dir: &Path) -> Result<Vec<String>, RecoverError> {
     names(dir, fs::FileType::is_dir)
 }
 
-/// The files of a directory, the identity first: a directory without one is nobody's.
+/// The files of a directory, the identity first: a directory without an identity belongs to no node.
 fn files(dir: &Path) -> Result<Vec<String>, RecoverError> {
     let mut names = names(dir, fs::FileType::is_file)?;
     names.sort_by_key(|name| name != IDENTITY_FILE);
@@ -340,7 +341,7 @@ fn names(dir: &Path, wanted: fn(&fs::FileType) -> bool) -> Result<Vec<String>, R
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
             if wanted(&entry.file_type()?) {
-                // A name that is not UTF-8 is none of ours.
+                // dkv never creates a name that is not UTF-8.
                 names.extend(entry.file_name().into_string().ok());
             }
         }

@@ -1,10 +1,10 @@
-//! A new cluster that begins with the state of another one: with a backup, or with what a lost cluster has left on one
-//! disk.
+//! A new cluster that begins with the state of another cluster: with a backup, or with the data of a lost cluster on
+//! one disk.
 //!
-//! Its log begins after `2@1`, where a snapshot of that state ends, so that a member that joins later and knows entry
-//! `1@1` alone is always sent the state and never a log without it. At the initialization the snapshot is durable
-//! first, then the log that begins after it, then the identity file names the cluster: until there is a log, a crash
-//! leaves an uninitialized node and a snapshot that its next start removes.
+//! Its log begins after `2@1`, where a snapshot of that state ends. So a member that joins later and knows only entry
+//! `1@1` always gets the state, and never a log without it. The initialization first makes the snapshot durable,
+//! then the log that begins after it, then the identity file that names the cluster. A crash before there is a log
+//! results in an uninitialized node and a snapshot that the next start removes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::store::{Kv, Rebase};
 /// Index of the genesis entry, the first of every log: it puts the first membership in force.
 const GENESIS_INDEX: u64 = 1;
 
-/// Where the log of a cluster begins that did not begin empty.
+/// The position after which the log begins when the cluster did not begin empty.
 pub fn beginning() -> Position {
     Position::new(GENESIS_INDEX + 1, 1)
 }
@@ -31,38 +31,38 @@ pub struct Backup {
 }
 
 impl Backup {
-    /// Reads a backup, all of it: a file that is cut short or altered is refused.
+    /// Reads a whole backup: a file that is truncated or altered is refused.
     ///
     /// # Errors
-    /// It is no whole snapshot, comes from a newer version, or cannot be read.
+    /// The file is not a complete snapshot, is from a newer version, or cannot be read.
     pub fn load(path: &Path) -> Result<Backup, SnapshotError> {
         snapshot::load_file(path).map(|(_, kv)| Backup::of(kv))
     }
 
-    /// Of a state at hand.
+    /// A backup of a state in memory.
     pub fn of(kv: Kv) -> Backup {
         Backup { restored: RestoredState { revision: kv.revision(), state_hash: kv.state_hash() }, kv }
     }
 
-    /// What it is known by.
+    /// The revision and the hash that identify it.
     pub fn restored(&self) -> RestoredState {
         self.restored
     }
 
-    /// The version that the state is at.
+    /// The version of the state.
     pub fn version(&self) -> Protocol {
         self.kv.version()
     }
 
-    /// The settings that came with it. They win over those of the configuration: what may still be read, and which
-    /// requests are still recognised, was decided by them.
+    /// The settings of the state. They override the settings of the configuration, because they decided which
+    /// revisions can still be read and which requests are still recognised.
     pub fn settings(&self) -> &Settings {
         self.kv.settings()
     }
 
-    /// Makes it the beginning of the cluster that `genesis` bootstraps: a durable snapshot, and the state itself. Who
-    /// belonged to the old cluster is a removed member of the new one; outcomes of keyed writes are still remembered,
-    /// and their age goes on from the cluster time of the state.
+    /// Makes it the beginning of the cluster that `genesis` bootstraps: a durable snapshot, and the state itself. The
+    /// members of the old cluster become removed members of the new one. Outcomes of keyed writes are still
+    /// remembered, and their age continues from the cluster time of the state.
     pub(super) fn begin(
         mut self,
         disk: &Arc<dyn Disk>,
@@ -81,8 +81,8 @@ impl Backup {
     }
 }
 
-/// In a directory without a log: removes the snapshot of an initialization that was cut short. Any other snapshot is
-/// somebody's data, and a node that was initialized beside it would take it for its own.
+/// In a directory without a log: removes the snapshot of an interrupted initialization. Any other snapshot is
+/// refused: it is data of another node, and a node that is initialized in the same directory would use it.
 pub(super) fn remove_uninitialized(disk: &Arc<dyn Disk>, is_known: bool) -> Result<(), DataDirError> {
     snapshot::remove_leftovers(disk)?;
     let ours = SnapshotName::new(beginning());

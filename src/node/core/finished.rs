@@ -1,4 +1,4 @@
-//! What waits on its way out: replies that the disk holds back, answers that are given after unlocking.
+//! Results that are not sent yet: replies that wait for the disk, answers that are given after unlocking.
 
 use crate::node::counters::Counters;
 use crate::node::request::{AdminResult, BackupResult, Completion, ReadIndexResult, WriteResult};
@@ -18,7 +18,7 @@ pub enum Held {
     TimeoutNow(AfterSync<TimeoutNowReply>, Completion<TimeoutNowReply>),
 }
 
-/// An answer on its way out: given after unlocking.
+/// An answer that is given after unlocking.
 pub enum Finished {
     /// To a write.
     Write(Completion<WriteResult>, WriteResult),
@@ -32,7 +32,7 @@ pub enum Finished {
     Install(Completion<InstallSnapshotReply>, InstallSnapshotReply),
     /// To a peer that transfers its leadership.
     TimeoutNow(Completion<TimeoutNowReply>, TimeoutNowReply),
-    /// To who wants a backup.
+    /// To a request for a backup.
     Backup(Completion<BackupResult>, BackupResult),
     /// To an operator.
     Administered(Completion<AdminResult>, AdminResult),
@@ -58,7 +58,7 @@ impl Finished {
         }
     }
 
-    /// Gives it.
+    /// Gives the answer.
     pub fn answer(self) {
         match self {
             Finished::Write(done, result) => done(result),

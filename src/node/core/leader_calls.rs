@@ -1,4 +1,4 @@
-//! Calls to another node that leads: writes that are forwarded in batches, one question for all reads that wait.
+//! Calls to another node that leads: writes that are forwarded in batches, one read-index call for all waiting reads.
 
 use std::time::Duration;
 
@@ -41,7 +41,8 @@ impl State {
         for (id, request) in self.waiters.queued_writes().take(MAX_FORWARD_WRITES) {
             let Work::Write { command, .. } = &request.work else { continue };
             bytes += command.len();
-            // The whole batch is decided at its earliest deadline: one that is nearly over must not take fresh ones along.
+            // The whole batch is decided at its earliest deadline: a request near its deadline must not shorten the
+            // time of others.
             let is_much_more_patient = request.deadline.since(now) > 2 * earliest.since(now);
             if !ids.is_empty() && (bytes > MAX_FORWARD_BYTES || is_much_more_patient) {
                 break;
@@ -63,7 +64,8 @@ impl State {
         Some(Outgoing { ids, to, priority: Priority::Bulk, request: PeerRequest::Forward(writes), timeout })
     }
 
-    /// The result of a batch of forwarded writes. What was answered meanwhile (deadline, other leader) stays answered.
+    /// The result of a batch of forwarded writes. Writes that were answered meanwhile (deadline, other leader) stay
+    /// answered.
     pub fn handle_forwarded(&mut self, ids: &[RequestId], result: Result<PeerReply, PeerError>, now: Time) {
         self.forward_call = None;
         let ids = ids.iter().copied();
@@ -71,7 +73,7 @@ impl State {
             Ok(PeerReply::Forward(results)) if results.len() == ids.len() => {
                 for (id, result) in ids.zip(results) {
                     match result {
-                        // Surely not done: whoever leads next may be asked as well.
+                        // Surely not done: the next leader may be asked.
                         Err(failure) if failure.kind == FailureKind::Unavailable => {
                             self.retry(id, &failure.message, now);
                         }
@@ -98,8 +100,8 @@ impl State {
         }
     }
 
-    /// One question for all reads that wait for the leader's word. They arrived before it is sent, so its answer covers
-    /// what each of them must see.
+    /// One read-index call for all reads that wait for the leader. They arrived before the call is sent, so its
+    /// answer covers what each of them must see.
     pub fn poll_ask(&mut self, now: Time) -> Option<Outgoing> {
         let to = self.leader_target()?;
         let (ids, deadlines): (Vec<_>, Vec<_>) =
@@ -107,14 +109,14 @@ impl State {
         let most_patient = deadlines.into_iter().max()?.since(now);
         ids.iter().for_each(|&id| self.waiters.set_stage(id, Stage::Sent));
         self.ask_call = self.current_leadership();
-        // A leader that cannot answer within two of the longest election timeouts has lost its quorum; asking again is
-        // free, and a lost answer does not hold the reads behind it for long.
+        // A leader that cannot answer within two of the longest election timeouts has lost its quorum. Asking again
+        // is cheap, and a lost answer does not delay later reads for long.
         let timeout = most_patient.min(4 * self.election_timeout);
         let request = PeerRequest::ReadIndex { remaining_ms: millis(timeout) };
         Some(Outgoing { ids, to, priority: Priority::Bulk, request, timeout })
     }
 
-    /// The result of a question of the read-asker. Reads change nothing: every failure may be tried again.
+    /// The result of a call of the read-asker. Reads change nothing: every failure may be retried.
     pub fn handle_asked(&mut self, ids: &[RequestId], result: Result<PeerReply, PeerError>, now: Time) {
         self.ask_call = None;
         let last_applied = self.raft.last_applied();
@@ -132,7 +134,7 @@ impl State {
         }
     }
 
-    /// Tries a request that was sent in vain again: when the leader changes, or after a heartbeat.
+    /// Retries a request whose sending failed: when the leader changes, or after a heartbeat.
     fn retry(&mut self, id: RequestId, trouble: &str, now: Time) {
         if self.waiters.is_sent(id) {
             self.waiters.await_retry(id, now + LEADER_WAIT, now + self.heartbeat, trouble.to_owned());

@@ -1,5 +1,5 @@
-//! What happens under the lock: the core and the requests that wait for it are one state, changed in one step. Nothing
-//! here touches a file, a socket, the log or a clock; what is to be done outside comes back as [`Effects`].
+//! What happens under the lock: the core and the requests that wait for it are one state, changed in one step.
+//! Nothing here touches a file, a socket, the log or a clock; work for the outside is returned as [`Effects`].
 
 mod finished;
 mod leader_calls;
@@ -28,41 +28,41 @@ use crate::store::{Applied, needed_protocol};
 /// How long a request waits for a leader to be known: about one election, so that a patient client sees no failover.
 const LEADER_WAIT: Duration = Duration::from_secs(1);
 
-/// A write that the disk has not finished for so long never will: the process ends.
+/// When the disk has not finished a write for this long, it never will: the process ends.
 pub(super) const DISK_DEAD_AFTER: Duration = Duration::from_secs(30);
 
-/// A timer that is so late did not run, and then nothing else did.
+/// A timer that is this late did not run, so the whole process did not run.
 const PROCESS_PAUSE: Duration = Duration::from_secs(1);
 
-/// Who leads when.
+/// A term and its leader.
 type Leadership = (Term, MemberId);
 
-/// The state behind the one mutex, changed by [`State::step`] alone. A [`Node`](super::Node) drives it with threads,
-/// the simulator of whole clusters without any.
+/// The state that the one mutex protects, changed by [`State::step`] only. A [`Node`](super::Node) drives it with
+/// threads; the simulator of whole clusters drives it without threads.
 pub struct State {
     /// The rules of consensus.
     pub raft: Raft,
     pub(super) waiters: Waiters,
     pub(super) is_stopping: bool,
-    /// What had been committed when a leader was first heard: applied so far, this node is ready.
+    /// The commit index when a leader was first heard: the node is ready when it has applied this index.
     pub(super) ready_index: Option<Index>,
     /// Commands appended as leader.
     pub(super) proposals: u64,
-    /// The snapshot being written is to have its name once the log is durable through this index.
+    /// The snapshot that is being written gets its final name once the log is durable through this index.
     snapshot_waits_for: Option<Index>,
     /// A backup was asked for in this step.
     is_snapshot_asked_for: bool,
-    /// This snapshot, the newest one, cannot be read: another one is to be written.
+    /// The newest snapshot, which ends here, cannot be read: another one must be written.
     unreadable_snapshot: Option<Position>,
     /// Until when the timer sleeps: a step that needs it earlier wakes it.
     timer_sleeps_until: Time,
-    /// When this process last found that it had stood still: the disk had no chance to finish anything before.
+    /// When this process last noticed that it had been paused: before that time the disk could not finish anything.
     resumed_at: Time,
-    /// The forwarder's call under way.
+    /// The forwarder's running call.
     forward_call: Option<Leadership>,
-    /// The read-asker's call under way.
+    /// The read-asker's running call.
     ask_call: Option<Leadership>,
-    /// A call to a former leader is cancelled again at this time, in case that the first time it had not begun.
+    /// A call to a former leader is cancelled again at this time, in case it had not begun at the first cancel.
     cancel_at: Time,
     cancels: Vec<(MemberId, LeaderCall)>,
     pub(super) heartbeat: Duration,
@@ -77,9 +77,9 @@ pub struct Effects {
     pub wakeups: Wakeups,
     /// What was decided, to be logged.
     pub notes: Vec<Note>,
-    /// For the names in the notes.
+    /// Gives the names for the notes.
     pub membership: Arc<Membership>,
-    /// Whether another membership is in force than before the step: every member is to have its threads.
+    /// Whether the step changed the membership in force: then every member must have its threads.
     pub membership_changed: bool,
     /// Answers to be given.
     pub finished: Vec<Finished>,
@@ -103,7 +103,7 @@ pub struct Outgoing {
 
 /// Timings and switches of the core.
 pub struct StateOptions {
-    /// How often a leader is heard.
+    /// Interval of a leader's heartbeats.
     pub heartbeat: Duration,
     /// The minimum election timeout.
     pub election_timeout: Duration,
@@ -112,7 +112,7 @@ pub struct StateOptions {
 }
 
 impl State {
-    /// A member that nobody has asked anything yet.
+    /// A member without any requests yet.
     pub fn new(raft: Raft, options: StateOptions) -> State {
         State {
             raft,
@@ -135,7 +135,7 @@ impl State {
         }
     }
 
-    /// Takes a request in and sends it on its way.
+    /// Accepts a request and dispatches it.
     pub fn submit(&mut self, work: Work, origin: Origin, deadline: Time, now: Time) {
         let is_full = self.waiters.len() >= MAX_REQUESTS;
         let id = self.waiters.add(work, origin, deadline);
@@ -149,12 +149,12 @@ impl State {
         }
     }
 
-    /// Keeps a reply to a peer until the disk holds what it vouches for.
+    /// Keeps a reply to a peer until the disk holds what the reply promises.
     pub fn hold(&mut self, reply: Held) {
         self.waiters.hold(reply);
     }
 
-    /// Sends a request where it belongs now: into the core when this node leads, to the leader when it knows one.
+    /// Sends a request to the right place: into the core when this node leads, to the leader when it knows a leader.
     fn dispatch(&mut self, id: RequestId, now: Time) {
         let Some(request) = self.waiters.get_mut(id) else { return };
         if self.is_stopping {
@@ -209,7 +209,7 @@ impl State {
                 let why = format!("{e}: try again later");
                 self.waiters.fail(id, Failure::new(FailureKind::Overloaded, why));
             }
-            // The command stays with its request, which goes to whoever leads next, or on here.
+            // The command stays with its request. The request goes to the next leader, or continues here.
             Err(ProposeError::Transferring) => self.await_successor(id, payload, now),
             Err(e @ ProposeError::NotLeader { .. }) => {
                 self.waiters.fail(id, Failure::unavailable(e.to_string()))
@@ -217,7 +217,8 @@ impl State {
         }
     }
 
-    /// Why a command is not proposed that needs a higher version than the one in force: who keeps that down.
+    /// Why a command that needs a higher version than the version in force is not proposed: names the members that
+    /// keep the version down.
     fn unsupported(&self, needed: Protocol, now: Time) -> String {
         let holders: Vec<_> = self.raft.held_back_by(needed, now).iter().map(ToString::to_string).collect();
         let version = self.raft.version();
@@ -255,26 +256,25 @@ impl State {
         state.min(self.disk_dead_at())
     }
 
-    /// The timer goes to sleep until then.
+    /// The timer sleeps until this time.
     pub fn timer_sleeps_until(&mut self, until: Time) {
         self.timer_sleeps_until = until;
     }
 
-    /// The timer looks: late by more than it could be, the whole process stood still (SIGSTOP, a paused machine).
+    /// Called by the timer. If it is much too late, the whole process was paused (SIGSTOP, a paused machine).
     pub fn notice_process_pause(&mut self, now: Time) {
         if now > self.timer_sleeps_until + PROCESS_PAUSE {
             self.resumed_at = now;
         }
     }
 
-    /// When the disk has been silent for so long that the process had better end. A pause of the process does not
-    /// count.
+    /// When the disk has been silent for so long that the process must end. A pause of the process does not count.
     fn disk_dead_at(&self) -> Time {
         let oldest = self.raft.oldest_write_queued_at();
         oldest.map_or(Time::NEVER, |at| at.max(self.resumed_at) + DISK_DEAD_AFTER)
     }
 
-    /// Whether the disk is that silent.
+    /// Whether the disk has been silent for that long.
     pub fn is_disk_dead(&self, now: Time) -> bool {
         now >= self.disk_dead_at()
     }
@@ -297,14 +297,14 @@ impl State {
 
     // ---- the end of every step ---------------------------------------------------------------------------------------
 
-    /// Changes the state and draws the consequences.
+    /// Changes the state and computes the effects.
     pub fn step<T>(&mut self, now: Time, change: impl FnOnce(&mut State) -> T) -> (T, Effects) {
         let before = self.raft.watermarks();
         let value = change(self);
         (value, self.finish_step(&before, now))
     }
 
-    /// Compares with the state before the step and draws the consequences.
+    /// Compares with the state before the step and computes the effects.
     pub(super) fn finish_step(&mut self, before: &Watermarks, now: Time) -> Effects {
         let marks = self.raft.watermarks();
         if before.ends_leadership(&marks) {

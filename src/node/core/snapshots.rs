@@ -1,4 +1,4 @@
-//! Snapshots: when one is written, when it has its name, and what becomes of one that a leader has sent.
+//! Snapshots: when a snapshot is written, when it gets its final name, and how a leader's snapshot is handled.
 
 use super::State;
 use super::waiters::{Stage, Work};
@@ -8,7 +8,7 @@ use crate::raft::{AfterSync, Index, InstallSnapshotReply, Position, SnapshotMeta
 impl State {
     // ---- backups -----------------------------------------------------------------------------------------------------
 
-    /// Waits for a snapshot that holds `index`; one that is there already will do.
+    /// Waits for a snapshot that holds `index`; an existing snapshot is enough.
     pub fn await_snapshot(&mut self, index: Index, deadline: Time, done: Completion<BackupResult>) {
         let id = self.waiters.add(Work::Backup { done }, Origin::Client, deadline);
         self.waiters.set_stage(id, Stage::AwaitSnapshot(index));
@@ -26,13 +26,13 @@ impl State {
         }
     }
 
-    /// Whether a snapshot through `index` may have its name: the own log holds all of it, and the core knows that it is
-    /// applied.
+    /// Whether a snapshot through `index` may get its final name: this node's log holds every entry through `index`,
+    /// and the core knows that they are applied.
     pub fn may_name_snapshot(&self, index: Index) -> bool {
         self.raft.persisted_index() >= index && self.raft.last_applied() >= index
     }
 
-    /// The snapshot being written waits for its name, or does so no longer.
+    /// The snapshot that is being written waits for its final name (`Some`), or no longer waits (`None`).
     pub fn set_snapshot_waits_for(&mut self, index: Option<Index>) {
         self.snapshot_waits_for = index;
     }
@@ -46,7 +46,7 @@ impl State {
         is_wanted
     }
 
-    /// The snapshot that ends at `last` is damaged on the disk: unless a newer one has taken its place, the state is
+    /// The snapshot that ends at `last` is damaged on the disk. Unless there is a newer snapshot, the state is
     /// written again.
     pub fn replace_snapshot(&mut self, last: Position) {
         self.unreadable_snapshot = Some(last);
@@ -74,12 +74,12 @@ impl State {
 
     // ---- the receiver ----------------------------------------------------------------------------------------------
 
-    /// Whether what a leader's snapshot holds is committed here already.
+    /// Whether this node has already committed everything that a leader's snapshot holds.
     pub fn holds_snapshot(&self, last: Position) -> bool {
         last.index <= self.raft.commit_index()
     }
 
-    /// A leader's snapshot was received and loaded. Returns whether the state is to be replaced by it, and the answer.
+    /// A leader's snapshot was received and loaded. Returns whether it must replace the state, and the answer.
     pub fn handle_snapshot_received(
         &mut self,
         meta: SnapshotMeta,

@@ -1,6 +1,6 @@
-//! Requests that wait: each one from its arrival to its one answer, with what it waits for and until when. Plain data
-//! behind the state's mutex, so that proposing and waiting are one step; answers are collected and given after
-//! unlocking.
+//! Requests that wait: each request from its arrival to its one answer, with what it waits for and until when. This
+//! is plain data under the state's mutex, so that proposing and waiting are one step. Answers are collected and given
+//! after unlocking.
 
 #[cfg(test)]
 mod tests;
@@ -15,10 +15,10 @@ use crate::node::request::{
 use crate::raft::{Index, MemberId, Position, Raft, ReadToken, Settled, Term, Time};
 use crate::store::Applied;
 
-/// Requests that wait at one node: beyond, new ones are refused as overloaded. The ports admit far fewer.
+/// Maximum number of requests that wait at one node; more are refused as overloaded. The ports admit far fewer.
 pub(in crate::node) const MAX_REQUESTS: usize = 4_096;
 
-/// Names a request, in the order of arrival.
+/// Number of a request, in the order of arrival.
 pub(crate) type RequestId = u64;
 
 /// What is asked.
@@ -30,19 +30,19 @@ pub enum Work {
         /// Told what became of it.
         done: Completion<WriteResult>,
     },
-    /// For an index from which a linearizable read can be served.
+    /// To get an index from which a linearizable read can be served.
     Read {
         /// Told the index.
         done: Completion<ReadIndexResult>,
     },
-    /// For a snapshot of the state that holds a certain index.
+    /// To get a snapshot of the state that holds a certain index.
     Backup {
-        /// Told which one.
+        /// Told which snapshot.
         done: Completion<BackupResult>,
     },
     /// To change the cluster itself.
     Administer {
-        /// How.
+        /// The change.
         what: Administration,
         /// Told what became of it.
         done: Completion<AdminResult>,
@@ -56,7 +56,7 @@ pub(in crate::node) enum Stage {
     AwaitLeader { retry_at: Time },
     /// For the forwarder or the read-asker to take it.
     Queued,
-    /// For the leader's answer to an RPC: executed or not, this node cannot tell.
+    /// For the leader's answer to an RPC: this node cannot know whether the request was executed.
     Sent,
     /// For its entry to be committed and applied.
     Proposed(Position),
@@ -64,7 +64,7 @@ pub(in crate::node) enum Stage {
     Confirming(ReadToken),
     /// For the state machine to have applied this index.
     AwaitApplied(Index),
-    /// For members that have not answered this leader yet: to be looked at again at `retry_at`.
+    /// For members that have not answered this leader yet: checked again at `retry_at`.
     AwaitNews { retry_at: Time },
     /// For another member to lead.
     Transferring,
@@ -95,7 +95,7 @@ impl Request {
     }
 }
 
-/// Every request that waits, and one index per thing that can be waited for.
+/// Every request that waits, with one lookup table for each kind of thing that requests wait for.
 pub(in crate::node) struct Waiters {
     requests: BTreeMap<RequestId, Request>,
     last_id: RequestId,
@@ -111,7 +111,7 @@ pub(in crate::node) struct Waiters {
     transferring: BTreeSet<RequestId>,
     saving: BTreeSet<(Index, RequestId)>,
     held: Vec<Held>,
-    /// When the next hold of a held reply ends. One whose hold is over and that still waits needs the disk, not time.
+    /// When the next hold of a held reply ends. A reply that still waits after its hold needs the disk, not time.
     settle_at: Time,
     finished: Vec<Finished>,
 }
@@ -138,7 +138,7 @@ impl Waiters {
         }
     }
 
-    /// Takes a request in. It waits for nothing yet: the caller puts it into its stage in the same step.
+    /// Adds a request. It waits for nothing yet: the caller sets its stage in the same step.
     pub(in crate::node) fn add(&mut self, work: Work, origin: Origin, deadline: Time) -> RequestId {
         self.last_id += 1;
         let stage = Stage::AwaitLeader { retry_at: Time::NEVER };
@@ -157,7 +157,7 @@ impl Waiters {
         self.requests.get_mut(&id)
     }
 
-    /// Moves a request on.
+    /// Moves a request to another stage.
     pub(in crate::node) fn set_stage(&mut self, id: RequestId, stage: Stage) {
         self.unlink(id);
         let Some(request) = self.requests.get_mut(&id) else { return };
@@ -208,7 +208,7 @@ impl Waiters {
         self.set_stage(id, Stage::AwaitLeader { retry_at: Time::NEVER });
     }
 
-    /// Makes a request that was sent in vain wait until `retry_at`, or for another leader, but not beyond `leader_by`,
+    /// Makes a request whose sending failed wait until `retry_at`, or for another leader, but not after `leader_by`,
     /// counted from the first time it had to wait.
     pub(in crate::node) fn await_retry(
         &mut self,
@@ -264,7 +264,7 @@ impl Waiters {
         self.requests.remove(&id)
     }
 
-    /// Answers a request that has no decision. Nothing happens when it was answered before.
+    /// Answers a request with a failure. Does nothing when the request was answered before.
     pub(in crate::node) fn fail(&mut self, id: RequestId, failure: Failure) {
         let Some(request) = self.take(id) else { return };
         self.finished.push(match request.work {
@@ -285,7 +285,7 @@ impl Waiters {
         }
     }
 
-    /// A snapshot through `last` is durable: answers who waited for one.
+    /// A snapshot through `last` is durable: answers the requests that waited for it.
     pub(in crate::node) fn handle_snapshot(&mut self, last: Position) {
         while let Some(&(index, id)) = self.saving.first() {
             if index > last.index {
@@ -297,7 +297,7 @@ impl Waiters {
         }
     }
 
-    /// The index that a snapshot must hold for all who wait for one.
+    /// The index that a snapshot must hold to serve all requests that wait for a snapshot.
     pub(in crate::node) fn snapshot_wanted(&self) -> Option<Index> {
         self.saving.last().map(|&(index, _)| index)
     }
@@ -306,7 +306,7 @@ impl Waiters {
         !self.transferring.is_empty()
     }
 
-    /// Those of them who asked for the leader's removal, and whom they want removed.
+    /// The requests that wait for the transfer and ask for the leader's removal, with the member to remove.
     pub(in crate::node) fn transferring_to_leave(&self) -> Vec<(RequestId, MemberId)> {
         let leaves = |&id: &RequestId| match &self.requests[&id].work {
             Work::Administer { what: Administration::Remove(gone), .. } => Some((id, *gone)),
@@ -315,22 +315,22 @@ impl Waiters {
         self.transferring.iter().filter_map(leaves).collect()
     }
 
-    /// Answers everybody who waits for the leadership transfer.
+    /// Answers every request that waits for the leadership transfer.
     pub(in crate::node) fn finish_transferring(&mut self, result: &AdminResult) {
         while let Some(&id) = self.transferring.first() {
             self.finish_administration(id, result.clone());
         }
     }
 
-    /// Answers a write with the leader's or the state machine's word.
+    /// Answers a write with the result of the leader or of the state machine.
     pub(in crate::node) fn finish_write(&mut self, id: RequestId, result: WriteResult) {
         if let Some(Request { work: Work::Write { done, .. }, .. }) = self.take(id) {
             self.finished.push(Finished::Write(done, result));
         }
     }
 
-    /// A read may be served from `index` on: at once when that is applied, or when it was asked for by a peer, which
-    /// waits at its own state machine.
+    /// A read may be served from `index` on: immediately when `index` is applied, or when a peer asked; the peer
+    /// waits for its own state machine.
     pub(in crate::node) fn confirm_read(&mut self, id: RequestId, index: Index, last_applied: Index) {
         let Some(request) = self.requests.get(&id) else { return };
         if request.origin == Origin::Client && last_applied < index {
@@ -346,7 +346,7 @@ impl Waiters {
         self.confirming.get(&token).copied()
     }
 
-    /// The state machine has come to `last_applied`: serves the reads that waited for it.
+    /// The state machine has applied everything through `last_applied`: serves the reads that waited for it.
     pub(in crate::node) fn handle_applied_index(&mut self, last_applied: Index) {
         while let Some(&(index, id)) = self.applying.first() {
             if index > last_applied {
@@ -356,8 +356,8 @@ impl Waiters {
         }
     }
 
-    /// An entry was applied. The request that was proposed at its index is done, unless another leader's entry took
-    /// that place: then it is surely not done. Merely appended entries never decide an outcome.
+    /// An entry was applied. The request that was proposed at its index is done, unless the entry is another
+    /// leader's: then the request is surely not done. Entries that are only appended never decide an outcome.
     pub(in crate::node) fn handle_applied_entry(&mut self, at: Position, applied: Option<Applied>) {
         let Some(&(term, id)) = self.proposed.get(&at.index) else { return };
         if matches!(self.requests[&id].work, Work::Administer { .. }) && term == at.term {
@@ -376,23 +376,23 @@ impl Waiters {
         }
     }
 
-    /// The leadership ended: whatever was proposed under it may or may not take effect, but what is committed does, and
-    /// is answered when it is applied.
+    /// The leadership ended: uncommitted proposals may or may not take effect. Committed ones do, and are answered
+    /// when they are applied.
     pub(in crate::node) fn fail_proposed(&mut self, commit_index: Index, why: &str) {
         let undecided: Vec<RequestId> =
             self.proposed.range(commit_index + 1..).map(|(_, &(_, id))| id).collect();
         undecided.into_iter().for_each(|id| self.fail(id, Failure::unknown(why)));
     }
 
-    /// A snapshot took the place of every entry through `index`: what became of the writes there, nobody can tell any
-    /// more.
+    /// A snapshot replaced every entry through `index`: the outcome of the writes at these entries can no longer be
+    /// known.
     pub(in crate::node) fn fail_covered(&mut self, index: Index, why: &str) {
         let covered: Vec<RequestId> = self.proposed.range(..=index).map(|(_, &(_, id))| id).collect();
         covered.into_iter().for_each(|id| self.fail(id, Failure::unknown(why)));
     }
 
-    /// The leader changed: what was sent to the old one is unknown when it is a write. All else is returned, to be
-    /// tried again with the new one.
+    /// The leader changed: writes that were sent to the old leader have an unknown outcome. All other requests are
+    /// returned, to be retried with the new leader.
     pub(in crate::node) fn take_for_redispatch(&mut self) -> Vec<RequestId> {
         let mut again: Vec<RequestId> = Vec::new();
         for id in self.sent.clone() {
@@ -417,7 +417,7 @@ impl Waiters {
         self.queued_writes.iter().map(|&id| (id, &self.requests[&id]))
     }
 
-    /// The reads that need the leader's word.
+    /// The reads that need a read index from the leader.
     pub(in crate::node) fn queued_reads(&self) -> impl Iterator<Item = (RequestId, &Request)> {
         self.queued_reads.iter().map(|&id| (id, &self.requests[&id]))
     }
@@ -434,7 +434,7 @@ impl Waiters {
         self.sent.contains(&id)
     }
 
-    /// Answers what is overdue; returns what is to be tried again.
+    /// Answers the overdue requests; returns the requests to retry.
     pub(in crate::node) fn expire(&mut self, now: Time) -> Vec<RequestId> {
         let mut again = Vec::new();
         while let Some(&(at, id)) = self.wakes.first() {
@@ -464,12 +464,12 @@ impl Waiters {
         self.wakes.first().map_or(Time::NEVER, |&(at, _)| at).min(self.settle_at)
     }
 
-    /// Keeps a reply to a peer until the disk holds what it vouches for.
+    /// Keeps a reply to a peer until the disk holds what the reply promises.
     pub(in crate::node) fn hold(&mut self, held: Held) {
         self.held.push(held);
     }
 
-    /// Opens the replies whose writes are on the disk, and appends whose hold is over.
+    /// Releases the replies whose writes are on the disk, and the replies to appends whose hold is over.
     pub(in crate::node) fn settle(&mut self, raft: &Raft, now: Time) {
         for held in std::mem::take(&mut self.held) {
             match held {
@@ -495,7 +495,7 @@ impl Waiters {
         self.settle_at = holds.min().unwrap_or(Time::NEVER);
     }
 
-    /// The node stops: every request is answered, replies to peers are dropped unsent.
+    /// The node stops: every request is answered, replies to peers are dropped without being sent.
     pub(in crate::node) fn fail_all(&mut self) {
         self.held.clear();
         for id in self.requests.keys().copied().collect::<Vec<_>>() {
@@ -518,8 +518,8 @@ impl Waiters {
     }
 }
 
-/// What a request is told whose time is up: a write that was proposed or sent is unknown, everything else surely not
-/// done.
+/// The answer to a request whose deadline has passed: a write that was proposed or sent is unknown, everything else
+/// is surely not done.
 fn overdue(request: &Request) -> Failure {
     match (&request.work, request.stage) {
         (Work::Write { .. }, Stage::Proposed(at)) => Failure::unknown(format!(
@@ -555,8 +555,8 @@ fn overdue(request: &Request) -> Failure {
     }
 }
 
-/// What an operator is told whose time is up before the members have answered that the request needs: nothing was done,
-/// and it may be done later.
+/// The answer to an operator whose deadline passed before the needed members answered: nothing was done, and the
+/// request may succeed later.
 fn no_news() -> AdminFailure {
     let text = "the members that it needs have not answered the new leader in time: try again";
     AdminFailure::new(AdminFailureKind::Conflict, text)

@@ -25,7 +25,7 @@ impl Wakeup {
         }
     }
 
-    /// Sleeps until it is woken or `timeout` is over; may also return for no reason.
+    /// Sleeps until it is woken or `timeout` is over. Spurious returns are possible.
     pub(in crate::node) fn sleep<'a, T>(
         &self,
         guard: MutexGuard<'a, T>,
@@ -61,15 +61,15 @@ pub(in crate::node) struct PeerWakeups {
 /// Which threads one step has to wake.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wakeups {
-    /// A deadline has come nearer than the timer sleeps.
+    /// A new deadline is earlier than the time until which the timer sleeps.
     pub timer: bool,
     /// Writes are queued.
     pub log_writer: bool,
-    /// Committed entries wait.
+    /// Committed entries wait to be applied.
     pub applier: bool,
     /// Writes wait for the leader.
     pub forwarder: bool,
-    /// Reads wait for the leader's word.
+    /// Reads wait for a read index from the leader.
     pub read_asker: bool,
     /// Peers may have to be sent something.
     pub replicators: bool,
@@ -78,7 +78,7 @@ pub struct Wakeups {
 }
 
 impl Wakeups {
-    /// All of them: the node stops.
+    /// All threads: the node stops.
     pub(in crate::node) const ALL: Wakeups = Wakeups {
         timer: true,
         log_writer: true,
@@ -112,7 +112,7 @@ impl ThreadWakeups {
         }
     }
 
-    /// The wakeups of a peer that has no threads yet; `None` when it has.
+    /// Adds the wakeups of a peer that has no threads yet; `None` when it already has threads.
     pub(in crate::node) fn add_peer(&self, peer: MemberId) -> Option<Arc<PeerWakeups>> {
         let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
         if peers.contains_key(&peer) {
@@ -144,7 +144,7 @@ mod tests {
 
     use super::*;
 
-    /// A replicator ended before its sender and took the wakeups along: the sender slept on, and the node did not stop.
+    /// A replicator ended before its sender and removed the wakeups: the sender slept on, and the node did not stop.
     #[test]
     fn remove_peer_wakes_the_sender_that_sleeps_on_its_wakeup() {
         let (lock, node_wakeups) = (Arc::new(Mutex::new(())), ThreadWakeups::default());
@@ -159,7 +159,7 @@ mod tests {
         while !wakeups.sender.is_asleep.load(Ordering::Acquire) {
             std::thread::yield_now();
         }
-        // The thread that wakes has held the lock, and the sleeper has let go of it.
+        // The thread that wakes has held the lock, and the sleeping thread has released it.
         drop(lock.lock().expect("not poisoned"));
         node_wakeups.remove_peer(MemberId(1));
         tell.recv_timeout(Duration::from_secs(30)).expect("it is woken");

@@ -12,10 +12,10 @@ use crate::store::{Applied, Kv, Unreadable};
 pub struct Applier;
 
 impl Applier {
-    /// Applies entries in order; for each one its place and, when it is a command, its outcome.
+    /// Applies entries in order. Returns for each entry its position and, when it is a command, its outcome.
     ///
     /// # Errors
-    /// A newer program wrote one. Those before it are applied.
+    /// An entry was written by a newer program. The entries before it are applied.
     pub fn step(entries: &[Entry], kv: &mut Kv) -> Result<Vec<(Index, Term, Option<Applied>)>, Unreadable> {
         entries.iter().map(|entry| Ok((entry.index(), entry.term(), kv.try_apply(entry)?))).collect()
     }
@@ -50,12 +50,12 @@ pub(in crate::node) fn run(node: &Arc<Node>) {
     }
 }
 
-/// Replaces the whole state by that of the snapshot which was received.
+/// Replaces the whole state by the state of the received snapshot.
 fn restore(node: &Arc<Node>, last: Position) {
     let mut kv =
         lock(&node.received).remove(&last.index).expect("a snapshot is loaded before it is installed");
     kv.set_program(node.options.protocol);
-    // The old state is given back to be dropped outside of the lock: that takes a while.
+    // The old state is dropped outside of the lock, because dropping it takes a while.
     drop(node.with_kv_mut(|old| std::mem::replace(old, kv)));
     node.step(|state, _| state.handle_restored(last));
     node.look_for_removal();

@@ -1,6 +1,6 @@
-//! The forwarder and the read-asker: what a node that does not lead needs from the leader. Each carries one batch at a
-//! time; what queues meanwhile is the next one. Requests stay with the waiters, so a deadline is kept while an RPC is
-//! out, and a change of leader decides them at once.
+//! The forwarder and the read-asker: they bring the requests of a node that does not lead to the leader. Each thread
+//! sends one batch at a time; requests that are queued meanwhile form the next batch. Requests stay with the waiters,
+//! so their deadlines are kept during an RPC, and a change of leader decides them immediately.
 
 use std::sync::Arc;
 

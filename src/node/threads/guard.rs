@@ -7,8 +7,8 @@ use std::{io, process};
 use crossbeam_channel::Sender;
 
 /// Starts a thread of the node. When it panics the process ends: a member without its timer, log writer, replicator,
-/// applier or housekeeper promises what nobody keeps, and one without its forwarder or read-asker leaves requests
-/// waiting for nothing. `ended` is dropped when the thread ends.
+/// applier or housekeeper could not keep its promises, and without its forwarder or read-asker its requests would
+/// wait without effect. `ended` is dropped when the thread ends.
 pub(in crate::node) fn spawn(
     name: String,
     ended: Sender<()>,
@@ -22,21 +22,21 @@ pub(in crate::node) fn spawn(
     })
 }
 
-/// Ends the process at once because of a defect, saying which: no destructor runs and no file is touched any more.
+/// Ends the process immediately because of a defect, which it logs: no destructor runs and no more files are touched.
 pub(in crate::node) fn die(why: &str) -> ! {
     say_last(why);
     process::abort();
 }
 
-/// Ends the process at once because of the machine under it, its disk for instance: the same, but the operator is told
-/// by exit code 1 that the program is as it should be.
+/// Ends the process immediately because of the machine, for instance its disk: the same, but exit code 1 tells the
+/// operator that the program itself is correct.
 pub(in crate::node) fn fail(why: &str) -> ! {
     say_last(why);
     process::exit(1);
 }
 
-/// Ends the process at once because another program is needed to go on: exit code 5. The text says which one. What is on
-/// the disk is whole, and that program goes on from it.
+/// Ends the process immediately because another program version is needed to continue: exit code 5. The text says
+/// which version. The data on the disk is complete, and that program continues from it.
 pub(in crate::node) fn end_for_another_program(why: &str) -> ! {
     say_last(why);
     process::exit(5);
@@ -50,16 +50,16 @@ fn say_last(why: &str) {
     }
 }
 
-/// Stands beside a lock guard: ends the process when the thread that holds the lock panics. The state behind it is half
-/// changed then, and nobody may go on with it.
+/// Kept next to a lock guard: ends the process when the thread that holds the lock panics. The state under the lock
+/// is then half changed, and no thread may continue with it.
 pub(in crate::node) struct AbortOnPanic {
     what: &'static str,
-    /// A thread that unwinds already may still lock, in a destructor: only a panic under this guard counts.
+    /// A thread that is already unwinding may still lock, in a destructor: only a panic under this guard counts.
     was_panicking: bool,
 }
 
 impl AbortOnPanic {
-    /// For the lock named `what`, just taken.
+    /// A guard for the lock named `what`, which was just taken.
     pub(in crate::node) fn holding(what: &'static str) -> AbortOnPanic {
         AbortOnPanic { what, was_panicking: thread::panicking() }
     }

@@ -1,5 +1,5 @@
-//! The log writer: makes everything that was queued durable with one sync, then says how far the disk has come. What
-//! queues meanwhile is the next batch, so batching needs no tuning (group commit).
+//! The log writer: makes everything that was queued durable with one sync, then reports what the disk holds. Writes
+//! that are queued meanwhile form the next batch, so batching needs no tuning (group commit).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,15 +11,16 @@ use crate::node::{Next, Node};
 use crate::raft::{Index, Time, WriteBatch, WriteSeq};
 use crate::store::wal::{Wal, WalError};
 
-/// The log is sealed when nothing was written for so long: recovery can then tell rot from a torn last batch.
+/// The log is sealed when nothing was written for this long: recovery can then tell corruption from a torn last
+/// batch.
 const SEAL_AFTER: Duration = Duration::from_millis(100);
 
 /// Makes batches durable.
 pub struct LogWriter;
 
 impl LogWriter {
-    /// Writes and syncs one batch, not empty; the number of its last write. An error is final: a failed write or sync is
-    /// never retried, because nobody knows what the disk holds then.
+    /// Writes and syncs one batch, which is not empty; returns the number of its last write. An error is final: a
+    /// failed write or sync is never retried, because afterwards the contents of the disk are unknown.
     pub fn step(batch: WriteBatch, wal: &mut Wal) -> Result<WriteSeq, WalError> {
         let seq = batch.last_seq().expect("a batch to write is not empty");
         wal.write(batch.writes.iter().map(|write| &write.op))?;
@@ -30,7 +31,7 @@ impl LogWriter {
 enum Task {
     Write(WriteBatch),
     Seal,
-    /// Two snapshots hold everything through this index.
+    /// Two snapshots hold everything through this index: the log may be cut there.
     Cut(Index),
     /// The node stops, and everything that was queued is written.
     End,
@@ -40,7 +41,7 @@ enum Task {
 pub(in crate::node) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<()>) {
     // Recovery ends with a seal.
     let mut seal_at = Time::NEVER;
-    // What recovery wrote was counted by it; what a seal takes is counted with the next write.
+    // Recovery has counted what it wrote; the bytes of a seal are counted with the next write.
     let mut counted = wal.stats().used;
     loop {
         let task = node.wait(&node.wakeups.log_writer, |state, now| {
@@ -71,7 +72,7 @@ pub(in crate::node) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<
                     });
                     seal_at = node.clock.now() + SEAL_AFTER;
                     if wal.spare_is_due() {
-                        // Full: a wakeup is waiting already.
+                        // The channel is full: a wakeup is already waiting.
                         let _ = housekeeper.try_send(());
                     }
                 })

@@ -1,5 +1,5 @@
-//! The threads that drive the core: each one waits for its wakeup, takes one step, and does outside of the lock what
-//! came out of it. [`guard`] starts them; none of them may die alone.
+//! The threads that drive the core: each thread waits for its wakeup, takes one step, and does the resulting work
+//! outside of the lock. [`guard`] starts them; a panic in one of them ends the process.
 
 pub(super) mod applier;
 pub(super) mod forwarder;

@@ -9,8 +9,8 @@ use crate::node::{Node, PeerError, PeerRequest, Priority, Target};
 use crate::raft::Membership;
 
 impl Node {
-    /// Gives every other member its replicator and its sender, unless it has them. They end by themselves once the member
-    /// is gone for good.
+    /// Starts the replicator and the sender of every other member that does not have them yet. These threads end by
+    /// themselves when the member is removed for good.
     pub(in crate::node) fn ensure_peer_threads(self: &Arc<Node>, membership: &Membership) -> io::Result<()> {
         for member in membership.members.iter().filter(|m| m.member_id != self.options.member_id) {
             let Some(wakeups) = self.wakeups.add_peer(member.member_id) else { continue };
@@ -26,8 +26,8 @@ impl Node {
         Ok(())
     }
 
-    /// A voter that missed its own removal campaigns and is told. A member without a vote never campaigns: while it hears
-    /// no leader it has to ask, one other member with each call. Blocks for the time of one RPC.
+    /// A voter that missed its own removal learns of it when it campaigns. A member without a vote never campaigns:
+    /// while it hears no leader it has to ask. Each call asks one other member. Blocks for the time of one RPC.
     pub fn ask_whether_removed(&self) {
         let patience = 2 * self.options.election_timeout;
         let targets: Vec<Target> = self.look(|state, now| {
@@ -51,7 +51,7 @@ impl Node {
         }
     }
 
-    /// Tells whoever runs this node when the state machine says that this member was removed.
+    /// Calls the listener when the state machine says that this member was removed.
     pub(in crate::node) fn look_for_removal(&self) {
         if self.with_kv(|kv| kv.is_removed(self.options.member_id)) {
             (self.listeners.on_removed)();

@@ -1,5 +1,5 @@
-//! The receiver: writes the pieces of a leader's snapshot, loads it when it is whole, and has it installed. The peer
-//! port hands pieces over and never waits.
+//! The receiver: writes the pieces of a leader's snapshot, loads the snapshot when it is complete, and asks the core
+//! to install it. The peer port passes the pieces on and never waits.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::raft::{InstallSnapshotReply, InstallSnapshotRequest, check_version};
 use crate::store::Kv;
 use crate::store::snapshot::{self, SnapshotError, SnapshotHeader, TransferKey};
 
-/// Pieces that wait; more are dropped, and the leader sends them again.
+/// Maximum number of waiting pieces; more are dropped, and the leader sends them again.
 const MAILBOX: usize = 4;
 
 enum Message {
@@ -44,7 +44,7 @@ impl Mailbox {
         }
     }
 
-    /// Ends the receiver. It looks at the core as well, should the mailbox be full.
+    /// Ends the receiver. If the mailbox is full, the receiver learns of the stop from the core.
     pub(in crate::node) fn stop(&self) {
         let _ = self.0.try_send(Message::Stop);
     }
@@ -57,7 +57,7 @@ pub(in crate::node) fn run(node: &Arc<Node>, inbox: Inbox) {
         if node.look(|state, _| state.is_stopping) {
             return;
         }
-        // Pieces that waited while the snapshot was loaded are of one that is installed.
+        // Pieces that waited while the snapshot was loaded belong to a snapshot that is already installed.
         let is_old = node.look(|state, _| state.holds_snapshot(piece.last));
         if is_old {
             node.answer_install_snapshot(piece, done);
@@ -76,7 +76,7 @@ pub(in crate::node) fn run(node: &Arc<Node>, inbox: Inbox) {
                     ));
                 }
                 log::info!("received the leader's snapshot through {last}: {} keys", header.keys);
-                // Before the core asks the applier for it.
+                // This must happen before the core asks the applier to install it.
                 lock(&node.received).insert(last.index, *kv);
                 let is_news = node.step(|state, now| {
                     let (is_news, waiting) = state.handle_snapshot_received(header.meta, piece.size, now);
@@ -99,11 +99,11 @@ pub(in crate::node) fn run(node: &Arc<Node>, inbox: Inbox) {
     }
 }
 
-/// What became of a piece.
+/// The result of taking a piece.
 pub enum Taken {
     /// The next piece begins here.
     Wants(u64),
-    /// The snapshot is whole, durable under its name, and loaded.
+    /// The snapshot is complete, durable under its final name, and loaded.
     Whole(Box<SnapshotHeader>, Box<Kv>),
 }
 
@@ -111,7 +111,7 @@ impl Taken {
     /// Writes a piece; the last one makes the snapshot durable and loads it.
     ///
     /// # Errors
-    /// The file system refuses, or what was received is not whole. The leader is not answered and tries again.
+    /// A file operation fails, or the received snapshot is damaged. The leader gets no answer and tries again.
     pub fn step(
         receiver: &mut snapshot::Receiver,
         piece: &InstallSnapshotRequest,

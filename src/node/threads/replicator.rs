@@ -1,5 +1,5 @@
-//! The replicators: one thread per peer, one RPC at a time. What was appended during one RPC is the next one, so
-//! batching needs no tuning.
+//! The replicators: one thread per peer, one RPC at a time. Entries that are appended during one RPC go into the next
+//! RPC, so batching needs no tuning.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -58,14 +58,14 @@ pub(in crate::node) fn run(node: &Arc<Node>, peer: MemberId, wakeups: &PeerWakeu
     node.counters.remove_peer(peer);
 }
 
-/// One RPC, bounded as a whole by the minimum election timeout: a later answer would be worth nothing.
+/// One RPC, bounded as a whole by the minimum election timeout: a later answer would be useless.
 fn call(node: &Node, to: &Target, request: RpcRequest) -> Result<RpcReply, PeerError> {
     let request = match request {
         RpcRequest::RequestVote(request) => PeerRequest::RequestVote(request),
         RpcRequest::AppendEntries(request) => PeerRequest::AppendEntries(request),
         RpcRequest::TimeoutNow(request) => PeerRequest::TimeoutNow(request),
     };
-    // The core drops an answer to another question.
+    // The core drops an answer that does not match the request.
     match node.transport.call(to, Priority::Core, request, node.options.election_timeout)? {
         PeerReply::RequestVote(reply) => Ok(RpcReply::RequestVote(reply)),
         PeerReply::AppendEntries(reply) => Ok(RpcReply::AppendEntries(reply)),
@@ -74,13 +74,14 @@ fn call(node: &Node, to: &Target, request: RpcRequest) -> Result<RpcReply, PeerE
     }
 }
 
-/// Says once why a peer cannot be reached, again when the reason becomes another one, and once that it can again.
+/// Logs once why a peer cannot be reached, again when the reason changes, and once when the peer can be reached
+/// again.
 fn report(node_id: &str, to: &Target, trouble: &mut Option<PeerError>, error: Option<PeerError>) {
     if !is_news(trouble.as_ref(), error.as_ref()) {
         return;
     }
     match &error {
-        // The bootstrap sender logs what becomes of it.
+        // The bootstrap sender logs the outcome.
         Some(e @ PeerError::Uninitialized { .. }) => log::info!("{node_id} at {}: {e}", to.raft_addr),
         Some(e @ PeerError::Stopping) => log::info!("{node_id} at {}: {e}", to.raft_addr),
         Some(e) => log::warn!("{node_id} at {} does not answer: {e}", to.raft_addr),
@@ -89,7 +90,7 @@ fn report(node_id: &str, to: &Target, trouble: &mut Option<PeerError>, error: Op
     *trouble = error;
 }
 
-/// Whether there is something to say. A peer that said that it is stopping is expected to be silent then.
+/// Whether there is something to log. A peer that said that it is stopping is expected to be unreachable afterwards.
 fn is_news(before: Option<&PeerError>, now: Option<&PeerError>) -> bool {
     match (before, now) {
         (Some(PeerError::Stopping), Some(PeerError::NotSent(_) | PeerError::Unknown(_))) => false,

@@ -1,5 +1,5 @@
-//! The senders: one thread per peer, asleep until that peer needs a snapshot. It goes over connections of its own, piece
-//! by piece, so that it holds up neither heartbeats nor other peers.
+//! The senders: one thread per peer, asleep until that peer needs a snapshot. The snapshot is sent piece by piece
+//! over separate connections, so that it delays neither heartbeats nor other peers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +17,13 @@ use crate::store::snapshot::{SnapshotName, SnapshotReader, TransferKey};
 /// Bytes of one piece.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// One piece takes at most so long, the last one excepted.
+/// One piece takes at most this long, except the last piece.
 const PIECE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The answer to the last piece comes when the peer has loaded the whole snapshot.
 const LAST_PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Failures in a row after which a transfer is given up; the next one goes on where this one ended.
+/// Failures in a row after which a transfer is given up; the next transfer continues where this transfer ended.
 const MAX_FAILURES: u32 = 3;
 
 /// The thread for `peer`.
@@ -60,7 +60,7 @@ fn transfer(
     ticket: &Ticket,
 ) -> Result<InstallSnapshotReply, String> {
     let opened = Transfer::open(&node.disk, node.options.member_id, last, ticket, PIECE_BYTES);
-    // Waiting for the next one to be due would leave the peer behind for as long.
+    // Waiting until the next snapshot is due would let the peer lag for as long.
     let mut transfer = opened.inspect_err(|_| node.step(|state, _| state.replace_snapshot(last)))?;
     loop {
         if !node.look(|state, _| state.raft.wants_transfer(ticket) && !state.is_stopping) {
@@ -74,7 +74,7 @@ fn transfer(
     }
 }
 
-/// A snapshot on its way to a peer: which piece comes next, and when it is over.
+/// The transfer of a snapshot to a peer: which piece comes next, and when the transfer is over.
 pub struct Transfer {
     reader: SnapshotReader,
     leader: MemberId,
@@ -86,7 +86,7 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// Opens the snapshot that ends at `last`, to be sent by `leader` for `ticket` in pieces of so many bytes.
+    /// Opens the snapshot that ends at `last`, to be sent by `leader` for `ticket` in pieces of the given size.
     ///
     /// # Errors
     /// The file cannot be read, or is damaged.
@@ -114,7 +114,7 @@ impl Transfer {
         Ok((InstallSnapshotRequest { term, leader, last, size, crc, offset, data }, timeout))
     }
 
-    /// Bytes of a piece, the last one excepted.
+    /// Bytes of every piece except the last one.
     pub fn piece_bytes(&self) -> usize {
         self.piece_bytes
     }
@@ -124,7 +124,7 @@ impl Transfer {
         self.offset
     }
 
-    /// The answer to the piece. `Some` when the transfer is over: with the last answer, or why there is none.
+    /// Handles the answer to the piece. `Some` when the transfer is over: the last answer, or why there is none.
     pub fn handle_answer(
         &mut self,
         answer: Result<PeerReply, PeerError>,
@@ -135,7 +135,8 @@ impl Transfer {
                     if wanted >= self.reader.key().bytes {
                         return Some(Err(format!("it wants to go on at {wanted}, after the end")));
                     }
-                    // Told to go on where it stands is progress only once; a peer that never takes a piece is not.
+                    // A higher offset is progress. A peer that always wants the same offset takes no piece: that
+                    // counts as a failure.
                     self.failures = if wanted > self.offset { 0 } else { self.failures + 1 };
                     self.offset = wanted;
                 }

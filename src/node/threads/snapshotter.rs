@@ -9,17 +9,17 @@ use crate::raft::{Position, Time};
 use crate::store::View;
 use crate::store::snapshot::{self, KEPT_SNAPSHOTS, SnapshotError, SnapshotFile, SnapshotWriter};
 
-/// After a snapshot that could not be written, the next attempt comes so much later.
+/// How long to wait for the next attempt after a snapshot that could not be written.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
-/// While writes go on the snapshotter rests so many times as long as it has worked, so that it takes no more than a
-/// quarter of a processor from them, on each node of a machine.
+/// While writes are applied, the snapshotter rests this many times as long as it has worked. So it takes at most a
+/// quarter of a processor from the writes, for each node on a machine.
 const REST_PER_WORK: u32 = 3;
 
-/// No rest is longer, however long the disk has made a page take.
+/// Maximum length of a rest, even if a slow disk made a page take very long.
 const LONGEST_REST: Duration = Duration::from_millis(50);
 
-/// So long after a write was applied another one is expected: several pages fit between two batches.
+/// For this long after a write was applied, another write is expected: several pages fit between two batches.
 const BUSY_FOR: Duration = Duration::from_millis(100);
 
 /// The thread.
@@ -51,7 +51,7 @@ pub(in crate::node) fn run(node: &Arc<Node>) {
                     began.elapsed().as_millis()
                 );
             }
-            // Overtaken by a leader's snapshot, or the node stops.
+            // A leader's snapshot was newer, or the node stops.
             Ok(None) => {}
             Err(e) => {
                 not_before = node.clock.now() + RETRY_AFTER;
@@ -70,7 +70,7 @@ fn take(node: &Arc<Node>) -> Result<Option<SnapshotFile>, SnapshotError> {
     let written = write(node, view);
     drop(node.with_kv_mut(|kv| kv.unpin()));
     let Some(writer) = written? else { return Ok(None) };
-    // A snapshot never passes what the own log holds.
+    // A snapshot never covers more than this node's log holds.
     let index = writer.header().meta.last.index;
     node.step(|state, _| state.set_snapshot_waits_for(Some(index)));
     let is_stopping = node.wait(&node.wakeups.snapshotter, |state, _| {
@@ -104,21 +104,21 @@ fn write(node: &Arc<Node>, view: View) -> Result<Option<SnapshotWriter>, Snapsho
         if !has_more {
             return Ok(Some(writer));
         }
-        // Not under the store's lock: nobody waits for somebody who rests.
+        // The store's lock is not held here: no other thread waits while this thread rests.
         thread::sleep(pace.rest(applied, began.elapsed(), Instant::now()));
     }
 }
 
-/// How fast a snapshot is written: as fast as can be while nothing is applied, else with rests.
+/// How fast a snapshot is written: without rests while nothing is applied, otherwise with rests.
 struct Pace {
     /// What was applied when the last page was taken.
     applied: Position,
-    /// Until when writes count as going on.
+    /// Until this time another write is expected.
     busy_until: Instant,
 }
 
 impl Pace {
-    /// How long to rest after a page that took so long.
+    /// How long to rest after a page that took `worked`.
     fn rest(&mut self, applied: Position, worked: Duration, now: Instant) -> Duration {
         if std::mem::replace(&mut self.applied, applied) != applied {
             self.busy_until = now + BUSY_FOR;
@@ -129,7 +129,7 @@ impl Pace {
 
 /// Removes the snapshots that newer ones have replaced.
 pub(in crate::node) fn prune(node: &Node) -> Result<(), SnapshotError> {
-    // The snapshotter and the receiver both do: one after the other.
+    // The snapshotter and the receiver both prune: only one of them at a time.
     let _one_at_a_time = lock(&node.pruning);
     snapshot::prune(&node.disk, KEPT_SNAPSHOTS).map(drop)
 }

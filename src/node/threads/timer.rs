@@ -1,5 +1,5 @@
-//! The timer: elections, check-quorum, held replies and overdue requests. Never touches the disk, so that a stuck disk
-//! cannot keep a leader in office (thesis §6.2).
+//! The timer: elections, check-quorum, held replies and overdue requests. Never touches the disk, so that a leader
+//! with a stuck disk still steps down (thesis §6.2).
 
 use std::sync::Arc;
 

@@ -12,12 +12,13 @@ pub(super) const MAX_HEAD_BYTES: usize = 32 * 1024;
 pub(super) const MAX_HEADERS: usize = 64;
 /// The request header by which a connection chooses its lane, read on its first request.
 pub(super) const LANE_HEADER: &str = "dkv-lane";
-/// The header by which the edge tells the server behind it that the client is on this machine. From a client it counts
-/// for nothing: the edge drops it.
+/// The header by which the edge tells tiny_http that the client is on this machine. The edge drops this header when a
+/// client sends it.
 pub(super) const LOOPBACK_HEADER: &str = "dkv-from-loopback";
 
-/// Headers that speak about this connection alone, or that the edge writes itself: tiny_http never sees them, whatever
-/// its handlers read. `te` would make tiny_http answer in chunks, `expect` and `upgrade` change how it reads the body.
+/// Headers that apply only to this connection, or that the edge writes itself: tiny_http never sees them, even if its
+/// handlers read them. `te` would make tiny_http answer in chunks, `expect` and `upgrade` change how it reads the
+/// body.
 const NOT_FORWARDED: [&str; 12] = [
     "connection",
     "keep-alive",
@@ -33,7 +34,7 @@ const NOT_FORWARDED: [&str; 12] = [
     LOOPBACK_HEADER,
 ];
 
-/// A request the edge refuses by itself: it never reached tiny_http, so it is surely not done.
+/// A request that the edge itself refuses: it never reached tiny_http, so it is surely not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     /// The HTTP status, one of `code.statuses()`.
@@ -67,7 +68,7 @@ impl Refusal {
     };
 }
 
-/// What the edge needs to know of a head it accepted.
+/// What the edge needs to know about a head that it accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
     /// The method.
@@ -90,7 +91,7 @@ pub(super) const EMPTY_LINE: &[u8] = b"\r\n";
 /// head's length. A line feed without carriage return is refused at once: readers disagree about it.
 pub(super) fn find_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Refusal> {
     match bytes {
-        // Perhaps the empty line that is skipped, not whole yet.
+        // This may be an incomplete part of the empty line that is skipped.
         [b'\r'] => return Ok(None),
         [b'\r' | b'\n', ..] => return Err(Refusal::invalid("the request starts with empty lines")),
         _ => {}
@@ -183,7 +184,7 @@ fn parse_refusal(error: httparse::Error, head: &[u8]) -> Refusal {
     }
 }
 
-/// Whether the request line is well formed, so that the version alone is what is wrong.
+/// Whether the request line is well formed, so that only the version is wrong.
 fn names_another_version(head: &[u8]) -> bool {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let mut parts = line.split(|byte| *byte == b' ').skip(2);
@@ -290,7 +291,7 @@ fn elements(value: &str) -> impl Iterator<Item = &str> {
 /// a host.
 fn is_host(value: &str) -> bool {
     let (host, port) = match value.rsplit_once(':') {
-        // The last colon of an IPv6 address is no port's.
+        // The last colon of an IPv6 address does not begin a port.
         Some((host, port)) if !port.contains(']') => (host, port),
         _ => (value, ""),
     };

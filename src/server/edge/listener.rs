@@ -24,13 +24,13 @@ use connection::Client;
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 1024;
-/// Most connections above the cap that are being told so; further ones are dropped without a word.
+/// Maximum number of connections above the cap that get a 503 answer; further ones are dropped without an answer.
 const MAX_TURNED_AWAY: usize = 32;
 /// Pause after an accept error that does not go away by itself (no descriptors, no memory).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Stack of a connection's thread; it parses a head and copies bytes.
 const STACK_BYTES: usize = 256 * 1024;
-/// How long broken connections get at a shutdown to say their last word and end.
+/// How long broken connections get at a shutdown to send their last answer and end.
 const FORCED_END: Duration = Duration::from_millis(500);
 
 /// A header of an answer.
@@ -58,10 +58,10 @@ impl fmt::Debug for ErrorHeaders {
     }
 }
 
-/// What one port lets in, and for how long.
+/// The limits of one port.
 #[derive(Clone, Debug)]
 pub struct EdgeLimits {
-    /// Most open connections. Further ones get 503 and are closed.
+    /// Maximum number of open connections. Further ones get 503 and are closed.
     pub max_connections: usize,
     /// Largest request body, in bytes: 413 beyond.
     pub max_body_bytes: usize,
@@ -111,7 +111,7 @@ impl EdgeLimits {
     }
 }
 
-/// One class of connections, with a pool of its own behind it.
+/// One class of connections, with its own pool of upstream connections.
 #[derive(Debug)]
 pub(super) struct Lane {
     /// What a connection's first request says in `Dkv-Lane` to be in this lane.
@@ -149,7 +149,7 @@ struct Shared {
 struct Registry {
     /// Connections being served.
     open: BTreeMap<u64, Arc<TcpStream>>,
-    /// Connections above the cap, being told so.
+    /// Connections above the cap that are getting a 503 answer.
     turned_away: BTreeMap<u64, Arc<TcpStream>>,
     last_id: u64,
 }
@@ -208,7 +208,7 @@ impl Edge {
         self.shared.registry().open.len()
     }
 
-    /// What it has let in and what not.
+    /// The numbers of accepted and refused connections and requests.
     pub(super) fn counters(&self) -> &Arc<EdgeCounters> {
         &self.shared.counters
     }
@@ -251,7 +251,7 @@ impl Shared {
         &named.unwrap_or(&self.lanes[0]).pool
     }
 
-    /// The acceptor thread. No error but the stop ends it.
+    /// The acceptor thread. Only the stop ends it, no error does.
     fn accept_all(self: &Arc<Self>, listener: &TcpListener) {
         let mut failed = false;
         while !self.stopping.load(Ordering::SeqCst) {
@@ -280,7 +280,7 @@ impl Shared {
         }
     }
 
-    /// Gives the connection a thread of its own, or turns it away.
+    /// Gives the connection its own thread, or refuses it.
     fn admit(self: &Arc<Self>, stream: TcpStream) {
         let stream = Arc::new(stream);
         self.counters.accepted.fetch_add(1, Ordering::Relaxed);
@@ -300,7 +300,7 @@ impl Shared {
             }
             (id, welcome)
         };
-        // Dropped with the closure when there is no thread to be had: the connection closes.
+        // Dropped with the closure when no thread can be started: the connection closes.
         let registered = Registered { shared: Arc::clone(self), id };
         let thread = thread::Builder::new().name(format!("edge-{}-{id}", self.name)).stack_size(STACK_BYTES);
         let spawned = thread.spawn(move || {

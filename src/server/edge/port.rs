@@ -1,5 +1,5 @@
-//! The only file that names tiny_http: one server per lane behind the edge, its workers, and the responders that
-//! write the answers. Handlers take and return plain values of ours.
+//! The only file that uses tiny_http: one server per lane, its workers, and the responders that write the answers.
+//! Handlers take and return plain values, without tiny_http types.
 //!
 //! A worker takes a request, reads its body and calls the handler, which answers at once or keeps the [`Reply`] and
 //! answers later from any thread. Either way a responder builds the answer and writes it, in one write.
@@ -61,7 +61,8 @@ impl Reply {
             self.lane.waiting.fetch_sub(1, Ordering::Relaxed);
         }
         if let Some(request) = self.request.take() {
-            // Bounded by the connections of the lanes: it does not fill. After the stop there is no one to answer.
+            // The connections of the lanes bound this channel: it does not fill. After the stop no client waits for
+            // an answer.
             let _ = self.lane.answers.send(Job::Answer { request, method: self.method, make });
         }
     }
@@ -90,10 +91,11 @@ fn internal_error(method: Method, headers: &ErrorHeaders) -> Response {
     response
 }
 
-/// One class of connections of a port, with a tiny_http server and workers of its own.
+/// One class of connections of a port, with its own tiny_http server and workers.
 #[derive(Clone, Debug)]
 pub struct LaneOptions {
-    /// What a connection's first request says in `Dkv-Lane`. The first lane also takes all that name none.
+    /// What a connection's first request says in `Dkv-Lane`. The first lane also takes all connections without this
+    /// header.
     pub name: &'static str,
     /// Threads that run the handler.
     pub workers: usize,
@@ -118,9 +120,9 @@ pub struct PortOptions {
     pub responder_name: &'static str,
     /// What the edge lets in.
     pub limits: EdgeLimits,
-    /// The request headers that the handler reads, in lower case: it is given no others.
+    /// The request headers that the handler reads, in lower case: it gets no others.
     pub headers: Vec<&'static str>,
-    /// Headers of every answer that no handler made.
+    /// Headers of every answer that was not made by a handler.
     pub error_headers: ErrorHeaders,
 }
 
@@ -140,7 +142,8 @@ impl PortOptions {
         }
     }
 
-    /// The peer port of a cluster of `members`: a lane for all else, and `core` for votes and appends alone.
+    /// The peer port of a cluster of `members`: a lane `core` only for votes and appends, and a lane for everything
+    /// else.
     pub fn peer(run_dir: Arc<RunDir>, members: usize) -> PortOptions {
         let core = (2 * members).max(16);
         PortOptions {
@@ -180,7 +183,7 @@ pub struct HttpServer {
     /// Outlives the servers: each connects to its own socket to end.
     _run_dir: Arc<RunDir>,
     pools: Vec<Arc<Pool>>,
-    /// Of each lane, how many of its requests are waiting.
+    /// For each lane, the number of its waiting requests.
     waiting: Vec<Arc<AtomicUsize>>,
     answers: channel::Sender<Job>,
     stopping: Arc<AtomicBool>,
@@ -269,7 +272,7 @@ impl HttpServer {
         self.edge.as_ref().map_or(0, Edge::connections)
     }
 
-    /// How many panics edge, workers and responders have survived. Anything but 0 is a bug.
+    /// How many panics edge, workers and responders have survived. A value above 0 shows a bug.
     pub fn panics(&self) -> u64 {
         self.panics.load(Ordering::Relaxed)
     }
@@ -453,7 +456,7 @@ fn render(response: Response, method: Method) -> Vec<u8> {
     let ours = [("Server", "dkv"), ("Content-Type", response.content_type)];
     let more = response.headers.iter().map(|(name, value)| (*name, value.as_str()));
     for (name, value) in ours.into_iter().chain(more) {
-        // tiny_http does not look for line ends. A value with one is a fault of ours: the caller makes it a 500.
+        // tiny_http does not check for line ends. A value with a line end is a bug in dkv: the caller makes it a 500.
         assert!(value.bytes().all(|byte| matches!(byte, b' '..=b'~')), "header {name} has a bad value");
         headers.push(tiny_http::Header::from_bytes(name, value).expect("ASCII was just checked"));
     }
@@ -466,7 +469,7 @@ fn render(response: Response, method: Method) -> Vec<u8> {
     answer
 }
 
-/// One write. An error means that the edge has given the connection up: there is no one left to tell.
+/// One write. An error means that the edge has given up the connection: the answer cannot be delivered.
 fn write_answer(request: tiny_http::Request, answer: &[u8]) {
     let mut writer = request.into_writer();
     let _ = writer.write_all(answer).and_then(|()| writer.flush());

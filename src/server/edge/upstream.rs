@@ -2,7 +2,7 @@
 //!
 //! tiny_http hands a new connection to a thread that may still be serving another one, and then it is never served.
 //! That cannot happen to a connection that was opened while no other was being opened and that has answered a ping:
-//! it has a thread of its own for as long as it lives. So connections are opened one at a time, pinged, and only then
+//! it has its own thread for as long as it lives. So connections are opened one at a time, pinged, and only then
 //! used; a broken one is replaced the same way.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -206,7 +206,7 @@ pub(super) struct Pool {
 struct State {
     /// Free connections; the last one used is taken first, its threads are warm.
     idle: Vec<Connection>,
-    /// Who waits for a connection, first come first served. Not empty only while `idle` is.
+    /// Requests that wait for a connection, first come first served. Not empty only while `idle` is empty.
     waiting: VecDeque<(u64, channel::Sender<Connection>)>,
     /// All connections, taken ones included, so that the stop can break them.
     open: BTreeMap<u64, Arc<UnixStream>>,
@@ -222,7 +222,7 @@ impl State {
         self.next_id
     }
 
-    /// Hands a free connection to whoever waits longest, or keeps it.
+    /// Gives a free connection to the request that has waited longest, or keeps it.
     fn give(&mut self, mut connection: Connection) {
         while let Some((_, waiter)) = self.waiting.pop_front() {
             match waiter.try_send(connection) {
@@ -284,7 +284,7 @@ impl Pool {
         receiver.try_recv().ok().map(lease)
     }
 
-    /// Ends the opener and breaks every connection, also those in use: whoever waits for an answer gets
+    /// Ends the opener and breaks every connection, also those in use: a request that waits for an answer gets
     /// [`ExchangeError::Broken`].
     pub(super) fn stop(&self) {
         let open = {

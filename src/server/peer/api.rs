@@ -1,4 +1,4 @@
-//! The peer port: its routes, and who is let in.
+//! The peer port: its routes, and which senders are admitted.
 //!
 //! The port has three states, one after the other. *Uninitialized* it answers everything but the bootstrap with 409
 //! and who it is. *Starting* (recovery done, threads not yet up) it answers 503. *Initialized* it refuses what is meant
@@ -22,7 +22,7 @@ use crate::raft::{
 };
 use crate::server::edge::{Handler, Method, Reply, Request, Response};
 
-/// No read waits longer, whatever a peer says.
+/// Maximum waiting time of a read, even if a peer asks for more.
 const MAX_WAIT_MS: u64 = 60_000;
 
 /// What the peer port asks of a running member. Every method returns at once; a completion that is dropped unused
@@ -46,7 +46,7 @@ pub trait Member: Send + Sync + 'static {
     fn membership(&self) -> Arc<Membership>;
     /// Whether a committed change has removed this member.
     fn is_removed(&self, member: MemberId) -> bool;
-    /// The leader sends what this program does not read: the text says which one does. Without an answer.
+    /// The leader sends data that this program cannot read: the text says which program can. Gives no answer.
     fn end_for_another_program(&self, why: &str);
 }
 
@@ -125,7 +125,7 @@ enum Face {
     Initialized(Arc<BootstrapRecord>, Arc<dyn Member>),
 }
 
-/// The handler of the peer port. Made before the node is initialized, told when it changes its face.
+/// The handler of the peer port. Made before the node is initialized, and told when the port changes its state.
 pub struct PeerApi {
     face: RwLock<Face>,
     is_stopping: Arc<AtomicBool>,
@@ -192,8 +192,8 @@ impl PeerApi {
         };
         match codec::decode_request(path, body) {
             Ok((envelope, request)) => match check_envelope(&bootstrap_record, &envelope) {
-                // A member that missed its own removal campaigns or asks: it is told, so that it ends. A leader that is
-                // removed manages its cluster until the others know of it, so appends pass.
+                // A member that missed its own removal campaigns or asks: it is told of the removal, so that it ends.
+                // A removed leader manages its cluster until the others know of the removal, so appends pass.
                 Ok(()) if !is_leaders(&request) && member.is_removed(envelope.from) => {
                     done(PeerAnswer::None(410, NoReply::Removed));
                 }
@@ -203,7 +203,7 @@ impl PeerApi {
                 }
                 Err(text) => done(PeerAnswer::refused(403, text)),
             },
-            // Only a leader of this very cluster sends what this node's program cannot read.
+            // Only a leader of this cluster sends data that this node's program cannot read.
             Err(CodecError::Newer(envelope, text)) => match check_envelope(&bootstrap_record, &envelope) {
                 Ok(()) => member.end_for_another_program(&text),
                 Err(text) => done(PeerAnswer::refused(403, text)),
@@ -284,7 +284,7 @@ fn check_envelope(own: &BootstrapRecord, envelope: &Envelope) -> Result<(), Stri
     Ok(())
 }
 
-/// Whether its sender concludes from an answer that nothing was executed.
+/// Whether the sender may conclude from a refusal that nothing was executed.
 fn is_concluded_from(request: &PeerRequest) -> bool {
     matches!(
         request,

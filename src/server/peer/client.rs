@@ -1,5 +1,5 @@
-//! Calls to peers over HTTP: [`PeerTransport`] for a member, [`BootstrapTransport`] for the bootstrap. The only file of
-//! the server that names ureq.
+//! Calls to peers over HTTP: [`PeerTransport`] for a member, [`BootstrapTransport`] for the bootstrap. The only file
+//! of the server that uses ureq.
 //!
 //! Each peer has four agents, each with connections of its own: `core` for votes and appends, `bulk` for everything
 //! without haste, and `forwards` and `asks` for forwarded writes and read indexes, which can be cancelled. A call is
@@ -29,8 +29,8 @@ use crate::node::{
 };
 use crate::raft::{ClusterId, MemberId};
 
-/// A connection idle for longer is not used again. Below the time after which the edge closes an idle one, or a
-/// request could meet that closing and nobody knew whether it was executed.
+/// A connection that was idle for longer is not used again. This is below the time after which the edge closes an
+/// idle connection: otherwise a request could arrive during the close, and its outcome would be unknown.
 const MAX_IDLE_AGE: Duration = Duration::from_secs(10);
 
 /// A connection takes at most this long, and at most half of a call's time.
@@ -63,8 +63,8 @@ struct PeerAgents {
     raft_addr: String,
     core: Agent,
     bulk: Agent,
-    /// Replaced when their calls are cancelled: an agent that was shut down stays shut. One for each kind of call, so
-    /// that giving up a stale one leaves a fresh one of the other kind alone.
+    /// Replaced when their calls are cancelled, because an agent that was shut down cannot be used again. One for
+    /// each kind of call, so that cancelling a call of one kind does not affect a call of the other kind.
     forwards: Mutex<Agent>,
     asks: Mutex<Agent>,
 }
@@ -197,7 +197,7 @@ fn post(
     }
     let mut response = request.send(body).map_err(|e| failed(raft_addr, e))?;
     let status = response.status();
-    // To its end, or the connection could not be used again.
+    // The answer is read to its end, because otherwise the connection could not be used again.
     let body = response
         .body_mut()
         .with_config()
@@ -214,7 +214,7 @@ fn post(
         (400..=499 | 503, Ok(NoReply::Refused(text))) => {
             Err(PeerError::Refused(format!("{raft_addr}: {text}")))
         }
-        // The edge's refusals come before anything behind it saw the request.
+        // When the edge refuses a request, no handler has seen it.
         (400..=499 | 503, _) => Err(PeerError::Refused(format!("{raft_addr}: {}", reason(status, &body)))),
         _ => Err(PeerError::Unknown(format!("{raft_addr}: {}", reason(status, &body)))),
     }
@@ -232,7 +232,7 @@ fn failed(raft_addr: &str, error: ureq::Error) -> PeerError {
     match error {
         ureq::Error::Other(e) if e.is::<NoConnection>() => PeerError::NotSent(format!("{raft_addr}: {e}")),
         ureq::Error::HostNotFound => PeerError::NotSent(format!("{raft_addr}: no such host")),
-        // Shut down before it connected. The same kind from the system would carry its code.
+        // The agent was shut down before it connected. The same error kind from the system would have an error code.
         ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::NotConnected && e.raw_os_error().is_none() => {
             PeerError::NotSent(format!("{raft_addr}: the call was cancelled"))
         }
@@ -242,7 +242,7 @@ fn failed(raft_addr: &str, error: ureq::Error) -> PeerError {
 
 fn new_agent(raft_addr: &str) -> Agent {
     let config = Agent::config_builder()
-        // The default would be what the environment says.
+        // The default would be the proxy of the environment.
         .proxy(None)
         .http_status_as_error(false)
         .max_redirects(0)
@@ -259,8 +259,8 @@ fn new_agent(raft_addr: &str) -> Agent {
     Agent::with_parts(config, connector, resolver)
 }
 
-/// Marks every failure to connect, so that it is told from what happens on a connection: the same error kinds occur
-/// on both sides.
+/// Marks every failure to connect, so that it is distinguished from a failure on a connection: the same error kinds
+/// occur in both cases.
 #[derive(Debug)]
 struct ConnectOrSayNotSent {
     tcp: TcpConnector,
@@ -342,7 +342,7 @@ impl FixedResolver {
                 Some(lookup) => lookup,
                 None => self.begin().map_err(|e| not_sent(&format!("cannot look the host name up: {e}")))?,
             };
-            // Nobody else waits for this lock but calls to the same peer, which need the same answer.
+            // Only calls to the same peer wait for this lock, and they need the same answer.
             match lookup.recv_timeout(patience) {
                 Ok(found) => state.known = found.map_err(|_| ureq::Error::HostNotFound)?,
                 Err(_) => {
@@ -358,7 +358,7 @@ impl FixedResolver {
         let (sender, lookup) = bounded(1);
         let (raft_addr, look_up) = (self.raft_addr.clone(), self.look_up);
         thread::Builder::new().name("lookup".to_owned()).spawn(move || {
-            // When nobody waits any more there is nobody to tell.
+            // The receiver may have stopped waiting.
             let _ = sender.try_send(look_up(&raft_addr));
         })?;
         Ok(lookup)
@@ -381,7 +381,7 @@ impl Resolver for FixedResolver {
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Nothing under these locks can leave half a change behind.
+    // A panic under these locks cannot leave a partial change.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

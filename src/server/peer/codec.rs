@@ -12,8 +12,8 @@
 //! | `/raft/administer` | envelope, what is asked, remaining time | |
 //! | `/raft/bootstrap` | ask, or store with its target and the latest membership | for a store one frame |
 //!
-//! A field of a line that this program does not know is ignored: a newer member may say more than an older one
-//! understands. What matters is sent only when the version in force has it.
+//! A field that this program does not know is ignored: a newer member may send more fields than an older one
+//! understands. Fields that must be understood are sent only when the version in force has them.
 //!
 //! Every count and length is compared with the bytes that are there before anything is allocated for it, every frame
 //! and command is checked by its CRC, and what the core takes for granted is checked here: consecutive entries, terms
@@ -34,10 +34,11 @@ use crate::raft::{
     MAX_PAYLOAD_BYTES, MemberId, Membership, Position, RequestVoteRequest, Term, TimeoutNowRequest,
 };
 
-/// The greatest body of the peer port, either way. An append carries at most 1 MiB of entries, or a single one.
+/// Maximum size of a body of the peer port, in both directions. An append carries at most 1 MiB of entries, or one
+/// entry.
 pub const MAX_PEER_BODY_BYTES: usize = 2 * MAX_PAYLOAD_BYTES;
 
-/// Terms and indexes above this are no ones: arithmetic on what is accepted never overflows.
+/// Maximum of terms and indexes: so arithmetic on accepted values never overflows.
 const MAX_NUMBER: u64 = 1 << 62;
 
 /// The route of votes.
@@ -81,7 +82,7 @@ pub struct Envelope {
     pub cluster_id: ClusterId,
     /// The sender.
     pub from: MemberId,
-    /// Whom it is meant for.
+    /// The member that it is meant for.
     pub to: MemberId,
 }
 
@@ -144,8 +145,8 @@ enum BootstrapLine {
     },
 }
 
-/// The body of an answer that is none: with status 409 the receiver is uninitialized, with 410 the sender was removed,
-/// with 400, 403 and 503 it refused before its core saw the request.
+/// The body of a refusal: with status 409 the receiver is uninitialized, with 410 the sender was removed, with 400,
+/// 403 and 503 the receiver refused before its core saw the request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoReply {
@@ -153,7 +154,7 @@ pub enum NoReply {
     Uninitialized(Uninitialized),
     /// The sender was removed from the cluster, by a change that is committed.
     Removed,
-    /// The receiver is on its way out.
+    /// The receiver is stopping.
     Stopping,
     /// Why not.
     Refused(String),
@@ -413,7 +414,7 @@ pub fn decode_bootstrap_reply(body: &[u8]) -> Result<BootstrapReply, CodecError>
     parse(head)
 }
 
-/// The body of an answer that is none.
+/// The body of a refusal.
 pub fn encode_no_reply(answer: &NoReply) -> Vec<u8> {
     line(answer, 0)
 }

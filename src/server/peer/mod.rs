@@ -1,4 +1,4 @@
-//! The peer port: what its bodies look like, who is let in, and the calls to the other members.
+//! The peer port: the format of its bodies, which senders are admitted, and the calls to the other members.
 
 mod api;
 mod client;

@@ -1,9 +1,9 @@
-//! Threads for what the workers of the client port must not do and the responders must not wait for: what touches files,
-//! what asks other nodes, what goes through a large part of the store.
+//! Threads for slow work, which the workers of the client port must not do and the responders must not wait for: work
+//! with files, calls to other nodes, reads of a large part of the store.
 //!
-//! Each pool has a queue of a fixed length. A request that finds it full is refused as overloaded at once, so that a pool
-//! with too much to do costs nobody else anything. Requests are served in the order of arrival and all have the same time,
-//! so every request before another one has an earlier deadline: none waits here for longer than its own.
+//! Each pool has a queue of a fixed length. When it is full, a request is immediately refused as overloaded, so that
+//! a busy pool does not affect other requests. Requests are served in the order of arrival and all have the same time
+//! limit, so earlier requests have earlier deadlines: no request waits here beyond its own deadline.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::server::shared::Shared;
 /// How often a thread without a job looks whether the server stops.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How a pool is called, and how much it takes.
+/// The name and the limits of a pool.
 pub(super) struct PoolOptions {
     /// The name of its threads; numbered from 1 when there are more than one.
     pub name: &'static str,
@@ -26,7 +26,7 @@ pub(super) struct PoolOptions {
     pub threads: usize,
     /// Requests that may wait for them.
     pub queue: usize,
-    /// What a request is told that finds the queue full.
+    /// The answer to a request when the queue is full.
     pub full: &'static str,
 }
 
@@ -45,7 +45,7 @@ struct Job<J> {
     reply: Reply,
 }
 
-/// Where the client port leaves jobs of one kind.
+/// The queue for jobs of one kind.
 pub(super) struct Jobs<J> {
     shared: Arc<Shared>,
     queue: Sender<Job<J>>,
@@ -59,7 +59,7 @@ impl<J> Clone for Jobs<J> {
 }
 
 impl<J: Send + 'static> Jobs<J> {
-    /// Starts the threads, each with a worker of its own. They end with the process, or soon after the server stops.
+    /// Starts the threads, each with its own worker. They end with the process, or soon after the server stops.
     ///
     /// # Errors
     /// A thread could not be started.
@@ -80,7 +80,7 @@ impl<J: Send + 'static> Jobs<J> {
         Ok(Jobs { shared: shared.clone(), queue, full: options.full })
     }
 
-    /// Answers `reply` by `deadline`; at once when too many jobs wait. Never waits itself.
+    /// Answers `reply` by `deadline`; immediately when too many jobs wait. This function never waits.
     pub(super) fn ask(&self, what: J, deadline: Instant, reply: Reply) {
         if let Err(refused) = self.queue.try_send(Job { what, deadline, reply }) {
             let shared = self.shared.clone();

@@ -62,7 +62,7 @@ impl Worker<Scan> for Scanner {
     }
 }
 
-/// Serves a listing whose turn it is. One whose time was over before is not begun: its client has gone, or soon will.
+/// Serves the next listing. A listing whose deadline has passed is not begun: its client has gone, or soon will.
 pub(super) fn serve(Scan { list, node }: Scan, deadline: Instant) -> Result<Response, ErrorBody> {
     if Instant::now() >= deadline {
         let text = "too many lists and counts were before this one: try again";
@@ -158,7 +158,7 @@ impl List {
         loop {
             match look(&mut page) {
                 Ok(Filled::Whole) => return page.render(self),
-                // Nobody asked for this revision by number: a later one does as well.
+                // The client did not ask for this revision by number, so a later revision is fine too.
                 Err(ReadError::Compacted { .. }) if self.states.revision.is_none() => page = Page::default(),
                 Err(e) => {
                     let response = Response::error(&states::unreadable(e));
@@ -214,7 +214,7 @@ impl Page {
         let revision = match self.revision {
             Some(revision) => revision,
             None => {
-                // Later looks see this very state: the page names the index that it had.
+                // Later looks see this same state: the page names the index that it had.
                 self.applied = kv.applied().index;
                 list.states.pick(kv)?
             }

@@ -1,5 +1,5 @@
-//! The thread that carries out what operators ask, one after the other. It may wait while it does; the workers of the client
-//! port never do.
+//! The thread that executes the requests of operators, one after the other. It may wait; the workers of the client
+//! port never wait.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -61,8 +61,8 @@ impl Worker<OperatorRequest> for Operator {
     }
 }
 
-/// An address at which a member has its other port is a slip of the person who wrote it, and is said before anything is
-/// asked there.
+/// An address at which a member has its other port is a mistake of the operator. It is reported before that address
+/// is asked.
 fn check_ports(membership: &Membership, new: &Newcomer) -> Result<(), ErrorBody> {
     for member in &membership.members {
         let slips = [

@@ -1,5 +1,5 @@
-//! What a client request says, taken apart: the key in the path, the query, conditions, the idempotency key. Everything
-//! that is not understood is refused, and a refusal changes nothing.
+//! Parses a client request: the key in the path, the query, conditions, the idempotency key. Everything that is not
+//! understood is refused, and a refusal changes nothing.
 
 use serde::de::DeserializeOwned;
 
@@ -65,7 +65,7 @@ impl Query {
         Query::parse_with_bytes(raw, known, &[])
     }
 
-    /// The same for a route that besides knows the parameters `bytes`, whose values are any bytes.
+    /// The same for a route that also has the parameters `bytes`, whose values are any bytes.
     ///
     /// # Errors
     /// As [`Query::parse`].

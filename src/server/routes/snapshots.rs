@@ -1,9 +1,9 @@
-//! Snapshots for clients: made, listed, and handed out in pieces, so that no answer is huge and a download can go on where
-//! it broke off.
+//! Snapshots for clients: making, listing, and sending them in pieces, so that no answer is huge and an interrupted
+//! download can be continued.
 //!
-//! A thread of its own does what touches files: a snapshot is read whole and verified before the first piece of it leaves
-//! this node. The last two that were asked for stay open, so that a download goes on although the node has replaced the
-//! file meanwhile.
+//! A separate thread works with the files: it reads and verifies a whole snapshot before the first piece is sent. The
+//! last two requested snapshots stay open, so that a download can continue even if the node has replaced the file
+//! meanwhile.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -29,7 +29,7 @@ const SNAPSHOTS: &str = "/v1/snapshots";
 /// What may wait for the thread.
 const QUEUE: usize = 64;
 
-/// So many snapshots stay open.
+/// How many snapshots stay open.
 const OPEN: usize = 2;
 
 /// What the thread is asked.
@@ -117,7 +117,7 @@ struct Open {
 impl Open {
     fn made(&mut self, node: &Node, made: BackupResult) -> Result<Response, ErrorBody> {
         let last = made.map_err(|failure| failed(&failure))?;
-        // Newer ones may have taken its place already, and hold all that it held.
+        // Newer snapshots may have replaced it already; they hold everything that it held.
         let newest = snapshot::list(node.disk()).map_err(|e| broken(&e))?.into_iter().next();
         let name =
             newest.filter(|newest| newest.position().index > last.index).unwrap_or(SnapshotName::new(last));
@@ -179,7 +179,7 @@ impl Open {
 fn list(node: &Node) -> Result<Response, ErrorBody> {
     let mut snapshots = Vec::new();
     for name in snapshot::list(node.disk()).map_err(|e| broken(&e))? {
-        // One that is replaced at this moment is not there any more.
+        // A snapshot that was replaced just now no longer exists.
         if let Ok(bytes) = node.disk().open(&name.to_string()).and_then(|file| file.size()) {
             let (index, term) = (name.position().index, name.position().term);
             snapshots.push(SnapshotInfo { name: name.to_string(), index, term, bytes });

@@ -1,10 +1,10 @@
 //! Which states a read may see.
 //!
-//! What a read sees is decided by four parameters. `consistency=linearizable`, the default, asks the leader for an
-//! index first; `stale` takes what this node has. `revision=N` and a cursor pin the state: it never changes any more,
-//! so a node that has applied it needs nobody's word. `min_revision=N` alone is for a client that wants to see at least
-//! what it saw before: the same holds, unless it says `consistency=linearizable` as well. A node that has not come to N
-//! yet goes the linearizable way once; if N is not there then, it lies in the future.
+//! Four parameters decide what a read sees. `consistency=linearizable`, the default, asks the leader for an index
+//! first; `stale` takes the state of this node. `revision=N` and a cursor pin the state: it never changes any more,
+//! so a node that has applied it need not ask the leader. `min_revision=N` alone is for a client that wants to see at
+//! least what it saw before: the leader is not asked either, unless `consistency=linearizable` is given as well. A
+//! node that has not applied N yet makes one linearizable read; if N does not exist then, it is in the future.
 
 use super::params::{Query, invalid};
 use crate::api::{ErrorBody, ErrorCode};
@@ -96,7 +96,7 @@ pub(super) fn refuse_if_match(request: &Request) -> Result<(), ErrorBody> {
     Ok(())
 }
 
-/// What a client is told whose revision cannot be read.
+/// The answer when the revision cannot be read.
 pub(super) fn unreadable(error: ReadError) -> ErrorBody {
     let (code, revision) = match error {
         ReadError::Compacted { floor, .. } => (ErrorCode::Compacted, floor),

@@ -174,7 +174,7 @@ pub(super) enum Matched {
     Operation(usize, Range<usize>),
     /// A path that has other methods: one operation of it.
     OtherMethod(&'static Operation),
-    /// No path of ours.
+    /// Not a path of dkv.
     Nothing,
 }
 

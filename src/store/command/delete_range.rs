@@ -6,15 +6,16 @@
 //! 4, n  end     only when it ends: length, then bytes
 //! ```
 //!
-//! What a change removes becomes history, and must leave room there for what others removed. So a range that has too
-//! many keys is refused as a whole, and the client goes by parts. That is decided from the log and the settings in it
-//! alone, on every member alike.
+//! Removed versions become history, and one change must leave room there for the versions of other changes. So a
+//! range with too many keys is refused as a whole, and the client removes it in parts. This decision depends only on
+//! the log and the settings in it, so every member decides the same.
 
 use std::ops::ControlFlow;
 
 use super::{Change, CommandError, Fingerprint, KeyRange, Op, Outcome, Reader, put_sized};
 
-/// Most keys that one command removes. Part of the state machine's definition: members that differ here differ.
+/// Maximum number of keys that one command removes. Part of the state machine's definition: it must be the same on
+/// all members.
 const MAX_KEYS: usize = 100_000;
 
 pub(super) fn encoded_len(range: &KeyRange) -> usize {

@@ -4,7 +4,7 @@ use std::hash::Hasher;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-/// What a fingerprint is taken of; keeps equal bytes with different meanings apart.
+/// What a fingerprint is computed from; so equal bytes with different meanings get different fingerprints.
 #[derive(Clone, Copy)]
 pub(in crate::store) enum Domain {
     Request = 1,
@@ -14,9 +14,9 @@ pub(in crate::store) enum Domain {
     Members = 5,
 }
 
-/// A 128-bit hash that is the same in every build, on every machine and for ever: it is compared between members.
+/// A 128-bit hash that is the same in every build and on every machine, and never changes: members compare it.
 /// SipHash-1-3 keyed with the domain and zero. Only byte strings go in, never a Rust `Hash`, whose bytes may change.
-/// The keys are public, so it finds accidents, not forgeries.
+/// The keys are public, so it detects accidents, not forgeries.
 pub(in crate::store) struct Fingerprint(SipHasher13);
 
 impl Fingerprint {

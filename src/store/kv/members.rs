@@ -1,5 +1,6 @@
-//! Who belongs to the cluster, as far as the state machine has applied: the genesis entry, the membership in force with
-//! the index of its entry, and who has left. Snapshots carry it, since the log they replace held these entries.
+//! The members of the cluster, as far as the state machine has applied: the genesis entry, the membership in force
+//! with the index of its entry, and the removed members. Snapshots include this, because they replace the log with
+//! these entries.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use crate::raft::{Entry, EntryKind, Index, MemberId, Membership};
 use crate::store::command::{Domain, Fingerprint};
 
-/// So many of the members that left are remembered, the latest ones.
+/// At most this many removed members are remembered, the latest ones.
 pub const MAX_REMOVED: usize = 1_024;
 
 /// Genesis entry, membership and removed members.
@@ -16,9 +17,9 @@ pub(super) struct Members {
     genesis: Option<Entry>,
     membership: Arc<Membership>,
     index: Index,
-    /// The latest last. Identities are never reused, so nobody returns.
+    /// The latest last. Identities are never reused, so no removed member returns.
     removed: VecDeque<MemberId>,
-    /// Kept: it changes rarely and is asked for after every apply.
+    /// Stored, because it changes rarely and is used after every apply.
     hash: u128,
 }
 
@@ -29,7 +30,7 @@ impl Default for Members {
 }
 
 impl Members {
-    /// Of a state that was stored.
+    /// The members of a stored state.
     pub(super) fn new(
         genesis: Option<Entry>,
         membership: Arc<Membership>,
@@ -62,7 +63,7 @@ impl Members {
         self.removed.contains(&member)
     }
 
-    /// Stands for all of it.
+    /// A hash over everything here.
     pub(super) fn hash(&self) -> u128 {
         self.hash
     }

@@ -1,8 +1,8 @@
 //! Walks over a part of the keys at one revision.
 //!
-//! Whoever walks holds the store's lock, so a walk is cut into pieces: [`Kv::scan`] looks at no more than
-//! [`SCAN_KEYS`] keys and says where to go on. As every piece names the same revision, what happens between two pieces
-//! cannot be seen in the result; only compaction can end such a walk.
+//! A walk holds the store's lock, so it is cut into pieces: [`Kv::scan`] visits at most [`SCAN_KEYS`] keys and says
+//! where to continue. Every piece uses the same revision, so changes between two pieces are not visible in the
+//! result; only compaction can end such a walk.
 
 use std::ops::{Bound, ControlFlow};
 
@@ -16,7 +16,7 @@ pub const SCAN_KEYS: usize = 10_000;
 /// What a map takes as a range.
 type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
-/// What is left of `range` from `from` on, itself included; as bounds that a map takes, or None when that is nothing.
+/// The rest of `range` from `from` on, `from` included, as bounds of a map; `None` when nothing is left.
 fn rest<'a>(range: &'a KeyRange, order: Order, from: Option<&'a [u8]>) -> Option<Bounds<'a>> {
     let (mut start, mut end) = (range.start(), range.end().map_or(Bound::Unbounded, Bound::Excluded));
     match (order, from) {
@@ -38,7 +38,7 @@ pub enum Order {
     /// Smallest key first.
     #[default]
     Ascending,
-    /// Greatest key first.
+    /// Largest key first.
     Descending,
 }
 

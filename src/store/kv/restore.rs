@@ -1,5 +1,5 @@
-//! A state machine from a snapshot's rows. What follows from the rows, such as the queue of superseded versions, the
-//! sums and the hash, is derived again and compared with what the snapshot says of itself.
+//! Builds a state machine from a snapshot's rows. Data that follows from the rows, such as the queue of superseded
+//! versions, the sums and the hash, is computed again and compared with the header of the snapshot.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -11,10 +11,11 @@ use crate::raft::{Entry, Index, Membership, PROTOCOL, Position};
 use crate::store::dedup::{Dedup, Row};
 use crate::store::snapshot::SnapshotHeader;
 
-/// Room for more rows than this is made only as they come: a header is believed no further.
+/// Memory for more rows than this is allocated only as they arrive: larger counts in a header are not trusted.
 const MAX_RESERVED: u64 = 1 << 21;
 
-/// A state in the making. Rows come in the order in which [`View::next_page`](super::View::next_page) gives them.
+/// A state that is being built. Rows come in the order in which [`View::next_page`](super::View::next_page) gives
+/// them.
 #[derive(Debug)]
 pub(in crate::store) struct KvBuilder {
     header: SnapshotHeader,
@@ -49,7 +50,7 @@ impl Kv {
 }
 
 impl KvBuilder {
-    /// The next key; its versions follow. The text says why it cannot be.
+    /// The next key; its versions follow. The error text says why the key is invalid here.
     pub(crate) fn push_key(&mut self, key: &[u8]) -> Result<(), String> {
         if !self.rows.is_empty() {
             return Err("a key follows the idempotency rows".to_owned());
@@ -131,7 +132,7 @@ impl KvBuilder {
         Ok(())
     }
 
-    /// The state. Refused when the rows are not the ones that the header tells of, by their counts and by the hash.
+    /// Returns the state. Refused when the counts or the hash of the rows differ from the header.
     pub(crate) fn finish(mut self) -> Result<Kv, String> {
         if self.key.is_some() {
             return Err("a key has no versions".to_owned());
@@ -155,7 +156,7 @@ impl KvBuilder {
             cluster_time: meta.cluster_time,
             revision: self.header.revision,
             floor: self.header.floor,
-            // In order already: built from the bottom, without a search.
+            // Already in order: the map is built without searching.
             keys: BTreeMap::from_iter(self.keys),
             superseded: self.superseded.into(),
             superseded_bytes: self.superseded_bytes,
@@ -182,7 +183,7 @@ impl KvBuilder {
     }
 }
 
-/// What becomes of a state that begins another log: that of a new cluster made from a backup, or of one forced to go on
+/// How a state is changed to begin another log: the log of a new cluster from a backup, or of a recovered cluster
 /// with fewer members.
 #[derive(Clone, Debug)]
 pub struct Rebase {
@@ -194,9 +195,9 @@ pub struct Rebase {
     pub membership: Arc<Membership>,
     /// Index of the entry that is taken to have set it.
     pub membership_index: Index,
-    /// Whether the idempotency rows go along.
+    /// Whether the idempotency rows are kept.
     pub keeps_idempotency: bool,
-    /// Whether it is still known who was removed; who leaves by this change is then one of them.
+    /// Whether the removed members are still remembered; members that leave by this change are then added to them.
     pub keeps_removed: bool,
 }
 

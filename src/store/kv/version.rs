@@ -1,27 +1,27 @@
-//! The version in force as part of the state, and what this program makes of an entry that it cannot read.
+//! The version in force as part of the state, and the handling of an entry that this program cannot read.
 
 use super::Kv;
 use crate::raft::{Entry, EntryKind, Position, Protocol, VersionMismatch, check_version};
 use crate::store::command::{Command, CommandError, needed_protocol};
 
-/// A committed entry that a newer program wrote: this one cannot follow the cluster any further. The state is as it was
-/// before the entry.
+/// A committed entry that a newer program wrote: this program cannot follow the cluster any further. The state is
+/// unchanged by the entry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("entry {position} cannot be applied: {why}")]
 pub struct Unreadable {
-    /// Which entry.
+    /// The position of the entry.
     pub position: Position,
     /// What is too new about it, and which program is needed.
     pub why: String,
 }
 
 impl Kv {
-    /// The version in force: what is written of this state follows it.
+    /// The version in force: everything that is written from this state uses it.
     pub fn version(&self) -> Protocol {
         self.version
     }
 
-    /// What the program speaks that applies entries here. Everything but a test leaves it at what this build speaks.
+    /// Sets the protocol version of the program. Only tests change it from the version of this build.
     pub fn set_program(&mut self, speaks: Protocol) {
         self.speaks = speaks;
     }
@@ -34,10 +34,10 @@ impl Kv {
         check_version(self.version, self.speaks)
     }
 
-    /// The command of a command entry; nothing for any other one that can be applied.
+    /// The command of a command entry; `None` for any other entry that can be applied.
     ///
-    /// Panics when the bytes are no command of any version: going on would make this member's state differ from the
-    /// others'.
+    /// Panics when the bytes are not a command of any version: continuing would make this member's state differ from
+    /// the state of the others.
     pub(super) fn readable(&self, entry: &Entry) -> Result<Option<Command>, Unreadable> {
         let unreadable = |why: String| Unreadable { position: entry.position(), why };
         if let Some(version) = entry.version() {

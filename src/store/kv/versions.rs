@@ -13,7 +13,8 @@ pub(super) struct Version {
     pub create_revision: u64,
     pub version: u64,
     pub value: Option<Box<[u8]>>,
-    /// Kept, because hashing a large value again when it leaves costs more than sixteen bytes.
+    /// Stored, because hashing a large value again when the version is dropped costs more than sixteen bytes of
+    /// memory.
     pub fingerprint: u128,
 }
 
@@ -26,7 +27,7 @@ impl Version {
         value: Option<Box<[u8]>>,
     ) -> Version {
         let mut hash = Fingerprint::new(Domain::Version);
-        // The numbers in one piece: feeding them one by one costs as much as the rest.
+        // The numbers are hashed as one block: hashing them one by one costs as much as all the rest.
         let mut numbers = [0; 32];
         for (number, into) in
             [mod_revision, create_revision, version, key.len() as u64].iter().zip(numbers.chunks_mut(8))
@@ -53,7 +54,7 @@ impl Version {
 #[derive(Debug)]
 pub(super) struct Versions {
     pub latest: Version,
-    /// Superseded ones that the floor has not passed, oldest first. Empty, and without memory, for most keys.
+    /// Superseded versions that the floor has not passed, oldest first. Empty, and without memory, for most keys.
     pub older: VecDeque<Version>,
 }
 
@@ -67,8 +68,8 @@ impl Versions {
         self.older.get(newer.checked_sub(1)?)
     }
 
-    /// Hands over what no read at `floor` or above can see, oldest first. A deletion that has nothing before it says
-    /// nothing.
+    /// Removes the versions that no read at `floor` or above can see, oldest first, and passes them to `dropped`. A
+    /// deletion without an earlier version is not needed.
     pub(super) fn trim(&mut self, floor: u64, mut dropped: impl FnMut(Version)) {
         while let Some(oldest) = self.older.front() {
             let next = self.older.get(1).unwrap_or(&self.latest);
@@ -82,7 +83,7 @@ impl Versions {
         }
     }
 
-    /// Whether the key is gone and no read at `floor` or above can see that it was there.
+    /// Whether the key is deleted and no read at `floor` or above can see that it existed.
     pub(super) fn is_forgotten(&self, floor: u64) -> bool {
         self.older.is_empty() && self.latest.value.is_none() && self.latest.mod_revision <= floor
     }
@@ -91,7 +92,7 @@ impl Versions {
 /// A version that was replaced or deleted.
 #[derive(Debug)]
 pub(super) struct Superseded {
-    /// The revision that did it: when the floor reaches it, the version goes.
+    /// The revision that superseded the version: when the floor reaches it, the version is dropped.
     pub at: u64,
     pub key: Arc<[u8]>,
     pub bytes: u64,

@@ -1,9 +1,10 @@
-//! A read-consistent view: one state of the map, held still for a snapshot while the applier goes on.
+//! A read-consistent view: one state of the map that stays unchanged for a snapshot while the applier goes on.
 //!
-//! [`Kv::pin`] notes where the state stands and costs nothing that grows with it. From then on whatever leaves the map,
-//! versions that the floor passes and idempotency rows that expire, goes to a side table as far as it belongs to the
-//! pinned state. The map itself answers, counts and hashes as if nothing were pinned. [`View::next_page`] walks both in
-//! key order and leaves out what came later, so that all pages together are exactly the pinned state.
+//! [`Kv::pin`] notes the position of the state; its cost does not depend on the size of the state. From then on
+//! everything that leaves the map (versions that the floor passes, idempotency rows that expire) goes to a side table
+//! if it belongs to the pinned state. The map itself answers, counts and hashes as if nothing were pinned.
+//! [`View::next_page`] walks both in key order and skips what was added later, so that all pages together are exactly
+//! the pinned state.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -24,13 +25,14 @@ pub const PAGE_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub(super) struct Pin {
     revision: u64,
-    /// Versions that have left, by key and oldest first: each older than what the map still has of that key.
+    /// Versions that have left the map, by key and oldest first: each is older than all versions of that key in the
+    /// map.
     versions: BTreeMap<Arc<[u8]>, Vec<Version>>,
     pub rows: KeptRows,
 }
 
 impl Pin {
-    /// Takes what leaves the map, if it belongs to the view.
+    /// Takes a version that leaves the map, if it belongs to the view.
     pub(super) fn keep(&mut self, key: &Arc<[u8]>, version: Version) {
         if version.mod_revision <= self.revision {
             self.versions.entry(Arc::clone(key)).or_default().push(version);
@@ -38,7 +40,7 @@ impl Pin {
     }
 }
 
-/// What was kept for a view. Dropping it can take a while: not under the store's lock.
+/// What was kept for a view. Dropping it can take a while, so it must not be dropped under the store's lock.
 #[must_use = "to be dropped outside of the lock"]
 pub struct Kept {
     _pin: Option<Pin>,
@@ -70,7 +72,7 @@ impl Kv {
         View { header, next: Next::Versions(None), rows: 0 }
     }
 
-    /// Ends the view that is pinned, if one is. What was kept for it comes back, to be dropped outside of the lock.
+    /// Ends the pinned view, if there is one. Returns what was kept for it, to be dropped outside of the lock.
     pub fn unpin(&mut self) -> Kept {
         Kept { _pin: self.pin.take() }
     }
@@ -80,7 +82,7 @@ impl Kv {
         self.pin.is_some()
     }
 
-    /// Everything of the state but its rows.
+    /// Everything of the state except its rows.
     pub(super) fn header(&self) -> SnapshotHeader {
         let Size { keys, bytes, idempotency_rows, .. } = self.size();
         SnapshotHeader {
@@ -110,7 +112,7 @@ impl Kv {
 }
 
 impl View {
-    /// Everything of the pinned state but its rows.
+    /// Everything of the pinned state except its rows.
     pub fn header(&self) -> &SnapshotHeader {
         &self.header
     }
@@ -150,7 +152,7 @@ impl View {
         let bounds = (start, Bound::Unbounded);
         let mut live = kv.keys.range::<[u8], _>(bounds).peekable();
         let mut kept = pin.versions.range::<[u8], _>(bounds).peekable();
-        // One more, since a page that goes on within a key looks at that one again.
+        // One key more, because a page that continues within a key visits that key again.
         for looked_at in 0..=max_keys {
             let side = match (live.peek(), kept.peek()) {
                 (None, None) => return Next::Rows(pin.rows.places().start),
@@ -222,7 +224,7 @@ impl View {
     }
 }
 
-/// What the side table and the map have of one key; the former is older.
+/// The versions of one key in the side table and in the map; those in the side table are older.
 #[derive(Clone, Copy)]
 struct Both<'a> {
     old: &'a [Version],

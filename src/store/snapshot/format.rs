@@ -1,4 +1,4 @@
-//! The bytes of a snapshot file around its rows. `docs/storage-format.md` draws them.
+//! The bytes of a snapshot file except its rows. `docs/storage-format.md` describes them.
 
 use serde::Deserialize;
 
@@ -6,7 +6,7 @@ use super::SnapshotHeader;
 use crate::bytes::u32_at;
 use crate::raft::{PROTOCOL, Protocol, VersionMismatch, check_version};
 
-/// The version of the whole file. A greater one is refused.
+/// The version of the whole file. A higher version is refused.
 pub(super) const VERSION: u32 = 1;
 
 /// Rows are cut into chunks of at most this size.
@@ -21,7 +21,7 @@ pub(super) const CHUNK_HEAD_BYTES: usize = 8;
 /// Bytes after the end chunk: the number of rows, then the CRC of everything before it.
 pub(super) const TRAILER_BYTES: usize = 12;
 
-/// No header is longer: checked before memory is taken for one.
+/// Maximum length of a header: checked before memory is allocated for one.
 pub(super) const MAX_HEADER_BYTES: usize = 8 << 20;
 
 const MAGIC: [u8; 8] = *b"dkvsnaps";
@@ -40,7 +40,7 @@ pub(super) fn encode_header(header: &SnapshotHeader) -> Vec<u8> {
     bytes
 }
 
-/// Length of the JSON after a head. The text says what is wrong.
+/// Length of the JSON after a head. The error text says what is wrong.
 pub(super) fn header_len(head: &[u8]) -> Result<usize, &'static str> {
     if head[..8] != MAGIC {
         return Err("it does not begin like a snapshot");
@@ -49,7 +49,7 @@ pub(super) fn header_len(head: &[u8]) -> Result<usize, &'static str> {
     if len > MAX_HEADER_BYTES { Err("its header claims to be longer than any is") } else { Ok(len) }
 }
 
-/// Why head and JSON are no header that this program reads.
+/// Why this program cannot read a header.
 pub(super) enum HeaderError {
     /// The file is of a later format.
     NewerFormat(u32),
@@ -58,7 +58,7 @@ pub(super) enum HeaderError {
     Broken(String),
 }
 
-/// The version of the state, whatever else its header has.
+/// Only the version of the state; other fields of the header are ignored.
 #[derive(Deserialize)]
 struct Peek {
     meta: PeekMeta,
@@ -93,7 +93,7 @@ pub(super) fn put_chunk(out: &mut Vec<u8>, rows: &[u8]) {
     out.extend_from_slice(rows);
 }
 
-/// Length and CRC of the chunk after its head. `None` when it is longer than any.
+/// Length and CRC of the chunk after its head. `None` when the length is above the maximum.
 pub(super) fn chunk_len(head: &[u8]) -> Option<(usize, u32)> {
     let len = u32_at(head, 0) as usize;
     (len <= CHUNK_BYTES).then(|| (len, u32_at(head, 4)))

@@ -1,4 +1,4 @@
-//! What a snapshot says of the state in it: everything but the rows.
+//! What a snapshot says about its state: everything except the rows.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::raft::{ClusterId, Entry, MemberId, Settings, SnapshotMeta};
 
-/// Everything of a state but its rows. In a snapshot file it is JSON.
+/// Everything of a state except its rows. In a snapshot file it is JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotHeader {
@@ -32,7 +32,7 @@ pub struct SnapshotHeader {
     pub keys: u64,
     /// These keys and their values, in bytes.
     pub bytes: u64,
-    /// Keys with versions, those that were deleted lately included.
+    /// Keys with versions, including keys that were deleted recently.
     pub key_rows: u64,
     /// Versions of all keys.
     pub versions: u64,

@@ -1,4 +1,4 @@
-//! Reading snapshots: whole into a state, whole to verify, in pieces to send.
+//! Reading snapshots: completely, to load the state or to verify, and in pieces, to send them.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -13,28 +13,28 @@ use crate::raft::{PROTOCOL, Position, VersionMismatch, check_version};
 use crate::store::disk::{self, Disk, DiskFile};
 use crate::store::kv::Kv;
 
-/// A snapshot that was read to its end and found whole.
+/// A snapshot that was read to its end and is undamaged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotStatus {
-    /// What it says of itself.
+    /// Its header.
     pub header: SnapshotHeader,
     /// Length of the file.
     pub bytes: u64,
     /// Rows in it.
     pub rows: u64,
-    /// The CRC at its end, of everything before.
+    /// The CRC at its end, over everything before it.
     pub crc: u32,
 }
 
-/// The state in a snapshot of this directory. Everything is verified: header, chunks, the whole file, the order of the
-/// rows, their counts, the state hash.
+/// Loads the state in a snapshot of this directory. Everything is verified: header, chunks, the whole file, the order
+/// of the rows, their counts, the state hash.
 pub fn load(disk: &Arc<dyn Disk>, name: SnapshotName) -> Result<(SnapshotHeader, Kv), SnapshotError> {
     let shown = name.to_string();
     let file = disk.open(&shown).map_err(SnapshotError::io(disk, &shown, "open"))?;
     load_named(&*file, disk.display(&shown), Some(name.position()))
 }
 
-/// The state in a snapshot anywhere, such as a backup; verified like any other.
+/// Loads the state in a snapshot file anywhere, such as a backup, with the same checks.
 pub fn load_file(path: &Path) -> Result<(SnapshotHeader, Kv), SnapshotError> {
     let (file, shown) = open_file(path)?;
     load_named(&*file, shown, None)
@@ -47,7 +47,7 @@ pub fn verify(disk: &Arc<dyn Disk>, name: SnapshotName) -> Result<SnapshotStatus
     verify_named(&*file, disk.display(&shown), Some(name.position()))
 }
 
-/// The same for a snapshot anywhere.
+/// The same for a snapshot file anywhere.
 pub fn verify_file(path: &Path) -> Result<SnapshotStatus, SnapshotError> {
     let (file, shown) = open_file(path)?;
     verify_named(&*file, shown, None)
@@ -69,7 +69,7 @@ fn open_file(path: &Path) -> Result<(Box<dyn DiskFile>, String), SnapshotError> 
     }
 }
 
-/// Also for a file that has not its name yet: `shown` is how an error names it.
+/// Also for a file that does not have its final name yet: `shown` is its name in errors.
 pub(super) fn load_named(
     file: &dyn DiskFile,
     shown: String,
@@ -101,21 +101,21 @@ fn verify_named(
     Ok(SnapshotStatus { bytes: scan.at, rows: header.rows(), crc: scan.crc, header })
 }
 
-/// Where the bytes come from.
+/// The source of the bytes.
 enum Source<'a> {
-    /// A file, and its length: every length in it is compared with that before anything is allocated for it.
+    /// A file, and its length: every length in the file is compared with this before memory is allocated for it.
     File(&'a dyn DiskFile, u64),
-    /// Something that passes once, of a length that nobody knows. No length in a snapshot is above a few megabytes, and
-    /// a greater one is refused before anything is allocated for it.
+    /// A stream that can be read once and whose length is unknown. No length in a snapshot is above a few megabytes;
+    /// a larger one is refused before memory is allocated for it.
     Stream(&'a mut dyn Read),
 }
 
-/// One pass.
+/// One pass over a snapshot.
 struct Scan<'a> {
     source: Source<'a>,
     shown: String,
     at: u64,
-    /// Of everything before `at`; at the end, the one that the file ends with.
+    /// CRC of everything before `at`; at the end, the CRC at the end of the file.
     crc: u32,
     /// The state in it is at a version that this program does not read.
     mismatch: Option<VersionMismatch>,
@@ -133,7 +133,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Header and state, everything verified.
+    /// Header and state, completely verified.
     fn state(&mut self, last: Option<Position>) -> Result<(SnapshotHeader, Kv), SnapshotError> {
         let header = self.header(last)?;
         let mut builder = Kv::from_snapshot(header.clone());
@@ -183,7 +183,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Where it ends, as far as that is known.
+    /// The end of the source, as far as it is known.
     fn end(&self) -> u64 {
         match self.source {
             Source::File(_, size) => size,
@@ -191,7 +191,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Whether something follows.
+    /// Whether more bytes follow.
     fn goes_on(&mut self) -> Result<bool, SnapshotError> {
         let Source::Stream(input) = &mut self.source else { return Ok(self.at != self.end()) };
         match input.read_exact(&mut [0]) {
@@ -201,7 +201,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// The same, and they count for the file's CRC.
+    /// The same, and adds the bytes to the file's CRC.
     fn take(&mut self, len: usize, buf: &mut Vec<u8>) -> Result<(), SnapshotError> {
         let start = buf.len();
         self.read(len, buf)?;
@@ -234,7 +234,7 @@ impl<'a> Scan<'a> {
         Ok(header)
     }
 
-    /// Hands over all rows, then checks the end of the file.
+    /// Calls `take` for all rows, then checks the end of the file.
     fn rows(&mut self, mut take: impl FnMut(AnyRow<'_>) -> Result<(), String>) -> Result<(), SnapshotError> {
         let (mut count, mut buf, mut head) = (0u64, Vec::new(), Vec::new());
         loop {
@@ -289,7 +289,7 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// A snapshot that is being sent. The file may be pruned meanwhile: it stays readable here.
+/// A snapshot that is being sent. It stays readable here even if the file is pruned meanwhile.
 pub struct SnapshotReader {
     file: Box<dyn DiskFile>,
     shown: String,
@@ -297,7 +297,7 @@ pub struct SnapshotReader {
 }
 
 impl SnapshotReader {
-    /// Opens a snapshot and verifies it whole: a damaged one is never sent.
+    /// Opens a snapshot and verifies the whole file: a damaged snapshot is never sent.
     pub fn open(disk: &Arc<dyn Disk>, name: SnapshotName) -> Result<SnapshotReader, SnapshotError> {
         let shown = name.to_string();
         let file = disk.open(&shown).map_err(SnapshotError::io(disk, &shown, "open"))?;

@@ -1,4 +1,5 @@
-//! Receiving a snapshot in pieces, in the order of their offsets, with the right to ask for where to go on.
+//! Receiving a snapshot in pieces, in the order of their offsets. The receiver decides at which offset the sender
+//! continues.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use crate::raft::Position;
 use crate::store::disk::{Disk, DiskFile};
 use crate::store::kv::Kv;
 
-/// Which snapshot a piece belongs to. Two files with equal keys are taken for the same.
+/// The snapshot that a piece belongs to. Two files with equal keys count as the same file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TransferKey {
     /// The last entry it covers.
@@ -21,14 +22,14 @@ pub struct TransferKey {
 }
 
 impl SnapshotReader {
-    /// What a receiver knows this file by.
+    /// The key by which a receiver recognises this file.
     pub fn key(&self) -> TransferKey {
         let status = self.status();
         TransferKey { last: status.header.meta.last, bytes: status.bytes, crc: status.crc }
     }
 }
 
-/// Receives one snapshot at a time into `receive.tmp`. Nothing of it counts before [`Receiver::finish`].
+/// Receives one snapshot at a time into `receive.tmp`. The file is not used before [`Receiver::finish`].
 pub struct Receiver {
     disk: Arc<dyn Disk>,
     transfer: Option<Transfer>,
@@ -39,14 +40,14 @@ struct Transfer {
     file: Box<dyn DiskFile>,
     /// Bytes written.
     received: u64,
-    /// CRC of these, without the four at the end of the file.
+    /// CRC of these bytes, without the four bytes at the end of the file.
     crc: u32,
-    /// The four at the end of the file, as far as they came.
+    /// The four bytes at the end of the file, as far as they were received.
     end: Vec<u8>,
 }
 
 impl Transfer {
-    /// Follows the bytes after `received`.
+    /// Updates the counters with the bytes after `received`.
     fn advance(&mut self, bytes: &[u8]) {
         let covered = (self.key.bytes - 4).saturating_sub(self.received);
         let (body, end) = bytes.split_at(usize::try_from(covered).unwrap_or(usize::MAX).min(bytes.len()));
@@ -61,26 +62,27 @@ impl Transfer {
 }
 
 impl Receiver {
-    /// With nothing received.
+    /// A receiver that has received nothing.
     pub fn new(disk: Arc<dyn Disk>) -> Receiver {
         Receiver { disk, transfer: None }
     }
 
-    /// The offset of the next byte wanted of this snapshot: 0 for any but the one under way.
+    /// The offset of the next byte wanted of this snapshot: 0 for every snapshot except the one that is being
+    /// received.
     pub fn expected_offset(&self, key: &TransferKey) -> u64 {
         self.transfer.as_ref().filter(|transfer| transfer.key == *key).map_or(0, |transfer| transfer.received)
     }
 
-    /// Whether all bytes of this snapshot are here.
+    /// Whether all bytes of this snapshot were received.
     pub fn is_complete(&self, key: &TransferKey) -> bool {
         self.expected_offset(key) == key.bytes && key.bytes > 0
     }
 
-    /// Takes a piece; returns the offset of the next byte wanted. A piece that begins elsewhere, or goes on after the
-    /// end, changes nothing. The first piece of another snapshot ends the one under way.
+    /// Takes a piece; returns the offset of the next byte wanted. A piece that begins at another offset, or continues
+    /// after the end, changes nothing. The first piece of another snapshot ends the running transfer.
     ///
     /// # Errors
-    /// The file system refuses. The transfer begins anew then.
+    /// A file operation fails. The transfer then begins again.
     pub fn take(&mut self, key: &TransferKey, offset: u64, bytes: &[u8]) -> Result<u64, SnapshotError> {
         let expected = self.expected_offset(key);
         let end = offset.checked_add(bytes.len() as u64);
@@ -106,11 +108,11 @@ impl Receiver {
         Ok(self.transfer.insert(transfer).received)
     }
 
-    /// Verifies what was received, makes it a snapshot of this directory, durably, and returns its state. Panics unless
-    /// [`Receiver::is_complete`] said so.
+    /// Verifies the received file, makes it a snapshot of this directory, durably, and returns its state. Panics
+    /// unless [`Receiver::is_complete`] is true.
     ///
     /// # Errors
-    /// What was received is not whole, or the file system refuses. The transfer begins anew then.
+    /// The received file is damaged, or a file operation fails. The transfer then begins again.
     pub fn finish(&mut self) -> Result<(SnapshotHeader, Kv), SnapshotError> {
         let transfer = self.transfer.take().filter(|transfer| transfer.received == transfer.key.bytes);
         let transfer = transfer.expect("finished when complete");

@@ -1,4 +1,4 @@
-//! The rows of a snapshot: `docs/storage-format.md` draws them. Integers are little-endian.
+//! The rows of a snapshot: `docs/storage-format.md` describes them. Integers are little-endian.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ const VALUE: u8 = 2;
 const DELETION: u8 = 3;
 const IDEMPOTENCY: u8 = 4;
 
-/// No key or value is longer: no command that fits into a frame has one. A length is checked against it before it is
-/// waited for.
+/// Maximum length of a key or a value: no command that fits into a frame has a longer one. A length is checked
+/// against this before its bytes are read.
 const MAX_FIELD_BYTES: usize = crate::raft::MAX_PAYLOAD_BYTES;
 
 /// One row.
@@ -18,7 +18,7 @@ const MAX_FIELD_BYTES: usize = crate::raft::MAX_PAYLOAD_BYTES;
 pub(in crate::store) enum AnyRow<'a> {
     /// The key of the versions after it.
     Key(&'a [u8]),
-    /// A version; without a value a deletion.
+    /// A version; without a value it is a deletion.
     Version { mod_revision: u64, create_revision: u64, version: u64, value: Option<&'a [u8]> },
     /// An outcome.
     Idempotency(Row),
@@ -66,8 +66,8 @@ fn put_sized(buf: &mut Vec<u8>, bytes: &[u8]) {
     buf.extend_from_slice(bytes);
 }
 
-/// Reads the row at the beginning of `bytes` and its length; `None` when it goes on after them. The text says what is
-/// wrong.
+/// Reads the row at the beginning of `bytes` and its length; `None` when the row continues after the end of `bytes`.
+/// The error text says what is wrong.
 pub(in crate::store) fn decode(bytes: &[u8]) -> Result<Option<(AnyRow<'_>, usize)>, String> {
     let mut reader = Reader { bytes, at: 0 };
     Ok(reader.row()?.map(|row| (row, reader.at)))

@@ -8,10 +8,10 @@ use crate::raft::SnapshotMeta;
 use crate::store::disk::{Disk, DiskFile};
 use crate::store::kv::{Kv, View};
 
-/// Keys that one page looks at: what a reader of the store's lock may hold it for.
+/// Maximum number of keys in one page: this limits how long a page holds the store's read lock.
 const PAGE_KEYS: usize = 500;
 
-/// Synced after so many bytes: little enough that a write of the log is never long behind it.
+/// Synced after this many bytes: few enough that a write of the log never waits long for it.
 const SYNC_BYTES: u64 = 1 << 20;
 
 /// A snapshot that is durable.
@@ -19,7 +19,7 @@ const SYNC_BYTES: u64 = 1 << 20;
 pub struct SnapshotFile {
     /// Its file.
     pub name: SnapshotName,
-    /// Where it ends.
+    /// The position of its end, and the membership there.
     pub meta: SnapshotMeta,
     /// Length of the file.
     pub bytes: u64,
@@ -31,8 +31,8 @@ pub struct SnapshotFile {
 
 /// Writes a snapshot: [`fill`](SnapshotWriter::fill) under the store's read lock and [`flush`](SnapshotWriter::flush)
 /// without it, in turn, until there is nothing more, then [`finish`](SnapshotWriter::finish). The caller unpins the view
-/// when `fill` has said `false`, or when it gives up. A writer that is dropped leaves a file that the next one replaces
-/// and a restart removes.
+/// when `fill` has returned `false`, or when it gives up. A writer that is dropped leaves a file that the next writer
+/// replaces and a restart removes.
 pub struct SnapshotWriter {
     disk: Arc<dyn Disk>,
     file: Box<dyn DiskFile>,
@@ -60,7 +60,7 @@ impl SnapshotWriter {
         Ok(writer)
     }
 
-    /// What the snapshot says of itself.
+    /// The header of the snapshot.
     pub fn header(&self) -> &SnapshotHeader {
         self.view.header()
     }
@@ -75,12 +75,12 @@ impl SnapshotWriter {
         self.fill_at_most(kv, PAGE_KEYS)
     }
 
-    /// The same with a page of so many keys.
+    /// The same with a page of at most `max_keys` keys.
     pub fn fill_at_most(&mut self, kv: &Kv, max_keys: usize) -> bool {
         self.view.next_page(kv, &mut self.pending, max_keys)
     }
 
-    /// Writes what whole chunks there are.
+    /// Writes the complete chunks.
     pub fn flush(&mut self) -> Result<(), SnapshotError> {
         let whole = self.pending.len() - self.pending.len() % CHUNK_BYTES;
         for rows in self.pending[..whole].chunks(CHUNK_BYTES) {
@@ -135,8 +135,8 @@ impl SnapshotWriter {
     }
 }
 
-/// Writes a snapshot of a state that nobody else uses meanwhile, such as one that was
-/// [rebased](crate::store::Kv::rebase).
+/// Writes a snapshot of a state that is not used by other code meanwhile, such as a
+/// [rebased](crate::store::Kv::rebase) state.
 pub fn write(disk: Arc<dyn Disk>, kv: &mut Kv) -> Result<SnapshotFile, SnapshotError> {
     let view = kv.pin();
     let written = SnapshotWriter::create(disk, view).and_then(|mut writer| {

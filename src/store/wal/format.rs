@@ -1,4 +1,4 @@
-//! The bytes of the log: batch headers, segment headers, records. `docs/storage-format.md` draws them.
+//! The bytes of the log: batch headers, segment headers, records. `docs/storage-format.md` describes them.
 //!
 //! Everything here is a pure function of bytes; integers are little-endian.
 
@@ -15,7 +15,7 @@ pub(super) const BLOCK_BYTES: usize = 4096;
 /// Bytes of a batch header.
 pub(super) const BATCH_HEADER_BYTES: usize = 80;
 
-/// The version of everything in a segment. A greater one is refused.
+/// The version of everything in a segment. A higher version is refused.
 pub(super) const VERSION: u32 = 1;
 
 /// Where the segment header lies in the first block of a segment's first batch.
@@ -56,7 +56,7 @@ impl fmt::Display for SegmentName {
     }
 }
 
-/// What stands at the beginning of each batch.
+/// The header at the beginning of each batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BatchHeader {
     /// The segment's nonce.
@@ -71,17 +71,16 @@ pub(super) struct BatchHeader {
     pub records: u32,
     /// Bytes from the batch's beginning to the end of its last record.
     pub length: u64,
-    /// The header CRC of the batch before, across segments; 0 in the very first.
+    /// The header CRC of the previous batch, across segments; 0 in the first batch of the log.
     pub prev_crc: u32,
     /// CRC of everything after the header, the padding up to the block boundary included.
     pub body_crc: u32,
-    /// Whether a block of zeroes was written after the batch, because what stands there may be from an earlier life of
-    /// the file.
+    /// Whether a block of zeroes was written after the batch, because old bytes of a reused file may be there.
     pub terminated: bool,
 }
 
 impl BatchHeader {
-    /// Blocks the batch takes.
+    /// Blocks that the batch occupies.
     pub(super) fn blocks(&self) -> u64 {
         self.length.div_ceil(BLOCK_BYTES as u64)
     }
@@ -141,16 +140,16 @@ impl BatchHeader {
     }
 }
 
-/// What stands once in each segment, in the first block of its first batch.
+/// The header of a segment, in the first block of its first batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
-    /// Whose log it is.
+    /// The cluster and the member that the log belongs to.
     pub ids: WalIds,
     /// The sequence number of the file name.
     pub sequence: u64,
     /// The file's length in blocks: it never changes, so a file of another length was cut.
     pub blocks: u64,
-    /// Index of the next entry of the log when the segment was begun.
+    /// Index of the next entry of the log at the time when the segment was begun.
     pub first_index: Index,
     /// Term of the entry before that one; 0 when there is none.
     pub prev_term: Term,
@@ -159,11 +158,11 @@ pub(super) struct SegmentHeader {
 /// What a first block says about its segment.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum SegmentHeaderFound {
-    /// This, in a format we know.
+    /// A segment header in a known format.
     Known(SegmentHeader),
-    /// That a later version wrote it.
+    /// A later version wrote it.
     Newer(u32),
-    /// Nothing: there is no whole segment header.
+    /// There is no complete segment header.
     Nothing,
 }
 
@@ -182,8 +181,8 @@ impl SegmentHeader {
         put_u32(into, 12, crc);
     }
 
-    /// Reads the segment header of a segment's first block. It has a CRC of its own, so that a log of a newer
-    /// version is told from a damaged one whatever else that version changes.
+    /// Reads the segment header of a segment's first block. It has its own CRC, so that a log of a newer version can
+    /// be distinguished from a damaged log, independently of what else that version changes.
     pub(super) fn decode(block: &[u8]) -> SegmentHeaderFound {
         let bytes = &block[SEGMENT_HEADER_AT..SEGMENT_HEADER_AT + SEGMENT_HEADER_BYTES];
         if bytes[..8] != SEGMENT_MAGIC || u32_at(bytes, 12) != segment_crc(bytes) {
@@ -224,14 +223,14 @@ pub(super) fn record_bytes(op: &WriteOp) -> usize {
     }
 }
 
-/// Bytes of the blocks that a batch with so many bytes of records takes.
+/// Bytes of the blocks that a batch with this many bytes of records occupies.
 pub(super) fn batch_bytes(first_of_segment: bool, record_bytes: usize) -> u64 {
     (records_at(first_of_segment) + record_bytes).next_multiple_of(BLOCK_BYTES) as u64
 }
 
-/// Writes a whole batch into `buf`, blocks and padding. `header` needs its fields but `records`, `length` and
-/// `body_crc`; `segment` is given exactly when the batch is the first of its segment. Returns the CRC that the next
-/// batch's `prev_crc` must be.
+/// Writes a whole batch into `buf`, blocks and padding. All fields of `header` except `records`, `length` and
+/// `body_crc` must be set. `segment` is given exactly when the batch is the first of its segment. Returns the CRC
+/// that must be the next batch's `prev_crc`.
 pub(super) fn encode_batch(
     buf: &mut Vec<u8>,
     header: &BatchHeader,
@@ -277,13 +276,13 @@ fn encode_records(buf: &mut Vec<u8>, op: &WriteOp) -> u32 {
 /// One record of a batch.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Record {
-    /// An entry; cuts whatever the log holds from its index on.
+    /// An entry; cuts everything that the log holds from its index on.
     Entry(Entry),
-    /// The log begins anew after this position.
+    /// The log restarts empty after this position.
     Reset(Position),
 }
 
-/// Why bytes whose checksum is right are no record.
+/// Why bytes with a correct checksum are not a valid record.
 #[derive(Debug)]
 pub(super) enum RecordError {
     /// A later program wrote it.
@@ -373,7 +372,7 @@ mod tests {
         (buf, crc)
     }
 
-    /// The records of a batch whose header and body are whole, else `None`.
+    /// The records of a batch if its header and body are undamaged, otherwise `None`.
     fn decode(bytes: &[u8], first: bool) -> Option<(BatchHeader, Vec<Record>)> {
         let (header, _) = BatchHeader::decode(bytes, 77, if first { 0 } else { 9 })?;
         let body = bytes.get(BATCH_HEADER_BYTES..header.blocks() as usize * BLOCK_BYTES)?;

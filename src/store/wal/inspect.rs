@@ -1,5 +1,4 @@
-//! A look at a log that changes nothing: recovery's own reading and recovery's own verdict, without what recovery does
-//! about it.
+//! Read-only inspection of a log: it reads and judges with the code of recovery, but repairs nothing.
 
 use std::sync::Arc;
 
@@ -13,29 +12,29 @@ use super::{LogPlace, WalError, WalIds};
 /// What a log holds, as far as it can be read, and how it ends.
 #[derive(Debug)]
 pub struct Inspection {
-    /// Whose log it is, if one batch was whole.
+    /// The cluster and the member that the log belongs to, if at least one batch was undamaged.
     pub ids: Option<WalIds>,
     /// Term and vote.
     pub hard_state: HardState,
-    /// The last entry, or where the log begins when it has none.
+    /// The last entry, or the position after which the log begins when it has no entries.
     pub last: Position,
-    /// The highest version that an entry of it puts in force; 0 when none does.
+    /// The highest version that an entry of the log puts in force; 0 when there is no such entry.
     pub version: Protocol,
-    /// How much is known to be synced from the log's own marks.
+    /// The part of the log that its own marks prove to be synced.
     pub synced_mark: LogPlace,
     /// The verdict: `None` when the log ends cleanly, the torn end that the next start cuts off, or why the log is
-    /// refused. In the last case everything above is what stands before the damage.
+    /// refused. In the last case all fields above describe the part before the damage.
     pub end: Result<Option<TornEnd>, WalError>,
 }
 
-/// The unfinished last write of a log. Nothing depends on it.
+/// The unfinished last write of a log. No answer depends on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TornEnd {
     /// The segment file.
     pub file: String,
-    /// Its first byte that is no part of a whole batch.
+    /// The first byte in it that does not belong to an undamaged batch.
     pub offset: u64,
-    /// How many bytes from there to the last block that is not zero.
+    /// Number of bytes from `offset` through the last block that is not zero.
     pub bytes: u64,
 }
 

@@ -1,17 +1,17 @@
-//! Reading a log back, and telling what a crash tore from what has rotted since.
+//! Reading a log back, and distinguishing a write that a crash tore from later corruption.
 //!
-//! The verdict at the first place where no whole batch stands, block `b` of segment `s`:
+//! The verdict at the first place without an undamaged batch, block `b` of segment `s`:
 //!
-//! - `s` ends there if the rest is zero. It also does if `b` alone is zero, the batch before it says that a block of
-//!   zeroes was written after it, and no header of `s` follows: then the rest is from an earlier life of the file.
+//! - `s` ends there if the rest is zero. It also ends there if only `b` is zero, the batch before it says that a block
+//!   of zeroes was written after it, and no header of `s` follows: then the rest is old content of a reused file.
 //! - `s` has a successor: everything in it was synced before the successor got its name. If `s` ends at `b`, the
-//!   successor's chain confirms it; anything else is rot.
-//! - a header after `b` says that more than `b` blocks were synced when it was written: rot.
-//! - otherwise nothing proves that `b` was ever synced, so nothing that depends on it was answered: torn, cut off.
-//!   Whole batches after it, of the same write, go with it: they were not synced either.
+//!   successor's chain confirms it; anything else is corruption.
+//! - a header after `b` says that more than `b` blocks were synced when it was written: corruption.
+//! - otherwise nothing proves that `b` was ever synced, so no answer depends on it: it is torn and is cut off.
+//!   Undamaged batches after it belong to the same write and are cut off too: they were not synced either.
 //!
-//! Of a log that was cut after a snapshot the first segments are gone. The first one that is there says with which
-//! position the log continues; what the batch before it was cannot be checked.
+//! When a log was cut after a snapshot, its first segments are gone. The first remaining segment says at which
+//! position the log continues; the batch before it cannot be checked.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,20 +33,20 @@ pub(super) struct Replay {
     pub hard_state: HardState,
     pub base: Position,
     pub entries: Vec<Entry>,
-    /// Whether `base` is where the log was cut, and not 0 or where a reset put it: entries up to it may have been
-    /// replaced later on.
+    /// Whether `base` is the position of a cut, and not 0 or the position of a reset: entries up to it may have been
+    /// replaced later.
     is_cut: bool,
     /// Header CRC of the last batch.
     pub chain: u32,
     batches: u64,
-    /// Whose log the first segment is.
+    /// The cluster and the member that the first segment belongs to.
     pub ids: Option<WalIds>,
-    /// How far everything was synced, as the segment's name and its last batch say.
+    /// The place through which everything was synced, according to the segment's name and its last batch.
     pub synced_mark: LogPlace,
 }
 
 impl Replay {
-    /// Position of the last entry, or where the log begins.
+    /// Position of the last entry, or the position after which the log begins.
     pub(super) fn last(&self) -> Position {
         self.entries.last().map_or(self.base, Entry::position)
     }
@@ -59,7 +59,7 @@ impl Replay {
                 self.is_cut = false;
             }
             Record::Entry(entry) if self.is_cut && (1..=self.base.index).contains(&entry.index()) => {
-                // It replaced entries of segments that are gone, and was committed before these went.
+                // It replaced entries of segments that were removed, and was committed before they were removed.
                 self.entries.clear();
                 self.base = entry.position();
             }
@@ -84,26 +84,26 @@ impl Replay {
     }
 }
 
-/// All that was read, before anything is changed.
+/// Everything that was read, before anything is changed.
 pub(super) struct Scan {
     pub replay: Replay,
     /// The segments before the last one.
     pub older: VecDeque<Older>,
-    /// The last segment, where writing goes on.
+    /// The last segment, where writing continues.
     pub last: Current,
     pub torn: Option<Torn>,
 }
 
-/// What is to be zeroed in the last segment: from its `next_block` on.
+/// The part of the last segment that must be zeroed: it begins at `next_block`.
 pub(super) struct Torn {
     /// The block after the last one that is not zero.
     pub end_block: u64,
 }
 
-/// What stands after the batches of a segment.
+/// The content after the batches of a segment.
 enum Rest {
     Zero,
-    /// One block of zeroes, or more, then what an earlier life of the file has left.
+    /// One or more blocks of zeroes, then old content of a reused file.
     Stale,
     Torn(Torn),
 }
@@ -166,16 +166,16 @@ pub(super) fn leads_to(
     Ok(fits)
 }
 
-/// The segments of a whole log.
+/// All segments of a log.
 pub(super) struct Walked {
-    /// Those before the last one.
+    /// The segments before the last one.
     pub older: VecDeque<Older>,
     /// The last one.
     pub last: Current,
     pub torn: Option<Torn>,
 }
 
-/// The same; after an error `replay` holds what stands before the damage.
+/// The same; after an error `replay` holds the part of the log before the damage.
 pub(super) fn scan_into(
     replay: &mut Replay,
     disk: &Arc<dyn Disk>,
@@ -207,7 +207,7 @@ pub(super) fn scan_into(
             let (is_reused, torn) = match end.rest {
                 Rest::Zero => (false, None),
                 Rest::Stale => (true, None),
-                // Recovery zeroes all of it.
+                // Recovery zeroes everything from here on.
                 Rest::Torn(torn) => (false, Some(torn)),
             };
             let last =
@@ -219,11 +219,11 @@ pub(super) fn scan_into(
     Err(missing())
 }
 
-/// Whose log this is; `None` when no batch ever became whole.
+/// The cluster and the member that this log belongs to; `None` when no batch was ever completed.
 pub(super) fn identify(disk: &Arc<dyn Disk>) -> Result<Option<WalIds>, WalError> {
     let names = segment::list_segments(disk)?;
     let mut replay = Replay::default();
-    // More than one is read only when the very first write was too great for the first segment.
+    // More than one segment is read only when the first write of the log was too large for the first segment.
     for (n, &name) in names.iter().enumerate() {
         let (_, bytes) = segment::read_segment(disk, name)?;
         let segment = SegmentBytes { disk, name, shown: name.to_string(), bytes: &bytes, expected: None };
@@ -235,7 +235,7 @@ pub(super) fn identify(disk: &Arc<dyn Disk>) -> Result<Option<WalIds>, WalError>
     Ok(replay.ids)
 }
 
-/// Zeroes what is torn, durably, so that nothing of it is ever read again. Returns the warning.
+/// Zeroes the torn part durably, so that it is never read again. Returns the warning.
 pub(super) fn cut_off(
     disk: &Arc<dyn Disk>,
     last: &Current,
@@ -253,7 +253,8 @@ pub(super) fn cut_off(
             .map_err(|e| WalError::io_at(disk, &last.shown, "zero the torn end of", at, e))?;
         at += piece as u64;
     }
-    // Before anything is written in its place: a whole batch of what was torn must not come back after that.
+    // This comes before anything is written at this place: no complete batch of the torn part may reappear after
+    // that.
     last.file.sync().map_err(WalError::io(disk, &last.shown, "sync"))?;
     Ok(format!(
         "{}: the last write, at byte {from}, was not finished before the crash and nothing depends on it: \
@@ -275,8 +276,8 @@ struct SegmentBytes<'a> {
 }
 
 impl SegmentBytes<'_> {
-    /// Takes batch after batch up to the end, and judges what stands there. `base_index` becomes the index at which the
-    /// log stood when the segment was begun, if it has a batch.
+    /// Reads batch after batch up to the end, and judges what is there. Sets `base_index` to the index of the log's
+    /// last entry when the segment was begun, if the segment has a batch.
     fn walk(
         &self,
         replay: &mut Replay,
@@ -287,7 +288,7 @@ impl SegmentBytes<'_> {
         replay.synced_mark = LogPlace { sequence: self.name.sequence, block: 0 };
         let mut block = 0;
         let mut synced_through = 0;
-        // Nothing says what a segment without a batch was before.
+        // It is unknown whether a segment without a batch is a reused file.
         let mut may_be_stale = true;
         while let Some((header, crc)) = self.whole_batch(block) {
             let is_cut_here = replay.batches == 0 && self.name.sequence > 1;
@@ -310,8 +311,9 @@ impl SegmentBytes<'_> {
         Ok(SegmentEnd { next_block: block, synced_through, rest })
     }
 
-    /// The segment header, as far as there is one. A foreign or newer one is refused before anything else is judged,
-    /// and so is a file that has lost its end: its synced batches may be gone without another trace.
+    /// The segment header, if there is one. A header of another log or of a newer version is refused before anything
+    /// else is judged. A file that has become shorter is refused as well: synced batches may be lost without any
+    /// other sign.
     fn segment_header(&self) -> Result<Option<SegmentHeader>, WalError> {
         let file = || self.disk.display(&self.shown);
         let blocks = (self.bytes.len() / BLOCK_BYTES) as u64;
@@ -360,7 +362,7 @@ impl SegmentBytes<'_> {
         Ok(())
     }
 
-    /// The batch at `block`, if header and body are whole.
+    /// The batch at `block`, if header and body are undamaged.
     fn whole_batch(&self, block: u64) -> Option<(BatchHeader, u32)> {
         let (header, crc) = self.header_at(block)?;
         let start = self.offset(block) as usize;
@@ -399,7 +401,8 @@ impl SegmentBytes<'_> {
         Ok(())
     }
 
-    /// What looks damaged after an entry that puts a later version in force is sound to the program that wrote it.
+    /// After an entry that puts a later version in force, data that looks damaged here may be valid for the program
+    /// that wrote it.
     fn unreadable(&self, replay: &Replay, offset: u64, error: RecordError) -> WalError {
         let newest = replay.entries.iter().filter_map(Entry::version).max();
         let newer = |what| WalError::Newer { file: self.disk.display(&self.shown), offset, what };
@@ -410,7 +413,7 @@ impl SegmentBytes<'_> {
         }
     }
 
-    /// No whole batch stands at `block`: is that the end, a torn write, or rot?
+    /// There is no undamaged batch at `block`: decides between the end of the log, a torn write and corruption.
     fn judge_end(&self, block: u64, is_last: bool, may_be_stale: bool) -> Result<Rest, WalError> {
         let from = self.offset(block) as usize;
         let rest = &self.bytes[from..];

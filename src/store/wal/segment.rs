@@ -8,13 +8,14 @@ use crate::store::disk::{Disk, DiskFile};
 use super::WalError;
 use super::format::{BLOCK_BYTES, SegmentName};
 
-/// What the name of a spare segment begins with: the housekeeper's until it is handed over.
+/// Beginning of the name of a spare segment. Such a file belongs to the housekeeper until the log writer takes it.
 const SPARE_PREFIX: &str = "spare";
 
-/// A segment that the log writer makes itself. Not a spare's name: both may be under way at once.
+/// Name of a segment that the log writer makes itself. It differs from a spare's name because both may be in progress
+/// at the same time.
 pub(super) const MADE_NAME: &str = "segment.tmp";
 
-/// No segment is greater: checked before memory is taken for one.
+/// Maximum size of a segment: checked before memory is allocated for one.
 pub(super) const MAX_SEGMENT_BYTES: u64 = 1 << 30;
 
 const READ_BYTES: usize = 256 << 10;
@@ -33,8 +34,8 @@ pub(super) struct Current {
     pub next_block: u64,
     /// Blocks that are synced: at most `next_block`.
     pub synced_blocks: u64,
-    /// Whether bytes of an earlier life of the file stand after `next_block`. Then every batch is written together with
-    /// a block of zeroes after it.
+    /// Whether old bytes of a reused file are after `next_block`. Then every batch is written together with a block
+    /// of zeroes after it.
     pub is_reused: bool,
 }
 
@@ -82,12 +83,12 @@ pub(super) fn list_segments(disk: &Arc<dyn Disk>) -> Result<Vec<SegmentName>, Wa
     Ok(segments)
 }
 
-/// What is wrong when the segment before one is not there.
+/// The text for a missing segment.
 pub(super) fn missing(sequence: u64) -> String {
     format!("segment {sequence}, which must come before it, is missing")
 }
 
-/// Opens a segment and reads all of it. Its length is a whole number of blocks.
+/// Opens a segment and reads the whole file. Its length is a whole number of blocks.
 pub(super) fn read_segment(
     disk: &Arc<dyn Disk>,
     name: SegmentName,
@@ -104,7 +105,7 @@ pub(super) fn read_last_segment(
     name: SegmentName,
 ) -> Result<(Box<dyn DiskFile>, Vec<u8>), WalError> {
     let (shown, file) = open_segment(disk, name)?;
-    // What a killed process left unsynced is not lost by this: it is written first.
+    // The unsynced data of a killed process is not lost by this, because it is synced first.
     file.sync().map_err(WalError::io(disk, &shown, "sync"))?;
     file.forget_cache().map_err(WalError::io(disk, &shown, "drop the cache of"))?;
     let bytes = read_file(disk, &shown, file.as_ref())?;
@@ -142,8 +143,7 @@ pub(super) fn make_segment(disk: &Arc<dyn Disk>, blocks: u64) -> Result<Box<dyn 
     Ok(file)
 }
 
-/// Gives a file its name as a segment, durably. Whoever calls this vouches that everything in the segment before is
-/// synced.
+/// Gives a file its name as a segment, durably. The caller must have synced everything in the previous segment.
 pub(super) fn name_segment(disk: &Arc<dyn Disk>, from: &str, sequence: u64) -> Result<SegmentName, WalError> {
     let nonce = disk.nonce().map_err(WalError::io(disk, from, "draw a nonce for"))?;
     let name = SegmentName { sequence, nonce };

@@ -1,5 +1,5 @@
-//! The next segment, zeroed beforehand by the housekeeper, or one that the log has no more need of: an fdatasync into
-//! space that was written once costs half of one into space that was only reserved.
+//! Spare segments: new files that the housekeeper has zeroed, or old segments that the log no longer needs. An
+//! fdatasync into space that was written before costs half as much as one into space that was only reserved.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,10 +11,11 @@ use super::WalError;
 use super::format::{BLOCK_BYTES, SegmentName};
 use super::segment;
 
-/// Bytes zeroed and synced in one step: little enough that a write of the log is never long behind it.
+/// Bytes zeroed and synced in one step: few enough that a write of the log never waits long for it.
 const PIECE_BYTES: u64 = 256 << 10;
 
-/// No more files than this wait to become segments, besides the one in the making; what else a cut frees is removed.
+/// Maximum number of files that wait to become segments, not counting the spare that is being made; other files that
+/// a cut frees are removed.
 const MAX_SPARES: usize = 4;
 
 /// What the log writer and the housekeeper share.
@@ -22,29 +23,29 @@ pub(super) struct Slot {
     state: Mutex<SlotState>,
     /// Bytes of the current segment in use. Written by the log writer.
     filled: AtomicU64,
-    /// Bytes of the spare in the making that are zeroed. Written by the housekeeper.
+    /// Zeroed bytes of the spare that is being made. Written by the housekeeper.
     zeroed: AtomicU64,
     segment_bytes: u64,
 }
 
 #[derive(Default)]
 struct SlotState {
-    /// The log writer may take one.
+    /// Spares that the log writer may take.
     ready: VecDeque<Spare>,
-    /// Segments after which the log was cut, the oldest first: the housekeeper's.
+    /// Segments that were cut off, the oldest first: for the housekeeper.
     retired: VecDeque<Retired>,
 }
 
 /// A file that may become a segment.
 pub(super) struct Spare {
-    /// What it is called until then.
+    /// Its name until it becomes a segment.
     pub name: String,
     pub file: Box<dyn DiskFile>,
-    /// Whether only its first block is zero, and the rest is from an earlier life.
+    /// Whether only its first block is zero, and the rest is old content.
     pub is_reused: bool,
 }
 
-/// A segment that the log has no more need of.
+/// A segment that the log no longer needs.
 pub(super) struct Retired {
     pub name: SegmentName,
     /// Its length.
@@ -76,9 +77,9 @@ impl Slot {
         self.filled.store(bytes, Ordering::Release);
     }
 
-    /// Whether a step of the housekeeper has work now: a segment was retired, or no spare is ready and the one in the
-    /// making is behind. It grows twice as fast as the current segment fills, so it is ready when that is half full, and
-    /// the zeroing never comes in one burst.
+    /// Whether a step of the housekeeper has work now: a segment was retired, or no spare is ready and the spare that
+    /// is being made lags. The spare grows twice as fast as the current segment fills. So it is ready when the
+    /// current segment is half full, and the zeroing never comes in one burst.
     pub(super) fn is_due(&self) -> bool {
         let target = (2 * self.filled.load(Ordering::Acquire)).clamp(1, self.segment_bytes);
         let state = self.lock();
@@ -91,27 +92,27 @@ impl Slot {
     }
 }
 
-/// The housekeeper's end: makes spare segments, piece by piece, takes those that the log has no more need of, and hands
-/// them to the log writer.
+/// The housekeeper's part: makes spare segments, piece by piece, takes segments that the log no longer needs, and
+/// passes them to the log writer.
 ///
-/// The exchange: each spare has a name of its own, `spare-<n>.tmp`, that is the preparer's alone. When all of it is
-/// zeroed and synced the preparer puts the open file and its name into the slot and forgets them. The log writer takes
-/// them out when it opens the next segment, renames the file and syncs the directory. The mutex around the slot is held
-/// for the move only, never during I/O, so neither thread ever waits for the other's disk operation. When the log writer
-/// finds nothing ready it makes a segment of its own under another name and counts that; the spare under way is then
-/// used for the one after.
+/// The exchange: each spare has its own name, `spare-<n>.tmp`, that only the preparer uses. When the whole file is
+/// zeroed and synced, the preparer puts the open file and its name into the slot and forgets them. The log writer
+/// takes them out when it opens the next segment, renames the file and syncs the directory. The mutex around the slot
+/// is held only for the move, never during I/O, so neither thread ever waits for the other's disk operation. When the
+/// log writer finds no spare it makes a segment itself under another name and counts that; the unfinished spare is
+/// then used for the segment after that.
 ///
-/// A retired segment leaves the log by a rename to a spare's name or by its removal, one after the other from the oldest
-/// on, each made durable by a sync of the directory before the next: whatever a crash leaves is a log without a gap. Of
-/// a reused one only the first block is zeroed; `terminated` in a batch header tells the rest.
+/// A retired segment leaves the log by a rename to a spare's name or by its removal. This happens one segment at a
+/// time, the oldest first, with a sync of the directory before the next one: after any crash the log has no gap. In a
+/// reused file only the first block is zeroed; `terminated` in a batch header shows that old content may follow.
 ///
-/// To be woken: after a write or a cut the log writer asks [`Wal::spare_is_due`](super::Wal::spare_is_due) and wakes
-/// the housekeeper when it says so; the housekeeper then calls [`SparePreparer::step`] until there is nothing more to
-/// do.
+/// Waking: after a write or a cut the log writer asks [`Wal::spare_is_due`](super::Wal::spare_is_due) and wakes the
+/// housekeeper when it returns `true`; the housekeeper then calls [`SparePreparer::step`] until there is nothing more
+/// to do.
 pub struct SparePreparer {
     disk: Arc<dyn Disk>,
     slot: Arc<Slot>,
-    /// The file under way.
+    /// The spare that is being made.
     making: Option<(String, Box<dyn DiskFile>)>,
     /// Number of the last spare.
     last_spare: u64,
@@ -124,9 +125,9 @@ impl SparePreparer {
         SparePreparer { disk, slot, making: None, last_spare: 0, zeroes }
     }
 
-    /// Does away with one retired segment, or zeroes and syncs at most one piece of 256 KiB, if that is due. `true` =
-    /// call again, there is more to do now. After an error the node should stop: the space that is missing here is
-    /// missing for the log next.
+    /// Reuses or removes one retired segment, or zeroes and syncs at most one piece of 256 KiB, if that is due.
+    /// `true` = call again, there is more to do now. After an error the node should stop: if space is missing here,
+    /// the log will soon lack space too.
     pub fn step(&mut self) -> Result<bool, WalError> {
         if !self.slot.is_due() {
             return Ok(false);
@@ -149,7 +150,8 @@ impl SparePreparer {
         let file = self.disk.open(&shown).map_err(WalError::io(&self.disk, &shown, "open"))?;
         let name = self.new_name();
         self.disk.rename(&shown, &name).map_err(WalError::io(&self.disk, &shown, "rename"))?;
-        // Out of the log first, then changed: a crash must not leave a segment without its beginning.
+        // The file first leaves the log, and is changed after that: otherwise a crash could leave a segment without
+        // its beginning.
         self.sync_dir()?;
         self.zero(&name, &*file, 0, BLOCK_BYTES)?;
         self.slot.lock().ready.push_back(Spare { name, file, is_reused: true });

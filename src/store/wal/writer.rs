@@ -12,7 +12,7 @@ use super::segment::{self, Current, Older};
 use super::spare::{Retired, Slot};
 use super::{Recovered, SparePreparer, WalError, WalIds, WalOptions, WalStats};
 
-/// Ops are gathered into one batch up to this size; a single greater one is a batch of its own.
+/// Ops are gathered into one batch up to this size; a single larger op becomes a separate batch.
 const MAX_BATCH_BYTES: usize = 1 << 20;
 
 /// An open log. Belongs to one thread, the log writer; the housekeeper holds its [`SparePreparer`].
@@ -20,10 +20,10 @@ pub struct Wal {
     disk: Arc<dyn Disk>,
     ids: WalIds,
     options: WalOptions,
-    /// The segments before the current one, as far as they were not given to the housekeeper.
+    /// The segments before the current one that were not yet given to the housekeeper.
     older: VecDeque<Older>,
     current: Current,
-    /// What the next batch's `prev_crc` must be.
+    /// The value for the next batch's `prev_crc`.
     chain: u32,
     hard_state: HardState,
     /// The position before the first entry: nothing at or before it may be written again.
@@ -31,7 +31,7 @@ pub struct Wal {
     last: Position,
     /// The batch under construction; kept for its capacity.
     buf: Vec<u8>,
-    /// Whether something was written that no later batch vouches for.
+    /// Whether something was written that no later batch proves to be synced.
     unsealed: bool,
     /// Whether a write or sync failed.
     failed: bool,
@@ -55,7 +55,7 @@ impl Wal {
             let name = name.to_string();
             disk.remove(&name).map_err(WalError::io(&disk, &name, "remove"))?;
         }
-        // Else a power loss could bring the removed segment back beside the new one of the same number.
+        // Otherwise a power loss could bring the removed segment back next to the new one with the same number.
         disk.sync_dir().map_err(WalError::io(&disk, "", "sync"))?;
         let file = segment::make_segment(&disk, segment_blocks)?;
         let name = segment::name_segment(&disk, segment::MADE_NAME, 1)?;
@@ -78,8 +78,9 @@ impl Wal {
     ///   durable before this returns.
     /// - It begins after `snapshot`: [`WalError::Gap`], entries are missing. Nothing is changed.
     ///
-    /// `reach` is the index of the newest snapshot there is, whole or not; this member has vouched for all before it. When
-    /// `snapshot` is an older one that stands in for it, the log must reach that far, or it is a gap as well.
+    /// `reach` is the index of the newest existing snapshot, damaged or not; this member has acknowledged everything
+    /// before it. When `snapshot` is an older snapshot that is used instead, the log must get as far as `reach`,
+    /// otherwise this is a gap too.
     pub fn open_after(
         disk: Arc<dyn Disk>,
         ids: WalIds,
@@ -96,7 +97,7 @@ impl Wal {
         Wal::recover(disk, ids, options, scan, Some(snapshot))
     }
 
-    /// Makes what was read the log; with `reset`, an empty one after that position.
+    /// Makes the log from what was read; with `reset`, an empty log after that position.
     fn recover(
         disk: Arc<dyn Disk>,
         ids: WalIds,
@@ -111,7 +112,8 @@ impl Wal {
             warnings.push(recovery::cut_off(&disk, &last, &torn, &replay)?);
         }
         segment::remove_leftovers(&disk)?;
-        // What was read is vouched for from here on: the scan has synced the last segment, and this is its name.
+        // From here on the node relies on what was read: the scan has synced the last segment, and this syncs its
+        // name.
         disk.sync_dir().map_err(WalError::io(&disk, "", "sync"))?;
         let mut wal = Wal::assemble(disk, ids, options, last);
         wal.older = older;
@@ -126,7 +128,7 @@ impl Wal {
                 "the log ended with entry {} and does not lead to the snapshot at {snapshot}: it begins anew after that",
                 replay.last()
             ));
-            // The snapshot may have come from a leader whose term was not yet written down here.
+            // The snapshot may be from a leader whose term was not yet stored here.
             if wal.hard_state.term < snapshot.term {
                 replay.hard_state = HardState { term: snapshot.term, voted_for: None };
             }
@@ -140,13 +142,14 @@ impl Wal {
         Ok((wal, Recovered { hard_state, base, entries, bytes_after, synced_mark, warnings }))
     }
 
-    /// Whether there is a log: a segment that holds at least one whole batch, or several segments. A first segment
-    /// whose first write never became whole is no log.
+    /// Whether there is a log: a segment that holds at least one complete batch, or several segments. A first segment
+    /// whose first write was never completed does not count as a log.
     pub fn exists(disk: &Arc<dyn Disk>) -> Result<bool, WalError> {
         Ok(Wal::identify(disk)?.is_some())
     }
 
-    /// Whose log this is; `None` when there is no log. Reads the first segment only.
+    /// The cluster and the member that this log belongs to; `None` when there is no log. Reads only the first
+    /// segment.
     pub fn identify(disk: &Arc<dyn Disk>) -> Result<Option<WalIds>, WalError> {
         recovery::identify(disk)
     }
@@ -173,7 +176,7 @@ impl Wal {
         }
     }
 
-    /// The housekeeper's end of this log. `Some` the first time, `None` afterwards: there is one.
+    /// The housekeeper's part of this log. `Some` at the first call, `None` afterwards: there is only one.
     pub fn take_preparer(&mut self) -> Option<SparePreparer> {
         self.preparer.take()
     }
@@ -188,12 +191,12 @@ impl Wal {
         self.stats
     }
 
-    /// Makes the ops durable, in order: when this returns `Ok`, all of them are. One batch and one sync as long as
-    /// they have at most 1 MiB and fit into the segment; no ops, no work.
+    /// Makes the ops durable, in order: when this returns `Ok`, all of them are durable. Needs one batch and one sync
+    /// if the ops have at most 1 MiB and fit into the segment. Without ops it does nothing.
     ///
-    /// After an error any prefix of the ops may be on the disk, and the log takes no more: the caller ends the process
-    /// and lets recovery find out. Panics when the ops contradict the log, such as an entry that leaves a gap: writing
-    /// that down would make the log unreadable.
+    /// After an error any prefix of the ops may be on the disk, and the log takes no more writes: the caller ends the
+    /// process, and recovery finds out what was written. Panics when the ops contradict the log, such as an entry
+    /// that leaves a gap: writing it would make the log unreadable.
     pub fn write<'a>(&mut self, ops: impl IntoIterator<Item = &'a WriteOp>) -> Result<(), WalError> {
         let ops: Vec<&WriteOp> = ops.into_iter().collect();
         self.guard(|wal| {
@@ -213,8 +216,8 @@ impl Wal {
         self.unsealed && !self.failed
     }
 
-    /// Writes and syncs an empty batch that vouches for everything before it: from then on damage to any of that is
-    /// recognised. Does nothing when there is nothing to vouch for.
+    /// Writes and syncs an empty batch that proves that everything before it is synced: from then on damage to
+    /// earlier batches is recognised. Does nothing when everything is already proven.
     pub fn seal(&mut self) -> Result<(), WalError> {
         if !self.unsealed {
             return Ok(());
@@ -228,11 +231,11 @@ impl Wal {
         })
     }
 
-    /// Gives up the segments that hold nothing after `index`: all of that is in a durable snapshot. The housekeeper
+    /// Gives up the segments that hold nothing after `index`: a durable snapshot has their content. The housekeeper
     /// reuses or removes them, see [`Wal::spare_is_due`]; after a restart they may still be there, so cut again then.
     /// Returns how many they are.
     ///
-    /// The older of the two snapshots that are kept gives an `index` with which a damaged newer one can be done without.
+    /// With the `index` of the older of the two kept snapshots, a damaged newer snapshot is not needed.
     ///
     /// The log is sealed first: without the segments before it, damage to the first that is left must be told from a torn
     /// write.
@@ -249,7 +252,7 @@ impl Wal {
         Ok(first)
     }
 
-    /// Bytes of the segments that were begun at `index` or after it, as far as they are filled.
+    /// Used bytes of the segments that were begun at `index` or later.
     fn bytes_after(&self, index: Index) -> u64 {
         let older = self.older.iter().map(|older| (older.base_index, older.blocks));
         let all = older.chain([(self.current.base_index, self.current.next_block)]);
@@ -258,19 +261,19 @@ impl Wal {
             .sum()
     }
 
-    /// Runs a step after which, if it fails, nothing more is tried.
+    /// Runs a step. If it fails, the log does nothing more.
     fn guard(&mut self, step: impl FnOnce(&mut Wal) -> Result<(), WalError>) -> Result<(), WalError> {
         if self.failed {
             return Err(WalError::Unusable);
         }
-        // Set beforehand, so that a panic on the way counts as well.
+        // Set before the step, so that a panic in the step counts as a failure too.
         self.failed = true;
         step(self)?;
         self.failed = false;
         Ok(())
     }
 
-    /// How many of the ops make the next batch: as many as fit, at least one.
+    /// How many of the ops go into the next batch: as many as fit, at least one.
     fn batch_of(&self, ops: &[&WriteOp]) -> usize {
         let room = self.options.segment_bytes as usize - BLOCK_BYTES;
         let limit = MAX_BATCH_BYTES.min(room);
@@ -327,14 +330,14 @@ impl Wal {
         self.stats.used += blocks * BLOCK_BYTES as u64;
         self.slot.set_filled(self.current.next_block * BLOCK_BYTES as u64);
         self.stats.batches += 1;
-        // One great batch must not hold its memory for ever.
+        // The memory of one large batch must not be kept permanently.
         if self.buf.capacity() > 4 * MAX_BATCH_BYTES {
             self.buf = Vec::new();
         }
         Ok(())
     }
 
-    /// Follows what the op does to the log.
+    /// Updates the state with what the op does to the log.
     fn advance(&mut self, op: &WriteOp) {
         match op {
             WriteOp::HardState(hard_state) => {
@@ -373,7 +376,7 @@ impl Wal {
 
     /// Opens the next segment, one that holds a first batch of `batch_bytes`.
     fn next_segment(&mut self, batch_bytes: u64) -> Result<(), WalError> {
-        // A segment's name is the promise that the one before it is synced.
+        // The name of a segment promises that the previous segment is synced.
         self.sync_current()?;
         let sequence = self.current.name.sequence + 1;
         let spare = if batch_bytes <= self.options.segment_bytes {
