@@ -5,6 +5,13 @@
 //! `make mutants ONLY="stale vote"` runs those whose slug (the name with dashes, as printed) contains one of the words;
 //! `make mutants RESUME=1` leaves out those that the last run caught. The copy and its build stay in `target/mutants`,
 //! so a mutant costs what changed after it.
+//!
+//! `make mutants-fix FROM=text TO=text` follows a renaming: it replaces a text in the files, breaks and tests of the list.
+
+#[path = "mutants/fix.rs"]
+mod fix;
+#[path = "mutants/list.rs"]
+mod list;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,9 +24,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
+
+use list::Mutant;
 
 /// A mutant must be caught within this time, its build included. A test that runs longer hangs: it is ended, and the
 /// break counts as noticed, but not in time.
@@ -33,46 +41,6 @@ const NOT_COPIED: [&str; 3] = ["target", ".git", "data"];
 
 /// Tests that run for long are built as `make test` builds them; for the others that would take longer than it saves.
 const OPTIMISED: [&str; 2] = ["sim", "crash_sweep"];
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct List {
-    mutant: Vec<Mutant>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Mutant {
-    name: String,
-    file: String,
-    find: String,
-    replace: String,
-    test: Vec<String>,
-    /// How many seeds the simulator is given.
-    #[serde(default)]
-    seeds: Option<u32>,
-}
-
-impl Mutant {
-    fn slug(&self) -> String {
-        let dashed = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
-        self.name.chars().filter(|c| *c != '\'' && *c != ',').map(dashed).collect()
-    }
-
-    /// The test's own name, after the words that choose its target.
-    fn test_name(&self) -> &str {
-        self.test.last().map_or("", String::as_str)
-    }
-
-    fn target(&self) -> &[String] {
-        self.test.split_last().map_or(&[], |(_, target)| target)
-    }
-
-    /// What is built and run in one way.
-    fn group(&self) -> (&[String], Option<u32>) {
-        (self.target(), self.seeds)
-    }
-}
 
 /// What became of a mutant.
 enum Verdict {
@@ -89,7 +57,11 @@ enum Verdict {
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let list = match read_list(root) {
+    if args.first().is_some_and(|a| a == "--fix") {
+        return fix_list(root, &args[1..]);
+    }
+    fix::check_itself();
+    let list = match list::read(root) {
         Ok(list) => list,
         Err(error) => {
             eprintln!("tests/mutants.toml: {error}");
@@ -98,7 +70,7 @@ fn main() -> ExitCode {
     };
     if !args.iter().any(|a| a == "--run") {
         println!("tests/mutants.toml: the texts of {} mutants are there exactly once", list.len());
-        println!("test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
+        println!("test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
         return ExitCode::SUCCESS;
     }
     let words: Vec<&String> = args.iter().filter(|a| !a.starts_with('-')).collect();
@@ -114,46 +86,28 @@ fn main() -> ExitCode {
     }
 }
 
-fn read_list(root: &Path) -> Result<Vec<Mutant>, String> {
-    let text = fs::read_to_string(root.join("tests/mutants.toml")).map_err(|e| e.to_string())?;
-    let List { mutant: list } = toml::from_str(&text).map_err(|e| e.to_string())?;
-    let (mut names, mut breaks) = (BTreeSet::new(), BTreeSet::new());
-    let mut sources = String::new();
-    for dir in ["src", "tests"] {
-        read_sources(&root.join(dir), &mut sources).map_err(|e| e.to_string())?;
-    }
-    for mutant in &list {
-        let Mutant { name, file, find, replace, test, .. } = mutant;
-        let source = fs::read_to_string(root.join(file)).map_err(|e| format!("{name}: {file}: {e}"))?;
-        let matches = source.matches(find.as_str()).count();
-        if matches != 1 {
-            return Err(format!(
-                "{name}: the text to replace is {matches} times in {file}, not once:\n{find}"
-            ));
-        }
-        let is_new = names.insert(mutant.slug()) && breaks.insert((file, find, replace));
-        if find == replace || test.is_empty() || !is_new {
-            return Err(format!("{name}: it needs a name and a break of its own, another text, and a test"));
-        }
-        let function = mutant.test_name().rsplit("::").next().unwrap_or_default();
-        if !sources.contains(&format!("fn {function}(")) {
-            return Err(format!("{name}: there is no test {function}"));
+/// `--fix FROM TO`: the renaming of a text of the code, in the list.
+fn fix_list(root: &Path, args: &[String]) -> ExitCode {
+    let [from, to] = args else {
+        eprintln!("make mutants-fix needs FROM=text and TO=text");
+        return ExitCode::from(2);
+    };
+    let path = root.join("tests/mutants.toml");
+    let fixed =
+        fs::read_to_string(&path).map_err(|e| e.to_string()).and_then(|text| fix::fix(&text, from, to));
+    let fixed =
+        fixed.and_then(|(text, count)| fs::write(&path, text).map(|()| count).map_err(|e| e.to_string()));
+    let checked = fixed.and_then(|count| {
+        println!("tests/mutants.toml: {count} texts changed");
+        list::read(root)
+    });
+    match checked {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tests/mutants.toml: {error}");
+            ExitCode::FAILURE
         }
     }
-    Ok(list)
-}
-
-/// Every source file below `dir`, one after the other.
-fn read_sources(dir: &Path, sources: &mut String) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            read_sources(&path, sources)?;
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            sources.push_str(&fs::read_to_string(&path)?);
-        }
-    }
-    Ok(())
 }
 
 fn run(root: &Path, mut mutants: Vec<&Mutant>, resume: bool) -> io::Result<bool> {
@@ -410,7 +364,7 @@ fn starts_programs(root: &Path, target: &[String]) -> io::Result<bool> {
         sources.push_str(&fs::read_to_string(file)?);
     }
     if tests.join(name).is_dir() {
-        read_sources(&tests.join(name), &mut sources)?;
+        list::read_sources(&tests.join(name), &mut sources)?;
     }
     Ok(["CARGO_BIN_EXE_", "support/cluster.rs"].iter().any(|sign| sources.contains(sign)))
 }
