@@ -256,7 +256,7 @@ impl Results {
         Ok(())
     }
 
-    /// For `docs/testing.md`.
+    /// For `docs/test-runs.md`.
     fn table(&self) -> String {
         let mut rows: Vec<_> = self.rows.iter().collect();
         rows.sort_by_key(|(slug, [file, ..])| (file.as_str(), slug.as_str()));
