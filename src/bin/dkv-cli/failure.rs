@@ -135,7 +135,9 @@ fn client_text(error: &ClientError) -> String {
         ClientError::Invalid(text) => text.clone(),
         ClientError::Refused(detail) => refused_text(detail),
         ClientError::Unavailable(_) => {
-            format!("{error}\nCheck that --endpoints names a node that runs, then try again.")
+            format!(
+                "{error}\nCheck that --endpoints names a node that runs (`dkv-cli status` says which ones answer and\nhow many are needed), then try again."
+            )
         }
         ClientError::Unknown { idempotency_key: Some(key), .. } => format!(
             "{error}\nTo find out, repeat the same command with --idempotency-key {key}\n\

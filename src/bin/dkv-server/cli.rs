@@ -81,11 +81,13 @@ const RECOVER_HELP: &str = concat!(
   5  another program is needed: the last line says which one"
 );
 
-const VERIFY_HELP: &str = concat!(
+const FSCK_HELP: &str = concat!(
     heading!("Verdicts and exit codes:"),
     "  0  clean      a start finds everything whole
   0  torn tail  the last write was not finished; a start cuts it off, and
                 nothing that was acknowledged is lost
+  0  damaged snapshot
+                a start does without it: an older one and the log stand in
   1  refused    a file cannot be read
   2             DATA_DIR is none, or a process uses it
   3  rot        what was synced is damaged or gone: a start refuses
@@ -199,7 +201,7 @@ pub enum Command {
         yes: bool,
     },
     /// Read a data directory as a start would, say what is wrong with it, and change nothing.
-    #[command(after_long_help = VERIFY_HELP)]
+    #[command(after_long_help = FSCK_HELP)]
     Fsck {
         /// The data directory of a node that is not running.
         data_dir: PathBuf,

@@ -303,7 +303,9 @@ impl Cluster {
         }
         let program = std::env::args().next().unwrap_or_else(|| "dkv-server".to_owned());
         let again = format!("{program} --config {}", file.display());
-        self.terminal.say(&format!("{node_id} ended ({how}){others} To start it again: {again}"));
+        self.terminal.say(&format!(
+            "{node_id} ended ({how}){others} To start it again, in a terminal of its own: {again}"
+        ));
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) fn parse_delete_range(request: &Request) -> Result<Command, ErrorBody
     let is_bounded = bounds.iter().any(|bound| !bound.is_empty());
     match (is_bounded, query.flag("all")?) {
         (false, false) => {
-            let text = "the range is every key there is: name a prefix, a start or an end, or say all=true";
+            let text = "the range is every key there is: name a prefix, a start or an end, or say all=true (dkv-cli: --all)";
             return Err(invalid(text));
         }
         (true, true) => {

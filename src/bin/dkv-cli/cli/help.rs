@@ -23,7 +23,8 @@ pub(super) const MAIN_HELP: &str = concat!(
 ",
     heading!("Exit codes:"),
     "  0  done
-  1  there is no such key, or the condition does not hold; nothing changed
+  1  there is no such key, or the condition does not hold; nothing changed;
+     status: there is a leader, but not every member answers as it should
   2  bad usage or refused input; nothing changed
   3  unavailable; surely not done
   4  outcome unknown; repeat the command with the --idempotency-key it names

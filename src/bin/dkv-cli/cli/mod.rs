@@ -70,7 +70,7 @@ pub struct Cli {
 
     /// For the whole command with all its attempts.
     ///
-    /// At most 3600; fractions are allowed.
+    /// A write is not begun when its answer would come too late. At most 3600; fractions are allowed.
     #[arg(
         long,
         value_name = "SECONDS",
