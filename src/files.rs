@@ -32,7 +32,13 @@ use std::path::{Path, PathBuf};
 pub use encoding::foreign_encoding;
 pub use input::{Input, open_file};
 pub use output::{NewFile, Output, remove_unfinished};
-pub use private::{PRIVATE_DIR, PRIVATE_FILE, open_log, restrict};
+pub use private::{open_log, restrict};
+
+/// Mode of a directory that holds data.
+pub const PRIVATE_DIR: u32 = 0o700;
+
+/// Mode of a file that holds data: logs, snapshots, backups, exports, the lines of the process.
+pub const PRIVATE_FILE: u32 = 0o600;
 
 /// A file that cannot be used as the command line or the configuration says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -11,8 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::private::PRIVATE_FILE;
-use super::{FileError, Kind, check_name, is_stream};
+use super::{FileError, Kind, PRIVATE_FILE, check_name, is_stream};
 
 /// So much of a file's name is in its temporary name, in bytes: what is added must still fit.
 const NAME_IN_PART: usize = 150;

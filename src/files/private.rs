@@ -8,13 +8,7 @@ use std::path::Path;
 use rustix::fs::OFlags;
 
 use super::output::free_place;
-use super::{FileError, Kind, check_name, is_stream};
-
-/// Mode of a directory that holds data.
-pub const PRIVATE_DIR: u32 = 0o700;
-
-/// Mode of a file that holds data: logs, snapshots, backups, exports, the lines of the process.
-pub const PRIVATE_FILE: u32 = 0o600;
+use super::{FileError, Kind, PRIVATE_FILE, check_name, is_stream};
 
 /// The bits of a mode by which others than the owner may do something.
 const OTHERS: u32 = 0o077;

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::entry::Payload;
 use super::note::{Decision, StepDownReason};
 use super::progress::{CatchUp, Liveness, Mode, Progress};
+use super::protocol::{FIRST_PROTOCOL, Protocol, check_version};
 use super::quorum::majority;
 use super::raft::Raft;
 use super::role::Role;
 use super::types::{Index, Member, MemberId, Membership, Position, Time};
-use super::version::Protocol;
 
 /// A change of the membership. Each change adds or removes at most one voter, so that the majorities before and after
 /// it overlap.
@@ -251,6 +251,22 @@ impl Raft {
                 let name = self.member(id).map_or_else(|| id.to_string(), |m| m.node_id.clone());
                 Err(ChangeError::NoAnswer(name))
             }
+        }
+    }
+
+    /// Refuses a new member whose program does not read the version in force, or the version that will be in force
+    /// soon.
+    fn check_newcomer(&self, name: &str, speaks: Option<Protocol>) -> Result<(), ChangeError> {
+        let (committed, latest) = (self.versions.committed(), self.versions.latest());
+        let reads = |version| speaks.is_some_and(|speaks| check_version(version, speaks).is_ok());
+        // Every program reads the first version, until there is a program that no longer supports it.
+        let is_let_in = match speaks {
+            Some(_) => reads(committed) && reads(latest),
+            None => latest == FIRST_PROTOCOL,
+        };
+        match is_let_in {
+            true => Ok(()),
+            false => Err(ChangeError::Unsupported { name: name.to_owned(), speaks, version: latest }),
         }
     }
 

@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use crate::bytes::{u32_at, u64_at};
 
+use super::protocol::{PROTOCOL, Protocol};
 use super::types::{ClusterTime, Genesis, Index, Membership, Position, Term};
-use super::version::{PROTOCOL, Protocol};
 
 /// Bytes of a frame before its payload.
 pub const FRAME_HEADER_BYTES: usize = 33;

@@ -5,8 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::entry::Entry;
+use super::protocol::Protocol;
 use super::types::{Index, MemberId, Position, Term, Time};
-use super::version::Protocol;
 
 /// Asks for a vote (paper §5.2), or, with `pre_vote`, whether a vote would be given (thesis §9.6).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

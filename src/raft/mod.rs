@@ -10,8 +10,8 @@
 //! 2. **commands** ask it for something: [`Raft::propose`], [`Raft::read_index`],
 //!    [`Raft::change_membership`], [`Raft::transfer_leadership`];
 //! 3. **inbound** `handle_*` tell it what happened: an RPC arrived, an RPC returned a result, the disk or the state
-//! machine has made progress, time has passed; 4. **outbound** `poll_*` ask it what to do: send to this peer, write,
-//! apply, answer these reads, wait until a time.
+//!    machine has made progress, time has passed;
+//! 4. **outbound** `poll_*` ask it what to do: send to this peer, write, apply, answer these reads, wait until a time.
 //!
 //! `now` is always a parameter, and the jitter of the election timeouts is seeded.
 //!
@@ -80,7 +80,7 @@
 //! | `read.rs` | ReadIndex (thesis §6.4) |
 //! | `snapshot.rs` | when the state is saved, what of the log may go, who is sent a snapshot and who takes it (paper §7, Figure 13) |
 //! | `change.rs` | changes of the membership, one server at a time; learners and their promotion (thesis §4.1, §4.2) |
-//! | `version.rs` | the version that the cluster agrees on, and when it is raised |
+//! | `version.rs`, `protocol.rs` | the version that the cluster agrees on, and when it is raised; which versions a program reads |
 //! | `transfer.rs` | leadership transfer (thesis §3.10) |
 //! | `write.rs` | what must reach the disk, and the replies that wait for it |
 //! | `invariants.rs` | what must hold at every moment |
@@ -150,6 +150,7 @@ mod membership;
 mod message;
 mod note;
 mod progress;
+mod protocol;
 mod quorum;
 #[allow(clippy::module_inception)]
 mod raft;
@@ -180,6 +181,7 @@ pub use message::{
 };
 pub use note::{Decision, Note, NoteLevel, StepDownReason, VoteRefusal};
 pub use progress::{Liveness, Mode, PeerSlot, Progress};
+pub use protocol::{FIRST_PROTOCOL, PROTOCOL, Protocol, VersionMismatch, check_version, oldest_readable};
 pub use quorum::{majority, majority_value};
 pub use read::{NotLeader, ReadDone, ReadToken, Reads};
 pub use reply::Reply;
@@ -190,8 +192,6 @@ pub use types::{
     ClusterId, ClusterTime, Genesis, HardState, Index, Member, MemberId, Membership, Position, RestoredState,
     Settings, SnapshotMeta, Term, Time,
 };
-pub use version::{
-    FIRST_PROTOCOL, HeldBackBy, PROTOCOL, Protocol, VersionMismatch, check_version, oldest_readable,
-};
+pub use version::HeldBackBy;
 pub use watermarks::Watermarks;
 pub use write::{AfterSync, QueuedWrite, WriteBatch, WriteOp, WriteQueue, WriteSeq};

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
+use super::protocol::Protocol;
 use super::types::{Index, MemberId, Membership, Position, Term};
-use super::version::Protocol;
 
 /// At most this many notes wait to be fetched; if there are more, the oldest are dropped and counted.
 pub(super) const MAX_NOTES: usize = 256;

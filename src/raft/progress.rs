@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use super::protocol::Protocol;
 use super::types::{Index, Time};
-use super::version::Protocol;
 
 /// How well the leader knows the position of a peer's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,11 +9,12 @@ use super::membership::Memberships;
 use super::message::{Asked, Ticket};
 use super::note::{Decision, MAX_NOTES, Note, StepDownReason};
 use super::progress::PeerSlot;
+use super::protocol::Protocol;
 use super::read::ReadDone;
 use super::reply::Reply;
 use super::role::Role;
 use super::types::{ClusterTime, HardState, Index, MemberId, Position, SnapshotMeta, Term, Time};
-use super::version::{Protocol, Versions};
+use super::version::Versions;
 use super::write::{AfterSync, Hold, WriteBatch, WriteQueue, WriteSeq};
 
 /// No correct member's term is this far ahead: a request with such a term is refused before it can exhaust the

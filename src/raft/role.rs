@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::progress::Progress;
+use super::protocol::Protocol;
 use super::read::Reads;
 use super::types::{ClusterTime, Index, MemberId, Time};
-use super::version::Protocol;
 
 /// The role of a member (paper §5.1), with the state of that role.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::version::Protocol;
+use super::protocol::Protocol;
 
 /// A term, the logical clock of Raft (paper §5.1). 0 = before the first election.
 pub type Term = u64;

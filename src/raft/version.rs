@@ -11,66 +11,12 @@
 //! member's version only from an answer in this term that is no older than an election timeout: a member that is not
 //! heard prevents the raise. From the `version` entry on, a program that speaks less can no longer take part.
 
-use super::change::ChangeError;
 use super::entry::{Entry, Payload};
 use super::note::Decision;
+use super::protocol::{FIRST_PROTOCOL, Protocol};
 use super::raft::Raft;
 use super::role::Role;
 use super::types::{Index, MemberId, SnapshotMeta, Time};
-
-/// A version of formats and operations. 0 = none is known yet.
-pub type Protocol = u16;
-
-/// The first version. A state without a version entry has it.
-pub const FIRST_PROTOCOL: Protocol = 1;
-
-/// The version that this program speaks. The feature `next-protocol` builds the program with the next version, for
-/// the tests of upgrades.
-pub const PROTOCOL: Protocol = if cfg!(feature = "next-protocol") { 2 } else { 1 };
-
-/// The oldest version that a program which speaks `protocol` reads and writes: the version before its own.
-pub fn oldest_readable(protocol: Protocol) -> Protocol {
-    protocol.saturating_sub(1).max(FIRST_PROTOCOL)
-}
-
-/// A program cannot read data of some version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}", self.text())]
-pub struct VersionMismatch {
-    /// The version of the data.
-    pub version: Protocol,
-    /// The version that the program speaks.
-    pub speaks: Protocol,
-}
-
-impl VersionMismatch {
-    fn text(&self) -> String {
-        let VersionMismatch { version, speaks } = *self;
-        match version > speaks {
-            true => format!(
-                "it is at version {version}, and this dkv-server speaks protocol {speaks}: run a dkv-server that speaks \
-                 protocol {version}, or restore a backup from before the version was raised"
-            ),
-            false => format!(
-                "it is at version {version}, and this dkv-server speaks protocol {speaks} and reads {} at least: run a \
-                 dkv-server that speaks protocol {} first, until the version is raised",
-                oldest_readable(speaks),
-                version + 1
-            ),
-        }
-    }
-}
-
-/// Whether a program that speaks `speaks` reads and writes `version`.
-///
-/// # Errors
-/// Too new or too old; the text says which program is needed.
-pub fn check_version(version: Protocol, speaks: Protocol) -> Result<(), VersionMismatch> {
-    match (oldest_readable(speaks)..=speaks).contains(&version.max(FIRST_PROTOCOL)) {
-        true => Ok(()),
-        false => Err(VersionMismatch { version, speaks }),
-    }
-}
 
 /// The reason why an operation that needs a higher version cannot be used yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,22 +156,6 @@ impl Raft {
         self.note(Decision::ProposedVersion(common));
         // A single voter commits alone everything that its disk holds.
         self.advance_leader_commit(now);
-    }
-
-    /// Refuses a new member whose program does not read the version in force, or the version that will be in force
-    /// soon.
-    pub(super) fn check_newcomer(&self, name: &str, speaks: Option<Protocol>) -> Result<(), ChangeError> {
-        let (committed, latest) = (self.versions.committed(), self.versions.latest());
-        let reads = |version| speaks.is_some_and(|speaks| check_version(version, speaks).is_ok());
-        // Every program reads the first version, until there is a program that no longer supports it.
-        let is_let_in = match speaks {
-            Some(_) => reads(committed) && reads(latest),
-            None => latest == FIRST_PROTOCOL,
-        };
-        match is_let_in {
-            true => Ok(()),
-            false => Err(ChangeError::Unsupported { name: name.to_owned(), speaks, version: latest }),
-        }
     }
 }
 

@@ -17,18 +17,13 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Disk, RealDisk};
-use super::private::restrict_data_dir;
+pub use super::private::IDENTITY_FILE;
+use super::private::{LOCK_FILE, restrict_data_dir};
 use crate::files::PRIVATE_FILE;
 use crate::raft::{ClusterId, MemberId};
 
-/// Name of the identity file in the data directory.
-pub const IDENTITY_FILE: &str = "identity";
-
 /// The file that is renamed to the identity file.
 const TEMPORARY_FILE: &str = "identity.tmp";
-
-/// Name of the lock file in the data directory.
-pub(super) const LOCK_FILE: &str = "LOCK";
 
 /// The only format of the identity file this version writes and reads.
 const FORMAT: u32 = 1;

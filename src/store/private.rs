@@ -9,9 +9,14 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::identity::{IDENTITY_FILE, LOCK_FILE};
 use super::snapshot::SnapshotName;
 use crate::files::restrict;
+
+/// Name of the identity file in the data directory.
+pub const IDENTITY_FILE: &str = "identity";
+
+/// Name of the lock file in the data directory.
+pub(super) const LOCK_FILE: &str = "LOCK";
 
 /// The sticky bit in the mode of a directory, as `/tmp` has it.
 const STICKY: u32 = 0o1000;
