@@ -169,17 +169,6 @@ mod tests {
     }
 
     #[test]
-    fn check_version_reads_its_own_and_the_one_before() {
-        let reads = |speaks| (0..6).filter(|v| check_version(*v, speaks).is_ok()).collect::<Vec<_>>();
-        assert_eq!(reads(1), [0, 1], "0 is a state without a version entry");
-        assert_eq!(reads(2), [0, 1, 2]);
-        assert_eq!(reads(4), [3, 4]);
-        let text = |version, speaks| check_version(version, speaks).unwrap_err().to_string();
-        assert!(text(3, 2).contains("run a dkv-server that speaks protocol 3"), "{}", text(3, 2));
-        assert!(text(1, 3).contains("speaks protocol 2 first"), "{}", text(1, 3));
-    }
-
-    #[test]
     fn versions_follow_the_log_and_are_in_force_when_committed() {
         let mut versions = Versions::new(&SnapshotMeta::default(), [entry(3, 2)].iter());
         assert_eq!((versions.committed(), versions.latest()), (1, 2));
