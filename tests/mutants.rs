@@ -366,7 +366,7 @@ fn starts_programs(root: &Path, target: &[String]) -> io::Result<bool> {
     if tests.join(name).is_dir() {
         list::read_sources(&tests.join(name), &mut sources)?;
     }
-    Ok(["CARGO_BIN_EXE_", "support/cluster.rs"].iter().any(|sign| sources.contains(sign)))
+    Ok(["CARGO_BIN_EXE_", "support/cluster.rs", "support::cluster"].iter().any(|sign| sources.contains(sign)))
 }
 
 /// Takes the programs into the copy's build or leaves them out. Without them a break of the library costs no linking of
