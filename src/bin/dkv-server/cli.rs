@@ -114,7 +114,7 @@ pub struct Cli {
     #[arg(long)]
     pub check_config: bool,
 
-    /// Stop when standard input ends: whoever holds its other end may die in any way.
+    /// Stop when standard input ends: the process that holds its other end may die in any way.
     #[arg(long)]
     pub exit_with_stdin: bool,
 
@@ -143,7 +143,7 @@ pub struct JoinArgs {
     /// Join the cluster of the node whose http_addr this is; any member will do.
     ///
     /// It is let in as a learner, brought up to date, and becomes a voter by itself. Once it is a member this only says
-    /// that it was not bootstrapped with the others, so that it can be started with the same command line for ever.
+    /// that it was not bootstrapped with the others, so that it can be started with the same command line every time.
     #[arg(long, value_name = "HOST:PORT")]
     pub join: Option<String>,
 

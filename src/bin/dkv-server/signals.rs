@@ -68,7 +68,7 @@ impl Caught {
         Caught::with(if io::stderr().is_terminal() { Hangup::Stops } else { Hangup::Reopens }, &[])
     }
 
-    /// For a process in the foreground, wherever its output goes; `more` is taken besides.
+    /// For a process in the foreground, with any kind of output. It also takes the signals in `more`.
     ///
     /// # Errors
     /// The system refuses a handler.
