@@ -11,7 +11,7 @@ use super::protocol::Protocol;
 use super::types::{ClusterTime, Membership, Position};
 
 /// Up to this many bytes of payload, it is faster to compute the checksum of the frame from the start than to combine
-/// the two checksums (`examples/frame_speed.rs` shows both).
+/// the two checksums (`make microbench ONLY=frame/place`).
 const SUM_AGAIN_BYTES: usize = 16 << 10;
 
 /// The frame of an entry whose index, term and cluster time are still zero. Cheap to clone: the frame is shared.
@@ -50,7 +50,7 @@ impl Draft {
 
     /// Makes the entry. Without a second holder of the frame nothing is copied. Panics when the payload exceeds
     /// [`MAX_PAYLOAD_BYTES`]: the limits of the API are far below it.
-    pub(super) fn place(mut self, position: Position, cluster_time: ClusterTime) -> Entry {
+    pub fn place(mut self, position: Position, cluster_time: ClusterTime) -> Entry {
         let len = self.payload().len();
         assert!(len <= MAX_PAYLOAD_BYTES, "a payload of {len} bytes exceeds every limit");
         let frame = Arc::make_mut(&mut self.frame);
