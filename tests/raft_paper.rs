@@ -4,6 +4,8 @@
 
 #[path = "raft_paper/election.rs"]
 mod election;
+#[path = "raft_paper/failover.rs"]
+mod failover;
 #[path = "raft_paper/harness.rs"]
 mod harness;
 #[path = "raft_paper/invariants.rs"]

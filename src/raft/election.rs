@@ -52,6 +52,7 @@ impl Raft {
         if matches!(self.role, Role::PreCandidate(_)) {
             self.become_follower(None, now);
         }
+        self.forget_lost_leader();
         self.arm_election_timer(now);
         self.vote_reply(true)
     }
@@ -85,18 +86,22 @@ impl Raft {
         )
     }
 
-    /// Whether a leader was heard within the minimum election timeout; a leader hears itself while a quorum answers.
+    /// Whether a leader was heard within the minimum election timeout, and its process is not known to have ended; a
+    /// leader hears itself while a quorum answers.
     fn hears_leader(&self, now: Time) -> bool {
         match self.role {
-            Role::Follower { leader: Some(_) } => now < self.leader_heard_at + self.config.election_timeout,
+            Role::Follower { leader: Some(_) } => {
+                self.lost_leader.is_none() && now < self.leader_heard_at + self.config.election_timeout
+            }
             Role::Leader(_) => now < self.quorum_deadline(),
             _ => false,
         }
     }
 
-    /// A whole election timeout has passed without a leader.
+    /// A whole election timeout has passed without a leader, or the leader's process has ended.
     pub(super) fn handle_election_timeout(&mut self, now: Time) {
-        self.arm_election_timer(now);
+        self.count_campaign();
+        self.arm_campaign_timer(now);
         // A disk that does not answer could not store a vote, and raising the term again before the last one is
         // stored is useless.
         if self.disk_stalled || self.writes.is_hard_state_pending() || !self.may_campaign() {
@@ -150,7 +155,7 @@ impl Raft {
             && is_durable
             && ballot.granted.insert(me)
         {
-            self.arm_election_timer(now);
+            self.arm_campaign_timer(now);
             self.try_win(now);
         }
     }
@@ -250,6 +255,7 @@ impl Raft {
         };
         self.role = Role::Leader(Box::new(leader));
         self.election_deadline = Time::NEVER;
+        self.forget_lost_leader();
         self.note(Decision::Elected(votes, voters));
         self.append(vec![noop], now);
         self.advance_leader_commit(now);

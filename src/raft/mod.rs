@@ -75,6 +75,7 @@
 //! | `raft.rs`, `role.rs` | the state of Figure 2, the roles, the term rule, what all modules share |
 //! | `getters.rs` | read access to the state |
 //! | `watermarks.rs` | counters that threads wait on, and which thread a change must wake |
+//! | `failover.rs` | a leader whose process has ended: a campaign that waits for no timer |
 //! | `election.rs` | votes, pre-votes, stickiness, check-quorum (paper §5.2, §5.4.1; thesis §9.6, §4.2.3, §6.2) |
 //! | `replication.rs` | AppendEntries on both sides, back-tracking, commit (paper §5.3, §5.4.2) |
 //! | `read.rs` | ReadIndex (thesis §6.4) |
@@ -144,6 +145,7 @@ mod change;
 mod draft;
 mod election;
 mod entry;
+mod failover;
 mod getters;
 mod invariants;
 mod log;

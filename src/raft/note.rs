@@ -73,6 +73,8 @@ pub enum Decision {
     Elected(usize, usize),
     /// Another member leads this term.
     Follows(MemberId),
+    /// The process of the leader has ended.
+    LostLeader(MemberId),
     /// A higher term was seen.
     AdoptedTerm(MemberId, Term),
     /// A term so far ahead that no honest member can have reached it.
@@ -218,6 +220,7 @@ impl Decision {
             }
             Decision::Elected(votes, voters) => write!(f, "elected with {votes} of {voters} votes"),
             Decision::Follows(leader) => write!(f, "follows {}", who(leader)),
+            Decision::LostLeader(leader) => write!(f, "{} has ended: campaigns soon", who(leader)),
             Decision::AdoptedTerm(from, term) => write!(f, "adopts term {term} seen at {}", who(from)),
             Decision::RefusedTerm(from, term) => {
                 write!(f, "refuses term {term} of {}: no honest member is so far ahead", who(from))

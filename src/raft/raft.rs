@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::draft::Draft;
 use super::entry::Entry;
+use super::failover::LostLeader;
 use super::log::Log;
 use super::membership::Memberships;
 use super::message::{Asked, Ticket};
@@ -138,6 +139,8 @@ pub struct Raft {
     pub(super) election_deadline: Time,
     /// When the leader of this term was last heard.
     pub(super) leader_heard_at: Time,
+    /// Set while the leader of this term is known to have ended.
+    pub(super) lost_leader: Option<LostLeader>,
     pub(super) slots: BTreeMap<MemberId, PeerSlot>,
     pub(super) last_ballot: u64,
     pub(super) last_ticket: u64,
@@ -178,6 +181,7 @@ impl Raft {
             role: Role::Follower { leader: None },
             election_deadline: Time::NEVER,
             leader_heard_at: Time(0),
+            lost_leader: None,
             slots: BTreeMap::new(),
             last_ballot: 0,
             last_ticket: 0,
@@ -402,6 +406,10 @@ impl Raft {
     pub(super) fn arm_election_timer(&mut self, now: Time) {
         let base = u64::try_from(self.config.election_timeout.as_micros()).unwrap_or(u64::MAX / 4);
         self.election_deadline = now + Duration::from_micros(base + self.rng.u64(1..=base.max(1)));
+    }
+
+    pub(super) fn random(&mut self, range: std::ops::RangeInclusive<u64>) -> u64 {
+        self.rng.u64(range)
     }
 
     fn is_oldest_write_overdue(&self, now: Time) -> bool {

@@ -70,6 +70,7 @@ impl Raft {
             self.note(Decision::Follows(leader));
         }
         self.leader_heard_at = now;
+        self.forget_lost_leader();
         self.arm_election_timer(now);
     }
 
