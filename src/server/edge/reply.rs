@@ -105,7 +105,7 @@ impl Answers {
         let body =
             ErrorBody::new(ErrorCode::Unavailable, "the request could not be handed on inside the server");
         let response = self.with_headers(Response::error(&body));
-        self.write(&slot, ticket.number, Method::Other, true, response);
+        self.write(&slot, ticket.number, asked.method, true, response);
         drop(asked);
         // Its edge thread reads the next request already.
         slot.outbox.end_reading();
@@ -188,14 +188,8 @@ pub struct Reply {
 }
 
 impl Reply {
-    pub(super) fn new(
-        slot: Arc<Slot>,
-        number: u64,
-        method: Method,
-        asked: Asked,
-        lane: Arc<LaneShared>,
-    ) -> Reply {
-        let answers = Arc::clone(&lane.answers);
+    pub(super) fn new(slot: Arc<Slot>, number: u64, asked: Asked, lane: Arc<LaneShared>) -> Reply {
+        let (answers, method) = (Arc::clone(&lane.answers), asked.method);
         let owed = Owed { slot, number, method, close: asked.close, answers, _permit: asked.permit };
         Reply { owed: Some(owed), lane, waiting: false }
     }

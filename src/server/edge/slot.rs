@@ -17,6 +17,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::inside::Permit;
+use super::message::Method;
 use super::outbox::Outbox;
 use super::word::{SharedWord, State, Word};
 
@@ -54,6 +55,8 @@ impl FromStr for Ticket {
 /// What a handler is given besides the head that tiny_http has read.
 #[derive(Debug)]
 pub(super) struct Asked {
+    /// The method.
+    pub method: Method,
     /// The whole body.
     pub body: Vec<u8>,
     /// The connection ends after the answer.

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
@@ -105,8 +106,11 @@ impl SlowWriters {
     fn run(&self, first: Option<Job>) {
         let mut next = first;
         while let Some(job) = next {
-            if job.writing.slot().outbox.drain(job.deadline).is_err() {
-                self.drop_answer(job);
+            match job.writing.slot().outbox.drain(job.deadline) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => self.drop_answer(job),
+                // The client is gone: nobody is there to take the rest.
+                Err(_) => job.writing.slot().outbox.break_off(),
             }
             next = self.next_job();
         }

@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel as channel;
 
 use super::head::TICKET_HEADER;
-use super::message::{Method, Request, RequestHeader};
+use super::message::{Request, RequestHeader};
 use super::reply::{LaneShared, Reply};
 use super::slot::Ticket;
 use super::upstream::PING_TARGET;
@@ -112,7 +112,6 @@ impl Worker {
     }
 
     fn serve(&self, request: tiny_http::Request) {
-        let method = Method::from_token(request.method().as_str());
         let (path, query) = match request.url().split_once('?') {
             Some((path, query)) => (path.to_string(), Some(query.to_string())),
             None => (request.url().to_string(), None),
@@ -133,8 +132,9 @@ impl Worker {
         };
         // Given up before its turn came, or submitted twice because an upstream connection broke.
         let Some((slot, mut asked)) = self.lane.answers.slots.take(ticket) else { return };
-        let (body, from_loopback) = (std::mem::take(&mut asked.body), slot.from_loopback);
+        let body = std::mem::take(&mut asked.body);
+        let (method, from_loopback) = (asked.method, slot.from_loopback);
         let plain = Request { method, path, query, headers, body, from_loopback };
-        self.handler.handle(plain, Reply::new(slot, ticket.number, method, asked, Arc::clone(&self.lane)));
+        self.handler.handle(plain, Reply::new(slot, ticket.number, asked, Arc::clone(&self.lane)));
     }
 }

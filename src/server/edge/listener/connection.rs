@@ -6,6 +6,7 @@
 
 mod reader;
 
+use std::io::ErrorKind;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -199,7 +200,7 @@ impl<'a> Client<'a> {
         };
         let ticket = self.slot.next_ticket();
         let body = std::mem::take(&mut self.reader.body);
-        self.slot.submit(&self.reader.head, Asked { body, close: head.close, permit });
+        self.slot.submit(&self.reader.head, Asked { method: head.method, body, close: head.close, permit });
         let deadline = Instant::now() + self.limits().answer_timeout;
         self.owed = Some(Owed { number: ticket.number, deadline, method: head.method, close: head.close });
         let upstream = &lane.upstreams[self.id as usize % lane.upstreams.len()];
@@ -224,12 +225,15 @@ impl<'a> Client<'a> {
     /// Writes before the deadline of its size. A connection that does not take it is broken off.
     fn write_bytes(&mut self, bytes: &[u8]) {
         let outbox = &self.slot.outbox;
-        let is_lost = match outbox.push(bytes) {
-            Sent::Whole => false,
-            Sent::Broken => true,
-            Sent::Part => outbox.drain(Instant::now() + self.limits().write_deadline(bytes.len())).is_err(),
+        let written = match outbox.push(bytes) {
+            Sent::Whole => return,
+            Sent::Broken => Err(ErrorKind::BrokenPipe.into()),
+            Sent::Part => outbox.drain(Instant::now() + self.limits().write_deadline(bytes.len())),
         };
-        if is_lost {
+        if let Err(error) = written {
+            if error.kind() == ErrorKind::TimedOut {
+                self.shared.counters.answers_dropped.fetch_add(1, Ordering::Relaxed);
+            }
             outbox.break_off();
         }
     }
@@ -242,6 +246,8 @@ impl Drop for Client<'_> {
             let _ = self.slot.give_up(owed.number);
         }
         self.shared.answers.slots.close(self.id);
+        // A handler that still runs holds the slot, and with it the socket: the client sees the end at once.
+        self.slot.outbox.break_off();
     }
 }
 

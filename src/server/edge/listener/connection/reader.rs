@@ -183,7 +183,7 @@ impl Client<'_> {
     fn read(&mut self, source: Source, from: usize, limit: Limit) -> io::Result<usize> {
         let mut timeout = match limit {
             // The same for every request of a connection, so that a busy one costs no look at the clock and no change of
-            // the timeout. It is no later than any deadline, and what is over is found out when it passes.
+            // the timeout. Whose deadline has passed is looked at when it is over.
             Limit::Idle => self.limits().idle_timeout.min(self.limits().answer_timeout),
             Limit::At(_) => self.patience(limit).ok_or(io::ErrorKind::WouldBlock)?,
         };
