@@ -112,11 +112,16 @@ pub struct Limits {
     pub max_request_bytes: usize,
     /// Client connections open at the same time; above it new ones are closed at once.
     pub max_connections: usize,
-    /// Requests that may be inside the server at the same time; halved, down to 64, when descriptors are short.
-    pub upstream_connections: usize,
-    /// Requests that may wait for consensus at the same time, at most three quarters of `upstream_connections`: the
+    /// Requests that may be inside the server at the same time; the rest waits a second and is refused then. Was called
+    /// `upstream_connections`, which is still read.
+    #[serde(alias = "upstream_connections")]
+    pub max_requests_inside: usize,
+    /// Requests that may wait for consensus at the same time, at most three quarters of `max_requests_inside`: the
     /// rest stays free for stale reads and probes.
     pub max_parked: usize,
+    /// Answers that may be written at the same time to clients that take them slowly; above it they are dropped with
+    /// their connections.
+    pub max_slow_writers: usize,
     /// Milliseconds a connection may be silent between two requests before it is closed.
     pub idle_timeout_ms: u64,
     /// Milliseconds in which a request's head and body must arrive and its answer be taken.
@@ -223,8 +228,9 @@ impl Default for Limits {
             max_value_bytes: 1 << 20,
             max_request_bytes: 1536 << 10,
             max_connections: 4_096,
-            upstream_connections: 512,
+            max_requests_inside: 512,
             max_parked: 384,
+            max_slow_writers: 64,
             idle_timeout_ms: 60_000,
             transfer_timeout_ms: 10_000,
         }

@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dkv::server::edge::{
-    self, ErrorHeaders, Handler, HttpServer, Method, PortOptions, Reply, Request, Response, RunDir, fdlimit,
+    self, ErrorHeaders, Handler, HttpServer, Method, PortOptions, Reply, Request, RequestHeader, Response,
+    RunDir, fdlimit,
 };
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,8 +49,11 @@ impl Handler for Memory {
                 }
             }
             (_, "/echo") => reply.send(move || {
-                let headers: Vec<String> =
-                    request.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+                let headers: Vec<String> = request
+                    .headers
+                    .iter()
+                    .map(|(header, value)| format!("{}: {value}\n", header.name()))
+                    .collect();
                 text(200, format!("{:?} {:?}\n{}", request.method, request.query, headers.concat()))
             }),
             (Method::Get | Method::Head, path) => {
@@ -73,13 +77,13 @@ struct Port {
 }
 
 impl Port {
-    fn start(connections: usize, change: impl FnOnce(&mut PortOptions)) -> Port {
+    fn start(max_inside: usize, change: impl FnOnce(&mut PortOptions)) -> Port {
         fdlimit::raise().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let run_dir = Arc::new(RunDir::prepare(&dir.path().join("run")).unwrap());
-        let mut options = PortOptions::client(run_dir, connections);
+        let mut options = PortOptions::client(run_dir, max_inside);
         options.error_headers = ErrorHeaders::new(|| vec![("Dkv-Node", "n1".to_string())]);
-        options.headers = vec!["if-match"];
+        options.headers = vec![RequestHeader::IfMatch];
         change(&mut options);
         let listener = edge::bind("127.81.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
@@ -507,11 +511,11 @@ fn parked_requests_are_answered_from_another_thread_in_any_order() {
 }
 
 #[test]
-fn upstream_connections_all_busy_is_overloaded_and_passes() {
+fn requests_inside_at_their_limit_is_overloaded_and_passes() {
     let _alone = alone();
     let mut port = Port::start(2, |options| {
         options.lanes[0].waiting_limit = 2;
-        options.limits.upstream_wait = Duration::from_millis(50);
+        options.limits.entry_wait = Duration::from_millis(50);
     });
     let (mut first, mut second, mut third) = (port.client(), port.client(), port.client());
     first.send("GET /wait HTTP/1.1\r\nHost: h\r\n\r\n");
@@ -530,11 +534,11 @@ fn upstream_connections_all_busy_is_overloaded_and_passes() {
 }
 
 #[test]
-fn upstream_waiters_are_served_when_a_connection_comes_back() {
+fn those_who_wait_for_a_place_are_served_when_one_comes_back() {
     let _alone = alone();
     let mut port = Port::start(1, |options| {
         options.lanes[0].waiting_limit = 1;
-        options.limits.upstream_wait = PATIENCE;
+        options.limits.entry_wait = PATIENCE;
     });
     let mut holder = port.client();
     holder.send("GET /wait HTTP/1.1\r\nHost: h\r\n\r\n");
@@ -551,19 +555,20 @@ fn upstream_waiters_are_served_when_a_connection_comes_back() {
 }
 
 #[test]
-fn upstream_without_answer_is_unknown_for_writes_and_replaced() {
+fn no_answer_in_time_is_unknown_for_writes_and_not_done_for_reads() {
     let _alone = alone();
-    let mut port = Port::start(1, |options| {
+    let mut port = Port::start(2, |options| {
         options.lanes[0].waiting_limit = 100;
         options.limits.answer_timeout = Duration::from_millis(100);
-        options.limits.upstream_wait = PATIENCE;
+        options.limits.entry_wait = PATIENCE;
     });
     let mut client = port.client();
     let write = client.put("/wait", b"");
     assert!(write.is_error(504, "outcome_unknown", "unknown"), "{}", write.text());
     let read = client.get("/wait");
     assert!(read.is_error(504, "timeout", "not_done"), "{}", read.text());
-    // The only upstream connection was given up twice; a late answer on an old one reaches nobody.
+    // What the handler still holds is inside still; its late answers reach nobody.
+    assert_eq!(port.server().inside(), 2);
     for _ in 0..2 {
         port.waiting.recv_timeout(PATIENCE).unwrap().1.send(|| text(200, "too late"));
     }
@@ -571,12 +576,12 @@ fn upstream_without_answer_is_unknown_for_writes_and_replaced() {
 }
 
 #[test]
-fn upstream_replaced_serves_on() {
+fn a_late_answer_reaches_no_later_request() {
     let _alone = alone();
-    let mut port = Port::start(1, |options| {
+    let mut port = Port::start(2, |options| {
         options.lanes[0].waiting_limit = 100;
         options.limits.answer_timeout = Duration::from_secs(2);
-        options.limits.upstream_wait = PATIENCE;
+        options.limits.entry_wait = PATIENCE;
     });
     let mut client = port.client();
     assert_eq!(client.put("/wait", b"").status, 504);
@@ -757,8 +762,8 @@ fn lanes_do_not_share_connections() {
     let _alone = alone();
     let mut port = Port::start(64, |options| {
         options.lanes = PortOptions::peer(Arc::clone(&options.run_dir), 5).lanes;
-        options.lanes[0].connections = 1;
-        options.limits.upstream_wait = Duration::from_millis(50);
+        options.lanes[0].max_inside = 1;
+        options.limits.entry_wait = Duration::from_millis(50);
     });
     let (mut bulk, mut core) = (port.client(), port.client());
     bulk.send("GET /wait HTTP/1.1\r\nHost: h\r\nDkv-Lane: bulk\r\n\r\n");

@@ -170,9 +170,10 @@ impl Limits {
             return refuse("limits.max_request_bytes", self.max_request_bytes, fix);
         }
         check_range("limits.max_connections", self.max_connections as u64, 1, 1_000_000)?;
-        check_range("limits.upstream_connections", self.upstream_connections as u64, 64, 4_096)?;
-        let most = self.upstream_connections as u64 / 4 * 3;
+        check_range("limits.max_requests_inside", self.max_requests_inside as u64, 64, 4_096)?;
+        let most = self.max_requests_inside as u64 / 4 * 3;
         check_range("limits.max_parked", self.max_parked as u64, 1, most)?;
+        check_range("limits.max_slow_writers", self.max_slow_writers as u64, 1, 4_096)?;
         check_range("limits.idle_timeout_ms", self.idle_timeout_ms, 1_000, 3_600_000)?;
         check_range("limits.transfer_timeout_ms", self.transfer_timeout_ms, 100, 600_000)
     }

@@ -172,11 +172,11 @@ impl Ports {
             fdlimit::raise().map_err(|e| ServerError::new(1, format!("cannot raise the file limit: {e}")))?;
         let plan = fdlimit::plan(limit, members, config.limits.max_connections)
             .map_err(|e| ServerError::new(2, e.to_string()))?;
-        if plan.is_reduced() {
+        if plan.is_reduced {
             log::warn!(
-                "only {limit} open files are allowed: {} requests are served at a time instead of {}; raise `ulimit -n`",
-                plan.client_upstream,
-                fdlimit::WANTED_UPSTREAM
+                "only {limit} open files are allowed: {} client connections are served at a time instead of {}; raise `ulimit -n`",
+                plan.client_connections,
+                config.limits.max_connections
             );
         }
         Ok(Ports { client, peer, members, plan })
@@ -210,7 +210,7 @@ fn answer_timeout(shared: &Shared) -> Duration {
 
 fn client_options(shared: &Arc<Shared>, plan: &fdlimit::Plan, run_dir: Arc<RunDir>) -> PortOptions {
     let limits = shared.limits();
-    let mut options = PortOptions::client(run_dir, plan.client_upstream.min(limits.upstream_connections));
+    let mut options = PortOptions::client(run_dir, limits.max_requests_inside);
     options.limits = EdgeLimits {
         max_connections: plan.client_connections,
         max_body_bytes: limits.max_request_bytes,
@@ -218,6 +218,7 @@ fn client_options(shared: &Arc<Shared>, plan: &fdlimit::Plan, run_dir: Arc<RunDi
         body_timeout: Duration::from_millis(limits.transfer_timeout_ms),
         write_timeout: Duration::from_millis(limits.transfer_timeout_ms),
         idle_timeout: Duration::from_millis(limits.idle_timeout_ms),
+        max_slow_writers: limits.max_slow_writers,
         answer_timeout: answer_timeout(shared),
         ..EdgeLimits::default()
     };

@@ -77,7 +77,7 @@ impl Plan {
              snapshot_log_entries: {entries}\nsnapshot_log_bytes: {bytes}\nretention_revisions: {}\n\
              idempotency_window_s: {}\n\
              debug: {{ check_invariants: {} }}\n\
-             limits: {{ upstream_connections: 64, max_parked: 48 }}\nlog: {{ level: {} }}\n",
+             limits: {{ max_requests_inside: 64, max_parked: 48 }}\nlog: {{ level: {} }}\n",
             election / 6,
             [800, 2_000, 5_000][rng.usize(0..3)],
             [64 << 10, 256 << 10, 1 << 20][rng.usize(0..3)],

@@ -4,38 +4,31 @@ use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors of one upstream connection: the edge's end, tiny_http's, and tiny_http's clone of it.
-pub const UPSTREAM_DESCRIPTORS: u64 = 3;
 /// Descriptors counted for one client connection: its socket, and one of slack for connections that linger or are
 /// being turned away.
 pub const CLIENT_DESCRIPTORS: u64 = 2;
-/// For segments, snapshots, outbound calls to one peer, listeners and whatever else.
-const SPARE_DESCRIPTORS: u64 = 64;
+/// For segments, snapshots, listeners, the few connections to tiny_http and whatever else.
+const SPARE_DESCRIPTORS: u64 = 96;
+/// For outbound calls to one peer.
 const DESCRIPTORS_PER_PEER: u64 = 16;
+/// Connections of one peer, in all kinds of calls, and as many of clients that are none of them.
+const CONNECTIONS_PER_PEER: u64 = 16;
+const PEER_CONNECTIONS: u64 = 64;
 
-/// Upstream connections of the client port when descriptors are plentiful.
-pub const WANTED_UPSTREAM: usize = 512;
-/// The fewest upstream connections, and the fewest client connections, that are worth a start.
+/// The fewest client connections that are worth a start.
 pub const LEAST: usize = 64;
-/// The client connections for which the pool is made smaller.
-const WANTED_CLIENTS: u64 = 512;
+/// Fewer client connections than this, and than configured, are worth a warning.
+const WANTED_CLIENTS: usize = 512;
 
 /// How the descriptors are shared out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// Upstream connections of the client port, 64 to 512.
-    pub client_upstream: usize,
     /// Connection cap of the client port, at least 64.
     pub client_connections: usize,
     /// Connection cap of the peer port.
     pub peer_connections: usize,
-}
-
-impl Plan {
-    /// Whether the pool had to be made smaller than it should be: worth a warning.
-    pub fn is_reduced(&self) -> bool {
-        self.client_upstream < WANTED_UPSTREAM
-    }
+    /// Whether the client port has fewer than it should have: worth a warning.
+    pub is_reduced: bool,
 }
 
 /// Too few descriptors for a server.
@@ -50,32 +43,20 @@ pub struct TooFew {
     pub needed: u64,
 }
 
-/// Shares out `limit` descriptors in a cluster of `members`: the pool is halved as long as fewer than 512 client
-/// connections would remain, down to 64. `most_clients` is the configured connection cap.
+/// Shares out `limit` descriptors in a cluster of `members`. `most_clients` is the configured connection cap.
 pub fn plan(limit: u64, members: usize, most_clients: usize) -> Result<Plan, TooFew> {
     let members = members as u64;
-    let peer_upstream = 48 + (2 * members).max(16);
-    let peer_connections = peer_upstream + 16 * members;
-    let fixed = SPARE_DESCRIPTORS
-        + DESCRIPTORS_PER_PEER * members
-        + UPSTREAM_DESCRIPTORS * peer_upstream
-        + CLIENT_DESCRIPTORS * peer_connections;
-    let clients_beside = |upstream: usize| {
-        limit.saturating_sub(fixed + UPSTREAM_DESCRIPTORS * upstream as u64) / CLIENT_DESCRIPTORS
-    };
-    let mut upstream = WANTED_UPSTREAM;
-    while clients_beside(upstream) < WANTED_CLIENTS && upstream > LEAST {
-        upstream /= 2;
-    }
-    let clients = clients_beside(upstream);
+    let peer_connections = PEER_CONNECTIONS + CONNECTIONS_PER_PEER * members;
+    let fixed = SPARE_DESCRIPTORS + DESCRIPTORS_PER_PEER * members + CLIENT_DESCRIPTORS * peer_connections;
+    let clients = limit.saturating_sub(fixed) / CLIENT_DESCRIPTORS;
     if clients < LEAST as u64 {
-        let needed = fixed + (UPSTREAM_DESCRIPTORS + CLIENT_DESCRIPTORS) * LEAST as u64;
-        return Err(TooFew { limit, needed });
+        return Err(TooFew { limit, needed: fixed + CLIENT_DESCRIPTORS * LEAST as u64 });
     }
+    let client_connections = usize::try_from(clients).unwrap_or(usize::MAX).min(most_clients);
     Ok(Plan {
-        client_upstream: upstream,
-        client_connections: usize::try_from(clients).unwrap_or(usize::MAX).min(most_clients),
+        client_connections,
         peer_connections: peer_connections as usize,
+        is_reduced: client_connections < most_clients.min(WANTED_CLIENTS),
     })
 }
 
@@ -94,26 +75,22 @@ mod tests {
 
     #[test]
     fn plan_with_plenty_is_capped_by_the_configuration() {
-        let expected = Plan { client_upstream: 512, client_connections: 4096, peer_connections: 144 };
+        let expected = Plan { client_connections: 4096, peer_connections: 144, is_reduced: false };
         for limit in [20_000, 1 << 20, u64::MAX] {
             assert_eq!(plan(limit, 5, 4096), Ok(expected), "{limit}");
-            assert!(!expected.is_reduced());
         }
     }
 
     #[test]
-    fn plan_halves_the_pool_while_clients_are_few() {
-        let mut last = usize::MAX;
-        for limit in [4096, 3200, 2600, 2200, 1024] {
+    fn plan_keeps_within_the_limit_and_says_when_clients_are_few() {
+        for limit in [4096, 3200, 1500, 1024] {
             let plan = plan(limit, 5, 4096).expect("enough for a start");
-            assert!(plan.client_upstream <= last, "{limit}: {plan:?}");
-            assert!(plan.client_connections >= 512 || plan.client_upstream == LEAST, "{limit}: {plan:?}");
-            let used = 3 * plan.client_upstream + 2 * plan.client_connections + 3 * 64 + 2 * 144 + 64 + 80;
-            assert!(used as u64 <= limit, "{limit}: {plan:?}");
-            last = plan.client_upstream;
+            let used = 2 * plan.client_connections + 2 * plan.peer_connections + 96 + 80;
+            assert!(used as u64 <= limit && used as u64 + 2 > limit, "{limit}: {plan:?}");
+            assert_eq!(plan.is_reduced, plan.client_connections < 512, "{limit}: {plan:?}");
         }
-        assert_eq!(last, LEAST);
-        assert!(plan(1024, 5, 4096).expect("enough for a start").is_reduced());
+        assert!(plan(1024, 5, 4096).expect("enough for a start").is_reduced);
+        assert!(!plan(1024, 5, 100).expect("enough for a start").is_reduced, "as many as configured");
     }
 
     #[test]
@@ -121,8 +98,7 @@ mod tests {
         let refused = plan(256, 5, 4096).expect_err("too few");
         assert_eq!(refused.limit, 256);
         assert!(plan(refused.needed - 1, 5, 4096).is_err());
-        let least = plan(refused.needed, 5, 4096).expect("just enough");
-        assert_eq!((least.client_upstream, least.client_connections), (64, 64));
+        assert_eq!(plan(refused.needed, 5, 4096).expect("just enough").client_connections, 64);
     }
 
     #[test]

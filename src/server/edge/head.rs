@@ -3,7 +3,10 @@
 //! Everything about which two HTTP readers could disagree is refused: tiny_http reads what is written here, never
 //! what the client wrote.
 
-use super::message::Method;
+use std::io::Write;
+
+use super::message::{Method, RequestHeader};
+use super::slot::Ticket;
 use crate::api::ErrorCode;
 
 /// Largest head, in bytes, request line and final empty line included. A key of 4 KiB escapes to 12 KiB.
@@ -12,27 +15,9 @@ pub(super) const MAX_HEAD_BYTES: usize = 32 * 1024;
 pub(super) const MAX_HEADERS: usize = 64;
 /// The request header by which a connection chooses its lane, read on its first request.
 pub(super) const LANE_HEADER: &str = "dkv-lane";
-/// The header by which the edge tells tiny_http that the client is on this machine. The edge drops this header when a
-/// client sends it.
-pub(super) const LOOPBACK_HEADER: &str = "dkv-from-loopback";
-
-/// Headers that apply only to this connection, or that the edge writes itself: tiny_http never sees them, even if its
-/// handlers read them. `te` would make tiny_http answer in chunks, `expect` and `upgrade` change how it reads the
-/// body.
-const NOT_FORWARDED: [&str; 12] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "upgrade",
-    "expect",
-    "content-length",
-    "host",
-    "accept-encoding",
-    LANE_HEADER,
-    LOOPBACK_HEADER,
-];
+/// The header that names the request's slot. The edge alone writes it: no handler can ask for it, so a client's is not passed
+/// on.
+pub(super) const TICKET_HEADER: &str = "Dkv-Ticket";
 
 /// A request that the edge itself refuses: it never reached tiny_http, so it is surely not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,13 +98,12 @@ pub(super) fn find_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Refus
 }
 
 /// Checks a whole head (it ends with the empty line) and writes the head for tiny_http into `clean`, which is emptied
-/// first. `wanted`: the headers that handlers read, in lower case; all others stay here. `from_loopback`: the client is on
-/// this machine, which the clean head says then.
+/// first: the request line, the ticket and the `wanted` headers. All others stay here, and so does the body.
 pub(super) fn check(
     head: &[u8],
     max_body_bytes: usize,
-    wanted: &[&str],
-    from_loopback: bool,
+    wanted: &[RequestHeader],
+    ticket: Ticket,
     clean: &mut Vec<u8>,
 ) -> Result<Head, Refusal> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
@@ -144,22 +128,16 @@ pub(super) fn check(
     for part in [name, " ", target, " HTTP/1.1\r\n"] {
         clean.extend_from_slice(part.as_bytes());
     }
+    // Writing to memory does not fail.
+    let _ = write!(clean, "{TICKET_HEADER}: {ticket}\r\n");
     for header in parsed.headers.iter() {
-        let is = |name: &&str| header.name.eq_ignore_ascii_case(name);
-        if !wanted.iter().any(is) || NOT_FORWARDED.iter().any(is) {
+        if !wanted.iter().any(|wanted| header.name.eq_ignore_ascii_case(wanted.name())) {
             continue;
         }
         clean.extend_from_slice(header.name.as_bytes());
         clean.extend_from_slice(b": ");
         clean.extend_from_slice(header.value);
         clean.extend_from_slice(b"\r\n");
-    }
-    if from_loopback {
-        clean.extend_from_slice(LOOPBACK_HEADER.as_bytes());
-        clean.extend_from_slice(b": 1\r\n");
-    }
-    if body_bytes > 0 {
-        clean.extend_from_slice(format!("Content-Length: {body_bytes}\r\n").as_bytes());
     }
     clean.extend_from_slice(b"\r\n");
     Ok(Head {
@@ -194,7 +172,7 @@ fn names_another_version(head: &[u8]) -> bool {
             if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
-/// Only `/path?query` in visible ASCII: absolute and asterisk forms are for proxies (and for the pool's ping).
+/// Only `/path?query` in visible ASCII: absolute and asterisk forms are for proxies (and for the ping).
 fn check_target(target: &str) -> Result<(), Refusal> {
     if !target.starts_with('/') {
         return Err(Refusal::invalid("the request target does not start with a slash"));
@@ -317,12 +295,12 @@ fn parse_length(value: &str) -> Result<u64, Refusal> {
 mod tests {
     use super::*;
 
-    /// `te` is none that can be had.
-    const WANTED: [&str; 3] = ["if-match", "accept", "te"];
+    const WANTED: [RequestHeader; 2] = [RequestHeader::IfMatch, RequestHeader::Accept];
+    const TICKET: Ticket = Ticket { connection: 12, number: 345 };
 
     fn checked(head: &str) -> Result<(Head, String), Refusal> {
         let mut clean = b"left over".to_vec();
-        let head = check(head.as_bytes(), 1000, &WANTED, false, &mut clean)?;
+        let head = check(head.as_bytes(), 1000, &WANTED, TICKET, &mut clean)?;
         Ok((head, String::from_utf8(clean).expect("ASCII")))
     }
 
@@ -359,7 +337,8 @@ mod tests {
              content-length:  5 \r\n\r\n",
         )
         .expect("a good request");
-        assert_eq!(clean, "PUT /v1/kv/a%20b?x=1 HTTP/1.1\r\nIf-Match: \"7\"\r\nContent-Length: 5\r\n\r\n");
+        let expected = "PUT /v1/kv/a%20b?x=1 HTTP/1.1\r\nDkv-Ticket: 12.345\r\nIf-Match: \"7\"\r\n\r\n";
+        assert_eq!(clean, expected);
         let expected =
             Head { method: Method::Put, body_bytes: 5, close: true, expects_continue: true, lane: None };
         assert_eq!(head, expected);
@@ -405,7 +384,7 @@ mod tests {
         let (head, clean) =
             checked("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").expect("a good request");
         assert!(head.close);
-        assert_eq!(clean, "GET / HTTP/1.1\r\n\r\n");
+        assert_eq!(clean, "GET / HTTP/1.1\r\nDkv-Ticket: 12.345\r\n\r\n");
     }
 
     #[test]
@@ -418,14 +397,17 @@ mod tests {
         }
     }
 
+    /// With another one's ticket a client could have its request answered to that one.
     #[test]
-    fn check_says_loopback_by_itself_and_never_for_the_client() {
-        let claimed = b"GET / HTTP/1.1\r\nHost: h\r\nDkv-From-Loopback: 1\r\nDKV-FROM-LOOPBACK: 1\r\n\r\n";
-        let mut clean = Vec::new();
-        check(claimed, 1000, &["dkv-from-loopback"], false, &mut clean).expect("a good request");
-        assert_eq!(clean, b"GET / HTTP/1.1\r\n\r\n");
-        check(claimed, 1000, &["dkv-from-loopback"], true, &mut clean).expect("a good request");
-        assert_eq!(clean, b"GET / HTTP/1.1\r\ndkv-from-loopback: 1\r\n\r\n");
+    fn check_writes_the_ticket_itself_and_never_passes_a_clients_on() {
+        let (_, clean) = checked("GET / HTTP/1.1\r\nHost: h\r\nDkv-Ticket: 1.1\r\nDKV-TICKET: 2.2\r\n\r\n")
+            .expect("a good request");
+        assert_eq!(clean, "GET / HTTP/1.1\r\nDkv-Ticket: 12.345\r\n\r\n");
+        assert_eq!(RequestHeader::from_name(TICKET_HEADER), None);
+        assert_eq!("12.345".parse(), Ok(TICKET));
+        for bad in ["", "1", "1.", ".1", "1.2.3", "-1.2", "1.x"] {
+            assert!(bad.parse::<Ticket>().is_err(), "{bad}");
+        }
     }
 
     #[test]

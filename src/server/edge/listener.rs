@@ -1,5 +1,5 @@
-//! The edge: the only code that reads from client sockets. It reads and checks one request at a time per connection,
-//! hands a clean one to tiny_http over an upstream connection, and relays the answer. It knows no routes.
+//! The edge: the only code that reads from client sockets. Each connection has a thread that reads and checks one request
+//! after the other and hands the clean ones to tiny_http over an upstream connection. It knows no routes.
 //!
 //! tiny_http must not face a network: it allocates what a header declares, loses threads to another HTTP version,
 //! has no limit and no timeout, and leaves some of many new connections unserved. Every such case ends here.
@@ -8,17 +8,20 @@ mod connection;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::head::Refusal;
+use super::inside::Inside;
+use super::message::{Method, RequestHeader, Response};
+use super::render::render;
+use super::reply::Answers;
 use super::stats::EdgeCounters;
-use super::upstream::Pool;
+use super::upstream::Upstream;
 use crate::api::{ErrorBody, ErrorCode};
 use connection::Client;
 
@@ -33,91 +36,20 @@ const STACK_BYTES: usize = 256 * 1024;
 /// How long broken connections get at a shutdown to send their last answer and end.
 const FORCED_END: Duration = Duration::from_millis(500);
 
-/// A header of an answer.
-pub type Header = (&'static str, String);
-
-/// The headers that are on every answer the handler did not make, as they are at the moment it is made. None by default.
-#[derive(Clone, Default)]
-pub struct ErrorHeaders(Option<Arc<dyn Fn() -> Vec<Header> + Send + Sync>>);
-
-impl ErrorHeaders {
-    /// What `now` says whenever such an answer is made, on any thread; it must not wait.
-    pub fn new(now: impl Fn() -> Vec<Header> + Send + Sync + 'static) -> ErrorHeaders {
-        ErrorHeaders(Some(Arc::new(now)))
-    }
-
-    /// The headers at this moment.
-    pub fn now(&self) -> Vec<Header> {
-        self.0.as_ref().map(|now| now()).unwrap_or_default()
-    }
-}
-
-impl fmt::Debug for ErrorHeaders {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ErrorHeaders")
-    }
-}
-
-/// The limits of one port.
-#[derive(Clone, Debug)]
-pub struct EdgeLimits {
-    /// Maximum number of open connections. Further ones get 503 and are closed.
-    pub max_connections: usize,
-    /// Largest request body, in bytes: 413 beyond.
-    pub max_body_bytes: usize,
-    /// From a request's first byte to the end of its head: 408 beyond.
-    pub head_timeout: Duration,
-    /// For a body: this and what its size takes at `min_bytes_per_s`: 408 beyond.
-    pub body_timeout: Duration,
-    /// Slowest pace at which a client may send a body or take an answer, in bytes per second.
-    pub min_bytes_per_s: usize,
-    /// Silence between two requests, and before the first: closed beyond.
-    pub idle_timeout: Duration,
-    /// For an answer: this and what its size takes at `min_bytes_per_s`: closed beyond.
-    pub write_timeout: Duration,
-    /// Wait for a free upstream connection: 503 `overloaded` beyond.
-    pub upstream_wait: Duration,
-    /// Wait for tiny_http's answer; longer than any handler's own deadline. Beyond: writes unknown, reads not done.
-    pub answer_timeout: Duration,
-}
-
-impl Default for EdgeLimits {
-    fn default() -> EdgeLimits {
-        EdgeLimits {
-            max_connections: 4096,
-            max_body_bytes: 3 << 19,
-            head_timeout: Duration::from_secs(5),
-            body_timeout: Duration::from_secs(5),
-            min_bytes_per_s: 64 * 1024,
-            idle_timeout: Duration::from_secs(60),
-            write_timeout: Duration::from_secs(5),
-            upstream_wait: Duration::from_secs(1),
-            answer_timeout: Duration::from_secs(15),
-        }
-    }
-}
-
-impl EdgeLimits {
-    fn transfer_time(&self, bytes: usize) -> Duration {
-        Duration::from_secs_f64(bytes as f64 / self.min_bytes_per_s.max(1) as f64)
-    }
-
-    fn body_deadline(&self, bytes: usize) -> Duration {
-        self.body_timeout + self.transfer_time(bytes)
-    }
-
-    fn write_deadline(&self, bytes: usize) -> Duration {
-        self.write_timeout + self.transfer_time(bytes)
-    }
-}
-
-/// One class of connections, with its own pool of upstream connections.
-#[derive(Debug)]
+/// One class of connections, with its own upstream connections.
 pub(super) struct Lane {
     /// What a connection's first request says in `Dkv-Lane` to be in this lane.
     pub name: &'static str,
-    /// The connections to its tiny_http server.
-    pub pool: Arc<Pool>,
+    /// The places of its requests.
+    pub inside: Arc<Inside>,
+    /// The connections to its tiny_http server, at least one.
+    pub upstreams: Vec<Arc<Upstream>>,
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane").field("name", &self.name).field("inside", &self.inside.count()).finish()
+    }
 }
 
 /// A listening port and its connections.
@@ -131,15 +63,14 @@ pub(super) struct Edge {
 #[derive(Debug)]
 struct Shared {
     name: &'static str,
+    answers: Arc<Answers>,
     counters: Arc<EdgeCounters>,
-    limits: EdgeLimits,
     /// Never empty; the first one takes every connection that names no lane.
     lanes: Vec<Lane>,
-    /// The request headers that handlers read, in lower case.
-    wanted: Vec<&'static str>,
-    error_headers: ErrorHeaders,
-    panics: Arc<AtomicU64>,
-    stopping: AtomicBool,
+    /// The request headers that handlers read.
+    wanted: Vec<RequestHeader>,
+    /// The grace of a stop is over: what is not answered is given up.
+    forced: AtomicBool,
     registry: Mutex<Registry>,
     /// Signalled when a connection ended, and at the stop.
     changed: Condvar,
@@ -173,25 +104,22 @@ impl Edge {
     pub(super) fn start(
         name: &'static str,
         listener: TcpListener,
-        limits: EdgeLimits,
+        answers: Arc<Answers>,
+        counters: Arc<EdgeCounters>,
         lanes: Vec<Lane>,
-        wanted: Vec<&'static str>,
-        error_headers: ErrorHeaders,
-        panics: Arc<AtomicU64>,
+        wanted: Vec<RequestHeader>,
     ) -> io::Result<Edge> {
         // Accepted sockets inherit both on Linux. (A read timeout here would make accept itself time out.)
         let socket = socket2::SockRef::from(&listener);
         socket.set_tcp_nodelay(true)?;
-        socket.set_write_timeout(Some(limits.write_timeout))?;
+        socket.set_write_timeout(Some(answers.limits.write_timeout))?;
         let shared = Arc::new(Shared {
             name,
-            counters: Arc::default(),
-            limits,
+            answers,
+            counters,
             lanes,
             wanted,
-            error_headers,
-            panics,
-            stopping: AtomicBool::new(false),
+            forced: AtomicBool::new(false),
             registry: Mutex::default(),
             changed: Condvar::new(),
         });
@@ -208,16 +136,11 @@ impl Edge {
         self.shared.registry().open.len()
     }
 
-    /// The numbers of accepted and refused connections and requests.
-    pub(super) fn counters(&self) -> &Arc<EdgeCounters> {
-        &self.shared.counters
-    }
-
     /// Stops accepting and ends every idle connection; requests in flight are answered within `grace`. What is left
-    /// then is broken off: writes are told that their outcome is unknown.
+    /// then is given up: a request that no worker has taken is not done, and a write that one has is unknown.
     pub(super) fn stop(&mut self, grace: Duration) {
         let deadline = Instant::now() + grace;
-        self.shared.stopping.store(true, Ordering::SeqCst);
+        self.shared.answers.stopping.store(true, Ordering::SeqCst);
         self.shared.changed.notify_all();
         // On Linux this wakes the accept call, and every later one fails.
         let _ = socket2::SockRef::from(&*self.listener).shutdown(Shutdown::Both);
@@ -226,17 +149,13 @@ impl Edge {
         }
         self.shared.shutdown_all(Shutdown::Read);
         if !self.shared.wait_until_empty(deadline) {
-            for lane in &self.shared.lanes {
-                lane.pool.stop();
-            }
-            let deadline = Instant::now() + FORCED_END;
-            if !self.shared.wait_until_empty(deadline) {
+            self.shared.forced.store(true, Ordering::SeqCst);
+            self.shared.lanes.iter().for_each(|lane| lane.inside.stop());
+            self.shared.answers.slots.wake_all();
+            if !self.shared.wait_until_empty(Instant::now() + FORCED_END) {
                 self.shared.shutdown_all(Shutdown::Both);
                 self.shared.wait_until_empty(Instant::now() + FORCED_END);
             }
-        }
-        for lane in &self.shared.lanes {
-            lane.pool.stop();
         }
     }
 }
@@ -246,21 +165,25 @@ impl Shared {
         self.registry.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn lane(&self, wanted: Option<&str>) -> &Arc<Pool> {
+    fn is_stopping(&self) -> bool {
+        self.answers.stopping.load(Ordering::SeqCst)
+    }
+
+    fn lane(&self, wanted: Option<&str>) -> &Lane {
         let named = self.lanes.iter().find(|lane| Some(lane.name) == wanted);
-        &named.unwrap_or(&self.lanes[0]).pool
+        named.unwrap_or(&self.lanes[0])
     }
 
     /// The acceptor thread. Only the stop ends it, no error does.
     fn accept_all(self: &Arc<Self>, listener: &TcpListener) {
         let mut failed = false;
-        while !self.stopping.load(Ordering::SeqCst) {
+        while !self.is_stopping() {
             match listener.accept() {
                 Ok((stream, _)) => {
                     failed = false;
                     self.admit(stream);
                 }
-                Err(_) if self.stopping.load(Ordering::SeqCst) => return,
+                Err(_) if self.is_stopping() => return,
                 Err(error) if is_passing(&error) => {}
                 Err(error) => {
                     if !failed {
@@ -275,7 +198,7 @@ impl Shared {
 
     fn pause(&self) {
         let registry = self.registry();
-        if !self.stopping.load(Ordering::SeqCst) {
+        if !self.is_stopping() {
             drop(self.changed.wait_timeout(registry, ACCEPT_PAUSE));
         }
     }
@@ -288,7 +211,7 @@ impl Shared {
             let mut registry = self.registry();
             registry.last_id += 1;
             let id = registry.last_id;
-            let welcome = registry.open.len() < self.limits.max_connections;
+            let welcome = registry.open.len() < self.answers.limits.max_connections;
             let counter = if welcome { &self.counters.open } else { &self.counters.turned_away };
             counter.fetch_add(1, Ordering::Relaxed);
             if welcome {
@@ -306,10 +229,10 @@ impl Shared {
         let spawned = thread.spawn(move || {
             let shared = &registered.shared;
             let served = catch_unwind(AssertUnwindSafe(|| {
-                if welcome { Client::new(shared, &stream).serve() } else { shared.turn_away(&stream) }
+                if welcome { Client::new(shared, id, &stream).serve() } else { shared.turn_away(&stream) }
             }));
             if served.is_err() {
-                shared.panics.fetch_add(1, Ordering::Relaxed);
+                shared.answers.panics.fetch_add(1, Ordering::Relaxed);
             }
             drop(stream);
         });
@@ -319,9 +242,9 @@ impl Shared {
     }
 
     fn turn_away(&self, mut stream: &TcpStream) {
-        use std::io::Write;
         let body = ErrorBody::new(ErrorCode::Overloaded, "too many connections are open, try again");
-        let answer = error_answer(503, &body, &self.error_headers, true);
+        let mut answer = Vec::new();
+        render(&self.answers.with_headers(Response::error(&body)), Method::Other, true, &mut answer);
         if stream.write_all(&answer).is_ok() {
             connection::linger(stream);
         }
@@ -371,46 +294,4 @@ impl Drop for Registered {
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
-}
-
-/// The answer to a refused request; the connection closes after it.
-fn refusal_answer(refusal: &Refusal, headers: &ErrorHeaders) -> Vec<u8> {
-    error_answer(refusal.status, &ErrorBody::new(refusal.code, refusal.message), headers, true)
-}
-
-fn error_answer(status: u16, body: &ErrorBody, headers: &ErrorHeaders, close: bool) -> Vec<u8> {
-    let json = serde_json::to_vec(body).expect("an error body is plain data");
-    let mut head = format!(
-        "HTTP/1.1 {status} {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
-        reason(status),
-        json.len()
-    );
-    for (name, value) in headers.now() {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    if body.error.code == ErrorCode::Overloaded {
-        head.push_str("Retry-After: 1\r\n");
-    }
-    if close {
-        head.push_str("Connection: close\r\n");
-    }
-    head.push_str("\r\n");
-    let mut answer = head.into_bytes();
-    answer.extend_from_slice(&json);
-    answer
-}
-
-/// The reason phrases of the statuses the edge itself answers.
-fn reason(status: u16) -> &'static str {
-    match status {
-        400 => "Bad Request",
-        408 => "Request Timeout",
-        411 => "Length Required",
-        413 => "Content Too Large",
-        431 => "Request Header Fields Too Large",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        505 => "HTTP Version Not Supported",
-        _ => "Error",
-    }
 }

@@ -49,6 +49,46 @@ impl Method {
     }
 }
 
+/// The request headers that handlers may read. The edge passes on those of a port's list and no others, so a header that is
+/// not passed on cannot be asked for. None of them is about the connection: `te` would make tiny_http answer in chunks,
+/// `expect`, `upgrade` and a length would change how it reads on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)]
+pub enum RequestHeader {
+    Accept,
+    DkvCluster,
+    IdempotencyKey,
+    IfMatch,
+    IfNoneMatch,
+}
+
+impl RequestHeader {
+    /// All of them.
+    pub const ALL: [RequestHeader; 5] = [
+        RequestHeader::Accept,
+        RequestHeader::DkvCluster,
+        RequestHeader::IdempotencyKey,
+        RequestHeader::IfMatch,
+        RequestHeader::IfNoneMatch,
+    ];
+
+    /// In lower case.
+    pub const fn name(self) -> &'static str {
+        match self {
+            RequestHeader::Accept => "accept",
+            RequestHeader::DkvCluster => "dkv-cluster",
+            RequestHeader::IdempotencyKey => "idempotency-key",
+            RequestHeader::IfMatch => "if-match",
+            RequestHeader::IfNoneMatch => "if-none-match",
+        }
+    }
+
+    /// The one of this name, in any case.
+    pub fn from_name(name: &str) -> Option<RequestHeader> {
+        RequestHeader::ALL.into_iter().find(|header| header.name().eq_ignore_ascii_case(name))
+    }
+}
+
 /// A request as the edge let it through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -58,8 +98,8 @@ pub struct Request {
     pub path: String,
     /// Raw query without the question mark; `None` without one.
     pub query: Option<String>,
-    /// Names in lower case, values in printable ASCII, in the order of arrival. Without those about the connection.
-    pub headers: Vec<(String, String)>,
+    /// Values in printable ASCII, in the order of arrival.
+    pub headers: Vec<(RequestHeader, String)>,
     /// The whole body.
     pub body: Vec<u8>,
     /// Whether the client is on this machine, as the edge saw it.
@@ -67,14 +107,14 @@ pub struct Request {
 }
 
 impl Request {
-    /// The first value of a header; `name` in lower case.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.header_values(name).next()
+    /// The first value of a header.
+    pub fn header(&self, header: RequestHeader) -> Option<&str> {
+        self.header_values(header).next()
     }
 
-    /// All values of a header; `name` in lower case.
-    pub fn header_values<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a str> + use<'a, 'n> {
-        self.headers.iter().filter(move |(have, _)| have == name).map(|(_, value)| value.as_str())
+    /// All values of a header.
+    pub fn header_values(&self, header: RequestHeader) -> impl Iterator<Item = &str> {
+        self.headers.iter().filter(move |(have, _)| *have == header).map(|(_, value)| value.as_str())
     }
 }
 

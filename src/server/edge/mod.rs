@@ -1,18 +1,35 @@
 //! The edge: everything between a socket and a handler. It knows no routes.
 //!
-//! A request passes four stages, each with threads of its own: the `listener` reads and checks it, the pool
-//! (`upstream`) carries it to tiny_http, a worker (`port`) calls the handler, a responder writes the answer.
+//! A request goes in through three stages, each with threads of its own: the edge thread of its connection (`listener`)
+//! reads and checks it, tiny_http parses and queues its head (`upstream`), a worker (`workers`) calls the handler. Its body
+//! waits in the connection's `slot`. The answer takes no stage: whoever has it writes it to the client's socket (`reply`,
+//! `outbox`). The `word` of the slot says at every moment who may.
 
 pub mod fdlimit;
 mod head;
+mod inside;
+mod limits;
 mod listener;
 mod message;
+mod outbox;
 mod port;
+mod render;
+mod reply;
+mod run_dir;
+mod slot;
+mod slow_writers;
 mod stats;
+#[cfg(test)]
+mod tests;
 mod upstream;
+mod word;
+mod workers;
 
-pub use listener::{EdgeLimits, ErrorHeaders, Header, bind};
-pub use message::{Method, Request, Response};
-pub use port::{Handler, HttpServer, LaneOptions, PortOptions, Reply};
+pub use limits::EdgeLimits;
+pub use listener::bind;
+pub use message::{Method, Request, RequestHeader, Response};
+pub use port::{HttpServer, LaneOptions, PortOptions};
+pub use reply::{ErrorHeaders, Header, Reply};
+pub use run_dir::RunDir;
 pub use stats::{PortCounters, PortStats};
-pub use upstream::RunDir;
+pub use workers::Handler;

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use super::inside::Inside;
+
 /// What an edge has let in and what not, since its start. Changed without a lock.
 #[derive(Debug, Default)]
 pub(super) struct EdgeCounters {
@@ -14,6 +16,10 @@ pub(super) struct EdgeCounters {
     pub turned_away: AtomicU64,
     /// Requests refused before anybody else saw them: malformed, too large or too slow.
     pub refused: AtomicU64,
+    /// Answers dropped with their connections: their clients took them too slowly, or too many did.
+    pub answers_dropped: Arc<AtomicU64>,
+    /// Connections to tiny_http that broke and were replaced.
+    pub upstreams_broken: Arc<AtomicU64>,
 }
 
 /// A port as a scrape sees it. Holds nothing of the server but its counters.
@@ -22,6 +28,8 @@ pub struct PortCounters {
     edge: Arc<EdgeCounters>,
     /// Of each lane, how many of its requests are waiting.
     waiting: Vec<Arc<AtomicUsize>>,
+    /// Of each lane, its requests.
+    inside: Vec<Arc<Inside>>,
     panics: Arc<AtomicU64>,
 }
 
@@ -36,8 +44,14 @@ pub struct PortStats {
     pub turned_away: u64,
     /// Requests that the edge refused.
     pub refused: u64,
+    /// Requests inside at the moment.
+    pub inside: u64,
     /// Requests waiting at the moment.
     pub waiting: u64,
+    /// Answers dropped with their connections.
+    pub answers_dropped: u64,
+    /// Connections to tiny_http that broke.
+    pub upstreams_broken: u64,
     /// Panics survived.
     pub panics: u64,
 }
@@ -47,9 +61,10 @@ impl PortCounters {
         name: &'static str,
         edge: Arc<EdgeCounters>,
         waiting: Vec<Arc<AtomicUsize>>,
+        inside: Vec<Arc<Inside>>,
         panics: Arc<AtomicU64>,
     ) -> PortCounters {
-        PortCounters { name, edge, waiting, panics }
+        PortCounters { name, edge, waiting, inside, panics }
     }
 
     /// The port's name.
@@ -65,7 +80,10 @@ impl PortCounters {
             accepted: get(&self.edge.accepted),
             turned_away: get(&self.edge.turned_away),
             refused: get(&self.edge.refused),
+            inside: inside(&self.inside) as u64,
             waiting: waiting(&self.waiting) as u64,
+            answers_dropped: get(&self.edge.answers_dropped),
+            upstreams_broken: get(&self.edge.upstreams_broken),
             panics: get(&self.panics),
         }
     }
@@ -74,4 +92,9 @@ impl PortCounters {
 /// How many requests are waiting, over all lanes.
 pub(super) fn waiting(lanes: &[Arc<AtomicUsize>]) -> usize {
     lanes.iter().map(|waiting| waiting.load(Ordering::Relaxed)).sum()
+}
+
+/// How many requests are inside, over all lanes.
+pub(super) fn inside(lanes: &[Arc<Inside>]) -> usize {
+    lanes.iter().map(|inside| inside.count()).sum()
 }

@@ -1,402 +1,338 @@
-//! The pool of keep-alive connections from an edge to its tiny_http server, over a Unix socket.
+//! A connection to tiny_http over a Unix socket, shared by many client connections. Heads go in, nothing comes back.
 //!
-//! tiny_http hands a new connection to a thread that may still be serving another one, and then it is never served.
-//! That cannot happen to a connection that was opened while no other was being opened and that has answered a ping:
-//! it has its own thread for as long as it lives. So connections are opened one at a time, pinged, and only then
-//! used; a broken one is replaced the same way.
+//! A request is appended to a buffer. The thread that finds the buffer empty yields once, so that others who can run add
+//! theirs, and then flushes it: one write, and one wake-up of tiny_http's thread, for many requests.
+//!
+//! tiny_http answers here only what it cannot read, and closes then. A monitor sits on the reading side: whatever arrives,
+//! or the end, means that the connection is broken. It opens another one and submits once more what no worker has taken.
+//! The first such request that tiny_http was sent may be what broke it: this one is refused, so one bad head costs one
+//! client, and not the same connection again and again. All of that is safe, because a request runs only once its slot
+//! says *taken*, and a refusal takes it first.
+//!
+//! tiny_http hands a new connection to a thread that may still be serving another one, and then it is never served. That
+//! cannot happen to a connection that was opened while no other was being opened and that has answered a ping. So
+//! connections are opened one at a time and pinged.
+//!
+//! Locks: `flushing` is taken before `state`; nothing else is locked under either of them.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::fs;
+use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
 
-/// The target of the pool's ping. No client can ask for it: the edge lets only targets through that start with `/`.
+use super::slot::{Slots, Ticket};
+
+#[cfg(test)]
+mod tests;
+
+/// The target of the ping. No client can ask for it: the edge lets only targets through that start with `/`.
 pub(super) const PING_TARGET: &str = "*";
 const PING: &[u8] = b"OPTIONS * HTTP/1.1\r\n\r\n";
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// tiny_http's thread reads and queues without waiting for anybody: it is stuck when it takes nothing for so long.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause between two attempts to replace a broken connection.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// A Unix socket's path holds 108 bytes with its final zero.
-const MAX_SOCKET_PATH_BYTES: usize = 100;
-/// Most headers of an answer.
-const MAX_ANSWER_HEADERS: usize = 32;
-const READ_STEP_BYTES: usize = 4096;
+/// Heads that wait to be flushed; a request that finds more waits for room.
+const MAX_BUFFER_BYTES: usize = 1 << 20;
+/// Buffers above this are given back after a flush.
+const KEPT_BUFFER_BYTES: usize = 64 * 1024;
 
-/// The private directory of the Unix sockets.
-#[derive(Debug)]
-pub struct RunDir {
-    path: PathBuf,
-    temporary: bool,
+/// What the connections of one lane have in common.
+pub(super) struct UpstreamOptions {
+    /// The socket of the lane's tiny_http server.
+    pub socket: PathBuf,
+    /// Requests that may be inside the lane: so many are remembered, to be submitted once more.
+    pub most_inside: usize,
+    /// The client connections.
+    pub slots: Arc<Slots>,
+    /// Held while a connection is being opened.
+    pub opening: Arc<Mutex<()>>,
+    /// Connections that broke.
+    pub broken: Arc<AtomicU64>,
+    /// Answers a request that was refused.
+    pub refuse: Box<dyn Fn(Ticket) + Send + Sync>,
 }
 
-impl RunDir {
-    /// Makes `wanted` a directory of mode 0700 without files. When a socket's path in it would be longer than 100
-    /// bytes, a fresh private directory under the temporary one is made instead; it is removed on drop.
-    ///
-    /// # Errors
-    /// It cannot be made; or `wanted` is a link, or holds something that is no socket: then it is somebody else's, as
-    /// `run` in `/` and in `/var` is, and nothing in it is touched.
-    pub fn prepare(wanted: &Path) -> io::Result<RunDir> {
-        let absolute = std::path::absolute(wanted)?;
-        // Room for the longest socket name.
-        if absolute.as_os_str().len() + "/peer-core.sock".len() <= MAX_SOCKET_PATH_BYTES {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(&absolute)?;
-            let old = sockets_in(&absolute)?;
-            fs::set_permissions(&absolute, fs::Permissions::from_mode(0o700))?;
-            old.iter().try_for_each(fs::remove_file)?;
-            return Ok(RunDir { path: absolute, temporary: false });
-        }
-        loop {
-            let path = std::env::temp_dir().join(format!("dkv-run-{:016x}", fastrand::u64(..)));
-            match fs::DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(RunDir { path, temporary: true }),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// The directory.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-/// The sockets of an earlier run, all that may be there.
-fn sockets_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let refused = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-    let shown = dir.display();
-    if !fs::symlink_metadata(dir)?.is_dir() {
-        return refused(format!(
-            "{shown} is a link to another directory; give the node a data_dir of its own"
-        ));
-    }
-    let mut sockets = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if !entry.file_type()?.is_socket() {
-            let name = entry.file_name();
-            return refused(format!(
-                "{shown} holds {}, which is not dkv's; give the node a data_dir of its own",
-                name.display()
-            ));
-        }
-        sockets.push(entry.path());
-    }
-    Ok(sockets)
-}
-
-impl Drop for RunDir {
-    fn drop(&mut self) {
-        if self.temporary {
-            let _ = fs::remove_dir_all(&self.path);
-        }
-    }
-}
-
-/// Why an exchange with tiny_http gave no answer.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ExchangeError {
-    /// The request was not written whole, so no handler has seen it: surely not done.
-    #[error("not sent: {0}")]
-    NotSent(io::Error),
-    /// The request was written whole and the connection broke: unknown.
-    #[error("broke off: {0}")]
-    Broken(io::Error),
-    /// The request was written whole and no answer came in time: unknown.
-    #[error("no answer in time")]
-    TimedOut,
-}
-
-/// One connection to tiny_http that has answered a ping. One request at a time.
-#[derive(Debug)]
-struct Connection {
-    id: u64,
-    stream: Arc<UnixStream>,
-}
-
-impl Connection {
-    /// Opens a connection and pings it. The caller opens one at a time.
-    fn open(id: u64, socket: &Path, answer_timeout: Duration) -> io::Result<Connection> {
-        let stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(PING_TIMEOUT))?;
-        stream.set_write_timeout(Some(PING_TIMEOUT))?;
-        let connection = Connection { id, stream: Arc::new(stream) };
-        connection
-            .exchange(PING, false, &mut Vec::new())
-            .map_err(|error| io::Error::other(format!("no answer to the ping: {error}")))?;
-        connection.stream.set_read_timeout(Some(answer_timeout))?;
-        connection.stream.set_write_timeout(Some(answer_timeout))?;
-        Ok(connection)
-    }
-
-    /// Writes the request and reads the whole answer into `answer`, which is emptied first. `bodiless`: the answer's
-    /// Content-Length describes a body that is not sent.
-    fn exchange(&self, request: &[u8], bodiless: bool, answer: &mut Vec<u8>) -> Result<(), ExchangeError> {
-        let mut stream = &*self.stream;
-        stream.write_all(request).map_err(ExchangeError::NotSent)?;
-        answer.clear();
-        let mut total = None;
-        loop {
-            let filled = answer.len();
-            let wanted = match total {
-                Some(total) if filled == total => return Ok(()),
-                Some(total) if filled > total => return Err(broken("the answer is longer than it said")),
-                Some(total) => total - filled,
-                None => READ_STEP_BYTES,
-            };
-            answer.resize(filled + wanted, 0);
-            let read = stream.read(&mut answer[filled..]);
-            answer.truncate(filled + *read.as_ref().unwrap_or(&0));
-            match read {
-                Ok(0) => return Err(broken("closed before the answer")),
-                Ok(_) if total.is_none() => total = answer_length(answer, bodiless).map_err(broken)?,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(ExchangeError::TimedOut);
-                }
-                Err(error) => return Err(ExchangeError::Broken(error)),
-            }
-        }
-    }
-}
-
-fn broken(what: &'static str) -> ExchangeError {
-    ExchangeError::Broken(io::Error::other(what))
-}
-
-/// Length of the whole answer, once its head is there. Our own responders write it with its length.
-fn answer_length(answer: &[u8], bodiless: bool) -> Result<Option<usize>, &'static str> {
-    let mut headers = [httparse::EMPTY_HEADER; MAX_ANSWER_HEADERS];
-    let mut parsed = httparse::Response::new(&mut headers);
-    let head_bytes = match parsed.parse(answer) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(_) => return Err("the answer's head is malformed"),
-    };
-    if bodiless || matches!(parsed.code, Some(204 | 304)) {
-        return Ok(Some(head_bytes));
-    }
-    let length = parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
-    let length = length.and_then(|header| std::str::from_utf8(header.value).ok()?.parse::<usize>().ok());
-    length.map(|length| Some(head_bytes + length)).ok_or("the answer has no Content-Length")
-}
-
-/// The pooled connections to one tiny_http server.
-#[derive(Debug)]
-pub(super) struct Pool {
+/// One connection to tiny_http and what replaces it when it breaks.
+pub(super) struct Upstream {
     name: String,
-    socket: PathBuf,
-    answer_timeout: Duration,
+    options: UpstreamOptions,
     state: Mutex<State>,
-    /// Signalled when a connection is missing, and at the stop.
-    missing: Condvar,
+    /// Signalled when there is room in the buffer, and at the stop.
+    changed: Condvar,
+    /// Held by the thread that flushes; a buffer to swap.
+    flushing: Mutex<Vec<u8>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
-    /// Free connections; the last one used is taken first, its threads are warm.
-    idle: Vec<Connection>,
-    /// Requests that wait for a connection, first come first served. Not empty only while `idle` is empty.
-    waiting: VecDeque<(u64, channel::Sender<Connection>)>,
-    /// All connections, taken ones included, so that the stop can break them.
-    open: BTreeMap<u64, Arc<UnixStream>>,
-    /// How many broken connections the opener has yet to replace.
-    missing: usize,
-    next_id: u64,
+    /// `None` while the connection is being replaced.
+    stream: Option<Arc<UnixStream>>,
+    /// Heads to be flushed. Empty while there is no connection.
+    buffer: Vec<u8>,
+    /// The last requests, in the order of the buffer: all that may not be taken yet.
+    recent: VecDeque<Ticket>,
+    /// How many requests left `recent` at its front.
+    forgotten: u64,
+    /// How many of `recent`, counted from its end, were not given to tiny_http yet.
+    unflushed: usize,
     stopped: bool,
 }
 
-impl State {
-    fn next_id(&mut self) -> u64 {
-        self.next_id += 1;
-        self.next_id
-    }
+/// The buffer stayed full for too long, or the port stops: the request was not submitted.
+#[derive(Debug)]
+pub(super) struct NoRoom;
 
-    /// Gives a free connection to the request that has waited longest, or keeps it.
-    fn give(&mut self, mut connection: Connection) {
-        while let Some((_, waiter)) = self.waiting.pop_front() {
-            match waiter.try_send(connection) {
-                Ok(()) => return,
-                // Cannot happen: a waiter leaves the queue before it drops its receiver.
-                Err(error) => connection = error.into_inner(),
-            }
-        }
-        self.idle.push(connection);
-    }
-}
-
-impl Pool {
-    /// Opens `connections` connections to the tiny_http server on `socket`, one at a time, and starts the thread that
-    /// replaces broken ones, which drops `alive` when it ends. `answer_timeout` bounds each answer.
+impl Upstream {
+    /// Opens a connection and starts its monitor, a thread called `name`, which drops `alive` when it ends.
+    ///
+    /// # Errors
+    /// tiny_http does not answer, or there is no thread.
     pub(super) fn start(
         name: String,
-        socket: PathBuf,
-        connections: usize,
-        answer_timeout: Duration,
+        options: UpstreamOptions,
         alive: channel::Sender<()>,
-    ) -> io::Result<(Arc<Pool>, JoinHandle<()>)> {
-        let pool = Pool { name, socket, answer_timeout, state: Mutex::default(), missing: Condvar::new() };
-        for _ in 0..connections {
-            pool.open_one()?;
-        }
-        let pool = Arc::new(pool);
-        let opener = {
-            let pool = Arc::clone(&pool);
-            thread::Builder::new().name(pool.name.clone()).spawn(move || {
-                pool.replace_broken();
-                drop(alive);
+    ) -> io::Result<(Arc<Upstream>, JoinHandle<()>)> {
+        let upstream = Arc::new(Upstream {
+            name,
+            options,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            flushing: Mutex::default(),
+        });
+        let stream = upstream.open()?;
+        upstream.lock().stream = Some(Arc::clone(&stream));
+        let monitor = {
+            let upstream = Arc::clone(&upstream);
+            thread::Builder::new().name(upstream.name.clone()).spawn(move || {
+                upstream.monitor(stream);
+                drop((upstream, alive));
             })?
         };
-        Ok((pool, opener))
+        Ok((upstream, monitor))
     }
 
-    /// Takes a free connection; waits up to `patience` for one, first come first served. `None`: all were busy.
-    pub(super) fn take(self: &Arc<Self>, patience: Duration) -> Option<Lease> {
-        let lease = |connection| Lease { pool: Arc::clone(self), connection: Some(connection) };
-        let (ticket, receiver) = {
-            let mut state = self.lock();
-            if state.stopped {
-                return None;
-            }
-            if let Some(connection) = state.idle.pop() {
-                return Some(lease(connection));
-            }
-            let (sender, receiver) = channel::bounded(1);
-            let ticket = state.next_id();
-            state.waiting.push_back((ticket, sender));
-            (ticket, receiver)
-        };
-        if let Ok(connection) = receiver.recv_timeout(patience) {
-            return Some(lease(connection));
+    /// Submits a request: its slot says so already. Waits up to `patience` for room.
+    ///
+    /// # Errors
+    /// There was none: the request never leaves the edge.
+    pub(super) fn submit(&self, ticket: Ticket, head: &[u8], patience: Duration) -> Result<(), NoRoom> {
+        let mut state = self.lock();
+        if state.buffer.len() > MAX_BUFFER_BYTES {
+            state = self.wait_for_room(state, Instant::now() + patience)?;
         }
-        self.lock().waiting.retain(|(waiting, _)| *waiting != ticket);
-        // Connections are handed over under the lock: one that was given before the ticket left is here now.
-        receiver.try_recv().ok().map(lease)
+        if state.stopped {
+            return Err(NoRoom);
+        }
+        state.recent.push_back(ticket);
+        // One that so many others have followed was taken out of tiny_http's queue before them.
+        while state.recent.len() > self.options.most_inside.max(state.unflushed + 1) {
+            state.recent.pop_front();
+            state.forgotten += 1;
+        }
+        if state.stream.is_none() {
+            // The monitor submits it with the next connection.
+            return Ok(());
+        }
+        state.unflushed += 1;
+        let finds_it_empty = state.buffer.is_empty();
+        state.buffer.extend_from_slice(head);
+        drop(state);
+        if finds_it_empty {
+            thread::yield_now();
+            self.flush();
+        }
+        Ok(())
     }
 
-    /// Ends the opener and breaks every connection, also those in use: a request that waits for an answer gets
-    /// [`ExchangeError::Broken`].
+    /// Ends the monitor and the connection.
     pub(super) fn stop(&self) {
-        let open = {
-            let mut state = self.lock();
-            state.stopped = true;
-            state.idle.clear();
-            state.waiting.clear();
-            std::mem::take(&mut state.open)
-        };
-        self.missing.notify_all();
-        for stream in open.values() {
+        let mut state = self.lock();
+        state.stopped = true;
+        if let Some(stream) = &state.stream {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Breaks the connection as an error would.
+    #[cfg(test)]
+    pub(super) fn break_off(&self) {
+        if let Some(stream) = &self.lock().stream {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
-    fn open_one(&self) -> io::Result<()> {
-        let id = self.lock().next_id();
-        let connection = Connection::open(id, &self.socket, self.answer_timeout)?;
-        let mut state = self.lock();
-        if !state.stopped {
-            state.open.insert(id, Arc::clone(&connection.stream));
-            state.give(connection);
+    fn wait_for_room<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        deadline: Instant,
+    ) -> Result<MutexGuard<'a, State>, NoRoom> {
+        while state.buffer.len() > MAX_BUFFER_BYTES && !state.stopped {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(NoRoom);
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        Ok(())
+        Ok(state)
     }
 
-    /// The opener thread: the only one that opens connections after the start, so one at a time.
-    fn replace_broken(&self) {
-        let mut failed = false;
+    /// Gives tiny_http everything that is in the buffer. A failure breaks the connection, which the monitor sees.
+    fn flush(&self) {
+        let mut bytes = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = {
+            let mut state = self.lock();
+            let had_no_room = state.buffer.len() > MAX_BUFFER_BYTES;
+            std::mem::swap(&mut state.buffer, &mut *bytes);
+            state.unflushed = 0;
+            if had_no_room {
+                self.changed.notify_all();
+            }
+            state.stream.clone()
+        };
+        if let Some(stream) = stream
+            && (&*stream).write_all(&bytes).is_err()
+        {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        bytes.clear();
+        bytes.shrink_to(KEPT_BUFFER_BYTES);
+    }
+
+    /// The monitor: replaces the connection whenever it breaks.
+    fn monitor(&self, mut stream: Arc<UnixStream>) {
         loop {
-            {
+            let what = wait_until_broken(&stream);
+            let _ = stream.shutdown(Shutdown::Both);
+            let sent = {
                 let mut state = self.lock();
-                while state.missing == 0 && !state.stopped {
-                    state = self.missing.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
-                }
-                if failed && !state.stopped {
-                    let waited = self.missing.wait_timeout(state, RETRY_PAUSE);
-                    state = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
-                }
                 if state.stopped {
                     return;
                 }
-            }
-            match self.open_one() {
-                Ok(()) => {
-                    self.lock().missing -= 1;
-                    failed = false;
-                }
-                Err(error) => {
-                    if !failed {
-                        log::warn!(
-                            "{}: cannot replace a connection to tiny_http, trying on: {error}",
-                            self.name
-                        );
-                    }
+                state.stream = None;
+                state.buffer.clear();
+                state.forgotten + (state.recent.len() - std::mem::take(&mut state.unflushed)) as u64
+            };
+            self.options.broken.fetch_add(1, Ordering::Relaxed);
+            self.changed.notify_all();
+            log::warn!("{}: a connection to tiny_http {what}: it is replaced", self.name);
+            let Some(next) = self.replace() else { return };
+            stream = next;
+            self.submit_once_more(sent, &stream);
+        }
+    }
+
+    /// Opens another connection, trying on until the stop.
+    fn replace(&self) -> Option<Arc<UnixStream>> {
+        let mut failed = false;
+        loop {
+            match self.open() {
+                Ok(stream) => return Some(stream),
+                Err(error) if !failed => {
+                    log::warn!("{}: cannot connect to tiny_http, trying on: {error}", self.name);
                     failed = true;
                 }
+                Err(_) => {}
+            }
+            let state = self.lock();
+            if !state.stopped {
+                drop(self.changed.wait_timeout(state, RETRY_PAUSE));
+            }
+            if self.lock().stopped {
+                return None;
             }
         }
     }
 
-    fn put_back(&self, connection: Connection) {
+    /// Submits what no worker has taken by the new connection. Of the first `sent` requests the first such one is refused.
+    /// The ping has passed through tiny_http's queue after everything that the old connection had put there.
+    fn submit_once_more(&self, sent: u64, stream: &Arc<UnixStream>) {
+        let (recent, forgotten): (Vec<Ticket>, u64) = {
+            let mut state = self.lock();
+            if !state.stopped {
+                state.stream = Some(Arc::clone(stream));
+            }
+            (state.recent.iter().copied().collect(), state.forgotten)
+        };
+        let (mut heads, mut is_blamed) = (Vec::new(), false);
+        for (at, ticket) in (forgotten..).zip(&recent) {
+            let Some(slot) = self.options.slots.get(ticket.connection) else { continue };
+            if !slot.copy_head(ticket.number, &mut heads) || at >= sent || is_blamed {
+                continue;
+            }
+            heads.clear();
+            is_blamed = true;
+            log::warn!("{}: request {ticket} may be what tiny_http failed on: it is refused", self.name);
+            (self.options.refuse)(*ticket);
+        }
         let mut state = self.lock();
-        if !state.stopped {
-            state.give(connection);
+        state.buffer.extend_from_slice(&heads);
+        drop(state);
+        self.flush();
+        if self.lock().stopped {
+            let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
-    fn lose(&self, connection: &Connection) {
-        let mut state = self.lock();
-        state.open.remove(&connection.id);
-        state.missing += 1;
-        drop(state);
-        self.missing.notify_all();
+    /// Opens a connection and pings it.
+    fn open(&self) -> io::Result<Arc<UnixStream>> {
+        let _one_at_a_time = self.options.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = UnixStream::connect(&self.options.socket)?;
+        stream.set_read_timeout(Some(PING_TIMEOUT))?;
+        stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+        ping(&stream).map_err(|error| io::Error::other(format!("no answer to the ping: {error}")))?;
+        stream.set_read_timeout(None)?;
+        Ok(Arc::new(stream))
     }
 
     /// The state stays consistent between any two statements, so a panic elsewhere does not spoil it.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A connection taken from the pool. One exchange; it goes back if that went well and is replaced if not.
-#[derive(Debug)]
-pub(super) struct Lease {
-    pool: Arc<Pool>,
-    connection: Option<Connection>,
-}
-
-impl Lease {
-    /// Sends one whole request and reads its whole answer into `answer`. `bodiless`: the request was a HEAD.
-    pub(super) fn exchange(
-        mut self,
-        request: &[u8],
-        bodiless: bool,
-        answer: &mut Vec<u8>,
-    ) -> Result<(), ExchangeError> {
-        let Some(connection) = &self.connection else {
-            return Err(ExchangeError::NotSent(io::Error::other("no connection")));
-        };
-        connection.exchange(request, bodiless, answer)?;
-        if let Some(connection) = self.connection.take() {
-            self.pool.put_back(connection);
+/// One request and its answer, which has no body.
+fn ping(mut stream: &UnixStream) -> io::Result<()> {
+    stream.write_all(PING)?;
+    let (mut answer, mut piece) = (Vec::new(), [0; 512]);
+    while !answer.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut piece)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => answer.extend_from_slice(&piece[..read]),
         }
+        if answer.len() > piece.len() {
+            return Err(io::Error::other("the answer is too long"));
+        }
+    }
+    if answer.starts_with(b"HTTP/1.1 204 ") {
         Ok(())
+    } else {
+        Err(io::Error::other("the answer is another one"))
     }
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            self.pool.lose(&connection);
-        }
+/// Sits on the reading side until anything happens there, and says what.
+fn wait_until_broken(mut stream: &UnixStream) -> String {
+    let mut answer = [0; 64];
+    loop {
+        return match stream.read(&mut answer) {
+            Ok(0) => "has closed".to_owned(),
+            Ok(read) => {
+                let line = String::from_utf8_lossy(&answer[..read]);
+                format!("was answered ({})", line.lines().next().unwrap_or_default())
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => format!("has failed ({error})"),
+        };
     }
 }

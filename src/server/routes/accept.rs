@@ -1,6 +1,6 @@
 //! The `Accept` header (RFC 9110 §12.5.1): which of the forms of an answer a client would rather have.
 
-use crate::server::edge::Request;
+use crate::server::edge::{Request, RequestHeader};
 
 /// One form in which an answer can be given.
 pub(super) struct Offer {
@@ -15,7 +15,7 @@ pub(super) struct Offer {
 /// The index of the offer that the client would rather have: that of the highest weight, then the one that it named most
 /// exactly, then the first. Without the header, and where the client takes none of them, the first one.
 pub(super) fn choose(request: &Request, offers: &[Offer]) -> usize {
-    let ranges: Vec<Range<'_>> = (request.header_values("accept"))
+    let ranges: Vec<Range<'_>> = (request.header_values(RequestHeader::Accept))
         .flat_map(|value| split(value, ','))
         .filter_map(Range::parse)
         .collect();
@@ -152,7 +152,7 @@ mod tests {
     ];
 
     fn chosen(values: &[&str], offers: &[Offer]) -> usize {
-        let headers = values.iter().map(|value| ("accept".to_owned(), value.to_string())).collect();
+        let headers = values.iter().map(|value| (RequestHeader::Accept, value.to_string())).collect();
         let request = Request {
             method: Method::Get,
             path: "/".into(),

@@ -29,7 +29,7 @@ impl Handler for ClientApi {
                     true => self.check_cluster(&request),
                     false => Ok(()),
                 };
-                request.headers.retain(|(name, _)| operation.headers.contains(&name.as_str()));
+                request.headers.retain(|(header, _)| operation.headers.contains(header));
                 let call = Call {
                     request,
                     parameter,

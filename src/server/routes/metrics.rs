@@ -209,19 +209,26 @@ fn ports(out: &mut Out<'_>, shared: &Shared) -> fmt::Result {
     let Some(ports) = shared.ports() else { return Ok(()) };
     let stats = ports.each_ref().map(|port| (port.name(), port.stats()));
     type Counted = fn(&PortStats) -> u64;
-    let gauges: [(&str, &str, Counted); 2] = [
+    let gauges: [(&str, &str, Counted); 3] = [
         ("dkv_connections", "Open connections", |s| s.connections),
+        ("dkv_requests_inside", "Requests that are being served at this port", |s| s.inside),
         ("dkv_parked_requests", "Requests that wait for consensus at this port", |s| s.waiting),
     ];
     for (name, help, of) in gauges {
         let values = stats.each_ref().map(|(port, stats)| (port.to_string(), of(stats)));
         out.gauges(name, help, None, "port", &values)?;
     }
-    let counters: [(&str, &str, Counted); 4] = [
+    let counters: [(&str, &str, Counted); 6] = [
         ("dkv_connections_accepted", "Connections accepted, those turned away included", |s| s.accepted),
         ("dkv_connections_turned_away", "Connections above the cap", |s| s.turned_away),
         ("dkv_requests_refused", "Requests that the edge refused as malformed, too large or late", |s| {
             s.refused
+        }),
+        ("dkv_answers_dropped", "Answers dropped with connections that took them too slowly", |s| {
+            s.answers_dropped
+        }),
+        ("dkv_upstreams_broken", "Connections to tiny_http that broke and were replaced", |s| {
+            s.upstreams_broken
         }),
         ("dkv_panics", "Panics survived: anything but 0 is a bug", |s| s.panics),
     ];

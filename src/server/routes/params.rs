@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use crate::api::{ErrorBody, ErrorCode, MAX_IDEMPOTENCY_KEY, is_cluster_id, is_idempotency_key};
 use crate::files::foreign_encoding;
 
-use crate::server::edge::Request;
+use crate::server::edge::{Request, RequestHeader};
 use crate::vocabulary::Condition;
 
 pub(super) fn invalid(message: impl Into<String>) -> ErrorBody {
@@ -138,8 +138,8 @@ impl Query {
 /// # Errors
 /// `invalid_request` for any other tag, a repeated header, or both at once.
 pub(super) fn condition(request: &Request) -> Result<Option<Condition>, ErrorBody> {
-    let if_match = once(request, "if-match")?;
-    let if_none_match = once(request, "if-none-match")?;
+    let if_match = once(request, RequestHeader::IfMatch)?;
+    let if_none_match = once(request, RequestHeader::IfNoneMatch)?;
     Condition::from_headers(if_match, if_none_match).map_err(invalid)
 }
 
@@ -148,7 +148,7 @@ pub(super) fn condition(request: &Request) -> Result<Option<Condition>, ErrorBod
 /// # Errors
 /// `invalid_request` when it is repeated, too long or has other characters.
 pub(super) fn idempotency_key(request: &Request) -> Result<Option<&str>, ErrorBody> {
-    let key = once(request, "idempotency-key")?;
+    let key = once(request, RequestHeader::IdempotencyKey)?;
     if key.is_some_and(|key| !is_idempotency_key(key)) {
         let text =
             format!("an Idempotency-Key has 1 to {MAX_IDEMPOTENCY_KEY} characters of A-Z a-z 0-9 . _ ~ -");
@@ -162,7 +162,7 @@ pub(super) fn idempotency_key(request: &Request) -> Result<Option<&str>, ErrorBo
 /// # Errors
 /// `invalid_request` when it is repeated or is no cluster id.
 pub(super) fn meant_for(request: &Request) -> Result<Option<&str>, ErrorBody> {
-    let cluster = once(request, "dkv-cluster")?;
+    let cluster = once(request, RequestHeader::DkvCluster)?;
     if cluster.is_some_and(|cluster| !is_cluster_id(cluster)) {
         return Err(invalid("Dkv-Cluster takes a cluster id: 16 lower-case hexadecimal digits"));
     }
@@ -180,11 +180,11 @@ pub(super) fn json_body<T: DeserializeOwned>(request: &Request, expected: &str) 
     serde_json::from_slice(&request.body).map_err(|e| invalid(format!("the body is not {expected}: {e}")))
 }
 
-fn once<'a>(request: &'a Request, name: &'static str) -> Result<Option<&'a str>, ErrorBody> {
-    let mut values = request.header_values(name);
+fn once(request: &Request, header: RequestHeader) -> Result<Option<&str>, ErrorBody> {
+    let mut values = request.header_values(header);
     let first = values.next();
     if values.next().is_some() {
-        return Err(invalid(format!("the header {name} is given twice")));
+        return Err(invalid(format!("the header {} is given twice", header.name())));
     }
     Ok(first)
 }
@@ -196,7 +196,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn with_headers(headers: &[(&str, &str)]) -> Request {
-        let headers = headers.iter().map(|(n, v)| (n.to_string(), v.to_string())).collect();
+        let header = |name: &str| RequestHeader::from_name(name).expect("a header of dkv");
+        let headers = headers.iter().map(|(n, v)| (header(n), v.to_string())).collect();
         Request {
             method: Method::Put,
             path: "/v1/kv/k".into(),

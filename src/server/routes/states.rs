@@ -9,7 +9,7 @@
 use super::params::{Query, invalid};
 use crate::api::{ErrorBody, ErrorCode};
 use crate::node::{Consistency, Node};
-use crate::server::edge::Request;
+use crate::server::edge::{Request, RequestHeader};
 use crate::store::{FIRST_REVISION, Kv, ReadError};
 
 /// What both kinds of reads may be asked with.
@@ -90,7 +90,7 @@ impl States {
 
 /// Conditions are for writes.
 pub(super) fn refuse_if_match(request: &Request) -> Result<(), ErrorBody> {
-    if request.header("if-match").is_some() {
+    if request.header(RequestHeader::IfMatch).is_some() {
         return Err(invalid("If-Match is a condition of writes; a read gives the current tag in its ETag"));
     }
     Ok(())

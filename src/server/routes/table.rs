@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::api::{Call, ClientApi};
 use super::flat;
-use crate::server::edge::{Method, Reply};
+use crate::server::edge::{Method, Reply, RequestHeader};
 
 /// One operation of the client port.
 pub(super) struct Operation {
@@ -19,8 +19,8 @@ pub(super) struct Operation {
     pub effect: Effect,
     /// Whether it may wait for the cluster. Such a request takes one of the places for requests that wait.
     pub may_wait: bool,
-    /// The request headers that it reads, in lower case. It is given no others.
-    pub headers: &'static [&'static str],
+    /// The request headers that it reads. It is given no others.
+    pub headers: &'static [RequestHeader],
     /// What a client must be allowed to do. Every client is allowed everything so far.
     #[cfg_attr(
         not(test),
@@ -94,7 +94,7 @@ const fn key_read(pattern: &'static str, id: &'static str, handler: Handler) -> 
     Operation {
         may_wait: true,
         // Refused: it is a condition of writes.
-        headers: &["if-match"],
+        headers: &[RequestHeader::IfMatch],
         permission: Permission::Read,
         ..look(pattern, id, handler)
     }
@@ -110,7 +110,7 @@ const fn key_write(
         methods,
         effect: Effect::Write,
         may_wait: true,
-        headers: &["if-match", "if-none-match", "idempotency-key"],
+        headers: &[RequestHeader::IfMatch, RequestHeader::IfNoneMatch, RequestHeader::IdempotencyKey],
         permission: Permission::Write,
         ..look(pattern, id, handler)
     }
@@ -142,7 +142,10 @@ const fn flat(operation: Operation) -> Operation {
 
 /// Every operation, those of one path together. The first path that fits is taken: the more special one stands first.
 pub(super) static OPERATIONS: &[Operation] = &[
-    Operation { headers: &["accept", "if-match"], ..key_read("/v1/kv/{key}", "getKey", ClientApi::get_key) },
+    Operation {
+        headers: &[RequestHeader::Accept, RequestHeader::IfMatch],
+        ..key_read("/v1/kv/{key}", "getKey", ClientApi::get_key)
+    },
     key_write("/v1/kv/{key}", PUT, "putKey", ClientApi::put_key),
     key_write("/v1/kv/{key}", DELETE, "deleteKey", ClientApi::delete_key),
     #[cfg(feature = "next-protocol")]
@@ -163,7 +166,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
     copy_data("/v1/snapshots/{name}", "getSnapshot", ClientApi::get_snapshot),
     look("/v1/status", "getStatus", ClientApi::get_status),
     Operation { may_wait: false, ..operate("/v1/log-level", PUT, "setLogLevel", ClientApi::set_log_level) },
-    Operation { headers: &["accept"], ..look("/metrics", "getMetrics", ClientApi::get_metrics) },
+    Operation { headers: &[RequestHeader::Accept], ..look("/metrics", "getMetrics", ClientApi::get_metrics) },
     probe("/healthz", "getHealth", ClientApi::get_health),
     probe("/readyz", "getReadiness", ClientApi::get_readiness),
 ];
@@ -220,11 +223,11 @@ pub(super) fn patterns() -> Vec<&'static str> {
 }
 
 /// What a request may say to each operation of version 1: the cluster that it is meant for.
-const COMMON_HEADERS: [&str; 1] = ["dkv-cluster"];
+const COMMON_HEADERS: [RequestHeader; 1] = [RequestHeader::DkvCluster];
 
 /// Every request header that some operation reads: the edge passes on no others.
-pub(in crate::server) fn headers() -> Vec<&'static str> {
-    let mut headers: Vec<&str> = OPERATIONS.iter().flat_map(|o| o.headers).copied().collect();
+pub(in crate::server) fn headers() -> Vec<RequestHeader> {
+    let mut headers: Vec<RequestHeader> = OPERATIONS.iter().flat_map(|o| o.headers).copied().collect();
     headers.extend(COMMON_HEADERS);
     headers.sort_unstable();
     headers.dedup();
@@ -360,9 +363,11 @@ mod tests {
         let mut listed = BTreeMap::new();
         for operation in OPERATIONS {
             // A description says what a client may send: not what is refused, and the form of the answer elsewhere.
-            let is_described = |name: &&&str| !REFUSED.contains(&(operation.id, name)) && **name != "accept";
-            let headers: BTreeSet<String> =
-                operation.headers.iter().filter(is_described).map(|name| (*name).to_owned()).collect();
+            let is_described = |name: &&str| {
+                !REFUSED.contains(&(operation.id, *name)) && *name != RequestHeader::Accept.name()
+            };
+            let names = operation.headers.iter().map(|header| header.name());
+            let headers: BTreeSet<String> = names.filter(is_described).map(str::to_owned).collect();
             // HEAD is GET without a body.
             for method in operation.methods.iter().filter(|method| !method.is_head()) {
                 let at = (operation.pattern.to_owned(), method.name().to_owned());

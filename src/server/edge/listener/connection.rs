@@ -1,28 +1,37 @@
-//! One client connection: read a request whole, hand it upstream, relay the answer; one at a time, in order.
+//! One client connection: its edge thread reads requests whole and submits them, one at a time and in order.
+//!
+//! While a request is owed its answer, the thread reads the next one already. It submits that one when the first is over:
+//! answered by whoever has the answer, or given up by this thread when the time is over. So this thread wakes once for each
+//! request of a client that sends one at a time.
 
-use std::io::{self, Read, Write};
+mod reader;
+
+use std::io::ErrorKind;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{EdgeLimits, Shared, refusal_answer};
-use crate::api::{ErrorBody, ErrorCode};
-use crate::server::edge::head::{self, Head, MAX_HEAD_BYTES, Refusal};
-use crate::server::edge::upstream::{ExchangeError, Pool};
+use super::{Lane, Shared};
+use crate::api::{ErrorBody, ErrorCode, ErrorOutcome};
+use crate::server::edge::head::{Head, Refusal};
+use crate::server::edge::limits::EdgeLimits;
+use crate::server::edge::message::{Method, Response};
+use crate::server::edge::outbox::Sent;
+use crate::server::edge::render::render;
+use crate::server::edge::slot::{Asked, GivenUp, Slot};
+use reader::Reader;
 
-/// Buffers above this are given back after a request, so that idle connections stay small.
-const KEPT_BUFFER_BYTES: usize = 64 * 1024;
-const READ_STEP_BYTES: usize = 8 * 1024;
-const BODY_STEP_BYTES: usize = 256 * 1024;
 /// Longest time and most bytes for which a closed connection is read on, so that the answer is not lost to a reset.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 8 * 1024 * 1024;
 
 /// Why no (further) request was read.
 enum End {
-    /// Nothing to say: the client closed, was silent between two requests, or the connection broke.
+    /// Nothing to say: the client closed its side or was silent between two requests, or an answer has said the end.
     Quiet,
+    /// The connection is broken: nobody is there to be answered.
+    Gone,
     /// To be answered, then closed.
     Refused(Refusal),
 }
@@ -33,36 +42,51 @@ impl From<Refusal> for End {
     }
 }
 
+/// The request that is owed an answer, or was when this thread looked last.
+struct Owed {
+    number: u64,
+    deadline: Instant,
+    method: Method,
+    close: bool,
+}
+
+/// Why a request is given up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// It was not answered in time.
+    Overdue,
+    /// The port stops, and the grace is over.
+    Stopping,
+    /// It could not be handed on: no worker can have it.
+    NoRoom,
+}
+
 /// Serves one connection until it ends. Runs on a thread of its own.
 pub(super) struct Client<'a> {
     shared: &'a Shared,
-    stream: &'a TcpStream,
-    /// Whether the client is on this machine.
-    from_loopback: bool,
-    /// The read timeout the socket has at the moment.
-    read_timeout: Option<Duration>,
-    /// Bytes read and not used yet: the start of a request.
-    input: Vec<u8>,
-    /// The clean request: head and body.
-    request: Vec<u8>,
-    /// What is relayed.
-    answer: Vec<u8>,
+    id: u64,
+    slot: Arc<Slot>,
+    reader: Reader<'a>,
     /// The lane, chosen by the first request.
-    lane: Option<&'a Arc<Pool>>,
+    lane: Option<&'a Lane>,
+    owed: Option<Owed>,
+    /// Since when no request is owed an answer.
+    quiet_since: Instant,
+    /// The answers that this thread makes.
+    answer: Vec<u8>,
 }
 
 impl<'a> Client<'a> {
-    pub(super) fn new(shared: &'a Shared, stream: &'a TcpStream) -> Client<'a> {
+    pub(super) fn new(shared: &'a Shared, id: u64, stream: &'a Arc<TcpStream>) -> Client<'a> {
         Client {
             shared,
-            stream,
-            // No address (the client is gone already) is not this machine.
-            from_loopback: stream.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback()),
-            read_timeout: None,
-            input: Vec::new(),
-            request: Vec::new(),
-            answer: Vec::new(),
+            id,
+            slot: shared.answers.slots.open(id, Arc::clone(stream)),
+            reader: Reader::new(stream),
             lane: None,
+            owed: None,
+            quiet_since: Instant::now(),
+            answer: Vec::new(),
         }
     }
 
@@ -70,244 +94,169 @@ impl<'a> Client<'a> {
         loop {
             let head = match self.read_request() {
                 Ok(head) => head,
-                Err(End::Quiet) => return,
-                Err(End::Refused(refusal)) => {
-                    self.shared.counters.refused.fetch_add(1, Ordering::Relaxed);
-                    self.answer = refusal_answer(&refusal, &self.shared.error_headers);
-                    let _ = self.write_answer();
-                    return linger(self.stream);
-                }
+                Err(End::Gone) => return,
+                Err(end) => return self.end(end),
             };
-            self.forward(&head);
-            let close = head.close || self.shared.stopping.load(Ordering::SeqCst);
+            if !self.settle() {
+                return self.end(End::Quiet);
+            }
+            let close = head.close;
+            self.submit(head);
             if close {
-                announce_close(&mut self.answer);
+                self.settle();
+                return self.end(End::Quiet);
             }
-            if self.write_answer().is_err() {
-                return;
-            }
-            if close {
-                return linger(self.stream);
-            }
-            for buffer in [&mut self.input, &mut self.request, &mut self.answer] {
-                if buffer.capacity() > KEPT_BUFFER_BYTES {
-                    buffer.shrink_to(KEPT_BUFFER_BYTES);
-                }
-            }
+            self.reader.shrink();
         }
     }
 
     fn limits(&self) -> &'a EdgeLimits {
-        &self.shared.limits
+        &self.shared.answers.limits
     }
 
-    /// Reads one request: its clean form is in `self.request` then, what follows it stays in `self.input`.
-    fn read_request(&mut self) -> Result<Head, End> {
-        let head_bytes = self.read_head()?;
-        let head = head::check(
-            &self.input[..head_bytes],
-            self.limits().max_body_bytes,
-            &self.shared.wanted,
-            self.from_loopback,
-            &mut self.request,
-        )?;
-        let here = head.body_bytes.min(self.input.len() - head_bytes);
-        self.request.extend_from_slice(&self.input[head_bytes..head_bytes + here]);
-        self.input.drain(..head_bytes + here);
-        let missing = head.body_bytes - here;
-        if missing > 0 {
-            if head.expects_continue && here == 0 {
-                let mut stream = self.stream;
-                stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").map_err(|_| End::Quiet)?;
-            }
-            self.read_body(head.body_bytes, missing)?;
+    /// Writes what is left to say, after the answer that is owed, and closes.
+    fn end(&mut self, end: End) {
+        if self.settle()
+            && let End::Refused(refusal) = end
+        {
+            self.shared.counters.refused.fetch_add(1, Ordering::Relaxed);
+            let body = ErrorBody::new(refusal.code, refusal.message);
+            let response = Response { status: refusal.status, ..Response::error(&body) };
+            self.write(response, Method::Other, true);
         }
-        Ok(head)
+        if self.slot.said_close() {
+            linger(self.reader.stream());
+        }
     }
 
-    /// Reads until `self.input` starts with a whole head; returns its length. Waits long for the first byte of a
-    /// request, and not long for the rest.
-    fn read_head(&mut self) -> Result<usize, End> {
-        const STALLED: Refusal = Refusal::with_status(408, "the request's head did not arrive in time");
-        let mut looked_at = 0;
-        let mut deadline = None;
-        let mut may_skip = true;
-        loop {
-            if may_skip && self.input.starts_with(head::EMPTY_LINE) {
-                // Nothing of a request has begun with it.
-                self.input.drain(..head::EMPTY_LINE.len());
-                (may_skip, looked_at, deadline) = (false, 0, None);
+    /// Waits until no request is owed an answer any more; gives it up when its time is over. Whether the connection goes
+    /// on: not after an answer that has said the end.
+    fn settle(&mut self) -> bool {
+        while let Some(owed) = &self.owed {
+            let left = owed.deadline.saturating_duration_since(Instant::now());
+            if self.slot.wait(owed.number, left) {
+                self.forget_owed();
+            } else if self.shared.forced.load(Ordering::SeqCst) {
+                self.give_up(Why::Stopping);
+            } else if Instant::now() >= owed.deadline {
+                self.give_up(Why::Overdue);
             }
-            if let Some(end) = head::find_end(&self.input, looked_at)? {
-                return Ok(end);
+        }
+        !self.slot.said_close()
+    }
+
+    fn forget_owed(&mut self) {
+        self.owed = None;
+        self.quiet_since = self.slot.done_at();
+    }
+
+    /// Answers the request that is owed an answer, unless the answer is being written. What the answer says is certain:
+    /// see the table of outcomes in `docs/architecture.md`.
+    fn give_up(&mut self, why: Why) {
+        let Some(owed) = self.owed.take() else { return };
+        let (code, outcome, message) = match (self.slot.give_up(owed.number), why, owed.method.is_read()) {
+            (None, ..) => {
+                // The answer is on its way, and has a deadline of its own: that of a slow writer.
+                let patience = self.limits().write_timeout;
+                self.owed = Some(Owed { deadline: Instant::now() + patience, ..owed });
+                return;
             }
-            looked_at = self.input.len();
-            let started = !self.input.is_empty();
-            if started && deadline.is_none() {
-                deadline = Some(Instant::now() + self.limits().head_timeout);
+            (Some(GivenUp::NotTaken), Why::Stopping, _) => {
+                (ErrorCode::Unavailable, ErrorOutcome::NotDone, "this node is shutting down")
             }
-            let step = READ_STEP_BYTES.min(MAX_HEAD_BYTES + READ_STEP_BYTES - looked_at);
-            self.input.resize(looked_at + step, 0);
-            let read = match deadline {
-                None => self.read_within(Source::Input, looked_at, self.limits().idle_timeout),
-                Some(deadline) => self.read_before(Source::Input, looked_at, deadline),
+            (Some(GivenUp::NotTaken), Why::Overdue, _) => {
+                let text = "too much is being served: the request was not begun in time, try again";
+                (ErrorCode::Overloaded, ErrorOutcome::NotDone, text)
+            }
+            (Some(GivenUp::NotTaken), Why::NoRoom, _) => {
+                let text = "too many requests wait to be handed on, try again";
+                (ErrorCode::Overloaded, ErrorOutcome::NotDone, text)
+            }
+            (Some(GivenUp::Taken), Why::Stopping, true) => {
+                (ErrorCode::Unavailable, ErrorOutcome::NotDone, "this node is shutting down")
+            }
+            (Some(GivenUp::Taken), Why::Overdue | Why::NoRoom, true) => {
+                (ErrorCode::Timeout, ErrorOutcome::NotDone, "the read was not answered in time")
+            }
+            (Some(GivenUp::Taken), _, false) => {
+                let text = "the request was accepted and then not answered in time";
+                (ErrorCode::OutcomeUnknown, ErrorOutcome::Unknown, text)
+            }
+        };
+        log::warn!("a request was given up ({code}): {message}");
+        let body = ErrorBody::new(code, message).with_outcome(outcome);
+        self.write(Response::error(&body), owed.method, owed.close);
+    }
+
+    /// Submits the request that was read. One that finds no place is answered here.
+    fn submit(&mut self, head: Head) {
+        let lane = *self.lane.get_or_insert_with(|| self.shared.lane(head.lane.as_deref()));
+        let Some(permit) = lane.inside.enter(self.limits().entry_wait) else {
+            let (code, message) = match self.shared.is_stopping() {
+                true => (ErrorCode::Unavailable, "this node is shutting down"),
+                false => (ErrorCode::Overloaded, "too many requests are being served, try again"),
             };
-            self.input.truncate(looked_at + *read.as_ref().unwrap_or(&0));
-            match read {
-                Ok(0) if started => return Err(self.cut_off()),
-                Ok(0) => return Err(End::Quiet),
-                Ok(_) => {}
-                Err(error) if is_timeout(&error) && started => return Err(STALLED.into()),
-                Err(_) => return Err(End::Quiet),
-            }
-        }
-    }
-
-    /// Reads the `missing` last bytes of a body of `body_bytes` into `self.request`.
-    fn read_body(&mut self, body_bytes: usize, missing: usize) -> Result<(), End> {
-        const STALLED: Refusal = Refusal::with_status(408, "the request's body did not arrive in time");
-        let deadline = Instant::now() + self.limits().body_deadline(body_bytes);
-        let total = self.request.len() + missing;
-        loop {
-            let filled = self.request.len();
-            if filled == total {
-                return Ok(());
-            }
-            self.request.resize(total.min(filled + BODY_STEP_BYTES), 0);
-            let read = self.read_before(Source::Request, filled, deadline);
-            self.request.truncate(filled + *read.as_ref().unwrap_or(&0));
-            match read {
-                Ok(0) => return Err(self.cut_off()),
-                Ok(_) => {}
-                Err(error) if is_timeout(&error) => return Err(STALLED.into()),
-                Err(_) => return Err(End::Quiet),
-            }
-        }
-    }
-
-    /// The input ended inside a request: the client closed its side, or the shutdown did.
-    fn cut_off(&self) -> End {
-        End::Refused(if self.shared.stopping.load(Ordering::SeqCst) {
-            Refusal { status: 503, code: ErrorCode::Unavailable, message: "this node is shutting down" }
-        } else {
-            Refusal::invalid("the request ended early")
-        })
-    }
-
-    fn read_before(&mut self, source: Source, from: usize, deadline: Instant) -> io::Result<usize> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        self.read_within(source, from, left)
-    }
-
-    fn read_within(&mut self, source: Source, from: usize, timeout: Duration) -> io::Result<usize> {
-        if self.read_timeout != Some(timeout) {
-            self.stream.set_read_timeout(Some(timeout))?;
-            self.read_timeout = Some(timeout);
-        }
-        let buffer = match source {
-            Source::Input => &mut self.input[from..],
-            Source::Request => &mut self.request[from..],
+            return self.write(Response::error(&ErrorBody::new(code, message)), head.method, head.close);
         };
-        loop {
-            match (&mut &*self.stream).read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
+        let ticket = self.slot.next_ticket();
+        let body = std::mem::take(&mut self.reader.body);
+        self.slot.submit(&self.reader.head, Asked { method: head.method, body, close: head.close, permit });
+        let deadline = Instant::now() + self.limits().answer_timeout;
+        self.owed = Some(Owed { number: ticket.number, deadline, method: head.method, close: head.close });
+        let upstream = &lane.upstreams[self.id as usize % lane.upstreams.len()];
+        if upstream.submit(ticket, &self.reader.head, self.limits().entry_wait).is_err() {
+            self.give_up(Why::NoRoom);
         }
     }
 
-    /// Puts the answer to the request into `self.answer`: tiny_http's, or the edge's own when there is none.
-    fn forward(&mut self, head: &Head) {
-        let pool = *self.lane.get_or_insert_with(|| self.shared.lane(head.lane.as_deref()));
-        let (code, message) = match pool.take(self.limits().upstream_wait) {
-            None if self.shared.stopping.load(Ordering::SeqCst) => {
-                (ErrorCode::Unavailable, "this node is shutting down")
-            }
-            None => (ErrorCode::Overloaded, "too many requests are being served, try again"),
-            Some(lease) => match lease.exchange(&self.request, head.method.is_head(), &mut self.answer) {
-                Ok(()) => return,
-                Err(ExchangeError::NotSent(error)) => {
-                    log::warn!("a request could not be handed to tiny_http: {error}");
-                    (
-                        ErrorCode::Unavailable,
-                        "the request could not be handed on inside the server, try again",
-                    )
-                }
-                Err(error) if head.method.is_read() => {
-                    log::warn!("a read got no answer from tiny_http: {error}");
-                    match error {
-                        ExchangeError::TimedOut => (ErrorCode::Timeout, "the read was not answered in time"),
-                        _ => (ErrorCode::Unavailable, "the read broke off inside the server, try again"),
-                    }
-                }
-                Err(error) => {
-                    log::warn!("a write got no answer from tiny_http: {error}");
-                    (ErrorCode::OutcomeUnknown, "the request was accepted and then not answered in time")
-                }
-            },
+    /// Writes an answer of this thread's own; it may wait for the client as long as any answer may.
+    fn write(&mut self, response: Response, method: Method, close: bool) {
+        let close = close || self.shared.is_stopping();
+        render(&self.shared.answers.with_headers(response), method, close, &mut self.answer);
+        if close {
+            self.slot.say_close();
+        }
+        let answer = std::mem::take(&mut self.answer);
+        self.write_bytes(&answer);
+        self.answer = answer;
+        self.quiet_since = Instant::now();
+    }
+
+    /// Writes before the deadline of its size. A connection that does not take it is broken off.
+    fn write_bytes(&mut self, bytes: &[u8]) {
+        let outbox = &self.slot.outbox;
+        let written = match outbox.push(bytes) {
+            Sent::Whole => return,
+            Sent::Broken => Err(ErrorKind::BrokenPipe.into()),
+            Sent::Part => outbox.drain(Instant::now() + self.limits().write_deadline(bytes.len())),
         };
-        let body = ErrorBody::new(code, message);
-        self.answer = super::error_answer(code.status(), &body, &self.shared.error_headers, false);
-        if head.method.is_head() {
-            cut_body(&mut self.answer);
+        if let Err(error) = written {
+            if error.kind() == ErrorKind::TimedOut {
+                self.shared.counters.answers_dropped.fetch_add(1, Ordering::Relaxed);
+            }
+            outbox.break_off();
         }
     }
+}
 
-    /// Writes the answer whole before its deadline, in one write when the client reads.
-    fn write_answer(&mut self) -> io::Result<()> {
-        let deadline = Instant::now() + self.limits().write_deadline(self.answer.len());
-        let mut rest = self.answer.as_slice();
-        let mut stream = self.stream;
-        while !rest.is_empty() {
-            // Each write is bounded by the socket's own timeout; a slow reader is bounded by the deadline.
-            match stream.write(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => rest = &rest[written..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-            if !rest.is_empty() && Instant::now() >= deadline {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
+impl Drop for Client<'_> {
+    fn drop(&mut self) {
+        // The client is gone: what no worker has taken is not done, and nobody asks for the answer to the rest.
+        if let Some(owed) = &self.owed {
+            let _ = self.slot.give_up(owed.number);
         }
-        Ok(())
+        self.shared.answers.slots.close(self.id);
+        // A handler that still runs holds the slot, and with it the socket: the client sees the end at once.
+        self.slot.outbox.break_off();
     }
-}
-
-/// The buffer a read goes to.
-#[derive(Clone, Copy)]
-enum Source {
-    Input,
-    Request,
-}
-
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-}
-
-fn head_end(answer: &[u8]) -> usize {
-    answer.windows(4).position(|window| window == b"\r\n\r\n").map_or(answer.len(), |at| at + 4)
-}
-
-/// Adds `Connection: close` to an answer.
-fn announce_close(answer: &mut Vec<u8>) {
-    let at = head_end(answer) - 2;
-    answer.splice(at..at, *b"Connection: close\r\n");
-}
-
-/// The answer to a HEAD: the same head, no body.
-fn cut_body(answer: &mut Vec<u8>) {
-    answer.truncate(head_end(answer));
 }
 
 /// Closes a connection whose client may still be sending: a close with unread input would reset it, and the client
 /// could lose the answer.
 pub(super) fn linger(mut stream: &TcpStream) {
+    use std::io::Read;
     let deadline = Instant::now() + LINGER;
-    let mut scratch = [0; READ_STEP_BYTES];
+    let mut scratch = [0; 8 * 1024];
     let mut dropped = 0;
     if stream.shutdown(Shutdown::Write).is_err() {
         return;
@@ -320,7 +269,7 @@ pub(super) fn linger(mut stream: &TcpStream) {
         match stream.read(&mut scratch) {
             Ok(0) => return,
             Ok(read) => dropped += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(_) => return,
         }
     }
