@@ -1,5 +1,8 @@
 //! The peer port and its client over real sockets: who is let in, what a failed call may conclude, and a bootstrap.
 
+#[path = "peer_port/links.rs"]
+mod links;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -69,6 +72,10 @@ struct Echo {
     keeps: AtomicBool,
     kept_appends: Mutex<Vec<Completion<AppendEntriesReply>>>,
     kept_forwards: Mutex<Vec<Completion<Vec<ForwardedResult>>>>,
+    /// Where the leader listens, when this member follows one.
+    follows: Mutex<Option<String>>,
+    /// Those whose processes were said to have ended.
+    lost: Mutex<Vec<MemberId>>,
 }
 
 impl Member for Echo {
@@ -124,6 +131,14 @@ impl Member for Echo {
         self.ended.lock().unwrap().push(why.to_owned());
     }
 
+    fn followed_leader(&self, _: MemberId) -> Option<String> {
+        self.follows.lock().unwrap().clone()
+    }
+
+    fn leader_lost(&self, leader: MemberId) {
+        self.lost.lock().unwrap().push(leader);
+    }
+
     fn is_removed(&self, member: MemberId) -> bool {
         member == REMOVED
     }
@@ -148,7 +163,9 @@ impl Port {
         let listener = edge::bind(format!("{ip}:18081").parse().unwrap()).unwrap();
         let addr = listener.local_addr().unwrap();
         let api = Arc::new(PeerApi::default());
-        let server = HttpServer::start(listener, PortOptions::peer(Arc::new(run), 3), api.clone()).unwrap();
+        let mut options = PortOptions::peer(Arc::new(run), 3);
+        options.takes_over = PeerApi::takes_over;
+        let server = HttpServer::start(listener, options, api.clone()).unwrap();
         Port { api, addr, server: Some(server), _dir: dir }
     }
 

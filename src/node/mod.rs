@@ -343,6 +343,7 @@ impl Node {
                 // A panic in a thread has ended the process already.
                 let _ = thread.join();
             }
+            self.transport.say_goodbye();
         }
         has_ended
     }

@@ -13,7 +13,7 @@ use super::transport::{ForwardedResult, ForwardedWrite};
 use super::{Node, lock};
 use crate::raft::{
     AppendEntriesReply, AppendEntriesRequest, Draft, Index, InstallSnapshotReply, InstallSnapshotRequest,
-    InstallVerdict, MAX_PAYLOAD_BYTES, RequestVoteReply, RequestVoteRequest, TimeoutNowReply,
+    InstallVerdict, MAX_PAYLOAD_BYTES, MemberId, RequestVoteReply, RequestVoteRequest, TimeoutNowReply,
     TimeoutNowRequest,
 };
 use crate::store::disk::Disk;
@@ -106,6 +106,19 @@ impl Node {
     /// Ends the process with exit code 5: the leader sends data that this program cannot read.
     pub fn end_for_another_program(&self, why: &str) -> ! {
         guard::end_for_another_program(&format!("the leader's entries cannot be taken: {why}"))
+    }
+
+    /// Where `member` listens for peers, when this node follows it as the leader.
+    pub fn followed_leader(&self, member: MemberId) -> Option<String> {
+        self.look(|state, _| {
+            let follows = !state.raft.is_leader() && state.raft.leader() == Some(member);
+            follows.then(|| state.raft.membership().get(member).map(|m| m.raft_addr.clone()))?
+        })
+    }
+
+    /// The process of the leader has ended: another one is elected without waiting for the election timeout.
+    pub fn leader_lost(self: &Arc<Self>, leader: MemberId) {
+        self.step(|state, now| state.raft.handle_leader_lost(leader, now));
     }
 
     // ---- for peers -----------------------------------------------------------------------------------------------------

@@ -146,6 +146,9 @@ pub trait PeerTransport: Send + Sync + 'static {
         timeout: Duration,
     ) -> Result<PeerReply, PeerError>;
 
+    /// This node stops in order, and makes no further call: the end of its connections is no sign of a crash.
+    fn say_goodbye(&self) {}
+
     /// Interrupts the running calls of one kind to `to`: they return [`PeerError::Unknown`] immediately. It does not
     /// affect later calls and calls of the other kind, and never votes and appends.
     fn cancel(&self, to: MemberId, call: LeaderCall);

@@ -192,6 +192,7 @@ impl Ports {
         let Ports { client, peer, members, plan } = self;
         let failed = |e: std::io::Error| ServerError::new(1, format!("cannot serve the ports: {e}"));
         let mut options = PortOptions::peer(run_dir.clone(), members);
+        options.takes_over = PeerApi::takes_over;
         options.limits.max_connections = plan.peer_connections;
         options.limits.answer_timeout = answer_timeout(shared);
         let peer_port = HttpServer::start(peer, options, peer_api.clone()).map_err(failed)?;

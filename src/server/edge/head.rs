@@ -53,6 +53,9 @@ impl Refusal {
     };
 }
 
+/// Whether a request with this method and path may take its connection over.
+pub(super) type TakesOver = fn(Method, &str) -> bool;
+
 /// What the edge needs to know about a head that it accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Head {
@@ -66,6 +69,8 @@ pub(super) struct Head {
     pub expects_continue: bool,
     /// The value of `Dkv-Lane`, if there is exactly one.
     pub lane: Option<String>,
+    /// The handler may take the connection over: what follows the request is not read as a request.
+    pub takes_over: bool,
 }
 
 /// The empty line that a client may send before a request line, after the body of the request before for instance. One
@@ -103,6 +108,7 @@ pub(super) fn check(
     head: &[u8],
     max_body_bytes: usize,
     wanted: &[RequestHeader],
+    takes_over: TakesOver,
     ticket: Ticket,
     clean: &mut Vec<u8>,
 ) -> Result<Head, Refusal> {
@@ -146,6 +152,7 @@ pub(super) fn check(
         close: framing.close || minor == 0,
         expects_continue: framing.expects_continue && minor >= 1 && body_bytes > 0,
         lane: framing.lane,
+        takes_over: takes_over(method, target.split('?').next().unwrap_or_default()),
     })
 }
 
@@ -300,7 +307,14 @@ mod tests {
 
     fn checked(head: &str) -> Result<(Head, String), Refusal> {
         let mut clean = b"left over".to_vec();
-        let head = check(head.as_bytes(), 1000, &WANTED, TICKET, &mut clean)?;
+        let head = check(
+            head.as_bytes(),
+            1000,
+            &WANTED,
+            |method, path| (method, path) == (Method::Post, "/link"),
+            TICKET,
+            &mut clean,
+        )?;
         Ok((head, String::from_utf8(clean).expect("ASCII")))
     }
 
@@ -339,8 +353,14 @@ mod tests {
         .expect("a good request");
         let expected = "PUT /v1/kv/a%20b?x=1 HTTP/1.1\r\nDkv-Ticket: 12.345\r\nIf-Match: \"7\"\r\n\r\n";
         assert_eq!(clean, expected);
-        let expected =
-            Head { method: Method::Put, body_bytes: 5, close: true, expects_continue: true, lane: None };
+        let expected = Head {
+            method: Method::Put,
+            body_bytes: 5,
+            close: true,
+            expects_continue: true,
+            lane: None,
+            takes_over: false,
+        };
         assert_eq!(head, expected);
     }
 

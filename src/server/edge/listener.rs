@@ -16,6 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::head::TakesOver;
 use super::inside::Inside;
 use super::message::{Method, RequestHeader, Response};
 use super::render::render;
@@ -52,6 +53,15 @@ impl fmt::Debug for Lane {
     }
 }
 
+/// What the edge must know of a port's requests.
+#[derive(Debug)]
+pub(super) struct Requests {
+    /// The headers that handlers read: no others go on.
+    pub wanted: Vec<RequestHeader>,
+    /// Which requests may take their connection over.
+    pub takes_over: TakesOver,
+}
+
 /// A listening port and its connections.
 #[derive(Debug)]
 pub(super) struct Edge {
@@ -67,8 +77,7 @@ struct Shared {
     counters: Arc<EdgeCounters>,
     /// Never empty; the first one takes every connection that names no lane.
     lanes: Vec<Lane>,
-    /// The request headers that handlers read.
-    wanted: Vec<RequestHeader>,
+    requests: Requests,
     /// The grace of a stop is over: what is not answered is given up.
     forced: AtomicBool,
     registry: Mutex<Registry>,
@@ -99,7 +108,7 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 impl Edge {
-    /// Starts accepting on `listener`. `lanes` is not empty; of a request's headers only the `wanted` ones go on.
+    /// Starts accepting on `listener`. `lanes` is not empty.
     /// Threads are named `edge-<name>` and `edge-<name>-<n>`.
     pub(super) fn start(
         name: &'static str,
@@ -107,7 +116,7 @@ impl Edge {
         answers: Arc<Answers>,
         counters: Arc<EdgeCounters>,
         lanes: Vec<Lane>,
-        wanted: Vec<RequestHeader>,
+        requests: Requests,
     ) -> io::Result<Edge> {
         // Accepted sockets inherit both on Linux. (A read timeout here would make accept itself time out.)
         let socket = socket2::SockRef::from(&listener);
@@ -118,7 +127,7 @@ impl Edge {
             answers,
             counters,
             lanes,
-            wanted,
+            requests,
             forced: AtomicBool::new(false),
             registry: Mutex::default(),
             changed: Condvar::new(),

@@ -19,6 +19,7 @@ mod run_dir;
 mod slot;
 mod slow_writers;
 mod stats;
+mod takeover;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -32,4 +33,5 @@ pub use port::{HttpServer, LaneOptions, PortOptions};
 pub use reply::{ErrorHeaders, Header, Reply};
 pub use run_dir::RunDir;
 pub use stats::{PortCounters, PortStats};
+pub use takeover::{Connection, Sender, Takeover};
 pub use workers::Handler;

@@ -12,8 +12,8 @@ use crossbeam_channel as channel;
 
 use super::inside::Inside;
 use super::limits::EdgeLimits;
-use super::listener::{Edge, Lane};
-use super::message::RequestHeader;
+use super::listener::{Edge, Lane, Requests};
+use super::message::{Method, RequestHeader};
 use super::reply::{Answers, ErrorHeaders, Job, LaneShared};
 use super::run_dir::RunDir;
 use super::slot::Slots;
@@ -58,6 +58,8 @@ pub struct PortOptions {
     pub limits: EdgeLimits,
     /// The request headers that the handler reads: it gets no others.
     pub headers: Vec<RequestHeader>,
+    /// Whether a request with this method and path may take its connection over ([`super::Reply::take_over`]).
+    pub takes_over: fn(Method, &str) -> bool,
     /// Headers of every answer that was not made by a handler.
     pub error_headers: ErrorHeaders,
 }
@@ -75,6 +77,7 @@ impl PortOptions {
             responder_name: "responder",
             limits: EdgeLimits::default(),
             headers: Vec::new(),
+            takes_over: |_, _| false,
             error_headers: ErrorHeaders::default(),
         }
     }
@@ -94,6 +97,7 @@ impl PortOptions {
             responder_name: "peer-responder",
             limits: EdgeLimits { max_body_bytes: 8 << 20, ..EdgeLimits::default() },
             headers: Vec::new(),
+            takes_over: |_, _| false,
             error_headers: ErrorHeaders::default(),
         }
     }
@@ -196,7 +200,8 @@ impl HttpServer {
             lanes.push(self.start_lane(lane, &options, handler, &alive)?);
         }
         let (answers, counters) = (Arc::clone(&self.answers), Arc::clone(&self.counters));
-        self.edge = Some(Edge::start(self.name, listener, answers, counters, lanes, options.headers)?);
+        let requests = Requests { wanted: options.headers, takes_over: options.takes_over };
+        self.edge = Some(Edge::start(self.name, listener, answers, counters, lanes, requests)?);
         Ok(())
     }
 

@@ -20,6 +20,7 @@ use super::outbox::Sent;
 use super::render::render;
 use super::slot::{Asked, Slot, Slots, Ticket, Writing};
 use super::slow_writers::SlowWriters;
+use super::takeover::Takeover;
 use crate::api::{ErrorBody, ErrorCode, ErrorOutcome};
 
 /// Buffers above this are given back after an answer.
@@ -198,6 +199,17 @@ impl Reply {
     /// responder calls `make`, otherwise this thread does.
     pub fn send(mut self, make: impl FnOnce() -> Response + Send + 'static) {
         self.answer(Box::new(make));
+    }
+
+    /// Takes the connection over instead of answering. The port must have been told that this request may
+    /// ([`super::PortOptions::takes_over`]): otherwise the edge thread reads what the other side sends as requests.
+    pub fn take_over(mut self, takeover: Takeover) {
+        if std::mem::take(&mut self.waiting) {
+            self.lane.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(owed) = self.owed.take() {
+            owed.slot.take_over(owed.number, takeover);
+        }
     }
 
     /// Counts the request among the waiting ones until it is answered. False when as many are waiting as may be: then

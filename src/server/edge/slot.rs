@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use super::inside::Permit;
 use super::message::Method;
 use super::outbox::Outbox;
+use super::takeover::Takeover;
 use super::word::{SharedWord, State, Word};
 
 /// Buffers above this are given back after a request, so that idle connections stay small.
@@ -80,6 +81,8 @@ struct Pending {
     head: Vec<u8>,
     /// Taken by the worker.
     asked: Option<Asked>,
+    /// Left by the handler for the edge thread.
+    takeover: Option<Takeover>,
 }
 
 /// One connection, as those see it who answer its requests.
@@ -157,6 +160,24 @@ impl Slot {
         }
     }
 
+    /// What the handler of the request left, when it takes the connection over.
+    pub(super) fn begin_takeover(&self, number: u64) -> Option<Takeover> {
+        let mut pending = self.pending();
+        let word = self.word.get();
+        (word.number() == number && word.state() == State::TakenOver).then(|| pending.takeover.take())?
+    }
+
+    /// Whether the handler has taken the connection over.
+    pub(super) fn is_taken_over(&self, number: u64) -> bool {
+        let word = self.word.get();
+        word.number() == number && word.state() == State::TakenOver
+    }
+
+    /// The takeover has ended.
+    pub(super) fn finish_takeover(&self, number: u64) {
+        self.word.change(|word| word.finish_takeover(number));
+    }
+
     /// Whether an answer has said that the connection ends.
     pub(super) fn said_close(&self) -> bool {
         self.said_close.load(Ordering::Acquire)
@@ -205,6 +226,16 @@ impl Slot {
     pub(super) fn begin(self: &Arc<Self>, number: u64) -> Option<Writing> {
         self.word.change(|word| word.begin(number))?;
         Some(Writing { slot: Arc::clone(self), number })
+    }
+
+    /// Leaves what takes the connection over for the edge thread, unless that thread has given the request up.
+    pub(super) fn take_over(&self, number: u64, takeover: Takeover) {
+        let mut pending = self.pending();
+        let Some(before) = self.word.change(|word| word.take_over(number)) else { return };
+        pending.takeover = Some(takeover);
+        if before.waits() {
+            self.wake();
+        }
     }
 
     /// Wakes the edge thread, whether it waits or not.

@@ -4,6 +4,8 @@
 //!   edge thread         worker         answerer            answerer
 //!   Idle --submit--> Submitted --take--> Taken --begin--> Writing --finish--> Done
 //!                        |                 |
+//!                        |                 +--take_over--> TakenOver --finish_takeover--> Done
+//!                        |                 |    (answerer)                 (edge thread)
 //!                        +----- give_up ---+----> GivenUp              (edge thread)
 //! ```
 //!
@@ -11,11 +13,10 @@
 //! 1. A number is submitted once. Numbers only grow, so a ticket of an earlier request changes nothing.
 //! 2. A handler runs only after `take`, and `take` succeeds once for each number. What is given up before is surely
 //!    not done.
-//! 3. A request is answered once: by the answerer whose `begin` succeeded, or by the edge thread whose `give_up` did.
+//! 3. A request is answered once: by the answerer whose `begin` or `take_over` succeeded, or by the edge thread whose
+//!    `give_up` did.
 //! 4. From `begin` to `finish` the socket belongs to the answerer, and at all other times to the edge thread.
-//! 5. An edge thread that sleeps has set the bit *waits*, and the `finish` that ends its wait sees this bit.
-//!
-//! A state for connections that a handler takes over has room: three bits hold eight states.
+//! 5. An edge thread that sleeps has set the bit *waits*, and the `finish` or `take_over` that ends its wait sees this bit.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -41,6 +42,8 @@ pub(super) enum State {
     Done,
     /// The edge thread answers instead of the handler, or nobody does because the client is gone.
     GivenUp,
+    /// The handler takes the connection over: the edge thread runs what it left in the slot.
+    TakenOver,
 }
 
 /// One value of the word. Every transition returns `None` where it is not allowed, and the word stays as it is then.
@@ -68,8 +71,9 @@ impl Word {
             2 => State::Taken,
             3 => State::Writing,
             4 => State::Done,
+            5 => State::GivenUp,
             // No word is made with another value.
-            _ => State::GivenUp,
+            _ => State::TakenOver,
         }
     }
 
@@ -107,6 +111,16 @@ impl Word {
         self.is(number, State::Writing).then(|| Word::of(number, State::Done, false))
     }
 
+    /// Answerer: the handler takes the connection over. When the word before said that the edge thread waits, wake it.
+    pub(super) fn take_over(self, number: u64) -> Option<Word> {
+        self.is(number, State::Taken).then(|| Word::of(number, State::TakenOver, false))
+    }
+
+    /// Edge thread: what took the connection over has ended.
+    pub(super) fn finish_takeover(self, number: u64) -> Option<Word> {
+        self.is(number, State::TakenOver).then(|| Word::of(number, State::Done, false))
+    }
+
     /// Edge thread: the time is over. The state before says what the outcome is.
     pub(super) fn give_up(self, number: u64) -> Option<Word> {
         let may = self.is(number, State::Submitted) || self.is(number, State::Taken);
@@ -115,7 +129,8 @@ impl Word {
 
     /// Edge thread: it is about to sleep. `None` when there is nothing to wait for.
     pub(super) fn wait(self, number: u64) -> Option<Word> {
-        (!self.is_over(number)).then(|| Word::of(number, self.state(), true))
+        let may = !self.is_over(number) && self.state() != State::TakenOver;
+        may.then(|| Word::of(number, self.state(), true))
     }
 }
 

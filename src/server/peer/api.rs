@@ -11,6 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::codec::{self, BOOTSTRAP, CodecError, Envelope, NoReply};
+use super::link::{self, End, Hosted, LinkKind};
 use crate::node::bootstrap::BootstrapPort;
 use crate::node::{
     AdminResult, Administration, BootstrapRecord, BootstrapReply, BootstrapRequest, Completion,
@@ -20,7 +21,7 @@ use crate::raft::{
     AppendEntriesReply, AppendEntriesRequest, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
     Membership, RequestVoteReply, RequestVoteRequest, TimeoutNowReply, TimeoutNowRequest,
 };
-use crate::server::edge::{Handler, Method, Reply, Request, Response};
+use crate::server::edge::{Connection, Handler, Method, Reply, Request, Response, Takeover};
 
 /// Maximum waiting time of a read, even if a peer asks for more.
 const MAX_WAIT_MS: u64 = 60_000;
@@ -46,6 +47,10 @@ pub trait Member: Send + Sync + 'static {
     fn membership(&self) -> Arc<Membership>;
     /// Whether a committed change has removed this member.
     fn is_removed(&self, member: MemberId) -> bool;
+    /// Where `member` listens for peers, when this member follows it as the leader.
+    fn followed_leader(&self, member: MemberId) -> Option<String>;
+    /// The process of the leader has ended.
+    fn leader_lost(&self, leader: MemberId);
     /// The leader sends data that this program cannot read: the text says which program can. Gives no answer.
     fn end_for_another_program(&self, why: &str);
 }
@@ -87,6 +92,14 @@ impl Member for Arc<Node> {
         self.with_kv(|kv| kv.is_removed(member))
     }
 
+    fn followed_leader(&self, member: MemberId) -> Option<String> {
+        Node::followed_leader(self, member)
+    }
+
+    fn leader_lost(&self, leader: MemberId) {
+        Node::leader_lost(self, leader);
+    }
+
     fn end_for_another_program(&self, why: &str) {
         Node::end_for_another_program(self, why);
     }
@@ -108,12 +121,17 @@ impl PeerAnswer {
         PeerAnswer::None(status, NoReply::Refused(text.to_string()))
     }
 
-    fn into_response(self) -> Response {
-        let (status, body) = match self {
+    /// Its status and its body.
+    pub(super) fn into_parts(self) -> (u16, Vec<u8>) {
+        match self {
             PeerAnswer::Reply(reply) => (200, codec::encode_reply(&reply)),
             PeerAnswer::Bootstrap(reply) => (200, codec::encode_bootstrap_reply(&reply)),
             PeerAnswer::None(status, answer) => (status, codec::encode_no_reply(&answer)),
-        };
+        }
+    }
+
+    fn into_response(self) -> Response {
+        let (status, body) = self.into_parts();
         Response::new(status, "application/json", body)
     }
 }
@@ -126,14 +144,17 @@ enum Face {
 }
 
 /// The handler of the peer port. Made before the node is initialized, and told when the port changes its state.
+#[derive(Clone)]
 pub struct PeerApi {
-    face: RwLock<Face>,
+    face: Arc<RwLock<Face>>,
     is_stopping: Arc<AtomicBool>,
+    hosted: Arc<Hosted>,
 }
 
 impl Default for PeerApi {
     fn default() -> PeerApi {
-        PeerApi { face: RwLock::new(Face::Starting), is_stopping: Arc::default() }
+        let face = Arc::new(RwLock::new(Face::Starting));
+        PeerApi { face, is_stopping: Arc::default(), hosted: Arc::default() }
     }
 }
 
@@ -214,9 +235,62 @@ impl PeerApi {
     }
 }
 
+impl PeerApi {
+    /// Whether a request with this method and path may become a link.
+    pub fn takes_over(method: Method, path: &str) -> bool {
+        method == Method::Post && path == codec::LINK
+    }
+
+    /// Checks who asks for a link, as every call on it is checked again.
+    fn admit_link(&self, body: &[u8]) -> Result<Takeover, Box<PeerAnswer>> {
+        if self.is_stopping.load(Ordering::SeqCst) {
+            return Err(Box::new(stopping()));
+        }
+        let (bootstrap_record, member) =
+            match self.face.read().unwrap_or_else(PoisonError::into_inner).clone() {
+                Face::Initialized(bootstrap_record, member) => (bootstrap_record, member),
+                Face::Uninitialized(port) => {
+                    let answer = NoReply::Uninitialized(port.uninitialized().clone());
+                    return Err(Box::new(PeerAnswer::None(409, answer)));
+                }
+                Face::Starting => return Err(Box::new(starting())),
+            };
+        let (envelope, kind) = codec::decode_link(body).map_err(|e| Box::new(PeerAnswer::refused(400, e)))?;
+        check_envelope(&bootstrap_record, &envelope).map_err(|e| Box::new(PeerAnswer::refused(403, e)))?;
+        // A removed leader manages its cluster until the others know of the removal.
+        if kind != LinkKind::Core && member.is_removed(envelope.from) {
+            return Err(Box::new(PeerAnswer::None(410, NoReply::Removed)));
+        }
+        let api = self.clone();
+        Ok(Takeover::switch(link::PROTOCOL, move |connection| {
+            api.serve_link(connection, envelope.from, kind, &*member);
+        }))
+    }
+
+    fn serve_link(&self, connection: Connection, from: MemberId, kind: LinkKind, member: &dyn Member) {
+        let answer = |route: &'static str, body: &[u8], done| self.answer(route, body, done);
+        match self.hosted.serve(connection, (from, kind), &answer) {
+            // The connection of a process that has ended is closed by its system; nobody listens any more.
+            End::Lost if kind == LinkKind::Core => {
+                if member.followed_leader(from).is_some_and(|raft_addr| link::nobody_listens(&raft_addr)) {
+                    member.leader_lost(from);
+                }
+            }
+            End::Lost | End::InOrder => {}
+            End::Refused(why) => log::warn!("a link of member {from} is ended: {why}"),
+        }
+    }
+}
+
 impl Handler for PeerApi {
     fn handle(&self, request: Request, mut reply: Reply) {
         let answer = |reply: Reply, answer: PeerAnswer| reply.send(move || answer.into_response());
+        if request.method == Method::Post && request.path == codec::LINK {
+            return match self.admit_link(&request.body) {
+                Ok(takeover) => reply.take_over(takeover),
+                Err(refusal) => answer(reply, *refusal),
+            };
+        }
         if request.method != Method::Post {
             return answer(reply, PeerAnswer::refused(405, "every route of the peer port takes POST"));
         }

@@ -9,10 +9,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
@@ -22,6 +22,7 @@ use ureq::unversioned::transport::{
 use ureq::{Agent, http};
 
 use super::codec::{self, Envelope, MAX_PEER_BODY_BYTES, NoReply};
+use super::link::{self, LinkKind, LinkPlace, NotOpened, Outcome};
 use crate::api::ErrorBody;
 use crate::node::{
     BootstrapRecord, BootstrapReply, BootstrapRequest, BootstrapTransport, LeaderCall, PeerError, PeerReply,
@@ -67,6 +68,9 @@ struct PeerAgents {
     /// each kind of call, so that cancelling a call of one kind does not affect a call of the other kind.
     forwards: Mutex<Agent>,
     asks: Mutex<Agent>,
+    core_link: LinkPlace,
+    forwards_link: LinkPlace,
+    asks_link: LinkPlace,
 }
 
 impl PeerAgents {
@@ -77,6 +81,9 @@ impl PeerAgents {
             bulk: new_agent(raft_addr),
             forwards: Mutex::new(new_agent(raft_addr)),
             asks: Mutex::new(new_agent(raft_addr)),
+            core_link: LinkPlace::default(),
+            forwards_link: LinkPlace::default(),
+            asks_link: LinkPlace::default(),
         }
     }
 
@@ -86,6 +93,60 @@ impl PeerAgents {
             (PeerRequest::ReadIndex { .. }, _) => locked(&self.asks).clone(),
             (_, Priority::Core) => self.core.clone(),
             (_, Priority::Bulk) => self.bulk.clone(),
+        }
+    }
+}
+
+impl PeerAgents {
+    /// Makes the call over its link. `None`: surely not executed, to be made by HTTP; so is a call that does no harm when
+    /// it is executed twice, after its link has failed.
+    fn call_link(
+        &self,
+        envelope: Envelope,
+        route: &'static str,
+        body: &[u8],
+        timeout: Duration,
+    ) -> Option<Result<Answer, PeerError>> {
+        let (kind, number) = (LinkKind::of(route)?, link::route_number(route)?);
+        let place = match kind {
+            LinkKind::Core => &self.core_link,
+            LinkKind::Forwards => &self.forwards_link,
+            LinkKind::ReadIndexes => &self.asks_link,
+        };
+        let open = || self.open_link(envelope, kind, timeout / 2);
+        match place.call(number, body, timeout, open) {
+            Outcome::Answer(status, body) => Some(match http::StatusCode::from_u16(status) {
+                Ok(status) => interpret(&self.raft_addr, status, body),
+                Err(_) => Err(PeerError::Unknown(format!("{}: status {status} is none", self.raft_addr))),
+            }),
+            Outcome::NotSent => None,
+            Outcome::Unknown(why) => Some(Err(PeerError::Unknown(format!("{}: {why}", self.raft_addr)))),
+        }
+    }
+
+    fn open_link(
+        &self,
+        envelope: Envelope,
+        kind: LinkKind,
+        timeout: Duration,
+    ) -> Result<TcpStream, NotOpened> {
+        let kept = link::Kept::default();
+        let connector = link::KeepingConnector(kept.clone());
+        let agent = Agent::with_parts(config(), connector, FixedResolver::new(&self.raft_addr));
+        let request = agent
+            .post(format!("http://{}{}", self.raft_addr, codec::LINK))
+            .config()
+            .timeout_global(Some(timeout))
+            .timeout_connect(Some(MAX_CONNECT.min(timeout / 2)))
+            .build();
+        let request = request.header("Connection", "Upgrade").header("Upgrade", link::PROTOCOL);
+        let request = if kind == LinkKind::Core { request.header(LANE_HEADER, "core") } else { request };
+        // Why not is said by the HTTP call that follows.
+        let answer = request.send(codec::encode_link(envelope, kind)).map_err(|_| NotOpened::ForNow)?;
+        match answer.status().as_u16() {
+            101 => kept.take().ok_or(NotOpened::ForNow),
+            404 => Err(NotOpened::Unknown),
+            _ => Err(NotOpened::ForNow),
         }
     }
 }
@@ -119,11 +180,19 @@ impl PeerTransport for HttpPeers {
         timeout: Duration,
     ) -> Result<PeerReply, PeerError> {
         let envelope = Envelope { cluster_id: self.cluster_id, from: self.own, to: to.member_id };
-        let agent = self.agents(to).agent(priority, &request);
+        let began = Instant::now();
+        let agents = self.agents(to);
         let route = codec::route(&request);
         let writes = if let PeerRequest::Forward(writes) = &request { writes.len() } else { 0 };
         let body = codec::encode_request(envelope, &request);
-        match post(&agent, &to.raft_addr, route, priority, &body, timeout)? {
+        let answer = match agents.call_link(envelope, route, &body, timeout) {
+            Some(answer) => answer?,
+            None => {
+                let agent = agents.agent(priority, &request);
+                post(&agent, &to.raft_addr, route, priority, &body, timeout.saturating_sub(began.elapsed()))?
+            }
+        };
+        match answer {
             Answer::Reply(body) => codec::decode_reply(route, writes, &body)
                 .map_err(|e| PeerError::Unknown(format!("the answer of {} is malformed: {e}", to.raft_addr))),
             Answer::Uninitialized(uninitialized) => Err(PeerError::Uninitialized {
@@ -135,12 +204,20 @@ impl PeerTransport for HttpPeers {
         }
     }
 
+    fn say_goodbye(&self) {
+        for agents in locked(&self.agents).values() {
+            let links = [&agents.core_link, &agents.forwards_link, &agents.asks_link];
+            links.into_iter().for_each(LinkPlace::say_goodbye);
+        }
+    }
+
     fn cancel(&self, to: MemberId, call: LeaderCall) {
         let Some(agents) = locked(&self.agents).get(&to).cloned() else { return };
-        let agent = match call {
-            LeaderCall::Forward => &agents.forwards,
-            LeaderCall::ReadIndex => &agents.asks,
+        let (agent, link) = match call {
+            LeaderCall::Forward => (&agents.forwards, &agents.forwards_link),
+            LeaderCall::ReadIndex => (&agents.asks, &agents.asks_link),
         };
+        link.cancel();
         let old = std::mem::replace(&mut *locked(agent), new_agent(&agents.raft_addr));
         old.shutdown();
     }
@@ -204,6 +281,11 @@ fn post(
         .limit(MAX_PEER_BODY_BYTES as u64)
         .read_to_vec()
         .map_err(|e| PeerError::Unknown(format!("{raft_addr}: the answer broke off: {e}")))?;
+    interpret(raft_addr, status, body)
+}
+
+/// What an answer says, by its status.
+fn interpret(raft_addr: &str, status: http::StatusCode, body: Vec<u8>) -> Result<Answer, PeerError> {
     if status == http::StatusCode::OK {
         return Ok(Answer::Reply(body));
     }
@@ -240,8 +322,8 @@ fn failed(raft_addr: &str, error: ureq::Error) -> PeerError {
     }
 }
 
-fn new_agent(raft_addr: &str) -> Agent {
-    let config = Agent::config_builder()
+fn config() -> ureq::config::Config {
+    Agent::config_builder()
         // The default would be the proxy of the environment.
         .proxy(None)
         .http_status_as_error(false)
@@ -253,10 +335,13 @@ fn new_agent(raft_addr: &str) -> Agent {
         .max_idle_connections(4)
         .max_idle_connections_per_host(4)
         .max_response_header_size(MAX_HEAD_BYTES)
-        .build();
+        .build()
+}
+
+fn new_agent(raft_addr: &str) -> Agent {
     let resolver = FixedResolver::new(raft_addr);
     let connector = ConnectOrSayNotSent { tcp: TcpConnector::default(), resolver: resolver.clone() };
-    Agent::with_parts(config, connector, resolver)
+    Agent::with_parts(config(), connector, resolver)
 }
 
 /// Marks every failure to connect, so that it is distinguished from a failure on a connection: the same error kinds

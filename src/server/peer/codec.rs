@@ -10,6 +10,7 @@
 //! | `/raft/install_snapshot` | envelope, term, which snapshot, offset, CRC-32C of the piece | the piece |
 //! | `/raft/timeout_now` | envelope, term | |
 //! | `/raft/administer` | envelope, what is asked, remaining time | |
+//! | `/raft/link` | envelope, which calls it will carry | |
 //! | `/raft/bootstrap` | ask, or store with its target and the latest membership | for a store one frame |
 //!
 //! A field that this program does not know is ignored: a newer member may send more fields than an older one
@@ -25,6 +26,7 @@ mod tests;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::link::LinkKind;
 use crate::node::{
     Administration, BootstrapReply, BootstrapRequest, ForwardedWrite, PeerReply, PeerRequest, StoreGenesis,
     Uninitialized,
@@ -56,6 +58,8 @@ pub const INSTALL_SNAPSHOT: &str = "/raft/install_snapshot";
 pub const TIMEOUT_NOW: &str = "/raft/timeout_now";
 /// The route of what operators ask.
 pub const ADMINISTER: &str = "/raft/administer";
+/// The route by which a link begins.
+pub const LINK: &str = "/raft/link";
 /// The route of bootstrap, the only one without an envelope.
 pub const BOOTSTRAP: &str = "/raft/bootstrap";
 
@@ -127,6 +131,11 @@ struct PieceLine {
 #[derive(Serialize, Deserialize)]
 struct TermLine {
     term: Term,
+}
+
+#[derive(Serialize, Deserialize)]
+struct LinkLine {
+    kind: LinkKind,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -338,6 +347,19 @@ fn decode_writes(head: &[WriteLine], mut rest: &[u8]) -> Result<Vec<ForwardedWri
     }
     nothing_after(rest)?;
     Ok(writes)
+}
+
+/// The body of a request for a link.
+pub fn encode_link(envelope: Envelope, kind: LinkKind) -> Vec<u8> {
+    line(&Line { envelope, request: LinkLine { kind } }, 0)
+}
+
+/// Reads a request for a link.
+pub fn decode_link(body: &[u8]) -> Result<(Envelope, LinkKind), CodecError> {
+    let (head, rest) = split(body);
+    nothing_after(rest)?;
+    let Line::<LinkLine> { envelope, request } = parse(head)?;
+    Ok((envelope, request.kind))
 }
 
 /// The body of a reply.

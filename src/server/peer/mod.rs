@@ -3,6 +3,8 @@
 mod api;
 mod client;
 pub mod codec;
+mod link;
 
 pub use api::{Member, PeerAnswer, PeerApi};
 pub use client::{HttpBootstrap, HttpPeers};
+pub use link::{LinkKind, frame as link_frame};

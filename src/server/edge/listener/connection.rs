@@ -12,6 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+
 use super::{Lane, Shared};
 use crate::api::{ErrorBody, ErrorCode, ErrorOutcome};
 use crate::server::edge::head::{Head, Refusal};
@@ -25,6 +28,9 @@ use reader::Reader;
 /// Longest time and most bytes for which a closed connection is read on, so that the answer is not lost to a reset.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 8 * 1024 * 1024;
+
+/// How often a thread that waits for a takeover looks whether the client is gone.
+const CLIENT_LOOK: Duration = Duration::from_secs(1);
 
 /// Why no (further) request was read.
 enum End {
@@ -66,6 +72,7 @@ pub(super) struct Client<'a> {
     shared: &'a Shared,
     id: u64,
     slot: Arc<Slot>,
+    stream: &'a Arc<TcpStream>,
     reader: Reader<'a>,
     /// The lane, chosen by the first request.
     lane: Option<&'a Lane>,
@@ -82,6 +89,7 @@ impl<'a> Client<'a> {
             shared,
             id,
             slot: shared.answers.slots.open(id, Arc::clone(stream)),
+            stream,
             reader: Reader::new(stream),
             lane: None,
             owed: None,
@@ -100,8 +108,11 @@ impl<'a> Client<'a> {
             if !self.settle() {
                 return self.end(End::Quiet);
             }
-            let close = head.close;
+            let (close, takes_over) = (head.close, head.takes_over);
             self.submit(head);
+            if takes_over && self.hand_over_when_asked() {
+                return;
+            }
             if close {
                 self.settle();
                 return self.end(End::Quiet);
@@ -129,6 +140,30 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// Waits for the answer without reading ahead, and looks once a second whether the client is gone. When the handler takes
+    /// the connection over, runs that to its end. Whether the connection is over.
+    fn hand_over_when_asked(&mut self) -> bool {
+        while let Some(Owed { number, deadline, .. }) = self.owed {
+            if let Some(takeover) = self.slot.begin_takeover(number) {
+                self.owed = None;
+                let (slot, stream) = (Arc::clone(&self.slot), Arc::clone(self.stream));
+                takeover.run(slot, stream, self.reader.take_input(), Arc::clone(&self.shared.answers));
+                self.slot.finish_takeover(number);
+                return true;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.shared.forced.load(Ordering::SeqCst) {
+                return !self.settle();
+            }
+            if self.slot.wait(number, left.min(CLIENT_LOOK)) {
+                self.forget_owed();
+            } else if is_gone(self.stream) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Waits until no request is owed an answer any more; gives it up when its time is over. Whether the connection goes
     /// on: not after an answer that has said the end.
     fn settle(&mut self) -> bool {
@@ -136,6 +171,9 @@ impl<'a> Client<'a> {
             let left = owed.deadline.saturating_duration_since(Instant::now());
             if self.slot.wait(owed.number, left) {
                 self.forget_owed();
+            } else if self.slot.is_taken_over(owed.number) {
+                // Only for a request that the port does not know to do this: a bug, which costs its connection.
+                return false;
             } else if self.shared.forced.load(Ordering::SeqCst) {
                 self.give_up(Why::Stopping);
             } else if Instant::now() >= owed.deadline {
@@ -249,6 +287,12 @@ impl Drop for Client<'_> {
         // A handler that still runs holds the slot, and with it the socket: the client sees the end at once.
         self.slot.outbox.break_off();
     }
+}
+
+/// Whether the client has ended its side. One that waits for a takeover has nothing else to send.
+fn is_gone(stream: &TcpStream) -> bool {
+    let peeked = recv(stream, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    !matches!(peeked, Ok((_, 1..)) | Err(Errno::AGAIN | Errno::INTR))
 }
 
 /// Closes a connection whose client may still be sending: a close with unread input would reset it, and the client

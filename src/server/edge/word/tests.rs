@@ -22,6 +22,8 @@ enum Edge {
     Sleeps,
     /// It writes the answer that it gives instead of the handler.
     Answers,
+    /// It runs what has taken the connection over.
+    Runs,
     Ended,
 }
 
@@ -74,7 +76,7 @@ impl Model {
 
     fn check(&self) {
         let writers = self.workers.iter().flatten().filter(|worker| **worker == Worker::Writes).count()
-            + usize::from(self.edge == Edge::Answers);
+            + usize::from(matches!(self.edge, Edge::Answers | Edge::Runs));
         assert!(writers <= 1, "two threads write to one socket: {self:?}");
         for at in 0..REQUESTS {
             assert!(self.ran[at] <= 1, "a handler ran twice: {self:?}");
@@ -111,6 +113,7 @@ impl Model {
                 assert!(submitted.is_some(), "the slot is not free: {model:?}");
                 model.edge = Edge::Reads;
             }),
+            Edge::Reads if self.word.state() == State::TakenOver => step(&|model| model.edge = Edge::Runs),
             Edge::Reads => {
                 step(&|model| {
                     let number = model.word.number();
@@ -133,12 +136,18 @@ impl Model {
                 }
             }
             Edge::Answers => step(&|model| model.edge = Edge::Submit),
+            Edge::Runs => step(&|model| {
+                let number = model.word.number();
+                assert!(model.change(model.word.finish_takeover(number)).is_some(), "{model:?}");
+                model.edge = Edge::Submit;
+            }),
             Edge::Ended => {}
         }
         next
     }
 
-    fn worker_step(&self, at: usize, copy: usize) -> Option<Model> {
+    /// What one step of a worker leads to. `takes_over`: its handler takes the connection over instead of answering.
+    fn worker_step(&self, at: usize, copy: usize, takes_over: bool) -> Option<Model> {
         let number = at as u64 + 1;
         if self.word.number() < number {
             // The ticket is not written yet.
@@ -149,6 +158,12 @@ impl Model {
             Worker::Take if model.change(model.word.take(number)).is_some() => {
                 model.ran[at] += 1;
                 Worker::Handler
+            }
+            Worker::Handler if takes_over => {
+                let before = model.change(model.word.take_over(number))?;
+                model.answered[at] += 1;
+                model.is_woken |= before.waits();
+                Worker::Ended
             }
             Worker::Handler if model.change(model.word.begin(number)).is_some() => {
                 model.answered[at] += 1;
@@ -169,7 +184,9 @@ impl Model {
     fn steps(&self, patience: bool) -> Vec<Model> {
         let mut next = self.edge_steps(patience);
         for at in 0..REQUESTS {
-            next.extend((0..COPIES).filter_map(|copy| self.worker_step(at, copy)));
+            for takes_over in [false, true] {
+                next.extend((0..COPIES).filter_map(|copy| self.worker_step(at, copy, takes_over)));
+            }
         }
         next
     }
@@ -216,7 +233,9 @@ fn a_ticket_of_an_earlier_request_changes_nothing() {
     for word in
         [second, second.take(2).expect("submitted"), second.take(2).and_then(|w| w.begin(2)).expect("taken")]
     {
-        for late in [word.take(1), word.begin(1), word.finish(1), word.give_up(1), word.wait(1)] {
+        for late in
+            [word.take(1), word.begin(1), word.finish(1), word.take_over(1), word.give_up(1), word.wait(1)]
+        {
             assert_eq!(late, None, "{word:?}");
         }
         assert!(word.is_over(1) && !word.is_over(2));

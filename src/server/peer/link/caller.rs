@@ -11,7 +11,7 @@ use super::frame::{self, Frame, FrameError, FrameReader, Kind};
 
 /// Why a call has no answer.
 #[derive(Debug, PartialEq, Eq)]
-pub enum CallFailed {
+pub(crate) enum CallFailed {
     /// The other side never had the whole call: surely not executed. The link is of no further use.
     NotSent(String),
     /// The link ended after the call was written: unknown. The link is of no further use.
@@ -21,7 +21,7 @@ pub enum CallFailed {
 }
 
 /// The socket of a link, with what was read from it.
-pub struct Caller {
+pub(crate) struct Caller {
     reader: FrameReader<TcpStream>,
     writer: TcpStream,
     last_number: u64,
@@ -34,7 +34,7 @@ impl Caller {
     ///
     /// # Errors
     /// The system cannot clone the socket.
-    pub fn new(socket: TcpStream) -> io::Result<Caller> {
+    pub(crate) fn new(socket: TcpStream) -> io::Result<Caller> {
         let writer = socket.try_clone()?;
         Ok(Caller {
             reader: FrameReader::new(socket, Vec::new()),
@@ -49,12 +49,17 @@ impl Caller {
     ///
     /// # Errors
     /// The system cannot clone the socket.
-    pub fn handle(&self) -> io::Result<TcpStream> {
+    pub(crate) fn handle(&self) -> io::Result<TcpStream> {
         self.writer.try_clone()
     }
 
     /// Makes one call, and waits for its answer: the status and the body.
-    pub fn call(&mut self, route: u16, body: &[u8], timeout: Duration) -> Result<(u16, Vec<u8>), CallFailed> {
+    pub(crate) fn call(
+        &mut self,
+        route: u16,
+        body: &[u8],
+        timeout: Duration,
+    ) -> Result<(u16, Vec<u8>), CallFailed> {
         let deadline = Instant::now() + timeout;
         self.check_open()?;
         self.last_number += 1;
@@ -73,7 +78,9 @@ impl Caller {
                 }
                 Ok(Frame { kind, number, .. }) => {
                     self.shut_down();
-                    return Err(CallFailed::Unknown(format!("{kind:?} {number} is not expected on the link")));
+                    return Err(CallFailed::Unknown(format!(
+                        "{kind:?} {number} is not expected on the link"
+                    )));
                 }
                 Err(FrameError::TimedOut) => return Err(CallFailed::TimedOut),
                 Err(error) => {
@@ -86,7 +93,7 @@ impl Caller {
 
     /// Tells the other side that this process stops in order, if that can be written without waiting. Then the end of
     /// the link is no sign of a crash.
-    pub fn say_goodbye(handle: &TcpStream) {
+    pub(crate) fn say_goodbye(handle: &TcpStream) {
         let bytes = frame::encode(Kind::Goodbye, 0, 0, &[]);
         // A link that is full or broken ends without a goodbye: the other side then asks whether anybody listens.
         let _ = send(handle, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
@@ -104,7 +111,8 @@ impl Caller {
     }
 
     fn write(&mut self, bytes: &[u8], timeout: Duration) -> Result<(), CallFailed> {
-        let set = if timeout == self.write_timeout { Ok(()) } else { self.writer.set_write_timeout(Some(timeout)) };
+        let set =
+            if timeout == self.write_timeout { Ok(()) } else { self.writer.set_write_timeout(Some(timeout)) };
         self.write_timeout = timeout;
         let written = set.and_then(|()| self.writer.write_all(bytes));
         written.map_err(|e| {

@@ -15,11 +15,11 @@ const BUFFER_BYTES: usize = 8 << 10;
 
 /// Where the connector leaves the socket of its last connection.
 #[derive(Clone, Debug, Default)]
-pub struct Kept(Arc<Mutex<Option<TcpStream>>>);
+pub(crate) struct Kept(Arc<Mutex<Option<TcpStream>>>);
 
 impl Kept {
     /// The socket, once.
-    pub fn take(&self) -> Option<TcpStream> {
+    pub(crate) fn take(&self) -> Option<TcpStream> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -30,7 +30,7 @@ impl Kept {
 
 /// Connects, and keeps a second handle of the socket: ureq gives a 101 to its caller and closes its own handle.
 #[derive(Debug)]
-pub struct KeepingConnector(pub Kept);
+pub(crate) struct KeepingConnector(pub Kept);
 
 impl Connector for KeepingConnector {
     type Out = Socket;
@@ -54,7 +54,7 @@ impl Connector for KeepingConnector {
 }
 
 /// A connection as ureq uses it.
-pub struct Socket {
+pub(crate) struct Socket {
     stream: TcpStream,
     buffers: LazyBuffers,
 }

@@ -51,6 +51,11 @@ impl<'a> Reader<'a> {
         self.stream
     }
 
+    /// What was read and belongs to no request yet.
+    pub(super) fn take_input(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.input)
+    }
+
     /// Gives large buffers back.
     pub(super) fn shrink(&mut self) {
         for buffer in [&mut self.input, &mut self.head, &mut self.body] {
@@ -87,7 +92,8 @@ impl Client<'_> {
         let head = head::check(
             &reader.input[..head_bytes],
             self.shared.answers.limits.max_body_bytes,
-            &self.shared.wanted,
+            &self.shared.requests.wanted,
+            self.shared.requests.takes_over,
             ticket,
             &mut reader.head,
         )?;

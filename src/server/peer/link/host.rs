@@ -1,0 +1,189 @@
+//! The called side of links: reads calls from a connection that was taken over, and sends their answers whenever the
+//! member has them, from whichever thread. Nothing here waits for an answer, and no answer waits for the socket.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::LinkKind;
+use super::frame::{self, Frame, FrameError, FrameReader, Kind};
+use crate::node::Completion;
+use crate::raft::MemberId;
+use crate::server::edge::{Connection, Sender};
+use crate::server::peer::PeerAnswer;
+
+/// Calls of one link that may be unanswered at a time. A caller waits for each answer; what it no longer waits for has
+/// timed out. More is a flood.
+const MAX_UNANSWERED: usize = 64;
+
+/// A frame arrives whole within this time after its first byte.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a silent link is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// A connect that takes longer shows nothing.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// How a link ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The other process ended without a word, or its connection broke.
+    Lost,
+    /// The other process stops in order, this one does, or another link has replaced this one.
+    InOrder,
+    /// The other side does not keep to the form.
+    Refused(&'static str),
+}
+
+/// The links that are open at this member.
+#[derive(Debug, Default)]
+pub(crate) struct Hosted {
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    last_id: u64,
+    links: BTreeMap<(MemberId, LinkKind), (u64, Sender)>,
+}
+
+impl Hosted {
+    /// Serves one link until it ends. `answer` is given each call.
+    pub(crate) fn serve(
+        &self,
+        mut connection: Connection,
+        (from, kind): (MemberId, LinkKind),
+        answer: &dyn Fn(&'static str, &[u8], Completion<PeerAnswer>),
+    ) -> End {
+        let sender = connection.sender();
+        let id = self.enter((from, kind), &sender);
+        let already = connection.take_already_read();
+        let end = match connection.set_read_timeout(LOOK) {
+            Ok(()) => {
+                let mut reader = FrameReader::new(connection, already);
+                let end = read_calls(&mut reader, kind, &sender, answer);
+                if reader.socket().is_stopping() { End::InOrder } else { end }
+            }
+            Err(_) => End::InOrder,
+        };
+        sender.break_off();
+        if self.leave((from, kind), id) { end } else { End::InOrder }
+    }
+
+    /// A second link of the same kind from the same sender replaces the first one.
+    fn enter(&self, key: (MemberId, LinkKind), sender: &Sender) -> u64 {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.last_id += 1;
+        let id = open.last_id;
+        if let Some((_, replaced)) = open.links.insert(key, (id, sender.clone())) {
+            replaced.break_off();
+        }
+        id
+    }
+
+    /// Whether the link was not replaced.
+    fn leave(&self, key: (MemberId, LinkKind), id: u64) -> bool {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_current = open.links.get(&key).is_some_and(|(current, _)| *current == id);
+        if is_current {
+            open.links.remove(&key);
+        }
+        is_current
+    }
+}
+
+fn read_calls(
+    reader: &mut FrameReader<Connection>,
+    kind: LinkKind,
+    sender: &Sender,
+    answer: &dyn Fn(&'static str, &[u8], Completion<PeerAnswer>),
+) -> End {
+    let unanswered = Arc::new(AtomicUsize::new(0));
+    let mut inside_since = None;
+    loop {
+        match reader.read() {
+            Ok(Frame { kind: Kind::Call, code, number, body }) => {
+                inside_since = None;
+                let Some(route) = kind.route(code) else {
+                    return End::Refused("no call of this kind of link");
+                };
+                if unanswered.fetch_add(1, Ordering::SeqCst) >= MAX_UNANSWERED {
+                    return End::Refused("too many calls without waiting for their answers");
+                }
+                let owed = Owed {
+                    sender: sender.clone(),
+                    number,
+                    unanswered: unanswered.clone(),
+                    is_answered: false,
+                };
+                answer(route, &body, Box::new(move |made| owed.answer(made)));
+            }
+            Ok(Frame { kind: Kind::Goodbye, .. }) => return End::InOrder,
+            Ok(Frame { kind: Kind::Answer, .. }) => return End::Refused("an answer, where calls are made"),
+            Err(FrameError::TimedOut) if !reader.is_inside_a_frame() => inside_since = None,
+            Err(FrameError::TimedOut) => {
+                let since = *inside_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= FRAME_TIMEOUT {
+                    return End::Refused("half a frame, and then nothing");
+                }
+            }
+            Err(FrameError::Malformed(why)) => return End::Refused(why),
+            Err(FrameError::Closed | FrameError::Broken(_)) => return End::Lost,
+        }
+    }
+}
+
+/// A call that is owed an answer. Dropped without one it answers 500, as over HTTP.
+struct Owed {
+    sender: Sender,
+    number: u64,
+    unanswered: Arc<AtomicUsize>,
+    is_answered: bool,
+}
+
+impl Owed {
+    fn answer(mut self, made: PeerAnswer) {
+        self.is_answered = true;
+        let (status, body) = made.into_parts();
+        self.send(status, &body);
+    }
+
+    fn send(&self, status: u16, body: &[u8]) {
+        // A link that is full or broken ends, and its caller learns that.
+        self.sender.send(&frame::encode(Kind::Answer, status, self.number, body));
+        if status == GONE {
+            // A removed member has no right to a link any more.
+            self.sender.break_off();
+        }
+    }
+}
+
+/// The sender was removed from the cluster.
+const GONE: u16 = 410;
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.send(500, b"");
+        }
+        self.unanswered.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Whether surely no process listens at `raft_addr`: every address of it refuses a connection. Anything else shows
+/// nothing: a machine that vanished does not answer, and a process that was started again does.
+pub(crate) fn nobody_listens(raft_addr: &str) -> bool {
+    let Ok(addresses) = raft_addr.to_socket_addrs() else { return false };
+    let mut refused = 0;
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, PROBE_TIMEOUT) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => refused += 1,
+            _ => return false,
+        }
+    }
+    refused > 0
+}
