@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dkv::api::{ErrorCode, ListReply};
+use dkv::api::{ErrorCode, ListReply, MemberInfo};
 use dkv::check::{self, Answer, Event, Limits, Op, Row};
 use dkv::client::{Client, ClientError, Condition, ListOptions, RangeOptions, ReadOptions, WriteOptions};
 use dkv::files::Output;
@@ -29,6 +29,9 @@ const GENERATION_UNKNOWN: u64 = 12;
 
 /// Longest patience with one operation: a cluster that answers slowly is left time for several.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For so long an endpoint is asked which member it leads to.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Pause of a client whose node does not serve, before it asks the next one.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -64,7 +67,7 @@ struct Report {
 /// Runs the clients, saves and checks the history, and says what came out.
 pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failure> {
     // So that every member is asked, not only those on the command line.
-    roaming.cluster()?;
+    let members = roaming.cluster()?.members;
     let run = format!("{:012x}", fastrand::u64(..) >> 16);
     let path = plan.history.clone().unwrap_or_else(|| PathBuf::from(format!("dkv-history-{run}.jsonl")));
     interrupt::watch()?;
@@ -73,7 +76,7 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
     let printer = if matches!(output, Output::Stdout) { &messages } else { printer };
     let workload = Workload {
         prefix: format!("dkv-verify/{run}/"),
-        nodes: roaming.endpoints(),
+        nodes: nodes(roaming, &members),
         cluster: roaming.cluster_id(),
         clients: plan.clients,
         keys: plan.keys,
@@ -88,7 +91,7 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
         let Workload { prefix, nodes, .. } = &workload;
         printer.bytes(
             format!(
-                "{} clients on {} keys below {prefix} through {}, for {} s\n",
+                "{} clients on {} keys at a time below {prefix} through {}, for {} s\n",
                 plan.clients,
                 plan.keys,
                 nodes.join(", "),
@@ -104,7 +107,7 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
     let report = judge(&history, seconds, workload.nodes.len(), path);
     if let Err(error) = left {
         let prefix = &workload.prefix;
-        eprintln!("dkv-cli: keys are left below {prefix}: {error}; `dkv-cli list {prefix}` shows them");
+        eprintln!("dkv-cli: keys are left below {prefix}: {error}; `dkv-cli list --prefix {prefix}` shows them");
     }
     say(&report, printer)?;
     let trouble = workload.trouble.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -117,6 +120,22 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
         "undecided" => Err(Failure::Silent(6)),
         _ => Err(Failure::Silent(3)),
     }
+}
+
+/// Where the clients begin: every member, whether it answers or not, and each other endpoint that leads to a member now.
+/// An endpoint of a member that was removed is none.
+fn nodes(roaming: &Client, members: &[MemberInfo]) -> Vec<String> {
+    let mut nodes: Vec<String> = members.iter().map(|member| member.http_addr.clone()).collect();
+    for addr in roaming.endpoints() {
+        let leads_to_a_member = || {
+            let there = roaming.status(&addr, PROBE_TIMEOUT).ok().map(|status| status.member_id);
+            there.is_some() && members.iter().any(|member| member.member_id == there)
+        };
+        if !nodes.contains(&addr) && leads_to_a_member() {
+            nodes.push(addr);
+        }
+    }
+    nodes
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> Failure {

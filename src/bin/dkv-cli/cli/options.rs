@@ -1,5 +1,7 @@
 //! What several commands take, and the words that options choose from.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
@@ -32,6 +34,25 @@ pub enum Shell {
     Zsh,
     /// The friendly interactive shell.
     Fish,
+}
+
+/// Which keys a list or an export means. Every command takes `--prefix`; these two also take the prefix alone, because
+/// nothing else can stand there.
+#[derive(Args)]
+pub struct Prefix {
+    /// Only keys that begin with this.
+    #[arg(id = "prefix", long = "prefix", value_name = "PREFIX", value_hint = ValueHint::Other)]
+    option: Option<OsString>,
+    /// The same without its name.
+    #[arg(value_hint = ValueHint::Other, hide = true, conflicts_with = "prefix")]
+    bare: Option<OsString>,
+}
+
+impl Prefix {
+    /// Its bytes; empty for all keys.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.option.as_ref().or(self.bare.as_ref()).map(|p| p.as_bytes().to_vec()).unwrap_or_default()
+    }
 }
 
 /// How a read is made.
