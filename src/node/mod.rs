@@ -65,8 +65,8 @@ pub use transport::{
 };
 
 use crate::raft::{
-    ClusterId, Decision, Index, MemberId, Membership, Note, NoteLevel, Protocol, Raft, RaftConfig, Restored, Settings,
-    SnapshotMeta, Time,
+    ClusterId, Decision, Index, MemberId, Membership, Note, NoteLevel, Protocol, Raft, RaftConfig, Restored,
+    Settings, SnapshotMeta, Time,
 };
 use crate::store::Kv;
 use crate::store::disk::Disk;
@@ -458,7 +458,9 @@ impl Node {
 fn log_note(note: &Note, membership: &Membership, is_stopping: bool) {
     let level = match note.level() {
         // It leads until its process ends, which costs the others an election; `Server::stop` says so.
-        NoteLevel::Warn if is_stopping && matches!(note.what, Decision::TransferFailed(_)) => log::Level::Info,
+        NoteLevel::Warn if is_stopping && matches!(note.what, Decision::TransferFailed(_)) => {
+            log::Level::Info
+        }
         NoteLevel::Debug => log::Level::Debug,
         NoteLevel::Info => log::Level::Info,
         NoteLevel::Warn => log::Level::Warn,

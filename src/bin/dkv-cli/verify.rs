@@ -107,7 +107,9 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
     let report = judge(&history, seconds, workload.nodes.len(), path);
     if let Err(error) = left {
         let prefix = &workload.prefix;
-        eprintln!("dkv-cli: keys are left below {prefix}: {error}; `dkv-cli list --prefix {prefix}` shows them");
+        eprintln!(
+            "dkv-cli: keys are left below {prefix}: {error}; `dkv-cli list --prefix {prefix}` shows them"
+        );
     }
     say(&report, printer)?;
     let trouble = workload.trouble.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -135,7 +137,7 @@ fn nodes(roaming: &Client, members: &[MemberInfo]) -> Vec<String> {
             nodes.push(addr);
         }
     }
-    nodes
+    if nodes.is_empty() { roaming.endpoints() } else { nodes }
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> Failure {

@@ -200,7 +200,8 @@ impl Cluster {
                 })?;
             }
         }
-        let process = |Running { node_id, child, .. }: &Running| format!("{node_id} is process {}", child.id());
+        let process =
+            |Running { node_id, child, .. }: &Running| format!("{node_id} is process {}", child.id());
         let processes: Vec<String> = self.running.iter().map(process).collect();
         self.terminal.say(&processes.join(", "));
         Ok(())
@@ -428,7 +429,10 @@ mod tests {
         let text = format!(
             "node_id: {name}\ndata_dir: data\npeers: [{{ node_id: {name}, raft_addr: \"h:1\", http_addr: \"h:2\" }}]\n"
         );
-        Node { file: format!("{name}.yaml").into(), config: Config::parse(&text, "test").expect("a configuration") }
+        Node {
+            file: format!("{name}.yaml").into(),
+            config: Config::parse(&text, "test").expect("a configuration"),
+        }
     }
 
     fn member(name: &str) -> MemberInfo {

@@ -93,9 +93,13 @@ impl Contact {
         let is_news = is_news(self.trouble.as_ref(), error.as_ref());
         let line = match &error {
             // The bootstrap sender logs the outcome.
-            Some(e @ (PeerError::Uninitialized { .. } | PeerError::Stopping)) => (Level::Info, format!(": {e}")),
+            Some(e @ (PeerError::Uninitialized { .. } | PeerError::Stopping)) => {
+                (Level::Info, format!(": {e}"))
+            }
             // The end of the process logs it as an error.
-            Some(PeerError::Removed) => (Level::Info, " answers that this node was removed from the cluster".to_owned()),
+            Some(PeerError::Removed) => {
+                (Level::Info, " answers that this node was removed from the cluster".to_owned())
+            }
             Some(e @ PeerError::Refused(_)) => (Level::Warn, format!(": {e}")),
             Some(e) => (Level::Warn, format!(" does not answer: {e}")),
             None if self.has_answered => (Level::Info, " answers again".to_owned()),
@@ -162,22 +166,31 @@ mod tests {
     /// "does not answer: this member was removed" named the wrong one, and called an answer silence.
     #[test]
     fn news_calls_no_answer_silence() {
-        for answer in [PeerError::Removed, PeerError::Stopping, uninitialized(), PeerError::Refused("x".to_owned())] {
+        for answer in
+            [PeerError::Removed, PeerError::Stopping, uninitialized(), PeerError::Refused("x".to_owned())]
+        {
             let (_, text) = Contact::default().news(Some(answer), false).expect("news");
             assert!(!text.contains("does not answer"), "{text}");
         }
         let (level, text) = Contact::default().news(Some(PeerError::Removed), false).expect("news");
-        assert_eq!((level, text.as_str()), (Level::Info, " answers that this node was removed from the cluster"));
-        let (level, text) = Contact::default().news(Some(PeerError::NotSent("x".to_owned())), false).expect("news");
+        assert_eq!(
+            (level, text.as_str()),
+            (Level::Info, " answers that this node was removed from the cluster")
+        );
+        let (level, text) =
+            Contact::default().news(Some(PeerError::NotSent("x".to_owned())), false).expect("news");
         assert_eq!((level, text.as_str()), (Level::Warn, " does not answer: not sent: x"));
     }
 
     /// Ctrl-C of a whole cluster, after which its nodes warned of each other.
     #[test]
     fn news_of_a_node_that_is_stopping_warns_of_nothing() {
-        let errors = [PeerError::NotSent, PeerError::Unknown, PeerError::Refused].map(|kind| kind("x".to_owned()));
+        let errors =
+            [PeerError::NotSent, PeerError::Unknown, PeerError::Refused].map(|kind| kind("x".to_owned()));
         for error in errors {
-            let level = |is_stopping| Contact::default().news(Some(error.clone()), is_stopping).map(|(level, _)| level);
+            let level = |is_stopping| {
+                Contact::default().news(Some(error.clone()), is_stopping).map(|(level, _)| level)
+            };
             assert_eq!((level(false), level(true)), (Some(Level::Warn), Some(Level::Info)), "{error}");
         }
     }
