@@ -107,7 +107,7 @@ fn ask(cli: &Cli, client: &Client, printer: &Printer) -> Result<(), Failure> {
         }
         Command::List { prefix, keys_only, limit, order, read } => {
             let options = ListOptions {
-                prefix: prefix.bytes(),
+                prefix: prefix_bytes(prefix),
                 descending: *order == cli::Order::Desc,
                 keys_only: *keys_only,
                 read: read_options(read),
@@ -127,7 +127,7 @@ fn ask(cli: &Cli, client: &Client, printer: &Printer) -> Result<(), Failure> {
             snapshot::save(client, file, *force, printer)
         }
         Command::Export { prefix, file, force, revision } => {
-            export::run(client, prefix.bytes(), *revision, file.as_deref(), *force, printer)
+            export::run(client, prefix_bytes(prefix), *revision, file.as_deref(), *force, printer)
         }
         Command::Import { file, prefix, if_absent } => {
             let prefix = prefix.as_ref().map(|p| p.as_bytes().to_vec()).unwrap_or_default();
@@ -137,6 +137,11 @@ fn ask(cli: &Cli, client: &Client, printer: &Printer) -> Result<(), Failure> {
             unreachable!("answered without a client")
         }
     }
+}
+
+/// The bytes of a prefix in either of its forms; empty for all keys.
+fn prefix_bytes(prefix: &cli::Prefix) -> Vec<u8> {
+    prefix.option.as_ref().or(prefix.bare.as_ref()).map(|p| p.as_bytes().to_vec()).unwrap_or_default()
 }
 
 fn read_options(read: &cli::Read) -> ReadOptions {
@@ -237,7 +242,7 @@ mod tests {
         let prefix = |args: &[&str]| {
             let cli = Cli::try_parse_from([&["dkv-cli"], args].concat()).map_err(|e| e.kind())?;
             match cli.command {
-                Command::List { prefix, .. } | Command::Export { prefix, .. } => Ok(prefix.bytes()),
+                Command::List { prefix, .. } | Command::Export { prefix, .. } => Ok(prefix_bytes(&prefix)),
                 _ => unreachable!("no other command is parsed here"),
             }
         };

@@ -1,7 +1,6 @@
 //! What several commands take, and the words that options choose from.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
@@ -42,17 +41,10 @@ pub enum Shell {
 pub struct Prefix {
     /// Only keys that begin with this.
     #[arg(id = "prefix", long = "prefix", value_name = "PREFIX", value_hint = ValueHint::Other)]
-    option: Option<OsString>,
+    pub option: Option<OsString>,
     /// The same without its name.
     #[arg(value_hint = ValueHint::Other, hide = true, conflicts_with = "prefix")]
-    bare: Option<OsString>,
-}
-
-impl Prefix {
-    /// Its bytes; empty for all keys.
-    pub fn bytes(&self) -> Vec<u8> {
-        self.option.as_ref().or(self.bare.as_ref()).map(|p| p.as_bytes().to_vec()).unwrap_or_default()
-    }
+    pub bare: Option<OsString>,
 }
 
 /// How a read is made.
