@@ -42,6 +42,8 @@ mod members;
 mod nemesis;
 mod net;
 mod node;
+#[path = "../support/operations.rs"]
+mod operations;
 mod oracle;
 mod peers;
 mod process;
