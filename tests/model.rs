@@ -8,8 +8,6 @@
 #[path = "support/cluster.rs"]
 #[allow(dead_code)]
 mod cluster;
-#[path = "support/operations.rs"]
-mod operations;
 #[path = "support/plain_map.rs"]
 mod plain_map;
 #[path = "model/wire.rs"]

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use dkv::check::Parts;
 use dkv::raft::{
     ClusterId, Entry, Genesis, HardState, Index, Member, MemberId, Membership, Payload, Position, Settings,
     Term, WriteOp,
@@ -21,7 +22,7 @@ mod support {
     pub mod parallel;
 }
 
-use support::operations::{Parts, draw_op};
+use support::operations::draw_op;
 use support::parallel::in_parallel;
 
 const IDS: WalIds = WalIds { cluster_id: ClusterId(0xc1), member_id: MemberId(0xa1) };

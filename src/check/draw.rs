@@ -6,17 +6,17 @@
 use fastrand::Rng;
 
 use super::{Condition, Op};
-use crate::vocabulary::OpKind;
+use crate::vocabulary::{KeyRange, Op as Write, OpKind};
 
-/// How often a kind of write is drawn, compared with the other kinds.
-pub fn weight(kind: OpKind) -> u32 {
+/// How often a kind of write is drawn, compared with the other kinds. Removals are few: they tie keys together, or say
+/// little about the order of what was removed, and so make the search for an order long.
+fn weight(kind: OpKind) -> u32 {
     match kind {
-        OpKind::Put => 12,
-        OpKind::Delete => 3,
-        // Ties keys together, which makes the search for an order longer.
+        OpKind::Put => 15,
+        OpKind::Delete => 2,
         OpKind::DeleteRange => 1,
         #[cfg(feature = "next-protocol")]
-        OpKind::Touch => 2,
+        OpKind::Touch => 1,
     }
 }
 
@@ -41,6 +41,29 @@ pub fn draw_condition(rng: &mut Rng, seen: Option<u64>) -> Option<Condition> {
     }
 }
 
+/// What a write is made of: each kind takes what it needs.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The key of a write of one key.
+    pub key: Vec<u8>,
+    /// A value.
+    pub value: Vec<u8>,
+    /// The keys of a write of several keys.
+    pub range: KeyRange,
+}
+
+/// The write of this kind.
+pub fn write_of(kind: OpKind, parts: Parts) -> Write {
+    let Parts { key, value, range } = parts;
+    match kind {
+        OpKind::Put => Write::Put { key, value },
+        OpKind::Delete => Write::Delete { key },
+        OpKind::DeleteRange => Write::DeleteRange { range },
+        #[cfg(feature = "next-protocol")]
+        OpKind::Touch => Write::Touch { key },
+    }
+}
+
 /// A read of one of `keys`, or a write; `value` is the value of a put. `seen` tells the last revision of a key that the
 /// client knows.
 pub fn draw_operation(
@@ -56,24 +79,18 @@ pub fn draw_operation(
     }
     let kind = draw_kind(rng);
     let condition = draw_condition(rng, seen(&key)).filter(|_| kind.takes_condition());
-    match kind {
-        OpKind::Put => Op::Put { key, value: value(), condition },
-        OpKind::Delete => Op::Delete { key, condition },
-        OpKind::DeleteRange => pair(keys, at),
-        // The checker has no such operation.
-        #[cfg(feature = "next-protocol")]
-        OpKind::Touch => Op::Put { key, value: value(), condition },
-    }
+    let parts = Parts { key: key.into_bytes(), value: value().into_bytes(), range: pair(keys, at) };
+    Op::of_write(&write_of(kind, parts), condition)
 }
 
-/// The removal of a key and its neighbour. Not more keys: the search takes keys that a write ties together as one.
-fn pair(keys: &[String], at: usize) -> Op {
+/// A key and its neighbour. Not more keys: the search takes keys that a write ties together as one.
+fn pair(keys: &[String], at: usize) -> KeyRange {
     let mut sorted: Vec<&String> = keys.iter().collect();
     sorted.sort_unstable();
     let at = sorted.iter().position(|key| **key == keys[at]).unwrap_or(at) / 2 * 2;
     let last = sorted.get(at + 1).unwrap_or(&sorted[at]);
     // `!` is less than every character of a key: no other key lies between.
-    Op::DeleteRange { start: sorted[at].clone(), end: Some(format!("{last}!")) }
+    KeyRange::between(sorted[at].clone().into_bytes(), Some(format!("{last}!").into_bytes()))
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ mod search;
 
 use std::fmt;
 
-pub use draw::{draw_condition, draw_kind, draw_operation, weight};
+pub use draw::{Parts, draw_condition, draw_kind, draw_operation, write_of};
 pub use history::{Answer, Condition, Event, Op, Row, read_history, write_history};
 pub use order::check_order;
 pub use resolve::{Committed, resolve_unknown};

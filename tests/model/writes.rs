@@ -1,11 +1,10 @@
 //! Writes, with and without an idempotency key, and what becomes of one that nobody answered.
 
-use dkv::check::draw_kind;
+use dkv::check::{Parts, draw_kind, write_of};
 use dkv::vocabulary::{KeyRange, OpKind};
 use serde_json::{Value, json};
 
 use super::cluster::{Answer, wait_for};
-use super::operations::{Parts, operation};
 use super::wire::{What, Write};
 use super::{BOUNDS, Condition, KEYS, Op, Run};
 
@@ -38,7 +37,7 @@ impl Run {
             4 => Some(Condition::ModRevision(self.rng.u64(1..=self.model.map.revision() + 2))),
             _ => None,
         };
-        let op = operation(kind, Parts { key, value, range: KeyRange::new(b"", b"", b"") });
+        let op = write_of(kind, Parts { key, value, range: KeyRange::new(b"", b"", b"") });
         Write { what: What::Op(op), condition: condition.filter(|_| kind.takes_condition()) }
     }
 

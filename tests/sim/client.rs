@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dkv::check::draw_condition;
+use dkv::check::{Parts, draw_condition, write_of};
 use dkv::node::{Completion, Failure, FailureKind, Origin, ReadIndexResult, Work, WriteResult};
 use dkv::raft::{FIRST_PROTOCOL, Protocol};
 use dkv::store::{Applied, Command, Idempotency, KeyRange, Outcome, needed_protocol, request_hash};
 use dkv::vocabulary::OpKind;
 
 use crate::history::{Attempt, Fate, Listed, Record, Seen, Told};
-use crate::operations::{Parts, draw_op, operation};
+use crate::operations::draw_op;
 use crate::process::{Done, ReadFor, WriteFor};
 use crate::report::Mark;
 use crate::swarm::{Stream, Swarm, exponential};
@@ -262,7 +262,7 @@ impl Clients {
         // The probe writes, whatever the idempotency table says and whatever version is in force.
         let is_probe = client == swarm.clients;
         let write = match self.rng.u8(0..5) {
-            _ if is_probe => Some(operation(OpKind::Put, parts)),
+            _ if is_probe => Some(write_of(OpKind::Put, parts)),
             0 | 1 => None,
             _ => Some(draw_op(&mut self.rng, parts)),
         };

@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use dkv::check;
 use dkv::raft::{Entry, EntryKind, Index, Settings};
 use dkv::store::{Applied, Command, Condition, KeyRange, Kv, Op, Order, Outcome};
+use dkv::vocabulary::OpKind;
 
 use crate::client::Asker;
 use crate::report::{Mark, Report};
@@ -172,11 +173,8 @@ impl Replay {
 /// Whether an operation writes the value that a key has. The checker has no such operation: to it this is a put, of a
 /// value of its own, under the condition that the key is there.
 fn rewrites(op: &Op) -> bool {
-    match op {
-        Op::Put { .. } | Op::Delete { .. } | Op::DeleteRange { .. } => false,
-        #[cfg(feature = "next-protocol")]
-        Op::Touch { .. } => true,
-    }
+    let is_put_to_checker = matches!(check::Op::of_write(op, None), check::Op::Put { .. });
+    is_put_to_checker && op.kind() != OpKind::Put
 }
 
 /// The value that a rewrite writes in the eyes of the checker.
@@ -330,20 +328,12 @@ fn event(replay: &Replay, record: &Record) -> check::Event {
         |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("the clients' keys and values are text");
     let condition = record.condition;
     let key = text(&record.key);
-    let op = match &record.write {
-        Some(op) if rewrites(op) => check::Op::Put {
-            key,
-            value: rewritten(record.client, record.op),
-            condition: condition.or(Some(Condition::Exists)),
-        },
+    let op = match record.write.as_ref().map(|op| check::Op::of_write(op, condition)) {
         None => check::Op::Get { key },
-        Some(Op::Put { value, .. }) => check::Op::Put { key, value: text(value), condition },
-        Some(Op::Delete { .. }) => check::Op::Delete { key, condition },
-        Some(Op::DeleteRange { range }) => {
-            check::Op::DeleteRange { start: text(range.start()), end: range.end().map(text) }
+        Some(check::Op::Put { key, condition, .. }) if record.write.as_ref().is_some_and(rewrites) => {
+            check::Op::Put { key, value: rewritten(record.client, record.op), condition }
         }
-        #[cfg(feature = "next-protocol")]
-        Some(Op::Touch { .. }) => unreachable!("a rewrite"),
+        Some(op) => op,
     };
     let answer = match &record.told {
         // A key cannot be absent and rewritten: nothing comes of it, as the plain map has said.

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use dkv::raft::{
     AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, EntryKind, FIRST_PROTOCOL,
-    Genesis, HardState, Index, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, MemberId, Membership, Payload,
-    Position, Protocol, Raft, RequestVoteReply, RequestVoteRequest, RoleKind, RpcRequest, Term,
-    TimeoutNowReply, Watermarks, check_version, majority,
+    Genesis, HardState, Index, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
+    Membership, Payload, Position, Protocol, Raft, RequestVoteReply, RequestVoteRequest, RoleKind,
+    RpcRequest, Term, TimeoutNowReply, Watermarks, check_version, majority,
 };
 use dkv::store::{Kv, needed_protocol};
 

@@ -26,8 +26,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         ("[A-Za-z0-9._~-]{0,64}", any::<u128>())
             .prop_map(|(key, request_hash)| Idempotency { key, request_hash }),
     );
-    let ranges =
-        any::<(Vec<u8>, Option<Vec<u8>>)>().prop_map(|(start, end)| KeyRange::between(start, end));
+    let ranges = any::<(Vec<u8>, Option<Vec<u8>>)>().prop_map(|(start, end)| KeyRange::between(start, end));
     let op = any_op(any::<Vec<u8>>(), any::<Vec<u8>>(), ranges);
     (op, any_condition(), idempotency, any::<u64>(), any::<String>()).prop_map(
         |(op, condition, idempotency, wall_ms, actor)| {
