@@ -73,7 +73,7 @@ fn decode_names_what_is_wrong() {
         Command::decode(&bytes)
     };
     assert_eq!(with(0, 2), Err(CommandError::Version(2)));
-    assert_eq!(with(1, 4), Err(CommandError::Operation(4)));
+    assert_eq!(with(1, 99), Err(CommandError::Operation(99)));
     assert_eq!(with(1, 3), Err(CommandError::Condition("delete_range")));
     assert_eq!(with(2, 4), Err(CommandError::Unknown { field: "condition", value: 4 }));
     assert_eq!(with(3, 2), Err(CommandError::Unknown { field: "idempotent", value: 2 }));
