@@ -286,6 +286,7 @@ struct Verifier<'a> {
     at: usize,
     process: u64,
     operations: u64,
+    rng: fastrand::Rng,
     /// The revision seen last; a condition on another key's revision must fail.
     last_revision: u64,
 }
@@ -308,6 +309,7 @@ impl Verifier<'_> {
             at,
             process: workload.new_process(),
             operations: 0,
+            rng: fastrand::Rng::new(),
             last_revision: 0,
         })
     }
@@ -342,30 +344,12 @@ impl Verifier<'_> {
     fn draw(&mut self) -> Op {
         self.operations += 1;
         let prefix = self.workload.generation();
-        let key = format!("{prefix}{}", fastrand::u64(..self.workload.keys));
-        let condition = match fastrand::u8(..10) {
-            0..=1 => Some(Condition::ModRevision(self.last_revision)),
-            2 => Some(Condition::Absent),
-            3 => Some(Condition::Exists),
-            _ => None,
-        };
-        match fastrand::u8(..20) {
-            0..9 => Op::Get { key },
-            9..17 => Op::Put { key, value: format!("{}.{}", self.process, self.operations), condition },
-            17 if fastrand::u8(..4) == 0 => self.pair(&prefix),
-            17 => Op::Delete { key, condition },
-            _ => Op::List { prefix },
+        if self.rng.u8(..10) == 0 {
+            return Op::List { prefix };
         }
-    }
-
-    /// The removal of a key and its neighbour. No more: the check takes keys that a write ties together as one.
-    fn pair(&self, prefix: &str) -> Op {
-        let mut keys: Vec<String> = (0..self.workload.keys).map(|key| format!("{prefix}{key}")).collect();
-        keys.sort_unstable();
-        let pairs: Vec<&[String]> = keys.chunks(2).collect();
-        let pair = pairs[fastrand::usize(..pairs.len())];
-        // `!` is less than every digit: no other key lies between.
-        Op::DeleteRange { start: pair[0].clone(), end: Some(format!("{}!", pair[pair.len() - 1])) }
+        let keys: Vec<String> = (0..self.workload.keys).map(|key| format!("{prefix}{key}")).collect();
+        let value = || format!("{}.{}", self.process, self.operations);
+        check::draw_operation(&mut self.rng, &keys, value, |_| Some(self.last_revision))
     }
 
     fn ask(&self, op: &Op) -> (Answer, Option<u64>) {
