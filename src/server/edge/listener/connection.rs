@@ -97,13 +97,13 @@ impl<'a> Client<'a> {
                 Err(End::Gone) => return,
                 Err(end) => return self.end(end),
             };
-            if !self.settle() {
+            if !self.await_answer() {
                 return self.end(End::Quiet);
             }
             let close = head.close;
             self.submit(head);
             if close {
-                self.settle();
+                self.await_answer();
                 return self.end(End::Quiet);
             }
             self.reader.shrink();
@@ -116,7 +116,7 @@ impl<'a> Client<'a> {
 
     /// Writes what is left to say, after the answer that is owed, and closes.
     fn end(&mut self, end: End) {
-        if self.settle()
+        if self.await_answer()
             && let End::Refused(refusal) = end
         {
             self.shared.counters.refused.fetch_add(1, Ordering::Relaxed);
@@ -131,7 +131,7 @@ impl<'a> Client<'a> {
 
     /// Waits until no request is owed an answer any more; gives it up when its time is over. Whether the connection goes
     /// on: not after an answer that has said the end.
-    fn settle(&mut self) -> bool {
+    fn await_answer(&mut self) -> bool {
         while let Some(owed) = &self.owed {
             let left = owed.deadline.saturating_duration_since(Instant::now());
             if self.slot.wait(owed.number, left) {

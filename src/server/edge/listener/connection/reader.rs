@@ -106,7 +106,7 @@ impl Client<'_> {
 
     /// Asks for the body, after the answer to the request before.
     fn say_continue(&mut self) -> Result<(), End> {
-        if !self.settle() {
+        if !self.await_answer() {
             return Err(End::Quiet);
         }
         self.write_bytes(b"HTTP/1.1 100 Continue\r\n\r\n");
