@@ -88,6 +88,11 @@ impl Port {
         self.handler.ran.lock().expect("no panic").get(path).copied().unwrap_or(0)
     }
 
+    /// Waits until the handler has answered this many requests, and no other is inside.
+    fn wait_until_ran(&self, path: &str, times: usize) {
+        self.wait_for("the handler has answered", |stats| stats.inside == 0 && self.ran(path) == times);
+    }
+
     fn client(&self) -> Client {
         let stream = TcpStream::connect(self.address).expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -225,7 +230,7 @@ fn an_answer_that_is_being_written_is_not_given_up() {
     });
     let mut slow = port.client();
     slow.get("/big");
-    port.wait_for("the handler has answered", |stats| stats.inside == 0);
+    port.wait_until_ran("/big", 1);
     thread::sleep(3 * SHORT);
     assert_eq!(slow.body().len(), 8 << 20);
     slow.put("/next", "y");
@@ -241,9 +246,9 @@ fn slow_readers_hold_up_nobody_and_beyond_their_number_the_answer_is_dropped() {
             options.limits.write_timeout = PATIENCE;
         });
         let mut slow = [port.client(), port.client()];
-        for client in &mut slow {
+        for (client, times) in slow.iter_mut().zip(1..) {
             client.get(path);
-            port.wait_for("the handler has answered", |stats| stats.inside == 0);
+            port.wait_until_ran(path, times);
         }
         let mut third = port.client();
         third.get(path);
@@ -385,7 +390,7 @@ fn broken_upstream_connections_lose_no_request_and_run_none_twice() {
     idle.put("/idle", "1");
     assert_eq!(idle.body(), "1");
     writing.get("/big");
-    port.wait_for("its answer is being written", |stats| stats.inside == 0);
+    port.wait_until_ran("/big", 1);
     taken.put("/wait", "");
     let reply = port.next_reply();
     let mut holder = port.hold();

@@ -208,7 +208,8 @@ impl Client<'_> {
         let left = |deadline: Instant| deadline.saturating_duration_since(now);
         let owed = self.owed.as_ref().map(|owed| left(owed.deadline));
         let limit = match limit {
-            Limit::Idle if owed.is_some() => None,
+            // The silence begins with the answer, and nobody tells this thread when that is: it looks again.
+            Limit::Idle if owed.is_some() => Some(self.limits().idle_timeout),
             Limit::Idle => Some(left(self.quiet_since + self.limits().idle_timeout)),
             Limit::At(deadline) => Some(left(deadline)),
         };
