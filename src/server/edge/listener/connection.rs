@@ -130,7 +130,7 @@ impl<'a> Client<'a> {
     }
 
     /// Waits until no request is owed an answer any more; gives it up when its time is over. Whether the connection goes
-    /// on: not after an answer that has said the end.
+    /// on: not after an answer that has said the end, or that was not taken.
     fn await_answer(&mut self) -> bool {
         while let Some(owed) = &self.owed {
             let left = owed.deadline.saturating_duration_since(Instant::now());
@@ -142,7 +142,7 @@ impl<'a> Client<'a> {
                 self.give_up(Why::Overdue);
             }
         }
-        !self.slot.said_close()
+        !self.slot.said_close() && !self.slot.outbox.is_broken()
     }
 
     fn forget_owed(&mut self) {
