@@ -341,7 +341,7 @@ fn a_stop_without_grace_says_what_no_worker_took_and_what_one_did() {
 fn an_idle_client_is_closed_after_its_silence_and_not_before() {
     let port = Port::start(|options| {
         options.limits.idle_timeout = Duration::from_millis(600);
-        options.limits.answer_timeout = PATIENCE;
+        options.limits.answer_timeout = 2 * PATIENCE;
     });
     let mut client = port.client();
     client.put("/wait", "");

@@ -13,7 +13,7 @@ use crate::server::edge::{
     Handler, HttpServer, PortOptions, PortStats, Reply, Request, Response, RunDir, bind,
 };
 
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Counts how often each path was handled. `/hold` keeps the worker until the test says so, `/wait` keeps the reply.
 struct Counting {
@@ -23,7 +23,7 @@ struct Counting {
     waiting: Sender<Reply>,
 }
 
-pub fn text(status: u16, body: impl Into<Vec<u8>>) -> Response {
+pub(super) fn text(status: u16, body: impl Into<Vec<u8>>) -> Response {
     Response::new(status, "text/plain", body.into())
 }
 
@@ -50,19 +50,19 @@ impl Handler for Counting {
     }
 }
 
-pub struct Port {
-    pub server: Option<HttpServer>,
+pub(super) struct Port {
+    pub(super) server: Option<HttpServer>,
     handler: Arc<Counting>,
     address: SocketAddr,
     held: Receiver<()>,
     go: Sender<()>,
-    pub waiting: Receiver<Reply>,
+    pub(super) waiting: Receiver<Reply>,
     _dir: tempfile::TempDir,
 }
 
 impl Port {
     /// With one worker.
-    pub fn start(change: impl FnOnce(&mut PortOptions)) -> Port {
+    pub(super) fn start(change: impl FnOnce(&mut PortOptions)) -> Port {
         let dir = tempfile::tempdir().expect("a directory");
         let run_dir = Arc::new(RunDir::prepare(&dir.path().join("run")).expect("a directory"));
         let mut options = PortOptions::client(run_dir, 64);
@@ -76,46 +76,46 @@ impl Port {
         Port { server: Some(server), handler, address, held, go, waiting, _dir: dir }
     }
 
-    pub fn server(&self) -> &HttpServer {
+    pub(super) fn server(&self) -> &HttpServer {
         self.server.as_ref().expect("it runs")
     }
 
-    pub fn stats(&self) -> PortStats {
+    pub(super) fn stats(&self) -> PortStats {
         self.server().counters().stats()
     }
 
-    pub fn ran(&self, path: &str) -> usize {
+    pub(super) fn ran(&self, path: &str) -> usize {
         self.handler.ran.lock().expect("no panic").get(path).copied().unwrap_or(0)
     }
 
     /// Waits until the handler has answered this many requests, and no other is inside.
-    pub fn wait_until_ran(&self, path: &str, times: usize) {
+    pub(super) fn wait_until_ran(&self, path: &str, times: usize) {
         self.wait_for("the handler has answered", |stats| stats.inside == 0 && self.ran(path) == times);
     }
 
-    pub fn client(&self) -> Client {
+    pub(super) fn client(&self) -> Client {
         let stream = TcpStream::connect(self.address).expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         Client { stream, input: Vec::new() }
     }
 
     /// Keeps the only worker busy; the client gets its answer when the test lets it go.
-    pub fn hold(&self) -> Client {
+    pub(super) fn hold(&self) -> Client {
         let mut client = self.client();
         client.put("/hold", "");
         self.held.recv_timeout(PATIENCE).expect("the worker holds");
         client
     }
 
-    pub fn let_go(&self) {
+    pub(super) fn let_go(&self) {
         self.go.send(()).expect("the worker waits");
     }
 
-    pub fn next_reply(&self) -> Reply {
+    pub(super) fn next_reply(&self) -> Reply {
         self.waiting.recv_timeout(PATIENCE).expect("a request waits")
     }
 
-    pub fn wait_for(&self, what: &str, mut condition: impl FnMut(&PortStats) -> bool) {
+    pub(super) fn wait_for(&self, what: &str, mut condition: impl FnMut(&PortStats) -> bool) {
         let end = Instant::now() + PATIENCE;
         while !condition(&self.stats()) {
             assert!(Instant::now() < end, "waited too long: {what}: {:?}", self.stats());
@@ -124,31 +124,31 @@ impl Port {
     }
 }
 
-pub struct Client {
-    pub stream: TcpStream,
-    pub input: Vec<u8>,
+pub(super) struct Client {
+    pub(super) stream: TcpStream,
+    pub(super) input: Vec<u8>,
 }
 
 impl Client {
-    pub fn send(&mut self, text: &str) {
+    pub(super) fn send(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).expect("sent");
     }
 
     /// Whether the server still took it.
-    pub fn try_send(&mut self, text: &str) -> bool {
+    pub(super) fn try_send(&mut self, text: &str) -> bool {
         self.stream.write_all(text.as_bytes()).is_ok()
     }
 
-    pub fn put(&mut self, path: &str, body: &str) {
+    pub(super) fn put(&mut self, path: &str, body: &str) {
         self.send(&format!("PUT {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
     }
 
-    pub fn get(&mut self, path: &str) {
+    pub(super) fn get(&mut self, path: &str) {
         self.send(&format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"));
     }
 
     /// Head and body of the next answer; `None` when the connection ends instead.
-    pub fn answer(&mut self) -> Option<(String, String)> {
+    pub(super) fn answer(&mut self) -> Option<(String, String)> {
         let head_end = loop {
             match self.input.windows(4).position(|window| window == b"\r\n\r\n") {
                 Some(at) => break at + 4,
@@ -164,7 +164,7 @@ impl Client {
         Some((head, String::from_utf8(self.input.drain(..length).collect()).expect("text")))
     }
 
-    pub fn fill(&mut self) -> Option<()> {
+    pub(super) fn fill(&mut self) -> Option<()> {
         let mut bytes = vec![0; 65_536];
         match self.stream.read(&mut bytes) {
             Ok(0) => None,
@@ -179,29 +179,29 @@ impl Client {
         }
     }
 
-    pub fn body(&mut self) -> String {
+    pub(super) fn body(&mut self) -> String {
         let (head, body) = self.answer().expect("an answer");
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}{body}");
         body
     }
 
     /// Status, code and outcome of an error.
-    pub fn error(&mut self) -> (u16, String, String) {
+    pub(super) fn error(&mut self) -> (u16, String, String) {
         let (head, body) = self.answer().expect("an answer");
         let json: serde_json::Value = serde_json::from_str(&body).expect("an error in JSON");
         let field = |name: &str| json["error"][name].as_str().expect("a string").to_owned();
         (head[9..12].parse().expect("a status"), field("code"), field("outcome"))
     }
 
-    pub fn is_closed(&mut self) -> bool {
+    pub(super) fn is_closed(&mut self) -> bool {
         self.answer().is_none()
     }
 
-    pub fn reset(self) {
+    pub(super) fn reset(self) {
         socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("an option");
     }
 }
 
-pub fn error(status: u16, code: &str, outcome: &str) -> (u16, String, String) {
+pub(super) fn error(status: u16, code: &str, outcome: &str) -> (u16, String, String) {
     (status, code.to_owned(), outcome.to_owned())
 }
