@@ -1,11 +1,11 @@
 # cluster: five nodes in the foreground, data in data/. test: everything proven. check: writes nothing. fix: formats.
 # sim: the simulator, SEEDS=n [FROM=m] many seeds, SEED=n one with its trace. torture: real processes for MINUTES.
-# upgrade-check: this program and the next one in one cluster, members replaced under load.
+# upgrade-check: this program and the next one in one cluster, members replaced under load; the simulator of the next one.
 # soak: overwrites for SECONDS. man: manual pages in target/man/.
 
 CARGO ?= cargo
 
-.PHONY: cluster build test sim torture soak check fix openapi-check upgrade-check mutants mutants-fix man clean
+.PHONY: cluster build test sim torture soak check fix openapi-check upgrade-check mutants mutants-fix microbench man clean
 
 cluster: build
 	exec target/release/dkv-server cluster configs/node*.yaml
@@ -49,6 +49,7 @@ upgrade-check:
 	mkdir -p target/next-protocol && cp target/debug/dkv-server target/next-protocol/dkv-server
 	DKV_NEXT_SERVER=$(CURDIR)/target/next-protocol/dkv-server \
 	$(CARGO) test --locked --test upgrade -- --ignored --nocapture
+	SEEDS=600 $(CARGO) test --locked --test sim --features next-protocol -- --nocapture --exact seeds_keep_every_promise
 
 SEEDS ?= 2500
 FROM ?= 0
@@ -62,6 +63,10 @@ endif
 # Breaks the code on purpose and expects the tests to notice. ONLY="words of names" chooses, RESUME=1 goes on.
 mutants:
 	$(CARGO) test --test mutants -- --run $(if $(RESUME),--resume) $(ONLY)
+
+# The codec, the map and the core without a cluster. ONLY=text chooses by name.
+microbench:
+	cd tests/microbench && CARGO_TARGET_DIR=../../target/microbench $(CARGO) bench --benches -- $(ONLY)
 
 # After a renaming: replaces FROM by TO in the texts of tests/mutants.toml that quote the code, as whole words.
 mutants-fix:

@@ -11,6 +11,7 @@
 //! member's version only from an answer in this term that is no older than an election timeout: a member that is not
 //! heard prevents the raise. From the `version` entry on, a program that speaks less can no longer take part.
 
+use super::draft::Draft;
 use super::entry::{Entry, Payload};
 use super::note::Decision;
 use super::protocol::{FIRST_PROTOCOL, Protocol};
@@ -102,6 +103,12 @@ impl Raft {
         self.versions.committed()
     }
 
+    /// The version that will be in force when the whole log is committed. A leader that was elected just now, and a member
+    /// that was started just now, do not know yet what is committed: this version may have been in force for long.
+    pub fn version_of_log(&self) -> Protocol {
+        self.versions.latest()
+    }
+
     /// The version that this member speaks.
     pub fn protocol(&self) -> Protocol {
         self.config.protocol
@@ -152,7 +159,7 @@ impl Raft {
             return;
         }
         let cluster_time = self.next_cluster_time(now).expect("a leader has the time");
-        self.append_own(cluster_time, &Payload::Version(common), now);
+        self.append_own(cluster_time, Draft::from(&Payload::Version(common)), now);
         self.note(Decision::ProposedVersion(common));
         // A single voter commits alone everything that its disk holds.
         self.advance_leader_commit(now);
