@@ -338,6 +338,32 @@ fn a_stop_without_grace_says_what_no_worker_took_and_what_one_did() {
 }
 
 #[test]
+fn a_stop_without_grace_ends_an_answer_that_is_being_written() {
+    let mut port = Port::start(|options| options.limits.write_timeout = 10 * PATIENCE);
+    let mut deaf = port.client();
+    deaf.get("/big");
+    port.wait_until_ran("/big", 1);
+    let begun = Instant::now();
+    port.server.take().expect("it runs").shutdown(Duration::ZERO);
+    assert!(begun.elapsed() < PATIENCE, "the stop waits for a client that does not read");
+    assert!(deaf.is_closed(), "half an answer, and no other after it");
+}
+
+#[test]
+fn what_cannot_be_handed_on_is_not_done() {
+    let port = Port::start(|_| {});
+    let mut client = port.client();
+    client.put("/a", "x");
+    assert_eq!(client.body(), "x");
+    port.server().stop_upstreams();
+    for _ in 0..2 {
+        client.put("/never", "x");
+        assert_eq!(client.error(), error(503, "overloaded", "not_done"));
+    }
+    assert_eq!((port.ran("/never"), port.stats().inside), (0, 0));
+}
+
+#[test]
 fn an_idle_client_is_closed_after_its_silence_and_not_before() {
     let port = Port::start(|options| {
         options.limits.idle_timeout = Duration::from_millis(600);
