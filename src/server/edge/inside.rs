@@ -102,6 +102,7 @@ mod tests {
         let held = [inside.enter(Duration::ZERO), inside.enter(Duration::ZERO)];
         assert!(held.iter().all(Option::is_some) && inside.count() == 2);
         assert!(inside.enter(Duration::from_millis(1)).is_none());
+        let begun = Instant::now();
         std::thread::scope(|scope| {
             let wait = || inside.enter(Duration::from_secs(60)).is_some();
             let waiting = [scope.spawn(wait), scope.spawn(wait)];
@@ -111,6 +112,7 @@ mod tests {
             drop(held);
             assert!(waiting.map(|thread| thread.join().expect("no panic")) == [true, true]);
         });
+        assert!(begun.elapsed() < Duration::from_secs(30), "they were not woken");
         assert_eq!((inside.count(), inside.waiting.load(Ordering::SeqCst)), (0, 0));
     }
 

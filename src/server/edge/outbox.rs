@@ -98,6 +98,11 @@ impl Outbox {
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 
+    /// Whether the connection was broken off, or broke as something was sent.
+    pub(super) fn is_broken(&self) -> bool {
+        self.lock().is_broken
+    }
+
     /// Ends the reading side: the edge thread reads what has arrived, and then the end.
     pub(super) fn end_reading(&self) {
         let _ = self.stream.shutdown(Shutdown::Read);

@@ -285,6 +285,12 @@ impl HttpServer {
         self.upstreams.iter().for_each(|upstream| upstream.break_off());
     }
 
+    /// Ends the connections to tiny_http: nothing can be handed on any more.
+    #[cfg(test)]
+    pub(super) fn stop_upstreams(&self) {
+        self.upstreams.iter().for_each(|upstream| upstream.stop());
+    }
+
     /// Stops accepting, lets requests in flight be answered within `grace`, and ends the threads.
     pub fn shutdown(mut self, grace: Duration) {
         self.stop(grace);

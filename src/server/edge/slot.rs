@@ -317,3 +317,63 @@ impl Slots {
         slots.iter().for_each(|slot| slot.wake());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::edge::inside::Inside;
+    use std::net::TcpListener;
+
+    fn slots_with_one() -> (Slots, Arc<Slot>, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let client = TcpStream::connect(listener.local_addr().expect("its address")).expect("a connection");
+        let (stream, _) = listener.accept().expect("a connection");
+        let slots = Slots::default();
+        let slot = slots.open(7, Arc::new(stream));
+        (slots, slot, client)
+    }
+
+    fn asked(inside: &Arc<Inside>, body: &[u8]) -> Asked {
+        let permit = inside.enter(Duration::ZERO).expect("a place");
+        Asked { method: Method::Put, body: body.to_vec(), close: false, permit }
+    }
+
+    /// The head names the first request and the slot holds the second one's body.
+    #[test]
+    fn a_worker_that_was_slow_to_come_never_gets_the_body_of_a_later_request() {
+        let (slots, slot, _client) = slots_with_one();
+        let inside = Arc::new(Inside::new(2));
+        let first = slot.next_ticket();
+        slot.submit(b"first", asked(&inside, b"1"));
+        assert_eq!(slot.give_up(first.number), Some(GivenUp::NotTaken));
+        assert_eq!(inside.count(), 0, "its place is free");
+        let second = slot.next_ticket();
+        slot.submit(b"second", asked(&inside, b"2"));
+        assert!(slots.take(first).is_none());
+        assert!(!slot.copy_head(first.number, &mut Vec::new()));
+        let (_, taken) = slots.take(second).expect("it was submitted");
+        assert_eq!(taken.body, b"2");
+        assert!(slots.take(second).is_none(), "once");
+        assert_eq!((slot.give_up(second.number), inside.count()), (Some(GivenUp::Taken), 1));
+        assert!(slot.begin(second.number).is_none());
+    }
+
+    #[test]
+    fn an_answerer_that_is_gone_ends_the_wait() {
+        let (slots, slot, _client) = slots_with_one();
+        let inside = Arc::new(Inside::new(1));
+        let ticket = slot.next_ticket();
+        slot.submit(b"head", asked(&inside, b""));
+        let (taken, _asked) = slots.take(ticket).expect("it was submitted");
+        let answerer = thread::spawn(move || {
+            let _writing = taken.begin(ticket.number).expect("it was taken");
+            panic!("the answerer panics, as the test asked");
+        });
+        let end = Instant::now() + Duration::from_secs(30);
+        while !slot.wait(ticket.number, end.saturating_duration_since(Instant::now())) {}
+        assert!(Instant::now() < end, "the edge thread was not woken");
+        assert!(answerer.join().is_err());
+        slots.close(7);
+        assert!(slots.take(slot.next_ticket()).is_none());
+    }
+}

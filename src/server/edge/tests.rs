@@ -1,200 +1,15 @@
 //! A port whose workers a test can hold: give-up in every state, breaks of the upstream connections, and clients of every
 //! kind, each with the outcome that the table in `docs/architecture.md` promises.
 
-use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+mod port;
+
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
-
-use super::{Handler, HttpServer, PortOptions, PortStats, Reply, Request, Response, RunDir, bind};
-
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Counts how often each path was handled. `/hold` keeps the worker until the test says so, `/wait` keeps the reply.
-struct Counting {
-    ran: Mutex<BTreeMap<String, usize>>,
-    held: Sender<()>,
-    go: Receiver<()>,
-    waiting: Sender<Reply>,
-}
-
-fn text(status: u16, body: impl Into<Vec<u8>>) -> Response {
-    Response::new(status, "text/plain", body.into())
-}
-
-impl Handler for Counting {
-    fn handle(&self, request: Request, mut reply: Reply) {
-        *self.ran.lock().expect("no panic").entry(request.path.clone()).or_default() += 1;
-        match request.path.as_str() {
-            "/hold" => {
-                self.held.send(()).expect("the test listens");
-                self.go.recv_timeout(PATIENCE).expect("the test lets it go");
-                reply.send(|| text(200, "held"));
-            }
-            path if path.starts_with("/wait") => {
-                assert!(reply.start_waiting());
-                self.waiting.send(reply).expect("the test listens");
-            }
-            "/big" => reply.send(|| text(200, vec![b'x'; 8 << 20])),
-            "/big-waits" => {
-                assert!(reply.start_waiting());
-                reply.send(|| text(200, vec![b'x'; 8 << 20]));
-            }
-            _ => reply.send(move || text(200, request.body)),
-        }
-    }
-}
-
-struct Port {
-    server: Option<HttpServer>,
-    handler: Arc<Counting>,
-    address: SocketAddr,
-    held: Receiver<()>,
-    go: Sender<()>,
-    waiting: Receiver<Reply>,
-    _dir: tempfile::TempDir,
-}
-
-impl Port {
-    /// With one worker.
-    fn start(change: impl FnOnce(&mut PortOptions)) -> Port {
-        let dir = tempfile::tempdir().expect("a directory");
-        let run_dir = Arc::new(RunDir::prepare(&dir.path().join("run")).expect("a directory"));
-        let mut options = PortOptions::client(run_dir, 64);
-        options.lanes[0].workers = 1;
-        change(&mut options);
-        let listener = bind("127.83.0.1:0".parse().expect("an address")).expect("a port");
-        let address = listener.local_addr().expect("its address");
-        let ((held_at, held), (go, may_go), (waits, waiting)) = (unbounded(), unbounded(), unbounded());
-        let handler = Arc::new(Counting { ran: Mutex::default(), held: held_at, go: may_go, waiting: waits });
-        let server = HttpServer::start(listener, options, Arc::clone(&handler) as _).expect("a port");
-        Port { server: Some(server), handler, address, held, go, waiting, _dir: dir }
-    }
-
-    fn server(&self) -> &HttpServer {
-        self.server.as_ref().expect("it runs")
-    }
-
-    fn stats(&self) -> PortStats {
-        self.server().counters().stats()
-    }
-
-    fn ran(&self, path: &str) -> usize {
-        self.handler.ran.lock().expect("no panic").get(path).copied().unwrap_or(0)
-    }
-
-    fn client(&self) -> Client {
-        let stream = TcpStream::connect(self.address).expect("a connection");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        Client { stream, input: Vec::new() }
-    }
-
-    /// Keeps the only worker busy; the client gets its answer when the test lets it go.
-    fn hold(&self) -> Client {
-        let mut client = self.client();
-        client.put("/hold", "");
-        self.held.recv_timeout(PATIENCE).expect("the worker holds");
-        client
-    }
-
-    fn let_go(&self) {
-        self.go.send(()).expect("the worker waits");
-    }
-
-    fn next_reply(&self) -> Reply {
-        self.waiting.recv_timeout(PATIENCE).expect("a request waits")
-    }
-
-    fn wait_for(&self, what: &str, mut condition: impl FnMut(&PortStats) -> bool) {
-        let end = Instant::now() + PATIENCE;
-        while !condition(&self.stats()) {
-            assert!(Instant::now() < end, "waited too long: {what}: {:?}", self.stats());
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-}
-
-struct Client {
-    stream: TcpStream,
-    input: Vec<u8>,
-}
-
-impl Client {
-    fn send(&mut self, text: &str) {
-        self.stream.write_all(text.as_bytes()).expect("sent");
-    }
-
-    fn put(&mut self, path: &str, body: &str) {
-        self.send(&format!("PUT {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
-    }
-
-    fn get(&mut self, path: &str) {
-        self.send(&format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n"));
-    }
-
-    /// Head and body of the next answer; `None` when the connection ends instead.
-    fn answer(&mut self) -> Option<(String, String)> {
-        let head_end = loop {
-            match self.input.windows(4).position(|window| window == b"\r\n\r\n") {
-                Some(at) => break at + 4,
-                None => self.fill()?,
-            }
-        };
-        let head = String::from_utf8(self.input.drain(..head_end).collect()).expect("text");
-        let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
-        let length = length.map_or(0, |length| length.parse().expect("a number"));
-        while self.input.len() < length {
-            self.fill()?;
-        }
-        Some((head, String::from_utf8(self.input.drain(..length).collect()).expect("text")))
-    }
-
-    fn fill(&mut self) -> Option<()> {
-        let mut bytes = vec![0; 65_536];
-        match self.stream.read(&mut bytes) {
-            Ok(0) => None,
-            Ok(read) => {
-                self.input.extend_from_slice(&bytes[..read]);
-                Some(())
-            }
-            Err(error) => {
-                assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "neither an answer nor an end");
-                None
-            }
-        }
-    }
-
-    fn body(&mut self) -> String {
-        let (head, body) = self.answer().expect("an answer");
-        assert!(head.starts_with("HTTP/1.1 200 "), "{head}{body}");
-        body
-    }
-
-    /// Status, code and outcome of an error.
-    fn error(&mut self) -> (u16, String, String) {
-        let (head, body) = self.answer().expect("an answer");
-        let json: serde_json::Value = serde_json::from_str(&body).expect("an error in JSON");
-        let field = |name: &str| json["error"][name].as_str().expect("a string").to_owned();
-        (head[9..12].parse().expect("a status"), field("code"), field("outcome"))
-    }
-
-    fn is_closed(&mut self) -> bool {
-        self.answer().is_none()
-    }
-
-    fn reset(self) {
-        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("an option");
-    }
-}
-
-fn error(status: u16, code: &str, outcome: &str) -> (u16, String, String) {
-    (status, code.to_owned(), outcome.to_owned())
-}
+use port::{Client, PATIENCE, Port, error, text};
 
 const SHORT: Duration = Duration::from_millis(200);
 
@@ -225,7 +40,7 @@ fn an_answer_that_is_being_written_is_not_given_up() {
     });
     let mut slow = port.client();
     slow.get("/big");
-    port.wait_for("the handler has answered", |stats| stats.inside == 0);
+    port.wait_until_ran("/big", 1);
     thread::sleep(3 * SHORT);
     assert_eq!(slow.body().len(), 8 << 20);
     slow.put("/next", "y");
@@ -241,9 +56,9 @@ fn slow_readers_hold_up_nobody_and_beyond_their_number_the_answer_is_dropped() {
             options.limits.write_timeout = PATIENCE;
         });
         let mut slow = [port.client(), port.client()];
-        for client in &mut slow {
+        for (client, times) in slow.iter_mut().zip(1..) {
             client.get(path);
-            port.wait_for("the handler has answered", |stats| stats.inside == 0);
+            port.wait_until_ran(path, times);
         }
         let mut third = port.client();
         third.get(path);
@@ -275,6 +90,19 @@ fn a_reader_that_is_too_slow_is_cut_off_and_counted() {
     deaf.get("/big");
     port.wait_for("the answer is dropped", |stats| stats.answers_dropped == 1 && stats.connections == 0);
     assert!(deaf.is_closed());
+}
+
+#[test]
+fn nothing_is_served_after_an_answer_that_was_dropped() {
+    let port = Port::start(|options| {
+        options.limits.write_timeout = SHORT;
+        options.limits.min_bytes_per_s = 1 << 30;
+    });
+    let mut deaf = port.client();
+    deaf.get("/big");
+    deaf.put("/read-ahead", "x");
+    port.wait_for("the answer is dropped", |stats| stats.answers_dropped == 1 && stats.connections == 0);
+    assert_eq!((port.ran("/big"), port.ran("/read-ahead")), (1, 0));
 }
 
 #[test]
@@ -385,7 +213,7 @@ fn broken_upstream_connections_lose_no_request_and_run_none_twice() {
     idle.put("/idle", "1");
     assert_eq!(idle.body(), "1");
     writing.get("/big");
-    port.wait_for("its answer is being written", |stats| stats.inside == 0);
+    port.wait_until_ran("/big", 1);
     taken.put("/wait", "");
     let reply = port.next_reply();
     let mut holder = port.hold();
@@ -423,7 +251,7 @@ fn broken_upstream_connections_lose_no_request_and_run_none_twice() {
 #[test]
 fn a_stop_under_load_tells_every_client_what_is_true() {
     let mut port = Port::start(|options| options.lanes[0].workers = 2);
-    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stop = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..16)
         .map(|number| {
             let (stop, mut client) = (Arc::clone(&stop), port.client());
@@ -434,7 +262,7 @@ fn a_stop_under_load_tells_every_client_what_is_true() {
                     let path = format!("/{kind}-{number}-{request}");
                     let length = 1;
                     let text = format!("PUT {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\nx");
-                    if client.stream.write_all(text.as_bytes()).is_err() {
+                    if !client.try_send(&text) {
                         break;
                     }
                     let Some((head, body)) = client.answer() else { break };
@@ -481,10 +309,65 @@ fn a_stop_under_load_tells_every_client_what_is_true() {
 }
 
 #[test]
+fn a_stop_without_grace_says_what_no_worker_took_and_what_one_did() {
+    let mut port = Port::start(|_| {});
+    let (mut taken, mut submitted, mut read, mut ahead) =
+        (port.client(), port.client(), port.client(), port.client());
+    taken.put("/wait", "");
+    let reply = port.next_reply();
+    let mut holder = port.hold();
+    submitted.put("/submitted", "x");
+    read.get("/submitted");
+    ahead.put("/submitted", "x");
+    ahead.put("/ahead", "x");
+    port.wait_for("all are inside", |stats| stats.inside == 5);
+    let server = port.server.take().expect("it runs");
+    let stopper = thread::spawn(move || server.shutdown(Duration::ZERO));
+    for client in [&mut submitted, &mut read, &mut ahead] {
+        assert_eq!(client.error(), error(503, "unavailable", "not_done"));
+        assert!(client.is_closed(), "nothing of what was read ahead is served");
+    }
+    for client in [&mut taken, &mut holder] {
+        assert_eq!(client.error(), error(504, "outcome_unknown", "unknown"));
+        assert!(client.is_closed());
+    }
+    port.let_go();
+    stopper.join().expect("no panic");
+    reply.send(|| text(200, "to nobody"));
+    assert_eq!((port.ran("/submitted"), port.ran("/ahead")), (0, 0));
+}
+
+#[test]
+fn a_stop_without_grace_ends_an_answer_that_is_being_written() {
+    let mut port = Port::start(|options| options.limits.write_timeout = 10 * PATIENCE);
+    let mut deaf = port.client();
+    deaf.get("/big");
+    port.wait_until_ran("/big", 1);
+    let begun = Instant::now();
+    port.server.take().expect("it runs").shutdown(Duration::ZERO);
+    assert!(begun.elapsed() < PATIENCE, "the stop waits for a client that does not read");
+    assert!(deaf.is_closed(), "half an answer, and no other after it");
+}
+
+#[test]
+fn what_cannot_be_handed_on_is_not_done() {
+    let port = Port::start(|_| {});
+    let mut client = port.client();
+    client.put("/a", "x");
+    assert_eq!(client.body(), "x");
+    port.server().stop_upstreams();
+    for _ in 0..2 {
+        client.put("/never", "x");
+        assert_eq!(client.error(), error(503, "overloaded", "not_done"));
+    }
+    assert_eq!((port.ran("/never"), port.stats().inside), (0, 0));
+}
+
+#[test]
 fn an_idle_client_is_closed_after_its_silence_and_not_before() {
     let port = Port::start(|options| {
         options.limits.idle_timeout = Duration::from_millis(600);
-        options.limits.answer_timeout = PATIENCE;
+        options.limits.answer_timeout = 2 * PATIENCE;
     });
     let mut client = port.client();
     client.put("/wait", "");

@@ -105,7 +105,7 @@ impl<'a> Client<'a> {
                 Err(End::Gone) => return,
                 Err(end) => return self.end(end),
             };
-            if !self.settle() {
+            if !self.await_answer() {
                 return self.end(End::Quiet);
             }
             let (close, takes_over) = (head.close, head.takes_over);
@@ -114,7 +114,7 @@ impl<'a> Client<'a> {
                 return;
             }
             if close {
-                self.settle();
+                self.await_answer();
                 return self.end(End::Quiet);
             }
             self.reader.shrink();
@@ -127,7 +127,7 @@ impl<'a> Client<'a> {
 
     /// Writes what is left to say, after the answer that is owed, and closes.
     fn end(&mut self, end: End) {
-        if self.settle()
+        if self.await_answer()
             && let End::Refused(refusal) = end
         {
             self.shared.counters.refused.fetch_add(1, Ordering::Relaxed);
@@ -165,8 +165,8 @@ impl<'a> Client<'a> {
     }
 
     /// Waits until no request is owed an answer any more; gives it up when its time is over. Whether the connection goes
-    /// on: not after an answer that has said the end.
-    fn settle(&mut self) -> bool {
+    /// on: not after an answer that has said the end, or that was not taken.
+    fn await_answer(&mut self) -> bool {
         while let Some(owed) = &self.owed {
             let left = owed.deadline.saturating_duration_since(Instant::now());
             if self.slot.wait(owed.number, left) {
@@ -180,7 +180,7 @@ impl<'a> Client<'a> {
                 self.give_up(Why::Overdue);
             }
         }
-        !self.slot.said_close()
+        !self.slot.said_close() && !self.slot.outbox.is_broken()
     }
 
     fn forget_owed(&mut self) {

@@ -223,7 +223,8 @@ fn a_connection_that_takes_nothing_is_replaced_and_its_buffer_is_bounded() {
     });
     let first = bench.submit(1);
     let found_no_room = AtomicU64::new(0);
-    // The thread that flushes is held up; the other one adds to the buffer until it is full. Nobody waits for these.
+    // One thread is held up as it flushes and one that wants to; the third adds to the buffer until it is full. Nobody
+    // waits for these requests.
     let push = |from: u64| {
         for connection in from.. {
             let ticket = Ticket { connection, number: 1 };
@@ -240,8 +241,9 @@ fn a_connection_that_takes_nothing_is_replaced_and_its_buffer_is_bounded() {
     thread::scope(|scope| {
         scope.spawn(|| push(1_000));
         scope.spawn(|| push(2_000));
+        scope.spawn(|| push(3_000));
     });
-    assert_eq!(found_no_room.load(Ordering::Relaxed), 1);
+    assert!(found_no_room.load(Ordering::Relaxed) >= 1);
     bench.wait_until_broken(1);
     drop(held);
     // The first one was sent and not taken: it is the one that is blamed. The next connection serves on.

@@ -112,7 +112,7 @@ impl Client<'_> {
 
     /// Asks for the body, after the answer to the request before.
     fn say_continue(&mut self) -> Result<(), End> {
-        if !self.settle() {
+        if !self.await_answer() {
             return Err(End::Quiet);
         }
         self.write_bytes(b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -214,7 +214,8 @@ impl Client<'_> {
         let left = |deadline: Instant| deadline.saturating_duration_since(now);
         let owed = self.owed.as_ref().map(|owed| left(owed.deadline));
         let limit = match limit {
-            Limit::Idle if owed.is_some() => None,
+            // The silence begins with the answer, and nobody tells this thread when that is: it looks again.
+            Limit::Idle if owed.is_some() => Some(self.limits().idle_timeout),
             Limit::Idle => Some(left(self.quiet_since + self.limits().idle_timeout)),
             Limit::At(deadline) => Some(left(deadline)),
         };
