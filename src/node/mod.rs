@@ -65,8 +65,8 @@ pub use transport::{
 };
 
 use crate::raft::{
-    ClusterId, Index, MemberId, Membership, Note, NoteLevel, Protocol, Raft, RaftConfig, Restored, Settings,
-    SnapshotMeta, Time,
+    Awaits, ClusterId, Index, MemberId, Membership, Note, NoteLevel, Protocol, Raft, RaftConfig, Restored,
+    Settings, SnapshotMeta, Time,
 };
 use crate::store::Kv;
 use crate::store::disk::Disk;
@@ -205,8 +205,15 @@ impl Clock {
 enum Next<T> {
     /// This work.
     Do(T),
-    /// Nothing before this time, unless it is woken.
-    SleepUntil(Time),
+    /// Nothing before this time, unless it is woken for something that it awaits.
+    SleepUntil(Time, Awaits),
+}
+
+impl<T> Next<T> {
+    /// Nothing before `at`, unless it is woken.
+    fn sleep_until(at: Time) -> Next<T> {
+        Next::SleepUntil(at, Awaits::Everything)
+    }
 }
 
 impl Node {
@@ -329,7 +336,7 @@ impl Node {
             state.waiters.fail_all();
         });
         lock(&self.alive).take();
-        self.wakeups.wake(Wakeups::ALL);
+        self.wakeups.wake_all();
         self.pieces.stop();
         for peer in self.wakeups.peers() {
             self.transport.cancel(peer, LeaderCall::Forward);
@@ -381,6 +388,7 @@ impl Node {
     fn wait<T>(self: &Arc<Node>, wakeup: &Wakeup, mut poll: impl FnMut(&mut State, Time) -> Next<T>) -> T {
         let (value, effects) = {
             let mut state = lock(&self.state);
+            let mut has_slept = false;
             loop {
                 let next = {
                     let _abort = AbortOnPanic::holding("state's lock");
@@ -388,13 +396,17 @@ impl Node {
                     let before = state.raft.watermarks();
                     match poll(&mut state, now) {
                         Next::Do(value) => Ok((value, state.finish_step(&before, now))),
-                        Next::SleepUntil(at) => Err(at.since(now)),
+                        Next::SleepUntil(at, awaits) => Err((at.since(now), awaits)),
                     }
                 };
+                if has_slept {
+                    self.counters.wakeups.count(wakeup.thread, next.is_ok());
+                }
                 match next {
                     Ok(done) => break done,
-                    Err(sleep) => state = wakeup.sleep(state, sleep.min(LONGEST_SLEEP)),
+                    Err((sleep, awaits)) => state = wakeup.sleep(state, sleep.min(LONGEST_SLEEP), awaits),
                 }
+                has_slept = true;
             }
         };
         self.carry_out(effects);

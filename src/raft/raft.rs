@@ -143,6 +143,9 @@ pub struct Raft {
     pub(super) reads_done: Vec<ReadDone>,
     pub(super) reads_done_count: u64,
     pub(super) disk_stalled: bool,
+    /// How often a peer began to need a snapshot, and how often one got it.
+    pub(super) snapshot_wishes: u64,
+    pub(super) snapshots_delivered: u64,
     pub(super) steps: u64,
     rng: fastrand::Rng,
     notes: VecDeque<Note>,
@@ -183,6 +186,8 @@ impl Raft {
             reads_done: Vec::new(),
             reads_done_count: 0,
             disk_stalled: false,
+            snapshot_wishes: 0,
+            snapshots_delivered: 0,
             steps: 0,
             notes: VecDeque::new(),
             notes_dropped: 0,

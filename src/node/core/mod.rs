@@ -375,6 +375,7 @@ impl State {
             log_writer: before.wakes_log_writer(after),
             applier: before.wakes_applier(after),
             replicators: before.wakes_replicators(after),
+            senders: before.wakes_senders(after),
             snapshotter: self.snapshotter_has_work()
                 && (mem::take(&mut self.is_snapshot_asked_for)
                     || (before.last_applied, before.persisted_index)

@@ -127,7 +127,7 @@ fn handle_rpc_result_pre_candidate_with_a_majority_campaigns() {
     assert_eq!(lines, expected);
     assert_eq!(
         raft.poll_rpc(MemberId(3), now),
-        PollRpc::WaitUntil(Time::NEVER),
+        PollRpc::WaitUntil(Time::NEVER, Awaits::AllButEntries),
         "not before its vote is durable"
     );
 }
@@ -167,13 +167,13 @@ fn handle_rpc_result_refusal_is_not_asked_again_and_a_failure_is() {
     let reply = Ok(RpcReply::RequestVote(refused(4)));
     let ((), lines) = effects(&mut raft, |raft| raft.handle_rpc_result(ticket, reply, now));
     assert_eq!(lines, Vec::<String>::new());
-    assert_eq!(raft.poll_rpc(MemberId(2), now), PollRpc::WaitUntil(Time::NEVER));
+    assert_eq!(raft.poll_rpc(MemberId(2), now), PollRpc::WaitUntil(Time::NEVER, Awaits::AllButEntries));
 
     let (_, ticket) = asked(&mut raft, 3, now);
     let ((), lines) = effects(&mut raft, |raft| raft.handle_rpc_result(ticket, Err(RpcFailed), now));
     assert_eq!(lines, Vec::<String>::new());
     let pause = now + Duration::from_millis(50);
-    assert_eq!(raft.poll_rpc(MemberId(3), now), PollRpc::WaitUntil(pause));
+    assert_eq!(raft.poll_rpc(MemberId(3), now), PollRpc::WaitUntil(pause, Awaits::Nothing));
     assert!(matches!(raft.poll_rpc(MemberId(3), pause), PollRpc::Send(..)));
 }
 
