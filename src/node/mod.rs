@@ -24,6 +24,7 @@ mod boot;
 mod core;
 pub(crate) mod counters;
 mod operator;
+mod published_leader;
 mod request;
 mod requests;
 mod status;
@@ -53,6 +54,7 @@ pub use boot::bootstrap_rpc::{
 pub use boot::{bootstrap, fsck, recover, restore};
 pub use core::{Effects, Finished, Held, Outgoing, State, StateOptions, Wakeups, Work};
 pub use operator::{Newcomer, OperatorReply, OperatorRequest};
+pub use published_leader::LeaderChange;
 pub use request::{
     AdminFailure, AdminFailureKind, AdminResult, Administered, Administration, BackupResult, Completion,
     Consistency, Failure, FailureKind, Origin, ReadIndexResult, WriteResult,
@@ -73,6 +75,7 @@ use crate::store::disk::Disk;
 use crate::store::wal::{Recovered, Wal};
 use core::wakeups::{ThreadWakeups, Wakeup};
 use counters::Counters;
+use published_leader::PublishedLeader;
 use threads::guard::{self, AbortOnPanic};
 use threads::receiver::{self, Mailbox};
 use threads::{applier, forwarder, housekeeper, log_writer, snapshotter, timer};
@@ -164,6 +167,7 @@ pub struct Node {
     clock: Clock,
     state: Mutex<State>,
     wakeups: ThreadWakeups,
+    published_leader: PublishedLeader,
     /// Written by the applier only; readers hold the lock for at most one page.
     kv: RwLock<Kv>,
     transport: Arc<dyn PeerTransport>,
@@ -272,6 +276,7 @@ impl Node {
             clock,
             state: Mutex::new(state),
             wakeups: ThreadWakeups::default(),
+            published_leader: PublishedLeader::new(),
             kv: RwLock::new(kv),
             transport,
             listeners,
@@ -421,6 +426,9 @@ impl Node {
     }
 
     fn carry_out(self: &Arc<Node>, effects: Effects) {
+        if let Some(change) = effects.leader_change {
+            self.published_leader.publish(change);
+        }
         // Before any thread is woken: a call that begins now must not be cancelled together with the old calls.
         effects.cancels.into_iter().for_each(|(peer, call)| self.transport.cancel(peer, call));
         if effects.membership_changed
