@@ -304,6 +304,11 @@ impl Node {
         }
     }
 
+    /// This node has bootstrapped its cluster just now, so there is no leader to wait for.
+    pub fn begin_first_term(self: &Arc<Node>) {
+        self.step(|state, now| state.raft.begin_first_term(now));
+    }
+
     fn spawn_threads(self: &Arc<Node>, mut wal: Wal, inbox: receiver::Inbox) -> io::Result<()> {
         // A channel with room for one message; the log writer holds the sending end.
         let (wake, wakeups) = bounded(1);

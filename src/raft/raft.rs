@@ -202,6 +202,16 @@ impl Raft {
 
     // ---- commands --------------------------------------------------------------------------------------------------
 
+    /// This member has just written the first entry of its cluster, so there is no leader to wait for: it campaigns
+    /// as soon as `handle_timeout` is called, not after an election timeout. The election itself is like any other,
+    /// pre-vote included.
+    pub fn begin_first_term(&mut self, now: Time) {
+        self.steps += 1;
+        if matches!(self.role, Role::Follower { leader: None }) {
+            self.election_deadline = now;
+        }
+    }
+
     /// Appends an entry to a leader's log (paper §5.3). It takes effect once it is committed; the caller learns that from
     /// `poll_apply`.
     ///

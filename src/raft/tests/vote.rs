@@ -256,3 +256,27 @@ fn new_sole_voter_waits_for_no_other_leader() {
     assert!(raft.is_leader());
     assert!(member(1, 2).poll_timeout() > Time::from_millis(300), "another one may lead");
 }
+
+/// A new cluster waited for an election timeout, although nobody could lead it yet.
+#[test]
+fn begin_first_term_campaigns_at_once_and_still_asks_for_pre_votes() {
+    let (mut raft, now) = (member(1, 3), Time::from_millis(1));
+    assert!(raft.poll_timeout() > Time::from_millis(300));
+    raft.begin_first_term(now);
+    assert_eq!(raft.poll_timeout(), now);
+    raft.handle_timeout(now);
+    assert_eq!((raft.role_kind(), raft.term()), (RoleKind::PreCandidate, 1));
+    assert!(raft.poll_timeout() > now + Duration::from_millis(300), "the next campaign takes its time");
+    // With a leader there is nothing to begin.
+    let request = AppendEntriesRequest {
+        term: 2,
+        leader: MemberId(2),
+        prev: Position::new(1, 1),
+        commit: 1,
+        entries: Vec::new(),
+    };
+    drop(raft.handle_append_entries(request, now));
+    let timeout = raft.poll_timeout();
+    raft.begin_first_term(now);
+    assert_eq!(raft.poll_timeout(), timeout);
+}
