@@ -41,7 +41,7 @@ pub mod data_dir {
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -74,7 +74,7 @@ use crate::store::Kv;
 use crate::store::disk::Disk;
 use crate::store::wal::{Recovered, Wal};
 use core::wakeups::{ThreadWakeups, Wakeup};
-use counters::Counters;
+use counters::{Counters, ThreadKind};
 use published_leader::PublishedLeader;
 use threads::guard::{self, AbortOnPanic};
 use threads::receiver::{self, Mailbox};
@@ -397,7 +397,7 @@ impl Node {
     /// Waits on `wakeup` until `poll` returns something to do; taking that work is a step like any other.
     fn wait<T>(self: &Arc<Node>, wakeup: &Wakeup, mut poll: impl FnMut(&mut State, Time) -> Next<T>) -> T {
         let (value, effects) = {
-            let mut state = lock(&self.state);
+            let mut state = self.let_others_add(lock(&self.state), wakeup.thread);
             let mut has_slept = false;
             loop {
                 let next = {
@@ -414,13 +414,32 @@ impl Node {
                 }
                 match next {
                     Ok(done) => break done,
-                    Err((sleep, awaits)) => state = wakeup.sleep(state, sleep.min(LONGEST_SLEEP), awaits),
+                    Err((sleep, awaits)) => {
+                        state = wakeup.sleep(state, sleep.min(LONGEST_SLEEP), awaits);
+                        state = self.let_others_add(state, wakeup.thread);
+                    }
                 }
                 has_slept = true;
             }
         };
         self.carry_out(effects);
         value
+    }
+
+    /// A thread that takes everything that has come together first lets the threads run that are about to add more:
+    /// one sync, or one RPC, is then shared by more writes. With a single request nobody adds anything.
+    fn let_others_add<'a>(
+        &'a self,
+        state: MutexGuard<'a, State>,
+        thread: ThreadKind,
+    ) -> MutexGuard<'a, State> {
+        let gathers = matches!(thread, ThreadKind::LogWriter | ThreadKind::Replicator);
+        if !gathers || state.waiters.len() < 2 {
+            return state;
+        }
+        drop(state);
+        std::thread::yield_now();
+        lock(&self.state)
     }
 
     /// Reads the state without changing it.
@@ -477,6 +496,6 @@ fn log_note(note: &Note, membership: &Membership) {
 }
 
 /// Ignores poisoning: a panic under the lock has already ended the process.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
