@@ -4,7 +4,7 @@ use crate::node::request::{
     AdminFailure, AdminFailureKind, AdminResult, Administration, BackupResult, Completion, Failure,
     FailureKind, Origin, ReadIndexResult, WriteResult,
 };
-use crate::raft::{Index, Position, ReadToken, Time};
+use crate::raft::{Draft, Index, Position, ReadToken, Time};
 
 /// Maximum number of requests that wait at one node; more are refused as overloaded. The ports admit far fewer.
 pub(in crate::node) const MAX_REQUESTS: usize = 4_096;
@@ -16,8 +16,8 @@ pub(crate) type RequestId = u64;
 pub enum Work {
     /// To put an encoded command into the log.
     Write {
-        /// The command's bytes; gone once they are proposed.
-        command: Vec<u8>,
+        /// The command in the frame of its entry; gone once it is proposed.
+        command: Option<Draft>,
         /// Told what became of it.
         done: Completion<WriteResult>,
     },
