@@ -19,6 +19,16 @@ use support::cluster::{Cluster, Connection, Setup, wait_for};
 use support::load::{self, Load};
 use support::proxy::Proxy;
 
+/// Nobody can lead a cluster whose first entry was just written, and yet its first leader waited for a timeout.
+#[test]
+fn a_new_cluster_does_not_wait_for_an_election_timeout() {
+    let extra = "election_timeout_ms: 60000\ndisk_stall_ms: 30000\n".to_owned();
+    let began = Instant::now();
+    let cluster = Cluster::start_with(3, &Setup { extra, ..Setup::default() });
+    assert!(began.elapsed() < Duration::from_secs(50), "{:?}", began.elapsed());
+    assert_eq!(cluster.name(cluster.wait_for_leader()), cluster.name(0), "the node that bootstrapped it");
+}
+
 #[test]
 fn every_node_takes_writes_and_serves_linearizable_reads() {
     let cluster = Cluster::start(5);

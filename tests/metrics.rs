@@ -214,6 +214,14 @@ fn the_numbers_say_what_happened() {
     assert!(grew("dkv_log_sync_seconds_count") >= 1.0 && grew("dkv_log_sync_seconds_sum") > 0.0);
     assert!(grew("dkv_log_batch_records_sum") >= 13.0);
     assert!(grew("dkv_apply_batch_entries_sum") >= 13.0);
+    let woken = |kind: &str, thread: &str| grew(&format!("dkv_{kind}_total{{thread=\"{thread}\"}}"));
+    for thread in
+        ["timer", "log_writer", "replicator", "sender", "applier", "snapshotter", "forwarder", "read_asker"]
+    {
+        assert!(woken("useless_wakeups", thread) <= woken("wakeups", thread), "{thread}");
+    }
+    assert!(woken("wakeups", "log_writer") >= 1.0 && woken("wakeups", "applier") >= 1.0);
+    assert_eq!(woken("wakeups", "sender"), 0.0, "nobody needs a snapshot");
     let peer = cluster.name(follower);
     assert!(grew(&format!("dkv_peer_rpc_seconds_count{{peer=\"{peer}\"}}")) >= 1.0);
     assert!(after.get(&format!("dkv_peer_last_contact_seconds{{peer=\"{peer}\"}}")) < 30.0);

@@ -266,6 +266,37 @@ fn many_writers_share_syncs() {
     cluster.wait_until_equal();
 }
 
+/// Each new entry woke the replicator of a peer that did not answer and was not to be asked again for a while.
+#[test]
+fn a_silent_peer_costs_no_wakeup_for_each_entry_nor_does_a_follower() {
+    const WRITES: u64 = 600;
+    let cluster = Cluster::start(3);
+    let silent = cluster.follower();
+    cluster.isolate(silent, Fault::Refused);
+    let leader = cluster.leader_among(&cluster.all_ids().into_iter().filter(|&id| id != silent).collect());
+    let useless = |node: &dkv::node::Node| -> u64 {
+        node.counters()
+            .wakeups
+            .useless()
+            .into_iter()
+            .filter(|(thread, _)| *thread == "replicator")
+            .map(|(_, n)| n)
+            .sum()
+    };
+    let (leads, follows) = (
+        cluster.node(leader),
+        cluster.nodes().into_iter().find(|n| ![leader, silent].contains(&n.member_id())).unwrap(),
+    );
+    let before = [useless(&leads), useless(&follows)];
+    for i in 0..WRITES {
+        write(&leads, put("k", &i.to_string())).unwrap();
+    }
+    let [leads, follows] = [useless(&leads) - before[0], useless(&follows) - before[1]];
+    // A thread may still look for what another has taken already, now and then.
+    assert!(leads < WRITES / 4, "{leads} useless wakeups at the leader");
+    assert!(follows < WRITES / 10, "{follows} useless wakeups at the follower");
+}
+
 #[test]
 fn stop_answers_what_waits() {
     let cluster = Cluster::start(3);

@@ -139,6 +139,58 @@ impl WriteOutcomes {
     }
 }
 
+/// The kinds of threads that wait for the core. The replicators and the senders of all peers count as one each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ThreadKind {
+    /// Deadlines.
+    Timer,
+    /// Writes and syncs the log.
+    LogWriter,
+    /// Sends votes and appends to a peer.
+    Replicator,
+    /// Sends snapshots to a peer.
+    Sender,
+    /// Applies committed entries.
+    Applier,
+    /// Writes snapshots.
+    Snapshotter,
+    /// Forwards writes to the leader.
+    Forwarder,
+    /// Asks the leader for read indexes.
+    ReadAsker,
+}
+
+/// How often the threads of each kind were woken, by an event or by their clock, and how often one of them then found
+/// nothing to do: that has cost two context switches for nothing.
+#[derive(Debug, Default)]
+pub struct WakeupCounts {
+    all: [AtomicU64; ThreadKind::NAMES.len()],
+    useless: [AtomicU64; ThreadKind::NAMES.len()],
+}
+
+impl ThreadKind {
+    /// The names of the kinds, in their order.
+    pub(crate) const NAMES: [&'static str; 8] =
+        ["timer", "log_writer", "replicator", "sender", "applier", "snapshotter", "forwarder", "read_asker"];
+}
+
+impl WakeupCounts {
+    pub(super) fn count(&self, thread: ThreadKind, found_work: bool) {
+        add(&self.all[thread as usize], 1);
+        add(&self.useless[thread as usize], u64::from(!found_work));
+    }
+
+    /// Each kind of thread with how often it was woken.
+    pub fn all(&self) -> Vec<(&'static str, u64)> {
+        ThreadKind::NAMES.into_iter().zip(self.all.iter().map(get)).collect()
+    }
+
+    /// Each kind of thread with how often it was woken and found nothing to do.
+    pub fn useless(&self) -> Vec<(&'static str, u64)> {
+        ThreadKind::NAMES.into_iter().zip(self.useless.iter().map(get)).collect()
+    }
+}
+
 /// What is measured of the RPCs to one peer: votes and appends.
 #[derive(Debug)]
 pub struct PeerCounters {
@@ -179,6 +231,8 @@ pub struct Counters {
     pub append_batch: Histogram,
     /// Nanoseconds of writing one snapshot.
     pub snapshot: Histogram,
+    /// How often the threads that wait for the core were woken.
+    pub wakeups: WakeupCounts,
     /// Members come and go.
     peers: RwLock<BTreeMap<MemberId, Arc<PeerCounters>>>,
     pre_elections: AtomicU64,
@@ -201,6 +255,7 @@ impl Counters {
             apply_batch: Histogram::new(&SIZE_BOUNDS),
             append_batch: Histogram::new(&SIZE_BOUNDS),
             snapshot: Histogram::new(&DURATION_BOUNDS),
+            wakeups: WakeupCounts::default(),
             peers: RwLock::default(),
             pre_elections: AtomicU64::new(0),
             elections: AtomicU64::new(0),

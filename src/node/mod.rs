@@ -24,6 +24,7 @@ mod boot;
 mod core;
 pub(crate) mod counters;
 mod operator;
+mod published_leader;
 mod request;
 mod requests;
 mod status;
@@ -40,7 +41,7 @@ pub mod data_dir {
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -53,6 +54,7 @@ pub use boot::bootstrap_rpc::{
 pub use boot::{bootstrap, fsck, recover, restore};
 pub use core::{Effects, Finished, Held, Outgoing, State, StateOptions, Wakeups, Work};
 pub use operator::{Newcomer, OperatorReply, OperatorRequest};
+pub use published_leader::LeaderChange;
 pub use request::{
     AdminFailure, AdminFailureKind, AdminResult, Administered, Administration, BackupResult, Completion,
     Consistency, Failure, FailureKind, Origin, ReadIndexResult, WriteResult,
@@ -65,14 +67,15 @@ pub use transport::{
 };
 
 use crate::raft::{
-    ClusterId, Decision, Index, MemberId, Membership, Note, NoteLevel, Protocol, Raft, RaftConfig, Restored,
+    Awaits, ClusterId, Decision, Index, MemberId, Membership, Note, NoteLevel, Protocol, Raft, RaftConfig, Restored,
     Settings, SnapshotMeta, Time,
 };
 use crate::store::Kv;
 use crate::store::disk::Disk;
 use crate::store::wal::{Recovered, Wal};
 use core::wakeups::{ThreadWakeups, Wakeup};
-use counters::Counters;
+use counters::{Counters, ThreadKind};
+use published_leader::PublishedLeader;
 use threads::guard::{self, AbortOnPanic};
 use threads::receiver::{self, Mailbox};
 use threads::{applier, forwarder, housekeeper, log_writer, snapshotter, timer};
@@ -164,6 +167,7 @@ pub struct Node {
     clock: Clock,
     state: Mutex<State>,
     wakeups: ThreadWakeups,
+    published_leader: PublishedLeader,
     /// Written by the applier only; readers hold the lock for at most one page.
     kv: RwLock<Kv>,
     transport: Arc<dyn PeerTransport>,
@@ -207,8 +211,15 @@ impl Clock {
 enum Next<T> {
     /// This work.
     Do(T),
-    /// Nothing before this time, unless it is woken.
-    SleepUntil(Time),
+    /// Nothing before this time, unless it is woken for something that it awaits.
+    SleepUntil(Time, Awaits),
+}
+
+impl<T> Next<T> {
+    /// Nothing before `at`, unless it is woken.
+    fn sleep_until(at: Time) -> Next<T> {
+        Next::SleepUntil(at, Awaits::Everything)
+    }
 }
 
 impl Node {
@@ -267,6 +278,7 @@ impl Node {
             clock,
             state: Mutex::new(state),
             wakeups: ThreadWakeups::default(),
+            published_leader: PublishedLeader::new(),
             kv: RwLock::new(kv),
             transport,
             listeners,
@@ -293,6 +305,11 @@ impl Node {
                 Err(e)
             }
         }
+    }
+
+    /// This node has bootstrapped its cluster just now, so there is no leader to wait for.
+    pub fn begin_first_term(self: &Arc<Node>) {
+        self.step(|state, now| state.raft.begin_first_term(now));
     }
 
     fn spawn_threads(self: &Arc<Node>, mut wal: Wal, inbox: receiver::Inbox) -> io::Result<()> {
@@ -342,7 +359,7 @@ impl Node {
             state.waiters.fail_all();
         });
         lock(&self.alive).take();
-        self.wakeups.wake(Wakeups::ALL);
+        self.wakeups.wake_all();
         self.pieces.stop();
         for peer in self.wakeups.peers() {
             self.transport.cancel(peer, LeaderCall::Forward);
@@ -394,7 +411,8 @@ impl Node {
     /// Waits on `wakeup` until `poll` returns something to do; taking that work is a step like any other.
     fn wait<T>(self: &Arc<Node>, wakeup: &Wakeup, mut poll: impl FnMut(&mut State, Time) -> Next<T>) -> T {
         let (value, effects) = {
-            let mut state = lock(&self.state);
+            let mut state = self.let_others_add(lock(&self.state), wakeup.thread);
+            let mut has_slept = false;
             loop {
                 let next = {
                     let _abort = AbortOnPanic::holding("state's lock");
@@ -402,17 +420,40 @@ impl Node {
                     let before = state.raft.watermarks();
                     match poll(&mut state, now) {
                         Next::Do(value) => Ok((value, state.finish_step(&before, now))),
-                        Next::SleepUntil(at) => Err(at.since(now)),
+                        Next::SleepUntil(at, awaits) => Err((at.since(now), awaits)),
                     }
                 };
+                if has_slept {
+                    self.counters.wakeups.count(wakeup.thread, next.is_ok());
+                }
                 match next {
                     Ok(done) => break done,
-                    Err(sleep) => state = wakeup.sleep(state, sleep.min(LONGEST_SLEEP)),
+                    Err((sleep, awaits)) => {
+                        state = wakeup.sleep(state, sleep.min(LONGEST_SLEEP), awaits);
+                        state = self.let_others_add(state, wakeup.thread);
+                    }
                 }
+                has_slept = true;
             }
         };
         self.carry_out(effects);
         value
+    }
+
+    /// A thread that takes everything that has come together first lets the threads run that are about to add more:
+    /// one sync, or one RPC, is then shared by more writes. With a single request nobody adds anything.
+    fn let_others_add<'a>(
+        &'a self,
+        state: MutexGuard<'a, State>,
+        thread: ThreadKind,
+    ) -> MutexGuard<'a, State> {
+        let gathers = matches!(thread, ThreadKind::LogWriter | ThreadKind::Replicator);
+        if !gathers || state.waiters.len() < 2 {
+            return state;
+        }
+        drop(state);
+        std::thread::yield_now();
+        lock(&self.state)
     }
 
     /// Reads the state without changing it.
@@ -423,6 +464,9 @@ impl Node {
     }
 
     fn carry_out(self: &Arc<Node>, effects: Effects) {
+        if let Some(change) = effects.leader_change {
+            self.published_leader.publish(change);
+        }
         // Before any thread is woken: a call that begins now must not be cancelled together with the old calls.
         effects.cancels.into_iter().for_each(|(peer, call)| self.transport.cancel(peer, call));
         if effects.membership_changed
@@ -470,6 +514,6 @@ fn log_note(note: &Note, membership: &Membership, is_stopping: bool) {
 }
 
 /// Ignores poisoning: a panic under the lock has already ended the process.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

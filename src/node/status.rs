@@ -1,5 +1,6 @@
 //! The status that a node reports.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -170,8 +171,8 @@ impl Node {
         self.look(|state, _| state.raft.term())
     }
 
-    /// The leader, as far as this node knows.
-    pub fn leader(&self) -> Option<Member> {
-        self.look(|state, _| state.raft.leader().and_then(|id| state.raft.membership().get(id).cloned()))
+    /// The leader, as far as this node knows. Does not wait for the state's lock: every answer asks for it.
+    pub fn leader(&self) -> Option<Arc<Member>> {
+        self.published_leader.get()
     }
 }

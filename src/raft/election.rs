@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::entry::{Entry, Payload};
-use super::message::{Asked, PollRpc, RequestVoteReply, RequestVoteRequest, RpcRequest, Ticket};
+use super::message::{Asked, Awaits, PollRpc, RequestVoteReply, RequestVoteRequest, RpcRequest, Ticket};
 use super::note::{Decision, VoteRefusal};
 use super::progress::Progress;
 use super::quorum::{majority, majority_value};
@@ -162,14 +162,15 @@ impl Raft {
 
     /// What a campaign sends to this peer: one request per peer, sent again only when it failed.
     pub(super) fn poll_vote(&mut self, peer: MemberId, now: Time) -> PollRpc {
+        let nothing = PollRpc::WaitUntil(Time::NEVER, Awaits::AllButEntries);
         let (ballot, pre_vote) = match &self.role {
             Role::PreCandidate(ballot) => (ballot, true),
             // The own vote must be durable before other members are asked for their votes.
             Role::Candidate(ballot) if ballot.granted.contains(&self.config.me) => (ballot, false),
-            _ => return PollRpc::WaitUntil(Time::NEVER),
+            _ => return nothing,
         };
         if ballot.answered.contains(&peer) || !self.memberships.latest().is_voter(peer) {
-            return PollRpc::WaitUntil(Time::NEVER);
+            return nothing;
         }
         let asked = Asked::Vote { ballot: ballot.number, pre_vote };
         let request = RequestVoteRequest {

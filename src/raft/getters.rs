@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::log::Log;
-use super::progress::{Mode, Progress};
+use super::progress::Progress;
 use super::raft::Raft;
 use super::role::{Role, RoleKind};
 use super::types::{
@@ -168,8 +168,10 @@ impl Raft {
             },
             reads_done: self.reads_done_count,
             membership_index: self.memberships.latest_index(),
+            committed_membership_index: self.memberships.committed_index(),
             snapshot_index: self.snapshot.last.index,
-            peers_behind: self.peers_progress().filter(|(_, p)| p.mode == Mode::Snapshot).count(),
+            snapshot_wishes: self.snapshot_wishes,
+            snapshots_delivered: self.snapshots_delivered,
             transfer_is_due: self.transfer_is_due(),
         }
     }

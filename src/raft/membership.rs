@@ -63,6 +63,11 @@ impl Memberships {
         &self.history[0].1
     }
 
+    /// Index of the entry that put it in force.
+    pub fn committed_index(&self) -> Index {
+        self.history[0].0
+    }
+
     /// The member with this identity, from the latest membership that contains it.
     pub fn member(&self, id: MemberId) -> Option<&Member> {
         self.history.iter().rev().find_map(|(_, membership)| membership.get(id))

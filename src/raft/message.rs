@@ -254,10 +254,22 @@ pub(super) enum Asked {
 pub enum PollRpc {
     /// Send this; bring the ticket back with the result.
     Send(RpcRequest, Ticket),
-    /// Nothing to do before this time, unless something changes.
-    WaitUntil(Time),
+    /// Nothing to do before this time, unless something happens that the replicator waits for.
+    WaitUntil(Time, Awaits),
     /// This peer is no longer a member, and never will be again.
     Stop,
+}
+
+/// What can give a sleeping replicator something to do before its time. A replicator that an event wakes for nothing
+/// costs more than the event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Awaits {
+    /// Only the end of the node: after a failed RPC nothing is sent before the time, whatever happens.
+    Nothing,
+    /// Every event but new entries, which the peer would not be sent now.
+    AllButEntries,
+    /// Every event.
+    Everything,
 }
 
 /// What the sender of snapshots to a peer does next.

@@ -179,7 +179,7 @@ pub use invariants::{check, check_step};
 pub use log::Log;
 pub use membership::Memberships;
 pub use message::{
-    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, InstallOutcome, InstallSnapshotReply,
+    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, Awaits, InstallOutcome, InstallSnapshotReply,
     InstallSnapshotRequest, PollRpc, PollSnapshot, RequestVoteReply, RequestVoteRequest, RpcFailed, RpcReply,
     RpcRequest, Ticket, TimeoutNowReply, TimeoutNowRequest,
 };

@@ -147,6 +147,9 @@ pub struct Raft {
     pub(super) reads_done: Vec<ReadDone>,
     pub(super) reads_done_count: u64,
     pub(super) disk_stalled: bool,
+    /// How often a peer began to need a snapshot, and how often one got it.
+    pub(super) snapshot_wishes: u64,
+    pub(super) snapshots_delivered: u64,
     pub(super) steps: u64,
     rng: fastrand::Rng,
     notes: VecDeque<Note>,
@@ -188,6 +191,8 @@ impl Raft {
             reads_done: Vec::new(),
             reads_done_count: 0,
             disk_stalled: false,
+            snapshot_wishes: 0,
+            snapshots_delivered: 0,
             steps: 0,
             notes: VecDeque::new(),
             notes_dropped: 0,
@@ -201,6 +206,16 @@ impl Raft {
     }
 
     // ---- commands --------------------------------------------------------------------------------------------------
+
+    /// This member has just written the first entry of its cluster, so there is no leader to wait for: it campaigns
+    /// as soon as `handle_timeout` is called, not after an election timeout. The election itself is like any other,
+    /// pre-vote included.
+    pub fn begin_first_term(&mut self, now: Time) {
+        self.steps += 1;
+        if matches!(self.role, Role::Follower { leader: None }) {
+            self.election_deadline = now;
+        }
+    }
 
     /// Appends an entry to a leader's log (paper §5.3). It takes effect once it is committed; the caller learns that from
     /// `poll_apply`.

@@ -1,8 +1,8 @@
 //! Log replication and commit (paper §5.3, §5.4.2).
 
 use super::message::{
-    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, Asked, PollRpc, RpcFailed, RpcReply, RpcRequest,
-    Ticket,
+    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, Asked, Awaits, PollRpc, RpcFailed, RpcReply,
+    RpcRequest, Ticket,
 };
 use super::note::Decision;
 use super::progress::Mode;
@@ -139,10 +139,10 @@ impl Raft {
         }
         let slot = self.slots.entry(peer).or_default();
         if slot.in_flight.is_some() {
-            return PollRpc::WaitUntil(Time::NEVER);
+            return PollRpc::WaitUntil(Time::NEVER, Awaits::Everything);
         }
         if now < slot.not_before {
-            return PollRpc::WaitUntil(slot.not_before);
+            return PollRpc::WaitUntil(slot.not_before, Awaits::Nothing);
         }
         if !self.is_leader() {
             return self.poll_vote(peer, now);
@@ -155,14 +155,18 @@ impl Raft {
 
     fn poll_append(&mut self, peer: MemberId, now: Time) -> PollRpc {
         let last_index = self.log.last_index();
-        let Role::Leader(leader) = &mut self.role else { return PollRpc::WaitUntil(Time::NEVER) };
-        let Some(progress) = leader.peers.get_mut(&peer) else { return PollRpc::WaitUntil(Time::NEVER) };
-        if progress.mode == Mode::Lost {
-            return PollRpc::WaitUntil(Time::NEVER);
-        }
+        let nothing = PollRpc::WaitUntil(Time::NEVER, Awaits::AllButEntries);
+        let Role::Leader(leader) = &mut self.role else { return nothing };
+        let Some(progress) = leader.peers.get_mut(&peer).filter(|p| p.mode != Mode::Lost) else {
+            return nothing;
+        };
         let wants_round = progress.sent_round < leader.reads.wanted_round();
         if !progress.wants_append(last_index) && !wants_round && now < progress.heartbeat_at {
-            return PollRpc::WaitUntil(progress.heartbeat_at);
+            let awaits = match progress.mode {
+                Mode::Snapshot => Awaits::AllButEntries,
+                _ => Awaits::Everything,
+            };
+            return PollRpc::WaitUntil(progress.heartbeat_at, awaits);
         }
         progress.heartbeat_at = now + self.config.heartbeat;
         progress.sent_round = leader.reads.open_round();

@@ -84,8 +84,9 @@ impl Raft {
         let base_index = self.log.base().index;
         let Role::Leader(leader) = &mut self.role else { return };
         for progress in leader.peers.values_mut() {
-            if progress.next_index <= base_index && progress.mode != Mode::Lost {
+            if progress.next_index <= base_index && !matches!(progress.mode, Mode::Lost | Mode::Snapshot) {
                 progress.mode = Mode::Snapshot;
+                self.snapshot_wishes += 1;
             }
         }
     }
@@ -242,6 +243,7 @@ impl Raft {
         progress.match_index = progress.match_index.max(index.min(commit_index));
         progress.next_index = progress.match_index + 1;
         progress.mode = Mode::Probe;
+        self.snapshots_delivered += 1;
         self.find_peers_behind();
         self.advance_leader_commit(now);
     }

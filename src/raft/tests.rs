@@ -7,6 +7,7 @@ use super::*;
 mod append;
 mod progress;
 mod vote;
+mod wakes;
 
 pub(super) fn config(me: u64) -> RaftConfig {
     RaftConfig {

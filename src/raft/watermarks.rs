@@ -1,5 +1,6 @@
 //! Counters that threads wait on. Comparing them before and after an update shows which threads to wake.
 
+use super::message::Awaits;
 use super::role::RoleKind;
 use super::types::{Index, MemberId, Position, Term};
 use super::write::WriteSeq;
@@ -35,10 +36,15 @@ pub struct Watermarks {
     pub reads_done: u64,
     /// Index of the membership in force.
     pub membership_index: Index,
+    /// Index of the last membership known to be committed: only then are the peers that it lacks gone for good.
+    pub committed_membership_index: Index,
     /// Last index of the newest snapshot.
     pub snapshot_index: Index,
-    /// Peers of a leader that need a snapshot.
-    pub peers_behind: usize,
+    /// How often a peer of this member as leader began to need a snapshot. A count of the peers that need one would
+    /// not do: one peer may have got its snapshot in the step in which another peer begins to need it.
+    pub snapshot_wishes: u64,
+    /// How often a peer of this member as leader got the snapshot that it needed.
+    pub snapshots_delivered: u64,
     /// Whether the successor of a leadership transfer must be told now.
     pub transfer_is_due: bool,
 }
@@ -54,13 +60,30 @@ impl Watermarks {
         self.committed != after.committed
     }
 
-    /// Whether something may have to be sent to a peer now.
-    pub fn wakes_replicators(&self, after: &Watermarks) -> bool {
-        (self.term, self.role, self.ballot, self.last, self.read_round, self.membership_index)
-            != (after.term, after.role, after.ballot, after.last, after.read_round, after.membership_index)
-            || self.peers_behind < after.peers_behind
-            || (after.transfer_is_due && !self.transfer_is_due)
-            || (after.role == RoleKind::Candidate && self.persisted_seq != after.persisted_seq)
+    /// Which replicators may have something to do now: those that await this or more. `None` when no replicator has. A
+    /// follower sends nothing, so its own log and its own term are no events for its replicators.
+    pub fn wakes_replicators(&self, after: &Watermarks) -> Option<Awaits> {
+        let members = |marks: &Watermarks| (marks.membership_index, marks.committed_membership_index);
+        let office = |marks: &Watermarks| (marks.term, marks.role, marks.ballot, marks.read_round);
+        let has_changed = match after.role {
+            RoleKind::Follower => false,
+            RoleKind::PreCandidate => office(self) != office(after),
+            RoleKind::Candidate => office(self) != office(after) || self.persisted_seq != after.persisted_seq,
+            RoleKind::Leader => {
+                office(self) != office(after)
+                    || self.snapshots_delivered != after.snapshots_delivered
+                    || (after.transfer_is_due && !self.transfer_is_due)
+            }
+        };
+        if has_changed || members(self) != members(after) {
+            return Some(Awaits::AllButEntries);
+        }
+        (after.role == RoleKind::Leader && self.last != after.last).then_some(Awaits::Everything)
+    }
+
+    /// Whether a peer began to need a snapshot.
+    pub fn wakes_senders(&self, after: &Watermarks) -> bool {
+        self.snapshot_wishes != after.snapshot_wishes
     }
 
     /// Whether a leadership ended: its uncommitted proposals have an unknown outcome.

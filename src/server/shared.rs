@@ -100,14 +100,15 @@ impl Shared {
     /// The leader, as far as this node knows.
     pub(super) fn leader(&self) -> Option<LeaderRef> {
         let leader = self.node()?.leader()?;
-        Some(LeaderRef { node_id: leader.node_id, http_addr: leader.http_addr })
+        Some(LeaderRef { node_id: leader.node_id.clone(), http_addr: leader.http_addr.clone() })
     }
 
     /// The headers that every answer has. They say what this node knows, nothing that a request said.
     pub(super) fn headers(&self) -> Vec<Header> {
         let mut headers = vec![(api::NODE_HEADER, self.config.node_id.clone())];
         headers.extend(self.node().map(|node| (api::CLUSTER_HEADER, node.cluster_id().to_string())));
-        headers.extend(self.leader().map(|leader| (api::LEADER_HEADER, leader.http_addr)));
+        let leader = self.node().and_then(|node| node.leader());
+        headers.extend(leader.map(|leader| (api::LEADER_HEADER, leader.http_addr.clone())));
         headers
     }
 

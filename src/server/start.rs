@@ -391,6 +391,9 @@ fn start_node(
     };
     let node = Node::start(options, initialized.stored, peers, listeners)
         .map_err(|e| ServerError::new(1, format!("cannot start a thread: {e}")))?;
+    if initialized.is_new_cluster {
+        node.begin_first_term();
+    }
     peer_api.become_initialized(bootstrap_record, Arc::new(node.clone()));
     shared.set_node(node);
     Ok(())

@@ -68,6 +68,18 @@ fn a_removed_member_is_told_and_the_others_go_on() {
     );
 }
 
+/// The threads for a removed peer slept on until the next entry, for hours on a quiet cluster.
+#[test]
+fn the_threads_for_a_removed_peer_end_on_an_idle_cluster() {
+    let cluster = Cluster::start(4);
+    let gone = cluster.follower();
+    change(&cluster, MembershipChange::Remove(gone)).unwrap();
+    wait_for("the replicators to end everywhere", || {
+        let mut others = cluster.nodes().into_iter().filter(|n| n.member_id() != gone);
+        others.all(|n| n.counters().peers().iter().all(|(id, _)| *id != gone)).then_some(())
+    });
+}
+
 #[test]
 fn a_leader_that_removes_itself_leaves_office() {
     let cluster = Cluster::start(3);

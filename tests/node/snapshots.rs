@@ -74,6 +74,24 @@ fn a_follower_that_is_far_behind_is_brought_up_by_a_snapshot_while_writes_go_on(
     cluster.wait_until_equal();
 }
 
+/// Nothing but the need itself wakes the thread that sends: no entry is appended, and no other peer has a need.
+#[test]
+fn a_peer_that_falls_behind_gets_its_snapshot_on_an_otherwise_idle_leader() {
+    let cluster = cluster();
+    let behind = cluster.follower();
+    fill(&cluster, 0, 10);
+    cluster.isolate(behind, Fault::Refused);
+    fill(&cluster, 10, 400);
+    let rest = cluster.all_ids().into_iter().filter(|&id| id != behind).collect();
+    let leader = cluster.leader_among(&rest);
+    wait_for("the log is cut", || (saved(&cluster, leader) > 250).then_some(()));
+    let last = cluster.node(leader).status().last_index;
+    cluster.heal();
+    cluster.wait_until_equal();
+    assert!(saved(&cluster, behind) > 100, "it got a snapshot, not entries");
+    assert_eq!(cluster.node(leader).status().last_index, last, "the leader was idle");
+}
+
 #[test]
 fn a_node_that_loses_its_newest_snapshot_starts_from_the_one_before() {
     let cluster = cluster();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use dkv::node::{
     AdminFailureKind, AdminResult, Administered, Administration, FailureKind, Origin, PeerRequest, Work,
 };
-use dkv::raft::{Member, MemberId, Membership, MembershipChange, Time, majority};
+use dkv::raft::{Awaits, Member, MemberId, Membership, MembershipChange, Time, majority};
 
 use crate::nemesis::Act;
 use crate::net::{CallId, Caller, NetEvent};
@@ -407,7 +407,10 @@ impl World {
         for member in membership.members.iter().filter(|member| member.member_id != me) {
             let peer = machine_of(member.member_id);
             let process = self.process(node);
-            process.replicators.entry(peer).or_insert(Replicator::Asleep { until: u64::MAX });
+            process
+                .replicators
+                .entry(peer)
+                .or_insert(Replicator::Asleep { until: u64::MAX, awaits: Awaits::Everything });
             process.senders.entry(peer).or_insert(Sender::Asleep { until: u64::MAX });
         }
     }

@@ -7,7 +7,7 @@ use dkv::node::{
     AdminResult, Administration, Completion, PeerRequest, ReadIndexResult, State, Transfer, WriteResult,
 };
 use dkv::raft::{
-    AppendEntriesReply, Apply, Index, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
+    AppendEntriesReply, Apply, Awaits, Index, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
     RequestVoteReply, Term, Time, TimeoutNowReply, WriteBatch,
 };
 use dkv::store::Kv;
@@ -71,8 +71,8 @@ pub enum Thread<T> {
 
 /// A replicator has a clock besides its wakeup.
 pub enum Replicator {
-    /// Wakes at this time of the world, or when rung.
-    Asleep { until: u64 },
+    /// Wakes at this time of the world, or when rung for something that it awaits.
+    Asleep { until: u64, awaits: Awaits },
     /// Waits for the result of its call.
     Calling,
 }

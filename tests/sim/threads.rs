@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use dkv::node::{Applier, Effects, Outgoing, PeerError, PeerReply, PeerRequest, State, Wakeups};
 use dkv::raft::{
-    Apply, Decision, EntryKind, Index, PollRpc, RoleKind, RpcFailed, RpcReply, RpcRequest, StepDownReason,
-    Time, VoteRefusal,
+    Apply, Awaits, Decision, EntryKind, Index, PollRpc, RoleKind, RpcFailed, RpcReply, RpcRequest,
+    StepDownReason, Time, VoteRefusal,
 };
 
 use crate::members::machine_of;
@@ -244,7 +244,7 @@ impl World {
 
     fn run_replicator(&mut self, node: NodeIndex, peer: NodeIndex, at: u64) {
         let replicator = self.process(node).replicators.get(&peer);
-        if !matches!(replicator, Some(Replicator::Asleep { until }) if *until == at) {
+        if !matches!(replicator, Some(Replicator::Asleep { until, .. }) if *until == at) {
             return;
         }
         let to = self.nodes[peer].id;
@@ -260,13 +260,19 @@ impl World {
                 let timeout = Duration::from_micros(self.swarm.election_timeout_us);
                 self.call(node, peer, request, Caller::Replicator(ticket), timeout);
             }
-            PollRpc::WaitUntil(time) => {
+            PollRpc::WaitUntil(time, awaits) => {
                 let until = self.nodes[node].clock.to_world(time).max(self.now + 1);
-                self.process(node).replicators.insert(peer, Replicator::Asleep { until });
+                self.process(node).replicators.insert(peer, Replicator::Asleep { until, awaits });
                 self.plan_node_at(node, until, NodeEvent::Replicator { peer, at: until });
             }
             PollRpc::Stop => {
-                self.process(node).replicators.remove(&peer);
+                let process = self.process(node);
+                process.replicators.remove(&peer);
+                // The end of the replicator wakes the sender, which has the same reason to end.
+                if let Some(Sender::Asleep { until }) = process.senders.get_mut(&peer) {
+                    *until = at;
+                    self.run_sender(node, peer, at);
+                }
             }
         }
     }
@@ -337,7 +343,8 @@ impl World {
                 };
                 self.step(node, |state, now| state.raft.handle_rpc_result(ticket, result, now));
                 let until = self.now;
-                self.process(node).replicators.insert(peer, Replicator::Asleep { until });
+                let awaits = Awaits::Everything;
+                self.process(node).replicators.insert(peer, Replicator::Asleep { until, awaits });
                 self.run_replicator(node, peer, until);
             }
             Caller::Operator(what) => {
@@ -438,15 +445,22 @@ impl World {
             due.push(NodeEvent::Snapshotter);
         }
         due.into_iter().for_each(|what| self.plan_node_at(node, at, what));
-        for peer in (0..self.nodes.len()).filter(|&peer| peer != node && wakeups.replicators) {
+        for peer in (0..self.nodes.len()).filter(|&peer| peer != node) {
+            if wakeups.replicators.is_none() && !wakeups.senders {
+                break;
+            }
             let at = self.now + self.wake_latency();
-            if let Some(Replicator::Asleep { until }) = self.process(node).replicators.get_mut(&peer)
+            if let Some(event) = wakeups.replicators
+                && let Some(Replicator::Asleep { until, awaits }) =
+                    self.process(node).replicators.get_mut(&peer)
+                && *awaits >= event
                 && *until > at
             {
                 *until = at;
                 self.plan_node_at(node, at, NodeEvent::Replicator { peer, at });
             }
-            if let Some(Sender::Asleep { until }) = self.process(node).senders.get_mut(&peer)
+            if wakeups.senders
+                && let Some(Sender::Asleep { until }) = self.process(node).senders.get_mut(&peer)
                 && *until > at
             {
                 *until = at;

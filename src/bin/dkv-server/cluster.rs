@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use dkv::api::MemberInfo;
-use dkv::client::Client;
+use dkv::client::{Client, ReadOptions};
 use dkv::config::Config;
 use dkv::files::{check_name, open_file};
 use rustix::process::{Pid, Signal, kill_process};
@@ -32,8 +32,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the end of a child waits for its last lines to be printed.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// How often the nodes are asked who leads: until somebody does, and afterwards.
-const ASK_EVERY: Duration = Duration::from_millis(200);
+/// How often the nodes are asked whether the store serves, until it does, and afterwards who leads.
+const ASK_EVERY: Duration = Duration::from_millis(20);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Longest piece of a child's line that is printed at once.
@@ -93,13 +93,14 @@ fn start_and_watch(program: Option<&Path>, files: &[PathBuf]) -> anyhow::Result<
         }
     })?;
     let (terminal, printed) = Terminal::start().context("cannot start a thread")?;
+    let began = Instant::now();
     let mut cluster =
         Cluster { running: Vec::new(), reactions, stopping: None, code: None, terminal: terminal.clone() };
     let started = cluster.start(&program, &nodes);
     let (stop_watch, watch_ends) = bounded::<()>(0);
     let watch = thread::Builder::new()
         .name("watch".to_owned())
-        .spawn(move || watch_leader(&nodes, &watch_ends, &terminal))?;
+        .spawn(move || watch_leader(&nodes, began, &watch_ends, &terminal))?;
     if started.is_err() {
         cluster.stop(Signal::TERM);
     }
@@ -333,9 +334,9 @@ fn relay(source: impl Read, prefix: &str, terminal: &Terminal) {
     }
 }
 
-/// Says who leads, first with what one can do then, and again whenever it changes. Says once where the files do not fit
-/// the members.
-fn watch_leader(nodes: &[Node], ends: &Receiver<()>, terminal: &Terminal) {
+/// Says who leads, first with how long that took and what one can do then, and again whenever it changes. Says once where
+/// the files do not fit the members.
+fn watch_leader(nodes: &[Node], began: Instant, ends: &Receiver<()>, terminal: &Terminal) {
     let addrs: Vec<&str> = nodes.iter().map(|n| n.config.me().http_addr.as_str()).collect();
     let Ok(client) = Client::new(&addrs, Duration::from_millis(500)) else { return };
     let mut known: Option<(String, u64)> = None;
@@ -359,6 +360,10 @@ fn watch_leader(nodes: &[Node], ends: &Receiver<()>, terminal: &Terminal) {
                 unconfirmed = Some(cluster.members.clone());
             }
         }
+        // A leader that was just elected serves once it has committed an entry: a read waits for that.
+        if known.is_none() && client.get(b"ready", &ReadOptions::default()).is_err() {
+            continue;
+        }
         let now = (leader.node_id, cluster.term);
         if known.as_ref().is_some_and(|(_, term)| *term >= now.1) {
             continue;
@@ -367,7 +372,11 @@ fn watch_leader(nodes: &[Node], ends: &Receiver<()>, terminal: &Terminal) {
             1 => String::new(),
             count => format!(" of {count} nodes"),
         };
-        terminal.say(&format!("{} leads (term {}){of}", now.0, now.1));
+        let ready = match known {
+            Some(_) => String::new(),
+            None => format!("; ready after {:.2} s", began.elapsed().as_secs_f64()),
+        };
+        terminal.say(&format!("{} leads (term {}){of}{ready}", now.0, now.1));
         if known.is_none() {
             invite(&addrs, terminal);
             unconfirmed = Some(cluster.members);

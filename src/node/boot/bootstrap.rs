@@ -32,6 +32,13 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 /// How long the bootstrap node pauses before it asks again, when not all nodes have answered.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 
+/// The same at first: nodes that are started together are all there within a moment, and a refused connection costs
+/// little.
+const ASK_EVERY_AT_FIRST: Duration = Duration::from_millis(20);
+
+/// How long after its start the bootstrap node asks so often.
+const AT_FIRST: Duration = Duration::from_secs(5);
+
 /// Maximum number of genesis entries that wait for the bootstrap thread; more are refused and will be sent again.
 const MAILBOX: usize = 16;
 
@@ -308,7 +315,8 @@ impl Bootstrap {
         let protocol = self.backup.as_ref().map_or(protocol, Backup::version);
         let genesis = Genesis { cluster_id, settings, protocol, members, restored };
         let entry = Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis));
-        Ok(Some(self.data_dir.initialize(entry, self.backup.take())?))
+        let initialized = self.data_dir.initialize(entry, self.backup.take())?;
+        Ok(Some(Initialized { is_new_cluster: true, ..initialized }))
     }
 
     /// Why an initial member's program cannot share a cluster with this node's program: it does not read the version
@@ -493,7 +501,8 @@ impl Bootstrap {
         inbox: &BootstrapInbox,
         transport: &dyn BootstrapTransport,
     ) -> Result<Option<Initialized>, BootstrapError> {
-        let mut say_at = Instant::now() + SAY_EVERY.min(Duration::from_secs(1));
+        let began = Instant::now();
+        let mut say_at = began + SAY_EVERY.min(Duration::from_secs(1));
         loop {
             if let Some(initialized) = self.ask_all(inbox, transport)? {
                 return Ok(Some(initialized));
@@ -506,8 +515,8 @@ impl Bootstrap {
                 );
                 say_at = Instant::now() + SAY_EVERY;
             }
-            let until =
-                if self.is_bootstrap_node() { say_at.min(Instant::now() + ASK_EVERY) } else { say_at };
+            let pause = if began.elapsed() < AT_FIRST { ASK_EVERY_AT_FIRST } else { ASK_EVERY };
+            let until = if self.is_bootstrap_node() { say_at.min(Instant::now() + pause) } else { say_at };
             match inbox.messages.recv_deadline(until) {
                 Ok(Message::Store(store, done)) => match self.handle_store(store) {
                     Received::Initialized(initialized) => {

@@ -46,6 +46,8 @@ pub struct Initialized {
     pub genesis: Entry,
     /// For the operator.
     pub warnings: Vec<String>,
+    /// This node has bootstrapped the cluster just now: no other node can lead it yet.
+    pub is_new_cluster: bool,
 }
 
 impl Stored {
@@ -168,7 +170,7 @@ impl DataDir {
             warnings: Vec::new(),
         };
         let stored = Stored { disk: self.disk.clone(), wal, recovered, snapshot };
-        Ok(Initialized { stored, ids, genesis: entry, warnings: Vec::new() })
+        Ok(Initialized { stored, ids, genesis: entry, warnings: Vec::new(), is_new_cluster: false })
     }
 }
 

@@ -50,7 +50,7 @@ pub fn open(
     let no_genesis = |what| DataDirError::NoGenesis { dir: disk.display(""), cluster_id, what };
     let first = stored.first_entry().ok_or_else(|| no_genesis("it has no first entry".to_owned()))?;
     let genesis = check_first(first, cluster_id).map_err(no_genesis)?;
-    let mut initialized = Initialized { stored, ids, genesis, warnings };
+    let mut initialized = Initialized { stored, ids, genesis, warnings, is_new_cluster: false };
     check_configuration(&mut initialized, config)?;
     if identity.cluster_id.is_none() {
         identity.with_cluster(cluster_id).store(&*disk)?;

@@ -3,7 +3,8 @@
 use crate::node::counters::Counters;
 use crate::node::request::{AdminResult, BackupResult, Completion, ReadIndexResult, WriteResult};
 use crate::raft::{
-    AfterSync, AppendEntriesReply, InstallSnapshotReply, RequestVoteReply, Time, TimeoutNowReply,
+    AfterSync, AppendEntriesReply, InstallSnapshotReply, Raft, RequestVoteReply, Settled, Time,
+    TimeoutNowReply,
 };
 
 /// A reply to a peer that waits for this member's disk.
@@ -39,13 +40,66 @@ pub enum Finished {
 }
 
 impl Held {
-    pub(super) fn hold_until(&self) -> Option<Time> {
+    fn hold_until(&self) -> Option<Time> {
         match self {
             Held::Vote(waiting, _) => waiting.hold_until(),
             Held::Append(waiting, _) => waiting.hold_until(),
             Held::Install(waiting, _) => waiting.hold_until(),
             Held::TimeoutNow(waiting, _) => waiting.hold_until(),
         }
+    }
+}
+
+/// The replies to peers that wait for this member's disk.
+pub(super) struct HeldReplies {
+    replies: Vec<Held>,
+    /// When the next hold ends. A reply that still waits after its hold needs the disk, not time.
+    settle_at: Time,
+}
+
+impl HeldReplies {
+    pub(super) fn new() -> HeldReplies {
+        HeldReplies { replies: Vec::new(), settle_at: Time::NEVER }
+    }
+
+    pub(super) fn hold(&mut self, reply: Held) {
+        self.replies.push(reply);
+    }
+
+    /// Drops every reply without an answer.
+    pub(super) fn clear(&mut self) {
+        self.replies.clear();
+    }
+
+    /// When `settle` has something to do although the disk holds nothing more.
+    pub(super) fn settle_at(&self) -> Time {
+        self.settle_at
+    }
+
+    /// Releases the replies whose writes are on the disk, and the replies to appends whose hold is over.
+    pub(super) fn settle(&mut self, raft: &Raft, now: Time, finished: &mut Vec<Finished>) {
+        for held in std::mem::take(&mut self.replies) {
+            match held {
+                Held::Vote(waiting, done) => match raft.settle(waiting, now) {
+                    Settled::Ready(reply) => finished.push(Finished::Vote(done, reply)),
+                    Settled::NotYet(waiting) => self.replies.push(Held::Vote(waiting, done)),
+                },
+                Held::Append(waiting, done) => match raft.settle(waiting, now) {
+                    Settled::Ready(reply) => finished.push(Finished::Append(done, reply)),
+                    Settled::NotYet(waiting) => self.replies.push(Held::Append(waiting, done)),
+                },
+                Held::Install(waiting, done) => match raft.settle(waiting, now) {
+                    Settled::Ready(reply) => finished.push(Finished::Install(done, reply)),
+                    Settled::NotYet(waiting) => self.replies.push(Held::Install(waiting, done)),
+                },
+                Held::TimeoutNow(waiting, done) => match raft.settle(waiting, now) {
+                    Settled::Ready(reply) => finished.push(Finished::TimeoutNow(done, reply)),
+                    Settled::NotYet(waiting) => self.replies.push(Held::TimeoutNow(waiting, done)),
+                },
+            }
+        }
+        let holds = self.replies.iter().filter_map(Held::hold_until).filter(|&until| until > now);
+        self.settle_at = holds.min().unwrap_or(Time::NEVER);
     }
 }
 

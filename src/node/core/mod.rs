@@ -17,6 +17,7 @@ pub use self::finished::{Finished, Held};
 pub use self::waiters::Work;
 use self::waiters::{MAX_REQUESTS, Request, RequestId, Stage, Waiters};
 pub use self::wakeups::Wakeups;
+use crate::node::LeaderChange;
 use crate::node::request::{AdminFailure, AdminFailureKind, Failure, FailureKind, Origin};
 use crate::node::transport::{LeaderCall, PeerRequest, Priority, Target};
 use crate::raft::{
@@ -65,6 +66,8 @@ pub struct State {
     /// A call to a former leader is cancelled again at this time, in case it had not begun at the first cancel.
     cancel_at: Time,
     cancels: Vec<(MemberId, LeaderCall)>,
+    /// How often the known leader, or the membership with its addresses, changed.
+    leader_changes: u64,
     pub(super) heartbeat: Duration,
     election_timeout: Duration,
     check_invariants: bool,
@@ -81,6 +84,8 @@ pub struct Effects {
     pub membership: Arc<Membership>,
     /// Whether the step changed the membership in force: then every member must have its threads.
     pub membership_changed: bool,
+    /// The known leader, when it or the membership changed.
+    pub leader_change: Option<LeaderChange>,
     /// Answers to be given.
     pub finished: Vec<Finished>,
     /// Calls to former leaders that are to be cancelled.
@@ -129,6 +134,7 @@ impl State {
             ask_call: None,
             cancel_at: Time::NEVER,
             cancels: Vec::new(),
+            leader_changes: 0,
             heartbeat: options.heartbeat,
             election_timeout: options.election_timeout,
             check_invariants: options.check_invariants,
@@ -338,15 +344,26 @@ impl State {
         if self.check_invariants {
             raft::check_step(before, &self.raft);
             raft::check(&self.raft);
+            self.waiters.check();
         }
         Effects {
             wakeups: self.wakeups(before, &after, now),
             notes: self.raft.poll_notes(),
             membership: self.raft.membership().clone(),
             membership_changed: before.membership_index != after.membership_index,
+            leader_change: self.leader_change(before, &after),
             finished: self.waiters.take_finished(),
             cancels: mem::take(&mut self.cancels),
         }
+    }
+
+    fn leader_change(&mut self, before: &Watermarks, after: &Watermarks) -> Option<LeaderChange> {
+        if (before.leader, before.membership_index) == (after.leader, after.membership_index) {
+            return None;
+        }
+        self.leader_changes += 1;
+        let leader = after.leader.and_then(|id| self.raft.membership().get(id).cloned()).map(Arc::new);
+        Some(LeaderChange { number: self.leader_changes, leader })
     }
 
     fn handle_reads_done(&mut self, now: Time) {
@@ -378,6 +395,7 @@ impl State {
             log_writer: before.wakes_log_writer(after),
             applier: before.wakes_applier(after),
             replicators: before.wakes_replicators(after),
+            senders: before.wakes_senders(after),
             snapshotter: self.snapshotter_has_work()
                 && (mem::take(&mut self.is_snapshot_asked_for)
                     || (before.last_applied, before.persisted_index)

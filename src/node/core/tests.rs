@@ -85,6 +85,33 @@ fn timer_looks(state: &mut State, now: Time) -> bool {
     is_dead
 }
 
+/// Every answer names the leader. It is told when it changes, not asked for under the state's lock.
+#[test]
+fn a_step_that_changes_the_known_leader_or_the_membership_says_so() {
+    let mut state = follower();
+    let told = |effects: &Effects| {
+        let change = effects.leader_change.as_ref()?;
+        Some((change.number, change.leader.as_ref().map(|leader| leader.http_addr.clone())))
+    };
+    let effects = hear(&mut state, 2, LEADER, at_ms(10));
+    assert_eq!(told(&effects), Some((1, Some("127.0.0.1:8081".to_owned()))));
+    assert_eq!(told(&hear(&mut state, 2, LEADER, at_ms(20))), None, "the same leader");
+    assert_eq!(told(&hear(&mut state, 3, OTHER, at_ms(30))), Some((2, Some("127.0.0.1:8083".to_owned()))));
+    let seq = state.raft.poll_write().last_seq().expect("two terms");
+    let _ = state.step(at_ms(30), |state| state.raft.handle_persisted(seq, at_ms(30)));
+    let late = state.raft.poll_timeout();
+    let effects = state.step(late, |state| state.handle_time(late)).1;
+    assert_eq!(told(&effects), Some((3, None)), "it is silent: none is known");
+    let _ = hear(&mut state, 3, OTHER, late);
+    let mut members = Membership::clone(state.raft.membership());
+    members.members.iter_mut().for_each(|member| member.http_addr.push('0'));
+    let entries = vec![Entry::new(Position::new(2, 3), 0, &Payload::Membership(members))];
+    let request =
+        AppendEntriesRequest { term: 3, leader: OTHER, prev: Position::new(1, 1), commit: 1, entries };
+    let effects = state.step(late, |state| drop(state.raft.handle_append_entries(request, late))).1;
+    assert_eq!(told(&effects), Some((5, Some("127.0.0.1:80830".to_owned()))), "it has another address");
+}
+
 /// Half a minute of SIGSTOP once ended the process: the disk seemed to be silent all that time.
 #[test]
 fn a_process_pause_is_no_dead_disk() {

@@ -2,98 +2,22 @@
 //! is plain data under the state's mutex, so that proposing and waiting are one step. Answers are collected and given
 //! after unlocking.
 
+mod request;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::finished::{Finished, Held};
+pub use request::Work;
+pub(in crate::node) use request::{MAX_REQUESTS, Request, RequestId, Stage};
+use request::{no_news, overdue};
+
+use super::finished::{Finished, Held, HeldReplies};
 use crate::node::request::{
-    AdminFailure, AdminFailureKind, AdminResult, Administered, Administration, BackupResult, Completion,
-    Failure, FailureKind, Origin, ReadIndexResult, WriteResult,
+    AdminFailure, AdminFailureKind, AdminResult, Administered, Administration, Failure, Origin, WriteResult,
 };
-use crate::raft::{Draft, Index, MemberId, Position, Raft, ReadToken, Settled, Term, Time};
+use crate::raft::{Index, MemberId, Position, Raft, ReadToken, Term, Time};
 use crate::store::Applied;
-
-/// Maximum number of requests that wait at one node; more are refused as overloaded. The ports admit far fewer.
-pub(in crate::node) const MAX_REQUESTS: usize = 4_096;
-
-/// Number of a request, in the order of arrival.
-pub(crate) type RequestId = u64;
-
-/// What is asked.
-pub enum Work {
-    /// To put an encoded command into the log.
-    Write {
-        /// The command in the frame of its entry; gone once it is proposed.
-        command: Option<Draft>,
-        /// Told what became of it.
-        done: Completion<WriteResult>,
-    },
-    /// To get an index from which a linearizable read can be served.
-    Read {
-        /// Told the index.
-        done: Completion<ReadIndexResult>,
-    },
-    /// To get a snapshot of the state that holds a certain index.
-    Backup {
-        /// Told which snapshot.
-        done: Completion<BackupResult>,
-    },
-    /// To change the cluster itself.
-    Administer {
-        /// The change.
-        what: Administration,
-        /// Told what became of it.
-        done: Completion<AdminResult>,
-    },
-}
-
-/// What a request waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::node) enum Stage {
-    /// For a leader to be known, or to be asked again at `retry_at`.
-    AwaitLeader { retry_at: Time },
-    /// For the forwarder or the read-asker to take it.
-    Queued,
-    /// For the leader's answer to an RPC: this node cannot know whether the request was executed.
-    Sent,
-    /// For its entry to be committed and applied.
-    Proposed(Position),
-    /// For the core to confirm its read index.
-    Confirming(ReadToken),
-    /// For the state machine to have applied this index.
-    AwaitApplied(Index),
-    /// For members that have not answered this leader yet: checked again at `retry_at`.
-    AwaitNews { retry_at: Time },
-    /// For another member to lead.
-    Transferring,
-    /// For a durable snapshot that holds this index.
-    AwaitSnapshot(Index),
-}
-
-pub(in crate::node) struct Request {
-    pub work: Work,
-    pub origin: Origin,
-    pub deadline: Time,
-    /// When it stops waiting for a leader: set when it first has to.
-    leader_by: Option<Time>,
-    /// Why the last attempt at the leader failed.
-    trouble: Option<String>,
-    stage: Stage,
-}
-
-impl Request {
-    fn wake_at(&self) -> Time {
-        match self.stage {
-            Stage::AwaitLeader { retry_at } => {
-                self.deadline.min(retry_at).min(self.leader_by.unwrap_or(Time::NEVER))
-            }
-            Stage::AwaitNews { retry_at } => self.deadline.min(retry_at),
-            _ => self.deadline,
-        }
-    }
-}
 
 /// Every request that waits, with one lookup table for each kind of thing that requests wait for.
 pub(in crate::node) struct Waiters {
@@ -110,9 +34,7 @@ pub(in crate::node) struct Waiters {
     awaiting_news: BTreeSet<RequestId>,
     transferring: BTreeSet<RequestId>,
     saving: BTreeSet<(Index, RequestId)>,
-    held: Vec<Held>,
-    /// When the next hold of a held reply ends. A reply that still waits after its hold needs the disk, not time.
-    settle_at: Time,
+    held: HeldReplies,
     finished: Vec<Finished>,
 }
 
@@ -132,19 +54,16 @@ impl Waiters {
             awaiting_news: BTreeSet::new(),
             transferring: BTreeSet::new(),
             saving: BTreeSet::new(),
-            held: Vec::new(),
-            settle_at: Time::NEVER,
+            held: HeldReplies::new(),
             finished: Vec::new(),
         }
     }
 
-    /// Adds a request. It waits for nothing yet: the caller sets its stage in the same step.
+    /// Adds a request. It waits for nothing yet, not even its deadline: the caller sets its stage in the same step.
     pub(in crate::node) fn add(&mut self, work: Work, origin: Origin, deadline: Time) -> RequestId {
         self.last_id += 1;
-        let stage = Stage::AwaitLeader { retry_at: Time::NEVER };
+        let stage = Stage::Arrived;
         let request = Request { work, origin, deadline, leader_by: None, trouble: None, stage };
-        self.wakes.insert((request.wake_at(), self.last_id));
-        self.leaderless.insert(self.last_id);
         self.requests.insert(self.last_id, request);
         self.last_id
     }
@@ -153,17 +72,43 @@ impl Waiters {
         self.requests.len()
     }
 
+    /// Panics unless every request waits for its deadline and for exactly one other thing. Holds after every step.
+    pub(in crate::node) fn check(&self) {
+        let linked = [
+            self.leaderless.len(),
+            self.queued_writes.len(),
+            self.queued_reads.len(),
+            self.sent.len(),
+            self.proposed.len(),
+            self.confirming.len(),
+            self.applying.len(),
+            self.awaiting_news.len(),
+            self.transferring.len(),
+            self.saving.len(),
+        ];
+        let all = self.requests.len();
+        assert!(self.wakes.len() == all, "{all} requests, but {} deadlines", self.wakes.len());
+        assert!(linked.iter().sum::<usize>() == all, "{all} requests, but they wait for {linked:?}");
+    }
+
     pub(in crate::node) fn get_mut(&mut self, id: RequestId) -> Option<&mut Request> {
         self.requests.get_mut(&id)
     }
 
     /// Moves a request to another stage.
     pub(in crate::node) fn set_stage(&mut self, id: RequestId, stage: Stage) {
+        self.change(id, |request| request.stage = stage);
+    }
+
+    /// Changes a request, and with it the lookup tables.
+    fn change(&mut self, id: RequestId, change: impl FnOnce(&mut Request)) {
         self.unlink(id);
         let Some(request) = self.requests.get_mut(&id) else { return };
-        request.stage = stage;
+        change(request);
+        let stage = request.stage;
         self.wakes.insert((request.wake_at(), id));
         match (stage, &request.work) {
+            (Stage::Arrived, _) => unreachable!("a request does not go back to its arrival"),
             (Stage::AwaitLeader { .. }, _) => {
                 self.leaderless.insert(id);
             }
@@ -202,10 +147,10 @@ impl Waiters {
 
     /// Makes a request wait for a leader until `leader_by`, counted from the first time it had to.
     pub(in crate::node) fn await_leader(&mut self, id: RequestId, leader_by: Time) {
-        self.unlink(id);
-        let Some(request) = self.requests.get_mut(&id) else { return };
-        request.leader_by.get_or_insert(leader_by);
-        self.set_stage(id, Stage::AwaitLeader { retry_at: Time::NEVER });
+        self.change(id, |request| {
+            request.leader_by.get_or_insert(leader_by);
+            request.stage = Stage::AwaitLeader { retry_at: Time::NEVER };
+        });
     }
 
     /// Makes a request whose sending failed wait until `retry_at`, or for another leader, but not after `leader_by`,
@@ -217,17 +162,18 @@ impl Waiters {
         retry_at: Time,
         trouble: String,
     ) {
-        self.unlink(id);
-        let Some(request) = self.requests.get_mut(&id) else { return };
-        request.leader_by.get_or_insert(leader_by);
-        request.trouble = Some(trouble);
-        self.set_stage(id, Stage::AwaitLeader { retry_at });
+        self.change(id, |request| {
+            request.leader_by.get_or_insert(leader_by);
+            request.trouble = Some(trouble);
+            request.stage = Stage::AwaitLeader { retry_at };
+        });
     }
 
     fn unlink(&mut self, id: RequestId) {
-        let Some(request) = self.requests.get(&id) else { return };
+        let Some(request) = self.requests.get(&id).filter(|r| r.stage != Stage::Arrived) else { return };
         self.wakes.remove(&(request.wake_at(), id));
         match request.stage {
+            Stage::Arrived => {}
             Stage::AwaitLeader { .. } => {
                 self.leaderless.remove(&id);
             }
@@ -461,38 +407,17 @@ impl Waiters {
 
     /// When `expire` or `settle` has something to do.
     pub(in crate::node) fn next_wake(&self) -> Time {
-        self.wakes.first().map_or(Time::NEVER, |&(at, _)| at).min(self.settle_at)
+        self.wakes.first().map_or(Time::NEVER, |&(at, _)| at).min(self.held.settle_at())
     }
 
     /// Keeps a reply to a peer until the disk holds what the reply promises.
-    pub(in crate::node) fn hold(&mut self, held: Held) {
-        self.held.push(held);
+    pub(in crate::node) fn hold(&mut self, reply: Held) {
+        self.held.hold(reply);
     }
 
     /// Releases the replies whose writes are on the disk, and the replies to appends whose hold is over.
     pub(in crate::node) fn settle(&mut self, raft: &Raft, now: Time) {
-        for held in std::mem::take(&mut self.held) {
-            match held {
-                Held::Vote(waiting, done) => match raft.settle(waiting, now) {
-                    Settled::Ready(reply) => self.finished.push(Finished::Vote(done, reply)),
-                    Settled::NotYet(waiting) => self.held.push(Held::Vote(waiting, done)),
-                },
-                Held::Append(waiting, done) => match raft.settle(waiting, now) {
-                    Settled::Ready(reply) => self.finished.push(Finished::Append(done, reply)),
-                    Settled::NotYet(waiting) => self.held.push(Held::Append(waiting, done)),
-                },
-                Held::Install(waiting, done) => match raft.settle(waiting, now) {
-                    Settled::Ready(reply) => self.finished.push(Finished::Install(done, reply)),
-                    Settled::NotYet(waiting) => self.held.push(Held::Install(waiting, done)),
-                },
-                Held::TimeoutNow(waiting, done) => match raft.settle(waiting, now) {
-                    Settled::Ready(reply) => self.finished.push(Finished::TimeoutNow(done, reply)),
-                    Settled::NotYet(waiting) => self.held.push(Held::TimeoutNow(waiting, done)),
-                },
-            }
-        }
-        let holds = self.held.iter().filter_map(Held::hold_until).filter(|&until| until > now);
-        self.settle_at = holds.min().unwrap_or(Time::NEVER);
+        self.held.settle(raft, now, &mut self.finished);
     }
 
     /// The node stops: every request is answered, replies to peers are dropped without being sent.
@@ -516,48 +441,4 @@ impl Waiters {
     pub(in crate::node) fn take_finished(&mut self) -> Vec<Finished> {
         std::mem::take(&mut self.finished)
     }
-}
-
-/// The answer to a request whose deadline has passed: a write that was proposed or sent is unknown, everything else
-/// is surely not done.
-fn overdue(request: &Request) -> Failure {
-    match (&request.work, request.stage) {
-        (Work::Write { .. }, Stage::Proposed(at)) => Failure::unknown(format!(
-            "the write was not committed in time; as entry {at} it may still take effect"
-        )),
-        (Work::Write { .. }, Stage::Sent) => {
-            Failure::unknown("the leader did not answer in time: the write may or may not take effect")
-        }
-        (_, Stage::AwaitLeader { .. }) => Failure::unavailable(match &request.trouble {
-            Some(trouble) => format!("the leader could not be reached in time: {trouble}"),
-            None => "no leader is known yet: `dkv-cli status` shows what answers".to_owned(),
-        }),
-        (Work::Write { .. }, _) => {
-            Failure::unavailable("the write could not be sent to the leader in time: it was not made")
-        }
-        (Work::Administer { .. }, Stage::Proposed(at)) => Failure::unknown(format!(
-            "the change was not committed in time; as entry {at} it may still take effect"
-        )),
-        (Work::Administer { .. }, _) => {
-            Failure::unavailable("no other member took the leadership over in time")
-        }
-        (Work::Backup { .. }, _) => Failure::new(
-            FailureKind::Timeout,
-            "the state could not be saved in time: it is being written; ask again",
-        ),
-        (Work::Read { .. }, Stage::AwaitApplied(index)) => Failure::new(
-            FailureKind::Timeout,
-            format!("this node has not applied entry {index} in time: it lags behind the leader"),
-        ),
-        (Work::Read { .. }, _) => {
-            Failure::new(FailureKind::Timeout, "the leader was not confirmed in time for this read")
-        }
-    }
-}
-
-/// The answer to an operator whose deadline passed before the needed members answered: nothing was done, and the
-/// request may succeed later.
-fn no_news() -> AdminFailure {
-    let text = "the members that it needs have not answered the new leader in time: try again";
-    AdminFailure::new(AdminFailureKind::Conflict, text)
 }

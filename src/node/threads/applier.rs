@@ -27,7 +27,7 @@ pub(in crate::node) fn run(node: &Arc<Node>) {
         let task = node.wait(&node.wakeups.applier, |state, _| match state.raft.poll_apply() {
             _ if state.is_stopping => Next::Do(None),
             Some(apply) => Next::Do(Some(apply)),
-            None => Next::SleepUntil(Time::NEVER),
+            None => Next::sleep_until(Time::NEVER),
         });
         let entries = match task {
             Some(Apply::Entries(entries)) => entries,

@@ -34,7 +34,7 @@ fn run(
             if state.is_stopping {
                 return Next::Do(None);
             }
-            poll(state, now).map_or(Next::SleepUntil(Time::NEVER), |outgoing| Next::Do(Some(outgoing)))
+            poll(state, now).map_or(Next::sleep_until(Time::NEVER), |outgoing| Next::Do(Some(outgoing)))
         });
         let Some(Outgoing { ids, to, priority, request, timeout }) = outgoing else { return };
         let result = node.transport.call(&to, priority, request, timeout);

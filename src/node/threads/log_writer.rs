@@ -55,7 +55,7 @@ pub(in crate::node) fn run(node: &Arc<Node>, mut wal: Wal, housekeeper: &Sender<
             if let Some(index) = state.raft.poll_cut() {
                 return Next::Do(Task::Cut(index));
             }
-            if now >= seal_at { Next::Do(Task::Seal) } else { Next::SleepUntil(seal_at) }
+            if now >= seal_at { Next::Do(Task::Seal) } else { Next::sleep_until(seal_at) }
         });
         let result = match task {
             Task::Write(batch) => {

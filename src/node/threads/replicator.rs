@@ -32,7 +32,7 @@ pub(in crate::node) fn run(node: &Arc<Node>, peer: MemberId, wakeups: &PeerWakeu
                     let (to, node_id) = state.target(peer);
                     Next::Do(Some(Rpc { request, ticket, to, node_id }))
                 }
-                PollRpc::WaitUntil(at) => Next::SleepUntil(at),
+                PollRpc::WaitUntil(at, awaits) => Next::SleepUntil(at, awaits),
                 PollRpc::Stop => Next::Do(None),
             }
         });

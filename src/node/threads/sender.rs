@@ -35,7 +35,7 @@ pub(in crate::node) fn run(node: &Arc<Node>, peer: MemberId, wakeups: &PeerWakeu
             }
             match state.raft.poll_snapshot(peer, now) {
                 PollSnapshot::Transfer(last, ticket) => Next::Do(Some((last, ticket, state.target(peer)))),
-                PollSnapshot::WaitUntil(at) => Next::SleepUntil(at),
+                PollSnapshot::WaitUntil(at) => Next::sleep_until(at),
                 PollSnapshot::Stop => Next::Do(None),
             }
         });

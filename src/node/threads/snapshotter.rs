@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::node::{Next, Node, lock};
-use crate::raft::{Position, Time};
+use crate::raft::{Awaits, Position, Time};
 use crate::store::View;
 use crate::store::snapshot::{self, KEPT_SNAPSHOTS, SnapshotError, SnapshotFile, SnapshotWriter};
 
@@ -31,9 +31,10 @@ pub(in crate::node) fn run(node: &Arc<Node>) {
                 return Next::Do(true);
             }
             if !state.poll_snapshotter() {
-                return Next::SleepUntil(Time::NEVER);
+                return Next::sleep_until(Time::NEVER);
             }
-            if now < not_before { Next::SleepUntil(not_before) } else { Next::Do(false) }
+            // Until then the applied entries do not matter, nor does a request for a backup.
+            if now < not_before { Next::SleepUntil(not_before, Awaits::Nothing) } else { Next::Do(false) }
         });
         if is_stopping {
             return;
@@ -77,7 +78,7 @@ fn take(node: &Arc<Node>) -> Result<Option<SnapshotFile>, SnapshotError> {
         if state.is_stopping || state.may_name_snapshot(index) {
             return Next::Do(state.is_stopping);
         }
-        Next::SleepUntil(Time::NEVER)
+        Next::sleep_until(Time::NEVER)
     });
     node.step(|state, _| state.set_snapshot_waits_for(None));
     if is_stopping {

@@ -26,7 +26,7 @@ pub(in crate::node) fn run(node: &Arc<Node>) {
             }
             let next = state.next_time();
             state.timer_sleeps_until(next.max(now));
-            if next <= now { Next::Do(Task::Tick) } else { Next::SleepUntil(next) }
+            if next <= now { Next::Do(Task::Tick) } else { Next::sleep_until(next) }
         });
         match task {
             Task::Tick => node.step(|state, now| state.handle_time(now)),

@@ -34,10 +34,14 @@ fn poll_rpc_leader_sends_its_noop_and_then_heartbeats() {
     let RpcRequest::AppendEntries(request) = request else { panic!("not an append") };
     assert_eq!((request.term, request.leader, request.prev), (5, MemberId(1), Position::new(2, 4)));
     assert_eq!((request.last_index(), request.commit), (3, 0));
-    assert_eq!(raft.poll_rpc(MemberId(2), now), PollRpc::WaitUntil(Time::NEVER), "one at a time");
+    assert_eq!(
+        raft.poll_rpc(MemberId(2), now),
+        PollRpc::WaitUntil(Time::NEVER, Awaits::Everything),
+        "one at a time"
+    );
     raft.handle_rpc_result(ticket, accepted(3, 3), now);
     let due = now + Duration::from_millis(50);
-    assert_eq!(raft.poll_rpc(MemberId(2), now), PollRpc::WaitUntil(due));
+    assert_eq!(raft.poll_rpc(MemberId(2), now), PollRpc::WaitUntil(due, Awaits::Everything));
     let (request, _ticket) = asked(&mut raft, 2, due);
     let RpcRequest::AppendEntries(request) = request else { panic!("not an append") };
     assert_eq!((request.prev, request.entries.len()), (Position::new(3, 5), 0));
@@ -47,7 +51,10 @@ fn poll_rpc_leader_sends_its_noop_and_then_heartbeats() {
 
 #[test]
 fn poll_rpc_follower_sends_nothing() {
-    assert_eq!(follower().poll_rpc(MemberId(2), Time(0)), PollRpc::WaitUntil(Time::NEVER));
+    assert_eq!(
+        follower().poll_rpc(MemberId(2), Time(0)),
+        PollRpc::WaitUntil(Time::NEVER, Awaits::AllButEntries)
+    );
 }
 
 #[test]
@@ -107,7 +114,10 @@ fn handle_rpc_result_conflict_at_match_means_lost() {
     assert_eq!(lines[lines.len() - 1], "PeerLostEntries(2, 3, 3)");
     assert_eq!(progress(&raft), "3 4 Lost");
     let much_later = later + Duration::from_millis(1_000);
-    assert_eq!(raft.poll_rpc(MemberId(2), much_later), PollRpc::WaitUntil(Time::NEVER));
+    assert_eq!(
+        raft.poll_rpc(MemberId(2), much_later),
+        PollRpc::WaitUntil(Time::NEVER, Awaits::AllButEntries)
+    );
 }
 
 #[test]
@@ -135,7 +145,7 @@ fn handle_rpc_result_failed_probes_from_match() {
     let ((), lines) = effects(&mut raft, |raft| raft.handle_rpc_result(ticket, Err(RpcFailed), now));
     assert_eq!((lines, progress(&raft)), (vec![], "2 3 Probe".to_string()));
     let pause = now + Duration::from_millis(50);
-    assert_eq!(raft.poll_rpc(MemberId(2), now), PollRpc::WaitUntil(pause));
+    assert_eq!(raft.poll_rpc(MemberId(2), now), PollRpc::WaitUntil(pause, Awaits::Nothing));
 }
 
 #[test]

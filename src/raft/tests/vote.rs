@@ -127,7 +127,7 @@ fn handle_rpc_result_pre_candidate_with_a_majority_campaigns() {
     assert_eq!(lines, expected);
     assert_eq!(
         raft.poll_rpc(MemberId(3), now),
-        PollRpc::WaitUntil(Time::NEVER),
+        PollRpc::WaitUntil(Time::NEVER, Awaits::AllButEntries),
         "not before its vote is durable"
     );
 }
@@ -167,13 +167,13 @@ fn handle_rpc_result_refusal_is_not_asked_again_and_a_failure_is() {
     let reply = Ok(RpcReply::RequestVote(refused(4)));
     let ((), lines) = effects(&mut raft, |raft| raft.handle_rpc_result(ticket, reply, now));
     assert_eq!(lines, Vec::<String>::new());
-    assert_eq!(raft.poll_rpc(MemberId(2), now), PollRpc::WaitUntil(Time::NEVER));
+    assert_eq!(raft.poll_rpc(MemberId(2), now), PollRpc::WaitUntil(Time::NEVER, Awaits::AllButEntries));
 
     let (_, ticket) = asked(&mut raft, 3, now);
     let ((), lines) = effects(&mut raft, |raft| raft.handle_rpc_result(ticket, Err(RpcFailed), now));
     assert_eq!(lines, Vec::<String>::new());
     let pause = now + Duration::from_millis(50);
-    assert_eq!(raft.poll_rpc(MemberId(3), now), PollRpc::WaitUntil(pause));
+    assert_eq!(raft.poll_rpc(MemberId(3), now), PollRpc::WaitUntil(pause, Awaits::Nothing));
     assert!(matches!(raft.poll_rpc(MemberId(3), pause), PollRpc::Send(..)));
 }
 
@@ -255,4 +255,28 @@ fn new_sole_voter_waits_for_no_other_leader() {
     sync(&mut raft, Time(0));
     assert!(raft.is_leader());
     assert!(member(1, 2).poll_timeout() > Time::from_millis(300), "another one may lead");
+}
+
+/// A new cluster waited for an election timeout, although nobody could lead it yet.
+#[test]
+fn begin_first_term_campaigns_at_once_and_still_asks_for_pre_votes() {
+    let (mut raft, now) = (member(1, 3), Time::from_millis(1));
+    assert!(raft.poll_timeout() > Time::from_millis(300));
+    raft.begin_first_term(now);
+    assert_eq!(raft.poll_timeout(), now);
+    raft.handle_timeout(now);
+    assert_eq!((raft.role_kind(), raft.term()), (RoleKind::PreCandidate, 1));
+    assert!(raft.poll_timeout() > now + Duration::from_millis(300), "the next campaign takes its time");
+    // With a leader there is nothing to begin.
+    let request = AppendEntriesRequest {
+        term: 2,
+        leader: MemberId(2),
+        prev: Position::new(1, 1),
+        commit: 1,
+        entries: Vec::new(),
+    };
+    drop(raft.handle_append_entries(request, now));
+    let timeout = raft.poll_timeout();
+    raft.begin_first_term(now);
+    assert_eq!(raft.poll_timeout(), timeout);
 }

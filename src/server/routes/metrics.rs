@@ -86,6 +86,7 @@ impl Collector for Scrape {
             core(&mut out, &status)?;
             decisions(&mut out, node.counters(), &status)?;
             batches(&mut out, node.counters())?;
+            wakeups(&mut out, node.counters())?;
             peers(&mut out, node, &status)?;
             store(&mut out, node)?;
         }
@@ -155,6 +156,14 @@ fn batches(out: &mut Out<'_>, counters: &Counters) -> fmt::Result {
         encode_histogram(&mut metric, &histogram.view(), 1.0)?;
     }
     Ok(())
+}
+
+/// How often threads were woken, and how often for nothing.
+fn wakeups(out: &mut Out<'_>, counters: &Counters) -> fmt::Result {
+    let help = "Times a thread that waits for the core was woken, by an event or by its clock";
+    out.counters("dkv_wakeups", help, "thread", &counters.wakeups.all())?;
+    let help = "Times a thread that waits for the core was woken and found nothing to do";
+    out.counters("dkv_useless_wakeups", help, "thread", &counters.wakeups.useless())
 }
 
 /// What this node sees of the other members.

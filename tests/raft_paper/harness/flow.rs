@@ -85,7 +85,7 @@ impl Cluster {
             }
             for peer in self.nodes.keys().copied().filter(|&p| p != me).collect::<Vec<_>>() {
                 let now = self.now;
-                if let PollRpc::WaitUntil(at) = self.step(me, |raft, _| raft.poll_rpc(id(peer), now)) {
+                if let PollRpc::WaitUntil(at, _) = self.step(me, |raft, _| raft.poll_rpc(id(peer), now)) {
                     next = next.min(at);
                 }
                 if self.are_transfers_held {
