@@ -5,7 +5,7 @@
 
 CARGO ?= cargo
 
-.PHONY: cluster build test sim torture soak check fix openapi-check upgrade-check mutants mutants-fix man clean
+.PHONY: cluster build test sim torture soak check fix openapi-check upgrade-check mutants mutants-fix microbench man clean
 
 cluster: build
 	exec target/release/dkv-server cluster configs/node*.yaml
@@ -62,6 +62,10 @@ endif
 # Breaks the code on purpose and expects the tests to notice. ONLY="words of names" chooses, RESUME=1 goes on.
 mutants:
 	$(CARGO) test --test mutants -- --run $(if $(RESUME),--resume) $(ONLY)
+
+# The codec, the map and the core without a cluster. ONLY=text chooses by name.
+microbench:
+	cd tests/microbench && CARGO_TARGET_DIR=../../target/microbench $(CARGO) bench --benches -- $(ONLY)
 
 # After a renaming: replaces FROM by TO in the texts of tests/mutants.toml that quote the code, as whole words.
 mutants-fix:

@@ -174,7 +174,10 @@ fn a_forwarded_write_is_never_forwarded_again() {
     let cluster = Cluster::start(3);
     let follower = cluster.follower();
     let (sender, refused) = bounded(1);
-    let write = dkv::node::ForwardedWrite { command: put("k", "v").encode(), remaining_ms: 5_000 };
+    let write = dkv::node::ForwardedWrite {
+        command: dkv::raft::Draft::command(&put("k", "v").encode()),
+        remaining_ms: 5_000,
+    };
     cluster.node(follower).answer_forward(vec![write], Box::new(move |r| sender.send(r).unwrap()));
     let results = answer(&refused);
     assert_eq!(results.len(), 1);
@@ -190,7 +193,10 @@ fn a_forwarded_batch_is_answered_item_by_item() {
     let cluster = Cluster::start(1);
     let node = cluster.node(cluster.leader());
     let batch = [put("a", "1").encode(), b"not a command".to_vec(), keyed(put("b", "2"), "key").encode()];
-    let batch = batch.map(|command| dkv::node::ForwardedWrite { command, remaining_ms: 30_000 });
+    let batch = batch.map(|command| {
+        let command = dkv::raft::Draft::command(&command);
+        dkv::node::ForwardedWrite { command, remaining_ms: 30_000 }
+    });
     let (sender, answered) = bounded(1);
     node.answer_forward(batch.to_vec(), Box::new(move |r| sender.send(r).unwrap()));
     let results = answer(&answered);

@@ -17,9 +17,10 @@ use dkv::node::{
     ReadIndexResult, Target, UninitializedPeer,
 };
 use dkv::raft::{
-    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, Genesis, InstallOutcome,
-    InstallSnapshotReply, InstallSnapshotRequest, Member as Listed, MemberId, Membership, PROTOCOL, Payload,
-    Position, RequestVoteReply, RequestVoteRequest, Settings, TimeoutNowReply, TimeoutNowRequest,
+    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Draft, Entry, Genesis,
+    InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, Member as Listed, MemberId, Membership,
+    PROTOCOL, Payload, Position, RequestVoteReply, RequestVoteRequest, Settings, TimeoutNowReply,
+    TimeoutNowRequest,
 };
 use dkv::server::edge::{self, HttpServer, PortOptions, RunDir};
 use dkv::server::peer::codec::{self, Envelope, NoReply};
@@ -196,7 +197,7 @@ fn append(entries: usize, bytes: usize) -> PeerRequest {
 }
 
 fn forward() -> PeerRequest {
-    PeerRequest::Forward(vec![ForwardedWrite { command: b"x".to_vec(), remaining_ms: 9_000 }])
+    PeerRequest::Forward(vec![ForwardedWrite { command: Draft::command(b"x"), remaining_ms: 9_000 }])
 }
 
 const READ: PeerRequest = PeerRequest::ReadIndex { remaining_ms: 9_000 };

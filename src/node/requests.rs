@@ -12,7 +12,7 @@ use super::threads::guard;
 use super::transport::{ForwardedResult, ForwardedWrite};
 use super::{Node, lock};
 use crate::raft::{
-    AppendEntriesReply, AppendEntriesRequest, Index, InstallSnapshotReply, InstallSnapshotRequest,
+    AppendEntriesReply, AppendEntriesRequest, Draft, Index, InstallSnapshotReply, InstallSnapshotRequest,
     InstallVerdict, MAX_PAYLOAD_BYTES, RequestVoteReply, RequestVoteRequest, TimeoutNowReply,
     TimeoutNowRequest,
 };
@@ -41,6 +41,7 @@ impl Node {
             return self.refuse(done, Failure::new(FailureKind::TooLarge, why));
         }
         let deadline = self.clock.at(deadline);
+        let command = Some(Draft::command(&command));
         self.step(|state, now| state.submit(Work::Write { command, done }, origin, deadline, now));
     }
 
@@ -208,7 +209,7 @@ impl Node {
             let done = Batch::completion(&batch, at);
             match refusal {
                 Some(failure) => refused.push((done, failure)),
-                None => accepted.push(Work::Write { command: write.command, done }),
+                None => accepted.push(Work::Write { command: Some(write.command), done }),
             }
         }
         if !accepted.is_empty() {
@@ -237,7 +238,7 @@ impl Node {
     /// member would stop at them.
     fn refusals(&self, writes: &[ForwardedWrite]) -> Vec<Option<Failure>> {
         let commands: Vec<Result<Command, CommandError>> =
-            writes.iter().map(|write| Command::decode(&write.command)).collect();
+            writes.iter().map(|write| Command::decode(write.command.payload())).collect();
         let key = |command: &Result<Command, CommandError>| -> Option<String> {
             command.as_ref().ok()?.idempotency.as_ref().map(|i| i.key.clone())
         };
@@ -259,7 +260,7 @@ impl Node {
                     key.and_then(|_| refused.next()).filter(|&is_refused| is_refused).map(|_| table_full())
                 }
             };
-        let bytes = writes.iter().map(|write| write.command.len());
+        let bytes = writes.iter().map(|write| write.command.payload().len());
         commands.into_iter().zip(keys).zip(bytes).map(judge).collect()
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::request::{AdminResult, Administration, ReadIndexResult, WriteResult};
 use crate::raft::{
-    AppendEntriesReply, AppendEntriesRequest, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
+    AppendEntriesReply, AppendEntriesRequest, Draft, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
     RequestVoteReply, RequestVoteRequest, TimeoutNowReply, TimeoutNowRequest,
 };
 
@@ -41,8 +41,8 @@ pub enum LeaderCall {
 /// A write that is forwarded to the leader: one hop at most.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwardedWrite {
-    /// `Command::encode` of the write, with its idempotency key.
-    pub command: Vec<u8>,
+    /// `Command::encode` of the write, with its idempotency key, in the frame of its entry.
+    pub command: Draft,
     /// How long its client still waits, in milliseconds, counted from when the RPC was sent.
     pub remaining_ms: u64,
 }

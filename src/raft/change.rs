@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::draft::Draft;
 use super::entry::Payload;
 use super::note::{Decision, StepDownReason};
 use super::progress::{CatchUp, Liveness, Mode, Progress};
@@ -179,7 +180,7 @@ impl Raft {
             return Ok(Changed::Already(self.memberships.latest_index()));
         };
         let cluster_time = self.next_cluster_time(now).expect("a leader has the time");
-        let position = self.append_own(cluster_time, &Payload::Membership(new), now);
+        let position = self.append_own(cluster_time, Draft::from(&Payload::Membership(new)), now);
         // A single voter commits alone everything that its disk holds.
         self.advance_leader_commit(now);
         Ok(Changed::Appended(position))

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use crate::bytes::{u32_at, u64_at};
 
+use super::draft::Draft;
 use super::protocol::{PROTOCOL, Protocol};
 use super::types::{ClusterTime, Genesis, Index, Membership, Position, Term};
 
@@ -113,37 +114,25 @@ impl Entry {
     /// Makes the entry and its frame. Panics when the payload exceeds [`MAX_PAYLOAD_BYTES`]: the limits of the API
     /// are far below it.
     pub fn new(position: Position, cluster_time: ClusterTime, payload: &Payload) -> Entry {
-        let (json, number);
-        let (kind, bytes, membership, version): (_, &[u8], _, _) = match payload {
-            Payload::Genesis(genesis) => {
-                json = serde_json::to_vec(genesis).expect("plain data serialises");
-                (EntryKind::Genesis, &json, Some(Arc::new(genesis.members.clone())), Some(genesis.protocol))
-            }
-            Payload::Noop => (EntryKind::Noop, &[], None, None),
-            Payload::Command(bytes) => (EntryKind::Command, bytes, None, None),
-            Payload::Membership(membership) => {
-                json = serde_json::to_vec(membership).expect("plain data serialises");
-                (EntryKind::Membership, &json, Some(Arc::new(membership.clone())), None)
-            }
-            Payload::Version(version) => {
-                number = version.to_le_bytes();
-                (EntryKind::Version, &number, None, Some(*version))
-            }
-        };
-        assert!(bytes.len() <= MAX_PAYLOAD_BYTES, "a payload of {} bytes exceeds every limit", bytes.len());
-        let len = (bytes.len() as u32).to_le_bytes();
-        let mut frame = Vec::with_capacity(FRAME_HEADER_BYTES + bytes.len());
-        frame.extend_from_slice(&len);
-        frame.extend_from_slice(&[0; 4]);
-        frame.push(kind as u8);
-        frame.extend_from_slice(&position.index.to_le_bytes());
-        frame.extend_from_slice(&position.term.to_le_bytes());
-        frame.extend_from_slice(&cluster_time.to_le_bytes());
-        frame.extend_from_slice(bytes);
-        let crc = checksum(&frame);
-        frame[4..8].copy_from_slice(&crc.to_le_bytes());
+        Draft::from(payload).place(position, cluster_time)
+    }
+
+    /// An entry whose frame has been made.
+    pub(super) fn from_parts(
+        position: Position,
+        cluster_time: ClusterTime,
+        kind: EntryKind,
+        frame: Arc<[u8]>,
+        membership: Option<Arc<Membership>>,
+        version: Option<Protocol>,
+    ) -> Entry {
         let Position { index, term } = position;
-        Entry { kind, index, term, cluster_time, frame: frame.into(), membership, version }
+        Entry { kind, index, term, cluster_time, frame, membership, version }
+    }
+
+    /// The checksum of a frame: of its length and of everything after the checksum's own field.
+    pub(super) fn checksum(frame: &[u8]) -> u32 {
+        crc32c::crc32c_append(crc32c::crc32c(&frame[..4]), &frame[8..])
     }
 
     /// Reads the frame at the start of `bytes`; returns the entry and the frame's length. Checks the length before
@@ -161,7 +150,7 @@ impl Entry {
             return Err(FrameError::Short { have: bytes.len(), need });
         }
         let frame = &bytes[..need];
-        if checksum(frame) != u32_at(frame, 4) {
+        if Entry::checksum(frame) != u32_at(frame, 4) {
             return Err(FrameError::Checksum);
         }
         let kind = EntryKind::from_byte(frame[8]).ok_or(FrameError::Kind(frame[8]))?;
@@ -250,10 +239,6 @@ impl fmt::Debug for Entry {
     }
 }
 
-fn checksum(frame: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&frame[..4]), &frame[8..])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -291,7 +276,7 @@ mod tests {
     fn decode_refuses_an_unknown_kind_with_a_good_checksum() {
         let mut bytes = command(b"x").frame().to_vec();
         bytes[8] = 9;
-        let crc = checksum(&bytes);
+        let crc = Entry::checksum(&bytes);
         bytes[4..8].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(Entry::decode(&bytes), Err(FrameError::Kind(9)));
     }

@@ -141,6 +141,7 @@
 //! - **Two leaders in one term, or a committed entry replaced**, end the process with a text that says what to check.
 
 mod change;
+mod draft;
 mod election;
 mod entry;
 mod getters;
@@ -170,6 +171,7 @@ mod tests;
 
 pub use self::raft::{Apply, MAX_TERM_JUMP, ProposeError, Raft, RaftConfig, Restored, Settled};
 pub use change::{ChangeError, Changed, MembershipChange};
+pub use draft::Draft;
 pub use entry::{Entry, EntryKind, FRAME_HEADER_BYTES, FrameError, MAX_PAYLOAD_BYTES, Payload};
 pub use invariants::{check, check_step};
 pub use log::Log;

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::entry::{Entry, Payload};
+use super::draft::Draft;
+use super::entry::Entry;
 use super::log::Log;
 use super::membership::Memberships;
 use super::message::{Asked, Ticket};
@@ -202,7 +203,7 @@ impl Raft {
     ///
     /// # Errors
     /// This member does not lead, or too many bytes wait for the disks. Then the proposal surely never takes effect.
-    pub fn propose(&mut self, payload: &Payload, now: Time) -> Result<Position, ProposeError> {
+    pub fn propose(&mut self, draft: impl Into<Draft>, now: Time) -> Result<Position, ProposeError> {
         let Some(cluster_time) = self.next_cluster_time(now) else {
             return Err(ProposeError::NotLeader { leader: self.leader() });
         };
@@ -217,12 +218,12 @@ impl Raft {
             return Err(ProposeError::Overloaded { waiting_bytes: waiting_bytes.max(uncommitted_bytes) });
         }
         self.steps += 1;
-        Ok(self.append_own(cluster_time, payload, now))
+        Ok(self.append_own(cluster_time, draft.into(), now))
     }
 
     /// Appends one entry of a leader.
-    pub(super) fn append_own(&mut self, cluster_time: ClusterTime, payload: &Payload, now: Time) -> Position {
-        let entry = Entry::new(Position::new(self.last().index + 1, self.term()), cluster_time, payload);
+    pub(super) fn append_own(&mut self, cluster_time: ClusterTime, draft: Draft, now: Time) -> Position {
+        let entry = draft.place(Position::new(self.last().index + 1, self.term()), cluster_time);
         let position = entry.position();
         if let Role::Leader(leader) = &mut self.role {
             leader.uncommitted_bytes += entry.frame().len();

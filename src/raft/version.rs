@@ -11,6 +11,7 @@
 //! member's version only from an answer in this term that is no older than an election timeout: a member that is not
 //! heard prevents the raise. From the `version` entry on, a program that speaks less can no longer take part.
 
+use super::draft::Draft;
 use super::entry::{Entry, Payload};
 use super::note::Decision;
 use super::protocol::{FIRST_PROTOCOL, Protocol};
@@ -152,7 +153,7 @@ impl Raft {
             return;
         }
         let cluster_time = self.next_cluster_time(now).expect("a leader has the time");
-        self.append_own(cluster_time, &Payload::Version(common), now);
+        self.append_own(cluster_time, Draft::from(&Payload::Version(common)), now);
         self.note(Decision::ProposedVersion(common));
         // A single voter commits alone everything that its disk holds.
         self.advance_leader_commit(now);

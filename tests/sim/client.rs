@@ -82,7 +82,7 @@ impl World {
                 let done: Completion<WriteResult> = Box::new(move |result| {
                     mailbox.lock().expect("one thread").push(Done::Write(WriteFor::Client(asker), result));
                 });
-                let work = Work::Write { command: command.encode(), done };
+                let work = Work::Write { command: Some(dkv::raft::Draft::command(&command.encode())), done };
                 self.submit_write(node, &command, work, Origin::Client, patience);
             }
             Question::Read(query) => {

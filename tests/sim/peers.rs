@@ -121,10 +121,11 @@ impl World {
             .into_iter()
             .enumerate()
             .map(|(at, write)| {
-                let parsed = Command::decode(&write.command).expect("a peer forwards what it encoded");
+                let parsed =
+                    Command::decode(write.command.payload()).expect("a peer forwards what it encoded");
                 let done =
                     leave(&process.mailbox, move |result| Done::Write(WriteFor::Batch(tag, at), result));
-                (parsed, Work::Write { command: write.command, done })
+                (parsed, Work::Write { command: Some(write.command), done })
             })
             .collect();
         for (command, work) in works {

@@ -39,8 +39,8 @@ impl State {
         let to = self.leader_target()?;
         let (mut ids, mut writes, mut bytes, mut earliest) = (Vec::new(), Vec::new(), 0, Time::NEVER);
         for (id, request) in self.waiters.queued_writes().take(MAX_FORWARD_WRITES) {
-            let Work::Write { command, .. } = &request.work else { continue };
-            bytes += command.len();
+            let Work::Write { command: Some(command), .. } = &request.work else { continue };
+            bytes += command.payload().len();
             // The whole batch is decided at its earliest deadline: a request near its deadline must not shorten the
             // time of others.
             let is_much_more_patient = request.deadline.since(now) > 2 * earliest.since(now);

@@ -15,12 +15,12 @@ use std::time::Duration;
 
 pub use self::finished::{Finished, Held};
 pub use self::waiters::Work;
-use self::waiters::{MAX_REQUESTS, RequestId, Stage, Waiters};
+use self::waiters::{MAX_REQUESTS, Request, RequestId, Stage, Waiters};
 pub use self::wakeups::Wakeups;
 use crate::node::request::{AdminFailure, AdminFailureKind, Failure, FailureKind, Origin};
 use crate::node::transport::{LeaderCall, PeerRequest, Priority, Target};
 use crate::raft::{
-    self, Index, MemberId, Membership, Note, Payload, Position, ProposeError, Protocol, Raft, ReadDone,
+    self, Draft, Index, MemberId, Membership, Note, Position, ProposeError, Protocol, Raft, ReadDone,
     RoleKind, Term, Time, Watermarks,
 };
 use crate::store::{Applied, needed_protocol};
@@ -163,8 +163,9 @@ impl State {
         if self.raft.is_leader() {
             return match &mut request.work {
                 Work::Write { command, .. } => {
-                    let payload = Payload::Command(mem::take(command));
-                    self.propose(id, &payload, now);
+                    if let Some(command) = command.take() {
+                        self.propose(id, command, now);
+                    }
                 }
                 Work::Administer { what, .. } => {
                     let what = what.clone();
@@ -192,15 +193,16 @@ impl State {
         }
     }
 
-    fn propose(&mut self, id: RequestId, payload: &Payload, now: Time) {
-        if let Payload::Command(command) = payload
-            && let needed = needed_protocol(command)
-            && needed > self.raft.version()
-        {
+    fn propose(&mut self, id: RequestId, command: Draft, now: Time) {
+        let needed = needed_protocol(command.payload());
+        if needed > self.raft.version() {
             let why = self.unsupported(needed, now);
             return self.waiters.fail(id, Failure::new(FailureKind::Unsupported, why));
         }
-        match self.raft.propose(payload, now) {
+        if self.raft.is_transferring() {
+            return self.await_successor(id, command, now);
+        }
+        match self.raft.propose(command, now) {
             Ok(at) => {
                 self.proposals += 1;
                 self.waiters.set_stage(id, Stage::Proposed(at));
@@ -209,10 +211,8 @@ impl State {
                 let why = format!("{e}: try again later");
                 self.waiters.fail(id, Failure::new(FailureKind::Overloaded, why));
             }
-            // The command stays with its request. The request goes to the next leader, or continues here.
-            Err(ProposeError::Transferring) => self.await_successor(id, payload, now),
-            Err(e @ ProposeError::NotLeader { .. }) => {
-                self.waiters.fail(id, Failure::unavailable(e.to_string()))
+            Err(e @ (ProposeError::NotLeader { .. } | ProposeError::Transferring)) => {
+                self.waiters.fail(id, Failure::unavailable(e.to_string()));
             }
         }
     }
@@ -225,11 +225,10 @@ impl State {
         format!("this needs version {needed}, and version {version} is in force: {}", holders.join("; "))
     }
 
-    fn await_successor(&mut self, id: RequestId, payload: &Payload, now: Time) {
-        if let (Some(request), Payload::Command(bytes)) = (self.waiters.get_mut(id), payload)
-            && let Work::Write { command, .. } = &mut request.work
-        {
-            command.clone_from(bytes);
+    /// The command stays with its request. The request goes to the next leader, or continues here.
+    fn await_successor(&mut self, id: RequestId, draft: Draft, now: Time) {
+        if let Some(Request { work: Work::Write { command, .. }, .. }) = self.waiters.get_mut(id) {
+            *command = Some(draft);
         }
         let why = "the leader transfers its leadership to another member";
         self.waiters.await_retry(id, now + LEADER_WAIT, now + self.heartbeat, why.to_owned());

@@ -8,7 +8,8 @@ use super::*;
 use crate::node::request::WriteResult;
 use crate::node::transport::PeerError;
 use crate::raft::{
-    AppendEntriesRequest, ClusterId, Entry, Genesis, HardState, Member, RaftConfig, Restored, Settings,
+    AppendEntriesRequest, ClusterId, Draft, Entry, Genesis, HardState, Member, Payload, RaftConfig, Restored,
+    Settings,
 };
 
 const HEARTBEAT: Duration = Duration::from_millis(50);
@@ -115,7 +116,7 @@ fn submit(state: &mut State, deadline: Time, now: Time) -> Arc<Mutex<Option<Writ
     let cell: Arc<Mutex<Option<WriteResult>>> = Arc::default();
     let filled = cell.clone();
     let done = Box::new(move |result| *filled.lock().unwrap() = Some(result));
-    let work = Work::Write { command: b"command".to_vec(), done };
+    let work = Work::Write { command: Some(Draft::command(b"command")), done };
     finish(state.step(now, |state| state.submit(work, Origin::Client, deadline, now)).1);
     cell
 }

@@ -12,7 +12,7 @@ use crate::node::request::{
     AdminFailure, AdminFailureKind, AdminResult, Administered, Administration, BackupResult, Completion,
     Failure, FailureKind, Origin, ReadIndexResult, WriteResult,
 };
-use crate::raft::{Index, MemberId, Position, Raft, ReadToken, Settled, Term, Time};
+use crate::raft::{Draft, Index, MemberId, Position, Raft, ReadToken, Settled, Term, Time};
 use crate::store::Applied;
 
 /// Maximum number of requests that wait at one node; more are refused as overloaded. The ports admit far fewer.
@@ -25,8 +25,8 @@ pub(crate) type RequestId = u64;
 pub enum Work {
     /// To put an encoded command into the log.
     Write {
-        /// The command's bytes; gone once they are proposed.
-        command: Vec<u8>,
+        /// The command in the frame of its entry; gone once it is proposed.
+        command: Option<Draft>,
         /// Told what became of it.
         done: Completion<WriteResult>,
     },

@@ -30,8 +30,9 @@ use crate::node::{
     Uninitialized,
 };
 use crate::raft::{
-    AppendEntriesRequest, ClusterId, Entry, FRAME_HEADER_BYTES, FrameError, Index, InstallSnapshotRequest,
-    MAX_PAYLOAD_BYTES, MemberId, Membership, Position, RequestVoteRequest, Term, TimeoutNowRequest,
+    AppendEntriesRequest, ClusterId, Draft, Entry, FRAME_HEADER_BYTES, FrameError, Index,
+    InstallSnapshotRequest, MAX_PAYLOAD_BYTES, MemberId, Membership, Position, RequestVoteRequest, Term,
+    TimeoutNowRequest,
 };
 
 /// Maximum size of a body of the peer port, in both directions. An append carries at most 1 MiB of entries, or one
@@ -196,14 +197,14 @@ pub fn encode_request(envelope: Envelope, request: &PeerRequest) -> Vec<u8> {
             let head: Vec<WriteLine> = writes
                 .iter()
                 .map(|w| WriteLine {
-                    bytes: w.command.len(),
-                    crc32c: crc32c::crc32c(&w.command),
+                    bytes: w.command.payload().len(),
+                    crc32c: w.command.payload_crc(),
                     remaining_ms: w.remaining_ms,
                 })
                 .collect();
-            let bytes = writes.iter().map(|w| w.command.len()).sum();
+            let bytes = writes.iter().map(|w| w.command.payload().len()).sum();
             let mut body = line(&Line { envelope, request: head }, bytes);
-            writes.iter().for_each(|w| body.extend_from_slice(&w.command));
+            writes.iter().for_each(|w| body.extend_from_slice(w.command.payload()));
             body
         }
         PeerRequest::InstallSnapshot(piece) => {
@@ -328,10 +329,11 @@ fn decode_writes(head: &[WriteLine], mut rest: &[u8]) -> Result<Vec<ForwardedWri
         let command = rest.get(..write.bytes).ok_or_else(|| {
             CodecError::Body(format!("a write of {} bytes, {} are there", write.bytes, rest.len()))
         })?;
-        if crc32c::crc32c(command) != write.crc32c {
+        let command = Draft::command(command);
+        if command.payload_crc() != write.crc32c {
             return Err(CodecError::Body("a write's checksum does not match".into()));
         }
-        writes.push(ForwardedWrite { command: command.to_vec(), remaining_ms: write.remaining_ms });
+        writes.push(ForwardedWrite { command, remaining_ms: write.remaining_ms });
         rest = &rest[write.bytes..];
     }
     nothing_after(rest)?;

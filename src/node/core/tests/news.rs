@@ -181,3 +181,18 @@ fn a_leader_that_is_to_go_and_that_nobody_succeeds_removes_itself() {
     let done = told(&answer).expect("decided").expect("done");
     assert_eq!(done, Administered::Changed(state.raft.commit_index()));
 }
+
+#[test]
+fn a_write_during_a_transfer_goes_to_the_successor_with_its_command() {
+    let (mut state, now) = fresh_leader();
+    exchange(&mut state, DEAD, now + HEARTBEAT);
+    let now = now + HEARTBEAT;
+    ask(&mut state, Administration::Transfer(Some(LEADER)), at_ms(60_000), now);
+    assert!(state.raft.is_transferring());
+    let answer = submit(&mut state, at_ms(60_000), now);
+    finish(hear(&mut state, 9, LEADER, now));
+    assert_eq!(*answer.lock().unwrap(), None);
+    let call = forward(&mut state, now);
+    let PeerRequest::Forward(writes) = call.request else { panic!("writes are forwarded") };
+    assert_eq!(writes.iter().map(|w| w.command.payload()).collect::<Vec<_>>(), [b"command"]);
+}

@@ -10,7 +10,7 @@ fn proposed() -> (Waiters, mpsc::Receiver<WriteResult>) {
     let (sender, answer) = mpsc::channel();
     let done = Box::new(move |result| sender.send(result).expect("the test waits"));
     let mut waiters = Waiters::new();
-    let id = waiters.add(Work::Write { command: Vec::new(), done }, Origin::Client, Time::NEVER);
+    let id = waiters.add(Work::Write { command: None, done }, Origin::Client, Time::NEVER);
     waiters.set_stage(id, Stage::Proposed(Position::new(5, 2)));
     (waiters, answer)
 }

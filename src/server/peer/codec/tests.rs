@@ -203,7 +203,7 @@ fn a_field_that_a_newer_member_says_is_ignored_in_every_line() {
         (PeerRequest::RequestVote(vote(5)), 4),
         (PeerRequest::AppendEntries(append(Position::new(5, 2), &[b"a".to_vec()])), 4),
         (PeerRequest::ReadIndex { remaining_ms: 17 }, 2),
-        (PeerRequest::Forward(vec![ForwardedWrite { command: b"c".to_vec(), remaining_ms: 1 }]), 3),
+        (PeerRequest::Forward(vec![ForwardedWrite { command: Draft::command(b"c"), remaining_ms: 1 }]), 3),
         (PeerRequest::InstallSnapshot(piece), 4),
         (PeerRequest::TimeoutNow(TimeoutNowRequest { term: 3, leader: ENVELOPE.from }), 2),
         (PeerRequest::Administer { what: change, remaining_ms: 9 }, 4),
@@ -288,7 +288,7 @@ proptest! {
         index in 0u64..1 << 40, term in 0u64..1 << 40, commands: Vec<Vec<u8>>, remaining_ms: u64,
     ) {
         roundtrip(PeerRequest::AppendEntries(append(Position::new(index, term), &commands)));
-        let write = |command| ForwardedWrite { command, remaining_ms };
+        let write = |command: Vec<u8>| ForwardedWrite { command: Draft::command(&command), remaining_ms };
         roundtrip(PeerRequest::Forward(commands.into_iter().map(write).collect()));
     }
 
