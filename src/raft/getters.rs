@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::log::Log;
-use super::progress::{Mode, Progress};
+use super::progress::Progress;
 use super::raft::Raft;
 use super::role::{Role, RoleKind};
 use super::types::{
@@ -169,7 +169,8 @@ impl Raft {
             reads_done: self.reads_done_count,
             membership_index: self.memberships.latest_index(),
             snapshot_index: self.snapshot.last.index,
-            peers_behind: self.peers_progress().filter(|(_, p)| p.mode == Mode::Snapshot).count(),
+            peers_behind: self.peers_progress().filter(|(_, p)| self.is_behind_memory(p)).count(),
+            log_reads: self.log_reads,
             transfer_is_due: self.transfer_is_due(),
         }
     }

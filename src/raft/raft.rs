@@ -46,6 +46,8 @@ pub struct RaftConfig {
     pub max_append_bytes: usize,
     /// Maximum bytes of entries that wait for the disk; above this, proposals are refused and appends are not taken.
     pub max_unpersisted_bytes: usize,
+    /// Entries that are applied and on the own disk leave memory while all entries take more than this many bytes of it.
+    pub max_log_memory_bytes: usize,
     /// A snapshot is due when the log on disk has grown by this many bytes since the last one.
     pub snapshot_log_bytes: u64,
     /// A snapshot is due when this many entries were applied since the last one.
@@ -143,6 +145,8 @@ pub struct Raft {
     pub(super) last_ticket: u64,
     pub(super) reads_done: Vec<ReadDone>,
     pub(super) reads_done_count: u64,
+    /// How many times entries were read for a peer.
+    pub(super) log_reads: u64,
     pub(super) disk_stalled: bool,
     pub(super) steps: u64,
     rng: fastrand::Rng,
@@ -183,6 +187,7 @@ impl Raft {
             last_ticket: 0,
             reads_done: Vec::new(),
             reads_done_count: 0,
+            log_reads: 0,
             disk_stalled: false,
             steps: 0,
             notes: VecDeque::new(),
@@ -245,6 +250,7 @@ impl Raft {
         self.count_own_vote(now);
         self.advance_leader_commit(now);
         self.raise_version(now);
+        self.release_entries();
     }
 
     /// The state machine holds every entry through `index`.
@@ -257,6 +263,7 @@ impl Raft {
             self.applying
         );
         self.last_applied = index;
+        self.release_entries();
     }
 
     /// Time has reached `poll_timeout`. A late call counts once: missed calls are not repeated.

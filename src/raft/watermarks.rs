@@ -37,8 +37,10 @@ pub struct Watermarks {
     pub membership_index: Index,
     /// Last index of the newest snapshot.
     pub snapshot_index: Index,
-    /// Peers of a leader that need a snapshot.
+    /// Peers of a leader that need a snapshot, or entries that have left memory.
     pub peers_behind: usize,
+    /// How many times entries were read for a peer.
+    pub log_reads: u64,
     /// Whether the successor of a leadership transfer must be told now.
     pub transfer_is_due: bool,
 }
@@ -59,6 +61,7 @@ impl Watermarks {
         (self.term, self.role, self.ballot, self.last, self.read_round, self.membership_index)
             != (after.term, after.role, after.ballot, after.last, after.read_round, after.membership_index)
             || self.peers_behind < after.peers_behind
+            || self.log_reads != after.log_reads
             || (after.transfer_is_due && !self.transfer_is_due)
             || (after.role == RoleKind::Candidate && self.persisted_seq != after.persisted_seq)
     }

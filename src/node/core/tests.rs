@@ -48,6 +48,7 @@ fn follower() -> State {
         seed: 2,
         max_append_bytes: 1 << 20,
         max_unpersisted_bytes: 16 << 20,
+        max_log_memory_bytes: usize::MAX,
         snapshot_log_bytes: u64::MAX,
         snapshot_log_entries: u64::MAX,
     };

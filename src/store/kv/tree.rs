@@ -88,11 +88,12 @@ impl Tree {
         let (bound, leaf) = self.leaf_mut(key)?;
         let at = find(leaf, key).ok()?;
         let versions = leaf.remove(at);
+        if leaf.capacity() > leaf.len() + 2 * GROWTH_KEYS {
+            leaf.shrink_to(leaf.len() + GROWTH_KEYS);
+        }
         if leaf.len() < FEW_KEYS {
             let bound = Box::from(bound);
             self.join(bound);
-        } else if leaf.capacity() > leaf.len() + 2 * GROWTH_KEYS {
-            leaf.shrink_to(leaf.len() + GROWTH_KEYS);
         }
         self.len -= 1;
         Some(versions)

@@ -24,7 +24,7 @@ impl Cluster {
         for (entry, seen_in) in self.committed.values().filter(|(_, seen_in)| *seen_in < term) {
             let is_compacted = entry.index() <= log.base().index;
             assert!(
-                is_compacted || log.get(entry.index()) == Some(entry),
+                is_compacted || log.holds(entry),
                 "I10: leader {me} of term {term} lacks {}, committed in term {seen_in}",
                 entry.position()
             );
@@ -36,7 +36,8 @@ impl Cluster {
         let mine = self.nodes[&me].raft.log();
         for (other, node) in self.nodes.iter().filter(|(o, n)| **o != me && n.is_up) {
             let theirs = node.raft.log();
-            let first = mine.first_index().max(theirs.first_index());
+            // What left memory was compared when it came.
+            let first = mine.released().max(theirs.released()) + 1;
             let from =
                 |log: &'_ Log| -> Vec<Entry> { log.iter().filter(|e| e.index() >= first).cloned().collect() };
             let (mine, theirs) = (from(mine), from(theirs));
