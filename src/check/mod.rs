@@ -24,6 +24,7 @@
 //! effect at any time after its call, or never. [`resolve_unknown`] resolves what the answers of others, or the log,
 //! prove.
 
+mod draw;
 mod history;
 mod names;
 mod order;
@@ -32,6 +33,7 @@ mod search;
 
 use std::fmt;
 
+pub use draw::{Parts, draw_condition, draw_kind, draw_operation, write_of};
 pub use history::{Answer, Condition, Event, Op, Row, read_history, write_history};
 pub use order::check_order;
 pub use resolve::{Committed, resolve_unknown};

@@ -42,6 +42,8 @@ mod members;
 mod nemesis;
 mod net;
 mod node;
+#[path = "../support/operations.rs"]
+mod operations;
 mod oracle;
 mod peers;
 mod process;
@@ -59,7 +61,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use report::{Counters, Mark};
+use dkv::raft::{FIRST_PROTOCOL, PROTOCOL};
+use report::{Counters, Mark, NEXT_MARKS};
 
 /// Seeds in the standard dose.
 const DOSE: u64 = 2_500;
@@ -141,6 +144,10 @@ fn seeds_keep_every_promise() {
     println!("{}{}", counters.summary(), counters.speed(began.elapsed()));
     assert!(failures.is_empty(), "{}", failures.join("\n----\n"));
     assert_eq!(counters.seeds, dose + rare.len() as u64, "every seed was run");
+    if PROTOCOL > FIRST_PROTOCOL && dose >= 100 {
+        let missing = NEXT_MARKS.iter().filter(|mark| counters.count(**mark) == 0);
+        assert_eq!(missing.collect::<Vec<_>>(), [&Mark::Elected; 0], "never reached");
+    }
     if dose >= DOSE {
         let missing = counters.missing();
         assert!(missing.is_empty(), "never reached: {missing:?}");
