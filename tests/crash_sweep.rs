@@ -7,10 +7,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use dkv::raft::{ClusterId, Entry, HardState, Index, MemberId, Payload, Position, Term, WriteOp};
+use dkv::raft::{ClusterId, Entry, HardState, Index, LogRead, MemberId, Payload, Position, Term, WriteOp};
 use dkv::store::disk::Disk;
 use dkv::store::simdisk::{Fault, Io, Loss, Moment, SimDisk};
-use dkv::store::wal::{Recovered, SparePreparer, Wal, WalError, WalIds, WalOptions};
+use dkv::store::wal::{LogReader, Recovered, SparePreparer, Wal, WalError, WalIds, WalOptions};
 
 mod support {
     pub mod parallel;
@@ -322,11 +322,27 @@ fn recover(sim: &SimDisk, trace: &Trace, mark: Mark, context: &dyn Fn() -> Strin
 /// Recovers, then once more after a power loss that takes everything unsynced: the same state.
 fn recover_twice(sim: &SimDisk, trace: &Trace, mark: Mark, context: &dyn Fn() -> String) {
     let state = recover(sim, trace, mark, context);
+    read_back(sim, &trace.states[state].entries, context);
     if mark.acked == 0 {
         return;
     }
     let again = Mark { acked: state, issued: state, ..mark };
     recover(&sim.restart(Loss::Everything), trace, again, &|| format!("{}, recovered again", context()));
+}
+
+/// A reader of the recovered log finds every entry, as the senders look for entries that have left memory.
+fn read_back(sim: &SimDisk, entries: &[Entry], context: &dyn Fn() -> String) {
+    let mut reader = LogReader::new(dynamic(sim));
+    for run in entries.chunk_by(|a, b| a.term() == b.term()) {
+        let (mut rest, through) = (run, run[run.len() - 1].index());
+        while let Some(first) = rest.first() {
+            let wanted = LogRead { from: first.position(), through, max_bytes: 2_000 };
+            let read = reader.read(&wanted).unwrap_or_else(|e| panic!("{}: {wanted:?}: {e}", context()));
+            let is_right = !read.is_empty() && rest.starts_with(&read);
+            assert!(is_right, "{}: {wanted:?} brings {read:?}, not {rest:?}", context());
+            rest = &rest[read.len()..];
+        }
+    }
 }
 
 struct Recorded {

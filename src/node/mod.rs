@@ -86,6 +86,10 @@ const MAX_APPEND_BYTES: usize = 1 << 20;
 /// Maximum bytes of entries that wait for the disk; above this, proposals are refused.
 const MAX_UNPERSISTED_BYTES: usize = 16 << 20;
 
+/// Entries that are applied and on the disk leave memory while all entries take more than this: a peer that lags less is
+/// sent entries without reading the disk.
+const MAX_LOG_MEMORY_BYTES: usize = 8 << 20;
+
 /// A thread with nothing to wait for checks again after this time.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3_600);
 
@@ -245,6 +249,7 @@ impl Node {
             seed: options.seed,
             max_append_bytes: MAX_APPEND_BYTES,
             max_unpersisted_bytes: MAX_UNPERSISTED_BYTES,
+            max_log_memory_bytes: MAX_LOG_MEMORY_BYTES,
             snapshot_log_bytes: options.snapshot_log_bytes,
             snapshot_log_entries: options.snapshot_log_entries,
             protocol: options.protocol,

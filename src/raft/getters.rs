@@ -172,6 +172,8 @@ impl Raft {
             snapshot_index: self.snapshot.last.index,
             snapshot_wishes: self.snapshot_wishes,
             snapshots_delivered: self.snapshots_delivered,
+            missing_entries: self.peers_missing_entries(),
+            log_reads: self.log_reads,
             transfer_is_due: self.transfer_is_due(),
         }
     }

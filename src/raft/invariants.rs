@@ -3,6 +3,7 @@
 
 use super::raft::Raft;
 use super::role::{Role, RoleKind};
+use super::types::Position;
 use super::watermarks::Watermarks;
 
 /// The whole log is checked once per this many steps; the cheap checks run in every step.
@@ -35,6 +36,12 @@ pub fn check(raft: &Raft) {
         raft.applying,
         raft.commit_index
     );
+    let (released, durable) = (raft.log.released(), raft.persisted_index());
+    assert!(
+        base_index <= released && (released == base_index || released <= raft.last_applied.min(durable)),
+        "I4: entries through {released} left memory, applied is {}, durable {durable}",
+        raft.last_applied
+    );
     assert!(
         raft.persisted_index() <= last.index,
         "I4: {} is said to be durable, but the log ends at {}",
@@ -65,7 +72,8 @@ pub fn check(raft: &Raft) {
 }
 
 fn check_log(raft: &Raft) {
-    let mut before = raft.log.base();
+    let released = raft.log.released();
+    let mut before = Position::new(released, raft.log.term_at(released).expect("the log knows every term"));
     for entry in raft.log.iter() {
         let position = entry.position();
         assert!(

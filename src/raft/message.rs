@@ -247,6 +247,8 @@ pub(super) enum Asked {
     TimeoutNow,
     /// To take the snapshot that ends here.
     Snapshot { last: Position },
+    /// Nothing of the peer: entries from this one on are read for it.
+    Read { from: Position },
 }
 
 /// What a replicator does next.
@@ -272,11 +274,29 @@ pub enum Awaits {
     Everything,
 }
 
-/// What the sender of snapshots to a peer does next.
+/// Entries to be read from the log on the disk. All of them have one term: index and term stand for one entry in every
+/// log ever, so what is found is right, whatever else the log has had at these indexes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogRead {
+    /// The first entry.
+    pub from: Position,
+    /// Index of the last entry.
+    pub through: Index,
+    /// At least one entry, then as many as fit into this many bytes of frames.
+    pub max_bytes: usize,
+}
+
+/// The entries could not be read from the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadFailed;
+
+/// What the thread does next that brings to a peer what memory no longer has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PollSnapshot {
+pub enum PollBulk {
     /// Send the snapshot that ends here, piece by piece; bring the ticket back with the last answer.
     Transfer(Position, Ticket),
+    /// Read these entries from the log on the disk; bring the ticket back with them.
+    Read(LogRead, Ticket),
     /// Nothing to do before this time, unless something changes.
     WaitUntil(Time),
     /// This peer is no longer a member, and never will be again.

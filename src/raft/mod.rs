@@ -32,7 +32,7 @@
 //! # let ms = Duration::from_millis;
 //! # let config = RaftConfig { me: MemberId(1), election_timeout: ms(300), heartbeat: ms(50), append_hold: ms(50),
 //! #     disk_stall: ms(2_000), seed: 1, max_append_bytes: 1 << 20, max_unpersisted_bytes: 16 << 20,
-//! #     snapshot_log_bytes: u64::MAX, snapshot_log_entries: u64::MAX, protocol: 1, hold_version: false };
+//! #     max_log_memory_bytes: 16 << 20, snapshot_log_bytes: u64::MAX, snapshot_log_entries: u64::MAX, protocol: 1, hold_version: false };
 //! # let (mut applied, mut proposed) = (Vec::new(), None);
 //! let mut now = Time(0);
 //! let mut raft = Raft::new(config, restored, now);
@@ -79,6 +79,7 @@
 //! | `election.rs` | votes, pre-votes, stickiness, check-quorum (paper §5.2, §5.4.1; thesis §9.6, §4.2.3, §6.2) |
 //! | `replication.rs` | AppendEntries on both sides, back-tracking, commit (paper §5.3, §5.4.2) |
 //! | `read.rs` | ReadIndex (thesis §6.4) |
+//! | `read_log.rs` | which entries leave memory, and how a peer gets them from the disk |
 //! | `snapshot.rs` | when the state is saved, what of the log may go, who is sent a snapshot and who takes it (paper §7, Figure 13) |
 //! | `change.rs` | changes of the membership, one server at a time; learners and their promotion (thesis §4.1, §4.2) |
 //! | `version.rs`, `protocol.rs` | the version that the cluster agrees on, and when it is raised; which versions a program reads |
@@ -158,6 +159,7 @@ mod quorum;
 #[allow(clippy::module_inception)]
 mod raft;
 mod read;
+mod read_log;
 mod replication;
 mod reply;
 mod role;
@@ -180,8 +182,8 @@ pub use log::Log;
 pub use membership::Memberships;
 pub use message::{
     AppendEntriesReply, AppendEntriesRequest, AppendOutcome, Awaits, InstallOutcome, InstallSnapshotReply,
-    InstallSnapshotRequest, PollRpc, PollSnapshot, RequestVoteReply, RequestVoteRequest, RpcFailed, RpcReply,
-    RpcRequest, Ticket, TimeoutNowReply, TimeoutNowRequest,
+    InstallSnapshotRequest, LogRead, PollBulk, PollRpc, ReadFailed, RequestVoteReply, RequestVoteRequest,
+    RpcFailed, RpcReply, RpcRequest, Ticket, TimeoutNowReply, TimeoutNowRequest,
 };
 pub use note::{Decision, Note, NoteLevel, StepDownReason, VoteRefusal};
 pub use progress::{Liveness, Mode, PeerSlot, Progress};

@@ -109,6 +109,8 @@ pub enum Decision {
     SnapshotSaved(Position),
     /// A peer needs entries that are compacted: it gets the snapshot that ends here.
     SnapshotOffered(MemberId, Position),
+    /// The entries from this index on, which this peer needs, cannot be read from the own disk.
+    EntriesNotRead(MemberId, Index),
     /// A snapshot of the leader replaced log and state.
     SnapshotInstalled(Position),
     /// The leadership is transferred to this member.
@@ -267,6 +269,13 @@ impl Decision {
                 write!(
                     f,
                     "{} needs entries that are compacted: it gets the snapshot through {last}",
+                    who(peer)
+                )
+            }
+            Decision::EntriesNotRead(peer, from) => {
+                write!(
+                    f,
+                    "{} needs entries from {from} on, which cannot be read from the own log: it gets a snapshot",
                     who(peer)
                 )
             }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::entry::Entry;
 use super::protocol::Protocol;
 use super::types::{Index, Time};
 
@@ -45,6 +46,8 @@ pub struct Progress {
     pub acked_round: u64,
     /// The round of catching up that a learner is in.
     pub catch_up: Option<CatchUp>,
+    /// Consecutive entries that have left memory and were read for this peer.
+    pub read: Vec<Entry>,
 }
 
 /// Whether a peer is alive, as far as its leader knows. Only an answer in this term counts: a peer without an answer
@@ -84,6 +87,7 @@ impl Progress {
             sent_round: 0,
             acked_round: 0,
             catch_up: None,
+            read: Vec::new(),
         }
     }
 
@@ -119,10 +123,27 @@ impl Progress {
         }
     }
 
+    /// Whether the entry at this index was read for the peer.
+    pub fn has_read(&self, index: Index) -> bool {
+        match (self.read.first(), self.read.last()) {
+            (Some(first), Some(last)) => (first.index()..=last.index()).contains(&index),
+            _ => false,
+        }
+    }
+
+    /// Lets go of the entries that were read for the peer once it has taken them.
+    pub fn drop_read(&mut self) {
+        if self.read.last().is_some_and(|last| last.index() < self.next_index) {
+            self.read = Vec::new();
+        }
+    }
+
     /// Whether an append should be sent immediately although no heartbeat is due: there are entries to send, or sent
-    /// entries that are not yet known to be on the peer's disk.
-    pub fn wants_append(&self, last_index: Index) -> bool {
-        let has_entries = self.next_index <= last_index && !self.is_full;
+    /// entries that are not yet known to be on the peer's disk. When the next entry `is_missing` in memory, an append can
+    /// still find out whether the place is right, without entries.
+    pub fn wants_append(&self, last_index: Index, is_missing: bool) -> bool {
+        let can_send = !is_missing || self.mode == Mode::Probe;
+        let has_entries = self.next_index <= last_index && !self.is_full && can_send;
         let awaits_disk = self.mode == Mode::Replicate && self.match_index + 1 < self.next_index;
         !matches!(self.mode, Mode::Lost | Mode::Snapshot) && (has_entries || awaits_disk)
     }
@@ -135,8 +156,9 @@ pub struct PeerSlot {
     pub in_flight: Option<u64>,
     /// After a failure nothing is sent before this time, so that refused connections do not cause a busy loop.
     pub not_before: Time,
-    /// The same two fields for snapshots. They are sent in parallel to the RPCs: they must not delay a heartbeat.
-    pub snapshot_in_flight: Option<u64>,
-    /// No snapshot is sent before this time.
-    pub snapshot_not_before: Time,
+    /// The same two fields for snapshots, and for reading entries that left memory. Both run in parallel to the RPCs: they
+    /// must not delay a heartbeat.
+    pub bulk_in_flight: Option<u64>,
+    /// No snapshot is sent, and nothing is read, before this time.
+    pub bulk_not_before: Time,
 }

@@ -47,6 +47,8 @@ pub struct RaftConfig {
     pub max_append_bytes: usize,
     /// Maximum bytes of entries that wait for the disk; above this, proposals are refused and appends are not taken.
     pub max_unpersisted_bytes: usize,
+    /// Entries that are applied and on the own disk leave memory while all entries take more than this many bytes of it.
+    pub max_log_memory_bytes: usize,
     /// A snapshot is due when the log on disk has grown by this many bytes since the last one.
     pub snapshot_log_bytes: u64,
     /// A snapshot is due when this many entries were applied since the last one.
@@ -146,6 +148,8 @@ pub struct Raft {
     pub(super) last_ticket: u64,
     pub(super) reads_done: Vec<ReadDone>,
     pub(super) reads_done_count: u64,
+    /// How many times entries were read for a peer.
+    pub(super) log_reads: u64,
     pub(super) disk_stalled: bool,
     /// How often a peer began to need a snapshot, and how often one got it.
     pub(super) snapshot_wishes: u64,
@@ -190,6 +194,7 @@ impl Raft {
             last_ticket: 0,
             reads_done: Vec::new(),
             reads_done_count: 0,
+            log_reads: 0,
             disk_stalled: false,
             snapshot_wishes: 0,
             snapshots_delivered: 0,
@@ -264,6 +269,7 @@ impl Raft {
         self.count_own_vote(now);
         self.advance_leader_commit(now);
         self.raise_version(now);
+        self.release_entries();
     }
 
     /// The state machine holds every entry through `index`.
@@ -276,6 +282,7 @@ impl Raft {
             self.applying
         );
         self.last_applied = index;
+        self.release_entries();
     }
 
     /// Time has reached `poll_timeout`. A late call counts once: missed calls are not repeated.

@@ -156,14 +156,19 @@ impl Raft {
     fn poll_append(&mut self, peer: MemberId, now: Time) -> PollRpc {
         let last_index = self.log.last_index();
         let nothing = PollRpc::WaitUntil(Time::NEVER, Awaits::AllButEntries);
+        let is_missing = match &self.role {
+            Role::Leader(leader) => leader.peers.get(&peer).is_some_and(|p| self.is_missing_for(p)),
+            _ => false,
+        };
         let Role::Leader(leader) = &mut self.role else { return nothing };
         let Some(progress) = leader.peers.get_mut(&peer).filter(|p| p.mode != Mode::Lost) else {
             return nothing;
         };
         let wants_round = progress.sent_round < leader.reads.wanted_round();
-        if !progress.wants_append(last_index) && !wants_round && now < progress.heartbeat_at {
+        if !progress.wants_append(last_index, is_missing) && !wants_round && now < progress.heartbeat_at {
             let awaits = match progress.mode {
                 Mode::Snapshot => Awaits::AllButEntries,
+                _ if is_missing => Awaits::AllButEntries,
                 _ => Awaits::Everything,
             };
             return PollRpc::WaitUntil(progress.heartbeat_at, awaits);
@@ -171,18 +176,20 @@ impl Raft {
         progress.heartbeat_at = now + self.config.heartbeat;
         progress.sent_round = leader.reads.open_round();
         let round = progress.sent_round;
-        // A heartbeat to a peer that needs the snapshot asks whether the peer has the snapshot by now.
-        let prev = if progress.mode == Mode::Snapshot {
+        // A heartbeat to a peer that needs the snapshot asks whether the peer has the snapshot by now. One that has the
+        // log's base may need it all the same: its next entries cannot be read.
+        let prev = if progress.mode == Mode::Snapshot && progress.next_index <= self.log.base().index {
             self.log.base()
+        } else if progress.mode == Mode::Snapshot {
+            self.snapshot.last
         } else {
             let index = progress.next_index - 1;
             Position::new(index, self.log.term_at(index).expect("the log holds every entry since its base"))
         };
-        let is_empty = progress.is_full || progress.mode == Mode::Snapshot;
-        let matched = progress.match_index;
-        let to = if is_empty { prev.index } else { last_index };
-        let max_bytes = if progress.mode == Mode::Probe { 0 } else { self.config.max_append_bytes };
-        let entries = self.log.slice(prev.index + 1, to, max_bytes);
+        let is_empty = progress.is_full || is_missing || progress.mode == Mode::Snapshot;
+        let (matched, is_probe) = (progress.match_index, progress.mode == Mode::Probe);
+        let max_bytes = if is_probe { 0 } else { self.config.max_append_bytes };
+        let entries = if is_empty { Vec::new() } else { self.entries_for(peer, last_index, max_bytes) };
         let request = AppendEntriesRequest {
             term: self.term(),
             leader: self.me(),
@@ -262,6 +269,7 @@ impl Raft {
                 let received = received.clamp(prev, last);
                 progress.match_index = progress.match_index.max(match_index.min(last));
                 progress.next_index = progress.match_index.max(received) + 1;
+                progress.drop_read();
                 progress.mode = Mode::Replicate;
                 progress.is_full =
                     (progress.is_full || received < last) && progress.match_index + 1 < progress.next_index;

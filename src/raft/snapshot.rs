@@ -4,7 +4,7 @@
 
 use super::membership::Memberships;
 use super::message::{
-    Asked, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, PollSnapshot, RpcFailed, Ticket,
+    Asked, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, PollBulk, RpcFailed, Ticket,
 };
 use super::note::Decision;
 use super::progress::Mode;
@@ -181,10 +181,11 @@ impl Raft {
 
     // ---- a leader's side ---------------------------------------------------------------------------------------------
 
-    /// Whether to send a snapshot to this peer now. One transfer at a time, in parallel to the heartbeats.
-    pub fn poll_snapshot(&mut self, peer: MemberId, now: Time) -> PollSnapshot {
+    /// Whether to send a snapshot to this peer now, or to read entries for it that left memory. One of the two at a time, in
+    /// parallel to the heartbeats.
+    pub fn poll_bulk(&mut self, peer: MemberId, now: Time) -> PollBulk {
         if !self.may_have_peer(peer) {
-            return PollSnapshot::Stop;
+            return PollBulk::Stop;
         }
         let last = self.snapshot.last;
         let slot = self.slots.entry(peer).or_default();
@@ -192,20 +193,31 @@ impl Raft {
             Role::Leader(leader) => leader.peers.get(&peer).is_some_and(|p| p.mode == Mode::Snapshot),
             _ => false,
         };
-        if slot.snapshot_in_flight.is_some() || !is_wanted {
-            return PollSnapshot::WaitUntil(Time::NEVER);
+        if slot.bulk_in_flight.is_some() {
+            return PollBulk::WaitUntil(Time::NEVER);
         }
-        if now < slot.snapshot_not_before {
-            return PollSnapshot::WaitUntil(slot.snapshot_not_before);
+        if now < slot.bulk_not_before {
+            return PollBulk::WaitUntil(slot.bulk_not_before);
         }
+        if !is_wanted {
+            return self.poll_read(peer, now).unwrap_or(PollBulk::WaitUntil(Time::NEVER));
+        }
+        self.note(Decision::SnapshotOffered(peer, last));
+        PollBulk::Transfer(last, self.bulk_ticket(peer, Asked::Snapshot { last }, now))
+    }
+
+    pub(super) fn bulk_ticket(&mut self, peer: MemberId, asked: Asked, now: Time) -> Ticket {
         self.last_ticket += 1;
         let id = self.last_ticket;
-        slot.snapshot_in_flight = Some(id);
-        self.note(Decision::SnapshotOffered(peer, last));
-        PollSnapshot::Transfer(
-            last,
-            Ticket { id, peer, term: self.term(), sent_at: now, asked: Asked::Snapshot { last } },
-        )
+        self.slots.entry(peer).or_default().bulk_in_flight = Some(id);
+        Ticket { id, peer, term: self.term(), sent_at: now, asked }
+    }
+
+    /// The ticket of a transfer, or of reading, came back.
+    pub(super) fn end_bulk(&mut self, ticket: &Ticket) {
+        let slot = self.slots.entry(ticket.peer).or_default();
+        assert_eq!(slot.bulk_in_flight, Some(ticket.id), "ticket {} came back twice", ticket.id);
+        slot.bulk_in_flight = None;
     }
 
     /// Whether a transfer is still useful: this member leads the ticket's term and the peer still needs the snapshot.
@@ -222,11 +234,9 @@ impl Raft {
         now: Time,
     ) {
         self.steps += 1;
-        let slot = self.slots.entry(ticket.peer).or_default();
-        assert_eq!(slot.snapshot_in_flight, Some(ticket.id), "ticket {} came back twice", ticket.id);
-        slot.snapshot_in_flight = None;
+        self.end_bulk(&ticket);
         // A failed transfer is retried after a pause.
-        slot.snapshot_not_before = now + self.config.heartbeat;
+        self.slots.entry(ticket.peer).or_default().bulk_not_before = now + self.config.heartbeat;
         let Ok(reply) = result else { return };
         if self.is_absurd(reply.term) {
             return self.note(Decision::RefusedTerm(ticket.peer, reply.term));

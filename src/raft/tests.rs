@@ -21,6 +21,7 @@ pub(super) fn config(me: u64) -> RaftConfig {
         seed: me,
         max_append_bytes: 1 << 20,
         max_unpersisted_bytes: 16 << 20,
+        max_log_memory_bytes: usize::MAX,
         snapshot_log_bytes: u64::MAX,
         snapshot_log_entries: u64::MAX,
     }

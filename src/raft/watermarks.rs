@@ -45,6 +45,10 @@ pub struct Watermarks {
     pub snapshot_wishes: u64,
     /// How often a peer of this member as leader got the snapshot that it needed.
     pub snapshots_delivered: u64,
+    /// Which peers of this member as leader need entries that have left memory: bit N for the Nth peer of its progress.
+    pub missing_entries: u64,
+    /// How many times entries were read for a peer.
+    pub log_reads: u64,
     /// Whether the successor of a leadership transfer must be told now.
     pub transfer_is_due: bool,
 }
@@ -72,6 +76,7 @@ impl Watermarks {
             RoleKind::Leader => {
                 office(self) != office(after)
                     || self.snapshots_delivered != after.snapshots_delivered
+                    || self.log_reads != after.log_reads
                     || (after.transfer_is_due && !self.transfer_is_due)
             }
         };
@@ -81,9 +86,9 @@ impl Watermarks {
         (after.role == RoleKind::Leader && self.last != after.last).then_some(Awaits::Everything)
     }
 
-    /// Whether a peer began to need a snapshot.
+    /// Whether a peer began to need a snapshot, or entries that have left memory.
     pub fn wakes_senders(&self, after: &Watermarks) -> bool {
-        self.snapshot_wishes != after.snapshot_wishes
+        self.snapshot_wishes != after.snapshot_wishes || after.missing_entries & !self.missing_entries != 0
     }
 
     /// Whether a leadership ended: its uncommitted proposals have an unknown outcome.

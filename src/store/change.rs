@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use crate::raft::Settings;
 use crate::vocabulary::KeyRange;
@@ -26,7 +25,7 @@ pub(super) struct Current {
 }
 
 /// Called with the keys of a range one after the other, until it breaks off.
-pub(super) type Visit<'a> = dyn FnMut(&Arc<[u8]>, Current) -> ControlFlow<()> + 'a;
+pub(super) type Visit<'a> = dyn FnMut(&[u8], Current) -> ControlFlow<()> + 'a;
 
 /// The keys before a change.
 pub(super) trait Keys {
@@ -49,11 +48,11 @@ pub(super) struct Write {
     /// How many times it was put since; 0 for a deletion.
     pub version: u64,
     /// Its value; None = deleted.
-    pub value: Option<Box<[u8]>>,
+    pub value: Option<Vec<u8>>,
 }
 
 /// What a change does, by key.
-pub(super) type Writes = BTreeMap<Arc<[u8]>, Write>;
+pub(super) type Writes = BTreeMap<Vec<u8>, Write>;
 
 /// A change that is open.
 pub(super) struct Change<'a> {
@@ -96,11 +95,7 @@ impl<'a> Change<'a> {
     }
 
     /// Calls `visit` for the keys of a range that exist before the change, in order, until `visit` breaks off.
-    pub(super) fn walk(
-        &self,
-        range: &KeyRange,
-        mut visit: impl FnMut(&Arc<[u8]>, Current) -> ControlFlow<()>,
-    ) {
+    pub(super) fn walk(&self, range: &KeyRange, mut visit: impl FnMut(&[u8], Current) -> ControlFlow<()>) {
         self.keys.walk(range, &mut visit);
     }
 
@@ -109,16 +104,16 @@ impl<'a> Change<'a> {
         let new = (self.revision(), 1);
         let (create_revision, version) =
             self.current(&key).map_or(new, |found| (found.create_revision, found.version + 1));
-        self.write(key.into(), Write { create_revision, version, value: Some(value.into()) });
+        self.write(key, Write { create_revision, version, value: Some(value) });
         (create_revision, version)
     }
 
     /// Removes a key that exists.
-    pub(super) fn delete(&mut self, key: Arc<[u8]>) {
+    pub(super) fn delete(&mut self, key: Vec<u8>) {
         self.write(key, Write { create_revision: 0, version: 0, value: None });
     }
 
-    fn write(&mut self, key: Arc<[u8]>, write: Write) {
+    fn write(&mut self, key: Vec<u8>, write: Write) {
         // A key has one version per revision.
         let previous = self.writes.insert(key, write);
         assert!(previous.is_none(), "a change writes a key once");

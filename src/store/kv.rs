@@ -18,16 +18,16 @@
 mod members;
 mod range;
 mod restore;
+mod tree;
 mod version;
 mod versions;
 mod view;
 
-use std::collections::btree_map::Entry as MapEntry;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::change::{Change, Current, Keys, Visit, Writes};
+use super::change::{Change, Current, Keys, Visit, Write, Writes};
 use super::command::{self, Applied, Command, Domain, Fingerprint};
 use super::dedup::{Dedup, Lookup};
 use crate::raft::{
@@ -36,7 +36,8 @@ use crate::raft::{
 };
 use crate::vocabulary::{Condition, KeyRange, Op, Outcome};
 use members::Members;
-use versions::{Superseded, Version, Versions};
+use tree::Tree;
+use versions::{Numbers, Superseded, Version, Versions};
 use view::Pin;
 
 pub use members::MAX_REMOVED;
@@ -118,7 +119,7 @@ pub struct Kv {
     revision: u64,
     floor: u64,
     /// Ordered by key, so that a range can be walked.
-    keys: BTreeMap<Arc<[u8]>, Versions>,
+    keys: Tree,
     /// Every superseded version above the floor, in the order of `at`.
     superseded: VecDeque<Superseded>,
     superseded_bytes: u64,
@@ -151,7 +152,7 @@ impl Kv {
             cluster_time: 0,
             revision: FIRST_REVISION,
             floor: FIRST_REVISION,
-            keys: BTreeMap::new(),
+            keys: Tree::default(),
             superseded: VecDeque::new(),
             superseded_bytes: 0,
             live_keys: 0,
@@ -249,8 +250,7 @@ impl Kv {
     pub fn get(&self, key: &[u8], revision: Option<u64>) -> Result<Option<Record<'_>>, ReadError> {
         let revision = revision.unwrap_or(self.revision);
         self.check_readable(revision)?;
-        let Some((key, versions)) = self.keys.get_key_value(key) else { return Ok(None) };
-        Ok(versions.at(revision).and_then(|version| version.record(key)))
+        Ok(self.keys.get(key).and_then(|versions| versions.at(revision)?.record()))
     }
 
     /// Whether a write with this idempotency key would get [`Outcome::Overloaded`] if it were applied next at
@@ -345,38 +345,28 @@ impl Kv {
         }
         self.revision += 1;
         for (key, write) in writes {
-            let new = Version::new(&key, self.revision, write.create_revision, write.version, write.value);
-            self.supersede(key, new);
+            let Write { create_revision, version, value } = write;
+            let numbers = Numbers { mod_revision: self.revision, create_revision, version };
+            self.supersede(Version::new(&key, numbers, value.as_deref()));
         }
         self.advance_floor();
     }
 
-    /// Makes `new` the latest version of `key`.
-    fn supersede(&mut self, key: Arc<[u8]>, new: Version) {
-        self.versions_hash = self.versions_hash.wrapping_add(new.fingerprint);
+    /// Makes `new` the latest version of its key.
+    fn supersede(&mut self, new: Version) {
+        self.versions_hash = self.versions_hash.wrapping_add(new.fingerprint());
         self.version_count += 1;
-        if let Some(value) = &new.value {
+        if let Some(payload) = new.payload_bytes() {
             self.live_keys += 1;
-            self.live_bytes += key.len() as u64 + value.len() as u64;
+            self.live_bytes += payload;
         }
-        match self.keys.entry(key) {
-            MapEntry::Vacant(vacant) => {
-                vacant.insert(Versions { latest: new, older: VecDeque::new() });
-            }
-            MapEntry::Occupied(mut occupied) => {
-                let key = Arc::clone(occupied.key());
-                let versions = occupied.get_mut();
-                let old = std::mem::replace(&mut versions.latest, new);
-                if let Some(value) = &old.value {
-                    let payload = key.len() as u64 + value.len() as u64;
-                    self.live_keys -= 1;
-                    self.live_bytes -= payload;
-                    let bytes = payload + VERSION_OVERHEAD_BYTES;
-                    self.superseded_bytes += bytes;
-                    self.superseded.push_back(Superseded { at: self.revision, key, bytes });
-                }
-                versions.older.push_back(old);
-            }
+        let Some(old) = self.keys.supersede(new) else { return };
+        if let Some(payload) = old.payload_bytes() {
+            self.live_keys -= 1;
+            self.live_bytes -= payload;
+            let bytes = payload + VERSION_OVERHEAD_BYTES;
+            self.superseded_bytes += bytes;
+            self.superseded.push_back(Superseded { at: self.revision, key: old.key().into(), bytes });
         }
     }
 
@@ -394,15 +384,15 @@ impl Kv {
         }
     }
 
-    fn trim(&mut self, key: &Arc<[u8]>) {
+    fn trim(&mut self, key: &[u8]) {
         // Several superseded versions of one key may be dropped together; the first of them may already remove the
         // key.
         let Some(versions) = self.keys.get_mut(key) else { return };
         let mut drop_version = |version: Version| {
-            self.versions_hash = self.versions_hash.wrapping_sub(version.fingerprint);
+            self.versions_hash = self.versions_hash.wrapping_sub(version.fingerprint());
             self.version_count -= 1;
             if let Some(pin) = &mut self.pin {
-                pin.keep(key, version);
+                pin.keep(version);
             }
         };
         versions.trim(self.floor, &mut drop_version);
@@ -424,26 +414,26 @@ impl Kv {
 }
 
 /// The latest version before a change; `None` when the key is deleted.
-fn current_of(key: &[u8], versions: &Versions) -> Option<Current> {
-    let Version { create_revision, mod_revision, version, ref value, .. } = versions.latest;
-    let retained_bytes = (key.len() + value.as_ref()?.len()) as u64 + VERSION_OVERHEAD_BYTES;
+fn current_of(versions: &Versions) -> Option<Current> {
+    let Record { key, value, create_revision, mod_revision, version } = versions.latest.record()?;
+    let retained_bytes = (key.len() + value.len()) as u64 + VERSION_OVERHEAD_BYTES;
     Some(Current { create_revision, mod_revision, version, retained_bytes })
 }
 
-impl Keys for BTreeMap<Arc<[u8]>, Versions> {
+impl Keys for Tree {
     fn current(&self, key: &[u8]) -> Option<Current> {
-        current_of(key, self.get(key)?)
+        current_of(self.get(key)?)
     }
 
     #[cfg(feature = "next-protocol")]
     fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
-        self.get(key)?.latest.value.as_ref().map(|value| value.to_vec())
+        self.get(key)?.latest.value().map(<[u8]>::to_vec)
     }
 
     fn walk(&self, range: &KeyRange, visit: &mut Visit<'_>) {
-        let keys = self.range::<[u8], _>((Bound::Included(range.start()), Bound::Unbounded));
-        for (key, versions) in keys.take_while(|(key, _)| range.contains(key)) {
-            if current_of(key, versions).is_some_and(|current| visit(key, current).is_break()) {
+        let keys = self.range(Bound::Included(range.start()), Bound::Unbounded);
+        for versions in keys.take_while(|versions| range.contains(versions.key())) {
+            if current_of(versions).is_some_and(|current| visit(versions.key(), current).is_break()) {
                 return;
             }
         }

@@ -19,11 +19,14 @@
 //! | log writer | [`Wal::write`], [`Wal::seal`], [`Wal::cut`], [`Wal::spare_is_due`] | the current segment; a name when it opens the next |
 //! | housekeeper | [`SparePreparer::step`] | the files `spare-<n>.tmp`, until it hands them over; segments that the log writer has given up |
 //!
+//! A sender that needs entries that have left memory reads them with a [`LogReader`], which shares nothing with the two.
+//!
 //! The two threads share one small slot with a mutex. The mutex is held only to move a file handle, never during I/O;
 //! see [`SparePreparer`] for the exchange.
 
 mod format;
 mod inspect;
+mod reader;
 mod recovery;
 mod segment;
 mod spare;
@@ -38,6 +41,7 @@ use crate::raft::{ClusterId, Entry, HardState, MemberId, Position};
 
 use super::disk::Disk;
 pub use inspect::{Inspection, TornEnd, inspect};
+pub use reader::LogReader;
 pub use spare::SparePreparer;
 pub use writer::Wal;
 
@@ -185,6 +189,16 @@ pub enum WalError {
         offset: u64,
         /// What they are, and which program can read them.
         what: String,
+    },
+    /// [`LogReader::read`] was asked for an entry that was cut, or stands after damage.
+    #[error(
+        "entry {entry} is not found in the log in {dir}: it was cut off after a snapshot, or the log is damaged"
+    )]
+    NotFound {
+        /// The directory.
+        dir: String,
+        /// The first entry that was asked for.
+        entry: Position,
     },
     /// [`Wal::open`] was called where there is no log.
     #[error("there is no log in {0}")]

@@ -51,6 +51,7 @@ pub fn config(me: u64) -> RaftConfig {
         seed: me,
         max_append_bytes: 1 << 20,
         max_unpersisted_bytes: 16 << 20,
+        max_log_memory_bytes: usize::MAX,
         snapshot_log_bytes: u64::MAX,
         snapshot_log_entries: u64::MAX,
     }
@@ -194,6 +195,8 @@ impl Durable {
 struct Program {
     protocol: Protocol,
     hold_version: bool,
+    /// Memory that the entries may take.
+    max_log_memory_bytes: usize,
 }
 
 struct Node {
@@ -260,8 +263,10 @@ pub struct Cluster {
     committed: BTreeMap<Index, (Entry, Term)>,
     /// What the snapshot that ends there holds: every entry through it.
     snapshots: BTreeMap<Index, Vec<Entry>>,
-    /// Snapshots are sent only when the script says so.
+    /// Snapshots are sent, and logs read, only when the script says so.
     pub are_transfers_held: bool,
+    /// Members whose logs cannot be read.
+    pub unreadable: BTreeSet<u64>,
 }
 
 impl Drop for Cluster {
@@ -276,6 +281,16 @@ impl Cluster {
     /// `n` members just initialized: term 1, no vote, entry `1@1`.
     pub fn new(n: u64) -> Cluster {
         Cluster::with_logs(&vec![(1, &[1][..]); n as usize])
+    }
+
+    /// The same, of members that keep no entry in memory that is applied and on the disk, except the last one.
+    pub fn that_forgets(n: u64) -> Cluster {
+        let mut cluster = Cluster::new(n);
+        for (&me, node) in &mut cluster.nodes {
+            let program = Program { max_log_memory_bytes: 0, ..node.program };
+            *node = Cluster::node_with(me, program, node.durable.clone(), 0, Time(0));
+        }
+        cluster
     }
 
     /// One member per pair of current term and terms of its log, all durable.
@@ -295,19 +310,20 @@ impl Cluster {
             committed: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             are_transfers_held: false,
+            unreadable: BTreeSet::new(),
         };
         (1..=n).for_each(|me| cluster.check_logs(me));
         cluster
     }
 
     fn node(me: u64, durable: Durable, life: u64, now: Time) -> Node {
-        let program = Program { protocol: 1, hold_version: false };
+        let program = Program { protocol: 1, hold_version: false, max_log_memory_bytes: usize::MAX };
         Cluster::node_with(me, program, durable, life, now)
     }
 
     fn node_with(me: u64, program: Program, durable: Durable, life: u64, now: Time) -> Node {
-        let Program { protocol, hold_version } = program;
-        let config = RaftConfig { protocol, hold_version, ..config(me) };
+        let Program { protocol, hold_version, max_log_memory_bytes } = program;
+        let config = RaftConfig { protocol, hold_version, max_log_memory_bytes, ..config(me) };
         let raft = Raft::new(config, durable.restored(), now);
         let checked = durable.snapshot.last.index;
         Node {

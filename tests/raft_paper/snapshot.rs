@@ -361,3 +361,202 @@ fn rule_22_membership_and_cluster_time_come_with_the_snapshot() {
     let now = cluster.now;
     assert!(cluster.raft(1).next_cluster_time(now).unwrap() >= cluster_time, "cluster time never goes back");
 }
+
+/// Three members that forget; member 3 was cut off after entry 2, and entry 6 is the last one.
+fn one_behind_memory() -> Cluster {
+    let mut cluster = Cluster::that_forgets(3);
+    cluster.elect(1);
+    cluster.isolate(3);
+    for i in 3..=6 {
+        cluster.propose(1, &i.to_string());
+    }
+    cluster.run_until_quiet();
+    assert_eq!(cluster.raft(1).commit_index(), 6);
+    assert_eq!(cluster.raft(1).log().released(), 5, "only the last entry stays");
+    cluster.heal();
+    cluster
+}
+
+/// The first append to member 3 succeeds without entries: only then is its place in the log known.
+fn probe(cluster: &mut Cluster) {
+    cluster.wait(HEARTBEAT_MS);
+    let before = cluster.raft(1).watermarks();
+    cluster.call(1, 3);
+    assert_eq!(cluster.progress(1, 3).mode, Mode::Replicate);
+    assert!(before.wakes_replicators(&cluster.raft(1).watermarks()), "its sender has something to read");
+}
+
+/// A follower that needs entries that the leader's memory no longer has gets them from the leader's disk, and no snapshot.
+#[test]
+fn rule_55_a_follower_behind_memory_gets_the_entries_from_the_disk() {
+    let mut cluster = one_behind_memory();
+    cluster.run_for(400);
+    assert_eq!(cluster.applied(3).len(), 6);
+    assert_eq!(cluster.progress(1, 3).match_index, 6);
+    assert!(cluster.progress(1, 3).read.is_empty(), "what the peer has is not kept");
+    assert!(cluster.has_traced(&["1 reads its log"]) && !cluster.has_traced(&["snapshot through"]));
+}
+
+/// Entries leave memory only when they are applied and on the own disk, whatever memory they take; the last one never does.
+#[test]
+fn rule_55_no_entry_leaves_memory_before_it_is_applied_and_durable() {
+    let mut cluster = Cluster::that_forgets(3);
+    cluster.elect(1);
+    cluster.hold_disk(2);
+    for i in 3..=5 {
+        cluster.propose(1, &i.to_string());
+    }
+    cluster.run_for(2 * HEARTBEAT_MS);
+    assert_eq!(cluster.raft(2).last_applied(), 5);
+    assert_eq!(cluster.raft(2).log().released(), 2, "its own disk has no more");
+    cluster.release_disk(2);
+    cluster.run_for(2 * HEARTBEAT_MS);
+    assert_eq!(cluster.raft(2).log().released(), 4);
+    cluster.isolate(1);
+    cluster.propose(1, "6");
+    cluster.propose(1, "7");
+    assert_eq!(cluster.raft(1).log().released(), 5, "nothing after entry 5 is committed");
+}
+
+/// Heartbeats go on while a leader reads, and say nothing about the entries that are being read.
+#[test]
+fn rule_55_reading_delays_no_heartbeat() {
+    let mut cluster = one_behind_memory();
+    cluster.are_transfers_held = true;
+    probe(&mut cluster);
+    let (wanted, ticket) = cluster.wanted_read(1, 3);
+    assert_eq!((wanted.from, wanted.through), (Position::new(3, 2), 5));
+    assert!(matches!(cluster.poll_bulk(1, 3), PollBulk::WaitUntil(_)), "one at a time");
+    assert!(cluster.try_send(1, 3).is_none(), "no empty append before it is time");
+    cluster.wait(HEARTBEAT_MS);
+    let flight = cluster.send(1, 3);
+    let RpcRequest::AppendEntries(heartbeat) = &flight.request else { panic!("{flight:?}") };
+    assert_eq!((heartbeat.prev.index, heartbeat.entries.len()), (2, 0));
+    let held = cluster.arrive(flight);
+    let answer = cluster.answer(held);
+    cluster.deliver(answer);
+    let (read, before) = (cluster.read_log(1, &wanted), cluster.raft(1).watermarks());
+    assert!(!cluster.end_read(1, ticket, read));
+    assert!(before.wakes_replicators(&cluster.raft(1).watermarks()));
+    let flight = cluster.send(1, 3);
+    let RpcRequest::AppendEntries(append) = &flight.request else { panic!("{flight:?}") };
+    assert_eq!((append.prev.index, append.entries.len()), (2, 3), "at once, without waiting for a heartbeat");
+    cluster.lose(flight);
+}
+
+/// What was read is sent only if it is what was asked for, to a peer that still needs it, by the same leader.
+#[test]
+fn rule_55_only_what_was_asked_for_is_taken() {
+    let mut cluster = one_behind_memory();
+    cluster.are_transfers_held = true;
+    probe(&mut cluster);
+    let whole: Vec<Entry> = cluster.read_log(1, &cluster_wide()).expect("readable");
+    for wrong in [
+        vec![],
+        vec![whole[1].clone()],
+        vec![whole[0].clone(), whole[2].clone()],
+        vec![Entry::new(Position::new(3, 1), 0, &Payload::Noop)],
+    ] {
+        let (_, ticket) = cluster.wanted_read(1, 3);
+        cluster.end_read(1, ticket, Ok(wrong));
+        assert!(cluster.progress(1, 3).read.is_empty());
+        assert!(matches!(cluster.poll_bulk(1, 3), PollBulk::WaitUntil(_)), "tried again after a pause");
+        cluster.wait(HEARTBEAT_MS);
+    }
+    // Another leader's entries of the same indexes are none of this leader's business.
+    let (_, ticket) = cluster.wanted_read(1, 3);
+    cluster.are_transfers_held = false;
+    for (old, new) in [(1, 2), (2, 1)] {
+        cluster.isolate(old);
+        cluster.elect_in_turn(new);
+        cluster.heal();
+        cluster.run_for(2 * HEARTBEAT_MS);
+    }
+    assert!(!cluster.end_read(1, ticket, Ok(whole)));
+    assert!(cluster.progress(1, 3).read.is_empty());
+    cluster.run_for(400);
+    assert_eq!(cluster.applied(3), cluster.applied(1));
+}
+
+fn cluster_wide() -> LogRead {
+    LogRead { from: Position::new(3, 2), through: 5, max_bytes: usize::MAX }
+}
+
+/// Where the log cannot be read the peer gets a snapshot: the newest one if that leads it on, otherwise one of the state as
+/// it is now.
+#[test]
+fn rule_55_a_follower_gets_a_snapshot_where_the_log_cannot_be_read() {
+    for saves_first in [true, false] {
+        let mut cluster = one_behind_memory();
+        if saves_first {
+            cluster.save_snapshot(1);
+        }
+        cluster.unreadable.insert(1);
+        cluster.run_for(600);
+        assert_eq!(cluster.raft(1).log().first_index(), 1, "the log is not cut");
+        assert!(cluster.has_traced(&["cannot be read from the own log"]));
+        assert!(cluster.has_traced(&["installed the leader's snapshot through 6@2"]));
+        cluster.propose(1, "7");
+        cluster.run_for(400);
+        assert_eq!(cluster.applied(3).len(), 7);
+        assert_eq!(cluster.progress(1, 3).mode, Mode::Replicate);
+    }
+}
+
+/// Entries that were cut while they were read are no use, and a peer that needs them needs the snapshot.
+#[test]
+fn rule_55_what_was_cut_meanwhile_is_not_taken() {
+    let mut cluster = one_behind_memory();
+    cluster.are_transfers_held = true;
+    probe(&mut cluster);
+    let (wanted, ticket) = cluster.wanted_read(1, 3);
+    let read = cluster.read_log(1, &wanted);
+    cluster.save_snapshot(1);
+    cluster.propose(1, "7");
+    cluster.call(1, 2);
+    cluster.save_snapshot(1);
+    assert_eq!(cluster.raft(1).log().first_index(), 7);
+    assert!(!cluster.end_read(1, ticket, read));
+    assert!(cluster.progress(1, 3).read.is_empty());
+    assert_eq!(cluster.progress(1, 3).mode, Mode::Snapshot);
+    cluster.are_transfers_held = false;
+    cluster.run_for(400);
+    assert_eq!(cluster.applied(3).len(), 7);
+}
+
+/// The clock of the cluster goes on from the last entry: it stays in memory, also when everything is applied.
+#[test]
+fn rule_55_a_new_leader_knows_the_time_of_the_last_entry() {
+    let mut cluster = Cluster::that_forgets(3);
+    cluster.elect(1);
+    cluster.wait(100);
+    cluster.propose(1, "3");
+    cluster.run_for(2 * HEARTBEAT_MS);
+    let last = cluster.state_of(2).cluster_time;
+    assert!(last > 0);
+    cluster.isolate(1);
+    cluster.elect_in_turn(2);
+    let noop = cluster.state_of(2).cluster_time;
+    assert!(noop >= last, "{noop} after {last}");
+}
+
+/// A peer that holds the log's base, and needs the snapshot because its next entries cannot be read, is not taken for one
+/// that has the snapshot when it answers a heartbeat.
+#[test]
+fn rule_55_a_heartbeat_does_not_end_the_need_for_a_snapshot() {
+    let mut cluster = one_behind_memory();
+    cluster.save_snapshot(1);
+    cluster.are_transfers_held = true;
+    probe(&mut cluster);
+    let (_, ticket) = cluster.wanted_read(1, 3);
+    assert!(!cluster.end_read(1, ticket, Err(ReadFailed)), "the newest snapshot leads it on");
+    assert_eq!(cluster.progress(1, 3).mode, Mode::Snapshot);
+    for _ in 0..3 {
+        cluster.wait(HEARTBEAT_MS);
+        cluster.call(1, 3);
+        assert_eq!(cluster.progress(1, 3).mode, Mode::Snapshot);
+    }
+    cluster.are_transfers_held = false;
+    cluster.run_for(400);
+    assert_eq!((cluster.applied(3).len(), cluster.progress(1, 3).mode), (6, Mode::Replicate));
+}

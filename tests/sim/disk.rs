@@ -115,7 +115,12 @@ impl MachineDisk {
         &self.durable
     }
 
-    /// The disk, for whoever writes and reads snapshots.
+    /// Whether something on it has rotted.
+    pub fn has_rot(&self) -> bool {
+        self.rot.is_some()
+    }
+
+    /// The disk, for whoever reads the log, and writes and reads snapshots.
     pub fn shared(&self) -> Arc<dyn Disk> {
         Arc::new(self.disk.clone())
     }

@@ -45,6 +45,8 @@ pub enum NodeEvent {
     Replicator { peer: NodeIndex, at: u64 },
     /// The sender of snapshots to `peer` looks for work.
     Sender { peer: NodeIndex, at: u64 },
+    /// The entries for `peer` are read.
+    LogRead { peer: NodeIndex },
     /// The snapshotter goes on.
     Snapshotter,
     /// The receiver of snapshots looks for work.
@@ -190,6 +192,7 @@ fn config(swarm: &Swarm, machine: &Machine) -> RaftConfig {
         seed: mix(swarm.seed ^ mix(Stream::Elections as u64) ^ me.0 ^ (life << 8)),
         max_append_bytes: swarm.max_append_bytes,
         max_unpersisted_bytes: swarm.max_unpersisted_bytes,
+        max_log_memory_bytes: swarm.max_log_memory_bytes,
         snapshot_log_bytes: u64::MAX,
         snapshot_log_entries: swarm.snapshot_entries,
     }
@@ -302,6 +305,7 @@ impl World {
             loading: None,
             received: BTreeMap::new(),
             senders: BTreeMap::new(),
+            log_readers: BTreeMap::new(),
             forwarder: Thread::Asleep,
             read_asker: Thread::Asleep,
             replicators: BTreeMap::new(),

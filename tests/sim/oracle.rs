@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use dkv::raft::{
     AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, EntryKind, FIRST_PROTOCOL,
-    Genesis, HardState, Index, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
-    Membership, Payload, Position, Protocol, Raft, RequestVoteReply, RequestVoteRequest, RoleKind,
+    Genesis, HardState, Index, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, LogRead,
+    MemberId, Membership, Payload, Position, Protocol, Raft, RequestVoteReply, RequestVoteRequest, RoleKind,
     RpcRequest, Term, TimeoutNowReply, Watermarks, check_version, majority,
 };
 use dkv::store::{Kv, needed_protocol};
@@ -300,12 +300,23 @@ impl Oracle {
             self.committed.iter().zip(earlier).filter_map(|(entry, earlier)| earlier.then_some(entry))
         {
             assert!(
-                entry.index() <= raft.snapshot().last.index || raft.log().get(entry.index()) == Some(entry),
+                entry.index() <= raft.snapshot().last.index || raft.log().holds(entry),
                 "I10: n{} leads term {} without the committed {entry:?}",
                 node + 1,
                 raft.term()
             );
         }
+    }
+
+    /// Entries that have left memory are read back as they were committed.
+    pub fn check_log_read(&self, node: NodeIndex, wanted: &LogRead, entries: &[Entry]) {
+        let (from, through) = (wanted.from.index as usize, wanted.through as usize);
+        let known = &self.committed[from - 1..through];
+        assert!(
+            !entries.is_empty() && entries.len() <= known.len() && *entries == known[..entries.len()],
+            "n{} was asked for {wanted:?} and reads {entries:?} from its log, committed is {known:?}",
+            node + 1
+        );
     }
 
     /// P1: what counts as committed is on the disks of a majority, whatever the members believe.

@@ -7,11 +7,12 @@ use dkv::node::{
     AdminResult, Administration, Completion, PeerRequest, ReadIndexResult, State, Transfer, WriteResult,
 };
 use dkv::raft::{
-    AppendEntriesReply, Apply, Awaits, Index, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
-    RequestVoteReply, Term, Time, TimeoutNowReply, WriteBatch,
+    AppendEntriesReply, Apply, Awaits, Index, InstallSnapshotReply, InstallSnapshotRequest, LogRead, MemberId,
+    RequestVoteReply, Term, Ticket, Time, TimeoutNowReply, WriteBatch,
 };
 use dkv::store::Kv;
 use dkv::store::snapshot::{Receiver, SnapshotHeader, SnapshotWriter};
+use dkv::store::wal::LogReader;
 
 use crate::client::{Asker, Query};
 use crate::net::CallId;
@@ -47,6 +48,8 @@ pub struct Process {
     /// Snapshots that were received and loaded, for the applier.
     pub received: BTreeMap<Index, Kv>,
     pub senders: BTreeMap<NodeIndex, Sender>,
+    /// What the senders read the log with.
+    pub log_readers: BTreeMap<NodeIndex, LogReader>,
     pub forwarder: Thread<()>,
     pub read_asker: Thread<()>,
     pub replicators: BTreeMap<NodeIndex, Replicator>,
@@ -77,12 +80,14 @@ pub enum Replicator {
     Calling,
 }
 
-/// What the sender of snapshots to a peer does.
+/// What the sender to a peer does.
 pub enum Sender {
     /// Wakes at this time of the world, or when rung.
     Asleep { until: u64 },
     /// Waits for the answer to a piece.
     Sending(Box<Transfer>),
+    /// Reads entries from the log.
+    Reading(LogRead, Ticket),
 }
 
 /// What the snapshotter does.

@@ -175,6 +175,12 @@ marks! {
     TransferSuperseded,
     /// A transfer was given up.
     TransferFailed,
+    /// Entries that had left memory were read for a peer.
+    LogRead,
+    /// ... and could not be: a failure of the disk, or the log was cut meanwhile.
+    LogReadFailed,
+    /// ... and the peer got a snapshot instead.
+    SnapshotForUnreadable,
     /// A piece of a snapshot came whose content was committed here already.
     SnapshotNotNeeded,
     /// A member died while it received a snapshot.

@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
-use dkv::node::{Held, PeerError, PeerReply, PeerRequest, Taken, Transfer};
+use dkv::node::{Held, PeerError, PeerReply, PeerRequest, State, Taken, Transfer};
 use dkv::raft::{
-    InstallSnapshotReply, InstallSnapshotRequest, InstallVerdict, PollSnapshot, Position, RpcFailed, Ticket,
+    InstallSnapshotReply, InstallSnapshotRequest, InstallVerdict, Mode, PollBulk, Position, ReadFailed,
+    RpcFailed, Ticket,
 };
 use dkv::store::snapshot::{SnapshotError, SnapshotWriter};
+use dkv::store::wal::LogReader;
 
 use crate::net::{CallId, Caller};
 use crate::node::NodeEvent;
@@ -156,8 +158,8 @@ impl World {
             return;
         }
         let (me, to) = (self.nodes[node].id, self.nodes[peer].id);
-        match self.step(node, |state, now| state.raft.poll_snapshot(to, now)) {
-            PollSnapshot::Transfer(last, ticket) => {
+        match self.step(node, |state, now| state.raft.poll_bulk(to, now)) {
+            PollBulk::Transfer(last, ticket) => {
                 let disk = self.nodes[node].disk.shared();
                 // A transfer in a thousand pieces would need a leader for longer than a bad network leaves one in office.
                 let piece_bytes = self.nodes[node].disk.snapshot_bytes(last) / MAX_PIECES;
@@ -170,15 +172,61 @@ impl World {
                     }
                 }
             }
-            PollSnapshot::WaitUntil(time) => {
+            PollBulk::Read(wanted, ticket) => {
+                self.process(node).senders.insert(peer, Sender::Reading(wanted, ticket));
+                let at = self.now + 1 + self.writing_latency(node);
+                self.plan_node_at(node, at, NodeEvent::LogRead { peer });
+            }
+            PollBulk::WaitUntil(time) => {
                 let until = self.nodes[node].clock.to_world(time).max(self.now + 1);
                 self.process(node).senders.insert(peer, Sender::Asleep { until });
                 self.plan_node_at(node, until, NodeEvent::Sender { peer, at: until });
             }
-            PollSnapshot::Stop => {
+            PollBulk::Stop => {
                 self.process(node).senders.remove(&peer);
             }
         }
+    }
+
+    /// The thread has read, while the log writer went on; now and then the disk fails.
+    pub fn end_log_read(&mut self, node: NodeIndex, peer: NodeIndex) {
+        let disk = self.nodes[node].disk.shared();
+        let until = self.now;
+        let process = self.process(node);
+        let Some(Sender::Reading(wanted, ticket)) = process.senders.insert(peer, Sender::Asleep { until })
+        else {
+            unreachable!("a sender reads");
+        };
+        let reader = process.log_readers.entry(peer).or_insert_with(|| LogReader::new(disk));
+        let read = reader.read(&wanted).map_err(|e| e.to_string());
+        let fails = self.nemesis.is_active() && self.nemesis.rng.u8(0..8) == 0;
+        let read = if fails { Err("the disk fails".to_owned()) } else { read };
+        self.line(|| format!("n{} reads {wanted:?} for n{}: {read:?}", node + 1, peer + 1));
+        match &read {
+            Ok(entries) => {
+                self.oracle.check_log_read(node, &wanted, entries);
+                self.mark(Mark::LogRead);
+            }
+            Err(e) => {
+                let is_cut = wanted.from.index <= self.process(node).state.raft.log().base().index;
+                let is_excused = is_cut || self.nemesis.is_active() || self.nodes[node].disk.has_rot();
+                assert!(is_excused, "n{} cannot read {wanted:?} in peace: {e}", node + 1);
+                self.mark(Mark::LogReadFailed);
+            }
+        }
+        let to = self.nodes[peer].id;
+        let needs_snapshot = |state: &State| {
+            state.raft.peers_progress().any(|(id, progress)| id == to && progress.mode == Mode::Snapshot)
+        };
+        let is_sent_instead = self.step(node, |state, now| {
+            let before = needs_snapshot(state);
+            state.handle_log_read(ticket, read.map_err(|_| ReadFailed), now);
+            !before && needs_snapshot(state)
+        });
+        if is_sent_instead {
+            self.mark(Mark::SnapshotForUnreadable);
+        }
+        self.run_sender(node, peer, until);
     }
 
     fn send_piece(&mut self, node: NodeIndex, peer: NodeIndex, transfer: Transfer, ticket: Ticket) {

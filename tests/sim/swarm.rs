@@ -16,6 +16,7 @@ pub enum Stream {
     Elections,
     Operator,
     Programs,
+    Memory,
 }
 
 impl Stream {
@@ -149,6 +150,8 @@ pub struct Swarm {
     pub disk_stall_us: u64,
     pub max_append_bytes: usize,
     pub max_unpersisted_bytes: usize,
+    /// Memory that the entries of a log may take before those leave it that are on the disk.
+    pub max_log_memory_bytes: usize,
     /// Size of a segment of the log.
     pub segment_bytes: u64,
     /// Entries between two snapshots.
@@ -239,6 +242,7 @@ impl Swarm {
             disk_stall_us: t * rng.u64(3..=8),
             max_append_bytes: [1, 300, 4_000, 1 << 20][rng.usize(0..4)],
             max_unpersisted_bytes: [16 << 20, 16 << 20, 150, 600][rng.usize(0..4)],
+            max_log_memory_bytes: [0, 0, 1_000, usize::MAX][Stream::Memory.rng(seed).usize(0..4)],
             segment_bytes: [8 << 10, 16 << 10, 64 << 10][rng.usize(0..3)],
             snapshot_entries: [rng.u64(5..=20), rng.u64(5..=20), rng.u64(20..=200), u64::MAX]
                 [rng.usize(0..4)],

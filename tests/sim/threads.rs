@@ -56,6 +56,7 @@ impl World {
             NodeEvent::Applied => self.end_apply(node),
             NodeEvent::Replicator { peer, at } => self.run_replicator(node, peer, at),
             NodeEvent::Sender { peer, at } => self.run_sender(node, peer, at),
+            NodeEvent::LogRead { peer } => self.end_log_read(node, peer),
             NodeEvent::Snapshotter => self.run_snapshotter(node),
             NodeEvent::Receiver => self.run_receiver(node),
             NodeEvent::Forwarder => self.run_forwarder(node),

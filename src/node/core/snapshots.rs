@@ -3,7 +3,9 @@
 use super::State;
 use super::waiters::{Stage, Work};
 use crate::node::request::{BackupResult, Completion, Origin};
-use crate::raft::{AfterSync, Index, InstallSnapshotReply, Position, SnapshotMeta, Time};
+use crate::raft::{
+    AfterSync, Entry, Index, InstallSnapshotReply, Position, ReadFailed, SnapshotMeta, Ticket, Time,
+};
 
 impl State {
     // ---- backups -----------------------------------------------------------------------------------------------------
@@ -51,6 +53,14 @@ impl State {
     pub fn replace_snapshot(&mut self, last: Position) {
         self.unreadable_snapshot = Some(last);
         self.is_snapshot_asked_for = true;
+    }
+
+    /// Entries were read for a peer, or cannot be read: then the peer gets a snapshot, if need be of the state as it is
+    /// now.
+    pub fn handle_log_read(&mut self, ticket: Ticket, result: Result<Vec<Entry>, ReadFailed>, now: Time) {
+        if self.raft.handle_log_read(ticket, result, now) {
+            self.replace_snapshot(self.raft.snapshot().last);
+        }
     }
 
     /// A snapshot of the state is durable under its name.

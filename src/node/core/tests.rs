@@ -54,6 +54,7 @@ fn follower_with(protocol: Protocol, more: Option<Entry>) -> State {
         seed: 2,
         max_append_bytes: 1 << 20,
         max_unpersisted_bytes: 16 << 20,
+        max_log_memory_bytes: usize::MAX,
         snapshot_log_bytes: u64::MAX,
         snapshot_log_entries: u64::MAX,
     };

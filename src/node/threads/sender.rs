@@ -1,5 +1,6 @@
-//! The senders: one thread per peer, asleep until that peer needs a snapshot. The snapshot is sent piece by piece
-//! over separate connections, so that it delays neither heartbeats nor other peers.
+//! The senders: one thread per peer, asleep until that peer needs what memory no longer has. Entries are read from the
+//! log on the disk and handed to the core, and the replicator sends them. A snapshot is sent piece by piece over separate
+//! connections, so that it delays neither heartbeats nor other peers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +9,12 @@ use crate::node::core::wakeups::PeerWakeups;
 use crate::node::transport::{PeerError, PeerReply, PeerRequest, Priority, Target};
 use crate::node::{Next, Node};
 use crate::raft::{
-    InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, MemberId, PollSnapshot, Position,
-    RpcFailed, Term, Ticket,
+    InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, LogRead, MemberId, PollBulk, Position,
+    ReadFailed, RpcFailed, Term, Ticket,
 };
 use crate::store::disk::Disk;
 use crate::store::snapshot::{SnapshotName, SnapshotReader, TransferKey};
+use crate::store::wal::LogReader;
 
 /// Bytes of one piece.
 const PIECE_BYTES: usize = 256 << 10;
@@ -26,20 +28,37 @@ const LAST_PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Failures in a row after which a transfer is given up; the next transfer continues where this transfer ended.
 const MAX_FAILURES: u32 = 3;
 
+enum Task {
+    Transfer(Position, Ticket, (Target, String)),
+    Read(LogRead, Ticket),
+}
+
 /// The thread for `peer`.
 pub(in crate::node) fn run(node: &Arc<Node>, peer: MemberId, wakeups: &PeerWakeups) {
+    let mut log = LogReader::new(node.disk.clone());
     loop {
         let task = node.wait(&wakeups.sender, |state, now| {
             if state.is_stopping {
                 return Next::Do(None);
             }
-            match state.raft.poll_snapshot(peer, now) {
-                PollSnapshot::Transfer(last, ticket) => Next::Do(Some((last, ticket, state.target(peer)))),
-                PollSnapshot::WaitUntil(at) => Next::sleep_until(at),
-                PollSnapshot::Stop => Next::Do(None),
+            match state.raft.poll_bulk(peer, now) {
+                PollBulk::Transfer(last, ticket) => {
+                    Next::Do(Some(Task::Transfer(last, ticket, state.target(peer))))
+                }
+                PollBulk::Read(wanted, ticket) => Next::Do(Some(Task::Read(wanted, ticket))),
+                PollBulk::WaitUntil(at) => Next::sleep_until(at),
+                PollBulk::Stop => Next::Do(None),
             }
         });
-        let Some((last, ticket, (to, node_id))) = task else { return };
+        let (last, ticket, (to, node_id)) = match task {
+            Some(Task::Transfer(last, ticket, target)) => (last, ticket, target),
+            Some(Task::Read(wanted, ticket)) => {
+                let read = log.read(&wanted).map_err(|e| log::warn!("{e}"));
+                node.step(|state, now| state.handle_log_read(ticket, read.map_err(|()| ReadFailed), now));
+                continue;
+            }
+            None => return,
+        };
         let result = transfer(node, &to, last, &ticket);
         match &result {
             Ok(InstallSnapshotReply { outcome: InstallOutcome::Holds(_), .. }) => {

@@ -82,7 +82,7 @@ fn a_peer_that_needs_a_snapshot_in_the_step_in_which_another_got_it_wakes_its_se
     let (_, second) = asked(&mut raft, 3, now);
     let all = Some(Awaits::AllButEntries);
     assert_eq!(woken(&mut raft, |raft| raft.handle_rpc_result(first, lacks_everything(), now)), (None, true));
-    let PollSnapshot::Transfer(_, ticket) = raft.poll_snapshot(MemberId(2), now) else {
+    let PollBulk::Transfer(_, ticket) = raft.poll_bulk(MemberId(2), now) else {
         panic!("not wanted")
     };
     let holds = InstallSnapshotReply { term: 5, outcome: InstallOutcome::Holds(4), protocol: 1 };
@@ -91,7 +91,7 @@ fn a_peer_that_needs_a_snapshot_in_the_step_in_which_another_got_it_wakes_its_se
         raft.handle_rpc_result(second, lacks_everything(), now);
     };
     assert_eq!(woken(&mut raft, both), (all, true), "the first goes on with appends");
-    assert!(matches!(raft.poll_snapshot(MemberId(3), now), PollSnapshot::Transfer(..)));
+    assert!(matches!(raft.poll_bulk(MemberId(3), now), PollBulk::Transfer(..)));
     // A peer that still needs its snapshot is no new wish.
     let later = now + Duration::from_millis(50);
     let (_, heartbeat) = asked(&mut raft, 3, later);

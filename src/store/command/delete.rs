@@ -30,6 +30,6 @@ pub(super) fn execute(key: Vec<u8>, condition: Option<Condition>, change: &mut C
     if change.current(&key).is_none() {
         return Outcome::Deleted { revision: change.base_revision(), deleted: 0 };
     }
-    change.delete(key.into());
+    change.delete(key);
     Outcome::Deleted { revision: change.revision(), deleted: 1 }
 }

@@ -50,7 +50,7 @@ pub(super) fn execute(range: &KeyRange, change: &mut Change<'_>) -> Outcome {
     let max_bytes = change.settings().retention_bytes / 2;
     let (mut keys, mut bytes) = (Vec::new(), 0);
     change.walk(range, |key, found| {
-        keys.push(key.clone());
+        keys.push(key.to_vec());
         bytes += found.retained_bytes;
         // A part of one key always fits, or there would be ranges that no parts can remove.
         let fits = keys.len() <= MAX_KEYS && (keys.len() == 1 || bytes <= max_bytes);

@@ -6,6 +6,7 @@
 
 use std::ops::{Bound, ControlFlow};
 
+use super::versions::{Version, Versions};
 use super::{Kv, ReadError, Record};
 use crate::vocabulary::KeyRange;
 
@@ -58,15 +59,12 @@ impl Kv {
         take: impl FnMut(Record<'a>) -> ControlFlow<()>,
     ) -> Result<Option<&'a [u8]>, ReadError> {
         self.check_readable(revision)?;
-        let Some(bounds) = rest(range, order, from) else { return Ok(None) };
-        let keys = self.keys.range::<[u8], _>(bounds);
-        let rows = keys.map(|(key, versions)| {
-            let key = &key[..];
-            (key, versions.at(revision).and_then(|version| version.record(key)))
-        });
+        let Some((start, end)) = rest(range, order, from) else { return Ok(None) };
+        let keys = self.keys.range(start, end);
+        let rows = |versions: &'a Versions| (versions.key(), versions.at(revision).and_then(Version::record));
         Ok(match order {
-            Order::Ascending => walk(rows, take),
-            Order::Descending => walk(rows.rev(), take),
+            Order::Ascending => walk(keys.map(rows), take),
+            Order::Descending => walk(keys.rev().map(rows), take),
         })
     }
 }

@@ -1,11 +1,11 @@
 //! Builds a state machine from a snapshot's rows. Data that follows from the rows, such as the queue of superseded
 //! versions, the sums and the hash, is computed again and compared with the header of the snapshot.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::members::Members;
-use super::versions::{Superseded, Version, Versions};
+use super::tree::Tree;
+use super::versions::{Numbers, Superseded, Version};
 use super::{FIRST_REVISION, Kv, VERSION_OVERHEAD_BYTES};
 use crate::raft::{Entry, Index, Membership, PROTOCOL, Position};
 use crate::store::dedup::{Dedup, Row};
@@ -19,9 +19,9 @@ const MAX_RESERVED: u64 = 1 << 21;
 #[derive(Debug)]
 pub(in crate::store) struct KvBuilder {
     header: SnapshotHeader,
-    keys: Vec<(Arc<[u8]>, Versions)>,
+    keys: Tree,
     /// The key whose versions are coming, until the first of them is there.
-    key: Option<Arc<[u8]>>,
+    key: Option<Box<[u8]>>,
     superseded: Vec<Superseded>,
     superseded_bytes: u64,
     live_keys: u64,
@@ -35,7 +35,7 @@ impl Kv {
     /// Begins a state that `header` describes. The rows are then given to the builder.
     pub(in crate::store) fn from_snapshot(header: SnapshotHeader) -> KvBuilder {
         KvBuilder {
-            keys: Vec::with_capacity(header.key_rows.min(MAX_RESERVED) as usize),
+            keys: Tree::default(),
             rows: Vec::with_capacity(header.idempotency_rows.min(MAX_RESERVED) as usize),
             header,
             key: None,
@@ -58,7 +58,7 @@ impl KvBuilder {
         if self.key.is_some() {
             return Err("a key has no versions".to_owned());
         }
-        if self.keys.last().is_some_and(|(last, _)| key <= &last[..]) {
+        if self.keys.last().is_some_and(|last| key <= last.key()) {
             return Err("the keys are not in order".to_owned());
         }
         self.key = Some(key.into());
@@ -82,41 +82,33 @@ impl KvBuilder {
                 self.header.revision
             ));
         }
-        let new_version =
-            |key: &[u8]| Version::new(key, mod_revision, create_revision, version, value.map(Box::from));
-        let fingerprint = if let Some(key) = self.key.take() {
-            let latest = new_version(&key);
-            let fingerprint = latest.fingerprint;
-            self.keys.push((key, Versions { latest, older: VecDeque::new() }));
-            fingerprint
+        let numbers = Numbers { mod_revision, create_revision, version };
+        let new = if let Some(key) = self.key.take() {
+            Version::new(&key, numbers, value)
         } else {
-            let Some((key, versions)) = self.keys.last_mut().filter(|_| self.rows.is_empty()) else {
+            let Some(versions) = self.keys.last().filter(|_| self.rows.is_empty()) else {
                 return Err("a version follows no key".to_owned());
             };
-            if mod_revision <= versions.latest.mod_revision || mod_revision <= self.header.floor {
+            if mod_revision <= versions.latest.mod_revision() || mod_revision <= self.header.floor {
                 return Err(format!("the version of revision {mod_revision} is out of order"));
             }
-            let new = new_version(key);
-            let fingerprint = new.fingerprint;
-            let old = std::mem::replace(&mut versions.latest, new);
-            if let Some(old) = &old.value {
-                let payload = key.len() as u64 + old.len() as u64;
-                let bytes = payload + VERSION_OVERHEAD_BYTES;
-                self.live_keys -= 1;
-                self.live_bytes -= payload;
-                self.superseded_bytes += bytes;
-                self.superseded.push(Superseded { at: mod_revision, key: Arc::clone(key), bytes });
-            }
-            versions.older.push_back(old);
-            fingerprint
+            Version::new(versions.key(), numbers, value)
         };
-        if let Some(value) = value {
-            let key = &self.keys.last().expect("pushed just now").0;
-            self.live_keys += 1;
-            self.live_bytes += key.len() as u64 + value.len() as u64;
-        }
-        self.versions_hash = self.versions_hash.wrapping_add(fingerprint);
+        self.versions_hash = self.versions_hash.wrapping_add(new.fingerprint());
         self.version_count += 1;
+        if let Some(payload) = new.payload_bytes() {
+            self.live_keys += 1;
+            self.live_bytes += payload;
+        }
+        if let Some(old) = self.keys.supersede(new)
+            && let Some(payload) = old.payload_bytes()
+        {
+            let bytes = payload + VERSION_OVERHEAD_BYTES;
+            self.live_keys -= 1;
+            self.live_bytes -= payload;
+            self.superseded_bytes += bytes;
+            self.superseded.push(Superseded { at: mod_revision, key: old.key().into(), bytes });
+        }
         Ok(())
     }
 
@@ -156,8 +148,7 @@ impl KvBuilder {
             cluster_time: meta.cluster_time,
             revision: self.header.revision,
             floor: self.header.floor,
-            // Already in order: the map is built without searching.
-            keys: BTreeMap::from_iter(self.keys),
+            keys: self.keys,
             superseded: self.superseded.into(),
             superseded_bytes: self.superseded_bytes,
             live_keys: self.live_keys,

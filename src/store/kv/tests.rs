@@ -73,20 +73,21 @@ fn check_sums(kv: &Kv) {
     let mut rows = 0;
     let mut bytes = 0;
     let mut count = 0;
-    for (key, versions) in &kv.keys {
-        let all: Vec<&Version> = versions.older.iter().chain([&versions.latest]).collect();
+    for versions in kv.keys.iter() {
+        let all: Vec<&Version> = versions.older().chain([&versions.latest]).collect();
         count += all.len() as u64;
         for (i, version) in all.iter().enumerate() {
-            hash = hash.wrapping_add(version.fingerprint);
-            let superseded_at = all.get(i + 1).map(|next| next.mod_revision);
+            assert_eq!(version.key(), versions.key(), "a version of another key");
+            hash = hash.wrapping_add(versions::hash(version.key(), version.numbers(), version.value()));
+            let superseded_at = all.get(i + 1).map(|next| next.mod_revision());
             assert!(superseded_at.is_none_or(|at| at > kv.floor), "a version below the floor was kept");
-            if let (Some(value), Some(_)) = (&version.value, superseded_at) {
+            if let (Some(payload), Some(_)) = (version.payload_bytes(), superseded_at) {
                 rows += 1;
-                bytes += key.len() as u64 + value.len() as u64 + VERSION_OVERHEAD_BYTES;
+                bytes += payload + VERSION_OVERHEAD_BYTES;
             }
         }
         assert!(
-            all[0].value.is_some() || all[0].mod_revision > kv.floor,
+            all[0].has_value() || all[0].mod_revision() > kv.floor,
             "a deletion below the floor was kept"
         );
     }
@@ -130,7 +131,7 @@ fn a_change_of_several_keys_makes_one_revision() {
         (change.put(b"a".to_vec(), b"3".to_vec()), change.put(b"c".to_vec(), Vec::new())),
         ((2, 2), (4, 1))
     );
-    change.delete(b"b"[..].into());
+    change.delete(b"b".to_vec());
     assert_eq!((change.base_revision(), change.revision()), (3, 4));
     assert_eq!(change.current(b"c"), None, "nothing is visible before the change is closed");
     let writes = change.close();
@@ -145,7 +146,7 @@ fn a_change_of_several_keys_makes_one_revision() {
     assert_eq!(kv.size().keys, 2);
     write(&mut kv, put("z", ""));
     assert_eq!((kv.floor(), kv.superseded.len()), (4, 0), "both went with the floor");
-    assert!(!kv.keys.contains_key(&b"b"[..]));
+    assert!(kv.keys.get(b"b").is_none());
     let before = kv.state_hash();
     let nothing = Change::open(&kv.keys, kv.revision, &kv.settings).close();
     kv.make_revision(nothing);
@@ -226,7 +227,7 @@ fn a_change_does_not_write_a_key_twice() {
     let kv = Kv::new(settings());
     let mut change = Change::open(&kv.keys, 0, &kv.settings);
     change.put(b"a".to_vec(), Vec::new());
-    change.delete(b"a"[..].into());
+    change.delete(b"a".to_vec());
 }
 
 #[test]
@@ -255,10 +256,10 @@ fn floor_trails_by_the_retained_revisions() {
     assert_eq!((value(&kv, "a", 3), value(&kv, "a", 5)), (Some("1".into()), Some("4".into())));
     assert_eq!((value(&kv, "gone", 3), value(&kv, "gone", 4)), (Some("x".into()), None));
     write(&mut kv, put("b", "5"));
-    assert!(!kv.keys.contains_key(&b"gone"[..]), "nothing readable is left of it");
+    assert!(kv.keys.get(b"gone").is_none(), "nothing readable is left of it");
     assert_eq!(value(&kv, "a", 4), Some("1".into()), "still the latest at the floor");
     write(&mut kv, put("b", "6"));
-    assert!(kv.keys[&b"a"[..]].older.is_empty());
+    assert!(kv.keys.get(b"a").is_some_and(|versions| versions.older().len() == 0));
 }
 
 #[test]
@@ -285,7 +286,7 @@ fn floor_with_no_retention_is_the_revision() {
     write(&mut kv, put("a", "2"));
     assert_eq!((kv.floor(), value(&kv, "a", 3)), (3, Some("2".into())));
     write(&mut kv, delete("a"));
-    assert!(kv.keys.is_empty() && kv.superseded.is_empty());
+    assert!(kv.keys.len() == 0 && kv.superseded.is_empty());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::versions::{Version, Versions};
+use super::versions::{Numbers, Version, Versions};
 use super::{Kv, Size};
 use crate::raft::SnapshotMeta;
 use crate::store::dedup::KeptRows;
@@ -27,15 +27,15 @@ pub(super) struct Pin {
     revision: u64,
     /// Versions that have left the map, by key and oldest first: each is older than all versions of that key in the
     /// map.
-    versions: BTreeMap<Arc<[u8]>, Vec<Version>>,
+    versions: BTreeMap<Box<[u8]>, Vec<Version>>,
     pub rows: KeptRows,
 }
 
 impl Pin {
     /// Takes a version that leaves the map, if it belongs to the view.
-    pub(super) fn keep(&mut self, key: &Arc<[u8]>, version: Version) {
-        if version.mod_revision <= self.revision {
-            self.versions.entry(Arc::clone(key)).or_default().push(version);
+    pub(super) fn keep(&mut self, version: Version) {
+        if version.mod_revision() <= self.revision {
+            self.versions.entry(version.key().into()).or_default().push(version);
         }
     }
 }
@@ -57,7 +57,7 @@ pub struct View {
 #[derive(Debug)]
 enum Next {
     /// Versions of this key after this revision, then the keys after it.
-    Versions(Option<(Arc<[u8]>, u64)>),
+    Versions(Option<(Box<[u8]>, u64)>),
     /// The idempotency row at this place.
     Rows(u64),
     End,
@@ -143,33 +143,33 @@ impl View {
         &mut self,
         kv: &Kv,
         pin: &Pin,
-        from: Option<(Arc<[u8]>, u64)>,
+        from: Option<(Box<[u8]>, u64)>,
         buf: &mut Vec<u8>,
         end: usize,
         max_keys: usize,
     ) -> Next {
         let start = from.as_ref().map_or(Bound::Unbounded, |(key, _)| Bound::Included(&key[..]));
-        let bounds = (start, Bound::Unbounded);
-        let mut live = kv.keys.range::<[u8], _>(bounds).peekable();
-        let mut kept = pin.versions.range::<[u8], _>(bounds).peekable();
+        let mut live = kv.keys.range(start, Bound::Unbounded).peekable();
+        let mut kept = pin.versions.range::<[u8], _>((start, Bound::Unbounded)).peekable();
         // One key more, because a page that continues within a key visits that key again.
         for looked_at in 0..=max_keys {
             let side = match (live.peek(), kept.peek()) {
                 (None, None) => return Next::Rows(pin.rows.places().start),
                 (Some(_), None) => Ordering::Less,
                 (None, Some(_)) => Ordering::Greater,
-                (Some((live, _)), Some((kept, _))) => live.cmp(kept),
+                (Some(live), Some((kept, _))) => live.key().cmp(kept),
             };
             let old = if side.is_ge() { kept.next() } else { None };
             let new = if side.is_le() { live.next() } else { None };
-            let key = new.map(|(key, _)| key).or(old.map(|(key, _)| key)).expect("one of the two is there");
-            let through = from.as_ref().filter(|(from, _)| from == key).map(|(_, revision)| *revision);
-            let versions = Both { old: old.map_or(&[][..], |(_, old)| old), new: new.map(|(_, new)| new) };
+            let key =
+                new.map(Versions::key).or(old.map(|(key, _)| &key[..])).expect("one of the two is there");
+            let through = from.as_ref().filter(|(from, _)| from[..] == *key).map(|(_, revision)| *revision);
+            let versions = Both { old: old.map_or(&[][..], |(_, old)| old), new };
             if let Some(last) = self.put_versions(key, versions, through, pin.revision, buf, end) {
-                return Next::Versions(Some((Arc::clone(key), last)));
+                return Next::Versions(Some((key.into(), last)));
             }
             if looked_at == max_keys {
-                return Next::Versions(Some((Arc::clone(key), pin.revision)));
+                return Next::Versions(Some((key.into(), pin.revision)));
             }
         }
         unreachable!("the last round returns")
@@ -187,13 +187,13 @@ impl View {
         end: usize,
     ) -> Option<u64> {
         let mut is_first = through.is_none();
-        for version in versions.after(through.unwrap_or(0)).take_while(|v| v.mod_revision <= revision) {
+        for version in versions.after(through.unwrap_or(0)).take_while(|v| v.mod_revision() <= revision) {
             if std::mem::take(&mut is_first) {
                 rows::put_key(buf, key);
                 self.rows += 1;
             }
-            let Version { mod_revision, create_revision, version: number, .. } = *version;
-            rows::put_version(buf, mod_revision, create_revision, number, version.value.as_deref());
+            let Numbers { mod_revision, create_revision, version: number } = version.numbers();
+            rows::put_version(buf, mod_revision, create_revision, number, version.value());
             self.rows += 1;
             if buf.len() >= end {
                 return Some(mod_revision);
@@ -234,12 +234,7 @@ struct Both<'a> {
 impl<'a> Both<'a> {
     /// The versions after a revision, oldest first.
     fn after(self, revision: u64) -> impl Iterator<Item = &'a Version> {
-        let old = &self.old[self.old.partition_point(|v| v.mod_revision <= revision)..];
-        let new = self.new.into_iter().flat_map(move |versions| {
-            let from = versions.older.partition_point(|v| v.mod_revision <= revision);
-            let latest = Some(&versions.latest).filter(|v| v.mod_revision > revision);
-            versions.older.range(from..).chain(latest)
-        });
-        old.iter().chain(new)
+        let old = &self.old[self.old.partition_point(|v| v.mod_revision() <= revision)..];
+        old.iter().chain(self.new.into_iter().flat_map(move |versions| versions.after(revision)))
     }
 }

@@ -24,11 +24,19 @@ impl Cluster {
         for (entry, seen_in) in self.committed.values().filter(|(_, seen_in)| *seen_in < term) {
             let is_compacted = entry.index() <= log.base().index;
             assert!(
-                is_compacted || log.get(entry.index()) == Some(entry),
+                is_compacted || log.holds(entry),
                 "I10: leader {me} of term {term} lacks {}, committed in term {seen_in}",
                 entry.position()
             );
         }
+    }
+
+    /// The entries of a log: what has left memory from the disk.
+    fn entries(&self, me: u64) -> impl Iterator<Item = &Entry> {
+        let node = &self.nodes[&me];
+        let log = node.raft.log();
+        let released = log.first_index()..=log.released();
+        released.map(|index| node.durable.get(index).expect("it left memory")).chain(log.iter())
     }
 
     /// I9: two logs that hold the same index and term agree in that entry and in everything before it.
@@ -37,9 +45,8 @@ impl Cluster {
         for (other, node) in self.nodes.iter().filter(|(o, n)| **o != me && n.is_up) {
             let theirs = node.raft.log();
             let first = mine.first_index().max(theirs.first_index());
-            let from =
-                |log: &'_ Log| -> Vec<Entry> { log.iter().filter(|e| e.index() >= first).cloned().collect() };
-            let (mine, theirs) = (from(mine), from(theirs));
+            let from = |of| -> Vec<&Entry> { self.entries(of).filter(|e| e.index() >= first).collect() };
+            let (mine, theirs) = (from(me), from(*other));
             let agreed = mine.iter().zip(&theirs).rposition(|(x, y)| x.position() == y.position());
             let through = agreed.map_or(0, |at| at + 1);
             assert_eq!(mine[..through], theirs[..through], "I9: the logs of {me} and {other} do not match");
@@ -53,7 +60,7 @@ impl Cluster {
         let (from, to) = (node.checked + 1, node.raft.commit_index());
         let voters: Vec<MemberId> = node.raft.membership().voters().collect();
         for index in from..=to {
-            let Some(entry) = self.nodes[&me].raft.log().get(index).cloned() else {
+            let Some(entry) = self.entries(me).find(|e| e.index() == index).cloned() else {
                 assert!(
                     self.committed.contains_key(&index),
                     "{me} has a snapshot through {index}, never committed"

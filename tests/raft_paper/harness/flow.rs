@@ -36,7 +36,17 @@ impl Cluster {
         if self.are_transfers_held {
             return false;
         }
-        let Some((last, ticket)) = self.try_offer(from, to) else { return false };
+        let (last, ticket) = match self.poll_bulk(from, to) {
+            PollBulk::Transfer(last, ticket) => (last, ticket),
+            PollBulk::Read(wanted, ticket) => {
+                let read = self.read_log(from, &wanted);
+                if self.end_read(from, ticket, read) {
+                    self.save_snapshot(from);
+                }
+                return true;
+            }
+            _ => return false,
+        };
         let is_lost =
             !self.nodes[&to].is_up || self.cuts.contains(&(from, to)) || self.cuts.contains(&(to, from));
         let result = if is_lost { Err(RpcFailed) } else { Ok(self.install(from, to, last, ticket.term())) };
@@ -91,10 +101,12 @@ impl Cluster {
                 if self.are_transfers_held {
                     continue;
                 }
-                match self.step(me, |raft, _| raft.poll_snapshot(id(peer), now)) {
-                    PollSnapshot::WaitUntil(at) => next = next.min(at),
-                    PollSnapshot::Transfer(..) => panic!("a transfer became due while nothing happened"),
-                    PollSnapshot::Stop => {}
+                match self.step(me, |raft, _| raft.poll_bulk(id(peer), now)) {
+                    PollBulk::WaitUntil(at) => next = next.min(at),
+                    PollBulk::Transfer(..) | PollBulk::Read(..) => {
+                        panic!("something became due while nothing happened")
+                    }
+                    PollBulk::Stop => {}
                 }
             }
         }

@@ -84,11 +84,45 @@ impl Cluster {
 
     /// A transfer of a snapshot begins, if one is due.
     pub fn try_offer(&mut self, from: u64, to: u64) -> Option<(Position, Ticket)> {
-        let poll = self.step(from, |raft, now| raft.poll_snapshot(id(to), now));
-        match poll {
-            PollSnapshot::Transfer(last, ticket) => Some((last, ticket)),
+        match self.poll_bulk(from, to) {
+            PollBulk::Transfer(last, ticket) => Some((last, ticket)),
             _ => None,
         }
+    }
+
+    pub fn poll_bulk(&mut self, from: u64, to: u64) -> PollBulk {
+        self.step(from, |raft, now| raft.poll_bulk(id(to), now))
+    }
+
+    /// What must be read for `to`.
+    #[track_caller]
+    pub fn wanted_read(&mut self, from: u64, to: u64) -> (LogRead, Ticket) {
+        match self.poll_bulk(from, to) {
+            PollBulk::Read(wanted, ticket) => (wanted, ticket),
+            other => panic!("{from} wants nothing read for {to}: {other:?}"),
+        }
+    }
+
+    /// What the disk of `me` has of what is wanted.
+    pub fn read_log(&self, me: u64, wanted: &LogRead) -> Result<Vec<Entry>, ReadFailed> {
+        if self.unreadable.contains(&me) {
+            return Err(ReadFailed);
+        }
+        let durable = &self.nodes[&me].durable;
+        let mut bytes = 0;
+        let entries = (wanted.from.index..=wanted.through).map_while(|index| {
+            let is_full = bytes >= wanted.max_bytes.max(1);
+            let entry = durable.get(index).filter(|entry| !is_full && entry.term() == wanted.from.term)?;
+            bytes += entry.frame().len();
+            Some(entry.clone())
+        });
+        Ok(entries.collect())
+    }
+
+    /// What was read comes back, or that nothing could be read. Returns whether a newer snapshot is needed.
+    pub fn end_read(&mut self, me: u64, ticket: Ticket, read: Result<Vec<Entry>, ReadFailed>) -> bool {
+        self.note(format!("{me} reads its log: {read:?}"));
+        self.step(me, |raft, now| raft.handle_log_read(ticket, read, now))
     }
 
     #[track_caller]

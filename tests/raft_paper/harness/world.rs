@@ -72,7 +72,8 @@ impl Cluster {
         if self.nodes[&me].is_up {
             self.crash(me);
         }
-        self.nodes.get_mut(&me).unwrap().program = Program { protocol, hold_version };
+        let program = &mut self.nodes.get_mut(&me).unwrap().program;
+        *program = Program { protocol, hold_version, ..*program };
         self.restart(me);
     }
 
