@@ -44,6 +44,7 @@ const RAFT_DATA: [&str; 23] = [
     "FrameError",
     "HardState",
     "Index",
+    "LogRead",
     "MAX_PAYLOAD_BYTES",
     "Member",
     "MemberId",
