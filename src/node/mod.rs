@@ -67,8 +67,8 @@ pub use transport::{
 };
 
 use crate::raft::{
-    Awaits, ClusterId, Decision, Index, MemberId, Membership, Note, NoteLevel, Protocol, Raft, RaftConfig, Restored,
-    Settings, SnapshotMeta, Time,
+    Awaits, ClusterId, Decision, Index, MemberId, Membership, Note, NoteLevel, Protocol, Raft, RaftConfig,
+    Restored, Settings, SnapshotMeta, Time,
 };
 use crate::store::Kv;
 use crate::store::disk::Disk;

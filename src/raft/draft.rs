@@ -69,6 +69,14 @@ impl Draft {
     }
 }
 
+impl Entry {
+    /// Makes the entry and its frame. Panics when the payload exceeds [`MAX_PAYLOAD_BYTES`]: the limits of the API
+    /// are far below it.
+    pub fn new(position: Position, cluster_time: ClusterTime, payload: &Payload) -> Entry {
+        Draft::from(payload).place(position, cluster_time)
+    }
+}
+
 impl From<&Payload> for Draft {
     fn from(payload: &Payload) -> Draft {
         match payload {

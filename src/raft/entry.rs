@@ -17,7 +17,6 @@ use std::sync::Arc;
 
 use crate::bytes::{u32_at, u64_at};
 
-use super::draft::Draft;
 use super::protocol::{PROTOCOL, Protocol};
 use super::types::{ClusterTime, Genesis, Index, Membership, Position, Term};
 
@@ -111,12 +110,6 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Makes the entry and its frame. Panics when the payload exceeds [`MAX_PAYLOAD_BYTES`]: the limits of the API
-    /// are far below it.
-    pub fn new(position: Position, cluster_time: ClusterTime, payload: &Payload) -> Entry {
-        Draft::from(payload).place(position, cluster_time)
-    }
-
     /// An entry whose frame has been made.
     pub(super) fn from_parts(
         position: Position,

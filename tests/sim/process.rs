@@ -7,8 +7,8 @@ use dkv::node::{
     AdminResult, Administration, Completion, PeerRequest, ReadIndexResult, State, Transfer, WriteResult,
 };
 use dkv::raft::{
-    AppendEntriesReply, Apply, Awaits, Index, InstallSnapshotReply, InstallSnapshotRequest, LogRead, MemberId,
-    RequestVoteReply, Term, Ticket, Time, TimeoutNowReply, WriteBatch,
+    AppendEntriesReply, Apply, Awaits, Index, InstallSnapshotReply, InstallSnapshotRequest, LogRead,
+    MemberId, RequestVoteReply, Term, Ticket, Time, TimeoutNowReply, WriteBatch,
 };
 use dkv::store::Kv;
 use dkv::store::snapshot::{Receiver, SnapshotHeader, SnapshotWriter};

@@ -82,9 +82,7 @@ fn a_peer_that_needs_a_snapshot_in_the_step_in_which_another_got_it_wakes_its_se
     let (_, second) = asked(&mut raft, 3, now);
     let all = Some(Awaits::AllButEntries);
     assert_eq!(woken(&mut raft, |raft| raft.handle_rpc_result(first, lacks_everything(), now)), (None, true));
-    let PollBulk::Transfer(_, ticket) = raft.poll_bulk(MemberId(2), now) else {
-        panic!("not wanted")
-    };
+    let PollBulk::Transfer(_, ticket) = raft.poll_bulk(MemberId(2), now) else { panic!("not wanted") };
     let holds = InstallSnapshotReply { term: 5, outcome: InstallOutcome::Holds(4), protocol: 1 };
     let both = |raft: &mut Raft| {
         raft.handle_snapshot_result(ticket, Ok(holds), now);

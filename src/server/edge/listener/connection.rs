@@ -153,7 +153,7 @@ impl<'a> Client<'a> {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || self.shared.forced.load(Ordering::SeqCst) {
-                return !self.settle();
+                return !self.await_answer();
             }
             if self.slot.wait(number, left.min(CLIENT_LOOK)) {
                 self.forget_owed();
