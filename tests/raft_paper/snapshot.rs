@@ -383,7 +383,7 @@ fn probe(cluster: &mut Cluster) {
     let before = cluster.raft(1).watermarks();
     cluster.call(1, 3);
     assert_eq!(cluster.progress(1, 3).mode, Mode::Replicate);
-    assert!(before.wakes_replicators(&cluster.raft(1).watermarks()), "its sender has something to read");
+    assert!(before.wakes_senders(&cluster.raft(1).watermarks()), "its sender has something to read");
 }
 
 /// A follower that needs entries that the leader's memory no longer has gets them from the leader's disk, and no snapshot.
@@ -437,7 +437,7 @@ fn rule_55_reading_delays_no_heartbeat() {
     cluster.deliver(answer);
     let (read, before) = (cluster.read_log(1, &wanted), cluster.raft(1).watermarks());
     assert!(!cluster.end_read(1, ticket, read));
-    assert!(before.wakes_replicators(&cluster.raft(1).watermarks()));
+    assert_eq!(before.wakes_replicators(&cluster.raft(1).watermarks()), Some(Awaits::AllButEntries));
     let flight = cluster.send(1, 3);
     let RpcRequest::AppendEntries(append) = &flight.request else { panic!("{flight:?}") };
     assert_eq!((append.prev.index, append.entries.len()), (2, 3), "at once, without waiting for a heartbeat");

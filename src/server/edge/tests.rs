@@ -2,6 +2,7 @@
 //! kind, each with the outcome that the table in `docs/architecture.md` promises.
 
 mod port;
+mod takeovers;
 
 use std::net::Shutdown;
 use std::sync::Arc;
