@@ -20,6 +20,8 @@
 //! under one idempotency key is one event; stale reads and reads of old revisions are left out; times come from one
 //! clock. Times that are equal count as concurrent.
 //!
+//! [`draw_operation`] draws what the random clients of a history ask.
+//!
 //! What is unknown stays unknown: a read without answer says nothing and is dropped, a write without answer may take
 //! effect at any time after its call, or never. [`resolve_unknown`] resolves what the answers of others, or the log,
 //! prove.

@@ -49,7 +49,7 @@ fn replace_of_a_member_that_had_too_little_time_to_answer_is_refused_and_removes
 #[test]
 fn replace_of_a_member_that_had_its_time_and_did_not_answer_removes_it() {
     let (addr, changes) = cluster_with_a_silent_member();
-    let output = run(&addr, &["--timeout", "10", "member", "replace", "n2", "n2"]);
+    let output = run(&addr, &["--timeout", "5", "member", "replace", "n2", "n2"]);
     assert!(said(&output).contains("removing n2"), "{}", said(&output));
     assert_eq!(changes.try_recv().unwrap().trim_end(), "DELETE /v1/cluster/members/n2 HTTP/1.1");
 }

