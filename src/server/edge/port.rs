@@ -35,6 +35,9 @@ pub struct LaneOptions {
     pub workers: usize,
     /// Connections to tiny_http.
     pub upstreams: usize,
+    /// Whether a thread that is about to flush one lets others run first, so that they add their requests. It pays where
+    /// many requests come at a time; on a busy machine it costs the single one its turn.
+    pub yields: bool,
     /// Requests that may be inside at a time.
     pub max_inside: usize,
     /// Most requests that [`super::Reply::start_waiting`] lets wait; less than `max_inside`.
@@ -72,7 +75,14 @@ impl PortOptions {
         PortOptions {
             name: "client",
             run_dir,
-            lanes: vec![LaneOptions { name: "client", workers: 4, upstreams, max_inside, waiting_limit }],
+            lanes: vec![LaneOptions {
+                name: "client",
+                workers: 4,
+                upstreams,
+                yields: true,
+                max_inside,
+                waiting_limit,
+            }],
             responders: 2,
             responder_name: "responder",
             limits: EdgeLimits::default(),
@@ -87,7 +97,7 @@ impl PortOptions {
     pub fn peer(run_dir: Arc<RunDir>, members: usize) -> PortOptions {
         let lane = |name, max_inside| {
             let waiting_limit = max_inside * 3 / 4;
-            LaneOptions { name, workers: 2, upstreams: 1, max_inside, waiting_limit }
+            LaneOptions { name, workers: 2, upstreams: 1, yields: false, max_inside, waiting_limit }
         };
         PortOptions {
             name: "peer",
@@ -238,6 +248,8 @@ impl HttpServer {
             let upstream = UpstreamOptions {
                 socket: socket.clone(),
                 most_inside: lane.max_inside,
+                yields: lane.yields,
+                inside: Arc::clone(&inside),
                 slots: Arc::clone(&self.answers.slots),
                 opening: Arc::clone(&opening),
                 broken: Arc::clone(&self.counters.upstreams_broken),

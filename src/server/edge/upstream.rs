@@ -1,7 +1,7 @@
 //! A connection to tiny_http over a Unix socket, shared by many client connections. Heads go in, nothing comes back.
 //!
-//! A request is appended to a buffer. The thread that finds the buffer empty yields once, so that others who can run add
-//! theirs, and then flushes it: one write, and one wake-up of tiny_http's thread, for many requests.
+//! A request is appended to a buffer. The thread that finds the buffer empty flushes it: one write, and one wake-up of
+//! tiny_http's thread. In a lane for many clients this thread yields once before, so that others who can run add theirs.
 //!
 //! tiny_http answers here only what it cannot read, and closes then. A monitor sits on the reading side: whatever arrives,
 //! or the end, means that the connection is broken. It opens another one and submits once more what no worker has taken.
@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
 
+use super::inside::Inside;
 use super::slot::{Slots, Ticket};
 
 #[cfg(test)]
@@ -51,6 +52,10 @@ pub(super) struct UpstreamOptions {
     pub socket: PathBuf,
     /// Requests that may be inside the lane: so many are remembered, to be submitted once more.
     pub most_inside: usize,
+    /// The requests of the lane.
+    pub inside: Arc<Inside>,
+    /// Whether to let others run before a flush, when there are other requests.
+    pub yields: bool,
     /// The client connections.
     pub slots: Arc<Slots>,
     /// Held while a connection is being opened.
@@ -147,7 +152,9 @@ impl Upstream {
         state.buffer.extend_from_slice(head);
         drop(state);
         if finds_it_empty {
-            thread::yield_now();
+            if self.options.yields && self.options.inside.count() > 1 {
+                thread::yield_now();
+            }
             self.flush();
         }
         Ok(())

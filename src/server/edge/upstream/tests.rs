@@ -4,7 +4,6 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 
 use super::*;
-use crate::server::edge::inside::Inside;
 use crate::server::edge::message::Method;
 use crate::server::edge::slot::{Asked, Slot};
 
@@ -94,9 +93,12 @@ impl Bench {
         let (slots, broken) = (Arc::<Slots>::default(), Arc::<AtomicU64>::default());
         let (refuses, refused) = channel::unbounded();
         let of_refused = Arc::clone(&slots);
+        let inside = Arc::new(Inside::new(100));
         let options = UpstreamOptions {
             socket: fake.socket.clone(),
             most_inside: 100,
+            inside: Arc::clone(&inside),
+            yields: true,
             slots: Arc::clone(&slots),
             opening: Arc::default(),
             broken: Arc::clone(&broken),
@@ -108,15 +110,7 @@ impl Bench {
         let (alive, _) = channel::bounded(0);
         let (upstream, _) =
             Upstream::start("up-test".to_owned(), options, alive).expect("an upstream connection");
-        Bench {
-            fake,
-            upstream,
-            slots,
-            inside: Arc::new(Inside::new(100)),
-            broken,
-            refused,
-            clients: Vec::new(),
-        }
+        Bench { fake, upstream, slots, inside, broken, refused, clients: Vec::new() }
     }
 
     fn slot(&mut self, connection: u64) -> Arc<Slot> {
