@@ -1,6 +1,6 @@
 # cluster: five nodes in the foreground, data in data/. test: everything proven. check: writes nothing. fix: formats.
 # sim: the simulator, SEEDS=n [FROM=m] many seeds, SEED=n one with its trace. torture: real processes for MINUTES.
-# upgrade-check: this program and the next one in one cluster, members replaced under load.
+# upgrade-check: this program and the next one in one cluster, members replaced under load; the simulator of the next one.
 # soak: overwrites for SECONDS. man: manual pages in target/man/.
 
 CARGO ?= cargo
@@ -49,6 +49,7 @@ upgrade-check:
 	mkdir -p target/next-protocol && cp target/debug/dkv-server target/next-protocol/dkv-server
 	DKV_NEXT_SERVER=$(CURDIR)/target/next-protocol/dkv-server \
 	$(CARGO) test --locked --test upgrade -- --ignored --nocapture
+	SEEDS=600 $(CARGO) test --locked --test sim --features next-protocol -- --nocapture --exact seeds_keep_every_promise
 
 SEEDS ?= 2500
 FROM ?= 0

@@ -23,6 +23,10 @@
 #![deny(missing_docs)]
 #![warn(unreachable_pub)]
 
+// So that a file of tests/support says `dkv` in the tests of the library, too.
+#[cfg(test)]
+extern crate self as dkv;
+
 pub mod api;
 mod bytes;
 pub mod check;

@@ -941,15 +941,33 @@ fn open_with_another_own_raft_addr_ends_with_4_unless_listen_raft_is_set() {
 }
 
 #[test]
-fn open_with_other_peers_warns_once_with_both_lists_and_the_stored_one_wins() {
+fn open_with_other_peers_warns_once_of_what_differs_and_the_stored_one_wins() {
     let cluster = Cluster::started(3, 26);
     cluster.run_until_quiet();
     let Ok(Opened::Initialized(initialized)) = reopened(&cluster, 2, &config(2, peers(4))) else {
         panic!("refused")
     };
-    assert_eq!(initialized.warnings.len(), 1);
-    assert_has(&initialized.warnings[0], &[&peers(3).to_string(), &peers(4).to_string()]);
+    let told = "`peers` in the configuration differ from the stored membership, which wins: node4 is no member; \
+                correct `peers`";
+    assert_eq!(initialized.warnings, [told]);
     assert_eq!(PeerList::from(&**initialized.membership()), peers(3));
+}
+
+#[test]
+fn differences_are_told_name_by_name_and_what_is_equal_is_not() {
+    assert_eq!(peers(3).differences(&peers(3)), "");
+    let mut moved = peers(3).peers().to_vec();
+    moved[1].http_addr = "elsewhere:1".to_owned();
+    moved.remove(0);
+    let (moved, own) = (PeerList::from(moved), peer(2));
+    let expected = format!(
+        "node2 raft={0} http=elsewhere:1 is a member, not raft={0} http={1}; node4 is no member",
+        own.raft_addr, own.http_addr
+    );
+    let mut configured = peers(4).peers().to_vec();
+    configured.remove(0);
+    assert_eq!(PeerList::from(configured).differences(&moved), expected);
+    assert_eq!(PeerList::from(vec![peer(2)]).differences(&peers(2)), format!("{} is a member too", peer(1)));
 }
 
 #[test]

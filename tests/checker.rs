@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dkv::check::{
-    Answer, Committed, Condition, Event, Fault, Limits, Op, Row, check_linearizable, check_order,
-    check_revisions, read_history, resolve_unknown, write_history,
+    Answer, Committed, Condition, Event, Fault, Limits, Op, Parts, Row, check_linearizable, check_order,
+    check_revisions, read_history, resolve_unknown, write_history, write_of,
 };
-use dkv::vocabulary::OpKind;
+use dkv::vocabulary::{KeyRange, OpKind};
 use fastrand::Rng;
 use todc_utils::linearizability::WGLChecker;
 use todc_utils::linearizability::history::{Action, History};
@@ -354,14 +354,11 @@ fn check_finds_a_range_that_was_removed_in_pieces() {
 /// The names of operations in histories are those of all of dkv; only what they mean the checker says itself.
 #[test]
 fn histories_name_operations_as_all_of_dkv_does() {
-    for kind in OpKind::ALL {
-        let op = match kind {
-            OpKind::Put => put_op(1, None),
-            OpKind::Delete => delete_op(None),
-            OpKind::DeleteRange => range_op("a", "b"),
-            #[cfg(feature = "next-protocol")]
-            OpKind::Touch => continue,
-        };
+    // The operation of the next protocol, which the checker takes for a put, has no name in histories.
+    for kind in OpKind::ALL.iter().filter(|kind| kind.name() != "touch") {
+        let parts =
+            Parts { key: b"k".into(), value: b"v".into(), range: KeyRange::between(b"a".into(), None) };
+        let op = Op::of_write(&write_of(*kind, parts), None);
         let json = serde_json::to_value(&op).unwrap();
         assert_eq!(json.as_object().unwrap().keys().collect::<Vec<_>>(), [kind.name()]);
     }

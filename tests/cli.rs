@@ -14,6 +14,8 @@ use std::time::Duration;
 mod cluster;
 #[path = "cli/one_cluster.rs"]
 mod one_cluster;
+#[path = "cli/replace.rs"]
+mod replace;
 #[path = "cli/terminal.rs"]
 mod terminal;
 
@@ -370,7 +372,9 @@ fn list_ends_quietly_when_the_pipe_is_closed() {
 
 #[test]
 fn help_is_a_manual_of_80_columns_without_colour_off_a_terminal() {
-    for name in ["", "set", "get", "delete", "list", "status", "completion"] {
+    let commands =
+        ["", "set", "get", "delete", "list", "status", "member", "transfer", "snapshot", "export", "import"];
+    for name in commands.into_iter().chain(["verify", "completion"]) {
         let args: Vec<&str> = [name, "--help"].into_iter().filter(|arg| !arg.is_empty()).collect();
         let output = run("127.0.0.1:1", &args);
         assert_eq!(code(&output), 0);

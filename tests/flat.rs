@@ -40,8 +40,7 @@ impl FlatClient {
                     addr = self.nodes[self.current.get()].clone();
                 }
                 Ok(answer) if answer.status == 503 => {
-                    let flat: BTreeMap<String, String> =
-                        serde_json::from_slice(&answer.body).expect("a flat object of strings");
+                    let flat = flat(&answer);
                     trouble = format!("{addr}: {flat:?}");
                     match flat["leader_addr"].as_str() {
                         "" => {}
@@ -60,7 +59,7 @@ impl FlatClient {
     }
 
     fn set(&self, key: &str, value: &str) -> Result<String, String> {
-        self.success("POST", "/set", &serde_json::json!({ "key": key, "value": value }).to_string())
+        self.success("POST", "/set", &set_body(key, value))
     }
 
     fn get(&self, key: &str) -> Result<String, String> {
@@ -112,6 +111,11 @@ fn a_flat_client_survives_the_loss_of_the_leader_through_every_node() {
     }
 }
 
+/// The body of a set.
+fn set_body(key: &str, value: &str) -> String {
+    serde_json::json!({ "key": key, "value": value }).to_string()
+}
+
 /// The flat object of a 503.
 fn flat(answer: &Answer) -> BTreeMap<String, String> {
     assert_eq!(answer.status, 503, "{}", answer.text());
@@ -131,10 +135,12 @@ fn a_503_says_in_strings_that_nothing_serves() {
     let leader = cluster.wait_for_leader();
     let survivor = (leader + 1) % 3;
     (0..3).filter(|&n| n != survivor).for_each(|n| cluster.kill(n));
-    let body = br#"{"key":"k","value":"v"}"#;
+    let body = set_body("k", "v");
     // Until it has noticed, it may still forward to the leader that is gone.
     let deadline = Instant::now() + PATIENCE;
-    while !flat(&cluster.request(survivor, "POST", "/set", &[], body).unwrap())["leader_addr"].is_empty() {
+    while !flat(&cluster.request(survivor, "POST", "/set", &[], body.as_bytes()).unwrap())["leader_addr"]
+        .is_empty()
+    {
         assert!(Instant::now() < deadline, "it never notices that nobody leads");
     }
     let began = Instant::now();
@@ -182,8 +188,8 @@ fn both_forms_of_the_routes_see_the_same_keys_and_bytes() {
 fn an_idempotency_key_holds_on_these_routes_too() {
     let cluster = Cluster::start(1);
     let set = |value: &str| {
-        let body = format!(r#"{{"key":"k","value":"{value}"}}"#);
-        cluster.request(0, "POST", "/set", &[("Idempotency-Key", "once")], body.as_bytes()).unwrap()
+        let headers = [("Idempotency-Key", "once")];
+        cluster.request(0, "POST", "/set", &headers, set_body("k", value).as_bytes()).unwrap()
     };
     assert_eq!(set("1").header("Dkv-Replayed"), None);
     assert_eq!(cluster.put(0, "k", "2").unwrap().status, 200);

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
+#[path = "support/clients.rs"]
+mod clients;
 #[path = "support/cluster.rs"]
 #[allow(dead_code)]
 mod cluster;
@@ -17,9 +17,9 @@ mod load;
 #[path = "members/no_news.rs"]
 mod no_news;
 
+use clients::Clients;
 use cluster::{Answer, Cluster, wait_for};
-use dkv::check::{self, Event, Op};
-use dkv::client::{Client, ReadOptions, WriteOptions};
+use dkv::check;
 use load::Load;
 use serde_json::Value;
 
@@ -371,73 +371,6 @@ fn cluster_command(cluster: &Cluster, more: &[&str]) -> Command {
     command
 }
 
-/// Clients that write and read a few keys together and note what they were told, until they are stopped.
-struct Clients {
-    stop: Arc<AtomicBool>,
-    done: Arc<AtomicU64>,
-    threads: Vec<std::thread::JoinHandle<Vec<Event>>>,
-}
-
-impl Clients {
-    fn start(cluster: &Cluster, count: u64) -> Clients {
-        let (stop, done) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
-        let endpoints: Vec<String> = (0..cluster.size()).map(|n| cluster.http_addr(n)).collect();
-        let start = Instant::now();
-        let run = |client: u64| {
-            let (stop, done, endpoints) = (stop.clone(), done.clone(), endpoints.clone());
-            std::thread::spawn(move || {
-                let library = Client::new(&endpoints, Duration::from_secs(20)).expect("addresses");
-                let mut history = Vec::new();
-                for number in 0.. {
-                    if stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    history.push(operate(&library, client, number, start));
-                    done.fetch_add(1, Ordering::Relaxed);
-                }
-                history
-            })
-        };
-        let threads = (0..count).map(run).collect();
-        Clients { stop, done, threads }
-    }
-
-    fn wait_for(&self, more: u64) {
-        let goal = self.done.load(Ordering::Relaxed) + more;
-        wait_for("more operations", || (self.done.load(Ordering::Relaxed) >= goal).then_some(()));
-    }
-
-    fn finish(self) -> Vec<Event> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.threads.into_iter().flat_map(|t| t.join().expect("no operation fails")).collect()
-    }
-}
-
-/// One operation through the client library. It may retry; that it fails is the failure of the test.
-fn operate(library: &Client, client: u64, number: u64, start: Instant) -> Event {
-    let nanos = || u64::try_from(start.elapsed().as_nanos()).expect("not that long");
-    // Every key is used for a while, then the next ones: so the check stays short.
-    let key = format!("h/{}/{}", number / 50, (client + number) % 2);
-    let call_ns = nanos();
-    let (op, answer) = if (client + number / 2).is_multiple_of(2) {
-        let value = (client * 1_000_000 + number).to_string();
-        let written = library.put(key.as_bytes(), value.as_bytes(), &WriteOptions::default());
-        let revision = written.unwrap_or_else(|e| panic!("a write failed: {e}")).reply.revision;
-        (Op::Put { key, value, condition: None }, check::Answer::Written { revision })
-    } else {
-        let read = library.get(key.as_bytes(), &ReadOptions::default());
-        let answer = match read.unwrap_or_else(|e| panic!("a read failed: {e}")) {
-            Some(record) => check::Answer::Value {
-                value: String::from_utf8(record.value).expect("digits"),
-                mod_revision: record.mod_revision,
-            },
-            None => check::Answer::Absent,
-        };
-        (Op::Get { key }, answer)
-    };
-    Event { process: client, call_ns, return_ns: nanos(), op, answer, index: None }
-}
-
 #[test]
 fn a_rolling_restart_of_all_five_fails_no_operation_of_a_client() {
     let mut cluster = Cluster::start(5);
@@ -465,6 +398,19 @@ fn a_rolling_restart_of_all_five_fails_no_operation_of_a_client() {
     check::check_revisions(&history).unwrap_or_else(|fault| panic!("{fault}"));
     check::check_linearizable(&history, &check::Limits::default()).unwrap_or_else(|fault| panic!("{fault}"));
     cluster.wait_for_equal_state();
+}
+
+/// Ctrl-C of a whole cluster, after which its nodes warned of each other.
+#[test]
+fn nodes_that_are_stopped_together_warn_of_nothing() {
+    let mut cluster = Cluster::start(3);
+    (0..3).for_each(|n| cluster.signal(n, "INT"));
+    for n in 0..3 {
+        assert_eq!(cluster.wait_exit(n).code(), Some(0), "{}", cluster.log(n));
+        let log = cluster.log(n);
+        let (_, afterwards) = log.split_once("SIGINT: stopping").expect("the signal is logged");
+        assert!(!afterwards.contains("[WARN]"), "{}: {afterwards}", cluster.name(n));
+    }
 }
 
 /// A slip in an address once had the other port of a member asked who it is, and the answer named the wrong thing.

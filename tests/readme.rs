@@ -19,6 +19,7 @@ mod cluster;
 
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use cluster::Cluster;
 
@@ -97,7 +98,7 @@ fn run(document: &str) {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap();
     let steps = steps(&text);
     assert!(!steps.is_empty(), "{document} has no console block");
-    let cluster = Cluster::start_calm(5);
+    let mut cluster = Cluster::start_calm(5);
     let programs = cluster.dir.join("target/release");
     std::fs::create_dir_all(&programs).unwrap();
     for program in [env!("CARGO_BIN_EXE_dkv-cli"), env!("CARGO_BIN_EXE_dkv-server")] {
@@ -114,7 +115,6 @@ fn run(document: &str) {
         let command = step.command.replace("127.0.0.1:", &format!("{}:", cluster.ip));
         let command = command.replace("configs/", &format!("{}/", cluster.dir.display()));
         let command = command.replace("data/node", &format!("{}/node", cluster.dir.display()));
-        // From a file, as a shell one types into: no process but the nodes has their names on its command line.
         std::fs::write(cluster.dir.join("command"), command).unwrap();
         let output = Command::new("timeout")
             .args(["30", "sh", "command"])
@@ -130,7 +130,17 @@ fn run(document: &str) {
         if step.command.ends_with('&') {
             beside.0.push(output.id());
         }
-        let output = output.wait_with_output().expect("its output");
+        let output = std::thread::scope(|scope| {
+            let output = scope.spawn(|| output.wait_with_output().expect("its output"));
+            // As the supervisor of `make cluster`: a node that was killed is reaped, so that its process id is gone.
+            while !output.is_finished() {
+                (0..cluster.size()).for_each(|n| {
+                    cluster.ended(n);
+                });
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            output.join().expect("a command that runs")
+        });
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said).replace(&cluster.ip, "127.0.0.1");
         let lines: Vec<&str> = said.lines().collect();

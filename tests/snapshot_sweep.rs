@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use dkv::check::Parts;
 use dkv::raft::{
     ClusterId, Entry, Genesis, HardState, Index, Member, MemberId, Membership, Payload, Position, Settings,
     Term, WriteOp,
@@ -14,12 +15,14 @@ use dkv::store::disk::Disk;
 use dkv::store::simdisk::{Fault, Io, Loss, Moment, SimDisk};
 use dkv::store::snapshot::{self, KEPT_SNAPSHOTS, Receiver, SnapshotError, SnapshotReader, SnapshotWriter};
 use dkv::store::wal::{SparePreparer, Wal, WalError, WalIds, WalOptions};
-use dkv::store::{Command, Idempotency, Kv, Op, request_hash};
+use dkv::store::{Command, Idempotency, KeyRange, Kv, request_hash};
 
 mod support {
+    pub mod operations;
     pub mod parallel;
 }
 
+use support::operations::draw_op;
 use support::parallel::in_parallel;
 
 const IDS: WalIds = WalIds { cluster_id: ClusterId(0xc1), member_id: MemberId(0xa1) };
@@ -104,11 +107,10 @@ impl Maker {
             let ids: Vec<u64> = (1..6).filter(|_| self.rng.bool()).collect();
             return Payload::Membership(membership(&ids));
         }
-        let key = format!("key {}", self.rng.u8(0..9)).into_bytes();
-        let op = match self.rng.u8(0..5) {
-            0 => Op::Delete { key },
-            _ => Op::Put { key, value: vec![self.rng.u8(..); self.rng.usize(0..400)] },
-        };
+        let mut key = || format!("key {}", self.rng.u8(0..9)).into_bytes();
+        let (key, range) = (key(), KeyRange::between(key(), Some(key())));
+        let value = vec![self.rng.u8(..); self.rng.usize(0..400)];
+        let op = draw_op(&mut self.rng, Parts { key, value, range });
         let id = self.rng.u16(..);
         let idempotency = self
             .rng

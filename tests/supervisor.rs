@@ -138,6 +138,25 @@ fn cluster_passes_lines_and_a_signal_on_and_leaves_nothing_running() {
     cluster.signal(Signal::TERM);
     assert_eq!(cluster.end().code(), Some(0));
     wait_gone(&pids);
+    assert_eq!(cluster.lines.iter().last().as_deref(), Some("dkv: all nodes have stopped"));
+}
+
+/// The documents ended nodes by a pattern, which also ended those of another cluster on the machine.
+#[test]
+fn cluster_says_the_process_of_each_node() {
+    let mut cluster = start(11, GOOD);
+    let (mut said, mut pids) = (None, Vec::new());
+    while said.is_none() || pids.len() < 3 {
+        let line = cluster.line("");
+        match line.split_once(" | pid ") {
+            Some((name, pid)) => pids.push(format!("{name} is process {pid}")),
+            None => said = said.or(line.strip_prefix("dkv: ").map(str::to_owned)),
+        }
+    }
+    pids.sort();
+    assert_eq!(said.as_deref(), Some(pids.join(", ").as_str()));
+    cluster.signal(Signal::TERM);
+    assert_eq!(cluster.end().code(), Some(0));
 }
 
 #[test]
@@ -181,6 +200,7 @@ fn cluster_kills_at_the_end_of_its_patience_what_ignores_signals() {
     let mut cluster = start(4, "trap '' TERM INT\necho pid $$\nwhile read line; do :; done\n");
     let pids = cluster.pids();
     cluster.signal(Signal::TERM);
+    cluster.line("dkv-server: killed, as no end came in time: n1, n2, n3");
     assert_eq!(cluster.end().code(), Some(0));
     wait_gone(&pids);
 }

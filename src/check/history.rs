@@ -1,11 +1,12 @@
 //! What clients did and what they were told: the events of a history, and their form on disk, one JSON object a line.
 
 use std::fmt;
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead};
 
 use serde::{Deserialize, Serialize};
 
 pub use crate::vocabulary::Condition;
+use crate::vocabulary::Op as Write;
 
 /// One operation of one client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +72,26 @@ pub enum Op {
 }
 
 impl Op {
+    /// A write in the words of a history, where keys and values are text.
+    pub fn of_write(write: &Write, condition: Option<Condition>) -> Op {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        match write {
+            Write::Put { key, value } => Op::Put { key: text(key), value: text(value), condition },
+            Write::Delete { key } => Op::Delete { key: text(key), condition },
+            Write::DeleteRange { range } => {
+                Op::DeleteRange { start: text(range.start()), end: range.end().map(text) }
+            }
+            // The checker has no such operation. To it this is a put of a value that no other put of the key has, under
+            // the condition that the key is there. The history gives it such a value.
+            #[cfg(feature = "next-protocol")]
+            Write::Touch { key } => Op::Put {
+                key: text(key),
+                value: String::new(),
+                condition: condition.or(Some(Condition::Exists)),
+            },
+        }
+    }
+
     /// The key; `None` for what concerns several.
     pub fn key(&self) -> Option<&str> {
         match self {
@@ -190,7 +211,7 @@ impl fmt::Display for Event {
 ///
 /// # Errors
 /// What `out` says.
-pub fn write_history(mut out: impl Write, history: &[Event]) -> io::Result<()> {
+pub fn write_history(mut out: impl io::Write, history: &[Event]) -> io::Result<()> {
     for event in history {
         serde_json::to_writer(&mut out, event)?;
         out.write_all(b"\n")?;

@@ -20,10 +20,13 @@
 //! under one idempotency key is one event; stale reads and reads of old revisions are left out; times come from one
 //! clock. Times that are equal count as concurrent.
 //!
+//! [`draw_operation`] draws what the random clients of a history ask.
+//!
 //! What is unknown stays unknown: a read without answer says nothing and is dropped, a write without answer may take
 //! effect at any time after its call, or never. [`resolve_unknown`] resolves what the answers of others, or the log,
 //! prove.
 
+mod draw;
 mod history;
 mod names;
 mod order;
@@ -32,6 +35,7 @@ mod search;
 
 use std::fmt;
 
+pub use draw::{Parts, draw_condition, draw_kind, draw_operation, write_of};
 pub use history::{Answer, Condition, Event, Op, Row, read_history, write_history};
 pub use order::check_order;
 pub use resolve::{Committed, resolve_unknown};

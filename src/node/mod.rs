@@ -40,7 +40,7 @@ pub mod data_dir {
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -67,8 +67,8 @@ pub use transport::{
 };
 
 use crate::raft::{
-    Awaits, ClusterId, Index, MemberId, Membership, Note, NoteLevel, Protocol, Raft, RaftConfig, Restored,
-    Settings, SnapshotMeta, Time,
+    Awaits, ClusterId, Decision, Index, MemberId, Membership, Note, NoteLevel, Protocol, Raft, RaftConfig,
+    Restored, Settings, SnapshotMeta, Time,
 };
 use crate::store::Kv;
 use crate::store::disk::Disk;
@@ -183,6 +183,8 @@ pub struct Node {
     /// How often this node asked whether it was removed.
     removal_asks: AtomicU64,
     counters: Counters,
+    /// Set before it transfers its leadership, long before its threads end.
+    is_stopping: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// Dropped when the node stops; every thread holds a clone.
     alive: Mutex<Option<Sender<()>>>,
@@ -287,6 +289,7 @@ impl Node {
             syncs: AtomicU64::new(0),
             removal_asks: AtomicU64::new(0),
             counters: Counters::new(),
+            is_stopping: AtomicBool::new(false),
             threads: Mutex::new(Vec::new()),
             alive: Mutex::new(Some(alive)),
             ended,
@@ -336,11 +339,21 @@ impl Node {
         Ok(())
     }
 
+    /// Says that the process is stopping: what its peers do from now on is nothing that its log warns of.
+    pub fn begin_stop(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Relaxed)
+    }
+
     /// Stops: waiting requests are answered (unfinished writes: unknown), queued writes reach the disk, the log is
     /// sealed, the threads end. Returns whether all threads had ended within `grace`; a thread that is still inside
     /// an RPC ends when the RPC does.
     pub fn stop(self: &Arc<Node>, grace: Duration) -> bool {
         let deadline = Instant::now() + grace;
+        self.begin_stop();
         self.step(|state, _| {
             state.is_stopping = true;
             state.waiters.fail_all();
@@ -463,7 +476,7 @@ impl Node {
         self.wakeups.wake(effects.wakeups);
         for note in &effects.notes {
             self.counters.count_note(note);
-            log_note(note, &effects.membership);
+            log_note(note, &effects.membership, self.is_stopping());
         }
         for finished in effects.finished {
             finished.count(&self.counters);
@@ -486,8 +499,12 @@ impl Node {
     }
 }
 
-fn log_note(note: &Note, membership: &Membership) {
+fn log_note(note: &Note, membership: &Membership, is_stopping: bool) {
     let level = match note.level() {
+        // It leads until its process ends, which costs the others an election; `Server::stop` says so.
+        NoteLevel::Warn if is_stopping && matches!(note.what, Decision::TransferFailed(_)) => {
+            log::Level::Info
+        }
         NoteLevel::Debug => log::Level::Debug,
         NoteLevel::Info => log::Level::Info,
         NoteLevel::Warn => log::Level::Warn,

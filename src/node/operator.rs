@@ -190,7 +190,7 @@ impl Node {
                 let text = format!(
                     "no new node answers at {raft_addr} ({trouble}): start it there, with an empty data_dir, by \
                      dkv-server --join {through} --node-id {node_id} --raft-addr {raft_addr} --http-addr {http_addr} \
-                     --data-dir DIR"
+                     --data-dir DIR, or as always if it is to have its own place again"
                 );
                 return Err(AdminFailure::new(AdminFailureKind::Conflict, text));
             }

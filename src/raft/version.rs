@@ -103,6 +103,12 @@ impl Raft {
         self.versions.committed()
     }
 
+    /// The version that will be in force when the whole log is committed. A leader that was elected just now, and a member
+    /// that was started just now, do not know yet what is committed: this version may have been in force for long.
+    pub fn version_of_log(&self) -> Protocol {
+        self.versions.latest()
+    }
+
     /// The version that this member speaks.
     pub fn protocol(&self) -> Protocol {
         self.config.protocol

@@ -123,6 +123,9 @@ impl Server {
     /// Stops accepting, lets what is in flight finish for at most `grace`, seals the log.
     pub fn stop(self, grace: Duration) {
         self.shared.begin_stop();
+        if let Some(node) = self.shared.node() {
+            node.begin_stop();
+        }
         // The next leader is found immediately instead of after an election timeout, and serves the requests that
         // wait here. An only voter has no member to transfer the leadership to.
         if let Some(node) = self.shared.node()

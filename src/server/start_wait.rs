@@ -29,6 +29,9 @@ pub struct StartWait<'a> {
     timeout: Duration,
     deadline: Instant,
     pause: Pause<'a>,
+    /// The clock, and the log: in tests both are their own.
+    now: Box<dyn Fn() -> Instant + 'a>,
+    say: Box<dyn FnMut(&str) + 'a>,
     said: Option<(String, Instant)>,
 }
 
@@ -44,7 +47,9 @@ pub(super) enum Trouble {
 impl<'a> StartWait<'a> {
     /// From now on for `timeout`.
     pub fn new(timeout: Duration, pause: impl FnMut(Duration) -> bool + 'a) -> StartWait<'a> {
-        StartWait { timeout, deadline: Instant::now() + timeout, pause: Box::new(pause), said: None }
+        let say = Box::new(|text: &str| log::warn!("{text}"));
+        let (pause, now) = (Box::new(pause), Box::new(Instant::now));
+        StartWait { timeout, deadline: Instant::now() + timeout, pause, now, say, said: None }
     }
 
     /// Tries until an attempt succeeds.
@@ -63,14 +68,17 @@ impl<'a> StartWait<'a> {
                 Err(Trouble::NotYet(trouble)) => trouble,
             };
             let seconds = self.timeout.as_secs();
-            let left = self.deadline.saturating_duration_since(Instant::now());
+            let now = (self.now)();
+            let left = self.deadline.saturating_duration_since(now);
             if left.is_zero() {
                 let text = format!("{trouble}; gave up after {seconds} s (start_timeout_s)");
                 return Err(ServerError::new(1, text));
             }
-            if self.said.as_ref().is_none_or(|(text, at)| *text != trouble || at.elapsed() >= SAY_EVERY) {
-                log::warn!("cannot start yet: {trouble}; trying for {seconds} s in all (start_timeout_s)");
-                self.said = Some((trouble, Instant::now()));
+            if self.said.as_ref().is_none_or(|(text, at)| *text != trouble || now >= *at + SAY_EVERY) {
+                (self.say)(&format!(
+                    "cannot start yet: {trouble}; trying for {seconds} s in all (start_timeout_s)"
+                ));
+                self.said = Some((trouble, now));
             }
             if (self.pause)(TRY_EVERY.min(left)) {
                 return Err(ServerError::new(0, "told to stop before it started"));
@@ -172,6 +180,8 @@ fn begin_lookup(text: &str) -> io::Result<Receiver<io::Result<Vec<SocketAddr>>>>
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+
     use super::*;
 
     fn never(_: Duration) -> bool {
@@ -192,6 +202,53 @@ mod tests {
         let error = wait.until(|| Err::<(), _>(Trouble::NotYet("busy".to_owned()))).unwrap_err();
         assert_eq!(error.exit_code, 1);
         assert_eq!(error.text, "busy; gave up after 0 s (start_timeout_s)");
+    }
+
+    /// What is logged in a start that waits in vain for `timeout`, each line with its second, and how the start ends.
+    /// The trouble at each second is what `trouble` says.
+    fn in_vain(
+        timeout: Duration,
+        trouble: impl Fn(u64) -> &'static str,
+    ) -> (Vec<(u64, String)>, ServerError, Duration) {
+        let (start, passed) = (Instant::now(), Cell::new(Duration::ZERO));
+        let lines = RefCell::new(Vec::new());
+        let mut wait = StartWait {
+            timeout,
+            deadline: start + timeout,
+            pause: Box::new(|time| {
+                passed.set(passed.get() + time);
+                false
+            }),
+            now: Box::new(|| start + passed.get()),
+            say: Box::new(|text| lines.borrow_mut().push((passed.get().as_secs(), text.to_owned()))),
+            said: None,
+        };
+        let attempt = || Err::<(), _>(Trouble::NotYet(trouble(passed.get().as_secs()).to_owned()));
+        let error = wait.until(attempt).unwrap_err();
+        drop(wait);
+        (lines.into_inner(), error, passed.get())
+    }
+
+    #[test]
+    fn until_says_the_reason_at_once_and_every_5_s_until_the_timeout() {
+        let (lines, error, passed) = in_vain(Duration::from_secs(30), |_| "busy");
+        let text = "cannot start yet: busy; trying for 30 s in all (start_timeout_s)";
+        assert_eq!(lines, [0, 5, 10, 15, 20, 25].map(|second| (second, text.to_owned())));
+        assert_eq!((error.exit_code, passed), (1, Duration::from_secs(30)));
+        assert_eq!(error.text, "busy; gave up after 30 s (start_timeout_s)");
+    }
+
+    #[test]
+    fn until_says_another_reason_at_once() {
+        let (lines, _, _) =
+            in_vain(Duration::from_secs(13), |second| if second < 7 { "busy" } else { "no name" });
+        let said: Vec<(u64, bool)> = lines.iter().map(|(at, text)| (*at, text.contains("no name"))).collect();
+        assert_eq!(said, [(0, false), (5, false), (7, true), (12, true)]);
+    }
+
+    #[test]
+    fn a_start_waits_30_s_where_the_configuration_says_nothing() {
+        assert_eq!(Config::default().start_timeout_s, 30);
     }
 
     #[test]

@@ -13,6 +13,11 @@ mod dedup;
 mod kv;
 mod private;
 
+#[cfg(test)]
+#[allow(unreachable_pub)] // The tests beside the library include it, too.
+#[path = "../../tests/support/operations.rs"]
+mod operations;
+
 pub use crate::vocabulary::{Condition, KeyRange, Op, Outcome};
 pub use command::{Applied, Command, CommandError, Idempotency, needed_protocol, request_hash};
 pub use kv::{

@@ -56,6 +56,8 @@ impl Write {
             What::Op(Op::Put { key, value }) => ("PUT", format!("/v1/kv/{}", escape(key)), value),
             What::Op(Op::Delete { key }) => ("DELETE", format!("/v1/kv/{}", escape(key)), b""),
             What::Op(Op::DeleteRange { .. }) => unreachable!("a range is asked for by its bounds"),
+            #[cfg(feature = "next-protocol")]
+            What::Op(Op::Touch { key }) => ("POST", format!("/v1/kv/{}", escape(key)), b""),
             What::DeleteRange(bounds) => ("DELETE", range_target(bounds), b""),
         };
         (method, target, headers.into_iter().collect(), body)

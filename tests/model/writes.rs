@@ -1,5 +1,7 @@
 //! Writes, with and without an idempotency key, and what becomes of one that nobody answered.
 
+use dkv::check::{Parts, draw_kind, write_of};
+use dkv::vocabulary::{KeyRange, OpKind};
 use serde_json::{Value, json};
 
 use super::cluster::{Answer, wait_for};
@@ -8,8 +10,9 @@ use super::{BOUNDS, Condition, KEYS, Op, Run};
 
 impl Run {
     fn random_write(&mut self) -> Write {
+        let kind = draw_kind(&mut self.rng);
         let key = self.key();
-        if self.rng.u8(..12) == 0 {
+        if kind == OpKind::DeleteRange {
             let mut bounds = [0; 3].map(|_| match self.rng.bool() {
                 true => BOUNDS[self.rng.usize(..BOUNDS.len())].to_vec(),
                 false => Vec::new(),
@@ -21,14 +24,10 @@ impl Run {
             self.count("range deleted");
             return Write { what: What::DeleteRange(bounds), condition: None };
         }
-        let op = match self.rng.u8(..10) {
-            0..3 => Op::Delete { key: key.clone() },
-            3 => Op::Put { key: key.clone(), value: Vec::new() },
-            4 => Op::Put { key: key.clone(), value: vec![0xff, self.rng.u8(..)] },
-            _ => {
-                let value = format!("value {} \"\u{e4}\"\n", self.rng.u16(..)).into_bytes();
-                Op::Put { key: key.clone(), value }
-            }
+        let value = match self.rng.u8(..7) {
+            0 => Vec::new(),
+            1 => vec![0xff, self.rng.u8(..)],
+            _ => format!("value {} \"\u{e4}\"\n", self.rng.u16(..)).into_bytes(),
         };
         let current = self.model.map.now().get(&key).map_or(0, |row| row.mod_revision);
         let condition = match self.rng.u8(..8) {
@@ -38,7 +37,8 @@ impl Run {
             4 => Some(Condition::ModRevision(self.rng.u64(1..=self.model.map.revision() + 2))),
             _ => None,
         };
-        Write { what: What::Op(op), condition }
+        let op = write_of(kind, Parts { key, value, range: KeyRange::new(b"", b"", b"") });
+        Write { what: What::Op(op), condition: condition.filter(|_| kind.takes_condition()) }
     }
 
     /// A write without an idempotency key: it must not be repeated unless it is surely not done.

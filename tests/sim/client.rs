@@ -4,10 +4,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use dkv::check::{Parts, draw_condition, write_of};
 use dkv::node::{Completion, Failure, FailureKind, Origin, ReadIndexResult, Work, WriteResult};
-use dkv::store::{Applied, Command, Condition, Idempotency, KeyRange, Op, Outcome, request_hash};
+use dkv::raft::{FIRST_PROTOCOL, Protocol};
+use dkv::store::{Applied, Command, Idempotency, KeyRange, Outcome, needed_protocol, request_hash};
+use dkv::vocabulary::OpKind;
 
 use crate::history::{Attempt, Fate, Listed, Record, Seen, Told};
+use crate::operations::draw_op;
 use crate::process::{Done, ReadFor, WriteFor};
 use crate::report::Mark;
 use crate::swarm::{Stream, Swarm, exponential};
@@ -61,6 +65,8 @@ pub enum Answer {
     Refused,
     /// The connection broke after the request was sent.
     Broken,
+    /// The member's program does not know the operation.
+    NoSuchOperation,
 }
 
 // ---- at a member ---------------------------------------------------------------------------------------------------------
@@ -76,6 +82,12 @@ impl World {
             patience *= 8;
         }
         let patience = Duration::from_micros(patience);
+        if let Question::Write(command) = &question
+            && needs(command.op.kind()) > self.nodes[node].protocol
+        {
+            self.mark(Mark::OperationNotKnown);
+            return self.answer_client(node, asker, Answer::NoSuchOperation);
+        }
         let mailbox = self.nodes[node].process.as_ref().expect("it runs").mailbox.clone();
         match question {
             Question::Write(command) => {
@@ -158,6 +170,7 @@ impl Answer {
             }
             Answer::Refused => "refused".to_owned(),
             Answer::Broken => "broken".to_owned(),
+            Answer::NoSuchOperation => "no such operation".to_owned(),
         }
     }
 }
@@ -244,52 +257,35 @@ impl Clients {
         let key = format!("k{}", self.rng.u64(0..swarm.keys)).into_bytes();
         let me = &mut self.clients[client];
         me.last_op += 1;
-        let op = match self.rng.u8(0..10) {
-            0..=3 => None,
-            4 if self.rng.u8(0..3) == 0 => Some(Op::DeleteRange { range: pair(&key) }),
-            4 => Some(Op::Delete { key: key.clone() }),
-            _ => Some(Op::Put { key: key.clone(), value: format!("{client}.{}", me.last_op).into_bytes() }),
+        let value = format!("{client}.{}", me.last_op).into_bytes();
+        let parts = Parts { key: key.clone(), value, range: pair(&key) };
+        // The probe writes, whatever the idempotency table says and whatever version is in force.
+        let is_probe = client == swarm.clients;
+        let write = match self.rng.u8(0..5) {
+            _ if is_probe => Some(write_of(OpKind::Put, parts)),
+            0 | 1 => None,
+            _ => Some(draw_op(&mut self.rng, parts)),
         };
-        let condition = match self.rng.u8(0..12) {
-            0 => Some(Condition::Exists),
-            1 => Some(Condition::Absent),
-            2..=5 => me.last_revision.get(&key).map(|&revision| Condition::ModRevision(revision)),
-            _ => None,
-        };
-        let takes_condition = op.as_ref().is_none_or(|op| op.kind().takes_condition());
-        let condition = condition.filter(|_| takes_condition);
-        let is_keyed = self.rng.f64() < swarm.keyed;
-        if client == swarm.clients {
-            // The probe writes, whatever the idempotency table says.
-            let write =
-                Some(Op::Put { key: key.clone(), value: format!("{client}.{}", me.last_op).into_bytes() });
-            let (op, told) = (me.last_op, Told::Unknown);
-            return Record {
-                client,
-                op,
-                call: now,
-                ret: u64::MAX,
-                key,
-                is_list: false,
-                write,
-                condition: None,
-                is_keyed: false,
-                told,
-            };
-        }
+        let condition = draw_condition(&mut self.rng, me.last_revision.get(&key).copied());
+        let takes_condition = !is_probe && write.as_ref().is_some_and(|op| op.kind().takes_condition());
         Record {
             client,
             op: me.last_op,
             call: now,
             ret: u64::MAX,
             key,
-            is_list: op.is_none() && self.rng.u8(0..4) == 0,
-            write: op,
-            condition,
-            is_keyed,
+            is_list: write.is_none() && self.rng.u8(0..4) == 0,
+            write,
+            condition: condition.filter(|_| takes_condition),
+            is_keyed: self.rng.f64() < swarm.keyed && !is_probe,
             told: Told::Unknown,
         }
     }
+}
+
+/// The version that must be in force for a kind of write.
+pub fn needs(kind: OpKind) -> Protocol {
+    needed_protocol(&[0, kind.tag()])
 }
 
 /// The range of two neighbours, `k0` and `k1` or `k2` and `k3`, that a key belongs to. The search for a linearization
@@ -427,6 +423,7 @@ impl World {
                 self.attempt_failed(asker, Fate::Refused);
             }
             Answer::Write(Ok(applied)) => {
+                self.check_version_of_answer(asker, &applied);
                 self.clients.attempts.insert(asker, Attempt { fate: Fate::Done });
                 self.mark(Mark::WriteDone);
                 if applied.replayed {
@@ -449,13 +446,56 @@ impl World {
                 self.finish(asker.client, Told::List(listed));
             }
             Answer::Broken => self.attempt_failed(asker, Fate::Unknown),
+            Answer::Write(Err(failure)) if failure.kind == FailureKind::Unsupported => {
+                self.refused_as_unsupported(asker, &failure);
+            }
             Answer::Write(Err(failure)) if !failure.kind.is_not_done() => {
                 self.attempt_failed(asker, Fate::Unknown)
             }
-            Answer::Write(Err(_)) | Answer::Read(Err(_)) | Answer::List(Err(_)) | Answer::Refused => {
+            Answer::Write(Err(_))
+            | Answer::Read(Err(_))
+            | Answer::List(Err(_))
+            | Answer::Refused
+            | Answer::NoSuchOperation => {
                 self.attempt_failed(asker, Fate::NotDone);
             }
         }
+    }
+
+    /// The version that the operation under way needs, and when its client began it.
+    fn needs_of(&self, asker: Asker) -> (Protocol, u64) {
+        let running = self.clients.clients[asker.client].running.as_ref().expect("an operation is under way");
+        let kind = running.record.write.as_ref().expect("a write").kind();
+        (needs(kind), running.record.call)
+    }
+
+    /// P13: what was done was in force where it was done.
+    fn check_version_of_answer(&mut self, asker: Asker, applied: &Applied) {
+        let (needs, _) = self.needs_of(asker);
+        let version = self.oracle.version_at(applied.index);
+        assert!(
+            needs <= version,
+            "P13: {asker} needs version {needs} and was done at version {version}: {applied:?}"
+        );
+        if needs > FIRST_PROTOCOL {
+            self.mark(Mark::NextOperationDone);
+        }
+    }
+
+    /// P13: a write is refused with `unsupported` only when the version that it needs was not in force. No attempt more:
+    /// to try again would not help.
+    fn refused_as_unsupported(&mut self, asker: Asker, failure: &Failure) {
+        let (needs, call) = self.needs_of(asker);
+        let since = self.oracle.in_force_since(needs);
+        assert!(
+            since.is_none_or(|since| since >= call),
+            "P13: {asker} needs version {needs}, in force since {since:?}, before {call}, and is refused: {failure}"
+        );
+        self.mark(Mark::Unsupported);
+        self.clients.attempts.insert(asker, Attempt { fate: Fate::NotDone });
+        let running = self.clients.clients[asker.client].running.as_ref().expect("an operation is under way");
+        let told = if running.saw_unknown { Told::Unknown } else { Told::NotDone };
+        self.finish(asker.client, told);
     }
 
     /// Retries when that is safe: after "not done", for reads, and for writes with a key. The operation is unknown when

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dkv::raft::{
-    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, EntryKind, Genesis, HardState,
-    Index, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, MemberId, Membership, Payload,
-    Position, Protocol, Raft, RequestVoteReply, RequestVoteRequest, RoleKind, RpcRequest, Term,
-    TimeoutNowReply, Watermarks, check_version, majority,
+    AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, EntryKind, FIRST_PROTOCOL,
+    Genesis, HardState, Index, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
+    Membership, Payload, Position, Protocol, Raft, RequestVoteReply, RequestVoteRequest, RoleKind,
+    RpcRequest, Term, TimeoutNowReply, Watermarks, check_version, majority,
 };
-use dkv::store::Kv;
+use dkv::store::{Kv, needed_protocol};
 
 use crate::disk::MachineDisk;
 use crate::members::{machine_of, member};
@@ -41,6 +41,10 @@ pub struct Oracle {
     hard_states: Vec<HardState>,
     /// What each member's program speaks.
     pub protocols: Vec<Protocol>,
+    /// The versions that came into force: the entry that brought each one, and when it was committed.
+    versions: Vec<(Index, Protocol, u64)>,
+    /// The highest version that a command which came into any log needs.
+    needed: Protocol,
 }
 
 impl Oracle {
@@ -58,6 +62,8 @@ impl Oracle {
             bases: vec![0; machines],
             hard_states: vec![HardState::default(); machines],
             protocols: vec![1; machines],
+            versions: Vec::new(),
+            needed: FIRST_PROTOCOL,
         }
     }
 
@@ -78,6 +84,7 @@ impl Oracle {
         let entry = Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis));
         self.membership = entry.membership().expect("a genesis entry has one").clone();
         self.memberships.insert((1, 1), self.membership.clone());
+        self.take_version(&entry, 0);
         self.committed.push(entry.clone());
         self.committed_in.push(1);
         entry
@@ -115,6 +122,23 @@ impl Oracle {
         self.appended.values().any(|(entry, _)| entry.kind() == EntryKind::Version)
     }
 
+    /// A committed entry may bring a version into force.
+    fn take_version(&mut self, entry: &Entry, now_us: u64) {
+        self.versions.extend(entry.version().map(|version| (entry.index(), version, now_us)));
+    }
+
+    /// The version in force for what stands at `index`, when all that was ever committed is in.
+    pub fn version_at(&self, index: Index) -> Protocol {
+        let before = self.versions.iter().filter(|(from, ..)| *from <= index);
+        before.map(|(_, version, _)| *version).max().unwrap_or(FIRST_PROTOCOL)
+    }
+
+    /// Since when this version or a higher one is in force.
+    pub fn in_force_since(&self, wanted: Protocol) -> Option<u64> {
+        let enough = self.versions.iter().filter(|(_, version, _)| *version >= wanted);
+        enough.map(|(.., since)| *since).min()
+    }
+
     /// Index of the last entry that was ever committed.
     pub fn commit_index(&self) -> Index {
         self.committed.len() as Index
@@ -133,6 +157,7 @@ impl Oracle {
         before: &Watermarks,
         after: &Watermarks,
         disks: &[&MachineDisk],
+        now_us: u64,
     ) -> Vec<Mark> {
         let mut marks = Vec::new();
         if before.queued_seq != after.queued_seq {
@@ -183,12 +208,20 @@ impl Oracle {
             if let Some(membership) = entry.membership() {
                 marks.extend(self.take_membership(membership));
             }
+            self.take_version(entry, now_us);
             self.committed.push(entry.clone());
             self.committed_in.push(after.term);
             if entry.term() < after.term {
                 marks.push(Mark::OldTermCommitted);
             }
         }
+        let version = self.version_at(self.commit_index());
+        assert!(
+            self.needed <= version,
+            "P13: n{} has a command that needs version {}, and version {version} is in force",
+            node + 1,
+            self.needed
+        );
         marks
     }
 
@@ -230,6 +263,9 @@ impl Oracle {
         for index in seen.len() as Index + 1..=log.last_index() {
             let entry = log.get(index).expect("within the log");
             let before = log.term_at(index - 1).expect("within the log");
+            if entry.kind() == EntryKind::Command {
+                self.needed = self.needed.max(needed_protocol(entry.payload()));
+            }
             let known = self.appended.entry((index, entry.term())).or_insert_with(|| (entry.clone(), before));
             assert!(
                 known.0 == *entry && known.1 == before,

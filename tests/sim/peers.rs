@@ -143,6 +143,15 @@ impl World {
         patience: Duration,
     ) {
         let now = self.nodes[node].clock.show(self.now);
+        let speaks = self.nodes[node].protocol;
+        let needs = crate::client::needs(command.op.kind());
+        if needs > speaks {
+            // The program cannot read what a peer forwarded, and says so as production does.
+            let Work::Write { done, .. } = work else { unreachable!("a write") };
+            let why = format!("the write needs version {needs}, n{} speaks protocol {speaks}", node + 1);
+            done(Err(Failure::new(FailureKind::Unsupported, why)));
+            return self.empty_mailbox(node);
+        }
         let process = self.process(node);
         let is_full = command.idempotency.as_ref().is_some_and(|idempotency| {
             let cluster_time = process.state.raft.next_cluster_time(now);

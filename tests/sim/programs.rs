@@ -2,6 +2,7 @@
 //! version is held, and promise P13: no member meets an entry, a snapshot or a state that its program cannot read.
 
 use dkv::raft::{Protocol, check_version};
+use dkv::store::snapshot::SnapshotHeader;
 
 use crate::members::machine_of;
 use crate::report::Mark;
@@ -59,9 +60,16 @@ impl World {
         self.oracle.committed[0].version().expect("a genesis entry has one")
     }
 
-    /// P13: a snapshot of a leader is about to be installed.
-    pub fn check_readable(&mut self, node: NodeIndex, version: Protocol) {
-        let speaks = self.nodes[node].protocol;
+    /// P13: a snapshot of a leader is about to be installed. It has what its version has, whatever program wrote it.
+    pub fn check_readable(&mut self, node: NodeIndex, header: &SnapshotHeader) {
+        let (version, speaks) = (header.meta.version, self.nodes[node].protocol);
+        #[cfg(feature = "next-protocol")]
+        assert_eq!(
+            header.touches.is_some(),
+            version >= NEXT,
+            "P13: a snapshot of version {version} has {:?} touches",
+            header.touches
+        );
         check_version(version, speaks)
             .unwrap_or_else(|e| panic!("P13: n{} was sent a snapshot that it cannot read: {e}", node + 1));
         if self.leader().is_some_and(|leader| self.nodes[leader].protocol != speaks) {

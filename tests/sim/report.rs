@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use dkv::raft::{FIRST_PROTOCOL, PROTOCOL};
+
 use crate::swarm::mix;
 
 /// Lines kept for a failure's report.
@@ -231,6 +233,12 @@ marks! {
     OldProgramLed,
     /// A cluster that may raise its version had done so in the end.
     UpgradedInTheEnd,
+    /// A member was asked for an operation of the next program, and its own program does not know it.
+    OperationNotKnown,
+    /// A write was refused because the version that it needs was not in force.
+    Unsupported,
+    /// An operation of the next program was done.
+    NextOperationDone,
     /// A machine lost its disk.
     Wiped,
     /// ... and came back as another member under its old name.
@@ -275,6 +283,9 @@ marks! {
     StoodHostile,
 }
 
+/// What happens to operations of the next program.
+pub const NEXT_MARKS: [Mark; 3] = [Mark::OperationNotKnown, Mark::Unsupported, Mark::NextOperationDone];
+
 /// What was counted in one run, or in all.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
@@ -316,9 +327,11 @@ impl Counters {
         self.marks.get(&mark).copied().unwrap_or(0)
     }
 
-    /// Marks that were never reached.
+    /// Marks that were never reached. Those of the next program's operations only a build with such operations reaches.
     pub fn missing(&self) -> Vec<Mark> {
-        Mark::ALL.iter().copied().filter(|mark| !self.marks.contains_key(mark)).collect()
+        let can_be_reached = |mark: &Mark| PROTOCOL > FIRST_PROTOCOL || !NEXT_MARKS.contains(mark);
+        let all = Mark::ALL.iter().copied().filter(can_be_reached);
+        all.filter(|mark| !self.marks.contains_key(mark)).collect()
     }
 
     /// For people.

@@ -206,10 +206,10 @@ impl World {
         }
         history::check(&replay, &self.clients.history, &self.clients.attempts, &mut self.report.borrow_mut());
         if self.swarm.sabotage == Some(Sabotage::StaleRead) && control::forge(&mut self.clients.history) {
-            history::check_linearizable(&self.clients.history, self.swarm.keys);
+            history::check_linearizable(&replay, &self.clients.history, self.swarm.keys);
             panic!("a forged answer passed");
         }
-        history::check_linearizable(&self.clients.history, self.swarm.keys);
+        history::check_linearizable(&replay, &self.clients.history, self.swarm.keys);
     }
 
     /// P7: whatever bit flips in what was synced, the log is refused.

@@ -349,7 +349,7 @@ impl World {
     fn end_loading(&mut self, node: NodeIndex, loading: Loading) {
         let Loading { header, kv, bytes, done } = loading;
         let last = header.meta.last;
-        self.check_readable(node, header.meta.version);
+        self.check_readable(node, &header);
         let marks = self.kinds_of_install(node, last);
         // Before the core asks the applier for it.
         self.process(node).received.insert(last.index, *kv);

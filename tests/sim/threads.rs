@@ -386,7 +386,7 @@ impl World {
             self.mark(Mark::MembershipRolledBack);
         }
         let raft = &self.nodes[node].process.as_ref().expect("it runs").state.raft;
-        let marks = self.oracle.observe(node, raft, &before, &after, &disks);
+        let marks = self.oracle.observe(node, raft, &before, &after, &disks, self.now);
         marks.into_iter().for_each(|mark| self.mark(mark));
         if (before.role, before.term) == (RoleKind::Leader, after.term)
             && before.membership_index < after.membership_index

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use dkv::check::{Answer, Condition, Event, Op, Row};
+use dkv::check::{Answer, Condition, Event, Op, Row, draw_operation};
 use fastrand::Rng;
 use serde_json::Value;
 
@@ -118,8 +118,8 @@ impl Client<'_> {
         if self.rng.u8(0..100) < 6 {
             self.list(&format!("{}g{generation}/", crowd.prefix));
         } else {
-            let at = self.rng.usize(0..keys.len());
-            let op = if self.rng.u8(0..100) < 3 { pair(&keys, at) } else { self.draw(keys[at].clone()) };
+            let value = || crowd.values.fetch_add(1, Relaxed).to_string();
+            let op = draw_operation(&mut self.rng, &keys, value, |key| self.seen.get(key).copied());
             self.single(op);
         }
         std::thread::sleep(Duration::from_micros(self.rng.u64(0..12_000)));
@@ -129,21 +129,6 @@ impl Client<'_> {
     fn roam(&mut self) {
         let taken = self.crowd.addresses.taken();
         self.node = taken[self.rng.usize(0..taken.len())];
-    }
-
-    fn draw(&mut self, key: String) -> Op {
-        let if_seen = self.seen.get(&key).copied().map(Condition::ModRevision);
-        let value = self.crowd.values.fetch_add(1, Relaxed).to_string();
-        match self.rng.u8(0..100) {
-            0..38 => Op::Get { key },
-            38..66 => Op::Put { key, value, condition: None },
-            66..82 => Op::Put { key, value, condition: if_seen.or(Some(Condition::Absent)) },
-            82..86 => Op::Put { key, value, condition: Some(Condition::Absent) },
-            86..90 => Op::Put { key, value, condition: Some(Condition::Exists) },
-            90..95 => Op::Delete { key, condition: None },
-            95..98 => Op::Delete { key, condition: if_seen },
-            _ => Op::Delete { key, condition: Some(Condition::Exists) },
-        }
     }
 
     /// One operation on one key, or the removal of a pair, with its retries under one idempotency key if it has one.
@@ -348,16 +333,6 @@ impl Client<'_> {
             Answer::Unknown
         })
     }
-}
-
-/// The removal of a key and its neighbour. No more: the search takes keys that a write ties together as one.
-fn pair(keys: &[String], at: usize) -> Op {
-    let mut keys = keys.to_vec();
-    keys.sort_unstable();
-    let pair = keys.chunks(2).nth(at / 2).expect("a pair for each key");
-    // `!` is less than every character of a key: no other key lies between.
-    let end = Some(format!("{}!", pair[pair.len() - 1]));
-    Op::DeleteRange { start: pair[0].clone(), end }
 }
 
 /// The index at which the outcome was decided. That of a repeated answer is the repetition's.

@@ -23,6 +23,7 @@ pub fn acknowledged(events: &[Event]) -> Vec<Acknowledged<'_>> {
 }
 
 fn acknowledged_by(event: &Event) -> Option<Acknowledged<'_>> {
+    // No catch-all for operations: a new one would be lost from the promise in silence.
     match (&event.op, &event.answer) {
         (Op::Put { key, value, .. }, &Answer::Written { revision }) => {
             Some(Acknowledged { event, key, revision, value: Some(value) })
@@ -30,7 +31,11 @@ fn acknowledged_by(event: &Event) -> Option<Acknowledged<'_>> {
         (Op::Delete { key, .. }, &Answer::Deleted { revision, deleted: true }) => {
             Some(Acknowledged { event, key, revision, value: None })
         }
-        _ => None,
+        // The keys that a removal of a range takes are judged one by one, in `by_key`.
+        (
+            Op::Put { .. } | Op::Delete { .. } | Op::DeleteRange { .. } | Op::Get { .. } | Op::List { .. },
+            _,
+        ) => None,
     }
 }
 

@@ -2,6 +2,7 @@
 //! one higher, and there is one operation more, `POST /v1/kv/{key}`, which touches a key). `make upgrade-check` builds both;
 //! without it these tests are left out.
 
+#[path = "../support/clients.rs"]
 mod clients;
 #[path = "../support/cluster.rs"]
 #[allow(dead_code)]

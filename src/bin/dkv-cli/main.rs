@@ -107,7 +107,7 @@ fn ask(cli: &Cli, client: &Client, printer: &Printer) -> Result<(), Failure> {
         }
         Command::List { prefix, keys_only, limit, order, read } => {
             let options = ListOptions {
-                prefix: prefix.as_ref().map(|p| p.as_bytes().to_vec()).unwrap_or_default(),
+                prefix: prefix_bytes(prefix),
                 descending: *order == cli::Order::Desc,
                 keys_only: *keys_only,
                 read: read_options(read),
@@ -127,8 +127,7 @@ fn ask(cli: &Cli, client: &Client, printer: &Printer) -> Result<(), Failure> {
             snapshot::save(client, file, *force, printer)
         }
         Command::Export { prefix, file, force, revision } => {
-            let prefix = prefix.as_ref().map(|p| p.as_bytes().to_vec()).unwrap_or_default();
-            export::run(client, prefix, *revision, file.as_deref(), *force, printer)
+            export::run(client, prefix_bytes(prefix), *revision, file.as_deref(), *force, printer)
         }
         Command::Import { file, prefix, if_absent } => {
             let prefix = prefix.as_ref().map(|p| p.as_bytes().to_vec()).unwrap_or_default();
@@ -138,6 +137,11 @@ fn ask(cli: &Cli, client: &Client, printer: &Printer) -> Result<(), Failure> {
             unreachable!("answered without a client")
         }
     }
+}
+
+/// The bytes of a prefix in either of its forms; empty for all keys.
+fn prefix_bytes(prefix: &cli::Prefix) -> Vec<u8> {
+    prefix.option.as_ref().or(prefix.bare.as_ref()).map(|p| p.as_bytes().to_vec()).unwrap_or_default()
 }
 
 fn read_options(read: &cli::Read) -> ReadOptions {
@@ -231,6 +235,23 @@ mod tests {
         );
         assert!(parse(&["verify", "--clients", "0"]).is_err());
         assert!(parse(&["list", "p", "--order", "desc", "--keys-only"]).is_ok());
+    }
+
+    #[test]
+    fn list_and_export_take_their_prefix_with_and_without_its_name_and_only_once() {
+        let prefix = |args: &[&str]| {
+            let cli = Cli::try_parse_from([&["dkv-cli"], args].concat()).map_err(|e| e.kind())?;
+            match cli.command {
+                Command::List { prefix, .. } | Command::Export { prefix, .. } => Ok(prefix_bytes(&prefix)),
+                _ => unreachable!("no other command is parsed here"),
+            }
+        };
+        for name in ["list", "export"] {
+            assert_eq!(prefix(&[name]), Ok(b"".to_vec()));
+            assert_eq!(prefix(&[name, "p"]), Ok(b"p".to_vec()));
+            assert_eq!(prefix(&[name, "--prefix", "p"]), Ok(b"p".to_vec()));
+            assert_eq!(prefix(&[name, "--prefix", "p", "q"]), Err(clap::error::ErrorKind::ArgumentConflict));
+        }
     }
 
     #[test]

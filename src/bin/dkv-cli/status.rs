@@ -173,7 +173,8 @@ fn cells(member: &MemberInfo, answer: &Heard, commit: u64) -> [String; HEAD.len(
     match answer {
         Ok(s) => [
             node,
-            s.role.to_string(),
+            // The word of the log and of the documents; the wire has an underscore.
+            s.role.to_string().replace('_', "-"),
             s.term.to_string(),
             s.commit.to_string(),
             s.applied.to_string(),

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dkv::api::{ErrorCode, ListReply};
+use dkv::api::{ErrorCode, ListReply, MemberInfo};
 use dkv::check::{self, Answer, Event, Limits, Op, Row};
 use dkv::client::{Client, ClientError, Condition, ListOptions, RangeOptions, ReadOptions, WriteOptions};
 use dkv::files::Output;
@@ -29,6 +29,9 @@ const GENERATION_UNKNOWN: u64 = 12;
 
 /// Longest patience with one operation: a cluster that answers slowly is left time for several.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For so long an endpoint is asked which member it leads to.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Pause of a client whose node does not serve, before it asks the next one.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -64,7 +67,7 @@ struct Report {
 /// Runs the clients, saves and checks the history, and says what came out.
 pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failure> {
     // So that every member is asked, not only those on the command line.
-    roaming.cluster()?;
+    let members = roaming.cluster()?.members;
     let run = format!("{:012x}", fastrand::u64(..) >> 16);
     let path = plan.history.clone().unwrap_or_else(|| PathBuf::from(format!("dkv-history-{run}.jsonl")));
     interrupt::watch()?;
@@ -73,7 +76,7 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
     let printer = if matches!(output, Output::Stdout) { &messages } else { printer };
     let workload = Workload {
         prefix: format!("dkv-verify/{run}/"),
-        nodes: roaming.endpoints(),
+        nodes: nodes(roaming, &members),
         cluster: roaming.cluster_id(),
         clients: plan.clients,
         keys: plan.keys,
@@ -88,7 +91,7 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
         let Workload { prefix, nodes, .. } = &workload;
         printer.bytes(
             format!(
-                "{} clients on {} keys below {prefix} through {}, for {} s\n",
+                "{} clients on {} keys at a time below {prefix} through {}, for {} s\n",
                 plan.clients,
                 plan.keys,
                 nodes.join(", "),
@@ -104,7 +107,9 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
     let report = judge(&history, seconds, workload.nodes.len(), path);
     if let Err(error) = left {
         let prefix = &workload.prefix;
-        eprintln!("dkv-cli: keys are left below {prefix}: {error}; `dkv-cli list {prefix}` shows them");
+        eprintln!(
+            "dkv-cli: keys are left below {prefix}: {error}; `dkv-cli list --prefix {prefix}` shows them"
+        );
     }
     say(&report, printer)?;
     let trouble = workload.trouble.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -117,6 +122,22 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
         "undecided" => Err(Failure::Silent(6)),
         _ => Err(Failure::Silent(3)),
     }
+}
+
+/// Where the clients begin: every member, whether it answers or not, and each other endpoint that leads to a member now.
+/// An endpoint of a member that was removed is none.
+fn nodes(roaming: &Client, members: &[MemberInfo]) -> Vec<String> {
+    let mut nodes: Vec<String> = members.iter().map(|member| member.http_addr.clone()).collect();
+    for addr in roaming.endpoints() {
+        let leads_to_a_member = || {
+            let there = roaming.status(&addr, PROBE_TIMEOUT).ok().map(|status| status.member_id);
+            there.is_some() && members.iter().any(|member| member.member_id == there)
+        };
+        if !nodes.contains(&addr) && leads_to_a_member() {
+            nodes.push(addr);
+        }
+    }
+    if nodes.is_empty() { roaming.endpoints() } else { nodes }
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
@@ -265,6 +286,7 @@ struct Verifier<'a> {
     at: usize,
     process: u64,
     operations: u64,
+    rng: fastrand::Rng,
     /// The revision seen last; a condition on another key's revision must fail.
     last_revision: u64,
 }
@@ -287,6 +309,7 @@ impl Verifier<'_> {
             at,
             process: workload.new_process(),
             operations: 0,
+            rng: fastrand::Rng::new(),
             last_revision: 0,
         })
     }
@@ -321,30 +344,12 @@ impl Verifier<'_> {
     fn draw(&mut self) -> Op {
         self.operations += 1;
         let prefix = self.workload.generation();
-        let key = format!("{prefix}{}", fastrand::u64(..self.workload.keys));
-        let condition = match fastrand::u8(..10) {
-            0..=1 => Some(Condition::ModRevision(self.last_revision)),
-            2 => Some(Condition::Absent),
-            3 => Some(Condition::Exists),
-            _ => None,
-        };
-        match fastrand::u8(..20) {
-            0..9 => Op::Get { key },
-            9..17 => Op::Put { key, value: format!("{}.{}", self.process, self.operations), condition },
-            17 if fastrand::u8(..4) == 0 => self.pair(&prefix),
-            17 => Op::Delete { key, condition },
-            _ => Op::List { prefix },
+        if self.rng.u8(..10) == 0 {
+            return Op::List { prefix };
         }
-    }
-
-    /// The removal of a key and its neighbour. No more: the check takes keys that a write ties together as one.
-    fn pair(&self, prefix: &str) -> Op {
-        let mut keys: Vec<String> = (0..self.workload.keys).map(|key| format!("{prefix}{key}")).collect();
-        keys.sort_unstable();
-        let pairs: Vec<&[String]> = keys.chunks(2).collect();
-        let pair = pairs[fastrand::usize(..pairs.len())];
-        // `!` is less than every digit: no other key lies between.
-        Op::DeleteRange { start: pair[0].clone(), end: Some(format!("{}!", pair[pair.len() - 1])) }
+        let keys: Vec<String> = (0..self.workload.keys).map(|key| format!("{prefix}{key}")).collect();
+        let value = || format!("{}.{}", self.process, self.operations);
+        check::draw_operation(&mut self.rng, &keys, value, |_| Some(self.last_revision))
     }
 
     fn ask(&self, op: &Op) -> (Answer, Option<u64>) {

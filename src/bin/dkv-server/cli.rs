@@ -24,15 +24,16 @@ const MAIN_HELP: &str = concat!(
   dkv-server --join 10.0.0.1:8081 --node-id n6 --data-dir /var/lib/dkv \\
       --raft-addr 10.0.0.6:18081 --http-addr 10.0.0.6:8081
                                        a new member of the cluster of 10.0.0.1
-  dkv-server fsck data/node1         is what a stopped node has on disk whole?
+  dkv-server fsck data/node1           is what a stopped node has on disk whole?
 
 ",
     heading!("Signals:"),
     "  SIGTERM and SIGINT stop it: what is in flight is finished for at most 5
-  seconds, a leader transfers its leadership, and the log is sealed. A second signal ends it at once. Nothing that
-  was acknowledged is lost either way.
-  SIGHUP opens the log file again. Where standard error is a terminal it stops the node, as does the
-  window that is closed. SIGUSR1 and SIGUSR2 are ignored with a line.
+  seconds, a leader transfers its leadership, and the log is sealed. A second
+  signal ends it at once. Nothing that was acknowledged is lost either way.
+  SIGHUP opens the log file again. Where standard error is a terminal it stops
+  the node, as does the window that is closed. SIGUSR1 and SIGUSR2 are ignored
+  with a line.
 
 ",
     heading!("Exit codes:"),
@@ -51,8 +52,9 @@ const CLUSTER_HELP: &str = concat!(
   dkv-server cluster one.yaml two.yaml three.yaml
 
   Every line of a node is printed with its name in front. When one node ends the
-  others go on. Data stays in the directories that the files name. Closing the
-  window (SIGHUP) stops them all, unless it was started with nohup."
+  others go on. Data stays in the directories that the files name; LOCK in each
+  of them holds the node's process id, which is printed too. Closing the window
+  (SIGHUP) stops them all, unless it was started with nohup."
 );
 
 const RECOVER_HELP: &str = concat!(
@@ -123,7 +125,7 @@ pub struct Cli {
     /// Every initial member is started with the same file. The cluster gets a new cluster id; keys, revisions, history
     /// and idempotency keys are those of the backup. A file that is cut short or altered is refused before anything is
     /// written, and so is standard input: a backup is read more than once. Once the node is initialized the option has
-    /// nothing more to do and can be left away.
+    /// nothing more to do and can be left out.
     #[arg(long, value_name = "BACKUP", conflicts_with_all = ["join", "check_config"])]
     pub restore: Option<PathBuf>,
 

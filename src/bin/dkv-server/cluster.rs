@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use dkv::api::MemberInfo;
 use dkv::client::{Client, ReadOptions};
 use dkv::config::Config;
 use dkv::files::{check_name, open_file};
@@ -200,6 +201,10 @@ impl Cluster {
                 })?;
             }
         }
+        let process =
+            |Running { node_id, child, .. }: &Running| format!("{node_id} is process {}", child.id());
+        let processes: Vec<String> = self.running.iter().map(process).collect();
+        self.terminal.say(&processes.join(", "));
         Ok(())
     }
 
@@ -220,19 +225,19 @@ impl Cluster {
                 Ok(signal) => self.react(signal),
                 // Out of patience, or nobody left who could tell of signals.
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    let names: Vec<&str> = self.running.iter().map(|r| r.node_id.as_str()).collect();
+                    self.terminal.complain(&format!("killed, as no end came in time: {}", names.join(", ")));
                     self.stop(Signal::KILL);
                     self.running.iter_mut().for_each(|r| drop(r.child.wait()));
                 }
             }
         }
-        match (self.code, self.stopping) {
-            (Some(code), _) => ExitCode::from(code),
-            (None, Some(_)) => ExitCode::SUCCESS,
-            (None, None) => {
-                self.terminal.complain("no node runs any more");
-                ExitCode::FAILURE
-            }
+        if self.stopping.is_none() {
+            self.terminal.complain("no node runs any more");
+            return ExitCode::FAILURE;
         }
+        self.terminal.say("all nodes have stopped");
+        self.code.map_or(ExitCode::SUCCESS, ExitCode::from)
     }
 
     fn react(&mut self, signal: c_int) {
@@ -329,11 +334,15 @@ fn relay(source: impl Read, prefix: &str, terminal: &Terminal) {
     }
 }
 
-/// Says who leads, first with how long that took and what one can do then, and again whenever it changes.
+/// Says who leads, first with how long that took and what one can do then, and again whenever it changes. Says once
+/// where the files do not fit the members.
 fn watch_leader(nodes: &[Node], began: Instant, ends: &Receiver<()>, terminal: &Terminal) {
     let addrs: Vec<&str> = nodes.iter().map(|n| n.config.me().http_addr.as_str()).collect();
     let Ok(client) = Client::new(&addrs, Duration::from_millis(500)) else { return };
     let mut known: Option<(String, u64)> = None;
+    // The members of the first answer. A node that has just begun to follow may know an old membership for a moment, so
+    // a second answer must confirm it.
+    let mut unconfirmed: Option<Vec<MemberInfo>> = None;
     loop {
         let pause = if known.is_none() { ASK_EVERY } else { WATCH_EVERY };
         match ends.recv_timeout(pause) {
@@ -345,6 +354,15 @@ fn watch_leader(nodes: &[Node], began: Instant, ends: &Receiver<()>, terminal: &
         // A leader that was just elected serves once it has committed an entry: a read waits for that.
         if known.is_none() && client.get(b"ready", &ReadOptions::default()).is_err() {
             continue;
+        }
+        if known.is_some()
+            && let Some(before) = unconfirmed.take()
+        {
+            if before == cluster.members {
+                misfits(nodes, &before).iter().for_each(|text| terminal.say(text));
+            } else {
+                unconfirmed = Some(cluster.members.clone());
+            }
         }
         let now = (leader.node_id, cluster.term);
         if known.as_ref().is_some_and(|(_, term)| *term >= now.1) {
@@ -361,9 +379,24 @@ fn watch_leader(nodes: &[Node], began: Instant, ends: &Receiver<()>, terminal: &
         terminal.say(&format!("{} leads (term {}){of}{ready}", now.0, now.1));
         if known.is_none() {
             invite(&addrs, terminal);
+            unconfirmed = Some(cluster.members);
         }
         known = Some(now);
     }
+}
+
+/// Where the files are not those of the members, as after `member remove`: what differs, and what to do.
+fn misfits(nodes: &[Node], members: &[MemberInfo]) -> Vec<String> {
+    let no_member = nodes.iter().filter(|node| members.iter().all(|m| m.node_id != node.config.node_id));
+    let no_member = no_member.map(|Node { file, config }| {
+        format!("{} is no member of this cluster: leave {} out", config.node_id, file.display())
+    });
+    let no_file = members.iter().filter(|m| nodes.iter().all(|node| node.config.node_id != m.node_id));
+    let no_file = no_file.map(|m| {
+        let (name, addr) = (&m.node_id, &m.raft_addr);
+        format!("{name} at {addr} is a member without a file here: start it as before, or remove it with dkv-cli member remove {name}")
+    });
+    no_member.chain(no_file).collect()
 }
 
 /// The client's address and three commands to try.
@@ -395,4 +428,43 @@ fn sibling_cli() -> String {
 /// Before anything runs.
 fn refuse(text: &str) {
     let _ = writeln!(io::stderr().lock(), "dkv-server: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> Node {
+        let text = format!(
+            "node_id: {name}\ndata_dir: data\npeers: [{{ node_id: {name}, raft_addr: \"h:1\", http_addr: \"h:2\" }}]\n"
+        );
+        Node {
+            file: format!("{name}.yaml").into(),
+            config: Config::parse(&text, "test").expect("a configuration"),
+        }
+    }
+
+    fn member(name: &str) -> MemberInfo {
+        MemberInfo {
+            node_id: name.to_owned(),
+            member_id: None,
+            raft_addr: format!("{name}:1"),
+            http_addr: format!("{name}:2"),
+            voter: true,
+            promote: false,
+        }
+    }
+
+    #[test]
+    fn misfits_name_each_file_without_a_member_and_each_member_without_a_file() {
+        let nodes = [node("n1"), node("n2")];
+        assert_eq!(misfits(&nodes, &[member("n1"), member("n2")]), Vec::<String>::new());
+        assert_eq!(
+            misfits(&nodes, &[member("n1"), member("n3")]),
+            [
+                "n2 is no member of this cluster: leave n2.yaml out",
+                "n3 at n3:1 is a member without a file here: start it as before, or remove it with dkv-cli member remove n3",
+            ]
+        );
+    }
 }

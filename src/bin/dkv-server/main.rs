@@ -152,4 +152,16 @@ mod tests {
     fn command_line_is_consistent() {
         Cli::command().debug_assert();
     }
+
+    /// Longer lines are broken by clap wherever they reach the 80th column, and tables with them.
+    #[test]
+    fn no_line_of_the_help_is_broken_at_80_columns() {
+        let cli = Cli::command();
+        for command in std::iter::once(&cli).chain(cli.get_subcommands()) {
+            let help = command.get_after_long_help().map(|text| text.ansi().to_string()).unwrap_or_default();
+            for line in help.replace("\x1b[1m", "").replace("\x1b[4m", "").replace("\x1b[0m", "").lines() {
+                assert!(line.chars().count() <= 80, "{}: {line}", command.get_name());
+            }
+        }
+    }
 }

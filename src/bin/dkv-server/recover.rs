@@ -87,7 +87,9 @@ fn describe(survivor: &Survivor, config: &Config) {
     println!(
         "also entries of which nobody knows any more whether they were committed. The others must never"
     );
-    println!("run again as this cluster: stop them, and let them join anew with empty data directories.");
+    println!(
+        "run again as this cluster: stop them, and let them join the new one with empty data directories."
+    );
 }
 
 fn confirm() -> Result<bool, Refused> {

@@ -72,6 +72,20 @@ impl PeerList {
     pub fn bootstrap_node(&self) -> Option<&Peer> {
         self.0.first()
     }
+
+    /// What is different in the list `stored`, name by name; empty for two equal lists.
+    pub fn differences(&self, stored: &PeerList) -> String {
+        let configured = self.0.iter().filter_map(|peer| match stored.by_name(&peer.node_id) {
+            None => Some(format!("{} is no member", peer.node_id)),
+            Some(is) if is != peer => {
+                Some(format!("{is} is a member, not raft={} http={}", peer.raft_addr, peer.http_addr))
+            }
+            Some(_) => None,
+        });
+        let missing = stored.0.iter().filter(|peer| self.by_name(&peer.node_id).is_none());
+        let missing = missing.map(|peer| format!("{peer} is a member too"));
+        configured.chain(missing).collect::<Vec<_>>().join("; ")
+    }
 }
 
 impl fmt::Display for PeerList {

@@ -94,8 +94,8 @@ fn check_configuration(initialized: &mut Initialized, config: &IdentityConfig) -
     let stored = PeerList::from(&*membership);
     if !config.joins && stored != config.peers {
         initialized.warnings.push(format!(
-            "`peers` in the configuration differ from the stored membership, which wins: configured {}, stored {stored}",
-            config.peers
+            "`peers` in the configuration differ from the stored membership, which wins: {}; correct `peers`",
+            config.peers.differences(&stored)
         ));
     }
     Ok(())

@@ -201,12 +201,17 @@ impl State {
 
     fn propose(&mut self, id: RequestId, command: Draft, now: Time) {
         let needed = needed_protocol(command.payload());
+        if needed > self.raft.version() && needed <= self.raft.version_of_log() {
+            let why = "the version that this needs is not committed yet, as far as the leader knows";
+            return self.await_retry(id, command, why, now);
+        }
         if needed > self.raft.version() {
             let why = self.unsupported(needed, now);
             return self.waiters.fail(id, Failure::new(FailureKind::Unsupported, why));
         }
         if self.raft.is_transferring() {
-            return self.await_successor(id, command, now);
+            let why = "the leader transfers its leadership to another member";
+            return self.await_retry(id, command, why, now);
         }
         match self.raft.propose(command, now) {
             Ok(at) => {
@@ -231,12 +236,11 @@ impl State {
         format!("this needs version {needed}, and version {version} is in force: {}", holders.join("; "))
     }
 
-    /// The command stays with its request. The request goes to the next leader, or continues here.
-    fn await_successor(&mut self, id: RequestId, draft: Draft, now: Time) {
+    /// The command stays with its request. A little later the request goes to the next leader, or continues here.
+    fn await_retry(&mut self, id: RequestId, draft: Draft, why: &str, now: Time) {
         if let Some(Request { work: Work::Write { command, .. }, .. }) = self.waiters.get_mut(id) {
             *command = Some(draft);
         }
-        let why = "the leader transfers its leadership to another member";
         self.waiters.await_retry(id, now + LEADER_WAIT, now + self.heartbeat, why.to_owned());
     }
 

@@ -18,6 +18,11 @@ const OTHER: MemberId = MemberId(3);
 
 /// Member 2 of 3, just initialized, that has heard from nobody.
 fn follower() -> State {
+    follower_with(1, None)
+}
+
+/// The same with a program that speaks `protocol`, and one entry more.
+fn follower_with(protocol: Protocol, more: Option<Entry>) -> State {
     let member = |id| Member {
         node_id: format!("n{id}"),
         member_id: MemberId(id),
@@ -34,11 +39,12 @@ fn follower() -> State {
         members,
         restored: None,
     };
-    let entries = vec![Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis))];
+    let genesis = Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis));
+    let entries = [genesis].into_iter().chain(more).collect();
     let restored =
         Restored { hard_state: HardState { term: 1, voted_for: None }, entries, ..Restored::default() };
     let config = RaftConfig {
-        protocol: 1,
+        protocol,
         hold_version: false,
         me: MemberId(2),
         election_timeout: Duration::from_millis(300),
@@ -140,10 +146,19 @@ fn a_disk_that_is_silent_while_the_process_runs_is_dead_in_time() {
 
 /// Asks for a write; its result comes to be in the returned cell.
 fn submit(state: &mut State, deadline: Time, now: Time) -> Arc<Mutex<Option<WriteResult>>> {
+    submit_command(state, b"command", deadline, now)
+}
+
+fn submit_command(
+    state: &mut State,
+    command: &[u8],
+    deadline: Time,
+    now: Time,
+) -> Arc<Mutex<Option<WriteResult>>> {
     let cell: Arc<Mutex<Option<WriteResult>>> = Arc::default();
     let filled = cell.clone();
     let done = Box::new(move |result| *filled.lock().unwrap() = Some(result));
-    let work = Work::Write { command: Some(Draft::command(b"command")), done };
+    let work = Work::Write { command: Some(Draft::command(command)), done };
     finish(state.step(now, |state| state.submit(work, Origin::Client, deadline, now)).1);
     cell
 }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::raft::{Genesis, Membership, Payload};
+use crate::store::operations::any_op;
 use crate::store::{Idempotency, request_hash};
 #[path = "../../../tests/support/plain_map.rs"]
 #[allow(unreachable_pub)] // It is a file of the integration tests as well.
@@ -509,11 +510,10 @@ const KEYS: [&str; 3] = ["a", "b", "long key"];
 
 /// (cluster time step, command). Few keys, values and idempotency keys, so that everything collides.
 fn any_step() -> impl Strategy<Value = (ClusterTime, Command)> {
-    let op = prop_oneof![
-        3 => (0..KEYS.len(), "[a-c]{0,30}").prop_map(|(key, value)| put(KEYS[key], &value)),
-        1 => (0..KEYS.len()).prop_map(|key| delete(KEYS[key])),
-        1 => ("[al]{0,1}", "[ab]{0,1}", "[abz]{0,1}").prop_map(|(prefix, start, end)| delete_range(&prefix, &start, &end)),
-    ];
+    let ranges = ("[al]{0,1}", "[ab]{0,1}", "[abz]{0,1}")
+        .prop_map(|(prefix, start, end)| KeyRange::new(prefix.as_bytes(), start.as_bytes(), end.as_bytes()));
+    let keys = (0..KEYS.len()).prop_map(|key| KEYS[key].into());
+    let op = any_op(keys, "[a-c]{0,30}".prop_map(String::into_bytes), ranges);
     let condition = prop_oneof![
         6 => Just(None),
         1 => (0..40u64).prop_map(|n| Some(Condition::ModRevision(n))),

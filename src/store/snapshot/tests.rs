@@ -5,6 +5,7 @@ use proptest::sample::Index as AnyIndex;
 
 use super::*;
 use crate::raft::{ClusterId, Entry, Genesis, Member, MemberId, Membership, PROTOCOL, Payload, Settings};
+use crate::store::operations::any_op;
 use crate::store::simdisk::{Fault, Loss, SimDisk};
 use crate::store::{Command, Idempotency, KeyRange, Op, Outcome, PAGE_BYTES, Rebase, request_hash};
 
@@ -100,16 +101,12 @@ fn same(a: &Kv, b: &Kv) -> Result<(), TestCaseError> {
 }
 
 fn any_payload() -> impl Strategy<Value = Payload> {
-    let id = || proptest::option::of("[p-t]");
+    let keys = (0..KEYS.len()).prop_map(|key| KEYS[key].into());
+    let values = "[a-c]{0,30}".prop_map(String::into_bytes);
+    let ranges = "[ab]{0,2}".prop_map(|prefix| KeyRange::new(prefix.as_bytes(), b"", b""));
+    let id = proptest::option::of("[p-t]");
     prop_oneof![
-        12 => (0..KEYS.len(), "[a-c]{0,30}", id()).prop_map(|(key, value, id)| {
-            command(Op::Put { key: KEYS[key].into(), value: value.into() }, id.as_deref())
-        }),
-        5 => (0..KEYS.len(), id())
-            .prop_map(|(key, id)| command(Op::Delete { key: KEYS[key].into() }, id.as_deref())),
-        2 => ("[ab]{0,2}", id()).prop_map(|(prefix, id)| {
-            command(Op::DeleteRange { range: KeyRange::new(prefix.as_bytes(), b"", b"") }, id.as_deref())
-        }),
+        19 => (any_op(keys, values, ranges), id).prop_map(|(op, id)| command(op, id.as_deref())),
         1 => Just(Payload::Noop),
         1 => proptest::collection::btree_set(0u64..9, 0..4)
             .prop_map(|ids| Payload::Membership(membership(ids))),

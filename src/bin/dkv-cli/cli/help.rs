@@ -28,8 +28,8 @@ pub(super) const MAIN_HELP: &str = concat!(
   2  bad usage or refused input; nothing changed
   3  unavailable; surely not done
   4  outcome unknown; repeat the command with the --idempotency-key it names
-  5  snapshot: the file is damaged, or no backup; verify: what the clients saw was
-     not linearizable
+  5  snapshot: the file is damaged, or no backup; verify: what the clients saw
+     was not linearizable
   6  verify: undecided, the check was given up
 
 ",
@@ -63,6 +63,15 @@ pub(super) const GET_HELP: &str = concat!(
   dkv-cli get greeting --stale         also without a leader, perhaps old"
 );
 
+/// Clap knows which of these exclude each other, and its own line says nothing of it.
+pub(super) const DELETE_USAGE: &str = "dkv-cli delete [OPTIONS] <KEY>
+       dkv-cli delete [OPTIONS] --prefix <PREFIX>
+       dkv-cli delete [OPTIONS] [--start <KEY>] [--end <KEY>]
+       dkv-cli delete [OPTIONS] --all";
+
+pub(super) const MEMBER_ADD_USAGE: &str = "dkv-cli member add [OPTIONS] <NAME> \\
+           --raft-addr <HOST:PORT> --http-addr <HOST:PORT>";
+
 pub(super) const DELETE_HELP: &str = concat!(
     heading!("Examples:"),
     "  dkv-cli delete greeting
@@ -78,9 +87,9 @@ pub(super) const DELETE_HELP: &str = concat!(
 pub(super) const LIST_HELP: &str = concat!(
     heading!("Examples:"),
     "  dkv-cli list                         every key
-  dkv-cli list app/                    those that begin with app/
+  dkv-cli list --prefix app/           those that begin with app/
   dkv-cli list --keys-only | wc -l     how many there are
-  dkv-cli list logs/ --order desc --limit 1
+  dkv-cli list --prefix logs/ --order desc --limit 1
                                        the last one
   dkv-cli list --revision 41           what there was then
   dkv-cli list -o json | jq -r '.kvs[].key'
@@ -98,8 +107,8 @@ pub(super) const STATUS_HELP: &str = concat!(
 
 ",
     heading!("Columns:"),
-    "  ROLE       leader, follower, candidate, pre_candidate; uninitialized before the
-             cluster's first start is complete
+    "  ROLE       leader, follower, candidate, pre-candidate; uninitialized before
+             the cluster's first start is complete
   TERM       the node's term: it grows with every election
   COMMIT     the last log entry that the node knows to be on a majority
   APPLIED    the last log entry in its map
@@ -120,8 +129,8 @@ pub(super) const MEMBER_HELP: &str = concat!(
     "  dkv-cli member list
   dkv-cli member add n6 --raft-addr 10.0.0.6:18081 --http-addr 10.0.0.6:8081
   dkv-cli member remove n2
-  dkv-cli member replace n3 n6 --raft-addr 10.0.0.6:18081 --http-addr 10.0.0.6:8081
-                                       n3's machine is lost, n6 takes its place
+  dkv-cli member replace n3 n6 --raft-addr 10.0.0.6:18081 \\
+      --http-addr 10.0.0.6:8081        n3's machine is lost, n6 takes its place
   dkv-cli member replace n3 n3         n3's data is lost, its machine is not
 
   One member at a time is added, promoted or removed. A change that would leave
@@ -142,19 +151,21 @@ pub(super) const MEMBER_ADD_HELP: &str = concat!(
 
 pub(super) const MEMBER_REPLACE_HELP: &str = concat!(
     heading!("Examples:"),
-    "  dkv-cli member replace n3 n6 --raft-addr 10.0.0.6:18081 --http-addr 10.0.0.6:8081
-                                       adds n6, waits until it votes, removes n3
+    "  dkv-cli member replace n3 n6 --raft-addr 10.0.0.6:18081 \\
+      --http-addr 10.0.0.6:8081        adds n6, waits until it votes, removes n3
   dkv-cli member replace n3 n3 --timeout 600
-                                       removes n3; once it is started again with an
-                                       empty data_dir, adds it and waits until it
-                                       votes
+                                       removes n3; once n3 is started as always
+                                       with an empty data_dir, adds it and waits
+                                       until it votes
 
+  With one and the same name nothing is done to a node that answers as the
+  member that it is, nor to one that had less than two seconds to answer.
   Interrupted, it goes on where it was when it is run again."
 );
 
 pub(super) const TRANSFER_HELP: &str = concat!(
     heading!("Examples:"),
-    "  dkv-cli transfer                     to whoever is furthest
+    "  dkv-cli transfer                     to the node whose log has come furthest
   dkv-cli transfer n2
 
   Nothing fails meanwhile: requests wait for the new leader. A node that is
@@ -191,17 +202,17 @@ pub(super) const SNAPSHOT_STATUS_HELP: &str = concat!(
     "  dkv-cli snapshot status dkv.backup
   dkv-cli snapshot status dkv.backup -o json | jq .revision
 
-  Reads the whole file, or standard input, and loads it as a restore would: every checksum, the
-  order of the rows, their number, the hash of the state. It takes about the
-  memory of a node. The exit code is 5 when the file is damaged, and the text
-  names the place."
+  Reads the whole file, or standard input, and loads it as a restore would:
+  every checksum, the order of the rows, their number, the hash of the state. It
+  takes about the memory of a node. The exit code is 5 when the file is damaged,
+  and the text names the place."
 );
 
 pub(super) const EXPORT_HELP: &str = concat!(
     heading!("Examples:"),
     "  dkv-cli export                       every key, one JSON record a line
-  dkv-cli export app/ > app.jsonl
-  dkv-cli export app/ --file app.jsonl
+  dkv-cli export --prefix app/ > app.jsonl
+  dkv-cli export --prefix app/ --file app.jsonl
                                        whole or not at all
   dkv-cli export --revision 41
   dkv-cli export | jq -r .key
@@ -221,8 +232,8 @@ pub(super) const IMPORT_HELP: &str = concat!(
 
   Lines are those of `dkv-cli export`; key and value are enough. Every line of a
   file is checked before the first key is stored. Standard input and pipes are
-  checked line by line while they are stored. --timeout is for each key. Lines with one and the
-  same key are stored in their order, others side by side."
+  checked line by line while they are stored. --timeout is for each key. Lines
+  with one and the same key are stored in their order, others side by side."
 );
 
 pub(super) const VERIFY_HELP: &str = concat!(
@@ -237,9 +248,9 @@ pub(super) const VERIFY_HELP: &str = concat!(
     "  Clients put, get, delete, compare and set, and list keys of their own below a
   prefix that is used once, each through one node. Every answer is recorded with
   the time of its call and its return, as one JSON object a line, and the record
-  is checked twice: against the order of the log that the answers name, and, with
-  no trust in that, by searching an order for each key. At the end the keys are
-  removed; those of an interrupted run stay below dkv-verify/.
+  is checked twice: against the order of the log that the answers name, and,
+  with no trust in that, by searching an order for each key. At the end the keys
+  are removed; those of an interrupted run stay below dkv-verify/.
 
 ",
     heading!("Exit codes:"),

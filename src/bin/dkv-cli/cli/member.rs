@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 
-use super::help::{MEMBER_ADD_HELP, MEMBER_REPLACE_HELP};
+use super::help::{MEMBER_ADD_HELP, MEMBER_ADD_USAGE, MEMBER_REPLACE_HELP};
 
 /// What can be done with members.
 #[derive(Subcommand)]
@@ -12,7 +12,7 @@ pub enum Member {
     /// Add a node that was started to join; waits until it is there.
     ///
     /// It is a learner at first: the leader brings it up to date, and it becomes a voter by itself once it has caught up.
-    #[command(after_long_help = MEMBER_ADD_HELP)]
+    #[command(after_long_help = MEMBER_ADD_HELP, override_usage = MEMBER_ADD_USAGE)]
     Add {
         /// Its name.
         #[arg(value_name = "NAME")]

@@ -12,13 +12,13 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueHint};
 
 use help::{
-    COMPLETION_HELP, DELETE_HELP, EXPORT_HELP, GET_HELP, IMPORT_HELP, LIST_HELP, MAIN_HELP, MEMBER_HELP,
-    SET_HELP, SNAPSHOT_HELP, STATUS_HELP, TRANSFER_HELP, VERIFY_HELP,
+    COMPLETION_HELP, DELETE_HELP, DELETE_USAGE, EXPORT_HELP, GET_HELP, IMPORT_HELP, LIST_HELP, MAIN_HELP,
+    MEMBER_HELP, SET_HELP, SNAPSHOT_HELP, STATUS_HELP, TRANSFER_HELP, VERIFY_HELP,
 };
 use options::{cluster_id, seconds};
 
 pub use member::Member;
-pub use options::{Format, Order, Read, SetCondition, Shell, Write};
+pub use options::{Format, Order, Prefix, Read, SetCondition, Shell, Write};
 pub use snapshot::Snapshot;
 
 /// The nodes of `make cluster`.
@@ -151,7 +151,7 @@ pub enum Command {
     /// Remove a key, or every key of a range at once; prints OK, or how many keys went.
     ///
     /// Removing a key that is not there changes nothing and has the exit code 1. A range without keys is no failure.
-    #[command(after_long_help = DELETE_HELP)]
+    #[command(after_long_help = DELETE_HELP, override_usage = DELETE_USAGE)]
     Delete {
         /// The key.
         #[arg(value_hint = ValueHint::Other, required_unless_present_any = ["prefix", "start", "end", "all"])]
@@ -171,9 +171,9 @@ pub enum Command {
     /// In the order of the keys' bytes. All lines show the store at one and the same revision, however many there are.
     #[command(after_long_help = LIST_HELP)]
     List {
-        /// Only keys that begin with this.
-        #[arg(value_hint = ValueHint::Other)]
-        prefix: Option<OsString>,
+        /// Which keys.
+        #[command(flatten)]
+        prefix: Prefix,
         /// Print the keys alone, without tab and value.
         #[arg(long)]
         keys_only: bool,
@@ -212,9 +212,9 @@ pub enum Command {
     /// All of them at one and the same revision.
     #[command(after_long_help = EXPORT_HELP)]
     Export {
-        /// Only keys that begin with this.
-        #[arg(value_hint = ValueHint::Other)]
-        prefix: Option<OsString>,
+        /// Which keys.
+        #[command(flatten)]
+        prefix: Prefix,
         /// Write to this file instead of standard output: whole or not at all. `-` is standard output.
         #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         file: Option<PathBuf>,
@@ -267,4 +267,32 @@ pub enum Command {
         #[arg(value_enum)]
         shell: Shell,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// Every text that is printed as it is written: examples, tables and usage lines.
+    fn written(command: &clap::Command) -> Vec<(String, String)> {
+        let name = command.get_name().to_owned();
+        let help = command.get_after_long_help().map(|text| text.ansi().to_string()).unwrap_or_default();
+        let usage = command.clone().render_usage().to_string();
+        let mut texts = vec![(name.clone(), help), (name, usage)];
+        command.get_subcommands().for_each(|below| texts.extend(written(below)));
+        texts
+    }
+
+    /// Longer lines are broken by clap wherever they reach the 80th column, and tables with them.
+    #[test]
+    fn no_line_of_the_help_is_broken_at_80_columns() {
+        let mut cli = Cli::command();
+        cli.build();
+        for (name, text) in written(&cli) {
+            for line in text.replace("\x1b[1m", "").replace("\x1b[4m", "").replace("\x1b[0m", "").lines() {
+                assert!(line.chars().count() <= 80, "{name}: {line}");
+            }
+        }
+    }
 }

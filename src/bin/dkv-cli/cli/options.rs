@@ -1,5 +1,6 @@
 //! What several commands take, and the words that options choose from.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
@@ -32,6 +33,18 @@ pub enum Shell {
     Zsh,
     /// The friendly interactive shell.
     Fish,
+}
+
+/// Which keys a list or an export means. Every command takes `--prefix`; these two also take the prefix alone, because
+/// nothing else can stand there.
+#[derive(Args)]
+pub struct Prefix {
+    /// Only keys that begin with this.
+    #[arg(id = "prefix", long = "prefix", value_name = "PREFIX", value_hint = ValueHint::Other)]
+    pub option: Option<OsString>,
+    /// The same without its name.
+    #[arg(value_hint = ValueHint::Other, hide = true, conflicts_with = "prefix")]
+    pub bare: Option<OsString>,
 }
 
 /// How a read is made.

@@ -196,3 +196,45 @@ fn a_write_during_a_transfer_goes_to_the_successor_with_its_command() {
     let PeerRequest::Forward(writes) = call.request else { panic!("writes are forwarded") };
     assert_eq!(writes.iter().map(|w| w.command.payload()).collect::<Vec<_>>(), [b"command"]);
 }
+
+/// A leader knows what is committed only when an entry of its own term is. Before that it once refused a write as
+/// `unsupported`, although the version that the write needs was in force before the election.
+#[cfg(feature = "next-protocol")]
+#[test]
+fn a_leader_that_was_elected_just_now_does_not_deny_the_version_of_its_log() {
+    let touch = [0, crate::vocabulary::OpKind::Touch.tag()];
+    let version = Entry::new(Position::new(2, 1), 0, &Payload::Version(2));
+    let elect = |more: Option<Entry>| {
+        let mut state = follower_with(2, more);
+        let now = at_ms(1_000);
+        finish(state.step(now, |state| state.handle_time(now)).1);
+        settle(&mut state, now);
+        while !state.raft.is_leader() {
+            let PollRpc::Send(RpcRequest::RequestVote(vote), ticket) = state.raft.poll_rpc(LEADER, now)
+            else {
+                panic!("it asks for votes");
+            };
+            let term = if vote.pre_vote { state.raft.term() } else { vote.term };
+            let reply = RpcReply::RequestVote(RequestVoteReply { term, granted: true, protocol: 2 });
+            finish(state.step(now, |state| state.raft.handle_rpc_result(ticket, Ok(reply), now)).1);
+            settle(&mut state, now);
+        }
+        let answer = submit_command(&mut state, &touch, now + 10 * T, now);
+        (state, answer, now)
+    };
+
+    let (_, answer, _) = elect(None);
+    let result = answer.lock().unwrap().take().expect("an answer at once");
+    assert_eq!(result.unwrap_err().kind, FailureKind::Unsupported, "no entry raises the version");
+
+    let (mut state, answer, now) = elect(Some(version));
+    assert_eq!((state.raft.version(), state.raft.version_of_log()), (1, 2));
+    assert!(answer.lock().unwrap().is_none(), "it waits");
+    exchange(&mut state, LEADER, now);
+    assert_eq!(state.raft.version(), 2);
+    let later = now + 2 * HEARTBEAT;
+    finish(state.step(later, |state| state.handle_time(later)).1);
+    let last = state.raft.log().iter().last().expect("a log");
+    assert_eq!(last.payload(), touch, "proposed when the version is known to be in force");
+    assert!(answer.lock().unwrap().is_none());
+}

@@ -1,4 +1,5 @@
-//! Clients that write and read a few keys together and note what they were told, until they are stopped.
+//! Clients that write and read a few keys together and note what they were told, until they are stopped. The test fails when
+//! an operation fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,8 +9,9 @@ use std::time::{Duration, Instant};
 use dkv::check::{Answer, Event, Op};
 use dkv::client::{Client, ReadOptions, WriteOptions};
 
-use crate::cluster::{Cluster, wait_for};
+use super::cluster::{Cluster, wait_for};
 
+/// Clients under way.
 pub struct Clients {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
@@ -17,6 +19,7 @@ pub struct Clients {
 }
 
 impl Clients {
+    /// Starts `count` threads, each with a client of its own that knows every node.
     pub fn start(cluster: &Cluster, count: u64) -> Clients {
         let (stop, done) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let endpoints: Vec<String> = (0..cluster.size()).map(|n| cluster.http_addr(n)).collect();
@@ -54,6 +57,7 @@ impl Clients {
     }
 }
 
+/// One operation through the client library. It may retry.
 fn operate(library: &Client, client: u64, number: u64, start: Instant) -> Event {
     let nanos = || u64::try_from(start.elapsed().as_nanos()).expect("not that long");
     // Every key is used for a while, then the next ones: so the check stays short.
