@@ -32,9 +32,13 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the end of a child waits for its last lines to be printed.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// How often the nodes are asked whether the store serves, until it does, and afterwards who leads.
-const ASK_EVERY: Duration = Duration::from_millis(20);
+/// How often the nodes are asked whether the store serves: at first, later, and who leads once it does.
+const ASK_EVERY_AT_FIRST: Duration = Duration::from_millis(20);
+const ASK_EVERY: Duration = Duration::from_millis(200);
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// Nodes that start together serve within this time.
+const AT_FIRST: Duration = Duration::from_secs(5);
 
 /// Longest piece of a child's line that is printed at once.
 const MAX_LINE_BYTES: u64 = 64 << 10;
@@ -334,8 +338,8 @@ fn relay(source: impl Read, prefix: &str, terminal: &Terminal) {
     }
 }
 
-/// Says who leads, first with how long that took and what one can do then, and again whenever it changes. Says once where
-/// the files do not fit the members.
+/// Says who leads, first with how long that took and what one can do then, and again whenever it changes. Says once
+/// where the files do not fit the members.
 fn watch_leader(nodes: &[Node], began: Instant, ends: &Receiver<()>, terminal: &Terminal) {
     let addrs: Vec<&str> = nodes.iter().map(|n| n.config.me().http_addr.as_str()).collect();
     let Ok(client) = Client::new(&addrs, Duration::from_millis(500)) else { return };
@@ -344,13 +348,21 @@ fn watch_leader(nodes: &[Node], began: Instant, ends: &Receiver<()>, terminal: &
     // a second answer must confirm it.
     let mut unconfirmed: Option<Vec<MemberInfo>> = None;
     loop {
-        let pause = if known.is_none() { ASK_EVERY } else { WATCH_EVERY };
+        let pause = match known {
+            None if began.elapsed() < AT_FIRST => ASK_EVERY_AT_FIRST,
+            None => ASK_EVERY,
+            Some(_) => WATCH_EVERY,
+        };
         match ends.recv_timeout(pause) {
             Err(RecvTimeoutError::Timeout) => {}
             _ => return,
         }
         let Ok(cluster) = client.cluster() else { continue };
         let Some(leader) = cluster.leader else { continue };
+        // A leader that was just elected serves once it has committed an entry: a read waits for that.
+        if known.is_none() && client.get(b"ready", &ReadOptions::default()).is_err() {
+            continue;
+        }
         if known.is_some()
             && let Some(before) = unconfirmed.take()
         {
@@ -359,10 +371,6 @@ fn watch_leader(nodes: &[Node], began: Instant, ends: &Receiver<()>, terminal: &
             } else {
                 unconfirmed = Some(cluster.members.clone());
             }
-        }
-        // A leader that was just elected serves once it has committed an entry: a read waits for that.
-        if known.is_none() && client.get(b"ready", &ReadOptions::default()).is_err() {
-            continue;
         }
         let now = (leader.node_id, cluster.term);
         if known.as_ref().is_some_and(|(_, term)| *term >= now.1) {
