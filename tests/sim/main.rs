@@ -142,6 +142,7 @@ fn seeds_keep_every_promise() {
     println!("{}{}", counters.summary(), counters.speed(began.elapsed()));
     assert!(failures.is_empty(), "{}", failures.join("\n----\n"));
     assert_eq!(counters.seeds, dose, "every seed was run");
+    assert!(counters.undecided <= 2 + dose / 200, "{} searches are undecided", counters.undecided);
     if PROTOCOL > FIRST_PROTOCOL && dose >= 100 {
         let missing = NEXT_MARKS.iter().filter(|mark| counters.count(**mark) == 0);
         assert_eq!(missing.collect::<Vec<_>>(), [&Mark::Elected; 0], "never reached");

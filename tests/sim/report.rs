@@ -301,6 +301,8 @@ pub struct Counters {
     pub checked_operations: u64,
     pub snapshots: u64,
     pub installs: u64,
+    /// Seeds whose history the search for an order could not decide. The committed log has judged it nevertheless.
+    pub undecided: u64,
     /// Seeds that ran twice and left the same trace.
     pub run_twice: u64,
     pub marks: BTreeMap<Mark, u64>,
@@ -315,6 +317,7 @@ impl Counters {
         self.checked_operations += other.checked_operations;
         self.snapshots += other.snapshots;
         self.installs += other.installs;
+        self.undecided += other.undecided;
         self.run_twice += other.run_twice;
         for (&mark, count) in &other.marks {
             *self.marks.entry(mark).or_default() += count;
@@ -343,14 +346,15 @@ impl Counters {
     /// For people.
     pub fn summary(&self) -> String {
         let mut text = format!(
-            "{} seeds ({} of them twice), {} events, {} crashes, {} operations checked, {} snapshots, {} installs\n",
+            "{} seeds ({} of them twice), {} events, {} crashes, {} operations checked, {} snapshots, {} installs, {} searches undecided\n",
             self.seeds,
             self.run_twice,
             self.events,
             self.crashes,
             self.checked_operations,
             self.snapshots,
-            self.installs
+            self.installs,
+            self.undecided
         );
         for mark in Mark::ALL {
             let count = self.count(*mark);

@@ -206,10 +206,13 @@ impl World {
         }
         history::check(&replay, &self.clients.history, &self.clients.attempts, &mut self.report.borrow_mut());
         if self.swarm.sabotage == Some(Sabotage::StaleRead) && control::forge(&mut self.clients.history) {
-            history::check_linearizable(&replay, &self.clients.history, self.swarm.keys);
+            let _is_decided = history::check_linearizable(&replay, &self.clients.history, self.swarm.keys);
             panic!("a forged answer passed");
         }
-        history::check_linearizable(&replay, &self.clients.history, self.swarm.keys);
+        if !history::check_linearizable(&replay, &self.clients.history, self.swarm.keys) {
+            self.line(|| "the search for an order did not end".to_owned());
+            self.report.borrow_mut().counters.undecided += 1;
+        }
     }
 
     /// P7: whatever bit flips in what was synced, the log is refused.
