@@ -261,34 +261,50 @@ impl Upstream {
         }
     }
 
-    /// Submits what no worker has taken by the new connection. Of the first `sent` requests the first such one is refused.
-    /// The ping has passed through tiny_http's queue after everything that the old connection had put there.
+    /// Submits what no worker has taken by the new connection. Of those before `sent` the first one is refused: the ping has
+    /// passed through tiny_http's queue after everything that the old connection had put there.
+    ///
+    /// The new connection is used by others only when everything older is in its buffer: otherwise the order in which
+    /// tiny_http gets the requests would not be that of `recent`, and the next one to be blamed would be innocent.
     fn submit_once_more(&self, sent: u64, stream: &Arc<UnixStream>) {
-        let (recent, forgotten): (Vec<Ticket>, u64) = {
-            let mut state = self.lock();
-            if !state.stopped {
-                state.stream = Some(Arc::clone(stream));
+        let (mut heads, mut is_blamed, mut seen) = (Vec::new(), false, 0);
+        loop {
+            let (first, tickets): (u64, Vec<Ticket>) = {
+                let mut state = self.lock();
+                let first = state.forgotten.max(seen);
+                let skipped = (first - state.forgotten) as usize;
+                if state.recent.len() == skipped {
+                    state.buffer.append(&mut heads);
+                    state.unflushed = state.recent.len();
+                    if state.stopped {
+                        let _ = stream.shutdown(Shutdown::Both);
+                    } else {
+                        state.stream = Some(Arc::clone(stream));
+                    }
+                    break;
+                }
+                (first, state.recent.iter().skip(skipped).copied().collect())
+            };
+            seen = first + tickets.len() as u64;
+            for (at, ticket) in (first..).zip(tickets) {
+                is_blamed |= self.copy_or_blame(ticket, at < sent && !is_blamed, &mut heads);
             }
-            (state.recent.iter().copied().collect(), state.forgotten)
-        };
-        let (mut heads, mut is_blamed) = (Vec::new(), false);
-        for (at, ticket) in (forgotten..).zip(&recent) {
-            let Some(slot) = self.options.slots.get(ticket.connection) else { continue };
-            if !slot.copy_head(ticket.number, &mut heads) || at >= sent || is_blamed {
-                continue;
-            }
-            heads.clear();
-            is_blamed = true;
-            log::warn!("{}: request {ticket} may be what tiny_http failed on: it is refused", self.name);
-            (self.options.refuse)(*ticket);
         }
-        let mut state = self.lock();
-        state.buffer.extend_from_slice(&heads);
-        drop(state);
         self.flush();
-        if self.lock().stopped {
-            let _ = stream.shutdown(Shutdown::Both);
+    }
+
+    /// Appends the request's head to `heads` when no worker has the request; refuses it instead when it `may_be_blamed`.
+    /// Whether it did.
+    fn copy_or_blame(&self, ticket: Ticket, may_be_blamed: bool, heads: &mut Vec<u8>) -> bool {
+        let Some(slot) = self.options.slots.get(ticket.connection) else { return false };
+        let before = heads.len();
+        if !slot.copy_head(ticket.number, heads) || !may_be_blamed {
+            return false;
         }
+        heads.truncate(before);
+        log::warn!("{}: request {ticket} may be what tiny_http failed on: it is refused", self.name);
+        (self.options.refuse)(ticket);
+        true
     }
 
     /// Opens a connection and pings it.
