@@ -111,9 +111,10 @@ impl Raft {
     }
 
     /// Voters may campaign. A member that only an uncommitted membership has removed may campaign too (thesis
-    /// §4.2.2): perhaps no other member holds the entries that are needed to commit that membership.
+    /// §4.2.2): perhaps no other member holds the entries that are needed to commit that membership. After a restart a
+    /// member does not know which memberships after its snapshot are committed, so each of them counts.
     pub(super) fn may_campaign(&self) -> bool {
-        self.memberships.latest().is_voter(self.me()) || self.memberships.committed().is_voter(self.me())
+        self.memberships.may_be_voter(self.me())
     }
 
     fn become_pre_candidate(&mut self, now: Time) {

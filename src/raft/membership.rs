@@ -73,6 +73,12 @@ impl Memberships {
         self.history.iter().rev().find_map(|(_, membership)| membership.get(id))
     }
 
+    /// Whether the member is a voter of a membership that may be the committed one: the last one known to be committed,
+    /// or any after it.
+    pub fn may_be_voter(&self, id: MemberId) -> bool {
+        self.history.iter().any(|(_, membership)| membership.is_voter(id))
+    }
+
     /// How many memberships at `index` or later are not known to be committed.
     pub fn uncommitted_since(&self, index: Index) -> usize {
         self.history[1..].iter().filter(|(at, _)| *at >= index).count()

@@ -325,3 +325,37 @@ fn a_peer_without_links_is_called_by_http() {
     drop((peers, port));
     relay.join().unwrap();
 }
+
+/// Something between two members answers the request for a link and then lets no frame through: a proxy that knows HTTP
+/// only. Every call once waited for its timeout.
+#[test]
+fn a_link_that_carries_no_answers_is_given_up_for_http() {
+    let (port, echo) = Port::echo("127.77.2.18");
+    let between = TcpListener::bind("127.77.2.19:18081").unwrap();
+    let to = between.local_addr().unwrap();
+    let through = port.addr;
+    let relay = thread::spawn(move || {
+        let (mut swallowed, _) = between.accept().unwrap();
+        let mut request = [0; 4096];
+        let _ = swallowed.read(&mut request).unwrap();
+        let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: dkv-link/1\r\n\r\n";
+        swallowed.write_all(head.as_bytes()).unwrap();
+        let (client, _) = between.accept().unwrap();
+        let server = TcpStream::connect(through).unwrap();
+        let (mut from, mut into) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+        let back = thread::spawn(move || std::io::copy(&mut &server, &mut &client));
+        let _ = std::io::copy(&mut from, &mut into);
+        let _ = into.shutdown(Shutdown::Write);
+        let _ = back.join();
+        drop(swallowed);
+    });
+    let peers = peers();
+    let first = peers.call(&target(to), Priority::Core, vote(4), Duration::from_millis(300));
+    assert!(matches!(first, Err(PeerError::Unknown(_))), "{first:?}");
+    for term in 5..9 {
+        assert!(peers.call(&target(to), Priority::Core, vote(term), LONG).is_ok());
+    }
+    assert_eq!(echo.seen.lock().unwrap().len(), 4);
+    drop((peers, port));
+    relay.join().unwrap();
+}

@@ -321,6 +321,31 @@ fn rule_43_a_member_absent_from_its_own_uncommitted_membership_still_campaigns()
     assert!(cluster.has_traced(&["0001@", "elected"]), "member 1 won on the way");
 }
 
+/// §4.2.2: member 2 joined after its snapshot, led, appended its own removal and was started again. It no longer knows
+/// that the membership with itself is committed, and once nobody campaigned: the other member lacked the removal.
+#[test]
+fn rule_43_a_member_that_only_a_membership_in_the_middle_of_its_log_has_campaigns() {
+    let entry =
+        |index, ids: &[u64]| Entry::new(Position::new(index, 2), 0, &Payload::Membership(membership(ids)));
+    let snapshot = SnapshotMeta {
+        last: Position::new(5, 2),
+        cluster_time: 0,
+        membership: membership(&[1]).into(),
+        membership_index: 1,
+        version: 1,
+    };
+    let restored = Restored {
+        hard_state: HardState { term: 2, voted_for: Some(id(2)) },
+        snapshot,
+        entries: vec![entry(6, &[1, 2]), entry(7, &[1])],
+        ..Restored::default()
+    };
+    let mut raft = Raft::new(config(2), restored, Time(0));
+    let due = raft.poll_timeout();
+    raft.handle_timeout(due);
+    assert_eq!(raft.role_kind(), RoleKind::PreCandidate);
+}
+
 /// §4.1: a vote is given to whom the voter does not know: its log may lag behind the candidate's membership.
 #[test]
 fn rule_41_a_candidate_that_is_unknown_here_gets_its_vote() {

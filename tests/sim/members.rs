@@ -2,6 +2,7 @@
 //! careful one would, joiners are initialized when a member finds them uninitialized, wiped machines are replaced,
 //! removed ones end.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,17 @@ impl Operator {
     }
 }
 
+/// Adds what the change makes of each membership. None twice: with many learners there would be no end to them.
+fn add_with(known: &mut Vec<Arc<Membership>>, change: &MembershipChange) {
+    for at in 0..known.len() {
+        if let Ok(Some(after)) = known[at].with(change)
+            && !known.iter().any(|m| **m == after)
+        {
+            known.push(Arc::new(after));
+        }
+    }
+}
+
 impl World {
     // ---- looking ---------------------------------------------------------------------------------------------------------
 
@@ -83,20 +95,13 @@ impl World {
         let under_way = self.operator.sent.iter().filter(|sent| sent.until >= self.now);
         let changes = under_way.filter_map(|sent| change_of(&sent.what));
         for change in changes.chain(asked.cloned()) {
-            let after: Vec<_> =
-                known.iter().filter_map(|m| m.with(&change).ok().flatten()).map(Arc::new).collect();
-            known.extend(after);
+            add_with(&mut known, &change);
         }
-        let learners: Vec<MemberId> = known
+        let learners: BTreeSet<MemberId> = known
             .iter()
             .flat_map(|m| m.members.iter().filter(|l| l.promote && !l.voter).map(|l| l.member_id))
             .collect();
-        for id in learners {
-            let promote = MembershipChange::Promote(id);
-            let after: Vec<_> =
-                known.iter().filter_map(|m| m.with(&promote).ok().flatten()).map(Arc::new).collect();
-            known.extend(after);
-        }
+        learners.into_iter().for_each(|id| add_with(&mut known, &MembershipChange::Promote(id)));
         known
     }
 

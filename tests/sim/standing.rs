@@ -13,8 +13,10 @@ const MAX_DRAWS: usize = 50;
 /// By then a disk that hung when the situation began is given up, by the slowest clock too.
 const DISK_DEAD_US: u64 = 40_000_000;
 
-/// Longest election timeouts without a write that count as stuck.
-const PATIENCE: u64 = 20;
+/// Longest election timeouts without a write that count as stuck. Where every member of a majority is needed and messages
+/// are lost, each term may end before a follower that lacks entries has them: it takes a probe, a read from the disk and
+/// an append in a row.
+const PATIENCE: u64 = 30;
 
 impl World {
     /// Lets the situation that the seed has drawn stand for its time, while writes go on.

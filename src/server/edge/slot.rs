@@ -92,7 +92,7 @@ pub(super) struct Slot {
     word: SharedWord,
     pending: Mutex<Pending>,
     /// The way to the client.
-    pub outbox: Outbox,
+    pub outbox: Arc<Outbox>,
     /// Whether the client is on this machine.
     pub from_loopback: bool,
     edge_thread: Thread,
@@ -109,7 +109,7 @@ impl Slot {
             connection,
             word: SharedWord::new(),
             pending: Mutex::default(),
-            outbox: Outbox::new(stream),
+            outbox: Arc::new(Outbox::new(stream)),
             from_loopback,
             edge_thread: thread::current(),
             said_close: AtomicBool::new(false),

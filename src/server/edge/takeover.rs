@@ -9,14 +9,14 @@ use std::fmt;
 use std::io::{self, Read};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::outbox::Sent;
-use super::reply::Answers;
-use super::slot::Slot;
+use super::outbox::{Outbox, Sent};
 
 type Run = Box<dyn FnOnce(Connection) + Send>;
+
+/// Whether the port stops.
+pub(super) type IsStopping = Box<dyn Fn() -> bool + Send>;
 
 /// What a handler does with a connection.
 pub struct Takeover {
@@ -37,12 +37,12 @@ impl Takeover {
     /// Runs it to its end.
     pub(super) fn run(
         self,
-        slot: Arc<Slot>,
         stream: Arc<TcpStream>,
         already: Vec<u8>,
-        answers: Arc<Answers>,
+        outbox: Arc<Outbox>,
+        is_stopping: IsStopping,
     ) {
-        let connection = Connection { stream, already, sender: Sender(slot), answers };
+        let connection = Connection { stream, already, sender: Sender(outbox), is_stopping };
         if connection.sender.send(&self.head) {
             (self.run)(connection);
         }
@@ -60,7 +60,7 @@ pub struct Connection {
     stream: Arc<TcpStream>,
     already: Vec<u8>,
     sender: Sender,
-    answers: Arc<Answers>,
+    is_stopping: IsStopping,
 }
 
 impl Connection {
@@ -85,7 +85,7 @@ impl Connection {
 
     /// Whether the end of the input is due to this process: its port stops.
     pub fn is_stopping(&self) -> bool {
-        self.answers.stopping.load(Ordering::SeqCst)
+        (self.is_stopping)()
     }
 }
 
@@ -103,13 +103,13 @@ impl fmt::Debug for Connection {
 
 /// Writes to a connection that was taken over, from any thread. Never waits.
 #[derive(Clone, Debug)]
-pub struct Sender(Arc<Slot>);
+pub struct Sender(Arc<Outbox>);
 
 impl Sender {
     /// Sends the bytes after everything that was sent before. Whether they are on their way: a client that takes them too
     /// slowly loses its connection.
     pub fn send(&self, bytes: &[u8]) -> bool {
-        let is_whole = self.0.outbox.push(bytes) == Sent::Whole;
+        let is_whole = self.0.push(bytes) == Sent::Whole;
         if !is_whole {
             self.break_off();
         }
@@ -118,6 +118,6 @@ impl Sender {
 
     /// Ends the connection at once, in both directions.
     pub fn break_off(&self) {
-        self.0.outbox.break_off();
+        self.0.break_off();
     }
 }

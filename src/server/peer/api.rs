@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use super::codec::{self, BOOTSTRAP, CodecError, Envelope, NoReply};
-use super::link::{self, End, Hosted, LinkKind};
+use super::codec::{self, BOOTSTRAP, CodecError, Envelope, LinkKind, NoReply};
+use super::link::{self, End, Hosted};
 use crate::node::bootstrap::BootstrapPort;
 use crate::node::{
     AdminResult, Administration, BootstrapRecord, BootstrapReply, BootstrapRequest, Completion,
@@ -268,7 +268,9 @@ impl PeerApi {
     }
 
     fn serve_link(&self, connection: Connection, from: MemberId, kind: LinkKind, member: &dyn Member) {
-        let answer = |route: &'static str, body: &[u8], done| self.answer(route, body, done);
+        let answer = |route: &'static str, body: &[u8], done: Completion<(u16, Vec<u8>)>| {
+            self.answer(route, body, Box::new(|made: PeerAnswer| done(made.into_parts())));
+        };
         match self.hosted.serve(connection, (from, kind), &answer) {
             // The connection of a process that has ended is closed by its system; nobody listens any more.
             End::Lost if kind == LinkKind::Core => {

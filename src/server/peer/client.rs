@@ -21,8 +21,8 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, http};
 
-use super::codec::{self, Envelope, MAX_PEER_BODY_BYTES, NoReply};
-use super::link::{self, LinkKind, LinkPlace, NotOpened, Outcome};
+use super::codec::{self, Envelope, LinkKind, MAX_PEER_BODY_BYTES, NoReply};
+use super::link::{self, LinkPlace, NotOpened, Outcome};
 use crate::api::ErrorBody;
 use crate::node::{
     BootstrapRecord, BootstrapReply, BootstrapRequest, BootstrapTransport, LeaderCall, PeerError, PeerReply,

@@ -26,7 +26,6 @@ mod tests;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::link::LinkKind;
 use crate::node::{
     Administration, BootstrapReply, BootstrapRequest, ForwardedWrite, PeerReply, PeerRequest, StoreGenesis,
     Uninitialized,
@@ -62,6 +61,30 @@ pub const ADMINISTER: &str = "/raft/administer";
 pub const LINK: &str = "/raft/link";
 /// The route of bootstrap, the only one without an envelope.
 pub const BOOTSTRAP: &str = "/raft/bootstrap";
+
+/// Which calls a link carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkKind {
+    /// Votes, appends and TimeoutNow.
+    Core,
+    /// Forwarded writes.
+    Forwards,
+    /// Read indexes.
+    ReadIndexes,
+}
+
+impl LinkKind {
+    /// The kind of link that carries calls of this route; `None` when none does.
+    pub fn of(route: &str) -> Option<LinkKind> {
+        Some(match route {
+            REQUEST_VOTE | APPEND_ENTRIES | TIMEOUT_NOW => LinkKind::Core,
+            FORWARD => LinkKind::Forwards,
+            READ_INDEX => LinkKind::ReadIndexes,
+            _ => return None,
+        })
+    }
+}
 
 /// Why a body is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

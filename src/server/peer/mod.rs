@@ -7,4 +7,5 @@ mod link;
 
 pub use api::{Member, PeerAnswer, PeerApi};
 pub use client::{HttpBootstrap, HttpPeers};
-pub use link::{LinkKind, frame as link_frame};
+pub use codec::LinkKind;
+pub use link::frame as link_frame;

@@ -146,8 +146,10 @@ impl<'a> Client<'a> {
         while let Some(Owed { number, deadline, .. }) = self.owed {
             if let Some(takeover) = self.slot.begin_takeover(number) {
                 self.owed = None;
-                let (slot, stream) = (Arc::clone(&self.slot), Arc::clone(self.stream));
-                takeover.run(slot, stream, self.reader.take_input(), Arc::clone(&self.shared.answers));
+                let (stream, outbox) = (Arc::clone(self.stream), Arc::clone(&self.slot.outbox));
+                let answers = Arc::clone(&self.shared.answers);
+                let is_stopping = Box::new(move || answers.stopping.load(Ordering::SeqCst));
+                takeover.run(stream, self.reader.take_input(), outbox, is_stopping);
                 self.slot.finish_takeover(number);
                 return true;
             }

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::LinkKind;
+use super::carried_route;
 use super::frame::{self, Frame, FrameError, FrameReader, Kind};
 use crate::node::Completion;
 use crate::raft::MemberId;
 use crate::server::edge::{Connection, Sender};
-use crate::server::peer::PeerAnswer;
+use crate::server::peer::codec::LinkKind;
 
 /// Calls of one link that may be unanswered at a time. A caller waits for each answer; what it no longer waits for has
 /// timed out. More is a flood.
@@ -57,7 +57,7 @@ impl Hosted {
         &self,
         mut connection: Connection,
         (from, kind): (MemberId, LinkKind),
-        answer: &dyn Fn(&'static str, &[u8], Completion<PeerAnswer>),
+        answer: &dyn Fn(&'static str, &[u8], Completion<(u16, Vec<u8>)>),
     ) -> End {
         let sender = connection.sender();
         let id = self.enter((from, kind), &sender);
@@ -100,7 +100,7 @@ fn read_calls(
     reader: &mut FrameReader<Connection>,
     kind: LinkKind,
     sender: &Sender,
-    answer: &dyn Fn(&'static str, &[u8], Completion<PeerAnswer>),
+    answer: &dyn Fn(&'static str, &[u8], Completion<(u16, Vec<u8>)>),
 ) -> End {
     let unanswered = Arc::new(AtomicUsize::new(0));
     let mut inside_since = None;
@@ -108,7 +108,7 @@ fn read_calls(
         match reader.read() {
             Ok(Frame { kind: Kind::Call, code, number, body }) => {
                 inside_since = None;
-                let Some(route) = kind.route(code) else {
+                let Some(route) = carried_route(kind, code) else {
                     return End::Refused("no call of this kind of link");
                 };
                 if unanswered.fetch_add(1, Ordering::SeqCst) >= MAX_UNANSWERED {
@@ -146,9 +146,8 @@ struct Owed {
 }
 
 impl Owed {
-    fn answer(mut self, made: PeerAnswer) {
+    fn answer(mut self, (status, body): (u16, Vec<u8>)) {
         self.is_answered = true;
-        let (status, body) = made.into_parts();
         self.send(status, &body);
     }
 

@@ -23,41 +23,10 @@ pub(super) use host::{End, Hosted, nobody_listens};
 pub(super) use opening::{KeepingConnector, Kept};
 pub(super) use place::{LinkPlace, NotOpened, Outcome};
 
-use serde::{Deserialize, Serialize};
-
-use super::codec;
+use super::codec::{self, LinkKind};
 
 /// The protocol that a link switches to.
 pub(super) const PROTOCOL: &str = "dkv-link/1";
-
-/// Which calls a link carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LinkKind {
-    /// Votes, appends and TimeoutNow.
-    Core,
-    /// Forwarded writes.
-    Forwards,
-    /// Read indexes.
-    ReadIndexes,
-}
-
-impl LinkKind {
-    /// The kind of link that carries calls of this route; `None` when none does.
-    pub fn of(route: &str) -> Option<LinkKind> {
-        Some(match route {
-            codec::REQUEST_VOTE | codec::APPEND_ENTRIES | codec::TIMEOUT_NOW => LinkKind::Core,
-            codec::FORWARD => LinkKind::Forwards,
-            codec::READ_INDEX => LinkKind::ReadIndexes,
-            _ => return None,
-        })
-    }
-
-    /// The route with this number, when this kind carries it.
-    pub fn route(self, number: u16) -> Option<&'static str> {
-        numbered_route(number).filter(|route| LinkKind::of(route) == Some(self))
-    }
-}
 
 /// The routes that links carry. The number of a route is its place here, from 1; numbers are never given to another
 /// route.
@@ -69,8 +38,10 @@ pub(super) fn route_number(route: &str) -> Option<u16> {
     ROUTES.iter().position(|known| *known == route).map(|at| at as u16 + 1)
 }
 
-fn numbered_route(number: u16) -> Option<&'static str> {
-    ROUTES.get(usize::from(number).checked_sub(1)?).copied()
+/// The route with this number, when this kind of link carries it.
+pub(super) fn carried_route(kind: LinkKind, number: u16) -> Option<&'static str> {
+    let route = ROUTES.get(usize::from(number).checked_sub(1)?).copied()?;
+    (LinkKind::of(route) == Some(kind)).then_some(route)
 }
 
 #[cfg(test)]
@@ -82,12 +53,12 @@ mod tests {
         for (route, number) in ROUTES.iter().zip(1..) {
             assert_eq!(route_number(route), Some(number));
             let kind = LinkKind::of(route).expect("a kind carries it");
-            assert_eq!(kind.route(number), Some(*route));
+            assert_eq!(carried_route(kind, number), Some(*route));
         }
-        assert_eq!(
-            (route_number(codec::INSTALL_SNAPSHOT), numbered_route(0), numbered_route(6)),
-            (None, None, None)
-        );
-        assert_eq!(LinkKind::Forwards.route(1), None, "a vote");
+        assert_eq!(route_number(codec::INSTALL_SNAPSHOT), None);
+        for number in [0, 6] {
+            assert_eq!(carried_route(LinkKind::Core, number), None);
+        }
+        assert_eq!(carried_route(LinkKind::Forwards, 1), None, "a vote");
     }
 }

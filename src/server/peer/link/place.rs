@@ -10,7 +10,8 @@ use super::{CallFailed, Caller};
 /// After a failure to open a link, the calls of this time go by HTTP.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The same, when the other side does not know links.
+/// The same, when the other side does not know links, or when a link was opened and carried no answer: something between
+/// the two does not let it through.
 const RETRY_UNKNOWN: Duration = Duration::from_secs(30);
 
 /// So many calls in a row without an answer in time: the link may be half-open, and is replaced.
@@ -48,6 +49,7 @@ struct State {
     caller: Option<Caller>,
     retry_at: Option<Instant>,
     timeouts: u32,
+    has_answered: bool,
 }
 
 impl LinkPlace {
@@ -72,6 +74,7 @@ impl LinkPlace {
         match caller.call(route, body, remaining) {
             Ok((status, body)) => {
                 state.timeouts = 0;
+                state.has_answered = true;
                 Outcome::Answer(status, body)
             }
             Err(CallFailed::NotSent(_)) => {
@@ -84,7 +87,10 @@ impl LinkPlace {
             }
             Err(CallFailed::TimedOut) => {
                 state.timeouts += 1;
-                if state.timeouts >= MAX_TIMEOUTS {
+                if !state.has_answered {
+                    state.retry_at = Some(Instant::now() + RETRY_UNKNOWN);
+                    self.close(&mut state);
+                } else if state.timeouts >= MAX_TIMEOUTS {
                     self.close(&mut state);
                 }
                 Outcome::Unknown("no answer in time".to_owned())
@@ -118,7 +124,7 @@ impl LinkPlace {
         match opened {
             Ok((caller, handle)) => {
                 *self.handle() = Some(handle);
-                *state = State { caller: Some(caller), retry_at: None, timeouts: 0 };
+                *state = State { caller: Some(caller), ..State::default() };
             }
             Err(why) => {
                 let pause = if matches!(why, NotOpened::Unknown) { RETRY_UNKNOWN } else { RETRY };
