@@ -31,7 +31,7 @@ const LAYERS: [(&str, &[&str]); 13] = [
 ];
 
 /// The names of `raft` that are data: all that `store` may use.
-const RAFT_DATA: [&str; 23] = [
+const RAFT_DATA: [&str; 24] = [
     "FIRST_PROTOCOL",
     "PROTOCOL",
     "Protocol",
