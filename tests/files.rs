@@ -490,7 +490,8 @@ fn data_directories_and_logs_are_their_owners_alone_and_old_ones_are_restricted_
         wait_for("a log", || names(&data).iter().any(|name| name.ends_with(".wal")).then_some(()));
         send(&child, "-TERM");
         let output = end_of(child);
-        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let log = fs::read_to_string(at("node.log")).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}\n{log}");
     };
     run_once();
     let log = || fs::read_to_string(at("node.log")).unwrap();

@@ -329,9 +329,12 @@ fn ping(mut stream: &UnixStream) -> io::Result<()> {
     stream.write_all(PING)?;
     let (mut answer, mut piece) = (Vec::new(), [0; 512]);
     while !answer.ends_with(b"\r\n\r\n") {
-        match stream.read(&mut piece)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            read => answer.extend_from_slice(&piece[..read]),
+        match stream.read(&mut piece) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => answer.extend_from_slice(&piece[..read]),
+            // A signal during the start: whoever handles it decides what follows.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
         if answer.len() > piece.len() {
             return Err(io::Error::other("the answer is too long"));

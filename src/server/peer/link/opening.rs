@@ -71,7 +71,12 @@ impl Transport for Socket {
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         self.stream.set_read_timeout(Some(*timeout.after))?;
-        let read = self.stream.read(self.buffers.input_append_buf()).map_err(|e| timed(e, &timeout))?;
+        let read = loop {
+            match self.stream.read(self.buffers.input_append_buf()) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                read => break read.map_err(|e| timed(e, &timeout))?,
+            }
+        };
         self.buffers.input_appended(read);
         Ok(read > 0)
     }
