@@ -110,12 +110,21 @@ impl Tree {
             return;
         }
         // Not filled to the last place: the next key would divide it again.
-        let fits = |other: &(&Box<[u8]>, &Leaf)| few + other.1.len() <= LEAF_KEYS - FEW_KEYS;
+        let fits = |leaf: &Leaf| few + leaf.len() <= LEAF_KEYS - FEW_KEYS;
         let after = (Bound::Excluded(&bound[..]), Bound::Unbounded);
         let before = (Bound::Unbounded, Bound::Excluded(&bound[..]));
-        let next = self.leaves.range::<[u8], _>(after).next().filter(fits).map(|(next, _)| next.clone());
-        let previous =
-            self.leaves.range::<[u8], _>(before).next_back().filter(fits).map(|(at, _)| at.clone());
+        let next = self
+            .leaves
+            .range::<[u8], _>(after)
+            .next()
+            .filter(|(_, leaf)| fits(leaf))
+            .map(|(next, _)| next.clone());
+        let previous = self
+            .leaves
+            .range::<[u8], _>(before)
+            .next_back()
+            .filter(|(_, leaf)| fits(leaf))
+            .map(|(at, _)| at.clone());
         let (left, right) = match (next, previous) {
             (Some(next), _) => (bound, next),
             (None, Some(previous)) => (previous, bound),

@@ -28,6 +28,9 @@ const LOOK: Duration = Duration::from_secs(5);
 /// A connect that takes longer shows nothing.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// Answers a call of a route, now or later: with a status and a body.
+pub(in crate::server::peer) type Answer<'a> = dyn Fn(&'static str, &[u8], Completion<(u16, Vec<u8>)>) + 'a;
+
 /// How a link ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
@@ -57,7 +60,7 @@ impl Hosted {
         &self,
         mut connection: Connection,
         (from, kind): (MemberId, LinkKind),
-        answer: &dyn Fn(&'static str, &[u8], Completion<(u16, Vec<u8>)>),
+        answer: &Answer<'_>,
     ) -> End {
         let sender = connection.sender();
         let id = self.enter((from, kind), &sender);
@@ -96,12 +99,7 @@ impl Hosted {
     }
 }
 
-fn read_calls(
-    reader: &mut FrameReader<Connection>,
-    kind: LinkKind,
-    sender: &Sender,
-    answer: &dyn Fn(&'static str, &[u8], Completion<(u16, Vec<u8>)>),
-) -> End {
+fn read_calls(reader: &mut FrameReader<Connection>, kind: LinkKind, sender: &Sender, answer: &Answer) -> End {
     let unanswered = Arc::new(AtomicUsize::new(0));
     let mut inside_since = None;
     loop {
