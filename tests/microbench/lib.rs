@@ -54,6 +54,7 @@ impl Single {
             seed: 1,
             max_append_bytes: 1 << 20,
             max_unpersisted_bytes: 16 << 20,
+            max_log_memory_bytes: 8 << 20,
             snapshot_log_bytes: u64::MAX,
             snapshot_log_entries: u64::MAX,
             protocol: 1,

@@ -293,6 +293,16 @@ fn a_call_that_the_member_drops_is_answered_500() {
     assert_eq!((answer.kind, answer.number, answer.code), (Kind::Answer, 5, 500));
 }
 
+/// Passes everything on in both directions, until both have ended.
+fn relay(client: TcpStream, to: SocketAddr) {
+    let server = TcpStream::connect(to).unwrap();
+    let (mut from, mut into) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+    let back = thread::spawn(move || std::io::copy(&mut &server, &mut &client));
+    let _ = std::io::copy(&mut from, &mut into);
+    let _ = into.shutdown(Shutdown::Write);
+    let _ = back.join();
+}
+
 #[test]
 fn a_peer_without_links_is_called_by_http() {
     let (port, echo) = Port::echo("127.77.2.16");
@@ -300,7 +310,7 @@ fn a_peer_without_links_is_called_by_http() {
     let plain = TcpListener::bind("127.77.2.17:18081").unwrap();
     let to = plain.local_addr().unwrap();
     let through = port.addr;
-    let relay = thread::spawn(move || {
+    let between_both = thread::spawn(move || {
         // Answers 404 to the first connection, and relays the second one.
         let (mut refused, _) = plain.accept().unwrap();
         let mut request = [0; 4096];
@@ -310,12 +320,7 @@ fn a_peer_without_links_is_called_by_http() {
             .unwrap();
         drop(refused);
         let (client, _) = plain.accept().unwrap();
-        let server = TcpStream::connect(through).unwrap();
-        let (mut from, mut into) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-        let back = thread::spawn(move || std::io::copy(&mut &server, &mut &client));
-        let _ = std::io::copy(&mut from, &mut into);
-        let _ = into.shutdown(Shutdown::Write);
-        let _ = back.join();
+        relay(client, through);
     });
     let peers = peers();
     for term in 4..8 {
@@ -323,7 +328,7 @@ fn a_peer_without_links_is_called_by_http() {
     }
     assert_eq!(echo.seen.lock().unwrap().len(), 4);
     drop((peers, port));
-    relay.join().unwrap();
+    between_both.join().unwrap();
 }
 
 /// Something between two members answers the request for a link and then lets no frame through: a proxy that knows HTTP
@@ -334,19 +339,14 @@ fn a_link_that_carries_no_answers_is_given_up_for_http() {
     let between = TcpListener::bind("127.77.2.19:18081").unwrap();
     let to = between.local_addr().unwrap();
     let through = port.addr;
-    let relay = thread::spawn(move || {
+    let between_both = thread::spawn(move || {
         let (mut swallowed, _) = between.accept().unwrap();
         let mut request = [0; 4096];
         let _ = swallowed.read(&mut request).unwrap();
         let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: dkv-link/1\r\n\r\n";
         swallowed.write_all(head.as_bytes()).unwrap();
         let (client, _) = between.accept().unwrap();
-        let server = TcpStream::connect(through).unwrap();
-        let (mut from, mut into) = (client.try_clone().unwrap(), server.try_clone().unwrap());
-        let back = thread::spawn(move || std::io::copy(&mut &server, &mut &client));
-        let _ = std::io::copy(&mut from, &mut into);
-        let _ = into.shutdown(Shutdown::Write);
-        let _ = back.join();
+        relay(client, through);
         drop(swallowed);
     });
     let peers = peers();
@@ -357,5 +357,5 @@ fn a_link_that_carries_no_answers_is_given_up_for_http() {
     }
     assert_eq!(echo.seen.lock().unwrap().len(), 4);
     drop((peers, port));
-    relay.join().unwrap();
+    between_both.join().unwrap();
 }

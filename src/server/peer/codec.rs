@@ -230,7 +230,7 @@ pub fn encode_request(envelope: Envelope, request: &PeerRequest) -> Vec<u8> {
                 .iter()
                 .map(|w| WriteLine {
                     bytes: w.command.payload().len(),
-                    crc32c: w.command.payload_crc(),
+                    crc32c: crc32c::crc32c(w.command.payload()),
                     remaining_ms: w.remaining_ms,
                 })
                 .collect();
@@ -361,11 +361,10 @@ fn decode_writes(head: &[WriteLine], mut rest: &[u8]) -> Result<Vec<ForwardedWri
         let command = rest.get(..write.bytes).ok_or_else(|| {
             CodecError::Body(format!("a write of {} bytes, {} are there", write.bytes, rest.len()))
         })?;
-        let command = Draft::command(command);
-        if command.payload_crc() != write.crc32c {
+        if crc32c::crc32c(command) != write.crc32c {
             return Err(CodecError::Body("a write's checksum does not match".into()));
         }
-        writes.push(ForwardedWrite { command, remaining_ms: write.remaining_ms });
+        writes.push(ForwardedWrite { command: Draft::command(command), remaining_ms: write.remaining_ms });
         rest = &rest[write.bytes..];
     }
     nothing_after(rest)?;

@@ -9,6 +9,9 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::frame::{self, Frame, FrameError, FrameReader, Kind};
 
+/// By how much a wait for an answer may be too long.
+const SLACK: Duration = Duration::from_millis(10);
+
 /// Why a call has no answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum CallFailed {
@@ -139,6 +142,3 @@ impl Caller {
         let _ = self.writer.shutdown(Shutdown::Both);
     }
 }
-
-/// By how much a wait for an answer may be too long.
-const SLACK: Duration = Duration::from_millis(10);

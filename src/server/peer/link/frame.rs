@@ -17,6 +17,7 @@
 //! does not fit this form ends the link: after it, nobody knows where the next frame begins.
 
 use std::io::{self, Read};
+use std::time::{Duration, Instant};
 
 use super::super::codec::MAX_PEER_BODY_BYTES;
 use crate::bytes::{u32_at, u64_at};
@@ -24,8 +25,14 @@ use crate::bytes::{u32_at, u64_at};
 /// Bytes of a frame before its body.
 pub const HEADER_BYTES: usize = 24;
 
-/// What is read from the socket at once, at least.
-const READ_BYTES: usize = 16 << 10;
+/// What is read from the socket at once. The buffer grows with what has arrived, not with what a header announces.
+const READ_BYTES: std::ops::RangeInclusive<usize> = 16 << 10..=256 << 10;
+
+/// Buffers above this are given back after a frame, so that idle links stay small.
+const KEPT_BUFFER_BYTES: usize = 64 << 10;
+
+/// A frame arrives whole within this time after its first byte.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,12 +95,15 @@ pub struct FrameReader<R> {
     from: R,
     /// What was read and not yet taken.
     buffer: Vec<u8>,
+    /// When the frame that is not whole began to arrive.
+    begun: Option<Instant>,
+    frame_timeout: Duration,
 }
 
 impl<R: Read> FrameReader<R> {
     /// A reader that begins with `already`, which was read from the same socket before.
     pub fn new(from: R, already: Vec<u8>) -> FrameReader<R> {
-        FrameReader { from, buffer: already }
+        FrameReader { from, buffer: already, begun: None, frame_timeout: FRAME_TIMEOUT }
     }
 
     /// The socket.
@@ -101,19 +111,19 @@ impl<R: Read> FrameReader<R> {
         &self.from
     }
 
-    /// Whether a frame has begun to arrive and is not whole.
-    pub fn is_inside_a_frame(&self) -> bool {
-        !self.buffer.is_empty()
-    }
-
-    /// The next frame. Waits for it as long as the socket does.
+    /// The next frame. Waits for its first byte as long as the socket does, and for the rest no longer than any frame
+    /// may take, however slowly it comes.
     pub fn read(&mut self) -> Result<Frame, FrameError> {
         loop {
             if let Some(frame) = self.take()? {
+                self.begun = None;
                 return Ok(frame);
             }
             let before = self.buffer.len();
-            let want = self.missing().max(READ_BYTES);
+            if before > 0 && self.begun.get_or_insert_with(Instant::now).elapsed() >= self.frame_timeout {
+                return Err(FrameError::Malformed("half a frame, and the rest too slowly"));
+            }
+            let want = self.missing().clamp(*READ_BYTES.start(), *READ_BYTES.end());
             self.buffer.resize(before + want, 0);
             let read = self.from.read(&mut self.buffer[before..]);
             self.buffer.truncate(before + *read.as_ref().unwrap_or(&0));
@@ -163,6 +173,7 @@ impl<R: Read> FrameReader<R> {
         let body = body.to_vec();
         // Almost always one frame arrives at a time, so nothing is moved.
         self.buffer.drain(..HEADER_BYTES + len);
+        self.buffer.shrink_to(KEPT_BUFFER_BYTES);
         Ok(Some(Frame { kind, code, number, body }))
     }
 }
@@ -239,6 +250,30 @@ mod tests {
             bytes.truncate(1 + cut % (bytes.len() - 1));
             prop_assert!(matches!(next(&mut reader(bytes, vec![], 0)), Err(FrameError::Broken(_))));
         }
+    }
+
+    /// A byte now and then kept a link and its thread without end: the socket's own timeout never passed.
+    #[test]
+    fn a_frame_that_arrives_too_slowly_ends_the_link() {
+        let bytes = encode(Kind::Call, 1, 7, b"body");
+        let mut slow = FrameReader { frame_timeout: Duration::ZERO, ..reader(bytes.clone(), vec![1; 40], 0) };
+        let error = next(&mut slow).unwrap_err();
+        assert!(matches!(error, FrameError::Malformed(why) if why.contains("slowly")), "{error}");
+        let mut whole = FrameReader { frame_timeout: Duration::ZERO, ..reader(bytes, vec![], 0) };
+        assert!(next(&mut whole).is_ok());
+    }
+
+    /// The length of a header was allocated at once, and what had not arrived was zeroed again with each piece.
+    #[test]
+    fn the_buffer_grows_with_what_arrives_and_shrinks_again() {
+        let body = vec![7; 4 << 20];
+        let bytes = encode(Kind::Call, 1, 7, &body);
+        let mut cut = reader(bytes[..HEADER_BYTES + 1].to_vec(), vec![], 0);
+        assert!(next(&mut cut).is_err());
+        assert!(cut.buffer.capacity() <= 1 << 20, "{}", cut.buffer.capacity());
+        let mut whole = reader(bytes, vec![50_000; 200], 0);
+        assert_eq!(next(&mut whole).expect("a frame").body, body);
+        assert!(whole.buffer.capacity() <= KEPT_BUFFER_BYTES, "{}", whole.buffer.capacity());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::carried_route;
 use super::frame::{self, Frame, FrameError, FrameReader, Kind};
@@ -18,9 +18,6 @@ use crate::server::peer::codec::LinkKind;
 /// Calls of one link that may be unanswered at a time. A caller waits for each answer; what it no longer waits for has
 /// timed out. More is a flood.
 const MAX_UNANSWERED: usize = 64;
-
-/// A frame arrives whole within this time after its first byte.
-const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often a silent link is looked at.
 const LOOK: Duration = Duration::from_secs(5);
@@ -101,11 +98,9 @@ impl Hosted {
 
 fn read_calls(reader: &mut FrameReader<Connection>, kind: LinkKind, sender: &Sender, answer: &Answer) -> End {
     let unanswered = Arc::new(AtomicUsize::new(0));
-    let mut inside_since = None;
     loop {
         match reader.read() {
             Ok(Frame { kind: Kind::Call, code, number, body }) => {
-                inside_since = None;
                 let Some(route) = carried_route(kind, code) else {
                     return End::Refused("no call of this kind of link");
                 };
@@ -122,13 +117,8 @@ fn read_calls(reader: &mut FrameReader<Connection>, kind: LinkKind, sender: &Sen
             }
             Ok(Frame { kind: Kind::Goodbye, .. }) => return End::InOrder,
             Ok(Frame { kind: Kind::Answer, .. }) => return End::Refused("an answer, where calls are made"),
-            Err(FrameError::TimedOut) if !reader.is_inside_a_frame() => inside_since = None,
-            Err(FrameError::TimedOut) => {
-                let since = *inside_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= FRAME_TIMEOUT {
-                    return End::Refused("half a frame, and then nothing");
-                }
-            }
+            // Silent between two frames, or a frame is arriving: the reader bounds its time.
+            Err(FrameError::TimedOut) => {}
             Err(FrameError::Malformed(why)) => return End::Refused(why),
             Err(FrameError::Closed | FrameError::Broken(_)) => return End::Lost,
         }
