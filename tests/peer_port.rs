@@ -22,7 +22,7 @@ use dkv::node::{
 use dkv::raft::{
     AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Draft, Entry, Genesis,
     InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, Member as Listed, MemberId, Membership,
-    PROTOCOL, Payload, Position, RequestVoteReply, RequestVoteRequest, Settings, TimeoutNowReply,
+    PROTOCOL, Payload, Position, RequestVoteReply, RequestVoteRequest, Settings, Term, TimeoutNowReply,
     TimeoutNowRequest,
 };
 use dkv::server::edge::{self, HttpServer, PortOptions, RunDir};
@@ -35,6 +35,9 @@ const LONG: Duration = Duration::from_secs(20);
 const SENDER: MemberId = MemberId(1);
 const RECEIVER: MemberId = MemberId(2);
 const REMOVED: MemberId = MemberId(9);
+
+/// The term of the leader that [`Echo`] follows.
+const FOLLOWED_TERM: Term = 6;
 
 fn genesis_entry(cluster_id: u64) -> Entry {
     let member = |n: u64| Listed {
@@ -74,8 +77,8 @@ struct Echo {
     kept_forwards: Mutex<Vec<Completion<Vec<ForwardedResult>>>>,
     /// Where the leader listens, when this member follows one.
     follows: Mutex<Option<String>>,
-    /// Those whose processes were said to have ended.
-    lost: Mutex<Vec<MemberId>>,
+    /// Those whose processes were said to have ended, with the terms that they led.
+    lost: Mutex<Vec<(MemberId, Term)>>,
 }
 
 impl Member for Echo {
@@ -131,12 +134,12 @@ impl Member for Echo {
         self.ended.lock().unwrap().push(why.to_owned());
     }
 
-    fn followed_leader(&self, _: MemberId) -> Option<String> {
-        self.follows.lock().unwrap().clone()
+    fn followed_leader(&self, _: MemberId) -> Option<(Term, String)> {
+        self.follows.lock().unwrap().clone().map(|raft_addr| (FOLLOWED_TERM, raft_addr))
     }
 
-    fn leader_lost(&self, leader: MemberId) {
-        self.lost.lock().unwrap().push(leader);
+    fn leader_lost(&self, leader: MemberId, term: Term) {
+        self.lost.lock().unwrap().push((leader, term));
     }
 
     fn is_removed(&self, member: MemberId) -> bool {

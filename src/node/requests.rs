@@ -13,7 +13,7 @@ use super::transport::{ForwardedResult, ForwardedWrite};
 use super::{Node, lock};
 use crate::raft::{
     AppendEntriesReply, AppendEntriesRequest, Draft, Index, InstallSnapshotReply, InstallSnapshotRequest,
-    InstallVerdict, MAX_PAYLOAD_BYTES, MemberId, RequestVoteReply, RequestVoteRequest, TimeoutNowReply,
+    InstallVerdict, MAX_PAYLOAD_BYTES, MemberId, RequestVoteReply, RequestVoteRequest, Term, TimeoutNowReply,
     TimeoutNowRequest,
 };
 use crate::store::disk::Disk;
@@ -108,17 +108,18 @@ impl Node {
         guard::end_for_another_program(&format!("the leader's entries cannot be taken: {why}"))
     }
 
-    /// Where `member` listens for peers, when this node follows it as the leader.
-    pub fn followed_leader(&self, member: MemberId) -> Option<String> {
+    /// The term that `member` leads and where it listens for peers, when this node follows it as the leader.
+    pub fn followed_leader(&self, member: MemberId) -> Option<(Term, String)> {
         self.look(|state, _| {
             let follows = !state.raft.is_leader() && state.raft.leader() == Some(member);
-            follows.then(|| state.raft.membership().get(member).map(|m| m.raft_addr.clone()))?
+            let raft_addr = || state.raft.membership().get(member).map(|m| m.raft_addr.clone());
+            follows.then(raft_addr)?.map(|raft_addr| (state.raft.term(), raft_addr))
         })
     }
 
-    /// The process of the leader has ended: another one is elected without waiting for the election timeout.
-    pub fn leader_lost(self: &Arc<Self>, leader: MemberId) {
-        self.step(|state, now| state.raft.handle_leader_lost(leader, now));
+    /// The process that led `term` has ended: another leader is elected without waiting for the election timeout.
+    pub fn leader_lost(self: &Arc<Self>, leader: MemberId, term: Term) {
+        self.step(|state, now| state.raft.handle_leader_lost(leader, term, now));
     }
 
     // ---- for peers -----------------------------------------------------------------------------------------------------

@@ -100,7 +100,6 @@ impl Raft {
 
     /// A whole election timeout has passed without a leader, or the leader's process has ended.
     pub(super) fn handle_election_timeout(&mut self, now: Time) {
-        self.count_campaign();
         self.arm_campaign_timer(now);
         // A disk that does not answer could not store a vote, and raising the term again before the last one is
         // stored is useless.
@@ -119,14 +118,14 @@ impl Raft {
 
     fn become_pre_candidate(&mut self, now: Time) {
         self.note(Decision::PreCampaign);
-        let ballot = self.open_ballot(true, false);
+        let ballot = self.open_ballot(true, false, now);
         self.role = Role::PreCandidate(ballot);
         self.try_win(now);
     }
 
     /// Starts an election (Figure 2, candidates). `transfer` means that the leader asked for it.
     pub(super) fn become_candidate(&mut self, transfer: bool, now: Time) {
-        let ballot = self.open_ballot(false, transfer);
+        let ballot = self.open_ballot(false, transfer, now);
         self.role = Role::Candidate(ballot);
         let vote = HardState { term: self.term() + 1, voted_for: Some(self.me()) };
         self.set_hard_state(vote, now);
@@ -136,11 +135,12 @@ impl Raft {
     }
 
     /// The member's own pre-vote counts immediately; its own vote counts only when it is durable.
-    fn open_ballot(&mut self, own_vote: bool, transfer: bool) -> Ballot {
+    fn open_ballot(&mut self, own_vote: bool, transfer: bool, now: Time) -> Ballot {
         self.last_ballot += 1;
         let granted = if own_vote { BTreeSet::from([self.me()]) } else { BTreeSet::new() };
         Ballot {
             number: self.last_ballot,
+            began: now,
             granted,
             answered: BTreeSet::new(),
             spoken: BTreeMap::new(),
@@ -156,7 +156,8 @@ impl Raft {
             && is_durable
             && ballot.granted.insert(me)
         {
-            self.arm_campaign_timer(now);
+            let took = now.since(ballot.began);
+            self.arm_candidate_timer(took, now);
             self.try_win(now);
         }
     }

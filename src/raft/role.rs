@@ -54,6 +54,8 @@ pub struct Ballot {
     /// Number of the campaign since the start of the process: distinguishes its answers from answers to an earlier
     /// campaign in the same term.
     pub(super) number: u64,
+    /// When the campaign began.
+    pub(super) began: Time,
     /// The members that agreed. The own vote is added only when it is durable.
     pub(super) granted: BTreeSet<MemberId>,
     /// The members that answered, with yes or no.

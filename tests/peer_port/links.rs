@@ -145,6 +145,30 @@ fn a_call_after_the_other_side_was_started_again_is_made() {
     assert!(peers.call(&port.target(), Priority::Bulk, forward(), LONG).is_ok());
 }
 
+/// While a peer was down the links to it failed, and then its calls went by HTTP for a second. A leader that was killed in
+/// that second had no link to the peer whose end would have told it: the peer took the leader for alive, and kept the
+/// others from electing another one.
+#[test]
+fn a_peer_that_answers_again_has_its_link_at_once() {
+    let (port, _) = Port::echo("127.77.2.20");
+    let (peers, to) = (peers(), port.target());
+    assert!(peers.call(&to, Priority::Core, vote(3), LONG).is_ok());
+    drop(port);
+    let down = Instant::now();
+    // The first call finds that its link has ended, the second one cannot open another.
+    for term in [4, 5] {
+        assert!(peers.call(&to, Priority::Core, vote(term), Duration::from_millis(300)).is_err());
+    }
+    let (port, _) = Port::echo("127.77.2.20");
+    let connections = || port.server.as_ref().unwrap().connections();
+    assert!(peers.call(&to, Priority::Core, vote(6), LONG).is_ok());
+    assert!(peers.call(&to, Priority::Core, vote(7), LONG).is_ok());
+    // Where the machine took a second for this, nothing is shown.
+    if down.elapsed() < Duration::from_millis(900) {
+        assert_eq!(connections(), 2, "one for HTTP, and a link");
+    }
+}
+
 #[test]
 fn a_link_is_refused_to_strangers_as_a_call_is() {
     let (port, _) = Port::echo("127.77.2.6");
@@ -277,7 +301,7 @@ fn the_leader_is_lost_only_when_its_link_ends_unsaid_and_nobody_listens() {
     end(LinkKind::Forwards, b"");
     assert_eq!(lost(), 0, "not the leader's link");
     end(LinkKind::Core, b"");
-    assert_eq!(*echo.lost.lock().unwrap(), [SENDER]);
+    assert_eq!(*echo.lost.lock().unwrap(), [(SENDER, FOLLOWED_TERM)]);
 }
 
 /// A call that is dropped without an answer is answered, as over HTTP.

@@ -9,7 +9,7 @@ fn tell_all(cluster: &mut Cluster, n: u64) {
 }
 
 fn tell(cluster: &mut Cluster, me: u64) {
-    cluster.step(me, |raft, now| raft.handle_leader_lost(id(1), now));
+    cluster.step(me, |raft, now| raft.handle_leader_lost(id(1), raft.term(), now));
 }
 
 #[test]
@@ -42,9 +42,9 @@ fn a_vote_and_a_pre_vote_are_given_at_once_after_the_leader_has_ended() {
             ready(raft, waiting, now).granted
         };
         assert!(!ask(&mut raft), "it hears the leader");
-        raft.handle_leader_lost(id(3), now);
+        raft.handle_leader_lost(id(3), 4, now);
         assert!(!ask(&mut raft), "another member has ended");
-        raft.handle_leader_lost(id(1), now);
+        raft.handle_leader_lost(id(1), 4, now);
         assert!(ask(&mut raft));
     }
 }
@@ -57,7 +57,7 @@ fn a_leader_that_is_heard_again_is_not_lost() {
     let now = Time::from_millis(50);
     let append = || append_request(4, 1, last, vec![], 0);
     let _ = raft.handle_append_entries(append(), now);
-    raft.handle_leader_lost(id(1), now);
+    raft.handle_leader_lost(id(1), 4, now);
     assert!(raft.poll_timeout() <= now + ms(10), "it campaigns soon");
     let _ = raft.handle_append_entries(append(), now + ms(1));
     assert!(raft.poll_timeout() > now + ms(T_MS), "it waits for a whole election timeout again");
@@ -100,7 +100,7 @@ fn the_campaigns_of_a_lost_leader_end_after_six() {
     assert!(waits[6..].iter().all(|&wait| wait > ms(T_MS)), "{waits:?}");
 }
 
-/// Who has given its vote lets its candidate win.
+/// A member that has given its vote lets its candidate win.
 #[test]
 fn a_member_that_has_voted_does_not_compete_with_its_candidate() {
     let mut cluster = Cluster::new(3);
@@ -121,6 +121,59 @@ fn only_a_follower_of_the_leader_that_has_ended_acts_on_it() {
     tell(&mut cluster, 2);
     assert_eq!(cluster.raft(2).poll_timeout(), before, "it follows nobody");
     cluster.elect(1);
-    cluster.step(1, |raft, now| raft.handle_leader_lost(id(1), now));
+    tell(&mut cluster, 1);
     assert!(cluster.raft(1).is_leader());
+}
+
+/// The word was under way while the leader was started again and elected again: it leads another term, and its process
+/// lives. Such a word once cost its follower the leader until the next heartbeat.
+#[test]
+fn a_word_about_an_earlier_term_of_the_same_leader_is_too_late() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    let term = cluster.raft(2).term();
+    cluster.crash(1);
+    cluster.restart(1);
+    cluster.elect(1);
+    let before = cluster.raft(2).poll_timeout();
+    cluster.step(2, |raft, now| raft.handle_leader_lost(id(1), term, now));
+    assert_eq!((cluster.raft(2).leader(), cluster.raft(2).poll_timeout()), (Some(id(1)), before));
+}
+
+/// One member alone is told, and nobody votes for it while the others hear the leader. Its own election timeout began
+/// again after the last campaign in vain, so that being told made it slower than not being told.
+#[test]
+fn being_told_makes_no_election_later() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    let untold = cluster.raft(2).poll_timeout();
+    cluster.crash(1);
+    cluster.crash(3);
+    tell(&mut cluster, 2);
+    for _ in 0..6 {
+        cluster.now = cluster.raft(2).poll_timeout();
+        assert!(cluster.now < untold, "the campaigns take less than an election timeout");
+        cluster.timeout(2);
+    }
+    assert!(cluster.raft(2).poll_timeout() <= untold);
+}
+
+/// The candidate campaigned again while the voters still wrote its votes down, so on a slow disk the campaigns of a lost
+/// leader were used up in vain.
+#[test]
+fn a_candidate_of_a_lost_leader_waits_for_slow_disks() {
+    let mut raft = member(2, 3, 4, None, &[1, 4]);
+    let mut now = Time::from_millis(50);
+    let _ = raft.handle_append_entries(append_request(4, 1, Position::new(2, 4), vec![], 0), now);
+    raft.handle_leader_lost(id(1), 4, now);
+    now = raft.poll_timeout();
+    raft.handle_timeout(now);
+    let PollRpc::Send(_, ticket) = raft.poll_rpc(id(3), now) else { panic!("a pre-vote") };
+    let granted = RequestVoteReply { term: 5, granted: true, protocol: 1 };
+    raft.handle_rpc_result(ticket, Ok(RpcReply::RequestVote(granted)), now);
+    assert_eq!(raft.term(), 5, "a candidate");
+    now = now + ms(45);
+    sync(&mut raft, now);
+    assert!(raft.poll_timeout() > now + ms(90), "twice as long as its own sync");
+    assert!(raft.poll_timeout() <= now + ms(90 + 40));
 }

@@ -19,7 +19,7 @@ use crate::node::{
 };
 use crate::raft::{
     AppendEntriesReply, AppendEntriesRequest, InstallSnapshotReply, InstallSnapshotRequest, MemberId,
-    Membership, RequestVoteReply, RequestVoteRequest, TimeoutNowReply, TimeoutNowRequest,
+    Membership, RequestVoteReply, RequestVoteRequest, Term, TimeoutNowReply, TimeoutNowRequest,
 };
 use crate::server::edge::{Connection, Handler, Method, Reply, Request, Response, Takeover};
 
@@ -47,10 +47,10 @@ pub trait Member: Send + Sync + 'static {
     fn membership(&self) -> Arc<Membership>;
     /// Whether a committed change has removed this member.
     fn is_removed(&self, member: MemberId) -> bool;
-    /// Where `member` listens for peers, when this member follows it as the leader.
-    fn followed_leader(&self, member: MemberId) -> Option<String>;
-    /// The process of the leader has ended.
-    fn leader_lost(&self, leader: MemberId);
+    /// The term that `member` leads and where it listens for peers, when this member follows it as the leader.
+    fn followed_leader(&self, member: MemberId) -> Option<(Term, String)>;
+    /// The process that led this term has ended.
+    fn leader_lost(&self, leader: MemberId, term: Term);
     /// The leader sends data that this program cannot read: the text says which program can. Gives no answer.
     fn end_for_another_program(&self, why: &str);
 }
@@ -92,12 +92,12 @@ impl Member for Arc<Node> {
         self.with_kv(|kv| kv.is_removed(member))
     }
 
-    fn followed_leader(&self, member: MemberId) -> Option<String> {
+    fn followed_leader(&self, member: MemberId) -> Option<(Term, String)> {
         Node::followed_leader(self, member)
     }
 
-    fn leader_lost(&self, leader: MemberId) {
-        Node::leader_lost(self, leader);
+    fn leader_lost(&self, leader: MemberId, term: Term) {
+        Node::leader_lost(self, leader, term);
     }
 
     fn end_for_another_program(&self, why: &str) {
@@ -274,8 +274,11 @@ impl PeerApi {
         match self.hosted.serve(connection, (from, kind), &answer) {
             // The connection of a process that has ended is closed by its system; nobody listens any more.
             End::Lost if kind == LinkKind::Core => {
-                if member.followed_leader(from).is_some_and(|raft_addr| link::nobody_listens(&raft_addr)) {
-                    member.leader_lost(from);
+                // The term is read before the connect, so that the word is about the process that was looked for.
+                if let Some((term, raft_addr)) = member.followed_leader(from)
+                    && link::nobody_listens(&raft_addr)
+                {
+                    member.leader_lost(from, term);
                 }
             }
             End::Lost | End::InOrder => {}

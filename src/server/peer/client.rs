@@ -108,11 +108,7 @@ impl PeerAgents {
         timeout: Duration,
     ) -> Option<Result<Answer, PeerError>> {
         let (kind, number) = (LinkKind::of(route)?, link::route_number(route)?);
-        let place = match kind {
-            LinkKind::Core => &self.core_link,
-            LinkKind::Forwards => &self.forwards_link,
-            LinkKind::ReadIndexes => &self.asks_link,
-        };
+        let place = self.place(kind);
         let open = || self.open_link(envelope, kind, timeout / 2);
         match place.call(number, body, timeout, open) {
             Outcome::Answer(status, body) => Some(match http::StatusCode::from_u16(status) {
@@ -121,6 +117,14 @@ impl PeerAgents {
             }),
             Outcome::NotSent => None,
             Outcome::Unknown(why) => Some(Err(PeerError::Unknown(format!("{}: {why}", self.raft_addr)))),
+        }
+    }
+
+    fn place(&self, kind: LinkKind) -> &LinkPlace {
+        match kind {
+            LinkKind::Core => &self.core_link,
+            LinkKind::Forwards => &self.forwards_link,
+            LinkKind::ReadIndexes => &self.asks_link,
         }
     }
 
@@ -189,7 +193,12 @@ impl PeerTransport for HttpPeers {
             Some(answer) => answer?,
             None => {
                 let agent = agents.agent(priority, &request);
-                post(&agent, &to.raft_addr, route, priority, &body, timeout.saturating_sub(began.elapsed()))?
+                let left = timeout.saturating_sub(began.elapsed());
+                let answer = post(&agent, &to.raft_addr, route, priority, &body, left)?;
+                if let (Answer::Reply(_), Some(kind)) = (&answer, LinkKind::of(route)) {
+                    agents.place(kind).peer_answers();
+                }
+                answer
             }
         };
         match answer {

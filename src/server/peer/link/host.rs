@@ -2,11 +2,11 @@
 //! member has them, from whichever thread. Nothing here waits for an answer, and no answer waits for the socket.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::io::{ErrorKind, Read};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::carried_route;
 use super::frame::{self, Frame, FrameError, FrameReader, Kind};
@@ -24,6 +24,12 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// A connect that takes longer shows nothing.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// The sockets of a process that has ended are all closed after this time.
+const CLOSING: Duration = Duration::from_millis(200);
+
+/// Between two connects while a process may be ending.
+const PROBE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Answers a call of a route, now or later: with a status and a body.
 pub(in crate::server::peer) type Answer<'a> = dyn Fn(&'static str, &[u8], Completion<(u16, Vec<u8>)>) + 'a;
@@ -165,12 +171,90 @@ impl Drop for Owed {
 /// nothing: a machine that vanished does not answer, and a process that was started again does.
 pub(crate) fn nobody_listens(raft_addr: &str) -> bool {
     let Ok(addresses) = raft_addr.to_socket_addrs() else { return false };
-    let mut refused = 0;
-    for address in addresses {
-        match TcpStream::connect_timeout(&address, PROBE_TIMEOUT) {
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => refused += 1,
-            _ => return false,
+    let addresses: Vec<SocketAddr> = addresses.collect();
+    !addresses.is_empty() && addresses.iter().all(refuses)
+}
+
+/// Whether connections to this address are refused. The system closes the sockets of a process that has ended one after
+/// the other, and its listener may be the last one. Such a listener still takes a connection, and resets it soon: then
+/// another one is tried. A process that lives keeps a connection open on which nothing was said yet.
+fn refuses(address: &SocketAddr) -> bool {
+    let deadline = Instant::now() + CLOSING;
+    loop {
+        match TcpStream::connect_timeout(address, PROBE_TIMEOUT) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return true,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            Err(_) => return false,
+            Ok(connection) if stays_open(&connection, deadline) => return false,
+            Ok(_) => {}
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(PROBE_PAUSE);
+    }
+}
+
+/// Whether the other side leaves the connection open until `deadline`.
+fn stays_open(mut connection: &TcpStream, deadline: Instant) -> bool {
+    let remaining = deadline.saturating_duration_since(Instant::now());
+    if remaining.is_zero() || connection.set_read_timeout(Some(remaining)).is_err() {
+        return true;
+    }
+    match connection.read(&mut [0; 1]) {
+        Ok(0) => false,
+        Ok(_) => true,
+        Err(error) => {
+            matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
         }
     }
-    refused > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+    use std::sync::atomic::AtomicBool;
+
+    use rustix::event::{PollFd, PollFlags, poll};
+
+    /// The listener of a process that had just been killed took the one connection that was tried, because its link was
+    /// closed first. So the process was taken for alive, and the failover waited for the election timeout.
+    #[test]
+    fn a_listener_that_is_being_closed_is_not_taken_for_a_process_that_lives() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let closing = std::thread::spawn(move || {
+            // The first connection has come, and nobody has accepted it.
+            let mut wait = [PollFd::new(&listener, PollFlags::IN)];
+            assert_eq!(poll(&mut wait, None), Ok(1));
+            drop(listener);
+        });
+        assert!(nobody_listens(&address));
+        closing.join().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_listens_and_says_nothing_lives() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(!nobody_listens(&listener.local_addr().unwrap().to_string()));
+    }
+
+    /// A proxy that closes whatever it cannot pass on shows nothing.
+    #[test]
+    fn somebody_who_closes_every_connection_is_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let closes = std::thread::spawn(move || {
+            while !stopped.load(Ordering::SeqCst) {
+                drop(listener.accept());
+            }
+        });
+        assert!(!nobody_listens(&address.to_string()));
+        stop.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(address);
+        closes.join().unwrap();
+    }
 }

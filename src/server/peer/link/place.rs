@@ -48,6 +48,10 @@ pub(crate) struct LinkPlace {
 struct State {
     caller: Option<Caller>,
     retry_at: Option<Instant>,
+    /// Whether the next answer over HTTP ends the wait: the peer was down and is back. Only once until a link is open
+    /// again, because a peer may answer calls and open no link.
+    ends_early: bool,
+    has_ended_early: bool,
     timeouts: u32,
     has_answered: bool,
 }
@@ -98,6 +102,15 @@ impl LinkPlace {
         }
     }
 
+    /// The peer has answered a call over HTTP.
+    pub(crate) fn peer_answers(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut state.ends_early) {
+            state.retry_at = None;
+            state.has_ended_early = true;
+        }
+    }
+
     /// Ends the call under way, which becomes unknown. A later call opens another link.
     pub(crate) fn cancel(&self) {
         if let Some(handle) = &*self.handle() {
@@ -127,8 +140,10 @@ impl LinkPlace {
                 *state = State { caller: Some(caller), ..State::default() };
             }
             Err(why) => {
-                let pause = if matches!(why, NotOpened::Unknown) { RETRY_UNKNOWN } else { RETRY };
+                let is_for_now = matches!(why, NotOpened::ForNow);
+                let pause = if is_for_now { RETRY } else { RETRY_UNKNOWN };
                 state.retry_at = Some(Instant::now() + pause);
+                state.ends_early = is_for_now && !state.has_ended_early;
             }
         }
     }
