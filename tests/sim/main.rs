@@ -20,6 +20,7 @@
 //! | `peers` | requests of peers, answered when the disk or the log allows |
 //! | `client` | clients with unique values and retries |
 //! | `nemesis` | crashes, cuts, pauses, slow disks |
+//! | `failover` | words of lost links, true and false |
 //! | `oracle` | the invariants of the cluster, after every step |
 //! | `history` | what clients were told, against the committed log |
 //! | `standing` | promise P6: situations that stand for a long time, and the stuck detector |
@@ -36,6 +37,7 @@ mod control;
 mod corpus;
 mod decay;
 mod disk;
+mod failover;
 mod history;
 mod image;
 mod members;
@@ -143,6 +145,8 @@ fn seeds_keep_every_promise() {
     assert!(failures.is_empty(), "{}", failures.join("\n----\n"));
     assert_eq!(counters.seeds, dose, "every seed was run");
     assert!(counters.undecided <= 2 + dose / 200, "{} searches are undecided", counters.undecided);
+    let (all, fast) = (counters.count(Mark::FailedOver), counters.count(Mark::FailedOverFast));
+    assert!(10 * fast >= 9 * all, "only {fast} of {all} failovers were fast");
     if PROTOCOL > FIRST_PROTOCOL && dose >= 100 {
         let missing = NEXT_MARKS.iter().filter(|mark| counters.count(**mark) == 0);
         assert_eq!(missing.collect::<Vec<_>>(), [&Mark::Elected; 0], "never reached");

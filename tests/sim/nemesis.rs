@@ -36,6 +36,8 @@ pub enum Act {
     QuickenDisk { node: NodeIndex },
     /// Makes room on a disk.
     FreeSpace { node: NodeIndex },
+    /// Members are told that their leader has ended, while it lives.
+    Alarm { node: NodeIndex },
     /// The operator asks the new leader for something, or once more.
     Ask(Option<Administration>),
 }
@@ -45,6 +47,8 @@ pub struct Nemesis {
     pub rng: fastrand::Rng,
     /// Decides which programs run.
     pub programs: fastrand::Rng,
+    /// Decides who is told of what.
+    pub words: fastrand::Rng,
     /// Members that it leaves in peace, with the links between them.
     pub spared: Vec<bool>,
     /// Nobody changes the membership.
@@ -62,6 +66,7 @@ impl Nemesis {
         Nemesis {
             rng: Stream::Nemesis.rng(swarm.seed),
             programs: Stream::Programs.rng(!swarm.seed),
+            words: Stream::Words.rng(!swarm.seed),
             spared: vec![false; swarm.machines()],
             is_restrained: false,
             deposes: false,
@@ -166,6 +171,7 @@ impl World {
             }
             Act::Flap { links, times } => self.flap(links, times),
             Act::Unclog { from, to } => self.net.lag_us[from][to] = 0,
+            Act::Alarm { node } => self.raise_false_alarms(node),
             Act::Ask(what) => self.ask_after_election(what),
             Act::Feed { node } => self.nodes[node].timer_late_us = 0,
             Act::Rescue { node } => {
@@ -279,6 +285,7 @@ impl World {
             Kind::Change => self.ask_for_change(),
             Kind::Transfer => self.ask_for_transfer(),
             Kind::Wipe => self.wipe(node),
+            Kind::FalseAlarm => self.raise_false_alarms(node),
         }
         0
     }
@@ -317,6 +324,11 @@ impl World {
     pub fn hear_of_election(&mut self) {
         self.operator.elected_at = self.now;
         self.plan_to_ask(None);
+        if self.has_false_alarms() && self.nemesis.words.u8(0..4) == 0 {
+            let node = self.nemesis.words.usize(0..self.nodes.len());
+            let after = self.nemesis.words.u64(0..=self.swarm.election_timeout_us / 4);
+            self.plan(after, Event::Nemesis(Act::Alarm { node }));
+        }
         if std::mem::take(&mut self.nemesis.deposes) {
             self.mark(Mark::Deposed);
             let after = self.nemesis.rng.u64(0..=self.swarm.election_timeout_us / 4);

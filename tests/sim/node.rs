@@ -15,6 +15,7 @@ use dkv::store::snapshot::Receiver;
 use dkv::store::wal::WalError;
 
 use crate::disk::{Loaded, MachineDisk, Refusal};
+use crate::failover::Word;
 use crate::nemesis::Act;
 use crate::net::Caller;
 use crate::process::{Process, Snapshotter, Thread};
@@ -55,6 +56,10 @@ pub enum NodeEvent {
     Forwarder,
     /// The read-asker looks for work.
     ReadAsker,
+    /// A link to this member has ended.
+    LinkEnded { caller: NodeIndex },
+    /// Somebody has looked: the core is told.
+    LeaderLost(Word),
     /// A call is over.
     CallEnded { peer: NodeIndex, caller: Caller, result: Result<PeerReply, PeerError> },
 }
@@ -310,6 +315,8 @@ impl World {
             read_asker: Thread::Asleep,
             replicators: BTreeMap::new(),
             answered: BTreeMap::new(),
+            hearing: None,
+            taken: None,
         });
         self.line(|| {
             format!(
@@ -354,7 +361,9 @@ impl World {
         self.mark(if is_full { Mark::DiskFullStop } else { Mark::DiskFailedStop });
         self.line(|| format!("n{} ends: {why}", node + 1));
         self.nodes[node].disk.stop();
+        let linked = self.linked(node);
         self.bury(node);
+        self.end_links(node, linked);
         let for_us = self.disturbance();
         self.restart_after(node, for_us);
     }
@@ -379,6 +388,7 @@ impl World {
 
     /// Ends the process of a machine. What it was writing is partly done; `power` says whether the machine goes too.
     pub fn crash(&mut self, node: NodeIndex, power: bool) {
+        let linked = self.linked(node);
         let machine = &mut self.nodes[node];
         let Some(process) = machine.process.take() else { return };
         let hard_state = machine.disk.durable().hard_state;
@@ -396,6 +406,10 @@ impl World {
         self.mark(if power { Mark::PowerLoss } else { Mark::ProcessDeath });
         what.marks().into_iter().for_each(|mark| self.mark(mark));
         self.bury(node);
+        // A machine that vanishes closes nothing.
+        if !power {
+            self.end_links(node, linked);
+        }
     }
 
     /// Stops a process, or with `machine` its clock as well.

@@ -15,6 +15,7 @@ use dkv::store::snapshot::{Receiver, SnapshotHeader, SnapshotWriter};
 use dkv::store::wal::LogReader;
 
 use crate::client::{Asker, Query};
+use crate::failover::{Taken, Word};
 use crate::net::CallId;
 use crate::world::NodeIndex;
 
@@ -55,6 +56,10 @@ pub struct Process {
     pub replicators: BTreeMap<NodeIndex, Replicator>,
     /// The last append of this process that each member answered in the term of the append.
     pub answered: BTreeMap<MemberId, Answered>,
+    /// The word that the core is being told.
+    pub hearing: Option<Word>,
+    /// The word that the core took last.
+    pub taken: Option<Taken>,
 }
 
 /// An answer that came, as the network saw it.

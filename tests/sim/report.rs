@@ -257,6 +257,28 @@ marks! {
     TransferInVain,
     /// A write came to a leader that transferred its leadership.
     WriteDuringTransfer,
+    /// A member was told of the death of its leader.
+    LostLeader,
+    /// ... and was elected within an election timeout.
+    LostLeaderElectedFast,
+    /// In peace the leader's process died and everybody was told: another leader was elected.
+    FailedOver,
+    /// ... within 70 ms.
+    FailedOverFast,
+    /// A member was told of a death when it did not follow that leader any more.
+    LateWordRefused,
+    /// ... because the same member had been elected again.
+    LateWordOfTheSameLeader,
+    /// A member took a word of a death after the dead process had been started again.
+    WordAfterRestart,
+    /// A member gave up a leader that lived.
+    FalseAlarm,
+    /// ... and its pre-vote was refused by a member that heard the leader.
+    FalseAlarmRefused,
+    /// ... and so did a majority: another leader was elected beside one that had not stepped down.
+    DeposedByFalseAlarms,
+    /// Minorities were told falsely in peace, and the terms stayed as they were.
+    CalmUnderFalseAlarms,
     /// An answer to a client was lost.
     AnswerLost,
     /// A write was done.

@@ -86,6 +86,7 @@ fn live(swarm: Swarm, report: Rc<RefCell<Report>>) {
     world.judge();
     world.dissect();
     world.stay_calm();
+    world.fail_over();
 }
 
 impl World {
@@ -154,14 +155,26 @@ impl World {
     fn stay_calm(&mut self) {
         let term = self.highest_term();
         let mut is_beside_removed = false;
-        self.run_until(self.now + 4 * self.longest_timeout(), |world| {
-            is_beside_removed |= world.nodes.iter().any(|machine| {
-                machine.process.is_some() && world.oracle.membership().get(machine.id).is_none()
+        let end = self.now + 4 * self.longest_timeout();
+        // Whoever was told falsely hears a heartbeat before the next ones are told.
+        let (alarms, pause) = (self.has_false_alarms(), 3 * self.swarm.heartbeat_us + 20_000);
+        while self.now < end {
+            if alarms {
+                self.alarm_a_minority();
+            }
+            let until = if alarms { end.min(self.now + pause) } else { end };
+            self.run_until(until, |world| {
+                is_beside_removed |= world.nodes.iter().any(|machine| {
+                    machine.process.is_some() && world.oracle.membership().get(machine.id).is_none()
+                });
+                false
             });
-            false
-        });
+        }
         let after = self.highest_term();
         assert!(after == term, "from term {term} to {after} in peace; the leader is {:?}", self.leader());
+        if alarms {
+            self.mark(Mark::CalmUnderFalseAlarms);
+        }
         if is_beside_removed {
             self.mark(Mark::CalmBesideRemoved);
         }

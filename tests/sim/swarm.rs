@@ -17,6 +17,7 @@ pub enum Stream {
     Operator,
     Programs,
     Memory,
+    Words,
 }
 
 impl Stream {
@@ -97,6 +98,8 @@ pub enum Kind {
     Transfer,
     /// A machine loses its disk.
     Wipe,
+    /// Members are told that their leader's process has ended, and it lives.
+    FalseAlarm,
 }
 
 const KINDS: [Kind; 20] = [
@@ -121,6 +124,25 @@ const KINDS: [Kind; 20] = [
     Kind::Transfer,
     Kind::Wipe,
 ];
+
+/// How many of the members that a dead process had links to learn of its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    Nobody,
+    One,
+    Some,
+    Everybody,
+}
+
+/// How words of lost links travel.
+#[derive(Clone, Copy, Debug)]
+pub struct Words {
+    pub told: Told,
+    /// From the death to the look at who listens.
+    pub delay_mean_us: u64,
+    /// How often the core is told much later than that.
+    pub late: f64,
+}
 
 /// What stands for a long time after the chaos, while writes must go on (promise P6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,6 +205,7 @@ pub struct Swarm {
     pub sabotage: Option<Sabotage>,
     /// What the disks hold is compared with what was synced. Always drawn true.
     pub disks_are_watched: bool,
+    pub words: Words,
     pub clients: usize,
     pub keys: u64,
     pub think_mean_us: u64,
@@ -219,6 +242,16 @@ impl Swarm {
         kinds.extend(std::iter::repeat_n(Kind::Change, if changes { 6 } else { 0 }));
         let strands = kinds.contains(&Kind::Strand);
         kinds.extend(std::iter::repeat_n(Kind::Strand, if strands { 2 } else { 0 }));
+        // After everything else, with a stream of its own.
+        let mut links = Stream::Words.rng(seed);
+        let words = Words {
+            told: [Told::Nobody, Told::One, Told::Some, Told::Everybody, Told::Everybody][links.usize(0..5)],
+            delay_mean_us: [20, 500, t / 20][links.usize(0..3)],
+            late: [0.0, 0.0, 0.5][links.usize(0..3)],
+        };
+        if links.bool() {
+            kinds.extend([Kind::FalseAlarm; 2]);
+        }
         let settings = Settings {
             retention_revisions: [3, 50, 100_000][rng.usize(0..3)],
             // Two keys are more than half of the least one: their range is too large to be removed at once.
@@ -267,6 +300,7 @@ impl Swarm {
             disks_lie: false,
             sabotage: None,
             disks_are_watched: true,
+            words,
             // More writers at once of keys that are searched together than that, and the linearizability checker, which
             // believes no revision, has too many orders to try. Removals of ranges tie pairs of keys together.
             clients: [rng.usize(1..=6), rng.usize(1..=6), 20][rng.usize(0..3)]

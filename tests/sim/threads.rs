@@ -61,6 +61,8 @@ impl World {
             NodeEvent::Receiver => self.run_receiver(node),
             NodeEvent::Forwarder => self.run_forwarder(node),
             NodeEvent::ReadAsker => self.run_read_asker(node),
+            NodeEvent::LinkEnded { caller } => self.look_for_the_caller(node, caller),
+            NodeEvent::LeaderLost(word) => self.tell(node, word),
             NodeEvent::CallEnded { peer, caller, result } => self.end_call_of(node, peer, caller, result),
         }
     }
@@ -476,7 +478,9 @@ impl World {
     }
 
     fn mark_decision(&mut self, node: NodeIndex, what: &Decision) {
+        self.mark_failover(node, what);
         let mark = match what {
+            Decision::LostLeader(leader) => return self.take_word(node, *leader),
             Decision::Elected(..) => {
                 self.hear_of_election();
                 if self.nodes[node].protocol == 1 && self.nodes.iter().any(|m| m.protocol == 2) {
