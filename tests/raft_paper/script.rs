@@ -16,6 +16,8 @@
 //! | `cut n1 n2`, `cut n1 -> n2`, `isolate n1`, `heal` | links |
 //! | `hold n1`, `sync n1`, `release n1` | its disk writes only when told to; now; by itself again |
 //! | `crash n1`, `restart n1` | power is lost; the process comes back with what was synced |
+//! | `tell n2 of n1`, `tell n2 of n1 in term 2` | n2 is told that the process has ended that led as n1, in the term of n2 or in this one |
+//! | `transfer n1 to n2` | the leader n1 begins to transfer its leadership |
 //! | `join n4` | a new member, initialized like the others and not yet in the membership |
 //! | `change n1 add n4`, `change n1 add n4 as replica` | the leader n1 takes a learner in, to be promoted by itself or not |
 //! | `change n1 promote n4`, `change n1 remove n2` | the leader n1 changes the membership by one voter |
@@ -25,7 +27,7 @@
 //! | `until n2 leads`, `until a leader`, `until n3 commit 4` | runs until it is so |
 //! | `expect n1 leader@2 log 1 2 commit 2` | its state, from the beginning, as far as given |
 //! | `expect n1 term 2`, `expect n1 commit 3`, `expect n1 log 1 2` | one part of it |
-//! | `expect leader n1`, `expect no leader` | who leads the highest term |
+//! | `expect leader n1`, `expect a leader`, `expect no leader` | who leads the highest term |
 //! | `expect a held`, `expect a granted: true` | its reply waits for the disk; contains these words |
 //! | `expect n1 read 3`, `expect n1 read failed`, `expect n1 no read` | the oldest decided read; none is decided |
 //! | `expect n1 match n2 3` | how far the leader n1 counts n2's disk |
@@ -159,6 +161,22 @@ impl Script {
             ["release", n] => self.cluster().release_disk(member_of(n)),
             ["crash", n] => self.cluster().crash(member_of(n)),
             ["restart", n] => self.cluster().restart(member_of(n)),
+            ["tell", n, "of", leader] => {
+                let leader = id(member_of(leader));
+                self.cluster()
+                    .step(member_of(n), |raft, now| raft.handle_leader_lost(leader, raft.term(), now));
+            }
+            ["tell", n, "of", leader, "in", "term", term] => {
+                let (leader, term) = (id(member_of(leader)), number(term));
+                self.cluster().step(member_of(n), |raft, now| raft.handle_leader_lost(leader, term, now));
+            }
+            ["transfer", n, "to", successor] => {
+                let successor = id(member_of(successor));
+                let begun = self
+                    .cluster()
+                    .step(member_of(n), |raft, now| raft.transfer_leadership(Some(successor), now));
+                assert_eq!(begun, Ok(successor));
+            }
             ["join", n] => {
                 let initial_members = self.members.len() as u64;
                 self.cluster().join(member_of(n), initial_members);
@@ -230,6 +248,7 @@ impl Script {
         let leader = self.cluster().leader();
         match *what {
             ["leader", n] => assert_eq!(leader, Some(member_of(n)), "who leads"),
+            ["a", "leader"] => assert!(leader.is_some(), "nobody leads"),
             ["no", "leader"] => assert_eq!(leader, None, "who leads"),
             ["traced", ref words @ ..] => {
                 assert!(self.cluster().has_traced(words), "no line of the trace has {words:?}")
