@@ -10,6 +10,7 @@
 //! | `operator` | the changes of the membership, and who may end by itself |
 //! | `rot` | bits that turn over on a disk |
 //! | `proxy` | what stands between each two members: cuts, delays, lost and doubled messages |
+//! | `link` | peer links through the proxies, frame by frame: half-open ones, ends that do not come through |
 //! | `namespaces` | members in network namespaces: cuts that the kernel makes |
 //! | `inject` | system calls that fail, kill or take long, by strace |
 //! | `small_disk` | a data directory that can be full, by tmpfs |
@@ -30,6 +31,7 @@ mod clients;
 mod cluster;
 mod inject;
 mod kind;
+mod link;
 mod membership;
 mod namespaces;
 mod nemesis;

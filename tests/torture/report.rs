@@ -69,6 +69,10 @@ pub struct Report {
     /// Messages the proxies did something to.
     pub messages: AtomicU64,
     pub messages_hindered: AtomicU64,
+    /// Peer links through the proxies, the frames that they carried, and how many directions of them became half-open.
+    pub links: AtomicU64,
+    pub frames: AtomicU64,
+    pub half_open: AtomicU64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -137,7 +141,7 @@ impl Report {
              without their data and were refused, {} replaced under another identity; {} that were needed were kept; {} transfers; {} times all agreed\n  \
              disks: {} snapshots saved, {} installed; {} bits flipped, {} of them refused, {} passed over for an older \
              snapshot, {} where nothing was written\n  \
-             network: {} cuts, {} other faults, {} of {} messages hindered\n  \
+             network: {} cuts, {} other faults, {} of {} messages hindered; {} links with {} frames, {} half-open\n  \
              operations: {operations} ({}/s): {} done, {} not done, {} unknown; {} lists, {} retries\n  \
              checked: {} keys, {} operations; {} acknowledged writes read back at their revision ({} no more \
              kept); {} times all \
@@ -171,6 +175,9 @@ impl Report {
             count(false),
             get(&self.messages_hindered),
             get(&self.messages),
+            get(&self.links),
+            get(&self.frames),
+            get(&self.half_open),
             operations / took.as_secs().max(1),
             get(&self.done),
             get(&self.not_done),

@@ -315,6 +315,11 @@ impl Run<'_> {
         if self.dose.rounds.is_some_and(|rounds| get(&self.report.rounds) != rounds) {
             wrong.push(format!("{} rounds were run", get(&self.report.rounds)));
         }
+        // Through proxies that do not carry links, everything would go by HTTP.
+        let (links, frames) = (get(&self.report.links), get(&self.report.frames));
+        if links > 0 && frames < 100 * links {
+            wrong.push(format!("{links} links carried only {frames} frames"));
+        }
         let done = get(&self.report.done);
         if done < 100 * get(&self.report.rounds) || get(&self.report.keys_checked) == 0 {
             wrong.push(format!("only {done} operations were done"));

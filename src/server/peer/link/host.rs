@@ -180,7 +180,7 @@ pub(crate) fn nobody_listens(raft_addr: &str) -> bool {
 /// another one is tried. A process that lives keeps a connection open on which nothing was said yet.
 fn refuses(address: &SocketAddr) -> bool {
     let deadline = Instant::now() + CLOSING;
-    loop {
+    while Instant::now() < deadline {
         match TcpStream::connect_timeout(address, PROBE_TIMEOUT) {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => return true,
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
@@ -188,17 +188,15 @@ fn refuses(address: &SocketAddr) -> bool {
             Ok(connection) if stays_open(&connection, deadline) => return false,
             Ok(_) => {}
         }
-        if Instant::now() >= deadline {
-            return false;
-        }
         std::thread::sleep(PROBE_PAUSE);
     }
+    false
 }
 
 /// Whether the other side leaves the connection open until `deadline`.
 fn stays_open(mut connection: &TcpStream, deadline: Instant) -> bool {
-    let remaining = deadline.saturating_duration_since(Instant::now());
-    if remaining.is_zero() || connection.set_read_timeout(Some(remaining)).is_err() {
+    let patience = deadline.saturating_duration_since(Instant::now()).max(PROBE_PAUSE);
+    if connection.set_read_timeout(Some(patience)).is_err() {
         return true;
     }
     match connection.read(&mut [0; 1]) {
