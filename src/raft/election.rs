@@ -118,6 +118,12 @@ impl Raft {
 
     fn become_pre_candidate(&mut self, now: Time) {
         self.note(Decision::PreCampaign);
+        // The campaigns of a lost leader follow each other so quickly that an answer may need longer. It still counts,
+        // and only those that refused are asked again.
+        if let (Some(_), Role::PreCandidate(ballot)) = (self.lost_leader, &mut self.role) {
+            let granted = &ballot.granted;
+            return ballot.answered.retain(|peer| granted.contains(peer));
+        }
         let ballot = self.open_ballot(true, false, now);
         self.role = Role::PreCandidate(ballot);
         self.try_win(now);

@@ -169,6 +169,23 @@ fn a_peer_that_answers_again_has_its_link_at_once() {
     }
 }
 
+/// A peer that was slow once, at the first call of a link, was called by HTTP for half a minute. A leader that was killed in
+/// that time had no link whose end would have told the peer.
+#[test]
+fn a_peer_that_was_slow_once_has_its_link_soon() {
+    let (port, echo) = Port::echo("127.77.2.21");
+    let peers = peers();
+    echo.keeps.store(true, Ordering::SeqCst);
+    let slow = peers.call(&port.target(), Priority::Core, append(1, 10), Duration::from_millis(300));
+    assert!(matches!(slow, Err(PeerError::Unknown(_))), "{slow:?}");
+    echo.keeps.store(false, Ordering::SeqCst);
+    for term in 3..6 {
+        assert!(peers.call(&port.target(), Priority::Core, vote(term), LONG).is_ok());
+    }
+    // The link of the first call has ended: one for HTTP, and a link.
+    until("the first link ends", || port.server.as_ref().unwrap().connections() == 2);
+}
+
 #[test]
 fn a_link_is_refused_to_strangers_as_a_call_is() {
     let (port, _) = Port::echo("127.77.2.6");
@@ -364,20 +381,34 @@ fn a_link_that_carries_no_answers_is_given_up_for_http() {
     let to = between.local_addr().unwrap();
     let through = port.addr;
     let between_both = thread::spawn(move || {
-        let (mut swallowed, _) = between.accept().unwrap();
-        let mut request = [0; 4096];
-        let _ = swallowed.read(&mut request).unwrap();
-        let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: dkv-link/1\r\n\r\n";
-        swallowed.write_all(head.as_bytes()).unwrap();
+        let swallow = || {
+            let (mut swallowed, _) = between.accept().unwrap();
+            let mut request = [0; 4096];
+            let _ = swallowed.read(&mut request).unwrap();
+            let head =
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: dkv-link/1\r\n\r\n";
+            swallowed.write_all(head.as_bytes()).unwrap();
+            swallowed
+        };
+        let first = swallow();
+        // The peer answers by HTTP, so that another link is tried. That one is enough.
         let (client, _) = between.accept().unwrap();
-        relay(client, through);
-        drop(swallowed);
+        let http = thread::spawn(move || relay(client, through));
+        let second = swallow();
+        http.join().unwrap();
+        drop((first, second));
     });
     let peers = peers();
-    let first = peers.call(&target(to), Priority::Core, vote(4), Duration::from_millis(300));
-    assert!(matches!(first, Err(PeerError::Unknown(_))), "{first:?}");
-    for term in 5..9 {
-        assert!(peers.call(&target(to), Priority::Core, vote(term), LONG).is_ok());
+    let call = |term, timeout| peers.call(&target(to), Priority::Core, vote(term), timeout);
+    let in_vain = |term| {
+        let made = call(term, Duration::from_millis(300));
+        assert!(matches!(made, Err(PeerError::Unknown(_))), "{made:?}");
+    };
+    in_vain(4);
+    assert!(call(5, LONG).is_ok());
+    in_vain(6);
+    for term in 7..10 {
+        assert!(call(term, LONG).is_ok());
     }
     assert_eq!(echo.seen.lock().unwrap().len(), 4);
     drop((peers, port));

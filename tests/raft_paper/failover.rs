@@ -177,3 +177,32 @@ fn a_candidate_of_a_lost_leader_waits_for_slow_disks() {
     assert!(raft.poll_timeout() > now + ms(90), "twice as long as its own sync");
     assert!(raft.poll_timeout() <= now + ms(90 + 40));
 }
+
+/// The answer to a pre-vote took longer than the time between two campaigns. It was dropped each time, because it belonged to
+/// the campaign before, until the election timeout decided again.
+#[test]
+fn an_answer_to_the_pre_vote_before_counts_in_the_next_campaign_of_a_lost_leader() {
+    let mut raft = member(2, 3, 4, None, &[1, 4]);
+    let _ = raft
+        .handle_append_entries(append_request(4, 1, Position::new(2, 4), vec![], 0), Time::from_millis(50));
+    raft.handle_leader_lost(id(1), 4, Time::from_millis(50));
+    let timeout = |raft: &mut Raft| {
+        let now = raft.poll_timeout();
+        raft.handle_timeout(now);
+        now
+    };
+    let ask = |raft: &mut Raft, now| match raft.poll_rpc(id(3), now) {
+        PollRpc::Send(_, ticket) => ticket,
+        other => panic!("no pre-vote: {other:?}"),
+    };
+    let answer = |granted| Ok(RpcReply::RequestVote(RequestVoteReply { term: 4, granted, protocol: 1 }));
+    let now = timeout(&mut raft);
+    let refused = ask(&mut raft, now);
+    raft.handle_rpc_result(refused, answer(false), now);
+    let now = timeout(&mut raft);
+    let slow = ask(&mut raft, now);
+    let now = timeout(&mut raft);
+    let granted = RequestVoteReply { term: 5, granted: true, protocol: 1 };
+    raft.handle_rpc_result(slow, Ok(RpcReply::RequestVote(granted)), now);
+    assert_eq!(raft.term(), 5, "a candidate");
+}

@@ -209,6 +209,7 @@ pub fn scan_logs(cluster: &Cluster, from: &mut [usize], report: &Report) -> Vec<
         for (words, counter) in [
             ("saved the state through", &report.snapshots),
             ("received the leader's snapshot through", &report.installs),
+            ("has ended: campaigns soon", &report.told),
         ] {
             counter.fetch_add(new.matches(words).count() as u64, Relaxed);
         }

@@ -73,6 +73,8 @@ pub struct Report {
     pub links: AtomicU64,
     pub frames: AtomicU64,
     pub half_open: AtomicU64,
+    /// How often a member was told that its leader's process had ended.
+    pub told: AtomicU64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -141,7 +143,8 @@ impl Report {
              without their data and were refused, {} replaced under another identity; {} that were needed were kept; {} transfers; {} times all agreed\n  \
              disks: {} snapshots saved, {} installed; {} bits flipped, {} of them refused, {} passed over for an older \
              snapshot, {} where nothing was written\n  \
-             network: {} cuts, {} other faults, {} of {} messages hindered; {} links with {} frames, {} half-open\n  \
+             network: {} cuts, {} other faults, {} of {} messages hindered; {} links with {} frames, {} half-open; \
+             members were told of dead leaders {} times\n  \
              operations: {operations} ({}/s): {} done, {} not done, {} unknown; {} lists, {} retries\n  \
              checked: {} keys, {} operations; {} acknowledged writes read back at their revision ({} no more \
              kept); {} times all \
@@ -178,6 +181,7 @@ impl Report {
             get(&self.links),
             get(&self.frames),
             get(&self.half_open),
+            get(&self.told),
             operations / took.as_secs().max(1),
             get(&self.done),
             get(&self.not_done),

@@ -10,12 +10,15 @@ use super::{CallFailed, Caller};
 /// After a failure to open a link, the calls of this time go by HTTP.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The same, when the other side does not know links, or when a link was opened and carried no answer: something between
-/// the two does not let it through.
+/// The same, when the other side does not know links, or when links were opened and carried no answer: something between
+/// the two does not let them through.
 const RETRY_UNKNOWN: Duration = Duration::from_secs(30);
 
 /// So many calls in a row without an answer in time: the link may be half-open, and is replaced.
 const MAX_TIMEOUTS: u32 = 2;
+
+/// So many links in a row that were opened and carried no answer: one alone may have met a peer that was slow.
+const MAX_MUTE_LINKS: u32 = 2;
 
 /// Why a link could not be opened.
 pub(crate) enum NotOpened {
@@ -54,6 +57,8 @@ struct State {
     has_ended_early: bool,
     timeouts: u32,
     has_answered: bool,
+    /// Links in a row that carried no answer.
+    mute_links: u32,
 }
 
 impl LinkPlace {
@@ -78,6 +83,7 @@ impl LinkPlace {
         match caller.call(route, body, remaining) {
             Ok((status, body)) => {
                 state.timeouts = 0;
+                state.mute_links = 0;
                 state.has_answered = true;
                 Outcome::Answer(status, body)
             }
@@ -92,7 +98,11 @@ impl LinkPlace {
             Err(CallFailed::TimedOut) => {
                 state.timeouts += 1;
                 if !state.has_answered {
-                    state.retry_at = Some(Instant::now() + RETRY_UNKNOWN);
+                    state.mute_links += 1;
+                    let may_be_slow = state.mute_links < MAX_MUTE_LINKS;
+                    let pause = if may_be_slow { RETRY } else { RETRY_UNKNOWN };
+                    state.retry_at = Some(Instant::now() + pause);
+                    state.ends_early = may_be_slow;
                     self.close(&mut state);
                 } else if state.timeouts >= MAX_TIMEOUTS {
                     self.close(&mut state);
@@ -137,7 +147,8 @@ impl LinkPlace {
         match opened {
             Ok((caller, handle)) => {
                 *self.handle() = Some(handle);
-                *state = State { caller: Some(caller), ..State::default() };
+                let mute_links = state.mute_links;
+                *state = State { caller: Some(caller), mute_links, ..State::default() };
             }
             Err(why) => {
                 let is_for_now = matches!(why, NotOpened::ForNow);
