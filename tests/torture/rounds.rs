@@ -317,7 +317,7 @@ impl Run<'_> {
         }
         // Through proxies that do not carry links, everything would go by HTTP.
         let (links, frames) = (get(&self.report.links), get(&self.report.frames));
-        if links > 0 && frames < 100 * links {
+        if frames < 10 * links {
             wrong.push(format!("{links} links carried only {frames} frames"));
         }
         let done = get(&self.report.done);
