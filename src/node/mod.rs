@@ -72,7 +72,7 @@ use crate::raft::{
 };
 use crate::store::Kv;
 use crate::store::disk::Disk;
-use crate::store::wal::{Recovered, Wal};
+use crate::store::wal::{MAX_LOG_MEMORY_BYTES, Recovered, Wal};
 use core::wakeups::{ThreadWakeups, Wakeup};
 use counters::{Counters, ThreadKind};
 use published_leader::PublishedLeader;
@@ -85,10 +85,6 @@ const MAX_APPEND_BYTES: usize = 1 << 20;
 
 /// Maximum bytes of entries that wait for the disk; above this, proposals are refused.
 const MAX_UNPERSISTED_BYTES: usize = 16 << 20;
-
-/// Entries that are applied and on the disk leave memory while all entries take more than this: a peer that lags less is
-/// sent entries without reading the disk.
-const MAX_LOG_MEMORY_BYTES: usize = 8 << 20;
 
 /// A thread with nothing to wait for checks again after this time.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3_600);
@@ -263,6 +259,7 @@ impl Node {
             hard_state: recovered.hard_state,
             snapshot,
             snapshot_bytes: kv.size().bytes + kv.size().superseded_bytes,
+            left: recovered.left,
             entries: recovered.entries,
             log_bytes: recovered.bytes_after,
         };

@@ -263,8 +263,7 @@ impl Directory {
             move |e: std::io::Error| ServerError::new(1, format!("{dir}: cannot {what}: {e}"))
         };
         let disk = Arc::new(RealDisk::open(&config.data_dir).map_err(runtime("open it"))?);
-        let opened =
-            open(disk, WalOptions { segment_bytes: config.segment_bytes }, &identity_config(config, joins))?;
+        let opened = open(disk, WalOptions::new(config.segment_bytes), &identity_config(config, joins))?;
         let run_dir = Arc::new(
             RunDir::prepare(&config.data_dir.join("run"))
                 .map_err(runtime("make its directory for sockets"))?,

@@ -340,7 +340,7 @@ pub fn wal_ids(id: MemberId) -> WalIds {
 }
 
 pub fn wal_options() -> WalOptions {
-    WalOptions { segment_bytes: 64 << 10 }
+    WalOptions::new(64 << 10)
 }
 
 /// Asks until there is an answer.
