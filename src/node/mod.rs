@@ -141,12 +141,17 @@ pub type OnUninitialized = Box<dyn Fn(UninitializedPeer) + Send + Sync>;
 /// Called, perhaps more than once, when a committed change has removed this member: the process must end.
 pub type OnRemoved = Box<dyn Fn() + Send + Sync>;
 
+/// Called when a committed change of the membership was applied, with what says whether a member was removed.
+pub type OnMembersChanged = Box<dyn Fn(&dyn Fn(MemberId) -> bool) + Send + Sync>;
+
 /// Callbacks to the code that runs the node.
 pub struct Listeners {
     /// A peer is not initialized yet.
     pub on_uninitialized: OnUninitialized,
     /// This member was removed.
     pub on_removed: OnRemoved,
+    /// Other members may have been removed.
+    pub on_members_changed: OnMembersChanged,
 }
 
 /// What a node starts with: everything its data directory holds.

@@ -259,7 +259,11 @@ impl Cluster {
         let on_removed = Box::new(move || {
             network.lock().unwrap().removed.insert(id);
         });
-        let listeners = Listeners { on_uninitialized: Box::new(|_| {}), on_removed };
+        let listeners = Listeners {
+            on_uninitialized: Box::new(|_| {}),
+            on_removed,
+            on_members_changed: Box::new(|_| {}),
+        };
         let node = Node::start(options, stored, wire, listeners).unwrap();
         self.network.lock().unwrap().nodes.insert(id, node);
         warnings
