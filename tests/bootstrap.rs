@@ -15,7 +15,7 @@ use dkv::store::identity::Identity;
 use dkv::store::simdisk::{Fault, Loss, SimDisk};
 use dkv::store::wal::{Wal, WalIds, WalOptions};
 
-const OPTIONS: WalOptions = WalOptions { segment_bytes: 64 << 10 };
+const OPTIONS: WalOptions = WalOptions::new(64 << 10);
 
 fn peer(n: usize) -> Peer {
     Peer {

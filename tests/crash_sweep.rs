@@ -14,12 +14,15 @@ use dkv::store::wal::{LogReader, Recovered, SparePreparer, Wal, WalError, WalIds
 
 mod support {
     pub mod parallel;
+    pub mod whole_log;
 }
 
 use support::parallel::in_parallel;
+use support::whole_log::entries_of;
 
 const IDS: WalIds = WalIds { cluster_id: ClusterId(0xc1), member_id: MemberId(0xa1) };
-const OPTIONS: WalOptions = WalOptions { segment_bytes: 64 << 10 };
+/// Of what is recovered, most stays on the disk.
+const OPTIONS: WalOptions = WalOptions { segment_bytes: 64 << 10, max_memory_bytes: 1_000 };
 
 /// What the log must hold after an op.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,9 +33,9 @@ struct State {
 }
 
 impl State {
-    fn of(recovered: &Recovered) -> State {
-        let Recovered { hard_state, base, entries, .. } = recovered.clone();
-        State { hard_state, base, entries }
+    fn of(recovered: &Recovered, sim: &SimDisk) -> State {
+        let Recovered { hard_state, base, .. } = *recovered;
+        State { hard_state, base, entries: entries_of(recovered, &dynamic(sim)) }
     }
 
     fn last(&self) -> Position {
@@ -302,7 +305,7 @@ fn open(sim: &SimDisk) -> Result<(Wal, Recovered), WalError> {
 fn recover(sim: &SimDisk, trace: &Trace, mark: Mark, context: &dyn Fn() -> String) -> usize {
     match open(sim) {
         Ok((_, recovered)) => {
-            let found = State::of(&recovered);
+            let found = State::of(&recovered, sim);
             let legal = mark.acked..=mark.issued;
             legal.clone().find(|&n| trace.states[n] == found).unwrap_or_else(|| {
                 let wanted = trace.states[mark.acked].brief();
@@ -362,7 +365,7 @@ fn record() -> Recorded {
     assert_eq!(run.acked + 1, trace.states.len());
     let segments = sim.names().iter().filter(|name| name.ends_with(".wal")).count();
     let (_, recovered) = open(&sim.fork()).expect("a whole log");
-    assert_eq!(State::of(&recovered), *trace.states.last().unwrap());
+    assert_eq!(State::of(&recovered, &sim), *trace.states.last().unwrap());
     assert!(segments >= 5, "{segments} segments");
     Recorded { trace, run, moments, end: sim }
 }
@@ -547,7 +550,7 @@ fn flip_all(
             Ok((_, recovered)) => {
                 assert!(name == last && at >= unproven, "flip at {name} {at} was not refused");
                 assert_eq!(recovered.warnings.len(), 1, "flip at {name} {at} was passed over in silence");
-                let found = State::of(&recovered);
+                let found = State::of(&recovered, &sim);
                 assert!(last_states.contains(&&found), "flip at {name} {at}: {}", found.brief());
                 torn.fetch_add(1, Ordering::Relaxed);
             }
@@ -559,13 +562,13 @@ fn flip_all(
 /// All files that 200 ops leave, every byte of them.
 #[test]
 fn every_flipped_byte_is_refused_or_warned_of() {
-    let options = WalOptions { segment_bytes: 16 << 10 };
+    let options = WalOptions::new(16 << 10);
     let trace = dense_trace();
     let sim = SimDisk::new(9);
     assert!(run(&sim, &trace, options).error.is_none());
     // A write that nothing seals.
     let (mut wal, recovered) = Wal::open(dynamic(&sim), IDS, options).unwrap();
-    let before = State::of(&recovered);
+    let before = State::of(&recovered, &sim);
     assert_eq!(before, *trace.states.last().unwrap());
     let mut after = before.clone();
     let index = before.last().index + 1;

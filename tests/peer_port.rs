@@ -550,7 +550,7 @@ fn start_uninitialized(n: usize, list: &PeerList) -> NewNode {
         listen_raft: false,
         joins: false,
     };
-    let options = WalOptions { segment_bytes: 64 << 10 };
+    let options = WalOptions::new(64 << 10);
     let opened = open(Arc::new(SimDisk::new(n as u64)), options, &config).unwrap();
     let Opened::Uninitialized(bootstrap) = opened else { panic!("initialized from an empty disk") };
     let bootstrap: Bootstrap = *bootstrap;
@@ -632,7 +632,7 @@ fn run_ends_when_it_is_stopped() {
             listen_raft: false,
             joins: false,
         };
-        let options = WalOptions { segment_bytes: 64 << 10 };
+        let options = WalOptions::new(64 << 10);
         let Opened::Uninitialized(bootstrap) = open(Arc::new(SimDisk::new(5)), options, &config).unwrap()
         else {
             panic!()

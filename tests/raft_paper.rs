@@ -10,6 +10,8 @@ mod failover;
 mod harness;
 #[path = "raft_paper/invariants.rs"]
 mod invariants;
+#[path = "raft_paper/left_on_disk.rs"]
+mod left_on_disk;
 #[path = "raft_paper/membership.rs"]
 mod membership;
 #[path = "raft_paper/partition.rs"]

@@ -19,7 +19,7 @@ use dkv::store::snapshot::{self, SnapshotError};
 use dkv::store::wal::WalOptions;
 use dkv::store::{Command, Idempotency, Kv, Op, Outcome, request_hash};
 
-const OPTIONS: WalOptions = WalOptions { segment_bytes: 64 << 10 };
+const OPTIONS: WalOptions = WalOptions::new(64 << 10);
 
 const OLD: ClusterId = ClusterId(0xabc);
 

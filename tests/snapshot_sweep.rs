@@ -20,13 +20,16 @@ use dkv::store::{Command, Idempotency, KeyRange, Kv, request_hash};
 mod support {
     pub mod operations;
     pub mod parallel;
+    pub mod whole_log;
 }
 
 use support::operations::draw_op;
 use support::parallel::in_parallel;
+use support::whole_log::entries_of;
 
 const IDS: WalIds = WalIds { cluster_id: ClusterId(0xc1), member_id: MemberId(0xa1) };
-const OPTIONS: WalOptions = WalOptions { segment_bytes: 32 << 10 };
+/// Of what is recovered, most stays on the disk.
+const OPTIONS: WalOptions = WalOptions { segment_bytes: 32 << 10, max_memory_bytes: 1_000 };
 
 /// The whole log as the rules have it, from entry 1 on, however much of it is in a snapshot.
 #[derive(Clone, Default)]
@@ -352,9 +355,9 @@ fn start(sim: &SimDisk) -> Result<(Wal, Kv, Digest), Failed> {
     let chosen = snapshot::choose(&disk)?;
     let (snapshot, reach) = (chosen.last(), chosen.reach);
     let mut kv = chosen.state.map_or_else(|| Kv::new(Settings::default()), |(_, kv)| kv);
-    let (wal, recovered) = Wal::open_after(disk, IDS, OPTIONS, snapshot, reach)?;
+    let (wal, recovered) = Wal::open_after(disk.clone(), IDS, OPTIONS, snapshot, reach)?;
     assert_eq!((recovered.base, kv.applied()), (snapshot, snapshot));
-    for entry in &recovered.entries {
+    for entry in &entries_of(&recovered, &disk) {
         kv.apply(entry);
     }
     let digest = Digest { hard_state: recovered.hard_state, last: kv.applied(), state_hash: kv.state_hash() };

@@ -72,7 +72,7 @@ use crate::raft::{
 };
 use crate::store::Kv;
 use crate::store::disk::Disk;
-use crate::store::wal::{Recovered, Wal};
+use crate::store::wal::{MAX_LOG_MEMORY_BYTES, Recovered, Wal};
 use core::wakeups::{ThreadWakeups, Wakeup};
 use counters::{Counters, ThreadKind};
 use published_leader::PublishedLeader;
@@ -85,10 +85,6 @@ const MAX_APPEND_BYTES: usize = 1 << 20;
 
 /// Maximum bytes of entries that wait for the disk; above this, proposals are refused.
 const MAX_UNPERSISTED_BYTES: usize = 16 << 20;
-
-/// Entries that are applied and on the disk leave memory while all entries take more than this: a peer that lags less is
-/// sent entries without reading the disk.
-const MAX_LOG_MEMORY_BYTES: usize = 8 << 20;
 
 /// A thread with nothing to wait for checks again after this time.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3_600);
@@ -145,12 +141,17 @@ pub type OnUninitialized = Box<dyn Fn(UninitializedPeer) + Send + Sync>;
 /// Called, perhaps more than once, when a committed change has removed this member: the process must end.
 pub type OnRemoved = Box<dyn Fn() + Send + Sync>;
 
+/// Called when a committed change of the membership was applied, with what says whether a member was removed.
+pub type OnMembersChanged = Box<dyn Fn(&dyn Fn(MemberId) -> bool) + Send + Sync>;
+
 /// Callbacks to the code that runs the node.
 pub struct Listeners {
     /// A peer is not initialized yet.
     pub on_uninitialized: OnUninitialized,
     /// This member was removed.
     pub on_removed: OnRemoved,
+    /// Other members may have been removed.
+    pub on_members_changed: OnMembersChanged,
 }
 
 /// What a node starts with: everything its data directory holds.
@@ -263,6 +264,7 @@ impl Node {
             hard_state: recovered.hard_state,
             snapshot,
             snapshot_bytes: kv.size().bytes + kv.size().superseded_bytes,
+            left: recovered.left,
             entries: recovered.entries,
             log_bytes: recovered.bytes_after,
         };

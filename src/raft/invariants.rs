@@ -38,9 +38,12 @@ pub fn check(raft: &Raft) {
     );
     let (released, durable) = (raft.log.released(), raft.persisted_index());
     assert!(
-        base_index <= released && (released == base_index || released <= raft.last_applied.min(durable)),
-        "I4: entries through {released} left memory, applied is {}, durable {durable}",
-        raft.last_applied
+        base_index <= released
+            && (released == base_index || released <= raft.last_applied.max(raft.left_through).min(durable)),
+        "I4: entries through {released} are not in memory, applied is {}, the start left those through {} on the disk, \
+         durable is {durable}",
+        raft.last_applied,
+        raft.left_through
     );
     assert!(
         raft.persisted_index() <= last.index,

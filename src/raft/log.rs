@@ -1,12 +1,13 @@
 //! The log in memory: entries after a base. `write.rs` knows which part of it is on the disk.
 //!
-//! Entries that are applied and on the own disk leave memory when they take more of it than they may: the log is then in
-//! three parts. Of the entries through `released` only the terms are known here, and whoever needs more reads the disk
-//! (`read_log.rs`); the entries after it are here.
+//! Entries that are applied and on the own disk leave memory when they take more of it than they may, and a start leaves
+//! on the disk what would take more: the log is then in three parts. Of the entries through `released` only the terms are
+//! known here, and a thread that needs more reads the disk (`read_log.rs`); the entries after it are here.
 
 use std::collections::VecDeque;
 
 use super::entry::Entry;
+use super::left_on_disk::LeftOnDisk;
 use super::types::{Index, Position, Term};
 
 /// About what an entry takes in memory beyond its frame: itself, and the two counters and the allocation of the frame.
@@ -31,15 +32,38 @@ pub struct Log {
 }
 
 impl Log {
-    /// The log that recovery found. Panics unless the entries follow the base without a gap: recovery has checked
-    /// that.
+    /// The log with these entries. Panics unless they follow the base without a gap.
     pub fn new(base: Position, entries: Vec<Entry>) -> Log {
-        let mut log =
-            Log { base, runs: VecDeque::new(), released: base.index, entries: VecDeque::new(), bytes: 0 };
+        Log::restored(base, &LeftOnDisk::default(), entries)
+    }
+
+    /// The log that recovery found: what it left on the disk, and the entries after that. Panics unless they follow each
+    /// other without a gap: recovery has checked that.
+    pub fn restored(base: Position, left: &LeftOnDisk, entries: Vec<Entry>) -> Log {
+        let mut log = Log {
+            base,
+            runs: left.runs.iter().copied().collect(),
+            released: left.through.max(base.index),
+            entries: VecDeque::new(),
+            bytes: 0,
+        };
         for entry in entries {
             log.push(entry);
         }
         log
+    }
+
+    /// The entries in memory, and what is known of those that have left it. `changes` are those of the log that put a
+    /// membership or a version in force.
+    pub fn into_parts(self, mut changes: Vec<Entry>) -> (LeftOnDisk, Vec<Entry>) {
+        let through = self.released;
+        let entries = Vec::from(self.entries);
+        if through == self.base.index {
+            return (LeftOnDisk::default(), entries);
+        }
+        changes.retain(|entry| self.base.index < entry.index() && entry.index() <= through);
+        let runs = self.runs.into_iter().filter(|run| run.index <= through).collect();
+        (LeftOnDisk { through, runs, changes }, entries)
     }
 
     /// The position before the first entry; `0@0` if nothing was compacted.
@@ -333,7 +357,7 @@ mod tests {
         /// What is released is invisible to every question about terms.
         #[test]
         fn a_log_that_released_entries_answers_like_one_that_did_not(
-            steps in proptest::collection::vec((0..5u8, 1..12u64), 1..60),
+            steps in proptest::collection::vec((0..6u8, 1..12u64), 1..60),
         ) {
             let (mut log, mut whole) = (log(&[]), log(&[]));
             for (step, n) in steps {
@@ -346,7 +370,7 @@ mod tests {
                         whole.push(entry);
                     },
                     2 => {
-                        let from = (last.index + 1).saturating_sub(n).max(log.released() + 1);
+                        let from = (last.index + 1).saturating_sub(n).max(log.base().index + 1);
                         log.truncate_suffix(from);
                         whole.truncate_suffix(from);
                     }
@@ -355,7 +379,12 @@ mod tests {
                         log.compact(to);
                         whole.compact(to);
                     }
-                    _ => log.release(last.index.saturating_sub(n), 0),
+                    4 => log.release(last.index.saturating_sub(n), 0),
+                    _ => {
+                        let (base, entries) = (log.base(), whole.iter().cloned().collect());
+                        let (left, entries) = log.into_parts(entries);
+                        log = Log::restored(base, &left, entries);
+                    }
                 }
                 proptest::prop_assert_eq!((log.base(), log.last()), (whole.base(), whole.last()));
                 for index in 0..=whole.last_index() + 2 {

@@ -28,6 +28,12 @@ impl Memberships {
         memberships
     }
 
+    /// A snapshot is installed: its membership counts as committed, and those after it in the log stay.
+    pub fn install(&mut self, snapshot: &SnapshotMeta) {
+        self.history.retain(|(index, _)| *index > snapshot.last.index);
+        self.history.insert(0, (snapshot.membership_index, snapshot.membership.clone()));
+    }
+
     /// Puts the membership of a genesis or membership entry in force.
     pub fn append(&mut self, entry: &Entry) {
         if let Some(membership) = entry.membership() {

@@ -149,6 +149,7 @@ mod entry;
 mod failover;
 mod getters;
 mod invariants;
+mod left_on_disk;
 mod log;
 mod membership;
 mod message;
@@ -178,6 +179,7 @@ pub use change::{ChangeError, Changed, MembershipChange};
 pub use draft::Draft;
 pub use entry::{Entry, EntryKind, FRAME_HEADER_BYTES, FrameError, MAX_PAYLOAD_BYTES, Payload};
 pub use invariants::{check, check_step};
+pub use left_on_disk::LeftOnDisk;
 pub use log::Log;
 pub use membership::Memberships;
 pub use message::{

@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::draft::Draft;
 use super::entry::Entry;
 use super::failover::LostLeader;
+use super::left_on_disk::LeftOnDisk;
 use super::log::Log;
 use super::membership::Memberships;
-use super::message::{Asked, Ticket};
+use super::message::{Asked, LogRead, Ticket};
 use super::note::{Decision, MAX_NOTES, Note, StepDownReason};
 use super::progress::PeerSlot;
 use super::protocol::Protocol;
@@ -68,7 +69,9 @@ pub struct Restored {
     pub snapshot: SnapshotMeta,
     /// Approximate size of the snapshot in bytes.
     pub snapshot_bytes: u64,
-    /// The entries after it.
+    /// The first entries after it, as far as they stay on the disk.
+    pub left: LeftOnDisk,
+    /// The entries after those.
     pub entries: Vec<Entry>,
     /// Approximate bytes of the log on disk after the snapshot.
     pub log_bytes: u64,
@@ -99,6 +102,9 @@ pub enum ProposeError {
 pub enum Apply {
     /// Apply these committed entries in order, then call `handle_applied` with the last index.
     Entries(Vec<Entry>),
+    /// Read these committed entries from the log on the disk and apply them in order, then call `handle_applied` with the
+    /// last index that was read; or call `handle_apply_read_failed`.
+    Read(LogRead),
     /// Replace the whole state by the state of the installed snapshot, which ends here, then call `handle_applied`
     /// with its index.
     Restore(Position),
@@ -136,6 +142,8 @@ pub struct Raft {
     pub(super) last_applied: Index,
     /// The applier has been given the entries through this index.
     pub(super) applying: Index,
+    /// The start left the entries through this index on the disk.
+    pub(super) left_through: Index,
     pub(super) role: Role,
     /// When a member that does not lead campaigns; `NEVER` while its own vote is not yet on the disk.
     pub(super) election_deadline: Time,
@@ -164,11 +172,12 @@ impl Raft {
     /// A member with the state that recovery found: a follower without a known leader. Nothing after the snapshot
     /// counts as committed until a leader says so.
     pub fn new(config: RaftConfig, restored: Restored, now: Time) -> Raft {
-        let Restored { hard_state, snapshot, snapshot_bytes, entries, log_bytes } = restored;
-        let memberships = Memberships::new(&snapshot, entries.iter());
-        let versions = Versions::new(&snapshot, entries.iter());
+        let Restored { hard_state, snapshot, snapshot_bytes, left, entries, log_bytes } = restored;
+        let changes = || left.changes.iter().chain(&entries);
+        let memberships = Memberships::new(&snapshot, changes());
+        let versions = Versions::new(&snapshot, changes());
         let commit_index = snapshot.last.index;
-        let log = Log::new(snapshot.last, entries);
+        let log = Log::restored(snapshot.last, &left, entries);
         let mut raft = Raft {
             writes: WriteQueue::new(hard_state, log.last_index()),
             rng: fastrand::Rng::with_seed(config.seed),
@@ -185,6 +194,7 @@ impl Raft {
             commit_index,
             last_applied: commit_index,
             applying: commit_index,
+            left_through: left.through,
             role: Role::Follower { leader: None },
             election_deadline: Time::NEVER,
             leader_heard_at: Time(0),
@@ -282,6 +292,8 @@ impl Raft {
             self.applying
         );
         self.last_applied = index;
+        // Fewer than were asked for may have been read.
+        self.applying = index;
         self.release_entries();
     }
 
@@ -341,7 +353,13 @@ impl Raft {
             self.applying = self.snapshot.last.index;
             return Some(Apply::Restore(self.snapshot.last));
         }
-        let entries = self.log.slice(self.last_applied + 1, self.commit_index, self.config.max_append_bytes);
+        let (next, max_bytes) = (self.last_applied + 1, self.config.max_append_bytes);
+        if next <= self.log.released() {
+            let read = self.log_read(next, self.commit_index, max_bytes);
+            self.applying = read.through;
+            return Some(Apply::Read(read));
+        }
+        let entries = self.log.slice(next, self.commit_index, max_bytes);
         self.applying = entries.last().map_or(self.applying, Entry::index);
         Some(Apply::Entries(entries))
     }

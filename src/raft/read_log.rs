@@ -1,6 +1,7 @@
-//! Entries that have left memory, for a peer that needs them. The core decides which entries may leave, and asks for the
-//! next ones that a peer needs; a thread reads them from the log on the disk and hands them in. Heartbeats go on
-//! meanwhile. What cannot be read is replaced by a snapshot.
+//! Entries that are on the disk and not in memory, for a peer that needs them and for the applier after a start. The core
+//! decides which entries may leave memory, and asks for the next ones that a peer needs; a thread reads them from the log
+//! on the disk and hands them in. Heartbeats go on meanwhile. What cannot be read is replaced by a snapshot. The applier
+//! reads for itself.
 
 use super::entry::Entry;
 use super::log::fitting;
@@ -52,6 +53,21 @@ impl Raft {
         fitting(read, max_bytes)
     }
 
+    /// What to read from the disk to get the entries from `next` on through `to` that are not in memory: those of one term.
+    pub(super) fn log_read(&self, next: Index, to: Index, max_bytes: usize) -> LogRead {
+        let term = self.log.term_at(next).expect("only what the log holds is read");
+        let through = self.log.last_index_of_term_at(next).min(self.log.released()).min(to);
+        LogRead { from: Position::new(next, term), through, max_bytes }
+    }
+
+    /// The entries that the applier was to read could not be read. Returns whether the applier can go on: an installed
+    /// snapshot has taken their place. Otherwise the disk has lost what this member holds as durable.
+    pub fn handle_apply_read_failed(&mut self) -> bool {
+        self.steps += 1;
+        self.applying = self.last_applied;
+        self.last_applied < self.snapshot.last.index
+    }
+
     /// What to read for this peer now: not before it has accepted an append at that place, because until then the place
     /// is a guess.
     pub(super) fn poll_read(&mut self, peer: MemberId, now: Time) -> Option<PollBulk> {
@@ -60,10 +76,8 @@ impl Raft {
         if progress.mode == Mode::Snapshot || !self.is_behind_memory(progress) {
             return None;
         }
-        let next = progress.next_index;
-        let from = Position::new(next, self.log.term_at(next)?);
-        let through = self.log.last_index_of_term_at(next).min(self.log.released());
-        let read = LogRead { from, through, max_bytes: self.config.max_append_bytes };
+        let read = self.log_read(progress.next_index, Index::MAX, self.config.max_append_bytes);
+        let from = read.from;
         Some(PollBulk::Read(read, self.bulk_ticket(peer, Asked::Read { from }, now)))
     }
 

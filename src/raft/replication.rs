@@ -118,6 +118,7 @@ impl Raft {
         );
         self.note(Decision::Truncated(from, leader));
         self.log.truncate_suffix(from);
+        self.left_through = self.left_through.min(from - 1);
         self.writes.truncate_suffix(from);
         self.memberships.truncate_suffix(from);
         self.versions.truncate_suffix(from);

@@ -2,7 +2,6 @@
 //! needs a snapshot, and whether a received piece is taken. The bytes are made, sent, received and loaded outside of
 //! the core.
 
-use super::membership::Memberships;
 use super::message::{
     Asked, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, PollBulk, RpcFailed, Ticket,
 };
@@ -11,7 +10,6 @@ use super::progress::Mode;
 use super::raft::Raft;
 use super::role::Role;
 use super::types::{Index, MemberId, SnapshotMeta, Time};
-use super::version::Versions;
 use super::write::AfterSync;
 
 /// What to do with a piece of a snapshot.
@@ -151,12 +149,14 @@ impl Raft {
             self.writes.cover(last.index);
         } else {
             self.log.reset(last);
+            self.left_through = 0;
+            self.memberships.truncate_suffix(last.index + 1);
+            self.versions.truncate_suffix(last.index + 1);
             self.writes.push_reset(last, now);
         }
-        let after = || self.log.iter().filter(|e| e.index() > last.index);
-        self.memberships = Memberships::new(&meta, after());
-        let versions = Versions::new(&meta, after());
-        let before = std::mem::replace(&mut self.versions, versions).committed();
+        self.memberships.install(&meta);
+        let before = self.versions.committed();
+        self.versions.install(&meta);
         if self.version() != before {
             self.note(Decision::VersionInForce(self.version()));
         }

@@ -65,6 +65,12 @@ impl Versions {
         versions
     }
 
+    /// A snapshot is installed: its version is in force, and those after it in the log stay uncommitted.
+    pub(super) fn install(&mut self, snapshot: &SnapshotMeta) {
+        self.committed = snapshot.version.max(FIRST_PROTOCOL);
+        self.uncommitted.retain(|(index, _)| *index > snapshot.last.index);
+    }
+
     /// Takes the version of a genesis or version entry.
     pub(super) fn append(&mut self, entry: &Entry) {
         if let Some(version) = entry.version() {

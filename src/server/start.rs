@@ -263,8 +263,7 @@ impl Directory {
             move |e: std::io::Error| ServerError::new(1, format!("{dir}: cannot {what}: {e}"))
         };
         let disk = Arc::new(RealDisk::open(&config.data_dir).map_err(runtime("open it"))?);
-        let opened =
-            open(disk, WalOptions { segment_bytes: config.segment_bytes }, &identity_config(config, joins))?;
+        let opened = open(disk, WalOptions::new(config.segment_bytes), &identity_config(config, joins))?;
         let run_dir = Arc::new(
             RunDir::prepare(&config.data_dir.join("run"))
                 .map_err(runtime("make its directory for sockets"))?,
@@ -388,6 +387,10 @@ fn start_node(
         on_uninitialized: bootstrap_sender.on_uninitialized(),
         // One place: the first failure ends the server, and a second one has nothing to add.
         on_removed: Box::new(move || drop(fail.try_send(ServerError::new(4, removed.clone())))),
+        on_members_changed: Box::new({
+            let peer_api = peer_api.clone();
+            move |is_removed| peer_api.end_links_of(is_removed)
+        }),
     };
     let node = Node::start(options, initialized.stored, peers, listeners)
         .map_err(|e| ServerError::new(1, format!("cannot start a thread: {e}")))?;

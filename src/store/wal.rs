@@ -37,7 +37,7 @@ mod writer;
 use std::io;
 use std::sync::Arc;
 
-use crate::raft::{ClusterId, Entry, HardState, MemberId, Position};
+use crate::raft::{ClusterId, Entry, HardState, LeftOnDisk, MemberId, Position};
 
 use super::disk::Disk;
 pub use inspect::{Inspection, TornEnd, inspect};
@@ -60,23 +60,39 @@ pub struct WalOptions {
     /// Size of a segment file in bytes: a multiple of 4096, at least 8192. A single write that is larger gets a
     /// larger segment.
     pub segment_bytes: u64,
+    /// When a log is opened, this many bytes of entries at its end come into memory, and at least the last entry. The
+    /// others stay on the disk.
+    pub max_memory_bytes: usize,
+}
+
+impl WalOptions {
+    /// A log with segments of this size.
+    pub const fn new(segment_bytes: u64) -> WalOptions {
+        WalOptions { segment_bytes, max_memory_bytes: MAX_LOG_MEMORY_BYTES }
+    }
 }
 
 impl Default for WalOptions {
     fn default() -> WalOptions {
-        WalOptions { segment_bytes: 16 << 20 }
+        WalOptions::new(16 << 20)
     }
 }
+
+/// Memory for the entries of a log: what is durable and applied leaves it while all entries take more. A peer that lags
+/// less is sent entries without reading the disk.
+pub const MAX_LOG_MEMORY_BYTES: usize = 8 << 20;
 
 /// What recovery found. All of it is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovered {
     /// Term and vote.
     pub hard_state: HardState,
-    /// The position before the first of `entries`: `0@0`, where the last reset put it, or the snapshot's when the log was
-    /// opened after one.
+    /// The position before the first entry: `0@0`, where the last reset put it, or the snapshot's when the log was opened
+    /// after one.
     pub base: Position,
-    /// Consecutive entries from `base.index + 1`.
+    /// The first entries, which stay on the disk: [`LogReader::each`] reads them.
+    pub left: LeftOnDisk,
+    /// Consecutive entries after those.
     pub entries: Vec<Entry>,
     /// Used bytes of the segments that hold nothing at or before `base`.
     pub bytes_after: u64,
@@ -84,6 +100,18 @@ pub struct Recovered {
     pub synced_mark: LogPlace,
     /// For the operator: what was cut off.
     pub warnings: Vec<String>,
+}
+
+impl Recovered {
+    /// Position of the last entry, or the position after which the log begins.
+    pub fn last(&self) -> Position {
+        self.entries.last().map_or(self.base, Entry::position)
+    }
+
+    /// The entries that put a membership or a version in force, in order, and others.
+    pub fn changes(&self) -> impl DoubleEndedIterator<Item = &Entry> {
+        self.left.changes.iter().chain(&self.entries)
+    }
 }
 
 /// A place in the log.

@@ -259,7 +259,11 @@ impl Cluster {
         let on_removed = Box::new(move || {
             network.lock().unwrap().removed.insert(id);
         });
-        let listeners = Listeners { on_uninitialized: Box::new(|_| {}), on_removed };
+        let listeners = Listeners {
+            on_uninitialized: Box::new(|_| {}),
+            on_removed,
+            on_members_changed: Box::new(|_| {}),
+        };
         let node = Node::start(options, stored, wire, listeners).unwrap();
         self.network.lock().unwrap().nodes.insert(id, node);
         warnings
@@ -340,7 +344,7 @@ pub fn wal_ids(id: MemberId) -> WalIds {
 }
 
 pub fn wal_options() -> WalOptions {
-    WalOptions { segment_bytes: 64 << 10 }
+    WalOptions::new(64 << 10)
 }
 
 /// Asks until there is an answer.

@@ -277,6 +277,23 @@ fn a_flood_of_calls_ends_the_link() {
     until("all that came in time are kept", || echo.kept.lock().unwrap().len() == 64);
 }
 
+/// Rights end with the removal, not with the next call.
+#[test]
+fn a_removal_ends_the_links_of_the_removed_member_and_no_others() {
+    let (port, echo) = Port::echo("127.77.2.20");
+    let mut forwards = RawLink::open(port.addr, LinkKind::Forwards);
+    let reads = RawLink::open(port.addr, LinkKind::ReadIndexes);
+    let mut core = RawLink::open(port.addr, LinkKind::Core);
+    port.api.end_links_of(&|member| member == REMOVED);
+    forwards.send(&encode(Kind::Call, FORWARD_ROUTE, 1, &body_of(&forward())));
+    assert_eq!(forwards.answer().code, 200, "another member was removed");
+    port.api.end_links_of(&|member| member == SENDER);
+    assert!(forwards.rest().is_empty() && reads.rest().is_empty());
+    core.send(&encode(Kind::Call, VOTE, 2, &body_of(&vote(4))));
+    assert_eq!(core.answer().number, 2, "a leader that removes itself says so");
+    assert!(echo.lost.lock().unwrap().is_empty(), "no sign of a lost leader");
+}
+
 #[test]
 fn a_second_link_of_a_kind_replaces_the_first_one() {
     let (port, echo) = Port::echo("127.77.2.12");

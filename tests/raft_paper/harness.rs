@@ -174,17 +174,22 @@ impl Durable {
     }
 
     /// What recovery makes of it: the snapshot, and what the log has after it if it has its last entry.
-    fn restored(&self) -> Restored {
+    fn restored(&self, max_memory_bytes: usize) -> Restored {
         let last = self.snapshot.last;
         let reaches = last == Position::ZERO
             || last == self.base
             || self.get(last.index).is_some_and(|e| e.position() == last);
         let after = self.entries.iter().filter(|e| reaches && e.index() > last.index);
+        let after: Vec<Entry> = after.cloned().collect();
+        let mut log = Log::new(last, after.clone());
+        log.release(Index::MAX, max_memory_bytes);
+        let (left, entries) = log.into_parts(after);
         Restored {
             hard_state: self.hard_state,
             snapshot: self.snapshot.clone(),
             snapshot_bytes: 0,
-            entries: after.cloned().collect(),
+            left,
+            entries,
             log_bytes: 0,
         }
     }
@@ -324,7 +329,7 @@ impl Cluster {
     fn node_with(me: u64, program: Program, durable: Durable, life: u64, now: Time) -> Node {
         let Program { protocol, hold_version, max_log_memory_bytes } = program;
         let config = RaftConfig { protocol, hold_version, max_log_memory_bytes, ..config(me) };
-        let raft = Raft::new(config, durable.restored(), now);
+        let raft = Raft::new(config, durable.restored(max_log_memory_bytes), now);
         let checked = durable.snapshot.last.index;
         Node {
             raft,

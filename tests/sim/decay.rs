@@ -17,6 +17,7 @@ use dkv::store::wal::{WalIds, WalOptions};
 
 use crate::disk::{MachineDisk, Rot, is_corrupt};
 use crate::image::snapshot_of;
+use crate::whole_log::entries_of;
 
 const BLOCK_BYTES: u64 = 4_096;
 
@@ -88,11 +89,12 @@ impl MachineDisk {
             Ok(found) => {
                 let after = |stored: &Stored| {
                     let last = snapshot_of(&whole).index;
-                    let entries = stored.recovered.entries.iter().filter(|entry| entry.index() > last);
-                    (stored.recovered.hard_state, entries.cloned().collect::<Vec<_>>())
+                    let mut entries = entries_of(&stored.recovered, &stored.disk);
+                    entries.retain(|entry| entry.index() > last);
+                    (stored.recovered.hard_state, entries)
                 };
                 let stands_in = snapshot_of(&found).index < snapshot_of(&whole).index;
-                let reaches = found.recovered.entries.last().map_or(0, |entry| entry.index());
+                let reaches = found.recovered.last().index;
                 assert!(
                     after(&found) == after(&whole) && (!stands_in || reaches >= snapshot_of(&whole).index),
                     "P7: {flip}, and the disk was opened all the same, with another state"

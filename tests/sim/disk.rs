@@ -21,6 +21,7 @@ use dkv::store::wal::{Recovered, SparePreparer, Wal, WalError, WalIds, WalOption
 use crate::image::{Image, describe, snapshot_of};
 use crate::report::Mark;
 use crate::swarm::mix;
+use crate::whole_log::entries_of;
 
 /// What a process starts with.
 pub struct Loaded {
@@ -75,11 +76,10 @@ pub enum Refusal {
 
 impl MachineDisk {
     /// An empty disk.
-    pub fn new(seed: u64, id: MemberId, segment_bytes: u64) -> MachineDisk {
+    pub fn new(seed: u64, id: MemberId, options: WalOptions) -> MachineDisk {
         let seed = mix(seed ^ mix(id.0));
         let disk = SimDisk::new(seed);
         let ids = WalIds { cluster_id: ClusterId(seed), member_id: id };
-        let options = WalOptions { segment_bytes };
         let rng = fastrand::Rng::with_seed(mix(seed));
         MachineDisk {
             disk,
@@ -189,14 +189,17 @@ impl MachineDisk {
     fn find(&mut self, stored: &Stored, marks: &mut Marks) {
         self.find_rot(marks);
         let chosen = snapshot_of(stored);
+        let copy = self.disk.fork().restart(Loss::Nothing);
+        copy.set_capacity(None);
+        let copy: Arc<dyn Disk> = Arc::new(copy);
         if !self.is_watched {
             self.in_flight.clear();
             self.half_named.clear();
-            let recovered = stored.recovered.clone();
+            let recovered = &stored.recovered;
             self.durable = Image {
                 hard_state: recovered.hard_state,
                 base: recovered.base,
-                entries: recovered.entries,
+                entries: entries_of(recovered, &copy),
                 snapshot: chosen,
             };
             return;
@@ -216,7 +219,7 @@ impl MachineDisk {
         loop {
             let mut expected = log.clone();
             expected.start_after(chosen);
-            if expected.is_found(stored) {
+            if expected.is_found(stored, &copy) {
                 self.durable = expected;
                 self.half_named.clear();
                 return;
@@ -296,7 +299,7 @@ impl MachineDisk {
         let mut expected = self.durable.clone();
         expected.start_after(if is_newer { chosen } else { known });
         assert!(
-            expected.is_found(&stored),
+            expected.is_found(&stored, &stored.disk),
             "P1: {} was acknowledged, durable is {}",
             self.durable.describe(),
             describe(&stored)

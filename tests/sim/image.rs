@@ -1,7 +1,12 @@
 //! What a disk must hold after any crash: log, term and vote as the rules have them, and the newest snapshot.
 
+use std::sync::Arc;
+
 use dkv::node::Stored;
 use dkv::raft::{Entry, HardState, Index, Position, Term, WriteOp};
+use dkv::store::disk::Disk;
+
+use crate::whole_log::entries_of;
 
 /// Term, vote, log and newest snapshot that a crash may not take.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,12 +88,12 @@ impl Image {
         }
     }
 
-    /// Whether recovery found this, after the same snapshot.
-    pub fn is_found(&self, stored: &Stored) -> bool {
+    /// Whether recovery found this, after the same snapshot. `disk` is a copy without faults.
+    pub fn is_found(&self, stored: &Stored, disk: &Arc<dyn Disk>) -> bool {
         let after = (self.snapshot.index - self.base.index) as usize;
         let recovered = &stored.recovered;
         (recovered.hard_state, recovered.base) == (self.hard_state, self.snapshot)
-            && self.entries.get(after..) == Some(&recovered.entries[..])
+            && self.entries.get(after..) == Some(&entries_of(recovered, disk)[..])
     }
 
     pub fn describe(&self) -> String {
@@ -110,6 +115,6 @@ pub fn snapshot_of(stored: &Stored) -> Position {
 /// What recovery found, for people.
 pub fn describe(stored: &Stored) -> String {
     let recovered = &stored.recovered;
-    let last = recovered.entries.last().map_or(recovered.base, Entry::position);
+    let last = recovered.last();
     format!("{:?}, a snapshot through {} and a log to {last}", recovered.hard_state, snapshot_of(stored))
 }

@@ -57,6 +57,8 @@ mod snapshots;
 mod standing;
 mod swarm;
 mod threads;
+#[path = "../support/whole_log.rs"]
+mod whole_log;
 mod world;
 
 use std::sync::Mutex;

@@ -12,6 +12,7 @@ use dkv::raft::{
 };
 use dkv::store::Kv;
 use dkv::store::snapshot::Receiver;
+use dkv::store::wal::LogReader;
 use dkv::store::wal::WalError;
 
 use crate::disk::{Loaded, MachineDisk, Refusal};
@@ -212,7 +213,7 @@ impl World {
         for node in 0..self.swarm.machines() {
             let rate_ppm = if self.swarm.clocks_drift { clocks.u64(900_000..=1_100_000) } else { 1_000_000 };
             let id = MemberId(node as u64 + 1);
-            let mut disk = MachineDisk::new(self.swarm.seed, id, self.swarm.segment_bytes);
+            let mut disk = MachineDisk::new(self.swarm.seed, id, self.swarm.wal_options());
             if node < self.swarm.voters {
                 disk.initialize(&genesis);
             }
@@ -262,7 +263,7 @@ impl World {
         };
         let machine = &mut self.nodes[node];
         let hard_state = recovered.hard_state;
-        let entries = recovered.entries;
+        let (left, entries) = (recovered.left, recovered.entries);
         let (snapshot, mut kv) = snapshot.unwrap_or_else(|| {
             (SnapshotMeta { last: recovered.base, ..SnapshotMeta::default() }, Kv::new(Settings::default()))
         });
@@ -273,7 +274,7 @@ impl World {
         let now = machine.clock.show(self.now);
         let snapshot_bytes = kv.size().bytes + kv.size().superseded_bytes;
         let log_bytes = recovered.bytes_after;
-        let restored = Restored { hard_state, snapshot, snapshot_bytes, entries, log_bytes };
+        let restored = Restored { hard_state, snapshot, snapshot_bytes, left, entries, log_bytes };
         let raft = Raft::new(config(&self.swarm, machine), restored, now);
         self.oracle.check_durable(node, &machine.disk);
         let timer_at = self.now;
@@ -310,6 +311,7 @@ impl World {
             loading: None,
             received: BTreeMap::new(),
             senders: BTreeMap::new(),
+            applied_log: LogReader::new(machine.disk.shared()),
             log_readers: BTreeMap::new(),
             forwarder: Thread::Asleep,
             read_asker: Thread::Asleep,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use dkv::raft::{
     AppendEntriesReply, AppendEntriesRequest, AppendOutcome, ClusterId, Entry, EntryKind, FIRST_PROTOCOL,
-    Genesis, HardState, Index, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, LogRead,
+    Genesis, HardState, Index, InstallOutcome, InstallSnapshotReply, InstallSnapshotRequest, Log, LogRead,
     MemberId, Membership, Payload, Position, Protocol, Raft, RequestVoteReply, RequestVoteRequest, RoleKind,
     RpcRequest, Term, TimeoutNowReply, Watermarks, check_version, majority,
 };
@@ -187,7 +187,7 @@ impl Oracle {
             marks.push(Mark::ElectionFailed);
         }
         for index in before.committed.index + 1..=after.committed.index {
-            let Some(entry) = raft.log().get(index) else {
+            let Some(entry) = &entry_of(&self.appended, raft.log(), index) else {
                 assert!(
                     index <= raft.snapshot().last.index && index <= self.commit_index(),
                     "n{} has committed {index}, which neither its log nor a snapshot holds",
@@ -261,14 +261,14 @@ impl Oracle {
             seen.pop();
         }
         for index in seen.len() as Index + 1..=log.last_index() {
-            let entry = log.get(index).expect("within the log");
+            let entry = entry_of(&self.appended, log, index).expect("what is on a disk was appended");
             let before = log.term_at(index - 1).expect("within the log");
             if entry.kind() == EntryKind::Command {
                 self.needed = self.needed.max(needed_protocol(entry.payload()));
             }
             let known = self.appended.entry((index, entry.term())).or_insert_with(|| (entry.clone(), before));
             assert!(
-                known.0 == *entry && known.1 == before,
+                known.0 == entry && known.1 == before,
                 "I9: n{} has {entry:?} after a term {before}, elsewhere {:?} stands after a term {}",
                 node + 1,
                 known.0,
@@ -308,13 +308,16 @@ impl Oracle {
         }
     }
 
-    /// Entries that have left memory are read back as they were committed.
+    /// Entries that are not in memory are read back as they were appended, committed or not.
     pub fn check_log_read(&self, node: NodeIndex, wanted: &LogRead, entries: &[Entry]) {
-        let (from, through) = (wanted.from.index as usize, wanted.through as usize);
-        let known = &self.committed[from - 1..through];
+        let Position { index: from, term } = wanted.from;
+        let known =
+            (from..=wanted.through).map(|index| self.appended.get(&(index, term)).map(|known| &known.0));
+        let is_right = entries.iter().map(Some).zip(known).all(|(read, known)| read == known);
+        let count = wanted.through + 1 - from;
         assert!(
-            !entries.is_empty() && entries.len() <= known.len() && *entries == known[..entries.len()],
-            "n{} was asked for {wanted:?} and reads {entries:?} from its log, committed is {known:?}",
+            is_right && (1..=count).contains(&(entries.len() as u64)),
+            "n{} was asked for {wanted:?} and reads {entries:?} from its log, which was not appended so",
             node + 1
         );
     }
@@ -486,4 +489,12 @@ fn check_vote(durable: HardState, term: Term, candidate: MemberId, what: &str) {
         durable.term > term || (durable.term == term && durable.voted_for == Some(candidate)),
         "I12: {what} for {candidate} in term {term}, durable is {durable:?}"
     );
+}
+
+/// The entry of this log: in memory, or as it was appended, for what a start has left on the disk.
+fn entry_of(appended: &BTreeMap<(Index, Term), (Entry, Term)>, log: &Log, index: Index) -> Option<Entry> {
+    let is_left = (log.first_index()..=log.released()).contains(&index);
+    let term = log.term_at(index).filter(|_| is_left);
+    let known = || appended.get(&(index, term?)).map(|(entry, _)| entry);
+    log.get(index).or_else(known).cloned()
 }

@@ -35,6 +35,8 @@ pub struct Process {
     /// When the log writer seals the log if nothing is written before.
     pub seal_at: u64,
     pub applier: Thread<Apply>,
+    /// What the applier reads the log with.
+    pub applied_log: LogReader,
     pub snapshotter: Snapshotter,
     /// A snapshot that failed is not tried again before.
     pub no_snapshot_before: u64,

@@ -181,6 +181,8 @@ marks! {
     LogReadFailed,
     /// ... and the peer got a snapshot instead.
     SnapshotForUnreadable,
+    /// Entries were applied that a start had left on the disk.
+    AppliedFromDisk,
     /// A piece of a snapshot came whose content was committed here already.
     SnapshotNotNeeded,
     /// A member died while it received a snapshot.

@@ -2,6 +2,7 @@
 //! it with which rates. Runs that lack some kinds of faults reach states that runs with all of them never do.
 
 use dkv::raft::Settings;
+use dkv::store::wal::WalOptions;
 
 /// Independent streams of one seed, so that taking one more number from one does not move the others.
 #[derive(Clone, Copy, Debug)]
@@ -214,6 +215,11 @@ pub struct Swarm {
 }
 
 impl Swarm {
+    /// How the members' logs are written, and how much of them comes into memory at a start.
+    pub fn wal_options(&self) -> WalOptions {
+        WalOptions { segment_bytes: self.segment_bytes, max_memory_bytes: self.max_log_memory_bytes }
+    }
+
     /// The draw of this seed.
     pub fn draw(seed: u64) -> Swarm {
         let mut rng = Stream::Swarm.rng(seed);

@@ -221,6 +221,21 @@ impl World {
         };
         let entries = match apply {
             Apply::Entries(entries) => entries,
+            Apply::Read(wanted) => match process.applied_log.read(&wanted) {
+                Ok(entries) => {
+                    self.oracle.check_log_read(node, &wanted, &entries);
+                    self.mark(Mark::AppliedFromDisk);
+                    entries
+                }
+                Err(_) if self.step(node, |state, _| state.raft.handle_apply_read_failed()) => {
+                    return self.run_applier(node);
+                }
+                Err(e) => {
+                    let is_excused = self.nemesis.is_active() || self.nodes[node].disk.has_rot();
+                    assert!(is_excused, "n{} cannot read {wanted:?} back in peace: {e}", node + 1);
+                    return self.fail_stop(node, &e);
+                }
+            },
             Apply::Restore(last) => {
                 self.restore(node, last);
                 if !self.look_for_removal(node) {
@@ -232,6 +247,7 @@ impl World {
         let changes = entries.iter().any(|entry| entry.kind() == EntryKind::Membership);
         let mut applied = Vec::new();
         for entry in entries.chunks(1) {
+            let process = self.nodes[node].process.as_mut().expect("it runs");
             let outcomes = Applier::step(entry, &mut process.kv);
             applied.extend(outcomes.unwrap_or_else(|e| panic!("P13: n{} cannot follow: {e}", node + 1)));
             self.oracle.check_applied(node, &process.kv);

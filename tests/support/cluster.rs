@@ -6,10 +6,20 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 /// How long a test waits for a condition before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Makes SIGHUP mean for the processes that are started from now on what it means in a window, also when the tests run
+/// under `nohup`: a signal with a handler has its default meaning again after an exec, an ignored one stays ignored.
+pub fn hear_hangups() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::default()).unwrap();
+    });
+}
 
 /// Waits until `condition` gives a value; the only way in which these tests wait. Fails after [`PATIENCE`] with what
 /// `describe` says.

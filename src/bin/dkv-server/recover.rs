@@ -34,7 +34,7 @@ pub fn run(config: &Path, is_forced: bool, is_confirmed: bool) -> ExitCode {
 fn recover(file: &Path, is_forced: bool, is_confirmed: bool) -> Result<(), Refused> {
     let config = Config::load(file).map_err(|e| Refused(CONFIG_ERROR, e.to_string()))?;
     let me = config.me();
-    let options = WalOptions { segment_bytes: config.segment_bytes };
+    let options = WalOptions::new(config.segment_bytes);
     let recovery = Recovery::open(&config.data_dir, options)?;
     if recovery.is_under_way()? {
         println!("an earlier run was cut short; it is finished now");

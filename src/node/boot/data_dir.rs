@@ -14,7 +14,8 @@ use super::error::{DataDirError, damaged_or};
 use super::restore::Backup;
 use crate::node::Stored;
 use crate::raft::{
-    Entry, FIRST_PROTOCOL, HardState, Membership, Position, Protocol, Settings, WriteOp, check_version,
+    Entry, FIRST_PROTOCOL, HardState, LeftOnDisk, Membership, Position, Protocol, Settings, WriteOp,
+    check_version,
 };
 use crate::store::disk::Disk;
 use crate::store::identity::{Identity, IdentityError};
@@ -89,7 +90,7 @@ impl Stored {
     /// The text says which program can read it.
     pub fn check_program(&self, speaks: Protocol) -> Result<(), DataDirError> {
         let in_snapshot = self.snapshot.as_ref().map(|(meta, _)| meta.version);
-        let version = self.recovered.entries.iter().filter_map(Entry::version).chain(in_snapshot).max();
+        let version = self.recovered.changes().filter_map(Entry::version).chain(in_snapshot).max();
         check_version(version.unwrap_or(FIRST_PROTOCOL), speaks)
             .map_err(|mismatch| DataDirError::OtherProgram { dir: self.disk.display(""), mismatch })
     }
@@ -98,7 +99,7 @@ impl Stored {
     pub(super) fn first_entry(&self) -> Option<Entry> {
         match &self.snapshot {
             Some((_, kv)) => kv.genesis().cloned(),
-            None => self.recovered.entries.first().cloned(),
+            None => self.recovered.changes().next().cloned(),
         }
     }
 }
@@ -116,7 +117,7 @@ impl Initialized {
 
     /// The latest membership in the log.
     pub fn membership(&self) -> &Arc<Membership> {
-        let in_log = self.stored.recovered.entries.iter().rev().find_map(Entry::membership);
+        let in_log = self.stored.recovered.changes().rev().find_map(Entry::membership);
         let in_snapshot = self.stored.snapshot.as_ref().map(|(meta, _)| &meta.membership);
         in_log.or(in_snapshot).or(self.genesis.membership()).expect("a genesis entry has a membership")
     }
@@ -165,6 +166,7 @@ impl DataDir {
             bytes_after: 0,
             hard_state,
             base,
+            left: LeftOnDisk::default(),
             entries,
             synced_mark: LogPlace { sequence: 1, block: 0 },
             warnings: Vec::new(),

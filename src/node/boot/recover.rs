@@ -30,7 +30,7 @@ use crate::raft::{
 use crate::store::Kv;
 use crate::store::disk::RealDisk;
 use crate::store::identity::{DataDirLock, IDENTITY_FILE, Identity, IdentityError};
-use crate::store::wal::{Wal, WalIds, WalOptions};
+use crate::store::wal::{LogReader, Wal, WalError, WalIds, WalOptions};
 
 const BUILDING: &str = "recovery.tmp";
 const BUILT: &str = "recovery-";
@@ -84,6 +84,12 @@ impl RecoverError {
 
 impl From<IdentityError> for RecoverError {
     fn from(error: IdentityError) -> RecoverError {
+        RecoverError::Initialization(error.into())
+    }
+}
+
+impl From<WalError> for RecoverError {
+    fn from(error: WalError) -> RecoverError {
         RecoverError::Initialization(error.into())
     }
 }
@@ -173,18 +179,20 @@ impl Recovery {
             let node_id = identity.node_id;
             return Err(DataDirError::LogGone { dir: shown(), node_id, member_id, cluster_id }.into());
         }
-        let (stored, warnings) = Stored::load(disk, ids, self.options)?;
+        let (stored, warnings) = Stored::load(disk.clone(), ids, self.options)?;
         stored.check_program(PROTOCOL)?;
         let Stored { recovered, snapshot, .. } = stored;
-        let last = recovered.entries.last().map_or(recovered.base, Entry::position);
+        let last = recovered.last();
         let (snapshot, mut kv) = match snapshot {
             Some((meta, kv)) => (Some(meta.last), kv),
             None => (None, Kv::new(Settings::default())),
         };
-        for entry in &recovered.entries {
-            kv.try_apply(entry)
-                .map_err(|e| RecoverError::OtherProgram { dir: shown(), what: e.to_string() })?;
-        }
+        let mut apply = |entry: Entry| match kv.try_apply(&entry) {
+            Ok(_) => Ok(()),
+            Err(e) => Err(RecoverError::OtherProgram { dir: shown(), what: e.to_string() }),
+        };
+        LogReader::new(disk).each(&recovered.left, &mut apply)?;
+        recovered.entries.into_iter().try_for_each(apply)?;
         let membership = kv.membership().clone();
         if membership.members.iter().all(|member| member.member_id == ids.member_id) {
             return Err(RecoverError::Alone(format!("{} ({})", identity.node_id, shown())));

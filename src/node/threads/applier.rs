@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::guard;
 use crate::node::{Next, Node, lock};
 use crate::raft::{Apply, Entry, EntryKind, Index, Position, Term, Time};
+use crate::store::wal::LogReader;
 use crate::store::{Applied, Kv, Unreadable};
 
 /// Applies committed entries.
@@ -23,6 +24,7 @@ impl Applier {
 
 /// The thread. One batch per lock of the store; the answers leave when the batch is applied.
 pub(in crate::node) fn run(node: &Arc<Node>) {
+    let mut log = LogReader::new(node.disk.clone());
     loop {
         let task = node.wait(&node.wakeups.applier, |state, _| match state.raft.poll_apply() {
             _ if state.is_stopping => Next::Do(None),
@@ -31,6 +33,11 @@ pub(in crate::node) fn run(node: &Arc<Node>) {
         });
         let entries = match task {
             Some(Apply::Entries(entries)) => entries,
+            Some(Apply::Read(wanted)) => match log.read(&wanted) {
+                Ok(entries) => entries,
+                Err(_) if node.step(|state, _| state.raft.handle_apply_read_failed()) => continue,
+                Err(e) => guard::fail(&format!("entry {} cannot be read back and applied: {e}", wanted.from)),
+            },
             Some(Apply::Restore(last)) => {
                 restore(node, last);
                 continue;

@@ -51,8 +51,9 @@ impl Node {
         }
     }
 
-    /// Calls the listener when the state machine says that this member was removed.
+    /// Tells the listeners whom the state machine says to be removed.
     pub(in crate::node) fn look_for_removal(&self) {
+        (self.listeners.on_members_changed)(&|member| self.with_kv(|kv| kv.is_removed(member)));
         if self.with_kv(|kv| kv.is_removed(self.options.member_id)) {
             (self.listeners.on_removed)();
         }

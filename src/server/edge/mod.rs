@@ -26,6 +26,7 @@ mod upstream;
 mod word;
 mod workers;
 
+pub use head::check_head;
 pub use limits::EdgeLimits;
 pub use listener::bind;
 pub use message::{Method, Request, RequestHeader, Response};

@@ -106,6 +106,12 @@ impl fmt::Debug for Connection {
 pub struct Sender(Arc<Outbox>);
 
 impl Sender {
+    /// To a connection that no slot has.
+    #[cfg(test)]
+    pub(crate) fn to(stream: Arc<TcpStream>) -> Sender {
+        Sender(Arc::new(Outbox::new(stream)))
+    }
+
     /// Sends the bytes after everything that was sent before. Whether they are on their way: a client that takes them too
     /// slowly loses its connection.
     pub fn send(&self, bytes: &[u8]) -> bool {

@@ -159,6 +159,12 @@ impl Default for PeerApi {
 }
 
 impl PeerApi {
+    /// Ends the links of members that were removed: rights do not outlive their reason. Only a leader that manages its own
+    /// removal may still say so (thesis §4.2.2), and those calls are checked one by one.
+    pub fn end_links_of(&self, is_removed: &dyn Fn(MemberId) -> bool) {
+        self.hosted.end_links_of(is_removed);
+    }
+
     /// From now on this node is uninitialized; the bootstrap thread reads the other end of `port`.
     pub fn become_uninitialized(&self, port: BootstrapPort) {
         self.change(Face::Uninitialized(port));
@@ -261,17 +267,23 @@ impl PeerApi {
         if kind != LinkKind::Core && member.is_removed(envelope.from) {
             return Err(Box::new(PeerAnswer::None(410, NoReply::Removed)));
         }
-        let api = self.clone();
+        let (api, id) = (self.clone(), self.hosted.admit());
         Ok(Takeover::switch(link::PROTOCOL, move |connection| {
-            api.serve_link(connection, envelope.from, kind, &*member);
+            api.serve_link(connection, id, (envelope.from, kind), &*member);
         }))
     }
 
-    fn serve_link(&self, connection: Connection, from: MemberId, kind: LinkKind, member: &dyn Member) {
+    fn serve_link(
+        &self,
+        connection: Connection,
+        id: u64,
+        (from, kind): (MemberId, LinkKind),
+        member: &dyn Member,
+    ) {
         let answer = |route: &'static str, body: &[u8], done: Completion<(u16, Vec<u8>)>| {
             self.answer(route, body, Box::new(|made: PeerAnswer| done(made.into_parts())));
         };
-        match self.hosted.serve(connection, (from, kind), &answer) {
+        match self.hosted.serve(connection, id, (from, kind), &answer) {
             // The connection of a process that has ended is closed by its system; nobody listens any more.
             End::Lost if kind == LinkKind::Core => {
                 // The term is read before the connect, so that the word is about the process that was looked for.

@@ -45,7 +45,7 @@ pub fn inspect(
     expected: Option<WalIds>,
     (snapshot, reach): (Position, Index),
 ) -> Inspection {
-    let mut replay = Replay::default();
+    let mut replay = Replay::new(0);
     let walked = recovery::scan_into(&mut replay, disk, expected, true);
     let fitting = walked.and_then(|walked| {
         recovery::leads_to(&replay, disk, snapshot, reach)?;
@@ -59,7 +59,7 @@ pub fn inspect(
         })
     });
     let last = replay.last();
-    let version = replay.entries.iter().filter_map(Entry::version).max().unwrap_or(0);
+    let version = replay.changes.iter().filter_map(Entry::version).max().unwrap_or(0);
     let Replay { ids, hard_state, synced_mark, .. } = replay;
     Inspection { ids, hard_state, last, version, synced_mark, end }
 }

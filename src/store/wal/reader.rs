@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::raft::{Entry, LogRead, Position};
+use crate::raft::{Entry, LeftOnDisk, LogRead, Position};
 use crate::store::disk::{Disk, DiskFile};
 
 use super::WalError;
@@ -24,6 +24,9 @@ pub struct LogReader {
     disk: Arc<dyn Disk>,
     place: Option<Place>,
 }
+
+/// Bytes that are in memory at a time while all entries are read.
+const EACH_READ_BYTES: usize = 1 << 20;
 
 /// Where the next batch is.
 struct Place {
@@ -66,6 +69,26 @@ impl LogReader {
         }
         let place = self.find(wanted.from)?;
         self.read_from(place, wanted)
+    }
+
+    /// Hands all entries that a start left on the disk to `take`, in order, until it fails.
+    ///
+    /// # Errors
+    /// As for `read`, and what `take` says.
+    pub fn each<E: From<WalError>>(
+        &mut self,
+        left: &LeftOnDisk,
+        mut take: impl FnMut(Entry) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for mut wanted in left.reads(EACH_READ_BYTES) {
+            while wanted.from.index <= wanted.through {
+                for entry in self.read(&wanted)? {
+                    wanted.from.index = entry.index() + 1;
+                    take(entry)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The beginning of the last segment that was begun at or before the entry. The entry is in it or in a later one: its
@@ -204,7 +227,7 @@ mod tests {
     use crate::store::wal::{Wal, WalIds, WalOptions};
 
     const IDS: WalIds = WalIds { cluster_id: ClusterId(0xc), member_id: MemberId(0xa) };
-    const SMALL: WalOptions = WalOptions { segment_bytes: 16 << 10 };
+    const SMALL: WalOptions = WalOptions::new(16 << 10);
 
     fn entry(index: Index, term: Term) -> Entry {
         let text = format!("{index}@{term}").repeat(30);

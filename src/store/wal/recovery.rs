@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::raft::{Entry, HardState, Index, PROTOCOL, Position, check_version};
+use crate::raft::{Entry, HardState, Index, Log, PROTOCOL, Position, check_version};
 use crate::store::disk::Disk;
 
 use super::format::{
@@ -28,11 +28,13 @@ use super::{LogPlace, WalError, WalIds};
 const ZERO_BYTES: usize = 256 << 10;
 
 /// The state of the log after the batches read so far.
-#[derive(Default)]
 pub(super) struct Replay {
     pub hard_state: HardState,
-    pub base: Position,
-    pub entries: Vec<Entry>,
+    /// The last entries are in memory.
+    pub log: Log,
+    /// The entries of the log that put a membership or a version in force.
+    pub changes: Vec<Entry>,
+    max_memory_bytes: usize,
     /// Whether `base` is the position of a cut, and not 0 or the position of a reset: entries up to it may have been
     /// replaced later.
     is_cut: bool,
@@ -46,38 +48,64 @@ pub(super) struct Replay {
 }
 
 impl Replay {
+    /// Before the first batch. At most this many bytes of entries are to be in memory.
+    pub(super) fn new(max_memory_bytes: usize) -> Replay {
+        Replay {
+            hard_state: HardState::default(),
+            log: Log::new(Position::ZERO, Vec::new()),
+            changes: Vec::new(),
+            max_memory_bytes,
+            is_cut: false,
+            chain: 0,
+            batches: 0,
+            ids: None,
+            synced_mark: LogPlace::default(),
+        }
+    }
+
     /// Position of the last entry, or the position after which the log begins.
     pub(super) fn last(&self) -> Position {
-        self.entries.last().map_or(self.base, Entry::position)
+        self.log.last()
+    }
+
+    /// The log begins empty after this position.
+    pub(super) fn reset(&mut self, base: Position) {
+        self.log.reset(base);
+        self.changes.clear();
     }
 
     fn take(&mut self, record: Record) -> Result<(), String> {
         match record {
             Record::Reset(position) => {
-                self.entries.clear();
-                self.base = position;
+                self.reset(position);
                 self.is_cut = false;
             }
-            Record::Entry(entry) if self.is_cut && (1..=self.base.index).contains(&entry.index()) => {
+            Record::Entry(entry) if self.is_cut && (1..=self.log.base().index).contains(&entry.index()) => {
                 // It replaced entries of segments that were removed, and was committed before they were removed.
-                self.entries.clear();
-                self.base = entry.position();
+                self.reset(entry.position());
             }
             Record::Entry(entry) => {
-                let last = self.last();
-                if entry.index() <= self.base.index || entry.index() > last.index + 1 {
+                let (base, last) = (self.log.base(), self.last());
+                if entry.index() <= base.index || entry.index() > last.index + 1 {
                     return Err(format!(
-                        "entry {} does not continue a log from {} to {last}",
-                        entry.position(),
-                        self.base
+                        "entry {} does not continue a log from {base} to {last}",
+                        entry.position()
                     ));
                 }
-                self.entries.truncate((entry.index() - self.base.index - 1) as usize);
+                if entry.index() <= last.index {
+                    self.log.truncate_suffix(entry.index());
+                    self.changes.retain(|change| change.index() < entry.index());
+                }
                 let before = self.last();
                 if entry.term() < before.term {
                     return Err(format!("entry {} follows {before}", entry.position()));
                 }
-                self.entries.push(entry);
+                if entry.membership().is_some() || entry.version().is_some() {
+                    self.changes.push(entry.clone());
+                }
+                self.log.push(entry);
+                // Everything that is read here is on the disk, or becomes durable before the log is used.
+                self.log.release(Index::MAX, self.max_memory_bytes);
             }
         }
         Ok(())
@@ -121,8 +149,9 @@ pub(super) fn scan(
     disk: &Arc<dyn Disk>,
     expected: Option<WalIds>,
     may_be_cut: bool,
+    max_memory_bytes: usize,
 ) -> Result<Scan, WalError> {
-    let mut replay = Replay::default();
+    let mut replay = Replay::new(max_memory_bytes);
     let Walked { older, last, torn } = scan_into(&mut replay, disk, expected, may_be_cut)?;
     Ok(Scan { replay, older, last, torn })
 }
@@ -138,7 +167,7 @@ pub(super) fn leads_to(
     snapshot: Position,
     reach: Index,
 ) -> Result<bool, WalError> {
-    let (base, last) = (replay.base, replay.last());
+    let (base, last) = (replay.log.base(), replay.last());
     if base.index > snapshot.index {
         let what = match snapshot {
             Position::ZERO => format!(
@@ -149,12 +178,7 @@ pub(super) fn leads_to(
         };
         return Err(WalError::gap(disk, what));
     }
-    let covered = usize::try_from(snapshot.index - base.index).unwrap_or(usize::MAX);
-    let at_snapshot = match covered.checked_sub(1) {
-        None => Some(base),
-        Some(at) => replay.entries.get(at).map(Entry::position),
-    };
-    let fits = at_snapshot == Some(snapshot);
+    let fits = replay.log.term_at(snapshot.index) == Some(snapshot.term);
     let end = if fits { last.index } else { snapshot.index };
     if end < reach {
         let what = format!(
@@ -222,7 +246,7 @@ pub(super) fn scan_into(
 /// The cluster and the member that this log belongs to; `None` when no batch was ever completed.
 pub(super) fn identify(disk: &Arc<dyn Disk>) -> Result<Option<WalIds>, WalError> {
     let names = segment::list_segments(disk)?;
-    let mut replay = Replay::default();
+    let mut replay = Replay::new(0);
     // More than one segment is read only when the first write of the log was too large for the first segment.
     for (n, &name) in names.iter().enumerate() {
         let (_, bytes) = segment::read_segment(disk, name)?;
@@ -344,7 +368,7 @@ impl SegmentBytes<'_> {
             return Err(self.corrupt(0, "its first batch has no segment header"));
         };
         if is_cut_here {
-            replay.base = Position::new(found.first_index - 1, found.prev_term);
+            replay.reset(Position::new(found.first_index - 1, found.prev_term));
             replay.is_cut = true;
         }
         let last = replay.last();
@@ -404,7 +428,7 @@ impl SegmentBytes<'_> {
     /// After an entry that puts a later version in force, data that looks damaged here may be valid for the program
     /// that wrote it.
     fn unreadable(&self, replay: &Replay, offset: u64, error: RecordError) -> WalError {
-        let newest = replay.entries.iter().filter_map(Entry::version).max();
+        let newest = replay.changes.iter().filter_map(Entry::version).max();
         let newer = |what| WalError::Newer { file: self.disk.display(&self.shown), offset, what };
         match (error, newest.and_then(|version| check_version(version, PROTOCOL).err())) {
             (_, Some(mismatch)) => newer(mismatch.to_string()),

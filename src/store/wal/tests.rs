@@ -3,7 +3,7 @@ use crate::raft::{FRAME_HEADER_BYTES, Payload, WriteOp};
 use crate::store::simdisk::{Fault, Loss, SimDisk};
 
 const IDS: WalIds = WalIds { cluster_id: ClusterId(0xc), member_id: MemberId(0xa) };
-const SMALL: WalOptions = WalOptions { segment_bytes: 64 << 10 };
+const SMALL: WalOptions = WalOptions::new(64 << 10);
 
 fn disk(sim: &SimDisk) -> Arc<dyn Disk> {
     Arc::new(sim.clone())
@@ -148,7 +148,7 @@ fn write_that_is_first_and_great_leaves_an_empty_first_segment() {
 #[test]
 fn write_splits_a_long_queue_into_batches_and_syncs_once() {
     let sim = SimDisk::new(7);
-    let options = WalOptions { segment_bytes: 4 << 20 };
+    let options = WalOptions::new(4 << 20);
     let mut wal = Wal::create(disk(&sim), IDS, options).unwrap();
     let ops: Vec<WriteOp> = (1..=30).map(|i| WriteOp::Entries(vec![entry(i, 0, 100_000)])).collect();
     wal.write(&ops).unwrap();
@@ -228,7 +228,7 @@ fn open_refuses_the_same_damage_with_a_seal_after_it() {
 
 #[test]
 fn open_drops_a_whole_batch_after_a_torn_one_of_the_same_write() {
-    let options = WalOptions { segment_bytes: 4 << 20 };
+    let options = WalOptions::new(4 << 20);
     let op = |i| WriteOp::Entries(vec![entry(i, 1, 700_000)]);
     let build = || {
         let sim = SimDisk::new(7);
@@ -418,7 +418,7 @@ fn open_does_not_vouch_for_what_a_failed_sync_left_in_the_page_cache() {
 /// does not continue it.
 #[test]
 fn a_batch_after_a_torn_one_does_not_come_back_when_recovery_is_cut_short() {
-    let options = WalOptions { segment_bytes: 4 << 20 };
+    let options = WalOptions::new(4 << 20);
     let open = |sim: &SimDisk| Wal::open(disk(sim), IDS, options);
     let torn = || {
         let sim = SimDisk::new(7);
@@ -709,4 +709,40 @@ fn a_great_batch_without_its_first_block_is_no_more_than_stale_bytes() {
     assert_eq!((recovered.entries.len(), recovered.warnings.len()), (3, 0));
     wal.write(&[entries(last + 1..=last + 2, 1)]).unwrap();
     assert_eq!(open_after(&sim.restart(Loss::Nothing), snapshot, 1).unwrap().1.entries.len(), 5);
+}
+
+/// Most of a long log stays on the disk: of that, recovery knows the terms, and the entries that put something in force.
+#[test]
+fn recovery_keeps_the_end_of_the_log_and_the_changes_of_what_stays_on_the_disk() {
+    let change = |index, term, payload| Entry::new(Position::new(index, term), 0, &payload);
+    let membership = |index, term| change(index, term, Payload::Membership(Default::default()));
+    let version = |index, term| change(index, term, Payload::Version(1));
+    let options = WalOptions { max_memory_bytes: 1_000, ..SMALL };
+    let sim = SimDisk::new(7);
+    let mut wal = Wal::create(disk(&sim), IDS, options).unwrap();
+    wal.write(&[entries(1..=9, 1), WriteOp::Entries(vec![membership(10, 1), version(11, 1)])]).unwrap();
+    wal.write(&[entries(12..=40, 1), WriteOp::Entries(vec![membership(41, 1)])]).unwrap();
+    // What replaces these begins before what is in memory by then.
+    wal.write(&[entries(42..=90, 1), WriteOp::Entries(vec![version(30, 2)]), entries(31..=99, 3)]).unwrap();
+    wal.seal().unwrap();
+    let (_, recovered) = Wal::open(disk(&sim), IDS, options).unwrap();
+    let LeftOnDisk { through, runs, changes } = &recovered.left;
+    assert_eq!(recovered.last(), Position::new(99, 3));
+    assert_eq!(recovered.entries.first().map(Entry::index), Some(through + 1));
+    assert!(*through > 90, "the entries in memory begin after {through}");
+    assert_eq!(runs[..], [Position::new(1, 1), Position::new(30, 2), Position::new(31, 3)]);
+    assert_eq!(changes[..], [membership(10, 1), version(11, 1), version(30, 2)]);
+    let mut read = Vec::new();
+    let each = LogReader::new(disk(&sim)).each(&recovered.left, |entry| {
+        read.push(entry.position().index);
+        Ok::<_, WalError>(())
+    });
+    each.unwrap();
+    assert!(read.iter().copied().eq(1..=*through), "{read:?}");
+
+    let (_, after) = Wal::open_after(disk(&sim), IDS, options, Position::new(30, 2), 0).unwrap();
+    assert_eq!((after.base, after.last()), (Position::new(30, 2), Position::new(99, 3)));
+    assert_eq!((&after.left.runs[..], &after.left.changes[..]), (&[Position::new(31, 3)][..], &[][..]));
+    let (_, after) = Wal::open_after(disk(&sim), IDS, options, Position::new(through + 1, 3), 0).unwrap();
+    assert_eq!((after.left, after.entries.len()), (LeftOnDisk::default(), recovered.entries.len() - 1));
 }

@@ -66,7 +66,7 @@ impl Wal {
     /// left durable and seals it. Errors: [`WalError::Missing`] when [`Wal::exists`] says no; [`WalError::Corrupt`] when
     /// something that was synced is damaged, and nothing is changed then.
     pub fn open(disk: Arc<dyn Disk>, ids: WalIds, options: WalOptions) -> Result<(Wal, Recovered), WalError> {
-        let scan = recovery::scan(&disk, Some(ids), false)?;
+        let scan = recovery::scan(&disk, Some(ids), false, options.max_memory_bytes)?;
         Wal::recover(disk, ids, options, scan, None)
     }
 
@@ -88,10 +88,9 @@ impl Wal {
         snapshot: Position,
         reach: Index,
     ) -> Result<(Wal, Recovered), WalError> {
-        let mut scan = recovery::scan(&disk, Some(ids), true)?;
+        let mut scan = recovery::scan(&disk, Some(ids), true, options.max_memory_bytes)?;
         if recovery::leads_to(&scan.replay, &disk, snapshot, reach)? {
-            scan.replay.entries.retain(|entry| entry.index() > snapshot.index);
-            scan.replay.base = snapshot;
+            scan.replay.log.compact(snapshot.index);
             return Wal::recover(disk, ids, options, scan, None);
         }
         Wal::recover(disk, ids, options, scan, Some(snapshot))
@@ -120,7 +119,7 @@ impl Wal {
         wal.current.synced_blocks = wal.current.next_block;
         wal.chain = replay.chain;
         wal.hard_state = replay.hard_state;
-        wal.base_index = replay.base.index;
+        wal.base_index = replay.log.base().index;
         wal.last = replay.last();
         wal.unsealed = true;
         if let Some(snapshot) = reset {
@@ -133,13 +132,14 @@ impl Wal {
                 replay.hard_state = HardState { term: snapshot.term, voted_for: None };
             }
             wal.write(&[WriteOp::HardState(replay.hard_state), WriteOp::Reset(snapshot)])?;
-            replay.entries.clear();
-            replay.base = snapshot;
+            replay.reset(snapshot);
         }
         wal.seal()?;
-        let recovery::Replay { hard_state, base, entries, synced_mark, .. } = replay;
+        let recovery::Replay { hard_state, log, changes, synced_mark, .. } = replay;
+        let base = log.base();
         let bytes_after = wal.bytes_after(base.index);
-        Ok((wal, Recovered { hard_state, base, entries, bytes_after, synced_mark, warnings }))
+        let (left, entries) = log.into_parts(changes);
+        Ok((wal, Recovered { hard_state, base, left, entries, bytes_after, synced_mark, warnings }))
     }
 
     /// Whether there is a log: a segment that holds at least one complete batch, or several segments. A first segment

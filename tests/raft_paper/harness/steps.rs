@@ -22,6 +22,13 @@ impl Cluster {
                     node.applied.extend(entries);
                     node.raft.handle_applied(last);
                 }
+                Apply::Read(wanted) => {
+                    // As few as there can be in one batch of the log.
+                    let entry = node.durable.get(wanted.from.index).expect("the start left it on the disk");
+                    assert_eq!(entry.position(), wanted.from);
+                    node.applied.push(entry.clone());
+                    node.raft.handle_applied(wanted.from.index);
+                }
                 Apply::Restore(last) => {
                     node.applied = self.snapshots[&last.index].clone();
                     node.raft.handle_applied(last.index);

@@ -58,15 +58,27 @@ struct Open {
 }
 
 impl Hosted {
-    /// Serves one link until it ends. `answer` is given each call.
+    /// The number of the link that is admitted now. The links of a sender are in this order, whichever thread comes first
+    /// to serve its one.
+    pub(crate) fn admit(&self) -> u64 {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.last_id += 1;
+        open.last_id
+    }
+
+    /// Serves the link that was admitted as number `id` until it ends. `answer` is given each call.
     pub(crate) fn serve(
         &self,
         mut connection: Connection,
+        id: u64,
         (from, kind): (MemberId, LinkKind),
         answer: &Answer<'_>,
     ) -> End {
         let sender = connection.sender();
-        let id = self.enter((from, kind), &sender);
+        if !self.enter((from, kind), id, &sender) {
+            sender.break_off();
+            return End::InOrder;
+        }
         let already = connection.take_already_read();
         let end = match connection.set_read_timeout(LOOK) {
             Ok(()) => {
@@ -80,15 +92,29 @@ impl Hosted {
         if self.leave((from, kind), id) { end } else { End::InOrder }
     }
 
-    /// A second link of the same kind from the same sender replaces the first one.
-    fn enter(&self, key: (MemberId, LinkKind), sender: &Sender) -> u64 {
+    /// A second link of the same kind from the same sender replaces the first one. Returns whether this one has not been
+    /// replaced already.
+    fn enter(&self, key: (MemberId, LinkKind), id: u64, sender: &Sender) -> bool {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.last_id += 1;
-        let id = open.last_id;
+        if open.links.get(&key).is_some_and(|(current, _)| *current > id) {
+            return false;
+        }
         if let Some((_, replaced)) = open.links.insert(key, (id, sender.clone())) {
             replaced.break_off();
         }
-        id
+        true
+    }
+
+    /// Ends the links of these members, but not the one that carries the calls of a leader.
+    pub(crate) fn end_links_of(&self, is_removed: &dyn Fn(MemberId) -> bool) {
+        let open = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let senders: Vec<MemberId> = open().links.keys().map(|(from, _)| *from).collect();
+        let removed: Vec<MemberId> = senders.into_iter().filter(|from| is_removed(*from)).collect();
+        for ((from, kind), (_, sender)) in &open().links {
+            if *kind != LinkKind::Core && removed.contains(from) {
+                sender.break_off();
+            }
+        }
     }
 
     /// Whether the link was not replaced.
@@ -254,5 +280,28 @@ mod tests {
         stop.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(address);
         closes.join().unwrap();
+    }
+
+    /// The threads that serve two links of one kind may begin in any order.
+    #[test]
+    fn a_link_that_was_admitted_earlier_does_not_replace_a_later_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut clients = Vec::new();
+        let mut sender = || {
+            clients.push(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+            Sender::to(Arc::new(listener.accept().unwrap().0))
+        };
+        let (first, second, third) = (sender(), sender(), sender());
+        let key = (MemberId(1), LinkKind::Core);
+        let hosted = Hosted::default();
+        let ids = [hosted.admit(), hosted.admit(), hosted.admit()];
+        assert!(hosted.enter(key, ids[1], &second));
+        assert!(!hosted.enter(key, ids[0], &first), "the second one is the link");
+        assert!(second.send(b"a"));
+        assert!(hosted.enter(key, ids[2], &third));
+        assert!(!hosted.leave(key, ids[1]) && hosted.leave(key, ids[2]));
+        let mut got = Vec::new();
+        clients[1].read_to_end(&mut got).unwrap();
+        assert_eq!(got, b"a", "replaced, and so ended");
     }
 }
