@@ -82,6 +82,7 @@ impl Dose {
             ("a snapshot was installed", &report.installs),
             ("a flipped bit was refused", &report.flips_refused),
             ("all members agreed", &report.memberships_agreed),
+            ("a member was told of a dead leader", &report.told),
         ];
         let none = all.into_iter().filter(|(_, counter)| counter.load(Relaxed) == 0);
         none.map(|(what, _)| format!("never {what}")).collect()
