@@ -1,10 +1,10 @@
-//! The map: puts to new keys and to old ones, gets and lists, among 100,000 keys.
+//! The map: puts to new keys and to old ones and gets among 100,000 keys, and the deletion of a range.
 
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use dkv::raft::{Entry, Payload, Position, Settings};
-use dkv::store::Kv;
+use dkv::store::{Command, KeyRange, Kv, Op};
 use dkv_microbench::put;
 
 const KEYS: u64 = 100_000;
@@ -13,16 +13,16 @@ fn entry(index: u64, number: u64) -> Entry {
     Entry::new(Position::new(index, 1), index, &Payload::Command(put(number).encode()))
 }
 
-fn filled() -> Kv {
+fn filled(keys: u64) -> Kv {
     let mut kv = Kv::new(Settings::default());
-    for index in 1..=KEYS {
-        kv.apply(&entry(index, index * 7_919 % KEYS));
+    for index in 1..=keys {
+        kv.apply(&entry(index, index * 7_919 % keys));
     }
     kv
 }
 
 fn map(c: &mut Criterion) {
-    let mut kv = filled();
+    let mut kv = filled(KEYS);
     let mut index = KEYS;
     c.bench_function("map/put/old-key", |b| {
         let next = || {
@@ -49,5 +49,23 @@ fn map(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, map);
+/// The most keys that one entry may delete, and the refusal of more: every read waits meanwhile.
+fn delete_range(c: &mut Criterion) {
+    let mut group = c.benchmark_group("map/delete-range");
+    group.sample_size(10);
+    for (name, keys) in [("10000", 10_000), ("refused", KEYS)] {
+        let op = Op::DeleteRange { range: KeyRange::new(b"", b"", b"") };
+        let payload = Payload::Command(Command { op, ..put(1) }.encode());
+        let entry = Entry::new(Position::new(keys + 1, 1), keys + 1, &payload);
+        let delete = |mut kv: Kv| {
+            kv.apply(&entry);
+            kv
+        };
+        group.bench_function(name, |b| {
+            b.iter_batched(|| filled(keys), delete, BatchSize::PerIteration);
+        });
+    }
+}
+
+criterion_group!(benches, map, delete_range);
 criterion_main!(benches);
