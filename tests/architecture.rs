@@ -31,7 +31,9 @@ const LAYERS: [(&str, &[&str]); 13] = [
 ];
 
 /// The names of `raft` that are data: all that `store` may use.
-const RAFT_DATA: [&str; 24] = [
+const RAFT_DATA: [&str; 26] = [
+    "LeftOnDisk",
+    "Log",
     "FIRST_PROTOCOL",
     "PROTOCOL",
     "Protocol",

@@ -358,7 +358,9 @@ impl World {
 
     /// The process ends itself, as it must when its log cannot be written.
     pub fn fail_stop(&mut self, node: NodeIndex, why: &WalError) {
-        assert!(self.nemesis.is_active(), "a disk fails in peace: {why}");
+        // What rotted before may be read only in peace.
+        let is_expected = self.nemesis.is_active() || self.nodes[node].disk.has_rot();
+        assert!(is_expected, "a disk fails in peace: {why}");
         let is_full = matches!(why, WalError::Io { source, .. } if source.kind() == ErrorKind::StorageFull);
         self.mark(if is_full { Mark::DiskFullStop } else { Mark::DiskFailedStop });
         self.line(|| format!("n{} ends: {why}", node + 1));
@@ -366,6 +368,10 @@ impl World {
         let linked = self.linked(node);
         self.bury(node);
         self.end_links(node, linked);
+        if !self.nemesis.is_active() {
+            // It has rotted, and what looks after it starts it at once: it is refused.
+            return self.start(node);
+        }
         let for_us = self.disturbance();
         self.restart_after(node, for_us);
     }
