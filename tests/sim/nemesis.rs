@@ -345,11 +345,11 @@ impl World {
         let Some(leader) = self.leader() else { return };
         let raft = &self.nodes[leader].process.as_ref().expect("it leads").state.raft;
         let (term, index) = (raft.term(), self.oracle.commit_index() + 1);
-        let Some(old) = raft.log().get(index).filter(|entry| entry.term() < term) else { return };
+        let Some(old) = raft.log().term_at(index).filter(|old| *old < term) else { return };
         let voters = self.voters();
         let disks = || voters.iter().map(|&node| self.nodes[node].disk.durable());
-        let holders = disks().filter(|disk| disk.get(index) == Some(old)).count();
-        let has_rival = disks().any(|disk| old.term() < disk.last().term && disk.last().term < term);
+        let holders = disks().filter(|disk| disk.term_at(index) == Some(old)).count();
+        let has_rival = disks().any(|disk| old < disk.last().term && disk.last().term < term);
         let own = disks().filter(|disk| disk.last().term == term).count();
         if holders >= dkv::raft::majority(voters.len()) && has_rival && own <= 1 {
             self.nemesis.tempts = false;

@@ -358,6 +358,28 @@ mod tests {
         assert!(slot.begin(second.number).is_none());
     }
 
+    /// The edge thread of a request that may be taken over looks at its client once a second: only without that does it show
+    /// that a takeover wakes it.
+    #[test]
+    fn a_takeover_ends_the_wait() {
+        let (slots, slot, _client) = slots_with_one();
+        let ticket = slot.next_ticket();
+        slot.submit(b"head", asked(&Arc::new(Inside::new(1)), b""));
+        let (taken, _asked) = slots.take(ticket).expect("it was submitted");
+        let handler = thread::spawn(move || {
+            while !taken.word.get().waits() {
+                thread::yield_now();
+            }
+            taken.take_over(ticket.number, Takeover::switch("test/1", |_| {}));
+        });
+        let end = Instant::now() + Duration::from_secs(30);
+        while !slot.is_taken_over(ticket.number) && Instant::now() < end {
+            slot.wait(ticket.number, end.saturating_duration_since(Instant::now()));
+        }
+        assert!(Instant::now() < end, "the edge thread was not woken");
+        assert!(handler.join().is_ok() && slot.begin_takeover(ticket.number).is_some());
+    }
+
     #[test]
     fn an_answerer_that_is_gone_ends_the_wait() {
         let (slots, slot, _client) = slots_with_one();
