@@ -15,6 +15,7 @@
 //! **A view** ([`Kv::pin`]) keeps one state for a snapshot: while it is pinned, versions and rows that leave the map
 //! go to a side table. So the map answers as if nothing were pinned, and the view still finds the whole pinned state.
 
+mod leaf;
 mod members;
 mod range;
 mod restore;
@@ -360,13 +361,13 @@ impl Kv {
             self.live_keys += 1;
             self.live_bytes += payload;
         }
-        let Some(old) = self.keys.supersede(new) else { return };
-        if let Some(payload) = old.payload_bytes() {
+        let at = self.revision;
+        let superseded = self.keys.supersede(new, |old| Superseded::of(old, at)).flatten();
+        if let Some((superseded, payload)) = superseded {
             self.live_keys -= 1;
             self.live_bytes -= payload;
-            let bytes = payload + VERSION_OVERHEAD_BYTES;
-            self.superseded_bytes += bytes;
-            self.superseded.push_back(Superseded { at: self.revision, key: old.key().into(), bytes });
+            self.superseded_bytes += superseded.bytes;
+            self.superseded.push_back(superseded);
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::members::Members;
 use super::tree::Tree;
 use super::versions::{Numbers, Superseded, Version};
-use super::{FIRST_REVISION, Kv, VERSION_OVERHEAD_BYTES};
+use super::{FIRST_REVISION, Kv};
 use crate::raft::{Entry, Index, Membership, PROTOCOL, Position};
 use crate::store::dedup::{Dedup, Row};
 use crate::store::snapshot::SnapshotHeader;
@@ -100,14 +100,12 @@ impl KvBuilder {
             self.live_keys += 1;
             self.live_bytes += payload;
         }
-        if let Some(old) = self.keys.supersede(new)
-            && let Some(payload) = old.payload_bytes()
-        {
-            let bytes = payload + VERSION_OVERHEAD_BYTES;
+        let superseded = self.keys.supersede(new, |old| Superseded::of(old, mod_revision)).flatten();
+        if let Some((superseded, payload)) = superseded {
             self.live_keys -= 1;
             self.live_bytes -= payload;
-            self.superseded_bytes += bytes;
-            self.superseded.push(Superseded { at: mod_revision, key: old.key().into(), bytes });
+            self.superseded_bytes += superseded.bytes;
+            self.superseded.push(superseded);
         }
         Ok(())
     }

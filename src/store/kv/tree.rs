@@ -3,28 +3,23 @@
 //! The keys lie in leaves of at most [`LEAF_KEYS`], ordered lists of 24 bytes a key; a map finds the leaf of a key by a key
 //! that all of its keys reach and all keys of the leaf before lie below. So a key takes little more than its versions:
 //! a map with a node for eight keys, which is what a tree of the standard library comes to, takes as much again.
+//!
+//! A key is found in its leaf by a mark of one byte. A binary search looks at six keys, each in a piece of memory of its
+//! own that is mostly in no cache; with marks it looks at one.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
+use super::leaf::{LEAF_KEYS, Leaf, insert};
 use super::versions::{Version, Versions};
-
-/// Most keys in a leaf. A key that is inserted moves half of them, and finding it looks at six.
-const LEAF_KEYS: usize = 64;
 
 /// A leaf with fewer keys is joined with the next one if both fit well into one.
 const FEW_KEYS: usize = LEAF_KEYS / 4;
 
-/// A leaf grows by this many keys: doubling would leave a third of all leaves empty.
-const GROWTH_KEYS: usize = 8;
-
-/// Never empty.
-type Leaf = Vec<Versions>;
-
 /// Keys in order.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
-    /// The leaves by a bound of their keys: at most the first key, and above all keys of the leaf before. The first
+    /// The leaves by a bound of their keys, none empty: at most the first key, and above all keys of the leaf before. The first
     /// leaf's is empty.
     leaves: BTreeMap<Box<[u8]>, Leaf>,
     len: usize,
@@ -50,32 +45,30 @@ impl Tree {
 
     pub(super) fn get(&self, key: &[u8]) -> Option<&Versions> {
         let leaf = self.leaf(key)?;
-        leaf.get(find(leaf, key).ok()?)
+        leaf.keys().get(leaf.find(key)?)
     }
 
     pub(super) fn get_mut(&mut self, key: &[u8]) -> Option<&mut Versions> {
         let (_, leaf) = self.leaf_mut(key)?;
-        let at = find(leaf, key).ok()?;
+        let at = leaf.find(key)?;
         leaf.get_mut(at)
     }
 
     /// The versions of the largest key.
     pub(super) fn last(&self) -> Option<&Versions> {
-        self.leaves.last_key_value()?.1.last()
+        self.leaves.last_key_value()?.1.keys().last()
     }
 
-    /// Makes `new` the latest version of its key. Returns the version that it supersedes.
-    pub(super) fn supersede(&mut self, new: Version) -> Option<&Version> {
+    /// Makes `new` the latest version of its key. Shows the version that it supersedes to `see`.
+    pub(super) fn supersede<R>(&mut self, new: Version, see: impl FnOnce(&Version) -> R) -> Option<R> {
         if self.leaves.is_empty() {
-            self.leaves.insert(Box::default(), Vec::new());
+            self.leaves.insert(Box::default(), Leaf::default());
         }
         let (_, leaf) = self.leaf_mut(new.key()).expect("the first leaf begins before every key");
-        let at = match find(leaf, new.key()) {
-            // Looked up again, because the borrow checker takes a borrow that is returned for one that lasts.
-            Ok(at) => return self.leaf_mut(new.key()).map(|(_, leaf)| leaf[at].supersede(new)),
-            Err(at) => at,
-        };
-        let right = insert(leaf, at, Versions::new(new));
+        if let Some(versions) = leaf.find(new.key()).and_then(|at| leaf.get_mut(at)) {
+            return Some(see(versions.supersede(new)));
+        }
+        let right = insert(leaf, Versions::new(new));
         if let Some((bound, right)) = right {
             self.leaves.insert(bound, right);
         }
@@ -86,12 +79,9 @@ impl Tree {
     /// Removes a key.
     pub(super) fn remove(&mut self, key: &[u8]) -> Option<Versions> {
         let (bound, leaf) = self.leaf_mut(key)?;
-        let at = find(leaf, key).ok()?;
+        let at = leaf.find(key)?;
         let versions = leaf.remove(at);
-        if leaf.capacity() > leaf.len() + 2 * GROWTH_KEYS {
-            leaf.shrink_to(leaf.len() + GROWTH_KEYS);
-        }
-        if leaf.len() < FEW_KEYS {
+        if leaf.keys().len() < FEW_KEYS {
             let bound = Box::from(bound);
             self.join(bound);
         }
@@ -102,7 +92,7 @@ impl Tree {
     /// Joins the leaf of this bound, which has few keys, with the leaf after it or before it, if they fit. An empty leaf
     /// goes.
     fn join(&mut self, bound: Box<[u8]>) {
-        let few = self.leaves.get(&bound).map_or(0, Vec::len);
+        let few = self.leaves.get(&bound).map_or(0, |leaf| leaf.keys().len());
         if few == 0 {
             // Where its keys were, keys are now found by the bound of the leaf before, or by the first of all.
             self.leaves.remove(&bound);
@@ -110,7 +100,7 @@ impl Tree {
             return;
         }
         // Not filled to the last place: the next key would divide it again.
-        let fits = |leaf: &Leaf| few + leaf.len() <= LEAF_KEYS - FEW_KEYS;
+        let fits = |leaf: &Leaf| few + leaf.keys().len() <= LEAF_KEYS - FEW_KEYS;
         let after = (Bound::Excluded(&bound[..]), Bound::Unbounded);
         let before = (Bound::Unbounded, Bound::Excluded(&bound[..]));
         let next = self
@@ -132,16 +122,14 @@ impl Tree {
         };
         let joined = self.leaves.remove(&right).unwrap_or_default();
         if let Some(leaf) = self.leaves.get_mut(&left) {
-            leaf.reserve_exact(joined.len());
-            leaf.extend(joined);
-            leaf.shrink_to(leaf.len() + GROWTH_KEYS);
+            leaf.join(joined);
         }
     }
 
     /// The bound of the first leaf is empty, also when the first leaf went.
     fn move_first_bound(&mut self) {
         if let Some((bound, first)) = self.leaves.pop_first() {
-            debug_assert!(!first.is_empty(), "no leaf is empty: {bound:?}");
+            debug_assert!(!first.keys().is_empty(), "no leaf is empty: {bound:?}");
             self.leaves.insert(Box::default(), first);
         }
     }
@@ -165,6 +153,7 @@ impl Tree {
             Bound::Included(key) | Bound::Excluded(key) => Bound::Included(key),
         };
         self.leaves.range::<[u8], _>((first, last)).flat_map(move |(_, leaf)| {
+            let leaf = leaf.keys();
             let from = leaf.partition_point(|versions| match start {
                 Bound::Unbounded => false,
                 Bound::Included(start) => versions.key() < start,
@@ -186,33 +175,6 @@ impl Tree {
     }
 }
 
-/// Where the key is, or where it belongs.
-fn find(leaf: &Leaf, key: &[u8]) -> Result<usize, usize> {
-    leaf.binary_search_by(|versions| versions.key().cmp(key))
-}
-
-/// Inserts into a leaf. Returns the second leaf with its bound when it was full and had to be divided: in the middle, or
-/// at the end when keys come in order, because then the first leaf gets no more keys.
-fn insert(leaf: &mut Leaf, at: usize, new: Versions) -> Option<(Box<[u8]>, Leaf)> {
-    if leaf.len() < LEAF_KEYS {
-        if leaf.len() == leaf.capacity() {
-            leaf.reserve_exact(GROWTH_KEYS);
-        }
-        leaf.insert(at, new);
-        return None;
-    }
-    let mut right = if at == LEAF_KEYS { Vec::new() } else { leaf.split_off(LEAF_KEYS / 2) };
-    match at.checked_sub(leaf.len()) {
-        Some(at) => {
-            right.reserve_exact(GROWTH_KEYS);
-            right.insert(at, new);
-        }
-        None => leaf.insert(at, new),
-    }
-    leaf.shrink_to(if leaf.len() == LEAF_KEYS { LEAF_KEYS } else { leaf.len() + GROWTH_KEYS });
-    Some((right[0].key().into(), right))
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -225,7 +187,7 @@ mod tests {
     const NUMBERS: Numbers = Numbers { mod_revision: 2, create_revision: 2, version: 1 };
 
     fn add(tree: &mut Tree, key: &[u8]) -> bool {
-        tree.supersede(Version::new(key, NUMBERS, Some(b""))).is_none()
+        tree.supersede(Version::new(key, NUMBERS, Some(b"")), |_| ()).is_none()
     }
 
     fn key(n: u16) -> Vec<u8> {
@@ -238,14 +200,15 @@ mod tests {
     fn check(tree: &Tree) {
         let mut before: Option<&[u8]> = None;
         for (n, (bound, leaf)) in tree.leaves.iter().enumerate() {
-            assert!(!leaf.is_empty() && leaf.len() <= LEAF_KEYS, "a leaf of {}", leaf.len());
-            assert!(leaf.capacity() <= leaf.len() + 2 * GROWTH_KEYS, "{} of {}", leaf.len(), leaf.capacity());
+            leaf.check();
+            let leaf = leaf.keys();
+            assert!(!leaf.is_empty());
             assert_eq!(bound.is_empty(), n == 0, "the first bound is empty, and no other one");
             assert!(before.is_none_or(|before| before < &bound[..]) && &bound[..] <= leaf[0].key());
             assert!(leaf.is_sorted_by(|a, b| a.key() < b.key()));
             before = leaf.last().map(Versions::key);
         }
-        assert_eq!(tree.len(), tree.leaves.values().map(Vec::len).sum::<usize>());
+        assert_eq!(tree.len(), tree.leaves.values().map(|leaf| leaf.keys().len()).sum::<usize>());
     }
 
     #[test]

@@ -15,7 +15,7 @@
 
 use std::collections::VecDeque;
 
-use super::Record;
+use super::{Record, VERSION_OVERHEAD_BYTES};
 use crate::store::command::{Domain, Fingerprint};
 
 /// From this size of key and value on, a version stores its fingerprint: hashing a large value again when the version is
@@ -251,6 +251,16 @@ pub(super) struct Superseded {
     pub at: u64,
     pub key: Box<[u8]>,
     pub bytes: u64,
+}
+
+impl Superseded {
+    /// For a version that was superseded at a revision, and the bytes of its key and value. A deletion is dropped with the
+    /// version before it: there is nothing to remember.
+    pub(super) fn of(old: &Version, at: u64) -> Option<(Superseded, u64)> {
+        let payload = old.payload_bytes()?;
+        let bytes = payload + VERSION_OVERHEAD_BYTES;
+        Some((Superseded { at, key: old.key().into(), bytes }, payload))
+    }
 }
 
 #[cfg(test)]
