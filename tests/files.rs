@@ -18,7 +18,7 @@ use rustix::fs::{CWD, Mode, mkfifoat};
 #[allow(dead_code)]
 mod cluster;
 
-use cluster::{Cluster, fresh_ip, hear_hangups, wait_for};
+use cluster::{Cluster, fresh_ip, hear_signals, wait_for};
 use dkv::store::snapshot::verify_file;
 
 fn cli(dir: &Path, addr: &str, args: &[&str]) -> Command {
@@ -316,7 +316,7 @@ fn send(child: &Child, signal: &str) {
 #[test]
 fn a_signal_while_saving_removes_the_temporary_file() {
     let (_listener, addr) = silent_node();
-    hear_hangups();
+    hear_signals();
     for args in [&["snapshot", "save", "x", "--force"][..], &["export", "--file", "x", "--force"]] {
         for (name, number) in [("-INT", 2), ("-TERM", 15), ("-HUP", 1)] {
             let dir = tempfile::tempdir().unwrap();

@@ -17,7 +17,7 @@ mod support {
     pub mod cluster;
 }
 
-use support::cluster::{Cluster, Setup, hear_hangups, wait_for};
+use support::cluster::{Cluster, Setup, hear_signals, wait_for};
 
 /// A cluster of one that is prepared to log to a file.
 fn with_log_file() -> (Cluster, PathBuf) {
@@ -114,7 +114,7 @@ struct Window {
 impl Window {
     /// Runs `script` of the shell in a window of its own.
     fn open(script: &str) -> Window {
-        hear_hangups();
+        hear_signals();
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();

@@ -18,6 +18,9 @@ const DISK_DEAD_US: u64 = 40_000_000;
 /// an append in a row.
 const PATIENCE: u64 = 30;
 
+/// How often the stuck detector looks in that time.
+const LOOKS: u64 = 6;
+
 impl World {
     /// Lets the situation that the seed has drawn stand for its time, while writes go on.
     pub fn stand(&mut self, standing: Standing) {
@@ -53,10 +56,15 @@ impl World {
         let least = if waits { DISK_DEAD_US } else { 0 };
         let end = self.now + self.swarm.standing_us.max(least);
         let patience = PATIENCE * self.longest_timeout();
+        // Looked at several times in that time: a write that was on its way when the situation began is no excuse for all
+        // of it.
+        let (mut before, mut since) = (self.oracle.commit_index(), self.now);
         while self.now < end {
-            let before = self.oracle.commit_index();
-            self.run_until((self.now + patience).min(end), |_| false);
-            if self.now == end || self.has_committed_a_write_since(before) {
+            self.run_until((self.now + patience / LOOKS).min(end), |_| false);
+            if self.has_committed_a_write_since(before) {
+                (before, since) = (self.oracle.commit_index(), self.now);
+            }
+            if self.now - since < patience / LOOKS * LOOKS {
                 continue;
             }
             if hub.is_some_and(|hub| !self.is_up_to_date(hub)) {

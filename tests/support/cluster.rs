@@ -5,19 +5,25 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT};
 
 /// How long a test waits for a condition before it fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Makes SIGHUP mean for the processes that are started from now on what it means in a window, also when the tests run
-/// under `nohup`: a signal with a handler has its default meaning again after an exec, an ignored one stays ignored.
-pub fn hear_hangups() {
+/// Makes SIGHUP and SIGINT mean for the processes that are started from now on what they mean in a window, also when the
+/// tests run under `nohup` or in the background of a script: a signal with a handler has its default meaning again after an
+/// exec, an ignored one stays ignored. For the tests themselves both keep their default meaning.
+pub fn hear_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::default()).unwrap();
+        for signal in [SIGHUP, SIGINT] {
+            let always = Arc::new(AtomicBool::new(true));
+            signal_hook::flag::register_conditional_default(signal, always).unwrap();
+        }
     });
 }
 

@@ -149,7 +149,8 @@ impl PeerAgents {
         let answer = request.send(codec::encode_link(envelope, kind)).map_err(|_| NotOpened::ForNow)?;
         match answer.status().as_u16() {
             101 => kept.take().ok_or(NotOpened::ForNow),
-            404 => Err(NotOpened::Unknown),
+            // It takes this for an ordinary call, or knows no such route.
+            200..=299 | 404 => Err(NotOpened::Unknown),
             _ => Err(NotOpened::ForNow),
         }
     }
