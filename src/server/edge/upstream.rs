@@ -41,6 +41,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause between two attempts to replace a broken connection.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// How long a request that may be what broke the connection has to be taken by a worker, and how often that is looked at.
+const BLAME_PATIENCE: Duration = Duration::from_millis(200);
+const BLAME_LOOK: Duration = Duration::from_millis(1);
 /// Heads that wait to be flushed; a request that finds more waits for room.
 const MAX_BUFFER_BYTES: usize = 1 << 20;
 /// Buffers above this are given back after a flush.
@@ -302,6 +305,15 @@ impl Upstream {
             return false;
         }
         heads.truncate(before);
+        // A worker may have it from tiny_http's queue already, and be about to take it.
+        let deadline = Instant::now() + BLAME_PATIENCE;
+        while Instant::now() < deadline {
+            thread::sleep(BLAME_LOOK);
+            if !slot.copy_head(ticket.number, heads) {
+                return false;
+            }
+            heads.truncate(before);
+        }
         log::warn!("{}: request {ticket} may be what tiny_http failed on: it is refused", self.name);
         (self.options.refuse)(ticket);
         true
