@@ -47,7 +47,7 @@ pub struct Nemesis {
     pub rng: fastrand::Rng,
     /// Decides which programs run.
     pub programs: fastrand::Rng,
-    /// Decides who is told of what.
+    /// Draws which members are told of a lost leader, and when.
     pub words: fastrand::Rng,
     /// Members that it leaves in peace, with the links between them.
     pub spared: Vec<bool>,

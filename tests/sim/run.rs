@@ -156,7 +156,7 @@ impl World {
         let term = self.highest_term();
         let mut is_beside_removed = false;
         let end = self.now + 4 * self.longest_timeout();
-        // Whoever was told falsely hears a heartbeat before the next ones are told.
+        // A member that was told falsely hears a heartbeat before others are told.
         let (alarms, pause) = (self.has_false_alarms(), 3 * self.swarm.heartbeat_us + 20_000);
         while self.now < end {
             if alarms {

@@ -42,7 +42,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause between two attempts to replace a broken connection.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// How long a request that may be what broke the connection has to be taken by a worker, and how often that is looked at.
-const BLAME_PATIENCE: Duration = Duration::from_millis(200);
+const BLAME_PATIENCE: Duration = Duration::from_millis(500);
 const BLAME_LOOK: Duration = Duration::from_millis(1);
 /// Heads that wait to be flushed; a request that finds more waits for room.
 const MAX_BUFFER_BYTES: usize = 1 << 20;
@@ -344,7 +344,7 @@ fn ping(mut stream: &UnixStream) -> io::Result<()> {
         match stream.read(&mut piece) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(read) => answer.extend_from_slice(&piece[..read]),
-            // A signal during the start: whoever handles it decides what follows.
+            // A signal during the start: its own handler decides what follows.
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

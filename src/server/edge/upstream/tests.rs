@@ -188,6 +188,23 @@ fn a_connection_that_breaks_while_nothing_is_under_way_blames_nobody() {
     bench.upstream.stop();
 }
 
+/// Two workers had requests from tiny_http's queue and were slow to take them while the connection was replaced: the first
+/// one was blamed, although tiny_http had read it well.
+#[test]
+fn a_request_that_a_worker_is_about_to_take_is_not_blamed() {
+    let mut bench = Bench::start(|_| Does::Passes);
+    let tickets = [bench.submit(1), bench.submit(2)];
+    assert_eq!([bench.fake.next(), bench.fake.next()], tickets.map(|ticket| (0, ticket)));
+    bench.upstream.break_off();
+    bench.wait_until_broken(1);
+    thread::sleep(BLAME_PATIENCE / 10);
+    assert!(tickets.iter().all(|ticket| bench.slots.take(*ticket).is_some()));
+    let again = bench.submit(40);
+    assert_eq!(bench.fake.next(), (1, again), "and nothing is submitted twice");
+    assert!(bench.refused.is_empty());
+    bench.upstream.stop();
+}
+
 /// A request that was given up is not submitted once more, and is not blamed.
 #[test]
 fn what_was_given_up_is_left_out_when_a_connection_is_replaced() {

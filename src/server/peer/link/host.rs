@@ -58,8 +58,8 @@ struct Open {
 }
 
 impl Hosted {
-    /// The number of the link that is admitted now. The links of a sender are in this order, whichever thread comes first
-    /// to serve its one.
+    /// The number of the link that is admitted now. A later number replaces an earlier one, also when its thread is the
+    /// first to run.
     pub(crate) fn admit(&self) -> u64 {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.last_id += 1;
