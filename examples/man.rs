@@ -8,6 +8,7 @@ use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
 #[path = "../src/bin/dkv-cli/cli/mod.rs"]
+#[allow(dead_code, unused_imports)] // The program uses the rest.
 mod client;
 #[path = "../src/bin/dkv-server/cli.rs"]
 mod server;

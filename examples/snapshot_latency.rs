@@ -150,7 +150,7 @@ fn write_backup(dir: &Path, keys: u64) -> io::Result<PathBuf> {
     let mut kv = Kv::new(settings);
     kv.apply(&Entry::new(Position::new(1, 1), 0, &Payload::Genesis(genesis)));
     for (n, index) in order.iter().zip(2..) {
-        let op = Op::Put { key: key(*n).into_bytes(), value: value(&mut rng) };
+        let op = Op::put(key(*n).into_bytes(), value(&mut rng));
         let command = Command { op, condition: None, idempotency: None, wall_ms: 0, actor: String::new() };
         kv.apply(&Entry::new(Position::new(index, 1), 0, &Payload::Command(command.encode())));
     }

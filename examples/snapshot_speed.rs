@@ -20,7 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     rng.shuffle(&mut order);
     let began = Instant::now();
     for (n, index) in order.iter().zip(1..) {
-        let op = Op::Put { key: format!("user/{n:012}").into_bytes(), value: vec![rng.u8(..); value_bytes] };
+        let op = Op::put(format!("user/{n:012}").into_bytes(), vec![rng.u8(..); value_bytes]);
         let command = Command { op, condition: None, idempotency: None, wall_ms: 0, actor: String::new() };
         kv.apply(&Entry::new(Position::new(index, 1), 0, &Payload::Command(command.encode())));
     }

@@ -69,6 +69,9 @@ pub struct Config {
     pub idempotency_window_s: u64,
     /// How many such outcomes are remembered; above it new keyed writes are refused as overloaded. At bootstrap only.
     pub idempotency_rows: u64,
+    /// How many bytes such outcomes have together; above it, what a transaction read is not remembered. At bootstrap
+    /// only.
+    pub idempotency_bytes: u64,
     /// What is logged, and where.
     pub log: LogConfig,
     /// Switches for finding faults.
@@ -110,6 +113,8 @@ pub struct Limits {
     pub max_value_bytes: usize,
     /// Bytes of a request's body.
     pub max_request_bytes: usize,
+    /// Comparisons, and operations of each list, of a transaction.
+    pub max_txn_ops: usize,
     /// Client connections open at the same time; above it new ones are closed at once.
     pub max_connections: usize,
     /// Requests that may be inside the server at the same time; the rest waits a second and is refused then. Was called
@@ -215,6 +220,7 @@ impl Default for Config {
             retention_bytes: 32 << 20,
             idempotency_window_s: 600,
             idempotency_rows: 1_000_000,
+            idempotency_bytes: 64 << 20,
             log: LogConfig::default(),
             debug: DebugConfig::default(),
         }
@@ -227,6 +233,7 @@ impl Default for Limits {
             max_key_bytes: 4 << 10,
             max_value_bytes: 1 << 20,
             max_request_bytes: 1536 << 10,
+            max_txn_ops: 128,
             max_connections: 4_096,
             max_requests_inside: 512,
             max_parked: 384,

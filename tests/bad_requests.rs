@@ -6,8 +6,14 @@
 #[path = "support/cluster.rs"]
 #[allow(dead_code)]
 mod cluster;
+#[path = "bad_requests/history.rs"]
+mod history;
+#[path = "bad_requests/leases.rs"]
+mod leases;
 #[path = "bad_requests/lists.rs"]
 mod lists;
+#[path = "bad_requests/txn.rs"]
+mod txn;
 
 use cluster::{Answer, Cluster, Connection, Setup};
 use serde_json::{Value, json};
@@ -179,7 +185,33 @@ fn client_port_refuses_bad_targets() {
         ("parameter of a page without any", "GET", "/v1/cluster?x", INVALID),
         ("parameter of a probe", "GET", "/healthz?x=1", INVALID),
         ("parameter of a probe", "GET", "/readyz?x=1", INVALID),
-        ("wrong method", "POST", "/v1/kv/kept", NO_METHOD),
+        ("nothing to add", "POST", "/v1/kv/kept", INVALID),
+        ("nothing to add", "POST", "/v1/kv/new?", INVALID),
+        ("nothing to add", "POST", "/v1/kv/new?add", INVALID),
+        ("nothing to add", "POST", "/v1/kv/new?add=", INVALID),
+        ("no number to add", "POST", "/v1/kv/new?add=one", INVALID),
+        ("no number to add", "POST", "/v1/kv/new?add=-", INVALID),
+        ("no number to add", "POST", "/v1/kv/new?add=1.5", INVALID),
+        ("no number to add", "POST", "/v1/kv/new?add=1e3", INVALID),
+        ("no number to add", "POST", "/v1/kv/new?add=0x10", INVALID),
+        ("no number to add", "POST", "/v1/kv/new?add=%31%00", INVALID),
+        ("no number to add", "POST", "/v1/kv/new?add=1,2", INVALID),
+        ("no number to add: a space", "POST", "/v1/kv/new?add=%201", INVALID),
+        ("no number to add: a plus sign", "POST", "/v1/kv/new?add=%2B1", INVALID),
+        ("no number to add: a leading zero", "POST", "/v1/kv/new?add=01", INVALID),
+        ("no number to add: minus zero", "POST", "/v1/kv/new?add=-0", INVALID),
+        ("too much to add", "POST", "/v1/kv/new?add=9223372036854775808", INVALID),
+        ("too much to add", "POST", "/v1/kv/new?add=-9223372036854775808", INVALID),
+        ("too much to add", "POST", "/v1/kv/new?add=99999999999999999999999", INVALID),
+        ("two amounts", "POST", "/v1/kv/new?add=1&add=1", INVALID),
+        ("an amount and more", "POST", "/v1/kv/new?add=1&prev=true", INVALID),
+        ("an amount and more", "POST", "/v1/kv/new?add=1&ttl_s=5", INVALID),
+        ("an amount in another spelling", "POST", "/v1/kv/new?Add=1", INVALID),
+        ("an amount for a put", "PUT", "/v1/kv/new?add=1", INVALID),
+        ("an amount for a delete", "DELETE", "/v1/kv/kept?add=1", INVALID),
+        ("no key to add to", "POST", "/v1/kv/?add=1", INVALID),
+        ("a broken key to add to", "POST", "/v1/kv/%zz?add=1", INVALID),
+        ("a range to add to", "POST", "/v1/kv?add=1", NO_METHOD),
         ("wrong method", "PATCH", "/v1/kv/kept", NO_METHOD),
         ("wrong method", "OPTIONS", "/v1/kv/kept", NO_METHOD),
         ("wrong method", "TRACE", "/v1/kv/kept", NO_METHOD),
@@ -249,6 +281,27 @@ fn client_port_refuses_bad_headers() {
     add("both conditions", "PUT", &[("If-Match", b"*"), ("If-None-Match", b"*")], INVALID);
     add("repeated condition", "PUT", &[("If-Match", b"*"), ("if-match", b"*")], INVALID);
     add("condition of a write", "GET", &[("If-Match", b"\"1\"")], INVALID);
+    for version in [
+        &b""[..],
+        b"\"1\"",
+        b"*",
+        b"-1",
+        b"+1",
+        b"01",
+        b"1.0",
+        b"0x1",
+        b"1, 2",
+        b"one",
+        b"18446744073709551616",
+        b"\xff",
+    ] {
+        add("bad version", "PUT", &[("If-Version", version)], INVALID);
+    }
+    add("bad version", "DELETE", &[("If-Version", b"\"1\"")], INVALID);
+    add("version and tag", "PUT", &[("If-Version", b"1"), ("If-Match", b"*")], INVALID);
+    add("version and absence", "DELETE", &[("If-None-Match", b"*"), ("If-Version", b"0")], INVALID);
+    add("repeated version", "PUT", &[("If-Version", b"1"), ("if-version", b"1")], INVALID);
+    add("version of a write", "GET", &[("If-Version", b"1")], INVALID);
     let long = [b'k'; 65];
     for key in [&b""[..], &long, b"a b", b"a/b", b"a,b", b"\"a\"", b"a%20b", b"a\tb"] {
         add("bad idempotency key", "PUT", &[("Idempotency-Key", key)], INVALID);
@@ -263,6 +316,21 @@ fn client_port_refuses_bad_headers() {
     for method in ["GET", "PUT", "DELETE"] {
         add("another cluster", method, &[("Dkv-Cluster", other)], (409, "conflict"));
     }
+    for (name, value) in [
+        ("If-Version", &b"one"[..]),
+        ("If-Match", b"1"),
+        ("If-None-Match", b"1"),
+        ("Idempotency-Key", b"a b"),
+    ] {
+        let bytes = request("POST", "/v1/kv/new?add=1", &[(name, value)], b"");
+        cases.push(case(format!("an addition with a bad {name}"), bytes, 400, "invalid_request"));
+    }
+    let with_body = request("POST", "/v1/kv/new?add=1", &[], b"1");
+    cases.push(case("an addition with a body", with_body, 400, "invalid_request"));
+    let mut add = |name: &str, method: &str, headers: &[(&str, &[u8])], (status, code)| {
+        let body: &[u8] = if method == "PUT" { b"new" } else { b"" };
+        cases.push(case(name, request(method, "/v1/kv/kept", headers, body), status, code));
+    };
     add("binary tag", "PUT", &[("If-Match", b"\"\xff\xfe\"")], INVALID);
     add("binary idempotency key", "PUT", &[("Idempotency-Key", b"\x00\x01")], INVALID);
     add("binary header", "GET", &[("Accept", b"\xc3\x28")], INVALID);
@@ -336,6 +404,8 @@ fn client_port_refuses_bad_changes_of_the_cluster() {
         ("no name", "/v1/cluster/leader", b"{\"node_id\":\"\"}".to_vec(), INVALID),
         ("a number", "/v1/cluster/leader", b"{\"node_id\":1}".to_vec(), INVALID),
         ("a field unknown", "/v1/cluster/leader", b"{\"to\":\"n9\"}".to_vec(), INVALID),
+        // Its first field was taken for the name.
+        ("a list", "/v1/cluster/leader", b"[\"n9\"]".to_vec(), INVALID),
         ("no such member", "/v1/cluster/leader", b"{\"node_id\":\"n9\"}".to_vec(), NOT_FOUND),
     ];
     cases.extend(rows.into_iter().map(|(name, target, body, (status, code))| {
@@ -524,7 +594,7 @@ fn peer_port_refuses_bad_requests() {
         case("wrong method", request("PUT", "/raft/append_entries", &[], b"{}"), 405, PEER),
         case("wrong method", request("BREW", "/raft/bootstrap", &[], b"{}"), 405, PEER),
         case("a route of the other port", request("POST", "/v1/kv/kept", &[], b"x"), 404, PEER),
-        case("no length", raw("POST /raft/bootstrap HTTP/1.1\r\nHost: h\r\n\r\n"), 411, "invalid_request"),
+        case("no body", raw("POST /raft/bootstrap HTTP/1.1\r\nHost: h\r\n\r\n"), 400, PEER),
         case(
             "body too long",
             raw("POST /raft/append_entries HTTP/1.1\r\nHost: h\r\nContent-Length: 8388609\r\n\r\n"),

@@ -18,6 +18,8 @@ mod one_cluster;
 mod replace;
 #[path = "cli/terminal.rs"]
 mod terminal;
+#[path = "cli/txn.rs"]
+mod txn;
 
 use cluster::{Cluster, Connection};
 
@@ -420,8 +422,8 @@ fn bash_offers(words: &[&str]) -> Vec<String> {
 /// The hyphen in the program's name once left bash without anything to offer after a command.
 #[test]
 fn completion_in_bash_goes_on_after_the_command() {
-    assert_eq!(bash_offers(&["dkv-cli", "l"]), ["list"]);
-    assert_eq!(bash_offers(&["dkv-cli", "set", "--if"]), ["--if-revision", "--if-absent"]);
+    assert_eq!(bash_offers(&["dkv-cli", "l"]), ["list", "ls", "lease"]);
+    assert_eq!(bash_offers(&["dkv-cli", "set", "--if"]), ["--if-revision", "--if-version", "--if-absent"]);
     assert_eq!(bash_offers(&["dkv-cli", "list", "--keys"]), ["--keys-only"]);
     assert_eq!(bash_offers(&["dkv-cli", "list", "--order", ""]), ["asc", "desc"]);
     assert_eq!(bash_offers(&["dkv-cli", "get", "k", "-o", ""]), ["plain", "json"]);

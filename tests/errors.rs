@@ -104,12 +104,16 @@ fn every_code_of_the_table_can_be_met() {
     met.check(&ask("GET", "/v1/kv/k?revision=999999", &[]), "future_revision");
     met.check(&ask("GET", "/nowhere", &[]), "unknown_route");
     met.check(&ask("GET", "/v1/kv/absent", &[]), "not_found");
-    met.check(&ask("POST", "/v1/kv/k", &[]), "method_not_allowed");
+    met.check(&ask("POST", "/v1/kv", &[]), "method_not_allowed");
     met.check(&ask("GET", "/v1/kv/k?revision=1", &[]), "compacted");
     met.check(&ask("PUT", "/v1/kv/k", &[("If-None-Match", "*")]), "precondition_failed");
     met.check(&ask("GET", &format!("/v1/kv/{}", "k".repeat(4_097)), &[]), "too_large");
     met.check(&ask("PUT", "/v1/kv/other", &[("Idempotency-Key", "first")]), "idempotency_mismatch");
     met.check(&ask("PUT", "/v1/kv/k", &[("Idempotency-Key", "second")]), "overloaded");
+    let keep = br#"{"then":[{"put":{"key":"absent","keep_value":true}}]}"#;
+    let refused = cluster.request(leader, "POST", "/v1/txn", &[], keep).unwrap();
+    met.check(&refused, "key_not_found");
+    met.check(&ask("PUT", "/v1/kv/k?lease=aa", &[]), "lease_not_found");
     let twin = br#"{"node_id":"node1","member_id":"00000000000000ab","raft_addr":"127.0.0.1:1","http_addr":"127.0.0.1:2"}"#;
     let refused = cluster.request(leader, "POST", "/v1/cluster/members", &[], twin).unwrap();
     met.check(&refused, "conflict");

@@ -263,7 +263,9 @@ fn bad_input_gets_a_sentence_and_changes_nothing() {
         assert_eq!(answer.header("Allow").is_some(), status == 405, "{shown}");
     }
     let set = br#"{"key":"k","value":"v"}"#;
-    for (name, value) in [("Idempotency-Key", "a b"), ("If-Match", "\"1\""), ("If-None-Match", "*")] {
+    for (name, value) in
+        [("Idempotency-Key", "a b"), ("If-Match", "\"1\""), ("If-None-Match", "*"), ("If-Version", "1")]
+    {
         let answer = cluster.request(0, "POST", "/set", &[(name, value)], set).unwrap();
         assert_eq!(answer.status, 400, "{name}: {value}: {}", answer.text());
     }

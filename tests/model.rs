@@ -8,6 +8,8 @@
 #[path = "support/cluster.rs"]
 #[allow(dead_code)]
 mod cluster;
+#[path = "support/operations.rs"]
+mod operations;
 #[path = "support/plain_map.rs"]
 mod plain_map;
 #[path = "model/wire.rs"]
@@ -77,6 +79,7 @@ impl Run {
             // Which keys are remembered `wire::Model` notes.
             idempotency_window_us: u64::MAX,
             idempotency_rows: u64::MAX,
+            idempotency_bytes: u64::MAX,
         });
         Run {
             connections: (0..size).map(|_| None).collect(),
@@ -401,7 +404,8 @@ impl Run {
             }
             match self.rng.u8(..10) {
                 0..4 => self.write(),
-                4..7 => self.get(),
+                4..6 => self.get(),
+                6 => self.read_txn(),
                 _ => self.list(),
             }
         }
@@ -422,6 +426,12 @@ impl Run {
             "next page",
             "counted",
             "range deleted",
+            "transaction then",
+            "transaction else",
+            "transaction undone",
+            "transaction read",
+            "lease renewed",
+            "no lease to renew",
         ];
         for kind in kinds {
             assert!(self.seen.contains_key(kind), "never seen: {kind}; seen {:?}", self.seen);

@@ -49,7 +49,7 @@ fn genesis_entry(settings: Settings, members: Vec<Member>) -> Entry {
 }
 
 fn keyed(key: &str, value: &str, name: &str) -> Command {
-    let op = Op::Put { key: key.into(), value: value.into() };
+    let op = Op::put(key.into(), value.into());
     let idempotency = Some(Idempotency { key: name.to_owned(), request_hash: request_hash(&op, None) });
     Command { op, condition: None, idempotency, wall_ms: 0, actor: String::new() }
 }
@@ -334,7 +334,7 @@ fn load_refuses_a_backup_that_ends_at_a_chunk() {
     let mut kv = old_state();
     for n in 0..40u64 {
         let value = vec![b'x'; 30_000];
-        let op = Op::Put { key: format!("big{n}").into_bytes(), value };
+        let op = Op::put(format!("big{n}").into_bytes(), value);
         let put = Command { op, condition: None, idempotency: None, wall_ms: 0, actor: String::new() };
         kv.apply(&command(6 + n, 3, &put));
     }

@@ -111,9 +111,13 @@ impl Maker {
             return Payload::Membership(membership(&ids));
         }
         let mut key = || format!("key {}", self.rng.u8(0..9)).into_bytes();
-        let (key, range) = (key(), KeyRange::between(key(), Some(key())));
-        let value = vec![self.rng.u8(..); self.rng.usize(0..400)];
-        let op = draw_op(&mut self.rng, Parts { key, value, range });
+        let (key, range, other) = (key(), KeyRange::between(key(), Some(key())), key());
+        let value = match self.rng.bool() {
+            true => self.rng.i64(..).to_string().into_bytes(),
+            false => vec![self.rng.u8(..); self.rng.usize(0..400)],
+        };
+        let (amount, shape) = (self.rng.i64(..), self.rng.u64(..));
+        let op = draw_op(&mut self.rng, Parts { key, value, range, amount, other, shape });
         let id = self.rng.u16(..);
         let idempotency = self
             .rng

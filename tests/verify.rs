@@ -117,6 +117,24 @@ enum Lie {
     NotDoneIsDone,
     /// The removal of a range leaves its second key, and counts it.
     TornRange,
+    /// An addition is acknowledged with its sum and forgotten.
+    LostAddition,
+    /// An addition happens twice, and its answer shows the sum of one.
+    DoubleAddition,
+    /// Something is added to a value that is no integer, as if that were 0.
+    AdditionToText,
+    /// Of the writes of a transaction the last one is acknowledged and forgotten.
+    HalfTransaction,
+    /// A transaction takes the other branch and says that it did as it should.
+    WrongBranch,
+    /// A transaction reads what was there before its own writes.
+    TransactionReadsTheOld,
+    /// A lease is over long before its time, with its keys.
+    EarlyEnd,
+    /// A lease loses its keys, and is renewed all the same.
+    LostKey,
+    /// A lease is revoked, and its keys stay.
+    OutlivedLease,
 }
 
 #[derive(Default)]
@@ -126,14 +144,24 @@ struct Store {
     cells: BTreeMap<String, Cell>,
     newest: String,
     requests: u64,
+    /// The keys of each lease.
+    leases: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Clone, Default)]
 struct Cell {
     value: String,
     mod_revision: u64,
+    version: u64,
     index: u64,
     before: Option<Box<Cell>>,
+}
+
+/// The condition of a request, header by header.
+struct Asked {
+    tag: Option<String>,
+    is_new: bool,
+    version: Option<u64>,
 }
 
 /// One node of its own cluster.
@@ -211,10 +239,20 @@ impl Store {
         let header = |name: &str| {
             head.iter().find_map(|line| line.to_ascii_lowercase().strip_prefix(name).map(str::to_owned))
         };
-        let condition = (header("if-match: "), header("if-none-match: "));
+        let condition = Asked {
+            tag: header("if-match: "),
+            is_new: header("if-none-match: ").is_some(),
+            version: header("if-version: ").map(|version| version.parse().unwrap()),
+        };
         self.requests += 1;
         if target == "/v1/cluster" {
             return answer(200, "", r#"{"cluster_id":null,"term":1,"leader":null,"members":[]}"#);
+        }
+        if let Some(rest) = target.strip_prefix("/v1/leases") {
+            return self.lease(method, rest, lie);
+        }
+        if target == "/v1/txn" {
+            return self.txn(&serde_json::from_str(body).unwrap(), lie);
         }
         if let Some(query) = target.strip_prefix("/v1/kv?") {
             if method == "DELETE" {
@@ -226,8 +264,54 @@ impl Store {
         let key = target.strip_prefix("/v1/kv/").unwrap_or_default().to_owned();
         match method {
             "GET" => self.get(&key, lie),
-            _ => self.write(&key, (method == "PUT").then_some(body), condition, lie),
+            "POST" => {
+                let (key, amount) = key.split_once("?add=").expect("an amount");
+                self.add(key, amount.parse().unwrap(), &condition, lie)
+            }
+            _ => {
+                let (key, lease) = key.split_once("?lease=").unwrap_or((&key, ""));
+                if let Some(keys) = self.leases.get_mut(lease) {
+                    keys.push(key.to_owned());
+                }
+                self.write(key, (method == "PUT").then_some(body), &condition, lie)
+            }
         }
+    }
+
+    /// A request about leases: what follows after the route.
+    fn lease(&mut self, method: &str, rest: &str, lie: Lie) -> String {
+        let lives = |lease: &str| answer(200, "", &format!(r#"{{"lease":"{lease}","ttl_s":2}}"#));
+        let name = rest.trim_start_matches('/').trim_end_matches("/renew").to_owned();
+        match (method, self.leases.get(&name).cloned()) {
+            ("POST", None) if name.is_empty() => {
+                let lease = format!("{:016x}", self.leases.len() + 1);
+                self.leases.insert(lease.clone(), Vec::new());
+                lives(&lease)
+            }
+            (_, None) => error(404, "", "lease_not_found", 0),
+            ("POST", Some(keys)) => {
+                if matches!(lie, Lie::EarlyEnd | Lie::LostKey) {
+                    self.remove(&keys);
+                }
+                if lie == Lie::EarlyEnd {
+                    return error(404, "", "lease_not_found", 0);
+                }
+                lives(&name)
+            }
+            (_, Some(keys)) => {
+                if lie != Lie::OutlivedLease {
+                    self.remove(&keys);
+                }
+                answer(200, "", &format!(r#"{{"revision":{},"deleted":{}}}"#, self.revision, keys.len()))
+            }
+        }
+    }
+
+    fn remove(&mut self, keys: &[String]) {
+        self.index += 1;
+        self.revision += 1;
+        let (revision, index) = (self.revision, self.index);
+        keys.iter().for_each(|key| self.store(key, None, revision, index));
     }
 
     /// Lies in one of so many requests.
@@ -248,34 +332,23 @@ impl Store {
         let headers = format!("Dkv-Index: {index}\r\n");
         match cell.filter(|cell| !cell.value.is_empty()) {
             None => error(404, &headers, "not_found", 0),
-            Some(Cell { value, mod_revision, .. }) => answer(
+            Some(Cell { value, mod_revision, version, .. }) => answer(
                 200,
-                &format!("{headers}ETag: \"{mod_revision}\"\r\nDkv-Create-Revision: 1\r\nDkv-Version: 1\r\n"),
+                &format!(
+                    "{headers}ETag: \"{mod_revision}\"\r\nDkv-Create-Revision: 1\r\nDkv-Version: {version}\r\n"
+                ),
                 value,
             ),
         }
     }
 
     /// A value, or none to delete; a deleted key is an empty value here.
-    fn write(
-        &mut self,
-        key: &str,
-        value: Option<&str>,
-        condition: (Option<String>, Option<String>),
-        lie: Lie,
-    ) -> String {
+    fn write(&mut self, key: &str, value: Option<&str>, condition: &Asked, lie: Lie) -> String {
         self.index += 1;
         let headers = format!("Dkv-Index: {}\r\n", self.index);
-        let now = self.cells.get(key).filter(|cell| !cell.value.is_empty()).map_or(0, |c| c.mod_revision);
-        let holds = match &condition {
-            (Some(tag), _) if tag == "*" => now != 0,
-            (Some(tag), _) => now != 0 && *tag == format!("\"{now}\""),
-            (None, Some(_)) => now == 0,
-            (None, None) => true,
-        };
-        let is_blind = lie == Lie::BlindCondition && self.lies(5);
-        if !(holds || is_blind) {
-            return error(412, &headers, "precondition_failed", now);
+        let (now, version) = self.now(key);
+        if let Some(refused) = self.refused(key, condition, lie) {
+            return refused;
         }
         if value.is_none() && now == 0 {
             return answer(200, &headers, &format!(r#"{{"revision":{},"deleted":0}}"#, self.revision));
@@ -283,22 +356,140 @@ impl Store {
         self.revision += 1;
         let (revision, index) = (self.revision, self.index);
         if !(lie == Lie::LostWrite && self.lies(25)) {
-            let before = self.cells.get(key).cloned().map(|before| Box::new(Cell { before: None, ..before }));
-            let cell =
-                Cell { value: value.unwrap_or_default().to_owned(), mod_revision: revision, index, before };
-            self.cells.insert(key.to_owned(), cell);
-            self.newest = key.to_owned();
+            self.store(key, value, revision, index);
         }
         if lie == Lie::NotDoneIsDone && self.lies(25) {
             return error(400, &headers, "invalid_request", 0);
         }
         match value {
             Some(_) => {
-                let body = format!(r#"{{"revision":{revision},"create_revision":1,"version":1}}"#);
+                let version = version + 1;
+                let body = format!(r#"{{"revision":{revision},"create_revision":1,"version":{version}}}"#);
                 answer(200, &headers, &body)
             }
             None => answer(200, &headers, &format!(r#"{{"revision":{revision},"deleted":1}}"#)),
         }
+    }
+
+    /// The revision and the version of a key.
+    fn now(&self, key: &str) -> (u64, u64) {
+        let cell = self.cells.get(key).filter(|cell| !cell.value.is_empty());
+        cell.map_or((0, 0), |cell| (cell.mod_revision, cell.version))
+    }
+
+    /// The answer to a write whose condition does not hold.
+    fn refused(&self, key: &str, condition: &Asked, lie: Lie) -> Option<String> {
+        let (now, version) = self.now(key);
+        let holds = match &condition.tag {
+            Some(tag) if tag == "*" => now != 0,
+            Some(tag) => now != 0 && *tag == format!("\"{now}\""),
+            None => {
+                !(condition.is_new && now != 0) && condition.version.is_none_or(|wanted| wanted == version)
+            }
+        };
+        let is_blind = lie == Lie::BlindCondition && self.lies(5);
+        let headers = format!("Dkv-Index: {}\r\n", self.index);
+        (!holds && !is_blind).then(|| error(412, &headers, "precondition_failed", now))
+    }
+
+    fn store(&mut self, key: &str, value: Option<&str>, revision: u64, index: u64) {
+        let (_, version) = self.now(key);
+        let before = self.cells.get(key).cloned().map(|before| Box::new(Cell { before: None, ..before }));
+        let value = value.unwrap_or_default().to_owned();
+        let cell = Cell { value, mod_revision: revision, version: version + 1, index, before };
+        self.cells.insert(key.to_owned(), cell);
+        self.newest = key.to_owned();
+    }
+
+    fn add(&mut self, key: &str, amount: i64, condition: &Asked, lie: Lie) -> String {
+        self.index += 1;
+        let headers = format!("Dkv-Index: {}\r\n", self.index);
+        if let Some(refused) = self.refused(key, condition, lie) {
+            return refused;
+        }
+        let cell = self.cells.get(key).filter(|cell| !cell.value.is_empty());
+        let now = cell.map_or(Some(0), |cell| cell.value.parse::<i64>().ok());
+        let now = now.or((lie == Lie::AdditionToText && self.lies(2)).then_some(0));
+        let Some(value) = now.and_then(|now| now.checked_add(amount)) else {
+            return error(409, &headers, "conflict", self.now(key).0);
+        };
+        self.revision += 1;
+        let (revision, index, (_, version)) = (self.revision, self.index, self.now(key));
+        let times = match lie {
+            Lie::LostAddition if self.lies(5) => 0,
+            Lie::DoubleAddition if self.lies(5) => 2,
+            _ => 1,
+        };
+        if times > 0 {
+            let stored = if times == 2 { value.wrapping_add(amount) } else { value };
+            self.store(key, Some(&stored.to_string()), revision, index);
+        }
+        let version = version + 1;
+        answer(200, &headers, &format!(r#"{{"revision":{revision},"version":{version},"value":{value}}}"#))
+    }
+
+    fn holds(&self, condition: &Value) -> bool {
+        let key = condition["key"].as_str().unwrap();
+        let now = self.cells.get(key).filter(|cell| !cell.value.is_empty());
+        match condition {
+            _ if condition["exists"] == true => now.is_some(),
+            _ if condition["exists"] == false => now.is_none(),
+            _ if condition["mod_revision"].is_object() => {
+                condition["mod_revision"]["eq"] == now.map_or(0, |cell| cell.mod_revision)
+            }
+            other => panic!("no client asks for {other}"),
+        }
+    }
+
+    fn txn(&mut self, txn: &Value, lie: Lie) -> String {
+        let none = Vec::new();
+        let list = |name: &str| txn[name].as_array().unwrap_or(&none).clone();
+        let is_write = |op: &Value| op.get("get").is_none();
+        let can_write = list("then").iter().chain(&list("else")).any(is_write);
+        self.index += u64::from(can_write);
+        let (revision, index) = (self.revision + 1, self.index);
+        let holds = list("if").iter().all(|condition| self.holds(condition));
+        let succeeded = holds != (lie == Lie::WrongBranch && self.lies(7));
+        let ops = list(if succeeded { "then" } else { "else" });
+        let last_write = ops.iter().rposition(is_write);
+        let before = self.cells.clone();
+        let (mut results, mut changed) = (Vec::new(), false);
+        for (at, op) in ops.iter().enumerate() {
+            let (kind, fields) = op.as_object().unwrap().iter().next().unwrap();
+            let key = fields["key"].as_str().unwrap().to_owned();
+            let now = self.cells.get(&key).filter(|cell| !cell.value.is_empty()).cloned();
+            if kind == "get" {
+                let cells = if lie == Lie::TransactionReadsTheOld { &before } else { &self.cells };
+                results.push(match cells.get(&key).filter(|cell| !cell.value.is_empty()) {
+                    None => serde_json::json!({"get": null}),
+                    Some(Cell { value, mod_revision, version, .. }) => serde_json::json!({"get": {
+                        "key": key, "value": value, "create_revision": 1, "mod_revision": mod_revision, "version": version
+                    }}),
+                });
+                continue;
+            }
+            results.push(match kind.as_str() {
+                "put" => {
+                    serde_json::json!({"put": {"revision": revision, "create_revision": 1, "version": 1}})
+                }
+                _ => serde_json::json!({"delete": {"deleted": u64::from(now.is_some())}}),
+            });
+            if kind == "delete" && now.is_none() {
+                continue;
+            }
+            changed = true;
+            if lie == Lie::HalfTransaction && Some(at) == last_write && self.lies(3) {
+                continue;
+            }
+            let before = self.cells.get(&key).cloned().map(|cell| Box::new(Cell { before: None, ..cell }));
+            let value = fields["value"].as_str().unwrap_or_default().to_owned();
+            let version = now.map_or(0, |cell| cell.version) + 1;
+            self.cells.insert(key.clone(), Cell { value, mod_revision: revision, version, index, before });
+            self.newest = key;
+        }
+        self.revision += u64::from(changed);
+        let body = serde_json::json!({"revision": self.revision, "succeeded": succeeded, "results": results});
+        answer(200, &format!("Dkv-Index: {index}\r\n"), &body.to_string())
     }
 
     fn delete_range(&mut self, query: &str, lie: Lie) -> String {
@@ -317,7 +508,7 @@ impl Store {
                 continue;
             }
             let before = Some(Box::new(Cell { before: None, ..cell.clone() }));
-            *cell = Cell { value: String::new(), mod_revision: revision, index, before };
+            *cell = Cell { value: String::new(), mod_revision: revision, version: 0, index, before };
         }
         self.revision += u64::from(deleted > 0);
         let body = format!(r#"{{"revision":{},"deleted":{deleted}}}"#, self.revision);
@@ -365,10 +556,30 @@ fn every_lie_is_found_out() {
         Lie::TornList,
         Lie::NotDoneIsDone,
         Lie::TornRange,
+        Lie::LostAddition,
+        Lie::DoubleAddition,
+        Lie::AdditionToText,
+        Lie::HalfTransaction,
+        Lie::WrongBranch,
+        Lie::TransactionReadsTheOld,
     ];
     for lie in lies {
         let output = verify_fake(lie);
         assert_eq!(output.status.code(), Some(5), "{lie:?}: {}", text(&output));
         assert!(text(&output).contains("\nNOT linearizable: "), "{lie:?}: {}", text(&output));
+    }
+}
+
+#[test]
+fn every_broken_promise_about_leases_is_found_out() {
+    for (lie, what) in [
+        (Lie::EarlyEnd, "was over"),
+        (Lie::LostKey, "was gone"),
+        (Lie::OutlivedLease, "was revoked, and its key is still there"),
+    ] {
+        let output = verify_fake(lie);
+        assert_eq!(output.status.code(), Some(5), "{lie:?}: {}", text(&output));
+        assert!(text(&output).contains("\nBROKEN: "), "{lie:?}: {}", text(&output));
+        assert!(text(&output).contains(what), "{lie:?}: {}", text(&output));
     }
 }

@@ -32,13 +32,17 @@ pub enum ErrorCode {
     NotFound,
     /// The route exists, but not with this method.
     MethodNotAllowed,
-    /// The cluster is in no state to do it, or it contradicts what is so: the message says what. `temporary` says whether
+    /// The cluster is in no state to do it, or it contradicts what is so, as a counter that is none: the message says what. `temporary` says whether
     /// the same request may succeed later.
     Conflict,
     /// The revision asked for is below the compaction floor.
     Compacted,
     /// The condition does not hold; the body says the current `mod_revision`.
     PreconditionFailed,
+    /// A transaction was to keep the value of a key that does not exist.
+    KeyNotFound,
+    /// A write names a lease that does not exist, or not any more.
+    LeaseNotFound,
     /// Key, value or body above its limit: 413; 431 for the head.
     TooLarge,
     /// The idempotency key was used before for another request.
@@ -59,7 +63,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order of the table in the API's documentation.
-    pub const ALL: [ErrorCode; 17] = [
+    pub const ALL: [ErrorCode; 19] = [
         ErrorCode::InvalidRequest,
         ErrorCode::FutureRevision,
         ErrorCode::Forbidden,
@@ -69,6 +73,8 @@ impl ErrorCode {
         ErrorCode::Conflict,
         ErrorCode::Compacted,
         ErrorCode::PreconditionFailed,
+        ErrorCode::KeyNotFound,
+        ErrorCode::LeaseNotFound,
         ErrorCode::TooLarge,
         ErrorCode::IdempotencyMismatch,
         ErrorCode::Unsupported,
@@ -85,11 +91,11 @@ impl ErrorCode {
             ErrorCode::InvalidRequest => &[400, 408, 411, 505],
             ErrorCode::FutureRevision => &[400],
             ErrorCode::Forbidden => &[403],
-            ErrorCode::UnknownRoute | ErrorCode::NotFound => &[404],
+            ErrorCode::UnknownRoute | ErrorCode::NotFound | ErrorCode::LeaseNotFound => &[404],
             ErrorCode::MethodNotAllowed => &[405],
             ErrorCode::Conflict => &[409],
             ErrorCode::Compacted => &[410],
-            ErrorCode::PreconditionFailed => &[412],
+            ErrorCode::PreconditionFailed | ErrorCode::KeyNotFound => &[412],
             ErrorCode::TooLarge => &[413, 431],
             ErrorCode::IdempotencyMismatch => &[422],
             ErrorCode::Unsupported => &[501],
@@ -124,6 +130,8 @@ impl ErrorCode {
             ErrorCode::Conflict => "conflict",
             ErrorCode::Compacted => "compacted",
             ErrorCode::PreconditionFailed => "precondition_failed",
+            ErrorCode::KeyNotFound => "key_not_found",
+            ErrorCode::LeaseNotFound => "lease_not_found",
             ErrorCode::TooLarge => "too_large",
             ErrorCode::IdempotencyMismatch => "idempotency_mismatch",
             ErrorCode::Overloaded => "overloaded",
@@ -158,10 +166,14 @@ pub struct ErrorDetail {
     pub message: String,
     /// Whether the write is surely not done.
     pub outcome: ErrorOutcome,
-    /// `precondition_failed`: the key's current modification revision, 0 when the key is absent.
+    /// `precondition_failed`, and `conflict` at a counter: the key's current modification revision, 0 when the key is
+    /// absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mod_revision: Option<u64>,
-    /// `future_revision` and `precondition_failed`: the store's revision; `compacted`: the oldest one still readable.
+    /// `precondition_failed`, and `conflict` at a counter: the key's current version, 0 when the key is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// `future_revision`, `precondition_failed`, and `conflict` at a counter: the store's revision; `compacted`: the oldest one still readable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
     /// `conflict`: it passes by itself, or by what the message says, and then the same request may succeed.
@@ -178,6 +190,7 @@ impl ErrorBody {
             message,
             outcome: code.outcome(),
             mod_revision: None,
+            version: None,
             revision: None,
             temporary: false,
         };
@@ -190,9 +203,10 @@ impl ErrorBody {
         self
     }
 
-    /// The same error with the key's current modification revision, 0 when the key is absent.
-    pub fn with_mod_revision(mut self, mod_revision: u64) -> ErrorBody {
+    /// The same error with the key's current modification revision and version, both 0 when the key is absent.
+    pub fn with_key(mut self, mod_revision: u64, version: u64) -> ErrorBody {
         self.error.mod_revision = Some(mod_revision);
+        self.error.version = Some(version);
         self
     }
 
@@ -242,7 +256,9 @@ mod tests {
         let text = r#"{"error":{"code":"not_found","message":"no such key","outcome":"not_done"}}"#;
         assert_eq!(serde_json::to_string(&body).unwrap(), text);
         assert_eq!(serde_json::from_str::<ErrorBody>(text).unwrap(), body);
-        let body = ErrorBody::new(ErrorCode::PreconditionFailed, "x").with_mod_revision(7);
-        assert!(serde_json::to_string(&body).unwrap().ends_with(r#""not_done","mod_revision":7}}"#));
+        let body = ErrorBody::new(ErrorCode::PreconditionFailed, "x").with_key(7, 2);
+        assert!(
+            serde_json::to_string(&body).unwrap().ends_with(r#""not_done","mod_revision":7,"version":2}}"#)
+        );
     }
 }

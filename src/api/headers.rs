@@ -17,6 +17,9 @@ pub const REVISION_HEADER: &str = "Dkv-Revision";
 pub const CREATE_REVISION_HEADER: &str = "Dkv-Create-Revision";
 /// Response header of a single-key read: how often the key was written since it was created.
 pub const VERSION_HEADER: &str = "Dkv-Version";
+/// Response header of a single-key read: the lease that the key is attached to, 16 hexadecimal digits; absent without
+/// one.
+pub const LEASE_HEADER: &str = "Dkv-Lease";
 /// Response header of a piece of a snapshot: the length of the whole file.
 pub const SNAPSHOT_BYTES_HEADER: &str = "Dkv-Snapshot-Bytes";
 /// Response header of a piece of a snapshot: the checksum at the end of the file, 8 hexadecimal digits.

@@ -7,6 +7,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::strict::Strict;
+use crate::vocabulary::LeaseId;
+
 /// One key with its value. In JSON key and value are text where they are UTF-8, else `key_base64` / `value_base64`;
 /// exactly one of each pair is present.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,14 +24,16 @@ pub struct Record {
     pub mod_revision: u64,
     /// 1 for the write that created the key, then one more for each.
     pub version: u64,
+    /// The lease that it is attached to. Without one the JSON has no such field.
+    pub lease: Option<LeaseId>,
 }
 
 impl Serialize for Record {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (key, key_base64) = text_or_base64(&self.key);
         let (value, value_base64) = text_or_base64(&self.value);
-        let Record { create_revision, mod_revision, version, .. } = *self;
-        RecordJson { key, key_base64, value, value_base64, create_revision, mod_revision, version }
+        let Record { create_revision, mod_revision, version, lease, .. } = *self;
+        RecordJson { key, key_base64, value, value_base64, create_revision, mod_revision, version, lease }
             .serialize(serializer)
     }
 }
@@ -42,6 +47,7 @@ impl<'de> Deserialize<'de> for Record {
             create_revision: json.create_revision,
             mod_revision: json.mod_revision,
             version: json.version,
+            lease: json.lease,
         })
     }
 }
@@ -60,14 +66,16 @@ pub struct ListedRecord {
     pub mod_revision: u64,
     /// 1 for the write that created the key, then one more for each.
     pub version: u64,
+    /// The lease that it is attached to. Without one the JSON has no such field.
+    pub lease: Option<LeaseId>,
 }
 
 impl Serialize for ListedRecord {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (key, key_base64) = text_or_base64(&self.key);
         let (value, value_base64) = self.value.as_deref().map_or((None, None), text_or_base64);
-        let ListedRecord { create_revision, mod_revision, version, .. } = *self;
-        RecordJson { key, key_base64, value, value_base64, create_revision, mod_revision, version }
+        let ListedRecord { create_revision, mod_revision, version, lease, .. } = *self;
+        RecordJson { key, key_base64, value, value_base64, create_revision, mod_revision, version, lease }
             .serialize(serializer)
     }
 }
@@ -85,6 +93,7 @@ impl<'de> Deserialize<'de> for ListedRecord {
             create_revision: json.create_revision,
             mod_revision: json.mod_revision,
             version: json.version,
+            lease: json.lease,
         })
     }
 }
@@ -100,7 +109,7 @@ pub struct KeyValue {
 
 impl<'de> Deserialize<'de> for KeyValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<KeyValue, D::Error> {
-        let json = KeyValueJson::deserialize(deserializer)?;
+        let Strict(json) = Strict::<KeyValueJson<'_>>::deserialize(deserializer)?;
         Ok(KeyValue {
             key: bytes_of("key", json.key, json.key_base64).map_err(D::Error::custom)?,
             value: bytes_of("value", json.value, json.value_base64).map_err(D::Error::custom)?,
@@ -121,6 +130,8 @@ struct RecordJson<'a> {
     create_revision: u64,
     mod_revision: u64,
     version: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lease: Option<LeaseId>,
 }
 
 #[derive(Deserialize)]
@@ -136,17 +147,23 @@ struct KeyValueJson<'a> {
     _mod_revision: u64,
     #[serde(default, rename = "version")]
     _version: u64,
+    #[serde(default, rename = "lease")]
+    _lease: Option<LeaseId>,
 }
 
 /// The text form of `bytes`: plain when they are UTF-8, else base64.
-fn text_or_base64(bytes: &[u8]) -> (Option<Cow<'_, str>>, Option<Cow<'_, str>>) {
+pub(super) fn text_or_base64(bytes: &[u8]) -> (Option<Cow<'_, str>>, Option<Cow<'_, str>>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (Some(Cow::Borrowed(text)), None),
         Err(_) => (None, Some(Cow::Owned(BASE64.encode(bytes)))),
     }
 }
 
-fn bytes_of(name: &str, text: Option<Cow<'_, str>>, base64: Option<Cow<'_, str>>) -> Result<Vec<u8>, String> {
+pub(super) fn bytes_of(
+    name: &str,
+    text: Option<Cow<'_, str>>,
+    base64: Option<Cow<'_, str>>,
+) -> Result<Vec<u8>, String> {
     match (text, base64) {
         (Some(text), None) => Ok(text.into_owned().into_bytes()),
         (None, Some(base64)) => {
@@ -168,10 +185,20 @@ mod tests {
             create_revision: 1,
             mod_revision: 2,
             version: 2,
+            lease: None,
         };
         let text = r#"{"key":"k/1","value_base64":"/wA=","create_revision":1,"mod_revision":2,"version":2}"#;
         assert_eq!(serde_json::to_string(&record).unwrap(), text);
         assert_eq!(serde_json::from_str::<Record>(text).unwrap(), record);
+    }
+
+    /// A line of an import that is a list was taken for the fields in their order.
+    #[test]
+    fn a_list_is_not_taken_for_a_key_with_its_value() {
+        let line = r#"{"key":"k","value":"v"}"#;
+        let wanted = KeyValue { key: b"k".to_vec(), value: b"v".to_vec() };
+        assert_eq!(serde_json::from_str::<KeyValue>(line).unwrap(), wanted);
+        assert!(serde_json::from_str::<KeyValue>(r#"["k",null,"v",null,1,1,1]"#).is_err());
     }
 
     #[test]

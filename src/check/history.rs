@@ -5,6 +5,7 @@ use std::io::{self, BufRead};
 
 use serde::{Deserialize, Serialize};
 
+use super::txn::{Txn, TxnResult};
 pub use crate::vocabulary::Condition;
 use crate::vocabulary::Op as Write;
 
@@ -24,9 +25,13 @@ pub struct Event {
     pub answer: Answer,
     /// The log index (`Dkv-Index`) of a write, or of the last entry applied to the state that a read saw. `None` when it
     /// is not known, and for a replayed answer, whose index is that of the repetition. An unknown write with an index
-    /// is known, from the log itself, to have taken effect there.
+    /// is known, from the log itself, to have taken effect there; that of a transaction says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<u64>,
+    /// The version that the answer names: that of the value read or written, or of the key that a condition found; 0 =
+    /// absent. `None` when it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
 }
 
 /// What a client asks. A write that is repeated under one idempotency key is one event.
@@ -64,6 +69,18 @@ pub enum Op {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         end: Option<String>,
     },
+    /// An addition to the integer that a key holds; an absent key holds 0.
+    Add {
+        /// The key.
+        key: String,
+        /// What is added. No sum of a counter comes twice in a history.
+        amount: i64,
+        /// What must hold for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        condition: Option<Condition>,
+    },
+    /// Tests, reads and writes of several keys at one moment.
+    Txn(Txn),
     /// A linearizable read of every key with a prefix, in the order of the keys.
     List {
         /// The prefix. Only the history's own clients write below it.
@@ -76,11 +93,17 @@ impl Op {
     pub fn of_write(write: &Write, condition: Option<Condition>) -> Op {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         match write {
-            Write::Put { key, value } => Op::Put { key: text(key), value: text(value), condition },
+            Write::Put { key, value, .. } => Op::Put { key: text(key), value: text(value), condition },
             Write::Delete { key } => Op::Delete { key: text(key), condition },
             Write::DeleteRange { range } => {
                 Op::DeleteRange { start: text(range.start()), end: range.end().map(text) }
             }
+            Write::Add { key, amount } => Op::Add { key: text(key), amount: *amount, condition },
+            Write::Txn { txn } => Op::Txn(Txn::of(txn)),
+            Write::LeaseGrant { .. }
+            | Write::LeaseRenew { .. }
+            | Write::LeaseRevoke { .. }
+            | Write::LeaseExpire { .. } => unreachable!("no client of a history asks for leases"),
             // The checker has no such operation. To it this is a put of a value that no other put of the key has, under
             // the condition that the key is there. The history gives it such a value.
             #[cfg(feature = "next-protocol")]
@@ -95,18 +118,29 @@ impl Op {
     /// The key; `None` for what concerns several.
     pub fn key(&self) -> Option<&str> {
         match self {
-            Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } => Some(key),
-            Op::DeleteRange { .. } | Op::List { .. } => None,
+            Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } | Op::Add { key, .. } => Some(key),
+            Op::DeleteRange { .. } | Op::Txn(_) | Op::List { .. } => None,
+        }
+    }
+
+    /// The keys that it names one by one.
+    pub fn keys(&self) -> Vec<&str> {
+        match self {
+            Op::Txn(txn) => txn.keys(),
+            other => other.key().into_iter().collect(),
         }
     }
 
     /// Whether it concerns the key.
     pub fn concerns(&self, other: &str) -> bool {
         match self {
-            Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } => key == other,
+            Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } | Op::Add { key, .. } => {
+                key == other
+            }
             Op::DeleteRange { start, end } => {
                 start.as_str() <= other && end.as_deref().is_none_or(|end| other < end)
             }
+            Op::Txn(txn) => txn.keys().contains(&other),
             Op::List { prefix } => other.starts_with(prefix.as_str()),
         }
     }
@@ -114,20 +148,25 @@ impl Op {
     /// Whether it may change something.
     pub fn is_write(&self) -> bool {
         match self {
-            Op::Put { .. } | Op::Delete { .. } | Op::DeleteRange { .. } => true,
+            Op::Put { .. } | Op::Delete { .. } | Op::DeleteRange { .. } | Op::Add { .. } => true,
+            Op::Txn(txn) => txn.is_write(),
             Op::Get { .. } | Op::List { .. } => false,
         }
     }
 }
 
-/// Whether `condition` holds for a key last changed at `mod_revision`; 0 = absent. The names of conditions are those of
+/// Whether `condition` holds for a key last changed at `mod_revision` (0 = absent), with this version if it is known. What
+/// is not known may hold and may not: then the answer is None. The names of conditions are those of
 /// all of dkv; what they mean the checker says itself, and so finds a store that means something else.
-pub(super) fn holds(condition: Condition, mod_revision: u64) -> bool {
-    match condition {
+pub(super) fn holds(condition: Condition, mod_revision: u64, version: Option<u64>) -> Option<bool> {
+    Some(match condition {
         Condition::ModRevision(wanted) => mod_revision != 0 && mod_revision == wanted,
         Condition::Exists => mod_revision != 0,
         Condition::Absent => mod_revision == 0,
-    }
+        Condition::Version(0) => mod_revision == 0,
+        Condition::Version(_) if mod_revision == 0 => false,
+        Condition::Version(wanted) => version? == wanted,
+    })
 }
 
 /// What a client is told.
@@ -161,6 +200,27 @@ pub enum Answer {
         revision: u64,
         /// How many keys it removed.
         deleted: u64,
+    },
+    /// To an addition: done.
+    Added {
+        /// The revision it made.
+        revision: u64,
+        /// The sum.
+        value: i64,
+    },
+    /// To an addition: the key holds no integer, or the sum does not fit into 64 bits.
+    Conflict {
+        /// The revision that last changed the key.
+        mod_revision: u64,
+    },
+    /// To a transaction: done.
+    Txn {
+        /// The revision that it made or, when it changed nothing, found.
+        revision: u64,
+        /// Whether all tests held.
+        succeeded: bool,
+        /// One for each operation of the branch that was executed.
+        results: Vec<TxnResult>,
     },
     /// To a conditional write: the condition did not hold.
     PreconditionFailed {
@@ -201,8 +261,9 @@ impl Event {
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Event { process, call_ns, return_ns, op, answer, index } = self;
+        let Event { process, call_ns, return_ns, op, answer, index, version } = self;
         write!(f, "process {process} [{call_ns}..{return_ns}] {op:?} -> {answer:?}")?;
+        version.map_or(Ok(()), |version| write!(f, " as version {version}"))?;
         index.map_or(Ok(()), |index| write!(f, " at index {index}"))
     }
 }

@@ -11,12 +11,13 @@
 //! 3. [`check_linearizable`] trusts no index. For each group of keys that writes tie together, mostly one key on its own
 //!    (linearizability is local: Herlihy and Wing, §3.2), it searches an order of the operations that explains every
 //!    answer: the search of Wing and Gong, with Lowe's memory of what was already tried. To it a list is a read of each
-//!    group, and a removal of a range is one operation on all of its keys.
+//!    group; a removal of a range, and a transaction, is one operation on all of its keys.
 //!
 //! The checker shares the names of things with the rest of dkv, and their JSON; what they mean it says itself, so that it
 //! is a second opinion.
 //!
-//! What a history must be: no key exists before it begins; no two puts of one key have the same value; a write repeated
+//! What a history must be: no key exists before it begins; no two puts of one key have the same value, and no sum of a
+//! counter comes twice ([`draw_amount`] sees to that); a write repeated
 //! under one idempotency key is one event; stale reads and reads of old revisions are left out; times come from one
 //! clock. Times that are equal count as concurrent.
 //!
@@ -32,14 +33,19 @@ mod names;
 mod order;
 mod resolve;
 mod search;
+mod txn;
+mod txn_leaves;
+mod txn_steps;
+mod value;
 
 use std::fmt;
 
-pub use draw::{Parts, draw_condition, draw_kind, draw_operation, write_of};
+pub use draw::{Parts, draw_amount, draw_condition, draw_kind, draw_operation, draw_txn, write_of};
 pub use history::{Answer, Condition, Event, Op, Row, read_history, write_history};
 pub use order::check_order;
 pub use resolve::{Committed, resolve_unknown};
 pub use search::check_linearizable;
+pub use txn::{Holds, Test, Txn, TxnOp, TxnResult};
 
 use names::Names;
 
@@ -151,12 +157,14 @@ pub fn check_revisions(history: &[Event]) -> Result<(), Fault> {
 /// A revision that surely existed when the answer was given.
 fn seen_revision(answer: &Answer) -> Option<u64> {
     match *answer {
-        Answer::Value { mod_revision, .. } | Answer::PreconditionFailed { mod_revision } => {
-            Some(mod_revision)
-        }
+        Answer::Value { mod_revision, .. }
+        | Answer::PreconditionFailed { mod_revision }
+        | Answer::Conflict { mod_revision } => Some(mod_revision),
         Answer::Written { revision }
+        | Answer::Added { revision, .. }
         | Answer::Deleted { revision, .. }
         | Answer::DeletedRange { revision, .. }
+        | Answer::Txn { revision, .. }
         | Answer::Listed { revision, .. } => Some(revision),
         Answer::Absent | Answer::NotDone | Answer::Unknown => None,
     }
@@ -168,6 +176,7 @@ fn newest_before(answer: &Answer) -> Option<u64> {
         Answer::Deleted { revision, deleted: false }
         | Answer::DeletedRange { revision, deleted: 0 }
         | Answer::Listed { revision, .. } => Some(revision),
+        Answer::Txn { revision, .. } if change(answer).is_none() => Some(revision),
         _ => change(answer).map(|revision| revision - 1),
     }
 }
@@ -175,8 +184,13 @@ fn newest_before(answer: &Answer) -> Option<u64> {
 /// The revision of the change that was answered.
 fn change(answer: &Answer) -> Option<u64> {
     match *answer {
-        Answer::Written { revision } | Answer::Deleted { revision, deleted: true } => Some(revision),
+        Answer::Written { revision }
+        | Answer::Added { revision, .. }
+        | Answer::Deleted { revision, deleted: true } => Some(revision),
         Answer::DeletedRange { revision, deleted } if deleted > 0 => Some(revision),
+        Answer::Txn { revision, ref results, .. } if results.iter().any(TxnResult::is_change) => {
+            Some(revision)
+        }
         _ => None,
     }
 }

@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::history::{Answer, Condition, Event, Op};
+use super::txn::{Holds, Txn, TxnOp};
+use super::txn_steps::{After, Before, KeyTest, Seen, TxnStep, follow};
 use super::{Fault, change};
 
-/// A value of a key by its number.
-pub(super) type Value = u64;
+pub(super) use super::value::Value;
+use super::value::canonical;
 
 /// What an event means for one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +24,16 @@ pub(super) enum Step {
     Delete(Option<Condition>, Known),
     /// There was nothing to remove.
     DeleteNothing(Option<Condition>),
+    /// Added to; with the sum, where the answer tells it.
+    Add(i64, Option<Condition>, Option<i64>, Known),
+    /// Not added to, as the key, last changed at this revision, holds no integer or one that is too large.
+    AddConflict(i64, Option<Condition>, u64),
     /// Removed with its neighbours by the change of this revision, if it was there.
     Clear(u64),
     /// Refused, as the key was last changed at this revision.
     Refused(Option<Condition>, u64),
+    /// Part of an answered transaction: the one at this place of the key's.
+    Txn(usize),
 }
 
 /// What is known of a change.
@@ -52,18 +60,67 @@ pub(super) struct KeyEvent {
 #[derive(Default)]
 pub(super) struct KeyNames {
     pub events: Vec<KeyEvent>,
-    numbers: HashMap<String, Value>,
+    /// The number of each text.
+    numbers: HashMap<String, u64>,
+    /// Whether something was or may have been added to it: then it matters which of two integers it holds.
+    has_additions: bool,
     value_of: BTreeMap<u64, Value>,
     revision_of: BTreeMap<Value, u64>,
+    txns: Vec<TxnStep>,
+    /// Which transaction puts the value.
+    txn_of: BTreeMap<Value, usize>,
+    /// Values that a transaction compares: nobody may have read them, and they differ all the same.
+    tested: BTreeSet<Value>,
+    /// The version that the key got at this revision.
+    version_at: BTreeMap<u64, u64>,
 }
 
 impl KeyNames {
     fn number(&mut self, value: &str) -> Value {
-        let next = self.numbers.len() as Value;
-        match self.numbers.get(value) {
+        if let Some(number) = canonical(value) {
+            return number;
+        }
+        let next = self.numbers.len() as u64;
+        Value::Text(match self.numbers.get(value) {
             Some(&number) => number,
             None => *self.numbers.entry(value.to_owned()).or_insert(next),
+        })
+    }
+
+    /// Whether something was or may have been added to it.
+    pub(super) fn has_additions(&self) -> bool {
+        self.has_additions
+    }
+
+    /// Whether a value that nobody saw must be told from other such values: something may have been added to it that
+    /// somebody saw.
+    pub(super) fn is_own(&self, value: Value) -> bool {
+        self.has_additions && matches!(value, Value::Number(_))
+    }
+
+    /// The number of a value that somebody wrote or read.
+    pub(super) fn find(&self, value: &str) -> Option<Value> {
+        canonical(value).or_else(|| self.numbers.get(value).copied().map(Value::Text))
+    }
+
+    /// A test of the key, with numbers in the place of values.
+    pub(super) fn test(&self, holds: &Holds) -> KeyTest {
+        match holds {
+            Holds::Exists => KeyTest::Exists,
+            Holds::Absent => KeyTest::Absent,
+            Holds::ModRevision(revision) => KeyTest::ModRevision(*revision),
+            Holds::Value(value) => KeyTest::Value(self.find(value)),
         }
+    }
+
+    /// Whether some transaction compares the key with this value.
+    pub(super) fn is_tested(&self, value: Value) -> bool {
+        self.tested.contains(&value)
+    }
+
+    /// The transaction of a step.
+    pub(super) fn txn(&self, at: usize) -> &TxnStep {
+        &self.txns[at]
     }
 
     /// The value that this revision wrote.
@@ -76,9 +133,38 @@ impl KeyNames {
         self.revision_of.get(&value).copied()
     }
 
+    /// The version that the key got at this revision, where an answer tells it.
+    pub(super) fn version_at(&self, revision: u64) -> Option<u64> {
+        self.version_at.get(&revision).copied()
+    }
+
+    /// Whether a key with the value `now` may have this version (0 = absent). One that no answer tells may be any.
+    pub(super) fn may_have_version(&self, now: Option<Value>, version: u64) -> bool {
+        let Some(value) = now else { return version == 0 };
+        let known = self.revision_of(value).and_then(|revision| self.version_at(revision));
+        known.map_or(version != 0, |known| known == version)
+    }
+
     /// What stands in the place of the number.
-    pub(super) fn text(&self, value: Value) -> &str {
-        self.numbers.iter().find(|(_, number)| **number == value).map_or("", |(text, _)| text)
+    pub(super) fn text(&self, value: Value) -> String {
+        match value {
+            Value::Number(number) => number.to_string(),
+            Value::Text(number) => {
+                let text = self.numbers.iter().find(|(_, other)| **other == number);
+                text.map_or_else(String::new, |(text, _)| text.clone())
+            }
+        }
+    }
+
+    /// The value that an addition leaves, when its answer fits the value `now`.
+    pub(super) fn sum(now: Option<Value>, amount: i64, told: Option<i64>) -> Option<Value> {
+        let sum = Value::plus(now, amount)?;
+        told.is_none_or(|told| sum == Value::Number(told)).then_some(sum)
+    }
+
+    /// The value before an addition whose sum is told; None when it may have been absent.
+    pub(super) fn before_sum(amount: i64, told: Option<i64>) -> Option<Value> {
+        told?.checked_sub(amount).filter(|before| *before != 0).map(Value::Number)
     }
 
     /// Whether a key with the value `now` may have been last changed at `revision` (0 = absent). A value of unknown
@@ -109,12 +195,60 @@ impl<'a> Names<'a> {
             if let Some(key) = event.op.key() {
                 names.keys.entry(key).or_default();
             }
+            if let Op::Txn(txn) = &event.op {
+                for key in txn.keys() {
+                    names.keys.entry(key).or_default();
+                }
+            }
         }
         let mut revisions = Revisions::default();
         for (source, event) in history.iter().enumerate() {
-            names.take(source, event, &mut revisions)?;
+            let Op::Txn(txn) = &event.op else { continue };
+            for (key, value) in txn.values_tested() {
+                let names = names.keys.get_mut(key).expect("every key was entered");
+                let value = names.number(value);
+                names.tested.insert(value);
+            }
+            for (key, value) in txn.puts() {
+                if !revisions.values.insert((key, value)) {
+                    return Err(Fault::Malformed(format!("a value is written twice: {event}")));
+                }
+                let names = names.keys.get_mut(key).expect("every key was entered");
+                let value = names.number(value);
+                names.txn_of.insert(value, source);
+            }
         }
+        let is_unknown_txn =
+            |event: &Event| matches!((&event.op, &event.answer), (Op::Txn(_), Answer::Unknown));
+        for (source, event) in history.iter().enumerate().filter(|(_, event)| !is_unknown_txn(event)) {
+            names.take(source, event, &mut revisions)?;
+            names.take_version(event)?;
+        }
+        // What the others have seen tells which branch of these was executed.
+        for (source, event) in history.iter().enumerate().filter(|(_, event)| is_unknown_txn(event)) {
+            names.take_unknown_txn(source, event, &mut revisions)?;
+        }
+        names.keys.iter().try_for_each(|(key, names)| check_versions(key, names, history))?;
         Ok(names)
+    }
+
+    /// Notes the version that an answer names.
+    fn take_version(&mut self, event: &'a Event) -> Result<(), Fault> {
+        let (Some(version), Some(key)) = (event.version, event.op.key()) else { return Ok(()) };
+        let revision = match event.answer {
+            Answer::Value { mod_revision, .. }
+            | Answer::PreconditionFailed { mod_revision }
+            | Answer::Conflict { mod_revision } => mod_revision,
+            Answer::Written { revision } | Answer::Added { revision, .. } => revision,
+            _ => return Err(Fault::Malformed(format!("the answer has no version: {event}"))),
+        };
+        let names = self.keys.get_mut(key).expect("every key was entered");
+        let known = if revision == 0 { 0 } else { *names.version_at.entry(revision).or_insert(version) };
+        if known != version || (version == 0) != (revision == 0) {
+            let text = format!("at revision {revision} the key has version {known}: {event}");
+            return Err(Fault::Revisions(text));
+        }
+        Ok(())
     }
 
     fn take(&mut self, source: usize, event: &'a Event, revisions: &mut Revisions<'a>) -> Result<(), Fault> {
@@ -158,6 +292,9 @@ impl<'a> Names<'a> {
             }
             return Ok(());
         }
+        if let (Op::Txn(txn), Answer::Txn { .. }) = (&event.op, &event.answer) {
+            return self.take_txn(times, event, txn, revisions);
+        }
         let Some(key) = event.op.key() else { return Ok(()) };
         let names = self.keys.get_mut(key).expect("every key was entered");
         let step = match (&event.op, &event.answer) {
@@ -172,9 +309,23 @@ impl<'a> Names<'a> {
             }
             (Op::Get { .. }, _) => Step::ReadAbsent,
             (
-                Op::Put { condition, .. } | Op::Delete { condition, .. },
+                Op::Put { condition, .. } | Op::Delete { condition, .. } | Op::Add { condition, .. },
                 Answer::PreconditionFailed { mod_revision },
             ) => Step::Refused(*condition, *mod_revision),
+            (Op::Add { amount, condition, .. }, Answer::Conflict { mod_revision }) => {
+                names.has_additions = true;
+                Step::AddConflict(*amount, *condition, *mod_revision)
+            }
+            (Op::Add { amount, condition, .. }, answer) => {
+                names.has_additions = true;
+                let (mut known, mut sum) = (Known::Unknown, None);
+                if let Answer::Added { revision, value } = *answer {
+                    (known, sum) = (Known::Done(revision), Some(value));
+                    revisions.write(event, revision)?;
+                    revisions.name(event, key, names, revision, Some(Value::Number(value)))?;
+                }
+                Step::Add(*amount, *condition, sum, known)
+            }
             (Op::Put { value, condition, .. }, answer) => {
                 let value = names.number(value);
                 let known = change(answer).map_or(Known::Unknown, Known::Done);
@@ -195,9 +346,111 @@ impl<'a> Names<'a> {
                 }
                 Step::Delete(*condition, known)
             }
-            (Op::List { .. } | Op::DeleteRange { .. }, _) => unreachable!("it has no single key"),
+            (Op::List { .. } | Op::DeleteRange { .. } | Op::Txn(_), _) => {
+                unreachable!("it has no single key")
+            }
         };
         put(names, step);
+        Ok(())
+    }
+
+    /// A transaction that was answered: a step for each of its keys.
+    fn take_txn(
+        &mut self,
+        times: KeyEvent,
+        event: &'a Event,
+        txn: &'a Txn,
+        revisions: &mut Revisions<'a>,
+    ) -> Result<(), Fault> {
+        let Answer::Txn { succeeded, .. } = event.answer else { return Ok(()) };
+        let made = change(&event.answer);
+        if let Some(revision) = made {
+            revisions.write(event, revision)?;
+            revisions.claim(event, revision, Change::Txn(times.source))?;
+        }
+        for key in txn.keys() {
+            let part = follow(event, txn, key)?;
+            let names = self.keys.get_mut(key).expect("every key was entered");
+            let before = match part.before {
+                None => Before::Any,
+                Some(Seen::Absent) => Before::Absent,
+                Some(Seen::Exists) => Before::Exists,
+                Some(Seen::Value(value, mod_revision)) => {
+                    let value = names.number(value);
+                    revisions.name(event, key, names, mod_revision, Some(value))?;
+                    Before::Value(value)
+                }
+            };
+            let after = match (part.after, made) {
+                (Some(Some(value)), Some(revision)) => {
+                    let value = names.number(value);
+                    revisions.name(event, key, names, revision, Some(value))?;
+                    After::Value(value)
+                }
+                (Some(_), _) => After::Absent,
+                (None, _) => After::Same,
+            };
+            let tests = txn.tests.iter().filter(|test| test.key == key);
+            let tests = tests.map(|test| names.test(&test.holds)).collect();
+            let decides = txn.tests.iter().all(|test| test.key == key);
+            let step = Step::Txn(names.txns.len());
+            names.txns.push(TxnStep { succeeded, tests, decides, before, after });
+            names.events.push(KeyEvent { step, ..times });
+        }
+        Ok(())
+    }
+
+    /// A transaction whose outcome is unknown: writes that may have happened, each on its own; or, when somebody saw a
+    /// value of it, everything that its branch writes.
+    fn take_unknown_txn(
+        &mut self,
+        source: usize,
+        event: &'a Event,
+        revisions: &mut Revisions<'a>,
+    ) -> Result<(), Fault> {
+        let Op::Txn(txn) = &event.op else { return Ok(()) };
+        let times =
+            KeyEvent { call_ns: event.call_ns, end_ns: event.end_ns(), step: Step::ReadAbsent, source };
+        let revision_seen = |branch: bool| {
+            txn.branch(branch).iter().find_map(|op| match op {
+                TxnOp::Put { key, value } => {
+                    let names = self.keys.get(key.as_str())?;
+                    names.revision_of(names.find(value)?)
+                }
+                _ => None,
+            })
+        };
+        let seen = [true, false].map(|branch| revision_seen(branch).map(|revision| (branch, revision)));
+        if let [Some(_), Some(_)] = seen {
+            return Err(Fault::Order(format!("values of both branches were seen: {event}")));
+        }
+        let seen = seen.into_iter().flatten().next();
+        if let Some((_, revision)) = seen {
+            revisions.write(event, revision)?;
+        }
+        for op in [true, false]
+            .into_iter()
+            .filter(|branch| seen.is_none_or(|(taken, _)| taken == *branch))
+            .flat_map(|branch| txn.branch(branch))
+        {
+            let (key, step) = match op {
+                TxnOp::Get { .. } => continue,
+                TxnOp::Put { key, value } => {
+                    let names = self.keys.get_mut(key.as_str()).expect("every key was entered");
+                    let value = names.number(value);
+                    if let Some((_, revision)) = seen {
+                        revisions.name(event, key, names, revision, Some(value))?;
+                    }
+                    (key, Step::Put(value, None, Known::Unknown))
+                }
+                TxnOp::Delete { key } => match seen {
+                    Some((_, revision)) => (key, Step::Clear(revision)),
+                    None => (key, Step::Delete(None, Known::Unknown)),
+                },
+            };
+            let names = self.keys.get_mut(key.as_str()).expect("every key was entered");
+            names.events.push(KeyEvent { step, ..times });
+        }
         Ok(())
     }
 }
@@ -209,6 +462,8 @@ enum Change<'a> {
     Key(&'a str, Option<Value>),
     /// It removed a range.
     Range,
+    /// It is the change of the transaction at this place of the history.
+    Txn(usize),
 }
 
 /// What each revision did, and who said so.
@@ -244,7 +499,9 @@ impl<'a> Revisions<'a> {
         if revision == 0 {
             return Err(Fault::Revisions(format!("no change has revision 0: {event}")));
         }
-        self.claim(event, revision, Change::Key(key, value))?;
+        let by_txn = value.and_then(|value| names.txn_of.get(&value));
+        let change = by_txn.map_or(Change::Key(key, value), |source| Change::Txn(*source));
+        self.claim(event, revision, change)?;
         let Some(value) = value else { return Ok(()) };
         let other = *self.said_by.entry((key, value)).or_insert(event);
         if *names.revision_of.entry(value).or_insert(revision) != revision {
@@ -253,6 +510,32 @@ impl<'a> Revisions<'a> {
         names.value_of.insert(revision, value);
         Ok(())
     }
+}
+
+/// Versions rise with every change of the key by one, and fall only when the key was removed.
+fn check_versions(key: &str, names: &KeyNames, history: &[Event]) -> Result<(), Fault> {
+    let may_remove = |event: &Event| {
+        let is_removal = match &event.op {
+            Op::Delete { .. } | Op::DeleteRange { .. } => true,
+            Op::Txn(txn) => txn.may_delete(key),
+            Op::Put { .. } | Op::Add { .. } | Op::Get { .. } | Op::List { .. } => false,
+        };
+        is_removal
+            && event.op.concerns(key)
+            && (change(&event.answer).is_some() || event.answer == Answer::Unknown)
+    };
+    let told: Vec<(u64, u64)> =
+        names.version_at.iter().map(|(revision, version)| (*revision, *version)).collect();
+    for pair in told.windows(2) {
+        let ((earlier, before), (later, after)) = (pair[0], pair[1]);
+        let rises = after > before && after - before <= later - earlier;
+        let is_anew = after < later - earlier && history.iter().any(may_remove);
+        if !(rises || is_anew) {
+            let text = format!("version {before} of {key:?} at revision {earlier}, and {after} at {later}");
+            return Err(Fault::Revisions(text));
+        }
+    }
+    Ok(())
 }
 
 fn contradiction(a: &Event, b: &Event) -> Result<(), Fault> {
@@ -267,10 +550,26 @@ fn check_form(event: &Event) -> Result<(), Fault> {
             | (Op::Put { .. }, Answer::Written { .. } | Answer::PreconditionFailed { .. })
             | (Op::Delete { .. }, Answer::Deleted { .. } | Answer::PreconditionFailed { .. })
             | (Op::DeleteRange { .. }, Answer::DeletedRange { .. })
+            | (
+                Op::Add { .. },
+                Answer::Added { .. } | Answer::Conflict { .. } | Answer::PreconditionFailed { .. }
+            )
+            | (Op::Txn(_), Answer::Txn { .. })
             | (Op::List { .. }, Answer::Listed { .. })
     );
     if !belongs {
         return Err(Fault::Malformed(format!("the answer does not belong to its operation: {event}")));
+    }
+    if let (Op::Txn(txn), Answer::Txn { succeeded, results, .. }) = (&event.op, &event.answer)
+        && !txn.fits(*succeeded, results)
+    {
+        return Err(Fault::Malformed(format!("the results are not those of the branch: {event}")));
+    }
+    if let (Op::Txn(txn), Answer::Txn { succeeded: false, .. }) = (&event.op, &event.answer)
+        && txn.keys().is_empty()
+    {
+        // No key's part of the history has it.
+        return Err(Fault::Order(format!("without a test all of them hold: {event}")));
     }
     if event.end_ns() < event.call_ns {
         return Err(Fault::Malformed(format!("returned before it was called: {event}")));

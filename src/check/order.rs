@@ -7,13 +7,16 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::history::{Answer, Condition, Event};
-use super::names::{KeyEvent, KeyNames, Known, Names, Step};
-use super::search::{State, leaves};
+use super::history::{Answer, Condition, Event, Op};
+use super::names::{KeyEvent, KeyNames, Known, Names, Step, Value};
+use super::search::{State, leaves, shown_by};
+use super::txn_steps::After;
+use super::value::may_add_up;
 use super::{Fault, change, newest_before, seen_revision};
 
-/// Most states that the unknown writes of one key may be tried in.
-const MAX_TRIES: usize = 100_000;
+/// Most states that the unknown writes of one key may be tried in. Each is compared with all those before it, so their
+/// time grows with the square; what is given up here the search may still decide.
+const MAX_TRIES: usize = 5_000;
 
 /// Checks the answers against the order of their log indexes. What has no index, and no revision in its place, is left
 /// to the search.
@@ -28,27 +31,57 @@ pub fn check_order(history: &[Event]) -> Result<(), Fault> {
     check_store_revisions(history, &places)?;
     let line = Line::new(history, &places, &floats);
     let mut undecided = Ok(());
+    let mut given_up: Vec<&str> = Vec::new();
     let mut cleared = Cleared::new();
+    let mut held = Held::new();
     for (key, names) in &names.keys {
-        match replay(key, names, history, &line, &floats, &mut cleared) {
-            Err(fault) if fault.is_undecided() => undecided = undecided.and(Err(fault)),
+        match replay(key, names, history, &line, &floats, &mut cleared, &mut held) {
+            Err(fault) if fault.is_undecided() => {
+                undecided = undecided.and(Err(fault));
+                given_up.push(key);
+            }
             verdict => verdict?,
         }
     }
-    check_counts(history, &cleared).and(undecided)
+    check_counts(history, &cleared, &given_up)?;
+    check_refused(history, &held)?;
+    undecided
 }
 
 /// How many keys the removal of a range can have found, at least and at most, by event.
 type Cleared = BTreeMap<usize, (u64, u64)>;
 
-/// A removal of a range says how many keys it removed; each key was replayed on its own.
-fn check_counts(history: &[Event], cleared: &Cleared) -> Result<(), Fault> {
+/// A removal of a range says how many keys it removed; each key was replayed on its own. Whether a key was there that was
+/// given up nobody knows.
+fn check_counts(history: &[Event], cleared: &Cleared, given_up: &[&str]) -> Result<(), Fault> {
     for (source, event) in history.iter().enumerate() {
         let Answer::DeletedRange { deleted, .. } = event.answer else { continue };
+        if given_up.iter().any(|key| event.op.concerns(key)) {
+            continue;
+        }
         // One that removed nothing was replayed as a look at every key.
         let (least, most) = cleared.get(&source).copied().unwrap_or_default();
         if !(least..=most).contains(&deleted) {
             return Err(Fault::Order(format!("here the range has {least} to {most} keys: {event}")));
+        }
+    }
+    Ok(())
+}
+
+/// Of how many keys all tests of a transaction surely held, by event.
+type Held = BTreeMap<usize, usize>;
+
+/// A transaction that did not succeed has a test that did not hold; each key was replayed on its own.
+fn check_refused(history: &[Event], held: &Held) -> Result<(), Fault> {
+    for (source, event) in history.iter().enumerate() {
+        let (Op::Txn(txn), Answer::Txn { succeeded: false, .. }) = (&event.op, &event.answer) else {
+            continue;
+        };
+        let mut tested: Vec<&str> = txn.tests.iter().map(|test| test.key.as_str()).collect();
+        tested.sort_unstable();
+        tested.dedup();
+        if held.get(&source).copied().unwrap_or(0) == tested.len() {
+            return Err(Fault::Order(format!("here all tests hold: {event}")));
         }
     }
     Ok(())
@@ -66,7 +99,8 @@ fn line_up(history: &[Event], names: &Names) -> Result<(Vec<Place>, Floats), Fau
     for (source, event) in history.iter().enumerate() {
         let took_place = match event.answer {
             Answer::NotDone => false,
-            Answer::Unknown => event.op.is_write(),
+            // Of a transaction it is not known what it did there.
+            Answer::Unknown => event.op.is_write() && !matches!(event.op, Op::Txn(_)),
             _ => true,
         };
         if let (true, Some(index)) = (took_place, event.index) {
@@ -97,7 +131,12 @@ fn floating(history: &[Event], names: &Names) -> BTreeMap<u64, usize> {
             let revision = match event.step {
                 Step::Put(_, _, Known::Done(revision))
                 | Step::Delete(_, Known::Done(revision))
+                | Step::Add(.., Known::Done(revision))
                 | Step::Clear(revision) => revision,
+                Step::Txn(_) => match change(&history[event.source].answer) {
+                    Some(revision) => revision,
+                    None => continue,
+                },
                 Step::Put(value, _, Known::Unknown) => match names.revision_of(value) {
                     Some(revision) => revision,
                     None => continue,
@@ -268,6 +307,7 @@ fn replay(
     line: &Line,
     floats: &Floats,
     cleared: &mut Cleared,
+    held: &mut Held,
 ) -> Result<(), Fault> {
     let place_of = |event: &KeyEvent| line.place_of[event.source];
     let mut placed: Vec<(usize, KeyEvent)> =
@@ -288,6 +328,16 @@ fn replay(
             *least += u64::from(is_sure && is_there);
             *most += u64::from(!is_sure || may_be_there);
         }
+        for (at, event) in here.iter().filter_map(|(_, event)| match event.step {
+            Step::Txn(at) => Some((at, event)),
+            _ => None,
+        }) {
+            let txn = names.txn(at);
+            let is_sure = loose.open.is_empty() && loose.floating.is_empty();
+            if is_sure && !txn.tests.is_empty() && !ways.iter().any(|way| txn.may_fail(names, way.state)) {
+                *held.entry(event.source).or_default() += 1;
+            }
+        }
         let is_early =
             |way: &Way, at| loose.floating.iter().position(|f| f.last == at).is_some_and(|f| way.early[f]);
         let fits = |way: &Way| {
@@ -298,31 +348,81 @@ fn replay(
             Some(Way { state, ..way.clone() })
         };
         let mut next: Vec<Way> = Vec::new();
-        let mut tried: Vec<Way> = Vec::new();
-        let mut queue: VecDeque<Way> = ways.iter().cloned().collect();
-        while let Some(way) = queue.pop_front() {
-            if let Some(fitting) = fits(&way) {
-                if !next.iter().any(|other| other.is_at_least(&fitting)) {
-                    next.push(fitting);
-                }
+        // Mostly it is plain what an answer needs. Where it is not, everything is tried.
+        for is_strict in [true, false] {
+            if is_strict && !names.has_additions() {
                 continue;
             }
-            for way in loose.choices(names, &way, here[0].0, until_ns) {
-                if !tried.iter().any(|other| other.is_at_least(&way)) {
-                    tried.push(way.clone());
-                    queue.push_back(way);
+            let mut tried: Vec<Way> = Vec::new();
+            let mut queue: VecDeque<Way> = ways.iter().cloned().collect();
+            while let Some(way) = queue.pop_front() {
+                if let Some(fitting) = fits(&way) {
+                    if !next.iter().any(|other| other.is_at_least(&fitting)) {
+                        next.push(fitting);
+                    }
+                    continue;
+                }
+                let steps = here.iter().map(|(_, event)| event.step);
+                let shown = steps.filter_map(|step| shown_by(names, step)).next();
+                let fits_at = |state| fits(&Way { state, ..way.clone() }).is_some();
+                let goal = Goal { shown, fits_at: &fits_at, is_strict };
+                for way in loose.choices(names, &way, here[0].0, until_ns, &goal) {
+                    if !tried.iter().any(|other| other.is_at_least(&way)) {
+                        tries += 1;
+                        tried.push(way.clone());
+                        queue.push_back(way);
+                    }
+                }
+                if tries > MAX_TRIES || next.len() > MAX_TRIES {
+                    let why = format!("given up after {tries} ways to place its unknown writes");
+                    return Err(Fault::Undecided { key: key.to_owned(), why });
                 }
             }
-            tries += 1;
-            if tries > MAX_TRIES {
-                let why = format!("given up after {tries} ways to place its unknown writes");
-                return Err(Fault::Undecided { key: key.to_owned(), why });
+            if !next.is_empty() {
+                break;
             }
         }
         if next.is_empty() {
             return Err(unexplained(key, names, history, here, &ways));
         }
         ways = next;
+    }
+    // What may or may not have happened changes how often the key was put.
+    if loose.open.is_empty() && loose.floating.is_empty() {
+        return count_versions(key, names, history, &placed);
+    }
+    Ok(())
+}
+
+/// Counts the versions of a key along its line, where nothing of it is loose.
+fn count_versions(
+    key: &str,
+    names: &KeyNames,
+    history: &[Event],
+    placed: &[(usize, KeyEvent)],
+) -> Result<(), Fault> {
+    let mut version = 0;
+    for (_, KeyEvent { step, source, .. }) in placed {
+        match step {
+            Step::Put(..) | Step::Add(..) => version += 1,
+            Step::Delete(..) | Step::Clear(_) => version = 0,
+            Step::Txn(at) => match names.txn(*at).after {
+                After::Value(_) => version += 1,
+                After::Absent => version = 0,
+                After::Same => {}
+            },
+            Step::Read(..)
+            | Step::ReadAbsent
+            | Step::DeleteNothing(_)
+            | Step::Refused(..)
+            | Step::AddConflict(..) => {}
+        }
+        if let Some(told) = history[*source].version
+            && told != version
+        {
+            let event = &history[*source];
+            return Err(Fault::Order(format!("here the key {key:?} has version {version}: {event}")));
+        }
     }
     Ok(())
 }
@@ -334,8 +434,8 @@ fn unexplained(
     here: &[(usize, KeyEvent)],
     ways: &[Way],
 ) -> Fault {
-    let mut states: Vec<&str> =
-        ways.iter().map(|way| way.state.map_or("absent", |value| names.text(value))).collect();
+    let shown = |way: &Way| way.state.map_or_else(|| "absent".to_owned(), |value| names.text(value));
+    let mut states: Vec<String> = ways.iter().map(shown).collect();
     states.dedup();
     let events: Vec<String> =
         here.iter().map(|(_, event)| format!("\n  {}", history[event.source])).collect();
@@ -366,15 +466,24 @@ impl Loose {
         has_no_place: impl Fn(&KeyEvent) -> bool,
     ) -> Loose {
         let is_unknown = |event: &&KeyEvent| {
-            matches!(event.step, Step::Put(.., Known::Unknown) | Step::Delete(_, Known::Unknown))
+            matches!(
+                event.step,
+                Step::Put(.., Known::Unknown)
+                    | Step::Delete(_, Known::Unknown)
+                    | Step::Add(.., Known::Unknown)
+            )
         };
         let mut open: Vec<KeyEvent> =
             names.events.iter().filter(|event| has_no_place(event)).filter(is_unknown).copied().collect();
         open.sort_by_key(|event| event.call_ns);
-        // Nobody saw the values of these puts, or they would have a place: they need no telling apart.
+        // Nobody saw the values of these puts, or they would have a place. What no transaction compares either needs no
+        // telling apart.
         let mut any = None;
         for write in &mut open {
-            if let Step::Put(value, ..) = &mut write.step {
+            if let Step::Put(value, ..) = &mut write.step
+                && !names.is_own(*value)
+                && !names.is_tested(*value)
+            {
                 *value = *any.get_or_insert(*value);
             }
         }
@@ -385,8 +494,8 @@ impl Loose {
         Loose { open, floating: placed.iter().filter_map(float).collect() }
     }
 
-    /// What may have happened next, before the place `here`.
-    fn choices(&self, names: &KeyNames, way: &Way, here: usize, until_ns: u64) -> Vec<Way> {
+    /// What may have happened next, before the place `here`, where the answer shows a value.
+    fn choices(&self, names: &KeyNames, way: &Way, here: usize, until_ns: u64, goal: &Goal<'_>) -> Vec<Way> {
         let mut choices = Vec::new();
         // In the order of their revisions: the first one that has not happened.
         let next = (0..self.floating.len()).find(|&f| !way.early[f] && self.floating[f].last >= here);
@@ -402,6 +511,10 @@ impl Loose {
         let until_ns = after.map(|f| self.floating[f].end_ns).fold(until_ns, u64::min);
         for i in self.candidates(names, way, until_ns) {
             let Some(state) = leaves(names, self.open[i].step, way.state) else { continue };
+            let moved = next.map(|f| self.floating[f].step);
+            if goal.is_strict && !self.may_lead_to(names, goal, moved, state, i, way) {
+                continue;
+            }
             let mut way = Way { state, ..way.clone() };
             way.used[i] = true;
             choices.push(way);
@@ -409,44 +522,105 @@ impl Loose {
         choices
     }
 
-    /// Which of the open ones to try next. Of those with one condition the one called first: the others can still be used
-    /// later. For the same reason, of those that do the same, the ones with the narrowest condition.
+    /// Whether a write that leaves the number `state` can be a step to what the answer needs: alone, with additions, or as
+    /// what a condition finds.
+    fn may_lead_to(
+        &self,
+        names: &KeyNames,
+        goal: &Goal<'_>,
+        moved: Option<Step>,
+        state: State,
+        i: usize,
+        way: &Way,
+    ) -> bool {
+        if !matches!(state, Some(Value::Number(_))) {
+            return true;
+        }
+        let is_open = |other: &usize| *other != i && !way.used[*other];
+        let others: Vec<Step> =
+            (0..self.open.len()).filter(is_open).map(|other| self.open[other].step).collect();
+        let amount = |step: &Step| match *step {
+            Step::Add(amount, ..) => Some(amount),
+            _ => None,
+        };
+        // The next one that has happened, and has not its place yet, may come first.
+        let also_shown = moved.and_then(|step| shown_by(names, step));
+        let fills_a_gap = |state: State| {
+            let Some(Value::Number(now)) = state else { return false };
+            goal.shown.into_iter().chain(also_shown).any(|shown| match shown {
+                Value::Number(shown) => {
+                    let amounts = others.iter().filter_map(amount).collect();
+                    may_add_up(amounts, i128::from(shown) - i128::from(now))
+                }
+                Value::Text(_) => false,
+            })
+        };
+        let lets_move = |state| {
+            let fits = |state| moved.is_some_and(|step| leaves(names, step, state).is_some());
+            fits(state) && !fits(way.state)
+        };
+        let reaches = |state| (goal.fits_at)(state) || fills_a_gap(state) || lets_move(state);
+        let is_found = |step: &Step| {
+            let is_addition = amount(step).is_some();
+            !is_addition
+                && leaves(names, *step, way.state).is_none()
+                && leaves(names, *step, state).is_some_and(reaches)
+        };
+        reaches(state) || others.iter().any(is_found)
+    }
+
+    /// Which of the open ones to try next. Of those that do the same under one condition the one called first: the others
+    /// can still be used later. For the same reason, of those that do the same, the ones with the narrowest condition.
     fn candidates(&self, names: &KeyNames, way: &Way, until_ns: u64) -> Vec<usize> {
-        let mut found: Vec<(bool, Option<Condition>, usize)> = Vec::new();
+        let mut found: Vec<(Effect, Option<Condition>, usize)> = Vec::new();
         for (i, event) in self.open.iter().enumerate() {
-            let (is_put, condition) = match event.step {
-                Step::Put(_, condition, _) => (true, condition),
-                Step::Delete(condition, _) => (false, condition),
+            let (effect, condition) = match event.step {
+                Step::Put(value, condition, _) => (Effect::Put(value), condition),
+                Step::Delete(condition, _) => (Effect::Delete, condition),
+                Step::Add(amount, condition, ..) => (Effect::Add(amount), condition),
                 _ => unreachable!("only unknown writes are open"),
             };
             if !way.used[i]
                 && event.call_ns <= until_ns
                 && leaves(names, event.step, way.state).is_some()
-                && !found.iter().any(|(other, known, _)| (*other, *known) == (is_put, condition))
+                && !found.iter().any(|(other, known, _)| (*other, *known) == (effect, condition))
             {
-                found.push((is_put, condition, i));
+                found.push((effect, condition, i));
             }
         }
-        let narrowest = |is_put| {
-            found
-                .iter()
-                .filter(|(other, ..)| *other == is_put)
-                .map(|(_, condition, _)| breadth(*condition))
-                .min()
+        let narrowest = |effect: Effect| {
+            let alike = found.iter().filter(|(other, ..)| *other == effect);
+            alike.map(|(_, condition, _)| breadth(*condition)).min()
         };
-        let narrowest = [narrowest(false), narrowest(true)];
-        let kept = found
-            .iter()
-            .filter(|(is_put, condition, _)| Some(breadth(*condition)) == narrowest[usize::from(*is_put)]);
+        let kept =
+            found.iter().filter(|(effect, condition, _)| Some(breadth(*condition)) == narrowest(*effect));
         kept.map(|(.., i)| *i).collect()
     }
+}
+
+/// What the answers at a place need.
+struct Goal<'a> {
+    /// The value that they show, where they do.
+    shown: Option<Value>,
+    /// Whether they fit a state.
+    fits_at: &'a dyn Fn(State) -> bool,
+    /// Whether only writes are tried that can be seen to lead there.
+    is_strict: bool,
+}
+
+/// What an open write does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    Put(Value),
+    Delete,
+    Add(i64),
 }
 
 /// Where a condition holds, those of greater breadth that can hold there do, too.
 fn breadth(condition: Option<Condition>) -> u8 {
     match condition {
-        Some(Condition::ModRevision(_)) => 0,
-        Some(Condition::Exists | Condition::Absent) => 1,
+        Some(Condition::ModRevision(_) | Condition::Version(1..)) => 0,
+        Some(Condition::Exists | Condition::Absent | Condition::Version(0)) => 1,
         None => 2,
     }
 }

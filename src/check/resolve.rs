@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::history::{Answer, Event, Op};
+use super::txn::{TxnOp, TxnResult};
 
 /// The puts in a committed log that is known from its first entry to its last, and that no further entry of the history
 /// can be added to.
@@ -69,6 +70,13 @@ fn first_seen(history: &[Event]) -> HashMap<(&str, &str), (u64, u64)> {
             (Op::List { .. }, Answer::Listed { rows, .. }) => {
                 for row in rows {
                     see(row.key.as_str(), row.value.as_str(), event.return_ns, row.mod_revision);
+                }
+            }
+            (Op::Txn(txn), Answer::Txn { succeeded, results, .. }) => {
+                for (op, result) in txn.branch(*succeeded).iter().zip(results) {
+                    if let (TxnOp::Get { key }, TxnResult::Value { value, mod_revision }) = (op, result) {
+                        see(key.as_str(), value.as_str(), event.return_ns, *mod_revision);
+                    }
                 }
             }
             _ => {}

@@ -9,7 +9,7 @@
 //!   without it and leave the same values, it can as well be left out;
 //! - and what is on none of its keys can as well come before it;
 //! - unknown deletes of the same keys with the same condition are interchangeable, and so are unknown puts of one key
-//!   with the same condition of values that nobody saw: the one called first is used first;
+//!   with the same condition of values that nobody saw or tested: the one called first is used first;
 //! - the indexes and revisions in the answers are hints of what to try first: the operation of the least index, or else an
 //!   unknown one that lets it fit. A store whose answers lie there makes the search longer, and its verdict no other.
 
@@ -17,7 +17,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::history::{Answer, Condition, Event, Op, holds};
-use super::names::{KeyNames, Known, Names, Step, Value};
+use super::names::{KeyEvent, KeyNames, Known, Names, Step, Value};
+use super::txn::{Txn, TxnOp};
+use super::txn_steps::Before;
+use super::value::may_add_up;
 use super::{Fault, Limits, change};
 
 /// Checks each group of keys for linearizability.
@@ -51,7 +54,7 @@ fn groups<'a>(names: &'a Names<'_>, history: &[Event]) -> Vec<Vec<Key<'a>>> {
     let mut group_of: Vec<usize> = (0..keys.len()).collect();
     for event in history {
         // One that is surely not done ties nothing.
-        if !matches!(event.op, Op::DeleteRange { .. }) || event.answer == Answer::NotDone {
+        if !matches!(event.op, Op::DeleteRange { .. } | Op::Txn(_)) || event.answer == Answer::NotDone {
             continue;
         }
         let inside: Vec<usize> = (0..keys.len()).filter(|&k| event.op.concerns(keys[k].0)).collect();
@@ -88,6 +91,10 @@ struct Operation {
     shows: Vec<(usize, Value)>,
     /// Where the answers say that it stands: what is less is tried first.
     hint: Option<Hint>,
+    /// Of a transaction of unknown outcome: the branch that it is taken to have executed.
+    branch: Option<bool>,
+    /// The same transaction with its other branch: one of the two is placed at most.
+    excludes: Option<usize>,
 }
 
 /// Twice the index, and one more for what comes after the entry of that index; then the revision, if that is all there is.
@@ -148,13 +155,26 @@ struct Level {
 }
 
 /// The one value that the answer allows before it.
-fn shown_by(names: &KeyNames, step: Step) -> Option<Value> {
+pub(super) fn shown_by(names: &KeyNames, step: Step) -> Option<Value> {
     match step {
         Step::Read(value, _) => Some(value),
-        Step::Refused(_, mod_revision) => names.value_at(mod_revision),
+        Step::Txn(at) => match names.txn(at).before {
+            Before::Value(value) => Some(value),
+            Before::Any | Before::Absent | Before::Exists => None,
+        },
+        Step::Refused(_, mod_revision) | Step::AddConflict(.., mod_revision) => names.value_at(mod_revision),
+        Step::Add(amount, _, told @ Some(_), _) => KeyNames::before_sum(amount, told),
         Step::Put(_, Some(Condition::ModRevision(revision)), _)
         | Step::Delete(Some(Condition::ModRevision(revision)), _)
         | Step::DeleteNothing(Some(Condition::ModRevision(revision))) => names.value_at(revision),
+        _ => None,
+    }
+}
+
+/// The key and the amount of an addition of unknown outcome.
+fn addition(operation: &Operation) -> Option<(usize, i64)> {
+    match operation.steps[..] {
+        [(key, Step::Add(amount, _, _, Known::Unknown))] => Some((key, amount)),
         _ => None,
     }
 }
@@ -166,7 +186,7 @@ impl<'a> Search<'a> {
     fn new(keys: Vec<Key<'a>>, history: &'a [Event], indexes: &BTreeMap<u64, u64>) -> Search<'a> {
         let mut operations = operations(&keys, history, indexes);
         operations.sort_by_key(|operation| operation.call_ns);
-        let (mut certain, mut possible) = (Vec::new(), Vec::new());
+        let (mut certain, mut possible) = (Vec::new(), Vec::<Operation>::new());
         let mut last_alike: HashMap<Alike, usize> = HashMap::new();
         let mut to_show: BTreeMap<(usize, Value), usize> = BTreeMap::new();
         for mut operation in operations {
@@ -174,8 +194,16 @@ impl<'a> Search<'a> {
             let (key, step) = operation.steps[0];
             let on: Vec<usize> = operation.steps.iter().map(|(key, _)| *key).collect();
             operation.after = match step {
+                _ if operation.branch.is_some() => None,
                 Step::Delete(condition, Known::Unknown) => last_alike.insert((on, false, condition), here),
-                Step::Put(value, _, Known::Unknown) if keys[key].1.revision_of(value).is_some() => None,
+                Step::Put(value, _, Known::Unknown)
+                    if keys[key].1.revision_of(value).is_some()
+                        || keys[key].1.is_own(value)
+                        || keys[key].1.is_tested(value) =>
+                {
+                    None
+                }
+                Step::Add(.., Known::Unknown) => None,
                 Step::Put(_, condition, Known::Unknown) => last_alike.insert((on, true, condition), here),
                 _ => {
                     let shown = |(key, step): &(usize, Step)| Some((*key, shown_by(keys[*key].1, *step)?));
@@ -185,7 +213,14 @@ impl<'a> Search<'a> {
                     continue;
                 }
             };
+            let is_other = |other: &&Operation| other.source == operation.source;
+            operation.excludes = possible.last().filter(is_other).map(|_| here - 1);
             possible.push(operation);
+        }
+        for here in 1..possible.len() {
+            if possible[here].excludes == Some(here - 1) {
+                possible[here - 1].excludes = Some(here);
+            }
         }
         let placed = Placed {
             first: 0,
@@ -301,7 +336,8 @@ impl<'a> Search<'a> {
         let possible = possible.take_while(|(_, operation)| operation.call_ns <= frontier.until_ns);
         for (i, operation) in possible {
             let is_next_alike = operation.after.is_none_or(|after| self.placed.possible[after]);
-            if self.placed.possible[i] || !is_next_alike {
+            let is_excluded = operation.excludes.is_some_and(|other| self.placed.possible[other]);
+            if self.placed.possible[i] || !is_next_alike || is_excluded {
                 continue;
             }
             let Some(states) = self.leaves(operation, &self.states) else { continue };
@@ -352,9 +388,69 @@ impl<'a> Search<'a> {
             let is_joined = |next: &Operation| next.steps.len() > 1 && is_on_all(next) && next.touches(other);
             !other.touches(operation) && next().any(is_joined)
         };
+        // Whatever leaves another value changes what an addition leaves. It is of use to it only when they fill a gap together,
+        // or when something asks for a revision of which nobody knows the value.
+        let is_vague = |other: &Operation| {
+            let [(key, Step::Put(_, condition, _) | Step::Delete(condition, _))] = other.steps[..] else {
+                return false;
+            };
+            let revision = condition.filter(|condition| matches!(condition, Condition::ModRevision(_)));
+            let revision = revision.and_then(Condition::number);
+            revision.is_some_and(|revision| self.keys[key].1.value_at(revision).is_none())
+        };
+        let is_any = others().any(|other| other.touches(operation) && is_vague(other));
         next().any(|next| is_on_all(next) && needs_it(next))
-            || others().any(|other| other.touches(operation) && needs_it(other))
+            || others().any(|other| {
+                other.touches(operation) && (is_any || addition(other).is_none()) && needs_it(other)
+            })
+            || operation.steps.iter().any(|(key, _)| self.may_fill_a_gap(*key, after, frontier, others()))
             || others().any(|other| may_need_more(&other))
+    }
+
+    /// Whether the value of a key in `after` and additions of unknown outcome may add up to what something that is to come
+    /// shows.
+    fn may_fill_a_gap<'b>(
+        &'b self,
+        key: usize,
+        after: &States,
+        frontier: &Frontier,
+        others: impl Iterator<Item = &'b Operation>,
+    ) -> bool {
+        let now = match after[key] {
+            None => 0,
+            Some(Value::Number(now)) => now,
+            Some(Value::Text(_)) => return false,
+        };
+        let alike = others.filter_map(addition).filter(|(other, _)| *other == key);
+        let amounts: Vec<i64> = alike.map(|(_, amount)| amount).collect();
+        let may_show = |shown: i64| may_add_up(amounts.clone(), i128::from(shown) - i128::from(now));
+        let names = self.keys[key].1;
+        // Where nobody knows the revision or the version that an answer names, more than one value may have it.
+        let is_vague = |step: Step| match step {
+            Step::AddConflict(..) => true,
+            Step::Refused(_, mod_revision) => mod_revision != 0,
+            Step::Put(_, condition, _)
+            | Step::Delete(condition, _)
+            | Step::DeleteNothing(condition)
+            | Step::Add(_, condition, ..) => {
+                matches!(condition, Some(Condition::ModRevision(_) | Condition::Version(1..)))
+            }
+            Step::Read(..) | Step::ReadAbsent | Step::Clear(_) => false,
+            // What it found it says; a test that did not hold says little.
+            Step::Txn(_) => true,
+        };
+        let next = frontier.certain.iter().flat_map(|&certain| &self.certain[certain].steps);
+        !amounts.is_empty()
+            && next.filter(|(other, _)| *other == key).any(|(_, step)| {
+                match (*step, shown_by(names, *step)) {
+                    (Step::Add(amount, _, Some(told), _), _) => {
+                        told.checked_sub(amount).is_some_and(may_show)
+                    }
+                    (_, Some(Value::Number(shown))) => may_show(shown),
+                    (_, Some(Value::Text(_))) => false,
+                    (step, None) => is_vague(step) && leaves(names, step, self.states[key]).is_none(),
+                }
+            })
     }
 
     /// Whether a write that leaves `after` can follow, as far as the values it replaces and the unknown writes before it
@@ -373,6 +469,10 @@ impl<'a> Search<'a> {
 
     /// The values after an operation, or `None` when its answer does not fit the values before it.
     fn leaves(&self, operation: &Operation, before: &States) -> Option<States> {
+        let event = &self.history[operation.source];
+        if let Op::Txn(txn) = &event.op {
+            return self.txn_leaves(operation, txn, &event.answer, before);
+        }
         let mut after = before.clone();
         if let Op::DeleteRange { .. } = self.history[operation.source].op {
             let mut removed = 0;
@@ -390,6 +490,55 @@ impl<'a> Search<'a> {
             after[*key] = leaves(self.keys[*key].1, *step, before[*key])?;
         }
         Some(after)
+    }
+
+    /// The values after a transaction: the steps of its keys, and tests that decide together.
+    fn txn_leaves(
+        &self,
+        operation: &Operation,
+        txn: &Txn,
+        answer: &Answer,
+        before: &States,
+    ) -> Option<States> {
+        let key_of = |name: &str| self.keys.iter().position(|(key, _)| *key == name);
+        let decided = match answer {
+            Answer::Txn { succeeded, .. } => Some(*succeeded),
+            _ => None,
+        };
+        let succeeded = decided.or(operation.branch)?;
+        let tests = || {
+            txn.tests.iter().filter_map(|test| {
+                let key = key_of(&test.key)?;
+                let names = self.keys[key].1;
+                Some((names.test(&test.holds), names, before[key]))
+            })
+        };
+        let tests_fit = match succeeded {
+            true => tests().all(|(test, names, now)| test.may_hold(names, now)),
+            false => tests().any(|(test, names, now)| test.may_fail(names, now)),
+        };
+        if !tests_fit {
+            return None;
+        }
+        let mut after = before.clone();
+        if decided.is_some() {
+            for (key, step) in &operation.steps {
+                after[*key] = leaves(self.keys[*key].1, *step, before[*key])?;
+            }
+            return Some(after);
+        }
+        for op in txn.branch(succeeded) {
+            match op {
+                TxnOp::Get { .. } => {}
+                TxnOp::Put { key, value } => {
+                    let key = key_of(key)?;
+                    after[key] = self.keys[key].1.find(value);
+                }
+                TxnOp::Delete { key } => after[key_of(key)?] = None,
+            }
+        }
+        // One that changes nothing need not be placed.
+        (after != *before).then_some(after)
     }
 
     /// The certain operations not placed that were called before any of them returned.
@@ -413,7 +562,11 @@ impl<'a> Search<'a> {
         let mut words = vec![*first as u64, unknown.before.len() as u64, unknown.pending.len() as u64];
         words.extend(unknown.pending.iter().map(|pending| *pending as u64));
         for state in unknown.before.iter().flatten().chain(&self.states) {
-            words.extend([u64::from(state.is_some()), state.unwrap_or(0)]);
+            words.extend(match *state {
+                None => [0, 0],
+                Some(Value::Text(number)) => [1, number],
+                Some(Value::Number(number)) => [2, number.cast_unsigned()],
+            });
         }
         words.extend((0..possible.len()).filter(|i| possible[*i]).map(|i| i as u64));
         words.push(u64::MAX);
@@ -451,6 +604,14 @@ fn operations(keys: &[Key<'_>], history: &[Event], indexes: &BTreeMap<u64, u64>)
     let mut known: HashMap<usize, usize> = HashMap::new();
     for (key, (_, names)) in keys.iter().enumerate() {
         for event in &names.events {
+            if let (Op::Txn(txn), Answer::Unknown) =
+                (&history[event.source].op, &history[event.source].answer)
+            {
+                if known.insert(event.source, operations.len()).is_none() {
+                    operations.extend(branches(keys, event, txn));
+                }
+                continue;
+            }
             if let Some(&at) = known.get(&event.source) {
                 operations[at].steps.push((key, event.step));
                 continue;
@@ -459,8 +620,10 @@ fn operations(keys: &[Key<'_>], history: &[Event], indexes: &BTreeMap<u64, u64>)
             let revision = match event.step {
                 Step::Put(_, _, Known::Done(revision))
                 | Step::Delete(_, Known::Done(revision))
+                | Step::Add(.., Known::Done(revision))
                 | Step::Clear(revision) => Some(revision),
                 Step::Put(value, ..) => names.revision_of(value),
+                Step::Txn(_) => change(&history[event.source].answer),
                 _ => None,
             };
             let after = |revision: u64| {
@@ -477,10 +640,32 @@ fn operations(keys: &[Key<'_>], history: &[Event], indexes: &BTreeMap<u64, u64>)
                 after: None,
                 shows: Vec::new(),
                 hint: at.or(revision.map(after)),
+                branch: None,
+                excludes: None,
             });
         }
     }
     operations
+}
+
+/// What a transaction of unknown outcome may be: for each branch that writes, an operation on all of its keys.
+fn branches(keys: &[Key<'_>], event: &KeyEvent, txn: &Txn) -> Vec<Operation> {
+    let writes = |branch: bool| txn.branch(branch).iter().any(|op| !matches!(op, TxnOp::Get { .. }));
+    let names = txn.keys();
+    let on = (0..keys.len()).filter(|key| names.contains(&keys[*key].0));
+    let steps: Vec<(usize, Step)> = on.map(|key| (key, Step::Delete(None, Known::Unknown))).collect();
+    let operation = |branch: bool| Operation {
+        call_ns: event.call_ns,
+        end_ns: event.end_ns,
+        source: event.source,
+        steps: steps.clone(),
+        after: None,
+        shows: Vec::new(),
+        hint: None,
+        branch: Some(branch),
+        excludes: None,
+    };
+    [true, false].into_iter().filter(|branch| writes(*branch)).map(operation).collect()
 }
 
 /// The value after `step`, or `None` when its answer does not fit the value `now`.
@@ -490,6 +675,7 @@ pub(super) fn leaves(names: &KeyNames, step: Step, now: State) -> Option<State> 
         Some(Condition::Exists) => now.is_some(),
         Some(Condition::Absent) => now.is_none(),
         Some(Condition::ModRevision(revision)) => revision != 0 && names.may_be_at(now, revision),
+        Some(Condition::Version(version)) => names.may_have_version(now, version),
     };
     match step {
         Step::Read(value, _) => (now == Some(value)).then_some(now),
@@ -498,9 +684,19 @@ pub(super) fn leaves(names: &KeyNames, step: Step, now: State) -> Option<State> 
         // An unknown one that finds nothing to delete need not be placed.
         Step::Delete(condition, _) => (now.is_some() && may_hold(condition)).then_some(None),
         Step::Clear(_) => Some(None),
+        Step::Add(amount, condition, told, _) => {
+            KeyNames::sum(now, amount, told).filter(|_| may_hold(condition)).map(Some)
+        }
+        Step::AddConflict(amount, condition, mod_revision) => {
+            let is_conflict = now.is_some() && KeyNames::sum(now, amount, None).is_none();
+            (is_conflict && may_hold(condition) && names.may_be_at(now, mod_revision)).then_some(now)
+        }
+        Step::Txn(at) => names.txn(at).leaves(names, now),
         Step::DeleteNothing(condition) => (now.is_none() && may_hold(condition)).then_some(None),
         Step::Refused(condition, mod_revision) => {
-            let is_true = condition.is_some_and(|condition| !holds(condition, mod_revision));
+            let version = names.version_at(mod_revision);
+            let is_true =
+                condition.is_some_and(|condition| holds(condition, mod_revision, version) != Some(true));
             (is_true && names.may_be_at(now, mod_revision)).then_some(now)
         }
     }

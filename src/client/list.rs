@@ -6,7 +6,7 @@ use std::time::Instant;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
 use super::{Client, ClientError, KEYS, Kind, ReadOptions, Seen, get, json, range_parameters, with_query};
-use crate::api::{DEFAULT_LIST_LIMIT, INDEX_HEADER, ListReply};
+use crate::api::{DEFAULT_LIST_LIMIT, INDEX_HEADER, ListReply, MAX_LIST_LIMIT, Sort};
 
 /// What to list. By default the first page of everything, smallest key first.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +21,12 @@ pub struct ListOptions {
     pub limit: Option<u32>,
     /// Greatest key first.
     pub descending: bool,
+    /// By what the rows are sorted.
+    pub sort: Sort,
+    /// Keys that have this after the prefix become one folder each; empty = none do.
+    pub separator: Vec<u8>,
+    /// Only keys with such revisions.
+    pub filters: Filters,
     /// Rows without values.
     pub keys_only: bool,
     /// No rows, only how many keys there are. Goes with neither `limit`, `descending`, `keys_only` nor `cursor`.
@@ -29,6 +35,19 @@ pub struct ListOptions {
     pub cursor: Option<String>,
     /// How it is read.
     pub read: ReadOptions,
+}
+
+/// Which revisions the keys of a list may have, both ends included; None = any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Filters {
+    /// Last written at this revision or later.
+    pub min_mod_revision: Option<u64>,
+    /// Last written at this revision or before.
+    pub max_mod_revision: Option<u64>,
+    /// Created at this revision or later.
+    pub min_create_revision: Option<u64>,
+    /// Created at this revision or before.
+    pub max_create_revision: Option<u64>,
 }
 
 impl Client {
@@ -53,7 +72,10 @@ impl Client {
     ) -> Result<(), ClientError> {
         let deadline = Instant::now() + self.timeout;
         let mut options = options.clone();
-        let page_rows = options.limit.unwrap_or(DEFAULT_LIST_LIMIT);
+        // Sorted there is one page.
+        let is_one_page = options.sort != Sort::Key;
+        let most = if is_one_page { MAX_LIST_LIMIT } else { DEFAULT_LIST_LIMIT };
+        let page_rows = options.limit.unwrap_or(most);
         let mut left = total.unwrap_or(u64::MAX);
         let mut pages = 0;
         while left > 0 {
@@ -64,7 +86,7 @@ impl Client {
             options.limit = Some(u32::try_from(left).unwrap_or(u32::MAX).min(page_rows));
             let reply = self.list_until(deadline, &options)?.value;
             pages += 1;
-            left = left.saturating_sub(reply.kvs.len() as u64);
+            left = left.saturating_sub((reply.kvs.len() + reply.folders.len()) as u64);
             let cursor = reply.cursor.clone();
             if page(reply).is_break() || cursor.is_none() {
                 break;
@@ -88,6 +110,21 @@ fn target(options: &ListOptions) -> String {
     if let Some(limit) = options.limit {
         parameters.push(("limit", limit.to_string()));
     }
+    if options.sort != Sort::Key {
+        parameters.push(("sort", options.sort.name().to_owned()));
+    }
+    if !options.separator.is_empty() {
+        parameters.push(("separator", percent_encode(&options.separator, NON_ALPHANUMERIC).to_string()));
+    }
+    let Filters { min_mod_revision, max_mod_revision, min_create_revision, max_create_revision } =
+        options.filters;
+    let filters = [
+        ("min_mod_revision", min_mod_revision),
+        ("max_mod_revision", max_mod_revision),
+        ("min_create_revision", min_create_revision),
+        ("max_create_revision", max_create_revision),
+    ];
+    parameters.extend(filters.into_iter().filter_map(|(name, revision)| Some((name, revision?.to_string()))));
     if options.descending {
         parameters.push(("order", "desc".to_owned()));
     }

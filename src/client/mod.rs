@@ -9,10 +9,13 @@
 
 mod cluster;
 mod exchange;
+mod history;
+mod lease;
 mod list;
 mod members;
 mod round;
 mod snapshots;
+mod txn;
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -21,18 +24,22 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde::de::DeserializeOwned;
 
 use crate::api::{
-    CREATE_REVISION_HEADER, ClusterReply, DeleteReply, ErrorBody, ErrorCode, ErrorDetail, ErrorOutcome,
-    IDEMPOTENCY_KEY_HEADER, INDEX_HEADER, LEADER_HEADER, PutReply, REPLAYED_HEADER, Record, StatusReply,
-    VERSION_HEADER, is_idempotency_key,
+    AddReply, CREATE_REVISION_HEADER, ClusterReply, DeleteReply, ErrorBody, ErrorCode, ErrorDetail,
+    ErrorOutcome, IDEMPOTENCY_KEY_HEADER, INDEX_HEADER, LEADER_HEADER, LEASE_HEADER, PrevReply, PutReply,
+    REPLAYED_HEADER, Record, StatusReply, VERSION_HEADER, is_idempotency_key,
 };
 
 use cluster::{Notices, Unfit};
 use exchange::{Answer, Broken, Exchanger, Request};
 use round::{Attempt, Known, Origin, Round};
 
+pub use crate::api::Sort;
 pub use crate::vocabulary::Condition;
-pub use list::ListOptions;
+pub use history::HistoryOptions;
+pub use lease::{KeyLease, Lease, LeasePage};
+pub use list::{Filters, ListOptions};
 pub use snapshots::{BackupTarget, SnapshotSaveError};
+pub use txn::{Condition as TxnCondition, Step, Txn, When};
 
 /// For how long a write is repeated after its first attempt that ended unknown: well below the shortest idempotency
 /// window a server can be configured with (60 s), so that a repetition can never be executed as a new write.
@@ -223,6 +230,19 @@ impl Client {
         self.write("PUT", key_target(key)?, Some(value), options)
     }
 
+    /// Adds `amount`, which may be negative, to the integer that `key` holds; an absent key holds 0. A value that is no
+    /// integer, and one that would overflow, is refused with [`ErrorCode::Conflict`].
+    pub fn add(
+        &self,
+        key: &[u8],
+        amount: i64,
+        options: &WriteOptions,
+    ) -> Result<Written<AddReply>, ClientError> {
+        let target = with_query(key_target(key)?, &[("add", amount.to_string())]);
+        // An empty body, so that its length is said.
+        self.write("POST", target, Some(b""), options)
+    }
+
     /// Removes `key`; an absent key is not an error (`deleted` is 0).
     pub fn delete(&self, key: &[u8], options: &WriteOptions) -> Result<Written<DeleteReply>, ClientError> {
         self.write("DELETE", key_target(key)?, None, options)
@@ -235,6 +255,24 @@ impl Client {
         range: &RangeOptions,
         options: &WriteOptions,
     ) -> Result<Written<DeleteReply>, ClientError> {
+        self.remove_range(range, options, None)
+    }
+
+    /// The same, and shows the records that went.
+    pub fn delete_range_prev(
+        &self,
+        range: &RangeOptions,
+        options: &WriteOptions,
+    ) -> Result<Written<PrevReply>, ClientError> {
+        self.remove_range(range, options, Some(("prev", "true".to_owned())))
+    }
+
+    fn remove_range<T: DeserializeOwned>(
+        &self,
+        range: &RangeOptions,
+        options: &WriteOptions,
+        prev: Option<(&'static str, String)>,
+    ) -> Result<Written<T>, ClientError> {
         if options.condition.is_some() {
             let text = "a range has no condition: it has no single revision to compare".to_owned();
             return Err(ClientError::Invalid(text));
@@ -243,7 +281,23 @@ impl Client {
         if range.all {
             parameters.push(("all", "true".to_owned()));
         }
+        parameters.extend(prev);
         self.write("DELETE", with_query(KEYS.to_owned(), &parameters), None, options)
+    }
+
+    /// Stores `value` under `key`, and shows the record before.
+    pub fn put_prev(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        options: &WriteOptions,
+    ) -> Result<Written<PrevReply>, ClientError> {
+        self.write("PUT", with_query(key_target(key)?, &[("prev", "true".to_owned())]), Some(value), options)
+    }
+
+    /// Removes `key`, and shows the record before.
+    pub fn delete_prev(&self, key: &[u8], options: &WriteOptions) -> Result<Written<PrevReply>, ClientError> {
+        self.write("DELETE", with_query(key_target(key)?, &[("prev", "true".to_owned())]), None, options)
     }
 
     /// The record of `key`; None when there is no such key.
@@ -267,6 +321,7 @@ impl Client {
                 create_revision: answer.number(CREATE_REVISION_HEADER)?,
                 mod_revision,
                 version: answer.number(VERSION_HEADER)?,
+                lease: answer.header(LEASE_HEADER).and_then(|lease| lease.parse().ok()),
             };
             Some(Seen { value: Some(record), index })
         })
@@ -368,7 +423,7 @@ impl Client {
             match self.attempt(&attempt, request, kind, &read, &mut round) {
                 Verdict::Done(done) => return Ok(done),
                 Verdict::Malformed(text) if in_doubt.is_none() => return Err(ClientError::Invalid(text)),
-                Verdict::Refused(detail) if in_doubt.is_none() || covers_doubt(kind, detail.code) => {
+                Verdict::Refused(detail) if in_doubt.is_none() || covers_doubt(kind, &detail) => {
                     return Err(ClientError::Refused(detail));
                 }
                 // The attempt in doubt may have been executed all the same: this refusal is not about it.
@@ -481,11 +536,16 @@ impl Client {
 }
 
 /// Whether a refusal speaks of the earlier attempts too. A write's does when it comes from the remembered outcome of its
-/// key; the others are made before, or without, a look at that. Of a change: who is not there is gone.
-fn covers_doubt(kind: Kind<'_>, code: ErrorCode) -> bool {
+/// key; the others are made before, or without, a look at that. A conflict that names the key's revision comes from a
+/// counter, and is such an outcome. After a change of members, a member that is not found was removed.
+fn covers_doubt(kind: Kind<'_>, detail: &ErrorDetail) -> bool {
     match kind {
-        Kind::Change => code == ErrorCode::NotFound,
-        Kind::Read | Kind::Write(_) => code == ErrorCode::PreconditionFailed,
+        Kind::Change => detail.code == ErrorCode::NotFound,
+        Kind::Read | Kind::Write(_) => match detail.code {
+            ErrorCode::PreconditionFailed | ErrorCode::KeyNotFound => true,
+            ErrorCode::Conflict => detail.mod_revision.is_some(),
+            _ => false,
+        },
     }
 }
 
@@ -530,6 +590,11 @@ fn get(target: &str) -> Request<'static> {
 }
 
 fn key_target(key: &[u8]) -> Result<String, ClientError> {
+    key_path("/v1/kv/", key)
+}
+
+/// The path of a key below `route`.
+fn key_path(route: &str, key: &[u8]) -> Result<String, ClientError> {
     if key.is_empty() {
         return Err(ClientError::Invalid("the key is empty; a key has at least one byte".to_owned()));
     }
@@ -537,7 +602,7 @@ fn key_target(key: &[u8]) -> Result<String, ClientError> {
         let text = format!("the key has {} bytes; no server takes more than {MAX_KEY_BYTES}", key.len());
         return Err(ClientError::Invalid(text));
     }
-    Ok(format!("/v1/kv/{}", percent_encode(key, KEY)))
+    Ok(format!("{route}{}", percent_encode(key, KEY)))
 }
 
 /// The bounds of a range as parameters: prefix, start, end. An empty one is no limit and left out.

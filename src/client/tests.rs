@@ -296,6 +296,25 @@ fn put_unknown_is_not_resolved_by_a_later_refusal() {
     }
 }
 
+/// A conflict without a revision (a node of another cluster) is decided before a look at the store.
+#[test]
+fn a_counters_conflict_decides_an_attempt_in_doubt() {
+    let add = |second: Step| {
+        let first = Fake::start(vec![error(ErrorCode::OutcomeUnknown)]);
+        let second = Fake::start(vec![second]);
+        hasty_client_of(&[&first, &second]).add(b"n", 1, &WriteOptions::default())
+    };
+    let body = ErrorBody::new(ErrorCode::Conflict, "as told").with_key(7, 2);
+    match add(answer(409, &serde_json::to_string(&body).unwrap())) {
+        Err(ClientError::Refused(detail)) => assert_eq!(detail.mod_revision, Some(7)),
+        other => panic!("the outcome was remembered: {other:?}"),
+    }
+    match add(error(ErrorCode::Conflict)) {
+        Err(ClientError::Unknown { .. }) => {}
+        other => panic!("this says nothing of the first attempt: {other:?}"),
+    }
+}
+
 #[test]
 fn put_unknown_is_resolved_by_the_remembered_refusal() {
     let first = Fake::start(vec![error(ErrorCode::OutcomeUnknown)]);
@@ -380,7 +399,7 @@ fn put_to_a_node_that_hangs_leaves_time_for_another() {
 
 #[test]
 fn get_takes_value_and_revisions_from_body_and_headers() {
-    let headers = "ETag: \"7\"\r\nDkv-Create-Revision: 5\r\nDkv-Version: 2\r\nDkv-Revision: 9\r\n".to_owned();
+    let headers = "ETag: \"7\"\r\nDkv-Create-Revision: 5\r\nDkv-Version: 2\r\nDkv-Lease: 000000000000002a\r\nDkv-Revision: 9\r\n".to_owned();
     let node = Fake::start(vec![Step::Answer(200, headers, "value".to_owned())]);
     let options = ReadOptions { stale: true, revision: Some(8), min_revision: None };
     let record = client_of(&[&node]).get(b"k", &options).unwrap().unwrap();
@@ -390,6 +409,7 @@ fn get_takes_value_and_revisions_from_body_and_headers() {
         create_revision: 5,
         mod_revision: 7,
         version: 2,
+        lease: "2a".parse().ok(),
     };
     assert_eq!(record, expected);
     let request = &node.seen()[0];

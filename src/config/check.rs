@@ -153,7 +153,8 @@ impl Config {
         check_range("retention_revisions", self.retention_revisions, 1, 1_000_000_000)?;
         check_range("retention_bytes", self.retention_bytes, 1, 1 << 40)?;
         check_range("idempotency_window_s", self.idempotency_window_s, 60, 7 * 86_400)?;
-        check_range("idempotency_rows", self.idempotency_rows, 1, 100_000_000)
+        check_range("idempotency_rows", self.idempotency_rows, 1, 100_000_000)?;
+        check_range("idempotency_bytes", self.idempotency_bytes, 0, 1 << 40)
     }
 }
 
@@ -169,6 +170,8 @@ impl Limits {
                 format!("a request carries a value: at least max_value_bytes ({})", self.max_value_bytes);
             return refuse("limits.max_request_bytes", self.max_request_bytes, fix);
         }
+        // What a transaction may have in all, whatever the configuration says.
+        check_range("limits.max_txn_ops", self.max_txn_ops as u64, 1, 1_024)?;
         check_range("limits.max_connections", self.max_connections as u64, 1, 1_000_000)?;
         check_range("limits.max_requests_inside", self.max_requests_inside as u64, 64, 4_096)?;
         let most = self.max_requests_inside as u64 / 4 * 3;

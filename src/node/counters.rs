@@ -96,11 +96,11 @@ fn get(counter: &AtomicU64) -> u64 {
 
 /// Counts of write outcomes, in the order of [`WriteOutcomes::NAMES`].
 #[derive(Debug, Default)]
-pub struct WriteOutcomes([AtomicU64; 9]);
+pub struct WriteOutcomes([AtomicU64; WriteOutcomes::NAMES.len()]);
 
 impl WriteOutcomes {
     /// The names of the outcomes.
-    pub const NAMES: [&'static str; 9] = [
+    pub const NAMES: [&'static str; 12] = [
         "done",
         "precondition_failed",
         "idempotency_mismatch",
@@ -110,16 +110,29 @@ impl WriteOutcomes {
         "timeout",
         "unknown",
         "unsupported",
+        "conflict",
+        "unreadable_revision",
+        "lease_not_found",
     ];
 
     fn count(&self, result: &WriteResult) {
         let at = match result {
             Ok(applied) => match applied.outcome {
-                Outcome::Put { .. } | Outcome::Deleted { .. } => 0,
-                Outcome::PreconditionFailed { .. } => 1,
+                Outcome::Put { .. }
+                | Outcome::Deleted { .. }
+                | Outcome::Added { .. }
+                | Outcome::Txn(_)
+                | Outcome::LeaseGranted { .. }
+                | Outcome::LeasesRenewed { .. }
+                | Outcome::LeasesEnded { .. }
+                | Outcome::TxnShort { .. } => 0,
+                Outcome::PreconditionFailed { .. } | Outcome::KeyNotFound { .. } => 1,
                 Outcome::IdempotencyMismatch => 2,
-                Outcome::Overloaded => 3,
-                Outcome::RangeTooLarge { .. } => 5,
+                Outcome::Overloaded | Outcome::TooManyLeases { .. } => 3,
+                Outcome::RangeTooLarge { .. } | Outcome::TxnTooLarge { .. } => 5,
+                Outcome::NotAnInteger { .. } | Outcome::OutOfRange { .. } | Outcome::LeaseExists { .. } => 9,
+                Outcome::LeaseNotFound { .. } => 11,
+                Outcome::Compacted { .. } | Outcome::FutureRevision { .. } => 10,
             },
             Err(failure) => match failure.kind {
                 FailureKind::Overloaded => 3,

@@ -23,6 +23,7 @@ mod administer;
 mod boot;
 mod core;
 pub(crate) mod counters;
+mod leases;
 mod operator;
 mod published_leader;
 mod request;
@@ -53,6 +54,7 @@ pub use boot::bootstrap_rpc::{
 };
 pub use boot::{bootstrap, fsck, recover, restore};
 pub use core::{Effects, Finished, Held, Outgoing, State, StateOptions, Wakeups, Work};
+pub use leases::{LEASE_TICK, Lead, LeaseKeeper};
 pub use operator::{Newcomer, OperatorReply, OperatorRequest};
 pub use published_leader::LeaderChange;
 pub use request::{
@@ -75,6 +77,7 @@ use crate::store::disk::Disk;
 use crate::store::wal::{MAX_LOG_MEMORY_BYTES, Recovered, Wal};
 use core::wakeups::{ThreadWakeups, Wakeup};
 use counters::{Counters, ThreadKind};
+use leases::Renewals;
 use published_leader::PublishedLeader;
 use threads::guard::{self, AbortOnPanic};
 use threads::receiver::{self, Mailbox};
@@ -180,6 +183,10 @@ pub struct Node {
     disk: Arc<dyn Disk>,
     /// Pieces of snapshots that wait for the receiver.
     pieces: Mailbox,
+    /// Renewals that wait for each other.
+    renewals: Renewals,
+    /// When the cluster time of the state was the time of now, as far as this node can tell. Kept while there are leases.
+    stamped_at: Mutex<Instant>,
     /// Snapshots of a leader that were received and loaded, by their last index; the applier takes them.
     received: Mutex<BTreeMap<Index, Kv>>,
     /// Held while old snapshots are removed.
@@ -291,6 +298,8 @@ impl Node {
             listeners,
             disk,
             pieces,
+            renewals: Renewals::new(),
+            stamped_at: Mutex::new(Instant::now()),
             received: Mutex::default(),
             pruning: Mutex::default(),
             syncs: AtomicU64::new(0),
@@ -328,6 +337,7 @@ impl Node {
         self.spawn("log-writer", move |node| log_writer::run(node, wal, &wake))?;
         self.spawn("applier", applier::run)?;
         self.spawn("timer", timer::run)?;
+        self.spawn("lease-keeper", leases::run)?;
         self.spawn("forwarder", forwarder::run_forwarder)?;
         self.spawn("read-asker", forwarder::run_read_asker)?;
         self.spawn("snapshotter", snapshotter::run)?;
@@ -368,6 +378,7 @@ impl Node {
         lock(&self.alive).take();
         self.wakeups.wake_all();
         self.pieces.stop();
+        self.renewals.stop();
         for peer in self.wakeups.peers() {
             self.transport.cancel(peer, LeaderCall::Forward);
             self.transport.cancel(peer, LeaderCall::ReadIndex);

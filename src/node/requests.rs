@@ -17,7 +17,8 @@ use crate::raft::{
     TimeoutNowRequest,
 };
 use crate::store::disk::Disk;
-use crate::store::{Command, CommandError};
+use crate::store::{Command, CommandError, kind_of};
+use crate::vocabulary::{LeaseId, Op, OpKind};
 
 impl Node {
     // ---- for clients ---------------------------------------------------------------------------------------------------
@@ -218,13 +219,20 @@ impl Node {
             missing: writes.len(),
             done: Some(done),
         }));
-        let (mut refused, mut accepted) = (Vec::new(), Vec::new());
+        let (mut refused, mut accepted, mut renewals) = (Vec::new(), Vec::new(), Vec::new());
         for (at, (write, refusal)) in writes.into_iter().zip(refusals).enumerate() {
             let done = Batch::completion(&batch, at);
             match refusal {
                 Some(failure) => refused.push((done, failure)),
-                None => accepted.push(Work::Write { command: Some(write.command), done }),
+                None => match renewal(&write.command) {
+                    Some(leases) => renewals.push((leases, done)),
+                    None => accepted.push(Work::Write { command: Some(write.command), done }),
+                },
             }
+        }
+        let deadline = Instant::now() + Duration::from_millis(shortest);
+        for (leases, done) in renewals {
+            self.renewals.add(leases, Origin::Forwarded, deadline, done);
         }
         if !accepted.is_empty() {
             self.step(|state, now| {
@@ -279,9 +287,37 @@ impl Node {
     }
 }
 
+/// The leases of a renewal: it shares an entry with the renewals of other members.
+fn renewal(command: &Draft) -> Option<Vec<LeaseId>> {
+    if kind_of(command.payload()) != Some(OpKind::LeaseRenew) {
+        return None;
+    }
+    match Command::decode(command.payload()).ok()?.op {
+        Op::LeaseRenew { leases } => Some(leases),
+        _ => None,
+    }
+}
+
 fn table_full() -> Failure {
     let why = "the table of idempotency keys is full: try again later, or without a key";
     Failure::new(FailureKind::Overloaded, why)
+}
+
+/// Bytes of the outcomes that one answer to forwarded writes carries. In JSON they take a third more, and what carries
+/// them is limited.
+const MAX_OUTCOMES_BYTES: usize = 4 << 20;
+
+/// Shortens the outcomes that do not fit beside those before them: a client is then told that its transaction is done,
+/// and not what it read, which is more than an answer that is lost.
+fn shorten(results: &mut [ForwardedResult]) {
+    let mut left = MAX_OUTCOMES_BYTES;
+    for applied in results.iter_mut().filter_map(|result| result.as_mut().ok()) {
+        let bytes = applied.outcome.encoded_len();
+        match left.checked_sub(bytes) {
+            Some(rest) => left = rest,
+            None => applied.outcome = applied.outcome.shortened(),
+        }
+    }
 }
 
 /// Forwarded writes that are answered together.
@@ -313,7 +349,42 @@ impl Batch {
         if self.missing > 0 {
             return None;
         }
-        let results = self.results.drain(..).map(|result| result.expect("none is missing")).collect();
+        let mut results: Vec<ForwardedResult> =
+            self.results.drain(..).map(|result| result.expect("none is missing")).collect();
+        shorten(&mut results);
         self.done.take().map(|done| (done, results))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Applied;
+    use crate::vocabulary::{Outcome, Row, TxnAnswer, TxnResult};
+
+    fn applied(value_bytes: usize) -> ForwardedResult {
+        let value = Some(vec![0; value_bytes]);
+        let row =
+            Row { key: b"k".to_vec(), value, create_revision: 2, mod_revision: 2, version: 1, lease: None };
+        let answer = TxnAnswer { revision: 2, succeeded: true, results: vec![TxnResult::Get(Some(row))] };
+        Ok(Applied { index: 1, outcome: Outcome::Txn(Box::new(answer)), replayed: false })
+    }
+
+    /// An answer larger than what carries it would end the link, and leave every write of the batch unknown.
+    #[test]
+    fn outcomes_that_do_not_fit_beside_others_are_shortened_and_the_small_ones_stay() {
+        let mut results: Vec<ForwardedResult> = [1 << 20; 5].map(applied).into();
+        results.insert(4, Err(table_full()));
+        results.push(applied(10));
+        shorten(&mut results);
+        let is_whole = |result: &ForwardedResult| match result {
+            Ok(applied) => Some(matches!(applied.outcome, Outcome::Txn(_))),
+            Err(_) => None,
+        };
+        let whole: Vec<Option<bool>> = results.iter().map(is_whole).collect();
+        let wanted = [true, true, true, false].map(Some);
+        assert_eq!(whole, [&wanted[..], &[None, Some(false), Some(true)]].concat());
+        let bytes = serde_json::to_vec(&results).unwrap().len();
+        assert!(bytes < 2 * MAX_PAYLOAD_BYTES, "{bytes} bytes fit into an answer of the peer port");
     }
 }

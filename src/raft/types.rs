@@ -242,6 +242,9 @@ pub struct Settings {
     pub idempotency_window_s: u64,
     /// How many idempotency rows are kept; a full table refuses new keyed writes and keeps its old rows.
     pub idempotency_rows: u64,
+    /// How many bytes of outcomes the idempotency rows keep together. An outcome that would exceed it is kept in its
+    /// short form.
+    pub idempotency_bytes: u64,
 }
 
 impl Default for Settings {
@@ -251,6 +254,7 @@ impl Default for Settings {
             retention_bytes: 32 << 20,
             idempotency_window_s: 600,
             idempotency_rows: 1_000_000,
+            idempotency_bytes: 64 << 20,
         }
     }
 }

@@ -317,6 +317,7 @@ fn identity_config(config: &Config, joins: bool) -> IdentityConfig {
             retention_bytes: config.retention_bytes,
             idempotency_window_s: config.idempotency_window_s,
             idempotency_rows: config.idempotency_rows,
+            idempotency_bytes: config.idempotency_bytes,
         },
         listen_raft: config.listen_raft.is_some(),
         joins,

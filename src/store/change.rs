@@ -2,42 +2,33 @@
 //!
 //! The state machine opens a change, an operation says what happens to keys, and the state machine closes the change.
 //! Then the revision rises by one, once for all keys; it does not rise when nothing was collected. An operation reads
-//! the state before the change. Nothing is visible before the change is closed, so an operation that gives up has no
-//! effect.
+//! the state before the change, and a transaction also what it has written so far ([`reads`]). Nothing is visible to
+//! others before the change is closed, so an operation that gives up has no effect: it has written nothing, or
+//! abandons what it wrote.
+
+mod leases;
+mod reads;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use crate::raft::Settings;
-use crate::vocabulary::KeyRange;
+use super::record::Record;
+use crate::raft::{ClusterTime, Settings};
+use crate::vocabulary::{KeyRange, LeaseId};
+pub(super) use leases::{LeaseWrite, Leased};
 
-/// A key that exists before a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Current {
-    /// The revision at which it was created.
-    pub create_revision: u64,
-    /// The revision at which it got its value.
-    pub mod_revision: u64,
-    /// How many times it was put since it was created.
-    pub version: u64,
-    /// The bytes that this version adds to the `retention_bytes` limit once it is superseded.
-    pub retained_bytes: u64,
-}
+/// Called with the keys of a range one after the other, until it breaks off. The record is `None` for a key that does
+/// not exist in the state that is read, and of which the store keeps a trace.
+pub(super) type Look<'a> = dyn FnMut(&[u8], Option<Record<'_>>) -> ControlFlow<()> + 'a;
 
-/// Called with the keys of a range one after the other, until it breaks off.
-pub(super) type Visit<'a> = dyn FnMut(&[u8], Current) -> ControlFlow<()> + 'a;
-
-/// The keys before a change.
+/// The keys before a change, at every revision that can be read.
 pub(super) trait Keys {
-    /// The key, if it exists.
-    fn current(&self, key: &[u8]) -> Option<Current>;
+    /// The key at a revision, if it exists there.
+    fn at(&self, key: &[u8], revision: u64) -> Option<Record<'_>>;
 
-    /// The value of the key, if it exists.
-    #[cfg(feature = "next-protocol")]
-    fn value(&self, key: &[u8]) -> Option<Vec<u8>>;
-
-    /// Calls `visit` for the existing keys of a range, in order, until `visit` breaks off.
-    fn walk(&self, range: &KeyRange, visit: &mut Visit<'_>);
+    /// Calls `look` for the keys of a range at a revision, in order, until `look` breaks off. It is called for a trace
+    /// of a key, too: that costs the same time.
+    fn walk(&self, range: &KeyRange, is_descending: bool, revision: u64, look: &mut Look<'_>);
 }
 
 /// What a change does to one key.
@@ -49,6 +40,8 @@ pub(super) struct Write {
     pub version: u64,
     /// Its value; None = deleted.
     pub value: Option<Vec<u8>>,
+    /// The lease that it is attached to.
+    pub lease: Option<LeaseId>,
 }
 
 /// What a change does, by key.
@@ -58,14 +51,36 @@ pub(super) type Writes = BTreeMap<Vec<u8>, Write>;
 pub(super) struct Change<'a> {
     keys: &'a dyn Keys,
     base: u64,
+    /// The oldest revision that can be read.
+    floor: u64,
     settings: &'a Settings,
+    leases: &'a dyn Leased,
+    /// The cluster time of the entry that asks for the change.
+    now: ClusterTime,
     writes: Writes,
+    /// What happens to leases, in order.
+    lease_writes: Vec<LeaseWrite>,
+}
+
+/// What a change reads, apart from keys.
+#[derive(Clone, Copy)]
+pub(super) struct Surroundings<'a> {
+    /// The oldest revision that can be read, and the newest.
+    pub revisions: (u64, u64),
+    /// The settings in force.
+    pub settings: &'a Settings,
+    /// The leases that there are.
+    pub leases: &'a dyn Leased,
+    /// The cluster time of the entry that asks for the change.
+    pub now: ClusterTime,
 }
 
 impl<'a> Change<'a> {
-    /// Opens a change of `keys`, which are the keys at revision `base`, under the settings in force.
-    pub(super) fn open(keys: &'a dyn Keys, base: u64, settings: &'a Settings) -> Change<'a> {
-        Change { keys, base, settings, writes: Writes::new() }
+    /// Opens a change of `keys`. It reads all revisions that the surroundings name.
+    pub(super) fn open(keys: &'a dyn Keys, around: Surroundings<'a>) -> Change<'a> {
+        let Surroundings { revisions: (floor, base), settings, leases, now } = around;
+        let (writes, lease_writes) = (Writes::new(), Vec::new());
+        Change { keys, base, floor, settings, leases, now, writes, lease_writes }
     }
 
     /// The settings in force.
@@ -84,33 +99,23 @@ impl<'a> Change<'a> {
     }
 
     /// The key before the change, if it exists.
-    pub(super) fn current(&self, key: &[u8]) -> Option<Current> {
-        self.keys.current(key)
+    pub(super) fn before(&self, key: &[u8]) -> Option<Record<'a>> {
+        self.keys.at(key, self.base)
     }
 
-    /// The value of the key before the change, if it exists.
-    #[cfg(feature = "next-protocol")]
-    pub(super) fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
-        self.keys.value(key)
-    }
-
-    /// Calls `visit` for the keys of a range that exist before the change, in order, until `visit` breaks off.
-    pub(super) fn walk(&self, range: &KeyRange, mut visit: impl FnMut(&[u8], Current) -> ControlFlow<()>) {
-        self.keys.walk(range, &mut visit);
-    }
-
-    /// Gives a key a value. Returns the revision at which it was created, and how many times it was put since.
-    pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> (u64, u64) {
+    /// Gives a key a value and a lease, which exists. Returns the revision at which it was created, and how many times it
+    /// was put since.
+    pub(super) fn put(&mut self, key: Vec<u8>, value: Vec<u8>, lease: Option<LeaseId>) -> (u64, u64) {
         let new = (self.revision(), 1);
         let (create_revision, version) =
-            self.current(&key).map_or(new, |found| (found.create_revision, found.version + 1));
-        self.write(key, Write { create_revision, version, value: Some(value) });
+            self.before(&key).map_or(new, |found| (found.create_revision, found.version + 1));
+        self.write(key, Write { create_revision, version, value: Some(value), lease });
         (create_revision, version)
     }
 
     /// Removes a key that exists.
     pub(super) fn delete(&mut self, key: Vec<u8>) {
-        self.write(key, Write { create_revision: 0, version: 0, value: None });
+        self.write(key, Write { create_revision: 0, version: 0, value: None, lease: None });
     }
 
     fn write(&mut self, key: Vec<u8>, write: Write) {
@@ -119,8 +124,8 @@ impl<'a> Change<'a> {
         assert!(previous.is_none(), "a change writes a key once");
     }
 
-    /// Closes the change; returns its writes.
-    pub(super) fn close(self) -> Writes {
-        self.writes
+    /// Closes the change; returns what happens to keys and to leases.
+    pub(super) fn close(self) -> (Writes, Vec<LeaseWrite>) {
+        (self.writes, self.lease_writes)
     }
 }

@@ -2,7 +2,8 @@
 //! a repetition is answered and not executed (thesis §6.3, with the client's key in the place of a session).
 //!
 //! Rows are removed only by age. A full table refuses new keys and does not forget an old key: forgetting would turn
-//! a retry into a second execution.
+//! a retry into a second execution. Outcomes may be as long as what a transaction read. So their bytes have a limit too:
+//! what exceeds it is remembered without what was read.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -11,6 +12,9 @@ use std::sync::Arc;
 use super::command::{Domain, Fingerprint, Idempotency};
 use crate::raft::{ClusterTime, Settings};
 use crate::vocabulary::{Outcome, OutcomeError};
+
+/// Longest outcome that is remembered whole. Part of the state machine's definition: it must be the same on all members.
+const MAX_OUTCOME_BYTES: usize = 16 << 10;
 
 /// What the table knows about a keyed command.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,15 +38,6 @@ pub(super) struct Row {
 }
 
 impl Row {
-    pub(super) fn new(
-        cluster_time: ClusterTime,
-        key: Arc<str>,
-        request_hash: u128,
-        outcome: &Outcome,
-    ) -> Row {
-        Row { cluster_time, key, request_hash, outcome: outcome.encode().into() }
-    }
-
     /// A row whose outcome is given as bytes.
     ///
     /// # Errors
@@ -88,6 +83,8 @@ pub(super) struct Dedup {
     gone: u64,
     /// Sum of the rows' fingerprints.
     hash: u128,
+    /// Length of all outcomes together.
+    outcome_bytes: u64,
 }
 
 /// The rows that have left since a view was pinned, and belong to it.
@@ -148,6 +145,7 @@ impl Dedup {
             let place = self.places.remove(&row.key);
             assert_eq!(place, Some(self.gone), "both sides hold the same rows");
             self.hash = self.hash.wrapping_sub(row.fingerprint());
+            self.outcome_bytes -= row.outcome.len() as u64;
             if let Some(kept) = kept.as_deref_mut()
                 && self.gone < kept.end
             {
@@ -188,10 +186,24 @@ impl Dedup {
         (self.by_age.len() - expired) as u64 >= settings.idempotency_rows
     }
 
-    /// Remembers the outcome of a key that [`Dedup::lookup`] called new.
-    pub(super) fn store(&mut self, wanted: Idempotency, outcome: &Outcome, now: ClusterTime) {
+    /// Remembers the outcome of a key that [`Dedup::lookup`] called new; in its short form when it is long, or when the
+    /// outcomes would have more bytes together than `settings` allow. The short form has a few dozen bytes and always
+    /// finds its place, as the rows are limited in number.
+    pub(super) fn store(
+        &mut self,
+        wanted: Idempotency,
+        outcome: &Outcome,
+        now: ClusterTime,
+        settings: &Settings,
+    ) {
         let Idempotency { key, request_hash } = wanted;
-        let row = Row::new(now, key.into(), request_hash, outcome);
+        let mut bytes = outcome.encode();
+        let room = settings.idempotency_bytes.saturating_sub(self.outcome_bytes);
+        if bytes.len() > MAX_OUTCOME_BYTES || bytes.len() as u64 > room {
+            bytes = outcome.shortened().encode();
+        }
+        let row = Row { cluster_time: now, key: key.into(), request_hash, outcome: bytes.into() };
+        self.outcome_bytes += row.outcome.len() as u64;
         let place = self.gone + self.by_age.len() as u64;
         let previous = self.places.insert(Arc::clone(&row.key), place);
         assert!(previous.is_none(), "an idempotency row is written once");
@@ -205,7 +217,8 @@ impl Dedup {
         let hash = rows.iter().fold(0u128, |sum, row| sum.wrapping_add(row.fingerprint()));
         let places: BTreeMap<_, _> = rows.iter().map(|row| Arc::clone(&row.key)).zip(0..).collect();
         let is_unique = places.len() == rows.len();
-        (is_ordered && is_unique).then(|| Dedup { places, by_age: rows.into(), gone: 0, hash })
+        let outcome_bytes = rows.iter().map(|row| row.outcome.len() as u64).sum();
+        (is_ordered && is_unique).then(|| Dedup { places, by_age: rows.into(), gone: 0, hash, outcome_bytes })
     }
 
     /// Sum of the rows' fingerprints: equal tables have equal sums, independently of their history.
@@ -222,6 +235,7 @@ fn oldest_kept(now: ClusterTime, settings: &Settings) -> ClusterTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vocabulary::{TxnAnswer, TxnResult};
 
     const SECOND: ClusterTime = 1_000_000;
 
@@ -241,7 +255,7 @@ mod tests {
     fn table(rows: &[(&str, ClusterTime)]) -> Dedup {
         let mut dedup = Dedup::default();
         for (key, cluster_time) in rows {
-            dedup.store(named(key, 1), &outcome(*cluster_time), *cluster_time);
+            dedup.store(named(key, 1), &outcome(*cluster_time), *cluster_time, &Settings::default());
         }
         dedup
     }
@@ -278,6 +292,32 @@ mod tests {
         }
         assert!(table(&[("a", 5), ("b", 7)]).would_refuse("c", 7, &settings));
         assert!(!table(&[("a", 5), ("b", 7)]).would_refuse("a", 7, &settings));
+    }
+
+    /// What a snapshot brings must leave as much room as what was applied, or members remember different outcomes.
+    #[test]
+    fn a_table_from_rows_has_the_same_room_for_outcomes() {
+        let short = Outcome::TxnShort { revision: 1, succeeded: true, puts: 0, deleted: 0 };
+        let answer = TxnAnswer { revision: 1, succeeded: true, results: Vec::new() };
+        let whole = Outcome::Txn(Box::new(TxnAnswer {
+            results: vec![TxnResult::Delete { deleted: 0, prev: None }; 20],
+            ..answer
+        }));
+        let room = 2 * whole.encoded_len() as u64;
+        let settings = Settings { idempotency_bytes: room, ..settings(10, 9) };
+        let mut dedup = Dedup::default();
+        dedup.store(named("a", 1), &whole, 1, &settings);
+        let rows: Vec<Row> = dedup.by_age.iter().cloned().collect();
+        let mut other = Dedup::from_rows(rows).expect("they are in order");
+        for table in [&mut dedup, &mut other] {
+            table.store(named("b", 1), &whole, 2, &settings);
+            table.store(named("c", 1), &whole, 3, &settings);
+            assert_eq!(table.lookup(&named("b", 1)), Lookup::Decided(whole.clone()), "exactly as much");
+            assert_eq!(table.lookup(&named("c", 1)), Lookup::Decided(short.clone()));
+        }
+        assert_eq!(dedup.hash(), other.hash());
+        dedup.expire(u64::MAX, &settings, None);
+        assert_eq!(dedup.outcome_bytes, 0);
     }
 
     #[test]

@@ -15,9 +15,12 @@
 //! **A view** ([`Kv::pin`]) keeps one state for a snapshot: while it is pinned, versions and rows that leave the map
 //! go to a side table. So the map answers as if nothing were pinned, and the view still finds the whole pinned state.
 
+mod history;
 mod leaf;
+mod leases;
 mod members;
 mod range;
+mod reads;
 mod restore;
 mod tree;
 mod version;
@@ -25,71 +28,35 @@ mod versions;
 mod view;
 
 use std::collections::VecDeque;
-use std::ops::Bound;
 use std::sync::Arc;
 
-use super::change::{Change, Current, Keys, Visit, Write, Writes};
+use super::change::{Change, LeaseWrite, Surroundings, Write, Writes};
 use super::command::{self, Applied, Command, Domain, Fingerprint};
 use super::dedup::{Dedup, Lookup};
+use super::record::{ReadError, Record};
 use crate::raft::{
     ClusterId, ClusterTime, Entry, EntryKind, FIRST_PROTOCOL, Index, MemberId, Membership, PROTOCOL,
     Position, Protocol, Settings,
 };
-use crate::vocabulary::{Condition, KeyRange, Op, Outcome};
+use crate::vocabulary::{Condition, LeaseId, Op, Outcome, Txn};
 use members::Members;
 use tree::Tree;
-use versions::{Numbers, Superseded, Version, Versions};
+pub(in crate::store) use versions::Numbers;
+use versions::{Superseded, Version, Versions};
 use view::Pin;
 
+pub use history::PastVersion;
+pub(in crate::store) use leases::LeaseRow;
+pub use leases::LeaseState;
+use leases::Leases;
 pub use members::MAX_REMOVED;
 pub use range::{Order, SCAN_KEYS};
 pub use restore::Rebase;
 pub use version::Unreadable;
 pub use view::{Kept, PAGE_BYTES, View};
 
-/// The bytes that a superseded version adds to the `retention_bytes` limit in addition to its key and its value:
-/// about its size in memory. Part of the state machine's definition: members with different values would compact
-/// differently.
-pub const VERSION_OVERHEAD_BYTES: u64 = 64;
-
 /// The revision and the floor of an empty store: the first change makes the next one. It can be read: as a store without keys.
 pub const FIRST_REVISION: u64 = 1;
-
-/// A key with its value at some revision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Record<'a> {
-    /// The key.
-    pub key: &'a [u8],
-    /// The value.
-    pub value: &'a [u8],
-    /// The revision at which the key was created.
-    pub create_revision: u64,
-    /// The revision at which it got this value.
-    pub mod_revision: u64,
-    /// How many times it was put since it was created.
-    pub version: u64,
-}
-
-/// Why a read at a revision has no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
-    /// The revision lies below the compaction floor.
-    #[error("revision {wanted} is compacted: the oldest one still readable is {floor}")]
-    Compacted {
-        /// The revision asked for.
-        wanted: u64,
-        /// The smallest revision that can be read.
-        floor: u64,
-    },
-    /// The revision does not exist yet.
-    #[error("revision {wanted} lies in the future: this member has applied up to revision {revision}")]
-    Future {
-        /// The revision asked for.
-        wanted: u64,
-        /// The store's revision.
-        revision: u64,
-    },
-}
 
 /// How much a store holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +65,8 @@ pub struct Size {
     pub keys: u64,
     /// These keys and their values, in bytes.
     pub bytes: u64,
-    /// Superseded versions that can still be read, in bytes: keys, values and [`VERSION_OVERHEAD_BYTES`] each.
+    /// Superseded versions that can still be read, in bytes: keys, values and
+    /// [`VERSION_OVERHEAD_BYTES`](super::record::VERSION_OVERHEAD_BYTES) each.
     pub superseded_bytes: u64,
     /// Outcomes in the idempotency table.
     pub idempotency_rows: u64,
@@ -132,6 +100,7 @@ pub struct Kv {
     versions_hash: u128,
     /// Number of versions.
     version_count: u64,
+    leases: Leases,
     dedup: Dedup,
     /// How often a key was touched: from version 2 on a part of the state.
     #[cfg(feature = "next-protocol")]
@@ -160,6 +129,7 @@ impl Kv {
             live_bytes: 0,
             versions_hash: 0,
             version_count: 0,
+            leases: Leases::default(),
             dedup: Dedup::default(),
             #[cfg(feature = "next-protocol")]
             touches: 0,
@@ -228,22 +198,29 @@ impl Kv {
         self.floor
     }
 
-    /// A fingerprint of the logical state: every readable version, revision, floor, idempotency rows, cluster time,
+    /// A fingerprint of the logical state: every readable version, revision, floor, leases, idempotency rows, cluster time,
     /// cluster, settings, genesis entry, membership, removed members and the version in force. Equal on all members
     /// that applied the same entries. Costs the same at any size.
     pub fn state_hash(&self) -> u128 {
-        let Settings { retention_revisions, retention_bytes, idempotency_window_s, idempotency_rows } =
-            self.settings;
+        let Settings {
+            retention_revisions,
+            retention_bytes,
+            idempotency_window_s,
+            idempotency_rows,
+            idempotency_bytes,
+        } = self.settings;
         let mut header = Fingerprint::new(Domain::Header);
         header.number(self.revision).number(self.floor).number(self.cluster_time);
         header.number(u64::from(self.cluster_id.is_some())).number(self.cluster_id.map_or(0, |id| id.0));
         header.number(retention_revisions).number(retention_bytes);
-        header.number(idempotency_window_s).number(idempotency_rows).number(u64::from(self.version));
+        header.number(idempotency_window_s).number(idempotency_rows).number(idempotency_bytes);
+        header.number(u64::from(self.version));
         #[cfg(feature = "next-protocol")]
         if self.version >= 2 {
             header.number(self.touches);
         }
-        let parts = [header.finish(), self.versions_hash, self.dedup.hash(), self.members.hash()];
+        let parts =
+            [header.finish(), self.versions_hash, self.leases.hash(), self.dedup.hash(), self.members.hash()];
         parts.into_iter().fold(0, u128::wrapping_add)
     }
 
@@ -252,6 +229,13 @@ impl Kv {
         let revision = revision.unwrap_or(self.revision);
         self.check_readable(revision)?;
         Ok(self.keys.get(key).and_then(|versions| versions.at(revision)?.record()))
+    }
+
+    /// What a transaction that writes nothing answers now. Panics when it could write.
+    pub fn read_txn(&self, txn: Txn) -> Outcome {
+        assert!(!txn.can_write(), "a transaction that can write is applied");
+        let mut change = self.open();
+        command::execute(Op::Txn { txn }, None, &mut change)
     }
 
     /// Whether a write with this idempotency key would get [`Outcome::Overloaded`] if it were applied next at
@@ -317,7 +301,7 @@ impl Kv {
             Lookup::New if self.dedup.is_full(&self.settings) => (Outcome::Overloaded, false),
             Lookup::New => {
                 let outcome = self.execute(op, condition);
-                self.dedup.store(idempotency, &outcome, self.cluster_time);
+                self.dedup.store(idempotency, &outcome, self.cluster_time, &self.settings);
                 (outcome, false)
             }
         }
@@ -327,34 +311,36 @@ impl Kv {
     fn execute(&mut self, op: Op, condition: Option<Condition>) -> Outcome {
         #[cfg(feature = "next-protocol")]
         let is_touch = matches!(op, Op::Touch { .. });
-        let mut change = Change::open(&self.keys, self.revision, &self.settings);
+        let mut change = self.open();
         let outcome = command::execute(op, condition, &mut change);
-        let writes = change.close();
+        let (writes, lease_writes) = change.close();
         #[cfg(feature = "next-protocol")]
         if is_touch && !writes.is_empty() {
             self.touches += 1;
         }
-        self.make_revision(writes);
+        self.make_revision(writes, &lease_writes);
         outcome
     }
 
     /// Makes the store's next revision from the writes of a change, once for all keys, and raises the floor. A change
-    /// without writes makes no revision.
-    fn make_revision(&mut self, writes: Writes) {
-        if writes.is_empty() {
-            return;
+    /// without writes makes no revision. Leases begin before their keys are attached, and end when these are gone.
+    fn make_revision(&mut self, writes: Writes, lease_writes: &[LeaseWrite]) {
+        self.leases.begin_and_renew(lease_writes, self.cluster_time);
+        if !writes.is_empty() {
+            self.revision += 1;
+            for (key, write) in writes {
+                let Write { create_revision, version, value, lease } = write;
+                let numbers = Numbers { mod_revision: self.revision, create_revision, version, lease };
+                let before = self.supersede(Version::new(&key, numbers, value.as_deref()));
+                self.leases.move_key(&key, before, lease);
+            }
+            self.advance_floor();
         }
-        self.revision += 1;
-        for (key, write) in writes {
-            let Write { create_revision, version, value } = write;
-            let numbers = Numbers { mod_revision: self.revision, create_revision, version };
-            self.supersede(Version::new(&key, numbers, value.as_deref()));
-        }
-        self.advance_floor();
+        self.leases.end_all(lease_writes);
     }
 
-    /// Makes `new` the latest version of its key.
-    fn supersede(&mut self, new: Version) {
+    /// Makes `new` the latest version of its key. Returns the lease that the key had.
+    fn supersede(&mut self, new: Version) -> Option<LeaseId> {
         self.versions_hash = self.versions_hash.wrapping_add(new.fingerprint());
         self.version_count += 1;
         if let Some(payload) = new.payload_bytes() {
@@ -362,13 +348,15 @@ impl Kv {
             self.live_bytes += payload;
         }
         let at = self.revision;
-        let superseded = self.keys.supersede(new, |old| Superseded::of(old, at)).flatten();
+        let (superseded, lease) =
+            self.keys.supersede(new, |old| (Superseded::of(old, at), old.lease())).unwrap_or_default();
         if let Some((superseded, payload)) = superseded {
             self.live_keys -= 1;
             self.live_bytes -= payload;
             self.superseded_bytes += superseded.bytes;
             self.superseded.push_back(superseded);
         }
+        lease
     }
 
     /// Raises the floor as far as retention requires and drops the versions that it passes: every key with something
@@ -404,40 +392,14 @@ impl Kv {
     }
 
     fn check_readable(&self, revision: u64) -> Result<(), ReadError> {
-        if revision > self.revision {
-            return Err(ReadError::Future { wanted: revision, revision: self.revision });
-        }
-        if revision < self.floor {
-            return Err(ReadError::Compacted { wanted: revision, floor: self.floor });
-        }
-        Ok(())
-    }
-}
-
-/// The latest version before a change; `None` when the key is deleted.
-fn current_of(versions: &Versions) -> Option<Current> {
-    let Record { key, value, create_revision, mod_revision, version } = versions.latest.record()?;
-    let retained_bytes = (key.len() + value.len()) as u64 + VERSION_OVERHEAD_BYTES;
-    Some(Current { create_revision, mod_revision, version, retained_bytes })
-}
-
-impl Keys for Tree {
-    fn current(&self, key: &[u8]) -> Option<Current> {
-        current_of(self.get(key)?)
+        ReadError::check(revision, self.floor, self.revision)
     }
 
-    #[cfg(feature = "next-protocol")]
-    fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
-        self.get(key)?.latest.value().map(<[u8]>::to_vec)
-    }
-
-    fn walk(&self, range: &KeyRange, visit: &mut Visit<'_>) {
-        let keys = self.range(Bound::Included(range.start()), Bound::Unbounded);
-        for versions in keys.take_while(|versions| range.contains(versions.key())) {
-            if current_of(versions).is_some_and(|current| visit(versions.key(), current).is_break()) {
-                return;
-            }
-        }
+    /// Opens a change of the present state.
+    fn open(&self) -> Change<'_> {
+        let revisions = (self.floor, self.revision);
+        let (settings, leases, now) = (&self.settings, &self.leases, self.cluster_time);
+        Change::open(&self.keys, Surroundings { revisions, settings, leases, now })
     }
 }
 

@@ -12,6 +12,7 @@ mod command;
 mod dedup;
 mod kv;
 mod private;
+mod record;
 
 #[cfg(test)]
 #[allow(unreachable_pub)] // The tests beside the library include it, too.
@@ -19,8 +20,9 @@ mod private;
 mod operations;
 
 pub use crate::vocabulary::{Condition, KeyRange, Op, Outcome};
-pub use command::{Applied, Command, CommandError, Idempotency, needed_protocol, request_hash};
+pub use command::{Applied, Command, CommandError, Idempotency, kind_of, needed_protocol, request_hash};
 pub use kv::{
-    FIRST_REVISION, Kept, Kv, MAX_REMOVED, Order, PAGE_BYTES, ReadError, Rebase, Record, SCAN_KEYS, Size,
-    Unreadable, VERSION_OVERHEAD_BYTES, View,
+    FIRST_REVISION, Kept, Kv, LeaseState, MAX_REMOVED, Order, PAGE_BYTES, PastVersion, Rebase, SCAN_KEYS,
+    Size, Unreadable, View,
 };
+pub use record::{ReadError, Record, VERSION_OVERHEAD_BYTES};

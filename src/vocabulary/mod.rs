@@ -7,11 +7,19 @@
 //! three are independent, so each one finds the mistakes of the others.
 
 mod condition;
+mod lease;
 mod operation;
 mod outcome;
+mod outcome_error;
 mod range;
+mod txn;
+mod txn_answer;
 
 pub use condition::Condition;
+pub use lease::{LeaseId, MAX_LEASES_PER_COMMAND, MAX_TTL_S, MIN_TTL_S, NoLeaseId, PutLease, is_ttl};
 pub use operation::{Op, OpKind};
-pub use outcome::{Outcome, OutcomeError};
+pub use outcome::Outcome;
+pub use outcome_error::OutcomeError;
 pub use range::KeyRange;
+pub use txn::{Compare, Keys, MAX_TXN_DEPTH, MAX_TXN_ITEMS, Operator, Target, Txn, TxnError, TxnList, TxnOp};
+pub use txn_answer::{Row, TxnAnswer, TxnResult};

@@ -1,6 +1,6 @@
 //! What a write can do to keys.
 
-use super::KeyRange;
+use super::{KeyRange, LeaseId, PutLease, Txn};
 
 /// A change of keys, as a write asks for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub enum Op {
         key: Vec<u8>,
         /// Its new value; an empty one is a value.
         value: Vec<u8>,
+        /// The lease that it is attached to from now on.
+        lease: PutLease,
     },
     /// Remove `key`. Removing an absent key changes nothing.
     Delete {
@@ -21,6 +23,43 @@ pub enum Op {
     DeleteRange {
         /// Which keys.
         range: KeyRange,
+    },
+    /// Add `amount` to the integer that `key` holds; an absent key holds 0.
+    Add {
+        /// The key.
+        key: Vec<u8>,
+        /// What to add; less than 0 to take away.
+        amount: i64,
+    },
+    /// Compare, then read and write, as one step.
+    Txn {
+        /// What.
+        txn: Txn,
+    },
+    /// Begin a lease.
+    LeaseGrant {
+        /// How it is called.
+        lease: LeaseId,
+        /// Its time to live, in seconds.
+        ttl_s: u64,
+        /// Whether the client has chosen the name: then it is a part of what was asked for.
+        is_chosen: bool,
+    },
+    /// Let leases live for their whole time to live again. Those that do not exist are passed over.
+    LeaseRenew {
+        /// Which ones, at most [`MAX_LEASES_PER_COMMAND`](super::MAX_LEASES_PER_COMMAND).
+        leases: Vec<LeaseId>,
+    },
+    /// End a lease: all its keys are removed.
+    LeaseRevoke {
+        /// Which one.
+        lease: LeaseId,
+    },
+    /// End those leases whose time is over: all their keys are removed, at one revision. Leaders propose it; without
+    /// leases it only moves the cluster time.
+    LeaseExpire {
+        /// Which ones, at most [`MAX_LEASES_PER_COMMAND`](super::MAX_LEASES_PER_COMMAND).
+        leases: Vec<LeaseId>,
     },
     /// Writes the value of `key` once more. The operation of the next protocol, for the tests of upgrades.
     #[cfg(feature = "next-protocol")]
@@ -63,6 +102,18 @@ kinds! {
     Delete = 2 "delete",
     /// [`Op::DeleteRange`].
     DeleteRange = 3 "delete_range",
+    /// [`Op::Add`].
+    Add = 6 "add",
+    /// [`Op::Txn`].
+    Txn = 5 "txn",
+    /// [`Op::LeaseGrant`].
+    LeaseGrant = 10 "lease_grant",
+    /// [`Op::LeaseRenew`].
+    LeaseRenew = 11 "lease_renew",
+    /// [`Op::LeaseRevoke`].
+    LeaseRevoke = 12 "lease_revoke",
+    /// [`Op::LeaseExpire`].
+    LeaseExpire = 13 "lease_expire",
     /// `Op::Touch`.
     Touch = 4 "touch" if "next-protocol",
 }
@@ -76,8 +127,9 @@ impl OpKind {
     /// Whether a write that does it may have a [`Condition`](super::Condition): one about the one key that it changes.
     pub fn takes_condition(self) -> bool {
         match self {
-            OpKind::Put | OpKind::Delete => true,
-            OpKind::DeleteRange => false,
+            OpKind::Put | OpKind::Delete | OpKind::Add => true,
+            OpKind::DeleteRange | OpKind::Txn => false,
+            OpKind::LeaseGrant | OpKind::LeaseRenew | OpKind::LeaseRevoke | OpKind::LeaseExpire => false,
             #[cfg(feature = "next-protocol")]
             OpKind::Touch => true,
         }
@@ -85,12 +137,23 @@ impl OpKind {
 }
 
 impl Op {
+    /// A put of a key without a lease.
+    pub fn put(key: Vec<u8>, value: Vec<u8>) -> Op {
+        Op::Put { key, value, lease: PutLease::None }
+    }
+
     /// Which operation it is.
     pub fn kind(&self) -> OpKind {
         match self {
             Op::Put { .. } => OpKind::Put,
             Op::Delete { .. } => OpKind::Delete,
             Op::DeleteRange { .. } => OpKind::DeleteRange,
+            Op::Add { .. } => OpKind::Add,
+            Op::Txn { .. } => OpKind::Txn,
+            Op::LeaseGrant { .. } => OpKind::LeaseGrant,
+            Op::LeaseRenew { .. } => OpKind::LeaseRenew,
+            Op::LeaseRevoke { .. } => OpKind::LeaseRevoke,
+            Op::LeaseExpire { .. } => OpKind::LeaseExpire,
             #[cfg(feature = "next-protocol")]
             Op::Touch { .. } => OpKind::Touch,
         }

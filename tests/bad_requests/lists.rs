@@ -144,12 +144,20 @@ fn malformed_removals_of_ranges_change_nothing() {
         ("start after end", "DELETE", "/v1/kv?start=l&end=k", INVALID),
         ("repeated prefix", "DELETE", "/v1/kv?prefix=k&prefix=k", INVALID),
         ("broken escape", "DELETE", "/v1/kv?prefix=%zz", INVALID),
-        ("what comes later", "DELETE", "/v1/kv?prefix=k&prev=true", INVALID),
+        ("no flag", "DELETE", "/v1/kv?prefix=k&prev=yes", INVALID),
+        ("a separator for a removal", "DELETE", "/v1/kv?prefix=k&separator=/", INVALID),
+        ("a filter for a removal", "DELETE", "/v1/kv?prefix=k&min_mod_revision=1", INVALID),
         ("a parameter of lists", "DELETE", "/v1/kv?prefix=k&limit=1", INVALID),
         ("a parameter of reads", "DELETE", "/v1/kv?prefix=k&revision=1", INVALID),
     ]);
-    let conditions: [(&str, &[u8]); 4] =
-        [("If-Match", b"*"), ("If-Match", b"\"1\""), ("If-None-Match", b"*"), ("If-None-Match", b"\"1\"")];
+    let conditions: [(&str, &[u8]); 6] = [
+        ("If-Match", b"*"),
+        ("If-Match", b"\"1\""),
+        ("If-None-Match", b"*"),
+        ("If-None-Match", b"\"1\""),
+        ("If-Version", b"0"),
+        ("If-Version", b"1"),
+    ];
     for (name, value) in conditions {
         let conditional = request("DELETE", "/v1/kv?prefix=k", &[(name, value)], b"");
         cases.push(case(format!("a range with {name}"), conditional, 400, "invalid_request"));
@@ -178,4 +186,51 @@ fn a_range_that_is_too_large_changes_nothing() {
         .map(|part| ask("DELETE", part).json()["deleted"].clone());
     assert_eq!(parts, [1, 1]);
     assert_eq!(ask("DELETE", "/v1/kv?all=true").json()["deleted"], 0);
+}
+
+#[test]
+fn client_port_refuses_bad_shapes_of_lists() {
+    let server = Server::start();
+    let rows = [
+        ("no sort", "GET", "/v1/kv?sort=", INVALID),
+        ("no sort", "GET", "/v1/kv?sort=name", INVALID),
+        ("sort in capitals", "GET", "/v1/kv?sort=KEY", INVALID),
+        ("sort with a dash", "GET", "/v1/kv?sort=mod-revision", INVALID),
+        ("two sorts", "GET", "/v1/kv?sort=key&sort=value", INVALID),
+        ("binary sort", "GET", "/v1/kv?sort=%ff", INVALID),
+        ("sorted pages", "GET", "/v1/kv?sort=version&cursor=AQ", INVALID),
+        ("sorted folders", "GET", "/v1/kv?sort=version&separator=/", INVALID),
+        ("a sorted count", "GET", "/v1/kv?sort=version&count_only=true", INVALID),
+        ("a sorted count", "GET", "/v1/kv?sort=key&count_only=true", INVALID),
+        ("too many sorted", "GET", "/v1/kv?sort=version&limit=10001", INVALID),
+        ("none sorted", "GET", "/v1/kv?sort=version&limit=0", INVALID),
+        ("an empty separator", "GET", "/v1/kv?separator=", INVALID),
+        ("an empty separator", "GET", "/v1/kv?separator", INVALID),
+        ("two separators", "GET", "/v1/kv?separator=/&separator=.", INVALID),
+        ("a broken separator", "GET", "/v1/kv?separator=%2", INVALID),
+        ("a count of folders", "GET", "/v1/kv?separator=/&count_only=true", INVALID),
+        ("no number", "GET", "/v1/kv?min_mod_revision=", INVALID),
+        ("no number", "GET", "/v1/kv?max_mod_revision=x", INVALID),
+        ("a negative number", "GET", "/v1/kv?min_create_revision=-1", INVALID),
+        ("a number with a plus", "GET", "/v1/kv?max_create_revision=%2B1", INVALID),
+        ("a leading zero", "GET", "/v1/kv?min_mod_revision=01", INVALID),
+        ("more than 64 bits", "GET", "/v1/kv?max_mod_revision=18446744073709551616", INVALID),
+        ("ends the wrong way round", "GET", "/v1/kv?min_mod_revision=3&max_mod_revision=2", INVALID),
+        ("ends the wrong way round", "GET", "/v1/kv?min_create_revision=3&max_create_revision=2", INVALID),
+        ("a filter twice", "GET", "/v1/kv?min_mod_revision=1&min_mod_revision=1", INVALID),
+        ("a filter of one key", "GET", "/v1/kv/kept?min_mod_revision=1", INVALID),
+        ("a separator of one key", "GET", "/v1/kv/kept?separator=/", INVALID),
+        ("a sort of one key", "GET", "/v1/kv/kept?sort=key", INVALID),
+        ("a filter of a put", "PUT", "/v1/kv/kept?min_mod_revision=1", INVALID),
+    ];
+    server.refuses(&server.cluster.http_addr(0), &targets(&rows));
+    // A cursor belongs to its list.
+    let ask = |target: &str| server.cluster.request(0, "GET", target, &[], b"").unwrap();
+    let page = ask("/v1/kv?limit=1&separator=/").json();
+    let cursor = page["cursor"].as_str().expect("there are two keys");
+    for (query, status) in
+        [("separator=/", 200), ("separator=.", 400), ("", 400), ("separator=/&min_mod_revision=1", 400)]
+    {
+        assert_eq!(ask(&format!("/v1/kv?limit=1&{query}&cursor={cursor}")).status, status, "{query}");
+    }
 }

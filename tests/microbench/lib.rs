@@ -12,7 +12,7 @@ use dkv::store::{Command, Op};
 
 /// A put of a 256-byte value under a 16-byte key.
 pub fn put(number: u64) -> Command {
-    let op = Op::Put { key: format!("{number:016}").into_bytes(), value: vec![number as u8; 256] };
+    let op = Op::put(format!("{number:016}").into_bytes(), vec![number as u8; 256]);
     Command { op, condition: None, idempotency: None, wall_ms: 1_700_000_000_000, actor: String::new() }
 }
 

@@ -361,7 +361,7 @@ pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 }
 
 pub fn put(key: &str, value: &str) -> Command {
-    let op = Op::Put { key: key.into(), value: value.into() };
+    let op = Op::put(key.into(), value.into());
     Command { op, condition: None, idempotency: None, wall_ms: 0, actor: String::new() }
 }
 

@@ -6,7 +6,7 @@ use dkv::store::{Applied, Command, Condition, Idempotency, Kv, Op, Outcome, requ
 use super::harness::entry;
 
 fn put(value: &str, condition: Option<Condition>, key: Option<&str>) -> Command {
-    let op = Op::Put { key: b"k".to_vec(), value: value.as_bytes().to_vec() };
+    let op = Op::put(b"k".to_vec(), value.as_bytes().to_vec());
     let hash = request_hash(&op, condition);
     let idempotency = key.map(|key| Idempotency { key: key.to_string(), request_hash: hash });
     Command { op, condition, idempotency, wall_ms: 0, actor: String::new() }

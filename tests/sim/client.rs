@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dkv::check::{Parts, draw_condition, write_of};
+use dkv::check::{Parts, draw_amount, draw_condition, draw_txn, write_of};
 use dkv::node::{Completion, Failure, FailureKind, Origin, ReadIndexResult, Work, WriteResult};
 use dkv::raft::{FIRST_PROTOCOL, Protocol};
-use dkv::store::{Applied, Command, Idempotency, KeyRange, Outcome, needed_protocol, request_hash};
-use dkv::vocabulary::OpKind;
+use dkv::store::{
+    Applied, Command, Condition, Idempotency, KeyRange, Op, Outcome, needed_protocol, request_hash,
+};
+use dkv::vocabulary::{OpKind, Txn, TxnOp};
 
 use crate::history::{Attempt, Fate, Listed, Record, Seen, Told};
 use crate::operations::draw_op;
@@ -257,16 +259,38 @@ impl Clients {
         let key = format!("k{}", self.rng.u64(0..swarm.keys)).into_bytes();
         let me = &mut self.clients[client];
         me.last_op += 1;
-        let value = format!("{client}.{}", me.last_op).into_bytes();
-        let parts = Parts { key: key.clone(), value, range: pair(&key) };
+        // A quarter of the values are integers, so that counters are met with values and without.
+        let value = match self.rng.u8(0..4) == 0 {
+            true => format!("{}", (client as u64 + 1) * 1_000_000 + u64::from(me.last_op)),
+            false => format!("{client}.{}", me.last_op),
+        };
+        let value = value.into_bytes();
+        let (other, seen) = (neighbour(&key, swarm.keys), me.last_revision.get(&key).copied());
+        let (shape, amount, range) = (self.rng.u64(..), draw_amount(&mut self.rng), pair(&key));
+        let parts =
+            Parts { key: key.clone(), value: value.clone(), range, amount, other: other.clone(), shape };
         // The probe writes, whatever the idempotency table says and whatever version is in force.
         let is_probe = client == swarm.clients;
         let write = match self.rng.u8(0..5) {
             _ if is_probe => Some(write_of(OpKind::Put, parts)),
             0 | 1 => None,
-            _ => Some(draw_op(&mut self.rng, parts)),
+            _ => Some(match draw_op(&mut self.rng, parts.clone()) {
+                Op::Txn { .. } if !swarm.operations.transactions => write_of(OpKind::Put, parts),
+                Op::Add { .. } if !swarm.operations.additions => write_of(OpKind::Put, parts),
+                op => op,
+            }),
         };
+        let write = write.map(|op| match op {
+            Op::Txn { .. } => Op::Txn { txn: self.draw_txn([&key, &other], &value, seen) },
+            op => op,
+        });
+        let me = &self.clients[client];
         let condition = draw_condition(&mut self.rng, me.last_revision.get(&key).copied());
+        let may_name_versions = swarm.operations.version_conditions;
+        let condition =
+            condition.filter(|condition| may_name_versions || !matches!(condition, Condition::Version(_)));
+        // Repeated until it is known: which of many unknown additions are in a sum would have to be tried.
+        let is_addition = matches!(write, Some(Op::Add { .. }));
         let takes_condition = !is_probe && write.as_ref().is_some_and(|op| op.kind().takes_condition());
         Record {
             client,
@@ -277,9 +301,27 @@ impl Clients {
             is_list: write.is_none() && self.rng.u8(0..4) == 0,
             write,
             condition: condition.filter(|_| takes_condition),
-            is_keyed: self.rng.f64() < swarm.keyed && !is_probe,
+            is_keyed: (self.rng.f64() < swarm.keyed || is_addition) && !is_probe,
             told: Told::Unknown,
         }
+    }
+}
+
+impl Clients {
+    /// A transaction on two keys. Some of them fail, most of these after they have written something.
+    fn draw_txn(&mut self, keys: [&[u8]; 2], value: &[u8], seen: Option<u64>) -> Txn {
+        let mut part = 0u8;
+        let values = || {
+            part += 1;
+            format!("{}/{part}", String::from_utf8_lossy(value)).into_bytes()
+        };
+        let mut txn = draw_txn(&mut self.rng, keys, values, seen);
+        if self.rng.u8(0..5) == 0 {
+            // Compacted, in the future, or neither.
+            let revision = Some(self.rng.u64(0..60));
+            txn.then.push(TxnOp::Get { key: keys[0].to_vec(), revision });
+        }
+        txn
     }
 }
 
@@ -294,6 +336,12 @@ fn pair(key: &[u8]) -> KeyRange {
     let number = key.last().expect("a name") - b'0';
     let bound = |n: u8| format!("k{n}").into_bytes();
     KeyRange::new(b"", &bound(number / 2 * 2), &bound(number / 2 * 2 + 2))
+}
+
+/// The other key of the pair; the key itself where there is none.
+fn neighbour(key: &[u8], keys: u64) -> Vec<u8> {
+    let number = u64::from(key.last().expect("a name") - b'0') ^ 1;
+    if number < keys { format!("k{number}").into_bytes() } else { key.to_vec() }
 }
 
 impl Record {
@@ -430,9 +478,19 @@ impl World {
                     self.mark(Mark::DedupHit);
                 }
                 match applied.outcome {
+                    Outcome::Txn(ref answer) => {
+                        self.mark(if answer.succeeded { Mark::TxnThen } else { Mark::TxnElse });
+                    }
+                    Outcome::TxnShort { .. } => self.mark(Mark::TxnShort),
+                    Outcome::Compacted { .. } => self.mark(Mark::TxnUndoneCompacted),
+                    Outcome::FutureRevision { .. } => self.mark(Mark::TxnUndoneFuture),
                     Outcome::PreconditionFailed { .. } => self.mark(Mark::PreconditionFailed),
                     Outcome::Deleted { deleted: 2.., .. } => self.mark(Mark::RangeDeleted),
                     Outcome::RangeTooLarge { .. } => self.mark(Mark::RangeTooLarge),
+                    Outcome::Added { version: 1, .. } => self.mark(Mark::CounterBegun),
+                    Outcome::Added { .. } => self.mark(Mark::CounterAddedTo),
+                    Outcome::NotAnInteger { .. } => self.mark(Mark::NoCounter),
+                    Outcome::OutOfRange { .. } => self.mark(Mark::CounterOutOfRange),
                     _ => {}
                 }
                 self.finish(asker.client, Told::Write(applied));
@@ -529,10 +587,13 @@ impl World {
         let running = me.running.take().expect("an operation is under way");
         let mut record = running.record;
         let revision = match &told {
-            Told::Write(Applied { outcome: Outcome::Put { revision, .. }, .. }) => Some(*revision),
-            Told::Write(Applied { outcome: Outcome::PreconditionFailed { mod_revision, .. }, .. }) => {
-                Some(*mod_revision)
-            }
+            Told::Write(Applied { outcome, .. }) => match outcome {
+                Outcome::Put { revision, .. } | Outcome::Added { revision, .. } => Some(*revision),
+                Outcome::PreconditionFailed { mod_revision, .. }
+                | Outcome::NotAnInteger { mod_revision, .. }
+                | Outcome::OutOfRange { mod_revision, .. } => Some(*mod_revision),
+                _ => None,
+            },
             Told::Read(seen) => seen.value.as_ref().map(|(_, mod_revision)| *mod_revision),
             _ => None,
         };

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use dkv::check;
 use dkv::raft::{Entry, EntryKind, Index, Settings};
 use dkv::store::{Applied, Command, Condition, KeyRange, Kv, Op, Order, Outcome};
-use dkv::vocabulary::OpKind;
+use dkv::vocabulary::{OpKind, TxnAnswer, TxnOp, TxnResult};
 
 use crate::client::Asker;
 use crate::report::{Mark, Report};
@@ -123,6 +123,7 @@ impl Replay {
             retention_bytes: settings.retention_bytes,
             idempotency_window_us: settings.idempotency_window_s * 1_000_000,
             idempotency_rows: settings.idempotency_rows,
+            idempotency_bytes: settings.idempotency_bytes,
         });
         let mut replay = Replay {
             model,
@@ -133,6 +134,11 @@ impl Replay {
         };
         for entry in committed.iter().filter(|entry| entry.kind() == EntryKind::Command) {
             let command = Command::decode(entry.payload()).expect("only commands are proposed");
+            if command.actor.is_empty() {
+                // A holder of a lease, or a leader: nobody remembers what they were told.
+                replay.model.write(entry.cluster_time(), None, &command.op, command.condition);
+                continue;
+            }
             let asker = parse_asker(&command.actor);
             let earlier = replay.places.insert(asker, entry.index());
             assert!(earlier.is_none(), "attempt {asker} was committed at {earlier:?} and {}", entry.index());
@@ -221,7 +227,11 @@ fn check_attempts(replay: &Replay, attempts: &BTreeMap<Asker, Attempt>, report: 
 fn check_effects(replay: &Replay, history: &[Record]) {
     let mut effects: BTreeMap<(usize, u32), u32> = BTreeMap::new();
     for (asker, outcome, replayed) in replay.outcomes.values() {
-        let changes = matches!(outcome, Outcome::Put { .. } | Outcome::Deleted { deleted: 1.., .. });
+        let changes = match outcome {
+            Outcome::Put { .. } | Outcome::Added { .. } | Outcome::Deleted { deleted: 1.., .. } => true,
+            Outcome::Txn(answer) => answer.written() != (0, 0),
+            _ => false,
+        };
         if changes && !replayed {
             *effects.entry((asker.client, asker.op)).or_default() += 1;
         }
@@ -328,6 +338,30 @@ fn reads_of(record: &Record, listed: &Listed, keys: u64) -> impl Iterator<Item =
     })
 }
 
+/// What a transaction was told. A read at a revision is not in the history.
+fn txn_answer(replay: &Replay, record: &Record, answer: &TxnAnswer) -> check::Answer {
+    let Some(Op::Txn { txn }) = &record.write else { panic!("no transaction was asked for: {record:?}") };
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("the clients' values are text");
+    let ops = if answer.succeeded { &txn.then } else { &txn.otherwise };
+    let results = ops.iter().zip(&answer.results).filter_map(|(op, result)| {
+        Some(match (op, result) {
+            (TxnOp::Get { revision: Some(_), .. }, _) => return None,
+            (_, TxnResult::Put { .. }) => check::TxnResult::Written,
+            (_, TxnResult::Delete { deleted, .. }) => check::TxnResult::Deleted { deleted: *deleted > 0 },
+            (_, TxnResult::Get(None)) => check::TxnResult::Absent,
+            (_, TxnResult::Get(Some(row))) => {
+                let mod_revision = row.mod_revision;
+                let by = replay.rewrites.get(&mod_revision);
+                let value = row.value.as_deref().expect("a get shows the value");
+                let value = by.map_or_else(|| text(value), |by| rewritten(by.client, by.op));
+                check::TxnResult::Value { value, mod_revision }
+            }
+            (_, TxnResult::List { .. } | TxnResult::Txn { .. }) => panic!("no client asks for that: {op:?}"),
+        })
+    });
+    check::Answer::Txn { revision: answer.revision, succeeded: answer.succeeded, results: results.collect() }
+}
+
 fn event(replay: &Replay, record: &Record) -> check::Event {
     let text =
         |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("the clients' keys and values are text");
@@ -352,6 +386,9 @@ fn event(replay: &Replay, record: &Record) -> check::Event {
         }
         Told::Read(Seen { value: None, .. }) => check::Answer::Absent,
         Told::Write(Applied { outcome, .. }) => match *outcome {
+            Outcome::Txn(ref answer) => txn_answer(replay, record, answer),
+            // What it read is not known any more.
+            Outcome::TxnShort { .. } => check::Answer::Unknown,
             Outcome::Put { revision, .. } => check::Answer::Written { revision },
             Outcome::Deleted { revision, deleted } if op.key().is_none() => {
                 check::Answer::DeletedRange { revision, deleted }
@@ -359,10 +396,26 @@ fn event(replay: &Replay, record: &Record) -> check::Event {
             Outcome::Deleted { revision, deleted } => {
                 check::Answer::Deleted { revision, deleted: deleted == 1 }
             }
+            Outcome::Added { revision, value, .. } => check::Answer::Added { revision, value },
+            Outcome::NotAnInteger { mod_revision, .. } | Outcome::OutOfRange { mod_revision, .. } => {
+                check::Answer::Conflict { mod_revision }
+            }
             // Whether it was, the plain map has said.
-            Outcome::RangeTooLarge { .. } => check::Answer::NotDone,
+            Outcome::RangeTooLarge { .. }
+            | Outcome::TxnTooLarge { .. }
+            | Outcome::KeyNotFound { .. }
+            | Outcome::Compacted { .. }
+            | Outcome::FutureRevision { .. } => check::Answer::NotDone,
             Outcome::PreconditionFailed { mod_revision, .. } => {
                 check::Answer::PreconditionFailed { mod_revision }
+            }
+            Outcome::LeaseGranted { .. }
+            | Outcome::LeaseExists { .. }
+            | Outcome::TooManyLeases { .. }
+            | Outcome::LeaseNotFound { .. }
+            | Outcome::LeasesRenewed { .. }
+            | Outcome::LeasesEnded { .. } => {
+                unreachable!("clients of a history ask for no leases: {record:?}")
             }
             Outcome::IdempotencyMismatch | Outcome::Overloaded => {
                 panic!("no client was to be told this: {record:?}")
@@ -373,12 +426,25 @@ fn event(replay: &Replay, record: &Record) -> check::Event {
         Told::Unknown => check::Answer::Unknown,
     };
     let index = match &record.told {
-        _ if answer == check::Answer::NotDone => None,
+        _ if matches!(answer, check::Answer::NotDone | check::Answer::Unknown) => None,
         Told::Read(seen) => Some(seen.applied),
         // The index of a replayed answer is that of the repetition.
         Told::Write(applied) => (!applied.replayed).then_some(applied.index),
         Told::List(_) | Told::NotDone | Told::Unknown => None,
     };
     let (process, call_ns, return_ns) = (record.client as u64, record.call, record.ret);
-    check::Event { process, call_ns, return_ns, op, answer, index }
+    let version = match &record.told {
+        _ if answer == check::Answer::NotDone => None,
+        Told::Write(Applied {
+            outcome:
+                Outcome::Put { version, .. }
+                | Outcome::Added { version, .. }
+                | Outcome::PreconditionFailed { version, .. }
+                | Outcome::NotAnInteger { version, .. }
+                | Outcome::OutOfRange { version, .. },
+            ..
+        }) => Some(*version),
+        _ => None,
+    };
+    check::Event { process, call_ns, return_ns, op, answer, index, version }
 }

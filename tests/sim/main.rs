@@ -19,6 +19,7 @@
 //! | `programs` | which program each member runs, upgrades and ways back; promise P13 |
 //! | `peers` | requests of peers, answered when the disk or the log allows |
 //! | `client` | clients with unique values and retries |
+//! | `leases` | holders of leases, and the leader's part in their lives; promise P10 |
 //! | `nemesis` | crashes, cuts, pauses, slow disks |
 //! | `failover` | words of lost links, true and false |
 //! | `oracle` | the invariants of the cluster, after every step |
@@ -40,6 +41,7 @@ mod disk;
 mod failover;
 mod history;
 mod image;
+mod leases;
 mod members;
 mod nemesis;
 mod net;
@@ -169,6 +171,20 @@ fn seeds_keep_every_promise() {
         let hopeless = counters.count(Mark::HopelessRefused);
         assert!(hopeless >= dose / 25, "only {hopeless} changes refused for want of members that answer");
         assert!(counters.checked_operations >= dose * 200, "only {} operations", counters.checked_operations);
+    }
+}
+
+/// P10 in stores where nothing else happens: only time entries tell the next leader that time has passed.
+#[test]
+fn leases_end_in_time_under_leaders_that_die() {
+    for seed in 0..40 {
+        let quiet = |swarm: &mut swarm::Swarm| {
+            swarm.operations.leases = true;
+            (swarm.kinds, swarm.voters, swarm.clients) = (Vec::new(), 3, 1);
+        };
+        if let Err(failure) = run::verdict(seed, quiet) {
+            panic!("seed {seed}: {failure}");
+        }
     }
 }
 

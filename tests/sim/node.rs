@@ -19,7 +19,7 @@ use crate::disk::{Loaded, MachineDisk, Refusal};
 use crate::failover::Word;
 use crate::nemesis::Act;
 use crate::net::Caller;
-use crate::process::{Process, Snapshotter, Thread};
+use crate::process::{Keeper, Process, Snapshotter, Thread};
 use crate::report::Mark;
 use crate::swarm::{Stream, Swarm, exponential, mix};
 use crate::world::{Event, NodeIndex, World};
@@ -41,6 +41,8 @@ pub enum NodeEvent {
     Housekeeper,
     /// The applier looks for work.
     Applier,
+    /// The keeper of leases looks.
+    LeaseKeeper,
     /// The entries in its hands are applied.
     Applied,
     /// The replicator for `peer` looks for work.
@@ -302,6 +304,7 @@ impl World {
             log_writer: Thread::Asleep,
             seal_at: u64::MAX,
             applier: Thread::Asleep,
+            keeper: Keeper::default(),
             snapshotter: Snapshotter::Rung,
             no_snapshot_before: 0,
             receiver,

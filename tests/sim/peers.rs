@@ -231,6 +231,7 @@ impl World {
                     self.answer_read(node, asker, &query, result)
                 }
                 Done::Write(WriteFor::Client(asker), result) => self.answer_write(node, asker, result),
+                Done::Write(WriteFor::Holder(sent), result) => self.answer_holder(sent, result),
                 Done::Write(WriteFor::Batch(tag, at), result) => self.put_in_batch(node, tag, at, result),
             }
         }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use dkv::node::{
-    AdminResult, Administration, Completion, PeerRequest, ReadIndexResult, State, Transfer, WriteResult,
+    AdminResult, Administration, Completion, LeaseKeeper, PeerRequest, ReadIndexResult, State, Transfer,
+    WriteResult,
 };
 use dkv::raft::{
     AppendEntriesReply, Apply, Awaits, Index, InstallSnapshotReply, InstallSnapshotRequest, LogRead,
@@ -13,9 +14,11 @@ use dkv::raft::{
 use dkv::store::Kv;
 use dkv::store::snapshot::{Receiver, SnapshotHeader, SnapshotWriter};
 use dkv::store::wal::LogReader;
+use dkv::vocabulary::LeaseId;
 
 use crate::client::{Asker, Query};
 use crate::failover::{Taken, Word};
+use crate::leases::Sent;
 use crate::net::CallId;
 use crate::world::NodeIndex;
 
@@ -37,6 +40,7 @@ pub struct Process {
     pub applier: Thread<Apply>,
     /// What the applier reads the log with.
     pub applied_log: LogReader,
+    pub keeper: Keeper,
     pub snapshotter: Snapshotter,
     /// A snapshot that failed is not tried again before.
     pub no_snapshot_before: u64,
@@ -69,6 +73,15 @@ pub struct Answered {
     pub term: Term,
     /// When the append was sent, by the clock of its sender.
     pub sent_at: Time,
+}
+
+/// The keeper of leases.
+#[derive(Default)]
+pub struct Keeper {
+    pub keeper: LeaseKeeper,
+    pub is_awake: bool,
+    /// The leases that the state had when it was last looked at.
+    pub seen: Vec<LeaseId>,
 }
 
 /// A thread that loops: wait to be woken, take work, do it.
@@ -138,6 +151,7 @@ pub enum Done {
 #[derive(Clone, Copy)]
 pub enum WriteFor {
     Client(Asker),
+    Holder(Sent),
     /// A place in a batch that a peer forwarded.
     Batch(u64, usize),
 }

@@ -295,8 +295,26 @@ marks! {
     RangeDeleted,
     /// A range had too many keys to be removed.
     RangeTooLarge,
+    /// Something was added to a key that was not there.
+    CounterBegun,
+    /// ... to one that was.
+    CounterAddedTo,
+    /// ... to one that holds no integer, which is refused.
+    NoCounter,
+    /// ... and would have left the 64 bits, which is refused.
+    CounterOutOfRange,
     /// A retry was answered from the idempotency table.
     DedupHit,
+    /// A transaction whose comparisons all held was done.
+    TxnThen,
+    /// A transaction was done, and a comparison of it did not hold.
+    TxnElse,
+    /// A repeated transaction was told that it is done, and no more: the table had no room for what it had read.
+    TxnShort,
+    /// A transaction was undone as a whole: it was to read a revision below the floor.
+    TxnUndoneCompacted,
+    /// ... or one that does not exist yet.
+    TxnUndoneFuture,
     /// The idempotency table was full.
     DedupFull,
     /// A write whose outcome was unknown to its client took effect.
@@ -311,10 +329,24 @@ marks! {
     StoodWithHub,
     /// A majority was left in peace while everybody else was not, and writes went on.
     StoodHostile,
+    /// A lease was renewed.
+    LeaseRenewed,
+    /// ... or was over already.
+    LeaseLost,
+    /// A lease ended because its time was over.
+    LeaseExpired,
+    /// A quiet leader kept the cluster time going.
+    TimeKept,
+    /// A leader of a quiet store with leases died.
+    LeaderDiedQuiet,
 }
 
 /// What happens to operations of the next program.
 pub const NEXT_MARKS: [Mark; 3] = [Mark::OperationNotKnown, Mark::Unsupported, Mark::NextOperationDone];
+
+/// What happens to counters. A build with operations of the next program draws none.
+const COUNTER_MARKS: [Mark; 4] =
+    [Mark::CounterBegun, Mark::CounterAddedTo, Mark::NoCounter, Mark::CounterOutOfRange];
 
 /// What was counted in one run, or in all.
 #[derive(Clone, Debug, Default)]
@@ -362,7 +394,10 @@ impl Counters {
 
     /// Marks that were never reached. Those of the next program's operations only a build with such operations reaches.
     pub fn missing(&self) -> Vec<Mark> {
-        let can_be_reached = |mark: &Mark| PROTOCOL > FIRST_PROTOCOL || !NEXT_MARKS.contains(mark);
+        let can_be_reached = |mark: &Mark| match PROTOCOL > FIRST_PROTOCOL {
+            true => !COUNTER_MARKS.contains(mark),
+            false => !NEXT_MARKS.contains(mark),
+        };
         let all = Mark::ALL.iter().copied().filter(can_be_reached);
         all.filter(|mark| !self.marks.contains_key(mark)).collect()
     }

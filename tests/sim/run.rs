@@ -74,6 +74,7 @@ fn attempt(seed: u64, change: fn(&mut Swarm), mode: TraceMode) -> (Result<(), St
 fn live(swarm: Swarm, report: Rc<RefCell<Report>>) {
     let mut world = World::new(swarm, report);
     world.start_clients();
+    world.start_holders();
     world.start_nemesis(true);
     world.run_until(world.swarm.chaos_us, |_| false);
     world.end_nemesis();
@@ -82,6 +83,7 @@ fn live(swarm: Swarm, report: Rc<RefCell<Report>>) {
         world.stand(standing);
     }
     world.recover();
+    world.end_leases();
     world.converge();
     world.judge();
     world.dissect();
@@ -211,16 +213,22 @@ impl World {
                 let record =
                     kv.get(key, None).expect("the latest revision can be read").expect("the map has it");
                 assert!(
-                    (record.value, record.create_revision, record.mod_revision, record.version)
-                        == (&cell.value[..], cell.create_revision, cell.mod_revision, cell.version),
+                    (record.value, record.create_revision, record.mod_revision, record.version, record.lease)
+                        == (
+                            &cell.value[..],
+                            cell.create_revision,
+                            cell.mod_revision,
+                            cell.version,
+                            cell.lease
+                        ),
                     "the plain map has {cell:?}, a member {record:?}"
                 );
             }
         }
         history::check(&replay, &self.clients.history, &self.clients.attempts, &mut self.report.borrow_mut());
         if self.swarm.sabotage == Some(Sabotage::StaleRead) && control::forge(&mut self.clients.history) {
-            let _is_decided = history::check_linearizable(&replay, &self.clients.history, self.swarm.keys);
-            panic!("a forged answer passed");
+            let is_decided = history::check_linearizable(&replay, &self.clients.history, self.swarm.keys);
+            panic!("a forged answer passed{}", if is_decided { "" } else { ": the search did not end" });
         }
         if !history::check_linearizable(&replay, &self.clients.history, self.swarm.keys) {
             self.line(|| "the search for an order did not end".to_owned());

@@ -442,6 +442,7 @@ impl World {
         self.oracle.check_applied(node, &process.kv);
         self.mark(Mark::SnapshotInstalled);
         self.report.borrow_mut().counters.installs += 1;
+        self.see_leases(node);
         self.step(node, |state, _| state.handle_restored(last));
     }
 }

@@ -19,6 +19,8 @@ pub enum Stream {
     Programs,
     Memory,
     Words,
+    Operations,
+    Leases,
 }
 
 impl Stream {
@@ -212,6 +214,18 @@ pub struct Swarm {
     pub think_mean_us: u64,
     /// How likely a write carries an idempotency key.
     pub keyed: f64,
+    pub operations: Operations,
+}
+
+/// What its clients ask for besides the rest. Each makes the search for a linearization long, and all of them together
+/// more than the sum: so a run has some of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Operations {
+    pub transactions: bool,
+    pub additions: bool,
+    pub version_conditions: bool,
+    /// Holders of leases.
+    pub leases: bool,
 }
 
 impl Swarm {
@@ -263,10 +277,12 @@ impl Swarm {
             // Two keys are more than half of the least one: their range is too large to be removed at once.
             retention_bytes: [250, 32 << 20][rng.usize(0..2)],
             idempotency_rows: [4, 200, 1_000_000][rng.usize(0..3)],
+            idempotency_bytes: [0, 300, 64 << 20][rng.usize(0..3)],
             // Longer than any run: that a retry is never executed twice can be asserted.
             idempotency_window_s: 100_000,
         };
         let keys = rng.u64(1..=4);
+        let mut asked = Stream::Operations.rng(seed);
         let mut programs = Stream::Programs.rng(seed);
         let mixes_programs = programs.bool();
         let hold_version = mixes_programs && programs.bool();
@@ -308,12 +324,19 @@ impl Swarm {
             disks_are_watched: true,
             words,
             // More writers at once of keys that are searched together than that, and the linearizability checker, which
-            // believes no revision, has too many orders to try. Removals of ranges tie pairs of keys together.
+            // believes no revision, has too many orders to try. Removals of ranges and transactions tie pairs of keys
+            // together.
             clients: [rng.usize(1..=6), rng.usize(1..=6), 20][rng.usize(0..3)]
-                .min(6 * keys.div_ceil(2) as usize),
+                .min(4 * keys.div_ceil(2) as usize),
             keys,
             think_mean_us: t / [100, 10, 2][rng.usize(0..3)],
             keyed: [0.0, 0.5, 1.0][rng.usize(0..3)],
+            operations: Operations {
+                transactions: asked.u8(0..3) == 0,
+                additions: asked.u8(0..3) == 0,
+                version_conditions: asked.u8(0..3) == 0,
+                leases: asked.u8(0..3) == 0,
+            },
         }
     }
 

@@ -54,6 +54,7 @@ impl World {
             },
             NodeEvent::Applier => self.run_applier(node),
             NodeEvent::Applied => self.end_apply(node),
+            NodeEvent::LeaseKeeper => self.run_lease_keeper(node),
             NodeEvent::Replicator { peer, at } => self.run_replicator(node, peer, at),
             NodeEvent::Sender { peer, at } => self.run_sender(node, peer, at),
             NodeEvent::LogRead { peer } => self.end_log_read(node, peer),
@@ -252,6 +253,7 @@ impl World {
             applied.extend(outcomes.unwrap_or_else(|e| panic!("P13: n{} cannot follow: {e}", node + 1)));
             self.oracle.check_applied(node, &process.kv);
         }
+        self.see_leases(node);
         self.step(node, |state, _| state.handle_applied(applied));
         if changes && self.look_for_removal(node) {
             return;

@@ -7,6 +7,7 @@ use std::collections::BinaryHeap;
 use std::rc::Rc;
 
 use crate::client::{Clients, ToClient};
+use crate::leases::{Holders, ToHolder};
 use crate::members::Operator;
 use crate::nemesis::{Act, Nemesis};
 use crate::net::{Net, NetEvent};
@@ -26,6 +27,8 @@ pub enum Event {
     Net(NetEvent),
     /// A client goes on.
     Client { client: usize, what: ToClient },
+    /// A holder of a lease goes on.
+    Holder { holder: usize, what: ToHolder },
     /// The nemesis acts.
     Nemesis(Act),
 }
@@ -73,6 +76,7 @@ pub struct World {
     pub net: Net,
     pub nodes: Vec<Machine>,
     pub clients: Clients,
+    pub holders: Holders,
     pub nemesis: Nemesis,
     pub oracle: Oracle,
     pub operator: Operator,
@@ -91,6 +95,7 @@ impl World {
             net: Net::new(&swarm),
             nodes: Vec::new(),
             clients: Clients::new(&swarm),
+            holders: Holders::new(&swarm),
             nemesis: Nemesis::new(&swarm),
             oracle: Oracle::new(swarm.machines()),
             operator: Operator::new(seed),
@@ -142,6 +147,7 @@ impl World {
             Event::Node { node, life, what } => self.handle_node_event(node, life, what),
             Event::Net(event) => self.handle_net_event(event),
             Event::Client { client, what } => self.handle_client_event(client, what),
+            Event::Holder { holder, what } => self.handle_holder_event(holder, what),
             Event::Nemesis(act) => self.handle_act(act),
         }
     }

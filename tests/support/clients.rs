@@ -79,5 +79,5 @@ fn operate(library: &Client, client: u64, number: u64, start: Instant) -> Event 
         };
         (Op::Get { key }, answer)
     };
-    Event { process: client, call_ns, return_ns: nanos(), op, answer, index: None }
+    Event { process: client, call_ns, return_ns: nanos(), op, answer, index: None, version: None }
 }

@@ -112,7 +112,7 @@ pub fn read_everything(cluster: &Cluster, crowd: &Crowd) -> Result<(), String> {
         let process = crowd.lives.fetch_add(1, Relaxed);
         let (op, answer) =
             (Op::List { prefix: prefix.clone() }, check::Answer::Listed { revision, rows: found });
-        let event = Event { process, call_ns, return_ns, op, answer, index };
+        let event = Event { process, call_ns, return_ns, op, answer, index, version: None };
         crowd.history.lock().expect("nothing panics under the lock").push(event);
     }
     Ok(())
@@ -178,8 +178,8 @@ fn read_back(
         }
         answer.filter(|answer| !matches!(answer.status, 503 | 504))
     })?;
-    let is_there = match write.value {
-        Some(value) => answer.status == 200 && value::value_of(&answer.body).as_deref() == Some(value),
+    let is_there = match &write.value {
+        Some(value) => answer.status == 200 && value::value_of(&answer.body).as_deref() == Some(&**value),
         None => answer.status == 404 && answer.text().contains("not_found"),
     };
     if is_there {

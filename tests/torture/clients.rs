@@ -5,9 +5,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use dkv::check::{Answer, Condition, Event, Op, Row, draw_operation};
+use dkv::check::{Answer, Condition, Event, Holds, Op, Row, Test, Txn, TxnOp, TxnResult, draw_operation};
 use fastrand::Rng;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::cluster::Addresses;
 use super::plan::RoundPlan;
@@ -118,7 +118,7 @@ impl Client<'_> {
         if self.rng.u8(0..100) < 6 {
             self.list(&format!("{}g{generation}/", crowd.prefix));
         } else {
-            let value = || crowd.values.fetch_add(1, Relaxed).to_string();
+            let value = || value::of_number(crowd.values.fetch_add(1, Relaxed));
             let op = draw_operation(&mut self.rng, &keys, value, |key| self.seen.get(key).copied());
             self.single(op);
         }
@@ -131,29 +131,34 @@ impl Client<'_> {
         self.node = taken[self.rng.usize(0..taken.len())];
     }
 
-    /// One operation on one key, or the removal of a pair, with its retries under one idempotency key if it has one.
+    /// One operation on one key, a transaction on a pair or the removal of one, with its retries under one idempotency key
+    /// if it has one.
     fn single(&mut self, op: Op) {
         let crowd = self.crowd;
-        let idempotency =
-            (op.is_write() && self.rng.u8(0..4) == 0).then(|| format!("c{}-{}", self.id, self.rng.u64(..)));
+        let idempotency = (op.is_write() && self.rng.u8(0..4) == 0 || matches!(op, Op::Add { .. }))
+            .then(|| format!("c{}-{}", self.id, self.rng.u64(..)));
         let (method, condition, body) = match &op {
             Op::Put { value, condition, .. } => ("PUT", *condition, value::body(value, self.filler_bytes())),
             Op::Delete { condition, .. } => ("DELETE", *condition, Vec::new()),
+            Op::Add { condition, .. } => ("POST", *condition, Vec::new()),
             Op::Get { .. } | Op::List { .. } => ("GET", None, Vec::new()),
             Op::DeleteRange { .. } => ("DELETE", None, Vec::new()),
+            Op::Txn(txn) => ("POST", None, body_of(txn, || self.filler_bytes())),
         };
         let mut headers: Vec<(&str, String)> = condition.map(Condition::to_header).into_iter().collect();
         headers.extend(idempotency.iter().map(|key| ("Idempotency-Key", key.clone())));
         let path = match &op {
             Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } => format!("/v1/kv/{key}"),
+            Op::Add { key, amount, .. } => format!("/v1/kv/{key}?add={amount}"),
             Op::DeleteRange { start, end } => {
                 format!("/v1/kv?start={start}&end={}", end.as_deref().unwrap_or_default())
             }
+            Op::Txn(_) => "/v1/txn".to_owned(),
             Op::List { .. } => unreachable!("lists are asked for elsewhere"),
         };
         let call_ns = crowd.now_ns();
         let mut was_unknown = false;
-        let mut index = None;
+        let (mut index, mut version) = (None, None);
         let mut result = Answer::Unknown;
         for attempt in 0..if idempotency.is_some() { ATTEMPTS } else { 1 } {
             if attempt > 0 {
@@ -164,7 +169,7 @@ impl Client<'_> {
                 Attempt::NotSent => Answer::NotDone,
                 Attempt::Unanswered => Answer::Unknown,
                 Attempt::Answered(answer) => {
-                    index = place(&answer);
+                    (index, version) = (place(&answer), version_in(&answer));
                     self.understand(&op, &answer)
                 }
             };
@@ -182,7 +187,9 @@ impl Client<'_> {
         let return_ns = crowd.now_ns();
         self.learn(&op, &result);
         let index = index.filter(|_| !matches!(result, Answer::NotDone | Answer::Unknown));
-        self.records.push(Event { process: self.id, call_ns, return_ns, op, answer: result.clone(), index });
+        let version = version.filter(|_| !matches!(result, Answer::NotDone | Answer::Unknown));
+        let answer = result.clone();
+        self.records.push(Event { process: self.id, call_ns, return_ns, op, answer, index, version });
         self.count(&result);
     }
 
@@ -191,17 +198,36 @@ impl Client<'_> {
         if let (Op::DeleteRange { .. }, Answer::DeletedRange { .. }) = (op, result) {
             self.seen.retain(|key, _| !op.concerns(key));
         }
+        if let (Op::Txn(txn), Answer::Txn { succeeded, results, .. }) = (op, result) {
+            let ops = if *succeeded { &txn.then } else { &txn.otherwise };
+            for (op, result) in ops.iter().zip(results) {
+                if let (TxnOp::Get { key }, TxnResult::Value { mod_revision, .. }) = (op, result) {
+                    self.seen.insert(key.clone(), *mod_revision);
+                }
+            }
+        }
         let Some(key) = op.key() else { return };
         match *result {
             Answer::Value { mod_revision, .. } => drop(self.seen.insert(key.to_owned(), mod_revision)),
-            Answer::Written { revision } => drop(self.seen.insert(key.to_owned(), revision)),
-            Answer::PreconditionFailed { mod_revision } if mod_revision > 0 => {
+            Answer::Written { revision } | Answer::Added { revision, .. } => {
+                self.seen.insert(key.to_owned(), revision);
+            }
+            Answer::PreconditionFailed { mod_revision } | Answer::Conflict { mod_revision }
+                if mod_revision > 0 =>
+            {
                 self.seen.insert(key.to_owned(), mod_revision);
             }
-            Answer::Absent | Answer::Deleted { .. } | Answer::PreconditionFailed { .. } => {
+            Answer::Absent
+            | Answer::Deleted { .. }
+            | Answer::PreconditionFailed { .. }
+            | Answer::Conflict { .. } => {
                 self.seen.remove(key);
             }
-            Answer::NotDone | Answer::Unknown | Answer::Listed { .. } | Answer::DeletedRange { .. } => {}
+            Answer::NotDone
+            | Answer::Unknown
+            | Answer::Listed { .. }
+            | Answer::Txn { .. }
+            | Answer::DeletedRange { .. } => {}
         }
     }
 
@@ -262,7 +288,8 @@ impl Client<'_> {
         // What did not fit onto the page is not known to be absent.
         if page["cursor"].is_null() {
             let index = place(&answer);
-            self.records.push(Event { process: self.id, call_ns, return_ns, op, answer: listed, index });
+            let (process, version) = (self.id, None);
+            self.records.push(Event { process, call_ns, return_ns, op, answer: listed, index, version });
         }
     }
 
@@ -311,6 +338,16 @@ impl Client<'_> {
             (Op::Put { .. }, 200) => number("revision").map(|revision| Answer::Written { revision }),
             (Op::Put { .. }, 412) => refused(),
             (Op::Put { .. }, _) => None,
+            (Op::Add { .. }, 200) => match (number("revision"), answer.json()["value"].as_i64()) {
+                (Some(revision), Some(value)) => Some(Answer::Added { revision, value }),
+                _ => None,
+            },
+            (Op::Add { .. }, 409) => {
+                let mod_revision = answer.json()["error"]["mod_revision"].as_u64();
+                mod_revision.map(|mod_revision| Answer::Conflict { mod_revision })
+            }
+            (Op::Add { .. }, 412) => refused(),
+            (Op::Add { .. }, _) => None,
             (Op::Delete { .. }, 200) => match (number("revision"), number("deleted")) {
                 (Some(revision), Some(deleted @ 0..=1)) => {
                     Some(Answer::Deleted { revision, deleted: deleted == 1 })
@@ -324,6 +361,10 @@ impl Client<'_> {
                 _ => None,
             },
             (Op::DeleteRange { .. }, _) => None,
+            // A repetition that says no more than that it is done: what it read is not known.
+            (Op::Txn(_), 200) if answer.json()["truncated"] == true => Some(Answer::Unknown),
+            (Op::Txn(txn), 200) => txn_answer(txn, &answer.json()),
+            (Op::Txn(_), _) => None,
             // Its rows are taken apart where it is asked.
             (Op::List { .. }, _) => None,
         };
@@ -335,12 +376,68 @@ impl Client<'_> {
     }
 }
 
+/// A transaction as JSON. Values get their filler here.
+fn body_of(txn: &Txn, mut filler_bytes: impl FnMut() -> usize) -> Vec<u8> {
+    let test = |test: &Test| match &test.holds {
+        Holds::Exists => json!({"key": test.key, "exists": true}),
+        Holds::Absent => json!({"key": test.key, "exists": false}),
+        Holds::ModRevision(revision) => json!({"key": test.key, "mod_revision": revision}),
+        Holds::Value(value) => json!({"key": test.key, "value": value}),
+    };
+    let mut op = |op: &TxnOp| match op {
+        TxnOp::Get { key } => json!({"get": {"key": key}}),
+        TxnOp::Put { key, value } => {
+            let value = value::body(value, filler_bytes());
+            json!({"put": {"key": key, "value": String::from_utf8_lossy(&value)}})
+        }
+        TxnOp::Delete { key } => json!({"delete": {"key": key}}),
+    };
+    let (tests, then): (Vec<Value>, Vec<Value>) =
+        (txn.tests.iter().map(test).collect(), txn.then.iter().map(&mut op).collect());
+    let otherwise: Vec<Value> = txn.otherwise.iter().map(&mut op).collect();
+    json!({"if": tests, "then": then, "else": otherwise}).to_string().into_bytes()
+}
+
+/// What a transaction was told; None when it makes no sense.
+fn txn_answer(txn: &Txn, reply: &Value) -> Option<Answer> {
+    let (revision, succeeded) = (reply["revision"].as_u64()?, reply["succeeded"].as_bool()?);
+    let ops = if succeeded { &txn.then } else { &txn.otherwise };
+    let result = |(op, result): (&TxnOp, &Value)| match op {
+        TxnOp::Put { .. } => (result["put"]["revision"].as_u64()? == revision).then_some(TxnResult::Written),
+        TxnOp::Delete { .. } => match result["delete"]["deleted"].as_u64()? {
+            deleted @ 0..=1 => Some(TxnResult::Deleted { deleted: deleted == 1 }),
+            _ => None,
+        },
+        TxnOp::Get { .. } => match result.get("get")? {
+            Value::Null => Some(TxnResult::Absent),
+            row => {
+                let value = value::value_of(row["value"].as_str()?.as_bytes())?;
+                Some(TxnResult::Value { value, mod_revision: row["mod_revision"].as_u64()? })
+            }
+        },
+    };
+    let results = reply["results"].as_array()?;
+    let results = (results.len() == ops.len()).then(|| ops.iter().zip(results).map(result))?;
+    Some(Answer::Txn { revision, succeeded, results: results.collect::<Option<_>>()? })
+}
+
 /// The index at which the outcome was decided. That of a repeated answer is the repetition's.
 fn place(answer: &http::Answer) -> Option<u64> {
     if answer.header("Dkv-Replayed").is_some() {
         return None;
     }
     answer.header("Dkv-Index")?.parse().ok()
+}
+
+/// The version of the key that an answer names.
+fn version_in(answer: &http::Answer) -> Option<u64> {
+    match answer.header("Dkv-Version") {
+        Some(version) => version.parse().ok(),
+        None => {
+            let body: Value = serde_json::from_slice(&answer.body).ok()?;
+            body["version"].as_u64().or_else(|| body["error"]["version"].as_u64())
+        }
+    }
 }
 
 fn tag(answer: &http::Answer) -> Option<u64> {

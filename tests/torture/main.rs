@@ -31,6 +31,7 @@ mod clients;
 mod cluster;
 mod inject;
 mod kind;
+mod leases;
 mod link;
 mod membership;
 mod namespaces;

@@ -13,6 +13,7 @@ use super::checks;
 use super::clients::Crowd;
 use super::cluster::Cluster;
 use super::kind::{ALWAYS, BESIDE, Kind, Machine, NETWORK_KINDS, PROCESS_KINDS};
+use super::leases;
 use super::nemesis::{self, Clock};
 use super::network;
 use super::operator::Operator;
@@ -235,6 +236,7 @@ impl Run<'_> {
                 let crowd = &crowd;
                 scope.spawn(move || crowd.run(thread));
             }
+            scope.spawn(|| leases::hold(&crowd));
             if !plan.network.is_empty() {
                 let (links, addresses, clock, report) = (&links, &addresses, &clock, &self.report);
                 scope.spawn(move || network::run(plan, links, addresses, clock, report));

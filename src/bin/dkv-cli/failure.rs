@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use dkv::api::{ErrorBody, ErrorCode, ErrorDetail};
 use dkv::client::ClientError;
+use dkv::vocabulary::LeaseId;
 
 use crate::text::printable;
 
@@ -46,6 +47,11 @@ impl Failure {
         })
     }
 
+    /// There is no such lease.
+    pub fn no_lease(lease: LeaseId) -> Failure {
+        Failure::NotFound(format!("no such lease: {lease}"))
+    }
+
     /// The exit code: 1 not found or condition failed, 2 refused input, 3 unavailable, 4 unknown,
     /// 5 a damaged file.
     pub fn exit_code(&self) -> u8 {
@@ -54,7 +60,11 @@ impl Failure {
             Failure::Client(error) | Failure::Incomplete(_, error) | Failure::Line(_, _, error) => {
                 match error {
                     ClientError::Refused(detail) => match detail.code {
-                        ErrorCode::PreconditionFailed | ErrorCode::NotFound | ErrorCode::Conflict => 1,
+                        ErrorCode::PreconditionFailed
+                        | ErrorCode::KeyNotFound
+                        | ErrorCode::NotFound
+                        | ErrorCode::LeaseNotFound
+                        | ErrorCode::Conflict => 1,
                         _ => 2,
                     },
                     ClientError::Invalid(_) => 2,
@@ -151,16 +161,17 @@ fn client_text(error: &ClientError) -> String {
 
 /// A refusal, with the next step where the code tells one.
 fn refused_text(detail: &ErrorDetail) -> String {
-    let ErrorDetail { code, message, mod_revision, revision, .. } = detail;
+    let ErrorDetail { code, message, mod_revision, version, revision, .. } = detail;
     let said = format!("refused: {message} ({code})");
     match (code, mod_revision, revision) {
         (ErrorCode::PreconditionFailed, Some(0), _) => "the condition does not hold: there is no such key.\n\
              Nothing was changed. To create it, use `dkv-cli set` with --if-absent."
             .to_owned(),
         (ErrorCode::PreconditionFailed, Some(now), _) => format!(
-            "the condition does not hold: the key was last written at revision {now}.\n\
+            "the condition does not hold: the key was last written at revision {now}{}.\n\
              Nothing was changed. Look at what it holds now with `dkv-cli get`, then decide\n\
-             again with --if-revision {now}."
+             again with --if-revision {now}.",
+            version.map(|version| format!(" (version {version})")).unwrap_or_default()
         ),
         (ErrorCode::PreconditionFailed, None, _) => {
             format!("the condition does not hold: {message}.\nNothing was changed.")

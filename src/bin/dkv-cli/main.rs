@@ -5,8 +5,10 @@
 mod cli;
 mod export;
 mod failure;
+mod history;
 mod import;
 mod interrupt;
+mod lease;
 mod list;
 mod member;
 mod output;
@@ -14,7 +16,9 @@ mod progress;
 mod snapshot;
 mod status;
 mod text;
+mod txn;
 mod verify;
+mod verify_leases;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Read};
@@ -24,7 +28,9 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
-use dkv::client::{Client, ClientError, Condition, ListOptions, RangeOptions, ReadOptions, WriteOptions};
+use dkv::client::{
+    Client, ClientError, Filters, KeyLease, ListOptions, RangeOptions, ReadOptions, WriteOptions,
+};
 
 use cli::{Cli, Command, Shell};
 use failure::Failure;
@@ -71,33 +77,55 @@ fn run(cli: &Cli, printer: &Printer) -> Result<(), Failure> {
 /// Carries out a command that asks the cluster.
 fn ask(cli: &Cli, client: &Client, printer: &Printer) -> Result<(), Failure> {
     match &cli.command {
-        Command::Set { key, value, condition, write } => {
-            let condition = match (condition.if_revision, condition.if_absent) {
-                (Some(revision), _) => Some(Condition::ModRevision(revision)),
-                (None, true) => Some(Condition::Absent),
-                (None, false) => None,
-            };
+        Command::Set { key, value, lease, ttl, prev, condition, write } => {
+            let condition = condition.condition();
             let options = WriteOptions { condition, idempotency_key: write.idempotency_key.clone() };
             let value = value_of(key, value.as_deref())?;
-            let written = client.put(key.as_bytes(), &value, &options)?;
+            if *prev {
+                let written = client.put_prev(key.as_bytes(), &value, &options)?;
+                return printer.before(&written.reply);
+            }
+            let lease = lease.map(KeyLease::Attach).or(ttl.map(KeyLease::Own));
+            let written = match lease {
+                Some(lease) => client.put_leased(key.as_bytes(), &value, lease, &options)?,
+                None => client.put(key.as_bytes(), &value, &options)?,
+            };
             printer.written(&written.reply)
+        }
+        Command::Add { key, amount, condition, write } => {
+            let condition = condition.condition();
+            let options = WriteOptions { condition, idempotency_key: write.idempotency_key.clone() };
+            let written = client.add(key.as_bytes(), *amount, &options)?;
+            printer.added(&written.reply)
         }
         Command::Get { key, read } => match client.get(key.as_bytes(), &read_options(read))? {
             Some(record) => printer.record(&record),
             None => Err(Failure::not_found(key, read.revision)),
         },
-        Command::Delete { key: None, range, write, .. } => {
+        Command::Delete { key: None, range, prev, write, .. } => {
             let bytes =
                 |bound: &Option<OsString>| bound.as_ref().map(|b| b.as_bytes().to_vec()).unwrap_or_default();
             let (prefix, start, end) = (bytes(&range.prefix), bytes(&range.start), bytes(&range.end));
             let range = RangeOptions { prefix, start, end, all: range.all };
             let options = WriteOptions { condition: None, idempotency_key: write.idempotency_key.clone() };
+            if *prev {
+                return printer.before(&client.delete_range_prev(&range, &options)?.reply);
+            }
             let written = client.delete_range(&range, &options)?;
             printer.removed(&written.reply)
         }
-        Command::Delete { key: Some(key), if_revision, write, .. } => {
-            let condition = if_revision.map(Condition::ModRevision);
+        Command::Delete { key: Some(key), if_revision, if_version, prev, write, .. } => {
+            let condition = cli::condition_of(*if_revision, *if_version);
             let options = WriteOptions { condition, idempotency_key: write.idempotency_key.clone() };
+            if *prev {
+                let reply = client.delete_prev(key.as_bytes(), &options)?.reply;
+                let is_absent = reply.deleted == Some(0);
+                if is_absent && !printer.is_json() {
+                    return Err(Failure::not_found(key, None));
+                }
+                printer.before(&reply)?;
+                return if is_absent { Err(Failure::Silent(1)) } else { Ok(()) };
+            }
             let written = client.delete(key.as_bytes(), &options)?;
             if written.reply.deleted == 0 && !printer.is_json() {
                 return Err(Failure::not_found(key, None));
@@ -105,16 +133,32 @@ fn ask(cli: &Cli, client: &Client, printer: &Printer) -> Result<(), Failure> {
             printer.written(&written.reply)?;
             if written.reply.deleted == 0 { Err(Failure::Silent(1)) } else { Ok(()) }
         }
-        Command::List { prefix, keys_only, limit, order, read } => {
+        Command::List { prefix, keys_only, limit, order, sort, separator, filters, read } => {
+            let cli::RevisionFilters {
+                min_mod_revision,
+                max_mod_revision,
+                min_create_revision,
+                max_create_revision,
+            } = *filters;
+            let filters =
+                Filters { min_mod_revision, max_mod_revision, min_create_revision, max_create_revision };
             let options = ListOptions {
                 prefix: prefix_bytes(prefix),
                 descending: *order == cli::Order::Desc,
+                sort: (*sort).into(),
+                separator: separator.as_ref().map(|text| text.as_bytes().to_vec()).unwrap_or_default(),
+                filters,
                 keys_only: *keys_only,
                 read: read_options(read),
                 ..ListOptions::default()
             };
             list::show(client, &options, *limit, printer)
         }
+        Command::Lease { command } => lease::run(client, command, printer),
+        Command::History { key, limit, stale } => {
+            history::show(client, key.as_bytes(), *limit, *stale, printer)
+        }
+        Command::Txn { steps, write } => txn::run(client, steps, write.idempotency_key.as_deref(), printer),
         Command::Verify { seconds, clients, keys, history, force } => {
             let (seconds, clients, keys, history) = (*seconds, *clients, *keys, history.clone());
             let plan = verify::Plan { seconds, clients, keys, history, force: *force, timeout: cli.timeout };
@@ -217,6 +261,15 @@ mod tests {
         assert!(parse(&["set", "k", "-5"]).is_ok());
         assert!(parse(&["set", "k", "--", "--if-absent"]).is_ok());
         assert!(parse(&["set", "k", "v", "--if-absent", "--if-revision", "3"]).is_err());
+        assert!(parse(&["set", "k", "v", "--if-version", "0"]).is_ok());
+        assert!(parse(&["set", "k", "v", "--if-version", "-1"]).is_err());
+        assert!(parse(&["set", "k", "v", "--if-version", "0", "--if-absent"]).is_err());
+        assert!(parse(&["set", "k", "v", "--if-version", "1", "--if-revision", "3"]).is_err());
+        assert!(parse(&["add", "k"]).is_ok() && parse(&["add", "k", "-9223372036854775807"]).is_ok());
+        for bad in ["-9223372036854775808", "9223372036854775808", "1.5", "x", ""] {
+            assert!(parse(&["add", "k", bad]).is_err(), "{bad}");
+        }
+        assert!(parse(&["add"]).is_err() && parse(&["add", "k", "1", "--if-version", "0"]).is_ok());
         assert!(parse(&["get", "k", "--nodes", "a:1,b:2", "-o", "json"]).is_ok());
         assert!(parse(&["get", "k", "--timeout", "0"]).is_err());
         assert!(parse(&["get", "k", "--timeout", "nan"]).is_err());
@@ -235,6 +288,45 @@ mod tests {
         );
         assert!(parse(&["verify", "--clients", "0"]).is_err());
         assert!(parse(&["list", "p", "--order", "desc", "--keys-only"]).is_ok());
+        assert!(parse(&["ls", "p", "--separator", "/", "--min-mod-revision", "3"]).is_ok());
+        assert!(parse(&["ls", "--sort", "mod_revision", "--order", "desc"]).is_ok());
+        assert!(parse(&["ls", "--sort", "name"]).is_err());
+        assert!(parse(&["ls", "--sort", "version", "--separator", "/"]).is_err());
+        assert!(parse(&["ls", "--max-create-revision", "-1"]).is_err());
+    }
+
+    #[test]
+    fn txn_keeps_the_steps_in_the_order_of_the_command_line() {
+        let line = [
+            "dkv-cli",
+            "txn",
+            "--get",
+            "a",
+            "--if",
+            "a = 1",
+            "--else-get",
+            "c",
+            "--put",
+            "a=2",
+            "--get",
+            "a",
+            "--if",
+            "b exists",
+        ];
+        let Command::Txn { steps, .. } = Cli::try_parse_from(line).expect("a good line").command else {
+            panic!("a transaction")
+        };
+        let words = |steps: &[cli::txn::Step]| -> Vec<(cli::txn::What, String)> {
+            steps.iter().map(|step| (step.what, step.operand.to_string_lossy().into_owned())).collect()
+        };
+        let get = |key: &str| (cli::txn::What::Get, key.to_owned());
+        assert_eq!(words(&steps.then), [get("a"), (cli::txn::What::Put, "a=2".to_owned()), get("a")]);
+        assert_eq!((words(&steps.otherwise), steps.conditions.len()), (vec![get("c")], 2));
+        let Command::Txn { steps, .. } = Cli::try_parse_from(["dkv-cli", "txn"]).expect("JSON").command
+        else {
+            panic!("a transaction")
+        };
+        assert_eq!(steps, cli::Steps::default());
     }
 
     #[test]
@@ -263,6 +355,7 @@ mod tests {
             &["--start", "a", "--end", "b"],
             &["--all"],
             &["k", "--if-revision", "3"],
+            &["k", "--if-version", "3"],
         ] {
             assert!(parse(args), "{args:?}");
         }
@@ -274,6 +367,8 @@ mod tests {
             &["--all", "--end", "p"],
             &["--prefix", "p", "--if-revision", "3"],
             &["--if-revision", "3"],
+            &["--prefix", "p", "--if-version", "3"],
+            &["k", "--if-version", "3", "--if-revision", "3"],
         ] {
             assert!(!parse(args), "{args:?}");
         }

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 
-use dkv::api::{DeleteReply, Record};
+use dkv::api::{AddReply, DeleteReply, Prev, PrevReply, Record};
 use serde::Serialize;
 
 use crate::cli::Format;
 use crate::failure::Failure;
+use crate::text::printable;
 
 /// How a piece of text looks on a terminal.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -74,6 +75,19 @@ impl Printer {
         Ok(())
     }
 
+    /// An addition that is done: the sum.
+    pub fn added(&self, reply: &AddReply) -> Result<(), Failure> {
+        let printed = if self.is_json() {
+            self.json(reply)
+        } else {
+            self.bytes(format!("{}\n", reply.value).as_bytes())
+        };
+        if let Err(failure @ Failure::Output(_)) = printed {
+            self.failure(&failure);
+        }
+        Ok(())
+    }
+
     /// A removal of a range that is done: how many keys went.
     pub fn removed(&self, reply: &DeleteReply) -> Result<(), Failure> {
         let keys = if reply.deleted == 1 { "key" } else { "keys" };
@@ -86,6 +100,23 @@ impl Printer {
             self.failure(&failure);
         }
         Ok(())
+    }
+
+    /// A write that is done, with what was there before: the value of the key, or the records of a range, a line each.
+    pub fn before(&self, reply: &PrevReply) -> Result<(), Failure> {
+        if self.is_json() {
+            return self.written(reply);
+        }
+        match &reply.prev {
+            Some(Prev::One(Some(record))) => self.record(record),
+            Some(Prev::One(None)) => Ok(()),
+            Some(Prev::Many(records)) => {
+                let line =
+                    |record: &Record| format!("{}\t{}\n", printable(&record.key), printable(&record.value));
+                self.bytes(records.iter().map(line).collect::<String>().as_bytes())
+            }
+            None => self.bytes(b"OK; what was there before is not remembered any more\n"),
+        }
     }
 
     /// What was read: the bytes, and a newline on a terminal.

@@ -11,15 +11,18 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dkv::api::{ErrorCode, ListReply, MemberInfo};
-use dkv::check::{self, Answer, Event, Limits, Op, Row};
-use dkv::client::{Client, ClientError, Condition, ListOptions, RangeOptions, ReadOptions, WriteOptions};
+use dkv::api::{self, ErrorCode, ListReply, MemberInfo, TxnReply, Wanted};
+use dkv::check::{self, Answer, Event, Holds, Limits, Op, Row, TxnOp, TxnResult};
+use dkv::client::{
+    Client, ClientError, Condition, ListOptions, RangeOptions, ReadOptions, Step, Txn, When, WriteOptions,
+};
 use dkv::files::Output;
 use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::output::{Look, Printer, notice};
+use crate::verify_leases;
 
 /// Operations per key of a generation.
 const GENERATION_OPERATIONS: u64 = 200;
@@ -100,11 +103,15 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
             .as_bytes(),
         )?;
     }
-    let history = workload.drive()?;
+    let (history, broken) = workload.drive()?;
     let seconds = workload.started.elapsed().as_secs_f64();
     save(output, &path, &history)?;
     let left = clean_up(roaming, &workload.prefix);
-    let report = judge(&history, seconds, workload.nodes.len(), path);
+    let mut report = judge(&history, seconds, workload.nodes.len(), path);
+    if !broken.is_empty() && report.verdict != "not linearizable" {
+        report.verdict = "a promise about a lease was broken";
+    }
+    report.faults.extend(broken);
     if let Err(error) = left {
         let prefix = &workload.prefix;
         eprintln!(
@@ -118,7 +125,7 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
     }
     match report.verdict {
         "linearizable" => Ok(()),
-        "not linearizable" => Err(Failure::Silent(5)),
+        "not linearizable" | "a promise about a lease was broken" => Err(Failure::Silent(5)),
         "undecided" => Err(Failure::Silent(6)),
         _ => Err(Failure::Silent(3)),
     }
@@ -193,7 +200,7 @@ fn judge(history: &[Event], seconds: f64, nodes: usize, path: PathBuf) -> Report
         faults if faults.iter().all(|fault| fault.is_undecided()) => "undecided",
         _ => "not linearizable",
     };
-    let mut keys: Vec<&str> = history.iter().filter_map(|event| event.op.key()).collect();
+    let mut keys: Vec<&str> = history.iter().flat_map(|event| event.op.keys()).collect();
     keys.sort_unstable();
     keys.dedup();
     let faults = faults.iter().map(ToString::to_string).collect();
@@ -218,6 +225,7 @@ fn say(report: &Report, printer: &Printer) -> Result<(), Failure> {
         "not linearizable" => {
             (Look::Bad, "NOT linearizable: no order of the operations explains every answer")
         }
+        "a promise about a lease was broken" => (Look::Bad, "BROKEN: a lease did not keep what it promises"),
         "undecided" => {
             (Look::Bad, "undecided: the check was given up before it found an order, or that there is none")
         }
@@ -245,16 +253,33 @@ struct Workload {
 }
 
 impl Workload {
-    fn drive(&self) -> Result<Vec<Event>, ClientError> {
+    /// What the clients were told, and which promises about leases were broken.
+    fn drive(&self) -> Result<(Vec<Event>, Vec<String>), ClientError> {
         let clients: Vec<Verifier> =
             (0..self.clients).map(|n| Verifier::new(self, n)).collect::<Result<_, _>>()?;
-        let mut history: Vec<Event> = thread::scope(|scope| {
+        let nodes = self.at_every_node()?;
+        let (mut history, broken): (Vec<Event>, Vec<String>) = thread::scope(|scope| {
+            let leases = scope.spawn(|| verify_leases::watch(&nodes, &self.prefix, self.until));
             let threads: Vec<_> =
                 clients.into_iter().map(|client| scope.spawn(move || client.run())).collect();
-            threads.into_iter().flat_map(|thread| thread.join().expect("no client panics")).collect()
+            let told = threads.into_iter().flat_map(|thread| thread.join().expect("no client panics"));
+            (told.collect(), leases.join().expect("nobody who watches leases panics"))
         });
         history.sort_by_key(|event| event.call_ns);
-        Ok(history)
+        Ok((history, broken))
+    }
+
+    /// One client for each node.
+    fn at_every_node(&self) -> Result<Vec<Client>, ClientError> {
+        // One cluster for all: a node of another one serves nothing here, instead of a second history.
+        let at_node = |addr: &String| {
+            let client = Client::at_node(addr, self.timeout)?.with_notices(notice);
+            match &self.cluster {
+                Some(cluster) => client.keep_to(cluster),
+                None => Ok(client),
+            }
+        };
+        self.nodes.iter().map(at_node).collect()
     }
 
     fn now_ns(&self) -> u64 {
@@ -293,15 +318,7 @@ struct Verifier<'a> {
 
 impl Verifier<'_> {
     fn new(workload: &Workload, n: u64) -> Result<Verifier<'_>, ClientError> {
-        // One cluster for all: a node of another one serves nothing here, instead of a second history.
-        let at_node = |addr: &String| {
-            let client = Client::at_node(addr, workload.timeout)?.with_notices(notice);
-            match &workload.cluster {
-                Some(cluster) => client.keep_to(cluster),
-                None => Ok(client),
-            }
-        };
-        let clients: Vec<Client> = workload.nodes.iter().map(at_node).collect::<Result<_, _>>()?;
+        let clients = workload.at_every_node()?;
         let at = n as usize % clients.len();
         Ok(Verifier {
             workload,
@@ -319,9 +336,9 @@ impl Verifier<'_> {
         while Instant::now() < self.workload.until {
             let op = self.draw();
             let call_ns = self.workload.now_ns();
-            let (answer, index) = self.ask(&op);
+            let Told { answer, index, version } = self.ask(&op);
             let return_ns = self.workload.now_ns();
-            let event = Event { process: self.process, call_ns, return_ns, op, answer, index };
+            let event = Event { process: self.process, call_ns, return_ns, op, answer, index, version };
             self.workload.spend(&event);
             match &event.answer {
                 // The write may take effect later, so the client continues under another id.
@@ -332,6 +349,8 @@ impl Verifier<'_> {
                 }
                 Answer::Value { mod_revision: revision, .. }
                 | Answer::PreconditionFailed { mod_revision: revision }
+                | Answer::Conflict { mod_revision: revision }
+                | Answer::Added { revision, .. }
                 | Answer::Written { revision } => self.last_revision = *revision,
                 _ => {}
             }
@@ -348,31 +367,52 @@ impl Verifier<'_> {
             return Op::List { prefix };
         }
         let keys: Vec<String> = (0..self.workload.keys).map(|key| format!("{prefix}{key}")).collect();
-        let value = || format!("{}.{}", self.process, self.operations);
+        // Half of the values are integers, so that counters are met with values and without.
+        let (process, number, is_integer) = (self.process, self.operations, self.rng.bool());
+        let mut part = 0;
+        // A transaction asks for several.
+        let value = || {
+            part += 1;
+            match is_integer && part == 1 {
+                true => format!("{process}{number:08}").trim_start_matches('0').to_owned(),
+                false => format!("{process}.{number}.{part}"),
+            }
+        };
         check::draw_operation(&mut self.rng, &keys, value, |_| Some(self.last_revision))
     }
 
-    fn ask(&self, op: &Op) -> (Answer, Option<u64>) {
+    fn ask(&self, op: &Op) -> Told {
         let client = &self.clients[self.at];
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let result = match op {
             Op::Get { key } => client.see(key.as_bytes(), &ReadOptions::default()).map(|seen| {
+                let version = seen.value.as_ref().map(|record| record.version);
                 let answer = seen.value.map_or(Answer::Absent, |record| Answer::Value {
                     value: text(&record.value),
                     mod_revision: record.mod_revision,
                 });
-                (answer, seen.index)
+                Told { answer, index: seen.index, version }
             }),
             Op::Put { key, value, condition } => {
                 client.put(key.as_bytes(), value.as_bytes(), &options(*condition)).map(|written| {
                     let answer = Answer::Written { revision: written.reply.revision };
-                    (answer, written.index.filter(|_| !written.replayed))
+                    let version = Some(written.reply.version);
+                    Told { answer, index: written.index.filter(|_| !written.replayed), version }
                 })
             }
             Op::Delete { key, condition } => {
                 client.delete(key.as_bytes(), &options(*condition)).map(|written| {
                     let (revision, deleted) = (written.reply.revision, written.reply.deleted == 1);
-                    (Answer::Deleted { revision, deleted }, written.index.filter(|_| !written.replayed))
+                    let answer = Answer::Deleted { revision, deleted };
+                    Told { answer, index: written.index.filter(|_| !written.replayed), version: None }
+                })
+            }
+            Op::Add { key, amount, condition } => {
+                client.add(key.as_bytes(), *amount, &options(*condition)).map(|written| {
+                    let (revision, value) = (written.reply.revision, written.reply.value);
+                    let version = Some(written.reply.version);
+                    let index = written.index.filter(|_| !written.replayed);
+                    Told { answer: Answer::Added { revision, value }, index, version }
                 })
             }
             Op::DeleteRange { start, end } => {
@@ -381,9 +421,15 @@ impl Verifier<'_> {
                     RangeOptions { start: start.to_vec(), end: end.to_vec(), ..RangeOptions::default() };
                 client.delete_range(&range, &options(None)).map(|written| {
                     let (revision, deleted) = (written.reply.revision, written.reply.deleted);
-                    (Answer::DeletedRange { revision, deleted }, written.index.filter(|_| !written.replayed))
+                    let answer = Answer::DeletedRange { revision, deleted };
+                    Told { answer, index: written.index.filter(|_| !written.replayed), version: None }
                 })
             }
+            Op::Txn(txn) => client.txn(&request_of(txn), None).and_then(|written| {
+                let answer = answer_of(txn, &written.reply)?;
+                let index = written.index.filter(|_| !written.replayed && answer != Answer::Unknown);
+                Ok(Told { answer, index, version: None })
+            }),
             Op::List { prefix } => {
                 let options = ListOptions { prefix: prefix.as_bytes().to_vec(), ..ListOptions::default() };
                 client.see_list(&options).map(|seen| {
@@ -392,31 +438,92 @@ impl Verifier<'_> {
                         value: text(row.value.as_deref().unwrap_or_default()),
                         mod_revision: row.mod_revision,
                     });
-                    (Answer::Listed { revision: seen.value.revision, rows: rows.collect() }, seen.index)
+                    let answer = Answer::Listed { revision: seen.value.revision, rows: rows.collect() };
+                    Told { answer, index: seen.index, version: None }
                 })
             }
         };
         result.unwrap_or_else(|error| {
-            let answer = refusal(&error);
+            let (answer, version) = refusal(&error);
             if answer == Answer::NotDone {
                 let mut trouble = self.workload.trouble.lock().unwrap_or_else(PoisonError::into_inner);
                 *trouble = Some(error.to_string());
             }
-            (answer, None)
+            Told { answer, index: None, version }
         })
     }
+}
+
+/// A transaction in the words of the client.
+fn request_of(txn: &check::Txn) -> Txn {
+    let condition = |test: &check::Test| {
+        let key = When::key(test.key.as_bytes());
+        match &test.holds {
+            Holds::Exists => key.exists(),
+            Holds::Absent => key.is_absent(),
+            Holds::ModRevision(revision) => key.mod_revision(Wanted::Eq(*revision)),
+            Holds::Value(value) => key.value_is(value.as_bytes()),
+        }
+    };
+    let step = |op: &TxnOp| match op {
+        TxnOp::Get { key } => Step::get(key.as_bytes()),
+        TxnOp::Put { key, value } => Step::put(key.as_bytes(), value.as_bytes()),
+        TxnOp::Delete { key } => Step::delete(key.as_bytes()),
+    };
+    let request = txn.tests.iter().map(condition).fold(Txn::new(), Txn::when);
+    let request = txn.then.iter().map(step).fold(request, Txn::then);
+    txn.otherwise.iter().map(step).fold(request, Txn::otherwise)
+}
+
+/// What a transaction was told, in the words of the checker.
+fn answer_of(txn: &check::Txn, reply: &TxnReply) -> Result<Answer, ClientError> {
+    let TxnReply { revision, succeeded, ref results, .. } = *reply;
+    let ops = if succeeded { &txn.then } else { &txn.otherwise };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let result = |result: &api::TxnResult| match result {
+        api::TxnResult::Put { .. } => Some(TxnResult::Written),
+        api::TxnResult::Delete { deleted, .. } => Some(TxnResult::Deleted { deleted: *deleted > 0 }),
+        api::TxnResult::Get(None) => Some(TxnResult::Absent),
+        api::TxnResult::Get(Some(record)) => {
+            let (value, mod_revision) = (text(&record.value), record.mod_revision);
+            Some(TxnResult::Value { value, mod_revision })
+        }
+        api::TxnResult::List { .. } | api::TxnResult::Txn { .. } => None,
+    };
+    let results: Vec<TxnResult> = results.iter().filter_map(result).collect();
+    let is_one_for_each = results.len() == ops.len() && results.len() == reply.results.len();
+    if !is_one_for_each && !reply.truncated {
+        let reason = format!("the results are not those of the transaction: {reply:?}");
+        return Err(ClientError::Unknown { reason, idempotency_key: None });
+    }
+    Ok(if reply.truncated { Answer::Unknown } else { Answer::Txn { revision, succeeded, results } })
+}
+
+/// An answer with what it says about its place and its key.
+struct Told {
+    answer: Answer,
+    index: Option<u64>,
+    version: Option<u64>,
 }
 
 fn options(condition: Option<Condition>) -> WriteOptions {
     WriteOptions { condition, idempotency_key: None }
 }
 
-fn refusal(error: &ClientError) -> Answer {
-    match error {
+fn refusal(error: &ClientError) -> (Answer, Option<u64>) {
+    let answer = match error {
         ClientError::Refused(detail) if detail.code == ErrorCode::PreconditionFailed => {
-            Answer::PreconditionFailed { mod_revision: detail.mod_revision.unwrap_or(0) }
+            let mod_revision = detail.mod_revision.unwrap_or(0);
+            return (Answer::PreconditionFailed { mod_revision }, detail.version);
+        }
+        ClientError::Refused(detail)
+            if detail.code == ErrorCode::Conflict && detail.mod_revision.is_some() =>
+        {
+            let mod_revision = detail.mod_revision.unwrap_or(0);
+            return (Answer::Conflict { mod_revision }, detail.version);
         }
         ClientError::Unknown { .. } => Answer::Unknown,
         ClientError::Refused(_) | ClientError::Invalid(_) | ClientError::Unavailable(_) => Answer::NotDone,
-    }
+    };
+    (answer, None)
 }

@@ -45,11 +45,14 @@ pub(in crate::node) fn run(node: &Arc<Node>) {
             None => return,
         };
         let began = Instant::now();
-        let applied = node
-            .with_kv_mut(|kv| Applier::step(&entries, kv))
+        let (applied, has_leases) = node
+            .with_kv_mut(|kv| Applier::step(&entries, kv).map(|applied| (applied, kv.has_leases())))
             .unwrap_or_else(|e| guard::end_for_another_program(&e.to_string()));
         node.counters.apply.observe_duration(began.elapsed());
         node.counters.apply_batch.observe_size(entries.len());
+        if has_leases {
+            node.note_leases();
+        }
         node.step(|state, _| state.handle_applied(applied));
         if entries.iter().any(|entry| entry.kind() == EntryKind::Membership) {
             node.look_for_removal();
@@ -63,7 +66,11 @@ fn restore(node: &Arc<Node>, last: Position) {
         lock(&node.received).remove(&last.index).expect("a snapshot is loaded before it is installed");
     kv.set_program(node.options.protocol);
     // The old state is dropped outside of the lock, because dropping it takes a while.
+    let has_leases = kv.has_leases();
     drop(node.with_kv_mut(|old| std::mem::replace(old, kv)));
+    if has_leases {
+        node.note_leases();
+    }
     node.step(|state, _| state.handle_restored(last));
     node.look_for_removal();
 }

@@ -60,16 +60,18 @@ pub enum RequestHeader {
     IdempotencyKey,
     IfMatch,
     IfNoneMatch,
+    IfVersion,
 }
 
 impl RequestHeader {
     /// All of them.
-    pub const ALL: [RequestHeader; 5] = [
+    pub const ALL: [RequestHeader; 6] = [
         RequestHeader::Accept,
         RequestHeader::DkvCluster,
         RequestHeader::IdempotencyKey,
         RequestHeader::IfMatch,
         RequestHeader::IfNoneMatch,
+        RequestHeader::IfVersion,
     ];
 
     /// In lower case.
@@ -80,6 +82,7 @@ impl RequestHeader {
             RequestHeader::IdempotencyKey => "idempotency-key",
             RequestHeader::IfMatch => "if-match",
             RequestHeader::IfNoneMatch => "if-none-match",
+            RequestHeader::IfVersion => "if-version",
         }
     }
 

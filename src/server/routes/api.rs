@@ -9,20 +9,22 @@ use std::time::Instant;
 use super::calls::CallCounters;
 use super::errors::failed;
 use super::jobs::Jobs;
-use super::lists::{self, List, Scan};
+use super::lists::List;
 use super::params::{self, Query, invalid};
 use super::reads::KeyRead;
+use super::scans::{self, Look, Scan};
 use super::snapshots::{self, Asked};
 use super::states::States;
+use super::txn::{self, Parsed};
 use super::writes::{self, Done, decided};
-use super::{log_level, members, metrics, operator};
+use super::{lease_names, log_level, members, metrics, operator, prev};
 use crate::api::{self, ClusterReply, ErrorBody, ErrorCode, ErrorOutcome, MembersReply};
 use crate::node::{BackupResult, Consistency, Failure, Node, OperatorRequest, Origin, WriteResult};
 use crate::raft::Index;
 use crate::server::edge::{Reply, Request, Response};
 use crate::server::shared::Shared;
 use crate::store::{Applied, Command};
-use crate::vocabulary::Op;
+use crate::vocabulary::{Op, Outcome};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -65,7 +67,7 @@ impl ClientApi {
             calls: Arc::new(calls),
             operator: operator::start(shared)?,
             snapshots: snapshots::start(shared)?,
-            scans: lists::start(shared)?,
+            scans: scans::start(shared)?,
         })
     }
 
@@ -88,16 +90,16 @@ impl ClientApi {
             Err(error) => self.send_error(reply, error, &call),
             Ok(list) => {
                 let (states, scans) = (list.states(), self.scans.clone());
-                let list = Box::new(list);
+                let look = Look::List(Box::new(list));
                 self.when_fresh(states, &call, reply, move |node, deadline, reply| {
-                    scans.ask(Scan { list, node }, deadline, reply);
+                    scans.ask(Scan { look, node }, deadline, reply);
                 });
             }
         }
     }
 
     /// Calls `serve` once this node's state is as fresh as the read wants it; from any thread, so it must not wait.
-    fn when_fresh(
+    pub(super) fn when_fresh(
         &self,
         states: States,
         call: &Call,
@@ -130,44 +132,131 @@ impl ClientApi {
     pub(super) fn put_key(&self, mut call: Call, reply: Reply) {
         let value = std::mem::take(&mut call.request.body);
         let (len, most) = (value.len(), self.shared.limits().max_value_bytes);
-        let op = self.key(&call).and_then(|key| match len > most {
+        let parsed = self.decoded_key(&call).and_then(|key| {
+            let query = Query::parse(call.request.query.as_deref(), &["lease", "ttl_s", "prev"])?;
+            Ok((key, lease_names::of_query(&query)?, query.flag("prev")?))
+        });
+        let op = parsed.and_then(|(key, lease, prev)| match len > most {
             true => {
                 let text = format!("the value has {len} bytes, the limit is {most} (limits.max_value_bytes)");
                 Err(ErrorBody::new(ErrorCode::TooLarge, text))
             }
-            false => Ok(Op::Put { key, value }),
+            false if prev => {
+                let txn = prev::put(key, value, lease, params::condition(&call.request)?);
+                Ok((Op::Txn { txn }, prev))
+            }
+            false => Ok((Op::Put { key, value, lease }, prev)),
         });
-        self.write(op, &call, reply);
+        self.write_or_show(op, &call, reply);
     }
 
     pub(super) fn delete_key(&self, call: Call, reply: Reply) {
-        let op = self.key(&call).and_then(|key| match call.request.body.is_empty() {
-            true => Ok(Op::Delete { key }),
-            false => Err(invalid("a DELETE has no body")),
+        let op = self.decoded_key(&call).and_then(|key| {
+            let prev = Query::parse(call.request.query.as_deref(), &["prev"])?.flag("prev")?;
+            match call.request.body.is_empty() {
+                true if prev => {
+                    let txn = prev::delete(key, params::condition(&call.request)?);
+                    Ok((Op::Txn { txn }, prev))
+                }
+                true => Ok((Op::Delete { key }, prev)),
+                false => Err(invalid("a DELETE has no body")),
+            }
         });
-        self.write(op, &call, reply);
+        self.write_or_show(op, &call, reply);
     }
 
+    /// A write of one key. One that shows what was there before is a transaction, and has its condition in it.
+    fn write_or_show(&self, op: Result<(Op, bool), ErrorBody>, call: &Call, reply: Reply) {
+        match op {
+            Ok((op, true)) => {
+                let key = params::idempotency_key(&call.request);
+                let command = key.map(|key| writes::command(op, None, key));
+                self.propose_to(command, call, reply, |result| {
+                    written_by(result, |o| prev::decided(o, false))
+                });
+            }
+            Ok((op, false)) => self.write(Ok(op), call, reply),
+            Err(error) => self.send_error(reply, error, call),
+        }
+    }
+
+    #[cfg(feature = "next-protocol")]
     fn key(&self, call: &Call) -> Result<Vec<u8>, ErrorBody> {
-        let key = params::decode_key(call.parameter(), self.shared.limits().max_key_bytes)?;
+        let key = self.decoded_key(call)?;
         Query::parse(call.request.query.as_deref(), &[])?;
         Ok(key)
     }
 
-    #[cfg(feature = "next-protocol")]
-    pub(super) fn touch_key(&self, call: Call, reply: Reply) {
-        self.write(self.key(&call).map(|key| Op::Touch { key }), &call, reply);
+    fn decoded_key(&self, call: &Call) -> Result<Vec<u8>, ErrorBody> {
+        params::decode_key(call.parameter(), self.shared.limits().max_key_bytes)
+    }
+
+    pub(super) fn add_to_key(&self, call: Call, reply: Reply) {
+        #[cfg(feature = "next-protocol")]
+        if call.request.query.is_none() {
+            return self.write(self.key(&call).map(|key| Op::Touch { key }), &call, reply);
+        }
+        let op = self.decoded_key(&call).and_then(|key| writes::parse_add(key, &call.request));
+        self.write(op, &call, reply);
     }
 
     pub(super) fn delete_range(&self, call: Call, reply: Reply) {
-        self.propose(writes::parse_delete_range(&call.request), &call, reply);
+        let parsed = writes::parse_delete_range(&call.request);
+        let parsed = parsed
+            .and_then(|parsed| Ok((parsed, params::idempotency_key(&call.request)?.map(str::to_owned))));
+        match parsed {
+            Ok(((range, true), key)) => {
+                let txn = prev::delete_range(range);
+                let command = writes::command(Op::Txn { txn }, None, key.as_deref());
+                self.propose_to(Ok(command), &call, reply, |result| {
+                    written_by(result, |outcome| prev::decided(outcome, true))
+                });
+            }
+            Ok(((range, false), key)) => {
+                let command = writes::command(Op::DeleteRange { range }, None, key.as_deref());
+                self.propose(Ok(command), &call, reply);
+            }
+            Err(error) => self.send_error(reply, error, &call),
+        }
+    }
+
+    /// A transaction that can write nothing is a read: it makes no entry of the log.
+    pub(super) fn txn(&self, mut call: Call, reply: Reply) {
+        let parsed = txn::parse(&call.request, self.shared.limits());
+        call.request.body = Vec::new();
+        match parsed {
+            Err(error) => self.send_error(reply, error, &call),
+            Ok(Parsed { txn, idempotency_key, .. }) if txn.can_write() => {
+                let command = writes::command(Op::Txn { txn }, None, idempotency_key.as_deref());
+                self.propose(Ok(command), &call, reply);
+            }
+            Ok(Parsed { txn, states, .. }) => {
+                call.is_read = true;
+                let scans = self.scans.clone();
+                self.when_fresh(states, &call, reply, move |node, deadline, reply| {
+                    let look = Look::Other(Box::new(move |node: &Node| txn::serve(txn, node)));
+                    scans.ask(Scan { look, node }, deadline, reply);
+                });
+            }
+        }
     }
 
     fn write(&self, op: Result<Op, ErrorBody>, call: &Call, reply: Reply) {
         self.propose(op.and_then(|op| command(op, &call.request)), call, reply);
     }
 
-    fn propose(&self, command: Result<Command, ErrorBody>, call: &Call, mut reply: Reply) {
+    pub(super) fn propose(&self, command: Result<Command, ErrorBody>, call: &Call, reply: Reply) {
+        self.propose_to(command, call, reply, written);
+    }
+
+    /// The answer is made by `render`, outside of all locks.
+    fn propose_to(
+        &self,
+        command: Result<Command, ErrorBody>,
+        call: &Call,
+        mut reply: Reply,
+        render: fn(WriteResult) -> Response,
+    ) {
         let ready = command.and_then(|command| {
             let node = self.node()?;
             park(call, &mut reply)?;
@@ -179,7 +268,7 @@ impl ClientApi {
         };
         let deadline = self.deadline();
         let shared = self.shared.clone();
-        let done = move |result: WriteResult| reply.send(move || shared.decorate(written(result)));
+        let done = move |result: WriteResult| reply.send(move || shared.decorate(render(result)));
         node.write(command, deadline, Origin::Client, Box::new(done));
     }
 
@@ -304,11 +393,11 @@ impl ClientApi {
 
     // ---- what they have in common ----------------------------------------------------------------------------------------
 
-    fn node(&self) -> Result<&Arc<Node>, ErrorBody> {
+    pub(super) fn node(&self) -> Result<&Arc<Node>, ErrorBody> {
         self.shared.node().ok_or_else(|| self.shared.uninitialized_error())
     }
 
-    fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.shared.request_timeout()
     }
 
@@ -348,7 +437,11 @@ pub(super) fn park(call: &Call, reply: &mut Reply) -> Result<(), ErrorBody> {
 }
 
 /// The answer to a write.
-fn written(result: WriteResult) -> Response {
+pub(super) fn written(result: WriteResult) -> Response {
+    written_by(result, decided)
+}
+
+fn written_by(result: WriteResult, decided: fn(&Outcome) -> Result<Done, ErrorBody>) -> Response {
     let Applied { index, outcome, replayed } = match result {
         Ok(applied) => applied,
         Err(failure) => return Response::error(&failed(&failure)),
@@ -356,6 +449,11 @@ fn written(result: WriteResult) -> Response {
     let mut response = match decided(&outcome) {
         Ok(Done::Put(reply)) => Response::json(200, &reply),
         Ok(Done::Deleted(reply)) => Response::json(200, &reply),
+        Ok(Done::Added(reply)) => Response::json(200, &reply),
+        Ok(Done::Txn(reply)) => Response::json(200, &reply),
+        Ok(Done::Lease(reply)) => Response::json(200, &reply),
+        Ok(Done::Revoked(reply)) => Response::json(200, &reply),
+        Ok(Done::Prev(reply)) => Response::json(200, &reply),
         Err(refused) => Response::error(&refused),
     };
     response = response.with_header(api::INDEX_HEADER, index.to_string());

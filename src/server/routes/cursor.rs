@@ -42,7 +42,7 @@ impl Cursor {
     pub(super) fn decode(text: &str, scope: &[u8]) -> Result<Cursor, ErrorBody> {
         Cursor::read(text, scope).ok_or_else(|| {
             let text = "this is no cursor of this listing: give it as the page before gave it, with the same prefix, \
-                        start, end and order";
+                        start, end, order, separator and filters";
             ErrorBody::new(ErrorCode::InvalidRequest, text)
         })
     }

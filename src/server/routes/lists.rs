@@ -3,73 +3,32 @@
 //! The store's lock is held for one [`Kv::scan`] at a time. Rows are copied under it and become JSON outside of it.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::cursor::Cursor;
-use super::jobs::{Jobs, PoolOptions, Worker};
 use super::params::{Query, invalid};
+use super::shape::{self, Shape};
 use super::states::{self, States};
 use crate::api::{
-    self, DEFAULT_LIST_LIMIT, ErrorBody, ErrorCode, ListedRecord, MAX_LIST_BYTES, MAX_LIST_LIMIT,
+    self, DEFAULT_LIST_LIMIT, ErrorBody, ErrorCode, Folder, ListedRecord, MAX_LIST_BYTES, MAX_LIST_LIMIT,
+    Sort,
 };
 use crate::node::Node;
 use crate::raft::Index;
 use crate::server::edge::{Request, Response};
-use crate::server::shared::Shared;
 use crate::store::{KeyRange, Kv, Order, ReadError, Record};
 
 const PARAMETERS: [&str; 8] =
     ["consistency", "revision", "min_revision", "limit", "order", "keys_only", "count_only", "cursor"];
+
+/// Most folders that one look finds: each is a search for the next one, under the store's lock.
+const LOOK_FOLDERS: usize = 1_000;
 
 /// The bounds of a range: their values are any bytes.
 pub(super) const BYTE_PARAMETERS: [&str; 3] = ["prefix", "start", "end"];
 
 /// The JSON around the rows of a page, without its cursor: numbers have at most 20 digits.
 const ENVELOPE_BYTES: usize = 128;
-
-/// Threads that go through the store for lists and counts.
-const SCAN_THREADS: usize = 2;
-
-/// Lists and counts that may wait for them.
-const SCAN_QUEUE: usize = 64;
-
-/// A listing whose state is fresh enough, to be served from this node.
-pub(super) struct Scan {
-    pub list: Box<List>,
-    pub node: Arc<Node>,
-}
-
-/// Starts the threads that serve lists and counts. A responder must not: it has the answers of all other requests to write.
-///
-/// # Errors
-/// A thread could not be started.
-pub(super) fn start(shared: &Arc<Shared>) -> std::io::Result<Jobs<Scan>> {
-    let options = PoolOptions {
-        name: "scan",
-        threads: SCAN_THREADS,
-        queue: SCAN_QUEUE,
-        full: "too many lists and counts wait already: try again",
-    };
-    Jobs::start(shared, &options, || Scanner)
-}
-
-struct Scanner;
-
-impl Worker<Scan> for Scanner {
-    fn answer(&mut self, scan: Scan, deadline: Instant) -> Result<Response, ErrorBody> {
-        serve(scan, deadline)
-    }
-}
-
-/// Serves the next listing. A listing whose deadline has passed is not begun: its client has gone, or soon will.
-pub(super) fn serve(Scan { list, node }: Scan, deadline: Instant) -> Result<Response, ErrorBody> {
-    if Instant::now() >= deadline {
-        let text = "too many lists and counts were before this one: try again";
-        return Err(ErrorBody::new(ErrorCode::Timeout, text));
-    }
-    Ok(list.serve(&node, deadline))
-}
 
 /// What a request says of the range it means, in the order of [`BYTE_PARAMETERS`]; empty = no limit.
 ///
@@ -95,6 +54,8 @@ pub(super) struct List {
     limit: usize,
     keys_only: bool,
     count_only: bool,
+    /// Filters, folders, and the order of the rows.
+    shape: Shape,
     /// What the cursor is bound to.
     scope: Vec<u8>,
     /// Most bytes of the rows as JSON.
@@ -104,8 +65,10 @@ pub(super) struct List {
 impl List {
     /// Takes the request apart. No key is longer than `max_key_bytes`.
     pub(super) fn parse(request: &Request, max_key_bytes: usize) -> Result<List, ErrorBody> {
-        let query = Query::parse_with_bytes(request.query.as_deref(), &PARAMETERS, &BYTE_PARAMETERS)?;
-        states::refuse_if_match(request)?;
+        let known = [&PARAMETERS[..], &shape::PARAMETERS].concat();
+        let bytes = [&BYTE_PARAMETERS[..], &[shape::SEPARATOR]].concat();
+        let query = Query::parse_with_bytes(request.query.as_deref(), &known, &bytes)?;
+        states::refuse_conditions(request)?;
         let [prefix, start, end] = bounds(&query)?;
         let order = match query.get("order") {
             None | Some("asc") => Order::Ascending,
@@ -116,13 +79,16 @@ impl List {
         let limit = (u32::try_from(limit).ok().filter(|limit| (1..=MAX_LIST_LIMIT).contains(limit)))
             .ok_or_else(|| invalid(format!("limit={limit}: a page has 1 to {MAX_LIST_LIMIT} rows")))?;
         let (keys_only, count_only) = (query.flag("keys_only")?, query.flag("count_only")?);
-        let about_rows = ["limit", "order", "cursor"].into_iter().find(|name| query.get(name).is_some());
+        let about_rows = ["limit", "order", "cursor", "sort", shape::SEPARATOR];
+        let about_rows = about_rows.into_iter().find(|name| query.bytes(name).is_some());
         if count_only && let Some(name) = about_rows.or(keys_only.then_some("keys_only")) {
             return Err(invalid(format!(
                 "count_only counts the whole range and shows no rows: {name} has no meaning"
             )));
         }
-        let scope = scope(order, [prefix, start, end]);
+        let shape = Shape::parse(&query, prefix)?;
+        let mut scope = scope(order, [prefix, start, end]);
+        shape.scope(&mut scope);
         let cursor = query.get("cursor").map(|text| Cursor::decode(text, &scope)).transpose()?;
         Ok(List {
             states: States::parse(&query, cursor.as_ref().map(|cursor| cursor.revision))?,
@@ -132,6 +98,7 @@ impl List {
             limit: limit as usize,
             keys_only,
             count_only,
+            shape,
             scope,
             max_bytes: MAX_LIST_BYTES.saturating_sub(ENVELOPE_BYTES + Cursor::max_len(max_key_bytes)),
         })
@@ -157,7 +124,8 @@ impl List {
         let mut page = Page::default();
         loop {
             match look(&mut page) {
-                Ok(Filled::Whole) => return page.render(self),
+                Ok(Filled::Whole) => return page.finish(self),
+                Ok(Filled::TooLarge) => return too_large(page.applied),
                 // The client did not ask for this revision by number, so a later revision is fine too.
                 Err(ReadError::Compacted { .. }) if self.states.revision.is_none() => page = Page::default(),
                 Err(e) => {
@@ -192,6 +160,18 @@ enum Filled {
     Whole,
     /// There is more to look at.
     Part,
+    /// The rows that are to be sorted have too many bytes.
+    TooLarge,
+}
+
+/// The answer where sorted rows do not fit into a page: there is no next one.
+fn too_large(applied: Index) -> Response {
+    let text = format!(
+        "the sorted rows have more than {MAX_LIST_BYTES} bytes, and a sorted list is one page: ask for fewer with limit, for \
+         keys_only, or for a smaller range"
+    );
+    let response = Response::error(&ErrorBody::new(ErrorCode::TooLarge, text));
+    response.with_header(api::INDEX_HEADER, applied.to_string())
 }
 
 /// The rows of a page while they are collected.
@@ -201,6 +181,9 @@ struct Page {
     revision: Option<u64>,
     applied: Index,
     rows: Vec<ListedRecord>,
+    folders: Vec<Folder>,
+    /// A sorted list: rows were left out.
+    more: bool,
     /// Keys and values of the rows; their JSON is longer.
     bytes: usize,
     counted: u64,
@@ -220,32 +203,126 @@ impl Page {
             }
         };
         self.revision = Some(revision);
+        if list.shape.sort != Sort::Key {
+            return self.fill_sorted(kv, list, revision);
+        }
+        let mut from = self.next.take().or_else(|| list.from.clone());
         let mut is_full = false;
-        let from = self.next.take().or_else(|| list.from.clone());
+        for _ in 0..LOOK_FOLDERS {
+            let mut folder = None;
+            let next = kv.scan(revision, &list.range, list.order, from.as_deref(), |record| {
+                if !list.shape.takes(&record) {
+                    return ControlFlow::Continue(());
+                }
+                if list.count_only {
+                    self.counted += 1;
+                    return ControlFlow::Continue(());
+                }
+                let found = list.shape.folder(record.key);
+                if found.is_some() && self.folders.last().map(|folder| &folder.0[..]) == found {
+                    // A folder is shown once. In descending order its own name may come after its other keys.
+                    return ControlFlow::Continue(());
+                }
+                let bytes = match found {
+                    Some(folder) => folder.len(),
+                    None => record.key.len() + if list.keys_only { 0 } else { record.value.len() },
+                };
+                let entries = self.rows.len() + self.folders.len();
+                is_full = entries == list.limit || (entries > 0 && self.bytes + bytes > list.max_bytes);
+                if is_full {
+                    return ControlFlow::Break(());
+                }
+                self.bytes += bytes;
+                match found {
+                    Some(found) => {
+                        self.folders.push(Folder(found.to_vec()));
+                        folder = Shape::after_folder(found, list.order);
+                        // The walk goes on beyond it: its other keys need not be looked at.
+                        ControlFlow::Break(())
+                    }
+                    None => {
+                        self.rows.push(listed(&record, list.keys_only));
+                        ControlFlow::Continue(())
+                    }
+                }
+            })?;
+            from = next.map(<[u8]>::to_vec);
+            if is_full || from.is_none() {
+                break;
+            }
+            match folder {
+                Some(after) => from = Some(after),
+                None => break,
+            }
+        }
+        self.next = from;
+        Ok(if is_full || self.next.is_none() { Filled::Whole } else { Filled::Part })
+    }
+
+    /// One look of a sorted list: keeps the rows that come first so far.
+    fn fill_sorted(&mut self, kv: &Kv, list: &List, revision: u64) -> Result<Filled, ReadError> {
+        let needs_value = !list.keys_only || list.shape.sort == Sort::Value;
+        let mut is_too_large = false;
+        let from = self.next.take();
         let next = kv.scan(revision, &list.range, list.order, from.as_deref(), |record| {
-            if list.count_only {
-                self.counted += 1;
+            if !list.shape.takes(&record) {
                 return ControlFlow::Continue(());
             }
-            let row = listed(&record, list.keys_only);
-            let bytes = row.key.len() + row.value.as_ref().map_or(0, Vec::len);
-            is_full = self.rows.len() == list.limit
-                || (!self.rows.is_empty() && self.bytes + bytes > list.max_bytes);
-            if is_full {
-                return ControlFlow::Break(());
-            }
-            self.bytes += bytes;
+            let row = listed(&record, !needs_value);
+            self.bytes += row_bytes(&row);
             self.rows.push(row);
-            ControlFlow::Continue(())
+            if self.rows.len() > 2 * list.limit || self.bytes > 2 * list.max_bytes {
+                self.keep_first(list);
+                is_too_large = self.is_too_large(list);
+            }
+            if is_too_large { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         self.next = next.map(<[u8]>::to_vec);
-        Ok(if is_full || self.next.is_none() { Filled::Whole } else { Filled::Part })
+        if is_too_large {
+            return Ok(Filled::TooLarge);
+        }
+        if self.next.is_some() {
+            return Ok(Filled::Part);
+        }
+        self.keep_first(list);
+        Ok(if self.is_too_large(list) { Filled::TooLarge } else { Filled::Whole })
+    }
+
+    /// A single row is a page of its own, however large.
+    fn is_too_large(&self, list: &List) -> bool {
+        self.rows.len() > 1 && self.bytes > list.max_bytes
+    }
+
+    /// Sorts the rows and keeps no more than the limit.
+    fn keep_first(&mut self, list: &List) {
+        list.shape.sort_rows(&mut self.rows, list.order);
+        self.more |= self.rows.len() > list.limit;
+        self.rows.truncate(list.limit);
+        self.bytes = self.rows.iter().map(row_bytes).sum();
+    }
+
+    /// The answer, once everything is collected.
+    fn finish(mut self, list: &List) -> Response {
+        if list.shape.sort == Sort::Key {
+            return self.render(list);
+        }
+        if list.keys_only {
+            self.rows.iter_mut().for_each(|row| row.value = None);
+        }
+        let applied = self.applied;
+        let is_alone = self.rows.len() == 1;
+        let response = self.render(list);
+        // Escapes make JSON longer than what it stands for.
+        match response.body.len() > MAX_LIST_BYTES && !is_alone {
+            true => too_large(applied),
+            false => response,
+        }
     }
 
     /// The JSON of an [`api::ListReply`], each row written once. A page that grew too large with its escapes ends
     /// earlier.
     fn render(self, list: &List) -> Response {
-        let Page { revision, applied, rows, counted, mut next, .. } = self;
+        let Page { revision, applied, rows, counted, mut next, mut folders, more, .. } = self;
         let revision = revision.expect("a page that was filled has one");
         let (mut kvs, mut shown) = (Vec::new(), 0);
         for row in rows {
@@ -254,17 +331,29 @@ impl Page {
                 kvs.push(b',');
             }
             serde_json::to_writer(&mut kvs, &row).expect("a row is plain data");
-            if shown > 0 && kvs.len() > list.max_bytes {
+            if shown > 0 && kvs.len() > list.max_bytes && list.shape.sort == Sort::Key {
                 kvs.truncate(end);
+                // Folders from here on are for the next page, too.
+                folders.retain(|folder| match list.order {
+                    Order::Ascending => folder.0 < row.key,
+                    Order::Descending => folder.0 > row.key,
+                });
                 next = Some(row.key);
                 break;
             }
             shown += 1;
         }
-        let count = if list.count_only { counted } else { shown };
+        let count = if list.count_only { counted } else { shown + folders.len() as u64 };
         let mut body = format!(r#"{{"revision":{revision},"count":{count},"kvs":["#).into_bytes();
         body.append(&mut kvs);
         body.push(b']');
+        if !folders.is_empty() {
+            body.extend_from_slice(br#","folders":"#);
+            serde_json::to_writer(&mut body, &folders).expect("folders are plain data");
+        }
+        if more {
+            body.extend_from_slice(br#","more":true"#);
+        }
         if let Some(next) = next {
             let cursor = Cursor { revision, next }.encode(&list.scope);
             body.extend_from_slice(format!(r#","cursor":"{cursor}""#).as_bytes());
@@ -276,125 +365,15 @@ impl Page {
     }
 }
 
+fn row_bytes(row: &ListedRecord) -> usize {
+    row.key.len() + row.value.as_ref().map_or(0, Vec::len)
+}
+
 fn listed(record: &Record<'_>, keys_only: bool) -> ListedRecord {
-    let Record { key, value, create_revision, mod_revision, version } = *record;
+    let Record { key, value, create_revision, mod_revision, version, lease } = *record;
     let value = (!keys_only).then(|| value.to_vec());
-    ListedRecord { key: key.to_vec(), value, create_revision, mod_revision, version }
+    ListedRecord { key: key.to_vec(), value, create_revision, mod_revision, version, lease }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::raft::{Entry, Payload, Position, Settings};
-    use crate::server::edge::Method;
-    use crate::store::{Command, Op, SCAN_KEYS};
-
-    /// A store of `keys` keys that all have this value.
-    fn store(keys: usize, value: &[u8]) -> Kv {
-        let mut kv = Kv::new(Settings::default());
-        for key in 0..keys {
-            apply(&mut kv, Op::Put { key: format!("{key:06}").into_bytes(), value: value.to_vec() });
-        }
-        kv
-    }
-
-    fn apply(kv: &mut Kv, op: Op) {
-        let command = Command { op, condition: None, idempotency: None, wall_ms: 0, actor: String::new() };
-        let position = Position::new(kv.applied().index + 1, 1);
-        kv.apply(&Entry::new(position, 0, &Payload::Command(command.encode())));
-    }
-
-    fn list(query: &str) -> List {
-        let request = Request {
-            method: Method::Get,
-            path: "/v1/kv".to_owned(),
-            query: Some(query.to_owned()),
-            headers: Vec::new(),
-            body: Vec::new(),
-            from_loopback: true,
-        };
-        List::parse(&request, 4_096).unwrap()
-    }
-
-    fn serve(kv: &Kv, query: &str, patience: Duration) -> (Response, usize) {
-        let (list, mut looks) = (list(query), 0);
-        let look = |page: &mut Page| {
-            looks += 1;
-            page.fill(kv, &list)
-        };
-        (list.collect(look, Instant::now() + patience), looks)
-    }
-
-    #[test]
-    fn a_count_goes_on_until_its_deadline_and_no_longer() {
-        let kv = store(2 * SCAN_KEYS + 1, b"");
-        let (response, looks) = serve(&kv, "count_only=true", Duration::from_secs(60));
-        let reply: api::ListReply = serde_json::from_slice(&response.body).unwrap();
-        assert_eq!((response.status, reply.count, looks), (200, 2 * SCAN_KEYS as u64 + 1, 3));
-
-        let (response, looks) = serve(&kv, "count_only=true", Duration::ZERO);
-        let error: ErrorBody = serde_json::from_slice(&response.body).unwrap();
-        assert_eq!((response.status, error.error.code, looks), (504, ErrorCode::Timeout, 1));
-        assert_eq!(error.error.outcome, api::ErrorOutcome::NotDone);
-        // What fits into one look is answered however late it is.
-        let (response, _) = serve(&kv, "count_only=true&prefix=00", Duration::ZERO);
-        assert_eq!(response.status, 200);
-    }
-
-    /// Every page of a listing, each followed by its cursor; how many rows each had.
-    fn pages(kv: &Kv, query: &str) -> Vec<usize> {
-        let (mut pages, mut keys, mut cursor) = (Vec::new(), Vec::new(), String::new());
-        loop {
-            let (response, _) = serve(kv, &format!("{query}{cursor}"), Duration::from_secs(60));
-            assert_eq!(response.status, 200);
-            let reply: api::ListReply = serde_json::from_slice(&response.body).unwrap();
-            assert_eq!(reply.count, reply.kvs.len() as u64);
-            assert!(response.body.len() <= MAX_LIST_BYTES || reply.count == 1, "{}", response.body.len());
-            keys.extend(reply.kvs.iter().map(|row| row.key.clone()));
-            pages.push(reply.kvs.len());
-            match reply.cursor {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => break,
-            }
-        }
-        let all = usize::try_from(kv.size().keys).unwrap();
-        assert!(keys.len() == all && keys.is_sorted_by(|a, b| a < b), "each key once, in order");
-        pages
-    }
-
-    #[test]
-    fn a_page_ends_at_4_mib_and_has_at_least_one_row() {
-        assert_eq!(pages(&store(7, &[b'v'; 1 << 20]), ""), [3, 3, 1]);
-        // Escaped, a single row is larger than a page.
-        assert_eq!(pages(&store(3, &[0; 1 << 20]), ""), [1, 1, 1]);
-        // In base64 it grows by a third.
-        assert_eq!(pages(&store(4, &[0xff; 1 << 20]), ""), [2, 2]);
-        // As bytes they fit into a page, as JSON they do not.
-        let escaped = pages(&store(900, &[1; 4 << 10]), "");
-        assert!(escaped.len() > 1 && escaped[0] > 100, "{escaped:?}");
-        assert_eq!(pages(&store(900, &[1; 4 << 10]), "keys_only=true"), [900]);
-    }
-
-    #[test]
-    fn a_page_of_several_looks_names_the_index_of_the_state_it_shows() {
-        let retention =
-            Settings { retention_revisions: 1 << 20, retention_bytes: 1 << 30, ..Settings::default() };
-        let mut kv = Kv::new(retention);
-        let key = |n: usize| format!("{n:05}").into_bytes();
-        (0..=SCAN_KEYS).for_each(|n| apply(&mut kv, Op::Put { key: key(n), value: Vec::new() }));
-        (0..SCAN_KEYS).for_each(|n| apply(&mut kv, Op::Delete { key: key(n) }));
-        let list = list("");
-        let mut page = Page::default();
-        assert!(matches!(page.fill(&kv, &list), Ok(Filled::Part)));
-        let seen = kv.applied().index;
-        apply(&mut kv, Op::Put { key: b"later".to_vec(), value: Vec::new() });
-        assert!(matches!(page.fill(&kv, &list), Ok(Filled::Whole)));
-        assert_eq!(
-            (page.rows.len(), page.applied),
-            (1, seen),
-            "the later key is not shown, nor its index named"
-        );
-    }
-}
+mod tests;

@@ -9,20 +9,28 @@ mod cursor;
 mod dispatch;
 mod errors;
 mod flat;
+mod history;
 mod jobs;
+mod lease_names;
+mod leases;
 mod lists;
 mod log_level;
 mod members;
 mod metrics;
 mod operator;
 mod params;
+mod prev;
 mod process;
 mod reads;
+mod scans;
+mod shape;
 mod snapshots;
 mod states;
 mod table;
 #[cfg(test)]
 mod tests;
+mod txn;
+mod txn_answer;
 mod writes;
 
 pub(super) use dispatch::start;

@@ -3,7 +3,7 @@
 
 use serde::de::DeserializeOwned;
 
-use crate::api::{ErrorBody, ErrorCode, MAX_IDEMPOTENCY_KEY, is_cluster_id, is_idempotency_key};
+use crate::api::{ErrorBody, ErrorCode, MAX_IDEMPOTENCY_KEY, Strict, is_cluster_id, is_idempotency_key};
 use crate::files::foreign_encoding;
 
 use crate::server::edge::{Request, RequestHeader};
@@ -120,6 +120,19 @@ impl Query {
             .ok_or_else(|| invalid(format!("{name}={text:?} is not a whole number from 0 to {}", u64::MAX)))
     }
 
+    /// A whole number that may be negative: digits only, no plus sign, no leading zero; its size has 63 bits.
+    ///
+    /// # Errors
+    /// `invalid_request` for anything else.
+    pub(super) fn signed(&self, name: &str) -> Result<Option<i64>, ErrorBody> {
+        let Some(text) = self.get(name) else { return Ok(None) };
+        let number =
+            text.parse().ok().filter(|number: &i64| *number != i64::MIN && number.to_string() == text);
+        number.map(Some).ok_or_else(|| {
+            invalid(format!("{name}={text:?} is not a whole number from -{} to {}", i64::MAX, i64::MAX))
+        })
+    }
+
     /// `true` or `false`, the default.
     ///
     /// # Errors
@@ -133,14 +146,16 @@ impl Query {
     }
 }
 
-/// The condition of a write (RFC 9110 §13.1): `If-Match: "<mod_revision>"`, `If-Match: *`, `If-None-Match: *`.
+/// The condition of a write (RFC 9110 §13.1): `If-Match: "<mod_revision>"`, `If-Match: *`, `If-None-Match: *`; and dkv's
+/// own `If-Version: <version>`.
 ///
 /// # Errors
-/// `invalid_request` for any other tag, a repeated header, or both at once.
+/// `invalid_request` for any other value, a repeated header, or two of them at once.
 pub(super) fn condition(request: &Request) -> Result<Option<Condition>, ErrorBody> {
     let if_match = once(request, RequestHeader::IfMatch)?;
     let if_none_match = once(request, RequestHeader::IfNoneMatch)?;
-    Condition::from_headers(if_match, if_none_match).map_err(invalid)
+    let if_version = once(request, RequestHeader::IfVersion)?;
+    Condition::from_headers(if_match, if_none_match, if_version).map_err(invalid)
 }
 
 /// The idempotency key of a write.
@@ -169,7 +184,7 @@ pub(super) fn meant_for(request: &Request) -> Result<Option<&str>, ErrorBody> {
     Ok(cluster)
 }
 
-/// The body as JSON, which is UTF-8 without a mark (RFC 8259 §8.1).
+/// The body as a JSON object, which is UTF-8 without a mark (RFC 8259 §8.1).
 ///
 /// # Errors
 /// `invalid_request`: the text is another encoding's, which is named, or not what `expected` says.
@@ -177,7 +192,8 @@ pub(super) fn json_body<T: DeserializeOwned>(request: &Request, expected: &str) 
     if let Some(encoding) = foreign_encoding(&request.body) {
         return Err(invalid(format!("the body {encoding}: send it as UTF-8 without a mark")));
     }
-    serde_json::from_slice(&request.body).map_err(|e| invalid(format!("the body is not {expected}: {e}")))
+    let body: Result<Strict<T>, _> = serde_json::from_slice(&request.body);
+    body.map(|Strict(body)| body).map_err(|e| invalid(format!("the body is not {expected}: {e}")))
 }
 
 fn once(request: &Request, header: RequestHeader) -> Result<Option<&str>, ErrorBody> {
@@ -278,18 +294,50 @@ mod tests {
             (query("f=true").flag("f").ok(), query("f=false").flag("f").ok()),
             (Some(true), Some(false))
         );
+        let most = "9223372036854775807";
+        for (text, number) in
+            [("0", 0), ("5", 5), ("-5", -5), (most, i64::MAX), (&format!("-{most}"), -i64::MAX)]
+        {
+            let text = format!("n={text}");
+            let query = Query::parse(Some(&text), &["n"]).unwrap();
+            assert_eq!(query.signed("n").unwrap(), Some(number));
+        }
+        for bad in [
+            "",
+            "-",
+            "+5",
+            "%2B5",
+            "05",
+            "-0",
+            "1.0",
+            "1e3",
+            "x",
+            "-9223372036854775808",
+            "9223372036854775808",
+        ] {
+            let bad = format!("n={bad}");
+            let query = Query::parse(Some(&bad), &["n"]).unwrap();
+            assert!(query.signed("n").is_err(), "{bad}");
+        }
         for bad in ["f", "f=", "f=1", "f=True"] {
             assert!(query(bad).flag("f").is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn condition_takes_the_three_forms_and_no_other() {
+    fn condition_takes_the_four_forms_and_no_other() {
         let of = |headers: &[(&str, &str)]| condition(&with_headers(headers));
         assert_eq!(of(&[]).unwrap(), None);
         assert_eq!(of(&[("if-match", "\"17\"")]).unwrap(), Some(Condition::ModRevision(17)));
         assert_eq!(of(&[("if-match", "*")]).unwrap(), Some(Condition::Exists));
         assert_eq!(of(&[("if-none-match", "*")]).unwrap(), Some(Condition::Absent));
+        assert_eq!(of(&[("if-version", "17")]).unwrap(), Some(Condition::Version(17)));
+        assert_eq!(of(&[("if-version", "0")]).unwrap(), Some(Condition::Absent));
+        for version in ["", "\"17\"", "-1", "+1", "01", "1.0", "*", "1, 2", "x", "18446744073709551616"] {
+            assert!(of(&[("if-version", version)]).is_err(), "{version:?}");
+        }
+        assert!(of(&[("if-match", "*"), ("if-version", "1")]).is_err());
+        assert!(of(&[("if-version", "1"), ("if-version", "1")]).is_err());
         for tag in [
             "17",
             "W/\"17\"",

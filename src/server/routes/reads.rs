@@ -33,7 +33,7 @@ impl KeyRead {
     ) -> Result<KeyRead, ErrorBody> {
         let key = params::decode_key(raw_key, max_key_bytes)?;
         let states = States::parse(&Query::parse(request.query.as_deref(), &PARAMETERS)?, None)?;
-        states::refuse_if_match(request)?;
+        states::refuse_conditions(request)?;
         let wants_json = accept::choose(request, &FORMS) == JSON;
         Ok(KeyRead { key, states, wants_json })
     }
@@ -59,6 +59,7 @@ impl KeyRead {
                 create_revision: record.create_revision,
                 mod_revision: record.mod_revision,
                 version: record.version,
+                lease: record.lease,
             });
             Ok((revision, owned))
         });
@@ -91,12 +92,13 @@ impl Seen {
             (api::CREATE_REVISION_HEADER, record.create_revision.to_string()),
             (api::VERSION_HEADER, record.version.to_string()),
         ];
+        let lease = record.lease.map(|lease| (api::LEASE_HEADER, lease.to_string()));
         let response = match wants_json {
             true => Response::json(200, &record),
             false => Response::new(200, "application/octet-stream", record.value),
         };
         let mut response = at_index(response);
-        response.headers.extend(headers);
+        response.headers.extend(headers.into_iter().chain(lease));
         response
     }
 }

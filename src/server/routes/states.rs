@@ -89,9 +89,12 @@ impl States {
 }
 
 /// Conditions are for writes.
-pub(super) fn refuse_if_match(request: &Request) -> Result<(), ErrorBody> {
+pub(super) fn refuse_conditions(request: &Request) -> Result<(), ErrorBody> {
     if request.header(RequestHeader::IfMatch).is_some() {
         return Err(invalid("If-Match is a condition of writes; a read gives the current tag in its ETag"));
+    }
+    if request.header(RequestHeader::IfVersion).is_some() {
+        return Err(invalid("If-Version is a condition of writes; a read gives the version in Dkv-Version"));
     }
     Ok(())
 }

@@ -93,8 +93,8 @@ const fn probe(pattern: &'static str, id: &'static str, handler: Handler) -> Ope
 const fn key_read(pattern: &'static str, id: &'static str, handler: Handler) -> Operation {
     Operation {
         may_wait: true,
-        // Refused: it is a condition of writes.
-        headers: &[RequestHeader::IfMatch],
+        // Refused: they are conditions of writes.
+        headers: &[RequestHeader::IfMatch, RequestHeader::IfVersion],
         permission: Permission::Read,
         ..look(pattern, id, handler)
     }
@@ -110,7 +110,12 @@ const fn key_write(
         methods,
         effect: Effect::Write,
         may_wait: true,
-        headers: &[RequestHeader::IfMatch, RequestHeader::IfNoneMatch, RequestHeader::IdempotencyKey],
+        headers: &[
+            RequestHeader::IfMatch,
+            RequestHeader::IfNoneMatch,
+            RequestHeader::IfVersion,
+            RequestHeader::IdempotencyKey,
+        ],
         permission: Permission::Write,
         ..look(pattern, id, handler)
     }
@@ -143,15 +148,30 @@ const fn flat(operation: Operation) -> Operation {
 /// Every operation, those of one path together. The first path that fits is taken: the more special one stands first.
 pub(super) static OPERATIONS: &[Operation] = &[
     Operation {
-        headers: &[RequestHeader::Accept, RequestHeader::IfMatch],
+        headers: &[RequestHeader::Accept, RequestHeader::IfMatch, RequestHeader::IfVersion],
         ..key_read("/v1/kv/{key}", "getKey", ClientApi::get_key)
     },
     key_write("/v1/kv/{key}", PUT, "putKey", ClientApi::put_key),
     key_write("/v1/kv/{key}", DELETE, "deleteKey", ClientApi::delete_key),
-    #[cfg(feature = "next-protocol")]
-    key_write("/v1/kv/{key}", POST, "touchKey", ClientApi::touch_key),
+    key_write("/v1/kv/{key}", POST, "addToKey", ClientApi::add_to_key),
     key_read("/v1/kv", "listKeys", ClientApi::list_keys),
     key_write("/v1/kv", DELETE, "deleteRange", ClientApi::delete_range),
+    key_read("/v1/history/{key}", "getHistory", ClientApi::get_history),
+    Operation {
+        headers: &[RequestHeader::IdempotencyKey],
+        ..key_write("/v1/leases", POST, "grantLease", ClientApi::grant_lease)
+    },
+    Operation { headers: &[], ..key_read("/v1/leases", "listLeases", ClientApi::list_leases) },
+    Operation {
+        headers: &[],
+        ..key_write("/v1/leases/{id}/renew", POST, "renewLease", ClientApi::renew_lease)
+    },
+    Operation { headers: &[], ..key_read("/v1/leases/{id}", "getLease", ClientApi::get_lease) },
+    Operation {
+        headers: &[RequestHeader::IdempotencyKey],
+        ..key_write("/v1/leases/{id}", DELETE, "revokeLease", ClientApi::revoke_lease)
+    },
+    key_write("/v1/txn", POST, "txn", ClientApi::txn),
     flat(Operation { methods: &[Method::Get], headers: &[], ..key_read("/get", "flatGet", flat::get) }),
     flat(key_write("/set", POST, "flatSet", flat::set)),
     flat(key_write("/delete", DELETE, "flatDelete", flat::delete)),
@@ -258,11 +278,20 @@ mod tests {
             (Method::Head, "/v1/kv/a", Ok(("getKey", "a"))),
             (Method::Put, "/v1/kv/", Ok(("putKey", ""))),
             (Method::Delete, "/v1/kv/a", Ok(("deleteKey", "a"))),
-            (Method::Post, "/v1/kv/a", Err("GET, HEAD, PUT, DELETE".to_owned())),
-            (Method::Other, "/v1/kv/a", Err("GET, HEAD, PUT, DELETE".to_owned())),
+            (Method::Post, "/v1/kv/a", Ok(("addToKey", "a"))),
+            (Method::Other, "/v1/kv/a", Err("GET, HEAD, PUT, DELETE, POST".to_owned())),
             (Method::Get, "/v1/kv", Ok(("listKeys", ""))),
             (Method::Put, "/v1/kv", Err("GET, HEAD, DELETE".to_owned())),
             (Method::Delete, "/v1/kv", Ok(("deleteRange", ""))),
+            (Method::Get, "/v1/history/a/b", Ok(("getHistory", "a/b"))),
+            (Method::Put, "/v1/history/a", Err("GET, HEAD".to_owned())),
+            (Method::Post, "/v1/leases", Ok(("grantLease", ""))),
+            (Method::Put, "/v1/leases", Err("POST, GET, HEAD".to_owned())),
+            (Method::Post, "/v1/leases/2a/renew", Ok(("renewLease", "2a"))),
+            (Method::Get, "/v1/leases/2a", Ok(("getLease", "2a"))),
+            (Method::Post, "/v1/leases/2a", Err("GET, HEAD, DELETE".to_owned())),
+            (Method::Post, "/v1/txn", Ok(("txn", ""))),
+            (Method::Get, "/v1/txn", Err("POST".to_owned())),
             (Method::Get, "/v1/kvs", Err(String::new())),
             (Method::Head, "/get", Err("GET".to_owned())),
             (Method::Head, "/v1/cluster/members", Ok(("getMembers", ""))),
@@ -321,15 +350,25 @@ mod tests {
     }
 
     /// The headers that an operation reads only to refuse them.
-    const REFUSED: [(&str, &str); 8] = [
+    const REFUSED: [(&str, &str); 18] = [
         ("getKey", "if-match"),
+        ("getKey", "if-version"),
         ("listKeys", "if-match"),
+        ("listKeys", "if-version"),
+        ("getHistory", "if-match"),
+        ("getHistory", "if-version"),
         ("deleteRange", "if-match"),
         ("deleteRange", "if-none-match"),
+        ("txn", "if-match"),
+        ("txn", "if-none-match"),
+        ("txn", "if-version"),
+        ("deleteRange", "if-version"),
         ("flatSet", "if-match"),
         ("flatSet", "if-none-match"),
+        ("flatSet", "if-version"),
         ("flatDelete", "if-match"),
         ("flatDelete", "if-none-match"),
+        ("flatDelete", "if-version"),
     ];
 
     #[test]

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::api::ClientApi;
 use super::jobs::{Jobs, PoolOptions, Worker};
-use super::lists::{self, Scan};
+use super::scans::{self, Scan};
 use crate::api::{ErrorBody, ErrorCode, ErrorOutcome};
 use crate::config::{Config, Peer};
 use crate::server::edge::{self, HttpServer, PortOptions, Response, RunDir};
@@ -33,7 +33,7 @@ impl Worker<Scan> for Held {
     fn answer(&mut self, scan: Scan, deadline: Instant) -> Result<Response, ErrorBody> {
         self.begun.send(deadline).expect("the test listens");
         self.go.recv_timeout(PATIENCE).expect("the test lets it go");
-        lists::serve(scan, deadline)
+        scans::serve(scan, deadline)
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) fn execute(key: Vec<u8>, condition: Option<Condition>, change: &mut C
     if let Some(failed) = failed_condition(condition, &key, change) {
         return failed;
     }
-    if change.current(&key).is_none() {
+    if change.before(&key).is_none() {
         return Outcome::Deleted { revision: change.base_revision(), deleted: 0 };
     }
     change.delete(key);

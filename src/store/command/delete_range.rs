@@ -31,13 +31,17 @@ pub(super) fn encode(range: &KeyRange, out: &mut Vec<u8>) {
 }
 
 pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Op, CommandError> {
+    decode_range(reader).map(|range| Op::DeleteRange { range })
+}
+
+pub(super) fn decode_range(reader: &mut Reader<'_>) -> Result<KeyRange, CommandError> {
     let start = reader.sized("start")?;
     let end = match reader.byte("ends")? {
         0 => None,
         1 => Some(reader.sized("end")?),
         value => return Err(CommandError::Unknown { field: "ends", value }),
     };
-    Ok(Op::DeleteRange { range: KeyRange::between(start, end) })
+    Ok(KeyRange::between(start, end))
 }
 
 /// Two requests that mean one range are one request, however they are written.
@@ -49,9 +53,10 @@ pub(super) fn hash(range: &KeyRange, hash: &mut Fingerprint) {
 pub(super) fn execute(range: &KeyRange, change: &mut Change<'_>) -> Outcome {
     let max_bytes = change.settings().retention_bytes / 2;
     let (mut keys, mut bytes) = (Vec::new(), 0);
-    change.walk(range, |key, found| {
+    change.walk_at(range, false, change.base_revision(), &mut |key, found| {
+        let Some(found) = found else { return ControlFlow::Continue(()) };
         keys.push(key.to_vec());
-        bytes += found.retained_bytes;
+        bytes += found.retained_bytes();
         // A part of one key always fits, or there would be ranges that no parts can remove.
         let fits = keys.len() <= MAX_KEYS && (keys.len() == 1 || bytes <= max_bytes);
         if fits { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }

@@ -4,10 +4,10 @@
 //! size  field         (integers little-endian)
 //!    1  version       1
 //!    1  operation     the tag of the operation
-//!    1  condition     0 none, 1 mod revision, 2 exists, 3 absent
+//!    1  condition     0 none, 1 mod revision, 2 exists, 3 absent, 4 version
 //!    1  idempotent    0 no, 1 yes
 //!    8  wall_ms
-//!    8  mod_revision  only with condition 1
+//!    8  number        only with condition 1 (the mod revision) and 4 (the version)
 //!   16  request_hash  only when idempotent
 //! 1, n  idempotency   only when idempotent: length, then UTF-8
 //! 2, n  actor         length, then UTF-8
@@ -38,8 +38,8 @@ pub(super) fn encode(command: &Command, out: &mut Vec<u8>) {
     let condition_tag = condition.map_or(Condition::NO_TAG, Condition::tag);
     out.extend_from_slice(&[VERSION, op.kind().tag(), condition_tag, u8::from(idempotency.is_some())]);
     out.extend_from_slice(&wall_ms.to_le_bytes());
-    if let Some(Condition::ModRevision(revision)) = condition {
-        out.extend_from_slice(&revision.to_le_bytes());
+    if let Some(number) = condition.and_then(Condition::number) {
+        out.extend_from_slice(&number.to_le_bytes());
     }
     if let Some(Idempotency { key, request_hash }) = idempotency {
         out.extend_from_slice(&request_hash.to_le_bytes());
@@ -66,8 +66,8 @@ pub(super) fn decode(reader: &mut Reader<'_>) -> Result<Envelope, CommandError> 
         None if condition_tag == Condition::NO_TAG => None,
         None => return Err(CommandError::Unknown { field: "condition", value: condition_tag }),
         Some(_) if !kind.takes_condition() => return Err(CommandError::Condition(kind.name())),
-        Some(Condition::ModRevision(_)) => Some(Condition::ModRevision(reader.u64("mod_revision")?)),
-        Some(condition) => Some(condition),
+        Some(condition) if condition.number().is_none() => Some(condition),
+        Some(_) => Condition::from_tag(condition_tag, reader.u64("number")?),
     };
     let idempotency = match idempotent {
         0 => None,

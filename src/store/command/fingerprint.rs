@@ -12,6 +12,7 @@ pub(in crate::store) enum Domain {
     IdempotencyRow = 3,
     Header = 4,
     Members = 5,
+    Lease = 6,
 }
 
 /// A 128-bit hash that is the same in every build and on every machine, and never changes: members compare it.

@@ -28,10 +28,10 @@ pub(super) fn execute(key: Vec<u8>, condition: Option<Condition>, change: &mut C
     if let Some(failed) = failed_condition(condition, &key, change) {
         return failed;
     }
-    let Some(value) = change.value(&key) else {
-        return Outcome::PreconditionFailed { revision: change.base_revision(), mod_revision: 0 };
+    let Some((value, lease)) = change.before(&key).map(|found| (found.value.to_vec(), found.lease)) else {
+        return Outcome::PreconditionFailed { revision: change.base_revision(), mod_revision: 0, version: 0 };
     };
     let revision = change.revision();
-    let (create_revision, version) = change.put(key, value);
+    let (create_revision, version) = change.put(key, value, lease);
     Outcome::Put { revision, create_revision, version }
 }

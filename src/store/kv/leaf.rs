@@ -121,7 +121,7 @@ mod tests {
     use super::*;
     use crate::store::kv::versions::{Numbers, Version};
 
-    const NUMBERS: Numbers = Numbers { mod_revision: 2, create_revision: 2, version: 1 };
+    const NUMBERS: Numbers = Numbers { mod_revision: 2, create_revision: 2, version: 1, lease: None };
 
     fn versions(key: &[u8]) -> Versions {
         Versions::new(Version::new(key, NUMBERS, Some(b"")))

@@ -6,8 +6,9 @@
 
 use std::ops::{Bound, ControlFlow};
 
+use super::Kv;
 use super::versions::{Version, Versions};
-use super::{Kv, ReadError, Record};
+use crate::store::record::{ReadError, Record};
 use crate::vocabulary::KeyRange;
 
 /// Most keys that one call of [`Kv::scan`] looks at, visible or not: keys that were deleted lately, or did not exist yet
@@ -15,10 +16,10 @@ use crate::vocabulary::KeyRange;
 pub const SCAN_KEYS: usize = 10_000;
 
 /// What a map takes as a range.
-type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+pub(super) type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
 /// The rest of `range` from `from` on, `from` included, as bounds of a map; `None` when nothing is left.
-fn rest<'a>(range: &'a KeyRange, order: Order, from: Option<&'a [u8]>) -> Option<Bounds<'a>> {
+pub(super) fn rest<'a>(range: &'a KeyRange, order: Order, from: Option<&'a [u8]>) -> Option<Bounds<'a>> {
     let (mut start, mut end) = (range.start(), range.end().map_or(Bound::Unbounded, Bound::Excluded));
     match (order, from) {
         (Order::Ascending, Some(from)) => start = start.max(from),

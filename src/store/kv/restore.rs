@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::leases::{LeaseRow, Leases};
 use super::members::Members;
 use super::tree::Tree;
 use super::versions::{Numbers, Superseded, Version};
@@ -10,6 +11,10 @@ use super::{FIRST_REVISION, Kv};
 use crate::raft::{Entry, Index, Membership, PROTOCOL, Position};
 use crate::store::dedup::{Dedup, Row};
 use crate::store::snapshot::SnapshotHeader;
+use crate::vocabulary::is_ttl;
+
+/// How often a key can have been put, by far.
+const MAX_VERSION: u64 = u64::MAX / 2;
 
 /// Memory for more rows than this is allocated only as they arrive: larger counts in a header are not trusted.
 const MAX_RESERVED: u64 = 1 << 21;
@@ -28,6 +33,9 @@ pub(in crate::store) struct KvBuilder {
     live_bytes: u64,
     versions_hash: u128,
     version_count: u64,
+    leases: Leases,
+    /// Whether a version names a lease.
+    has_leased: bool,
     rows: Vec<Row>,
 }
 
@@ -45,6 +53,8 @@ impl Kv {
             live_bytes: 0,
             versions_hash: 0,
             version_count: 0,
+            leases: Leases::default(),
+            has_leased: false,
         }
     }
 }
@@ -65,14 +75,24 @@ impl KvBuilder {
         Ok(())
     }
 
+    /// The next lease.
+    pub(crate) fn push_lease(&mut self, row: LeaseRow) -> Result<(), String> {
+        if self.key.is_some() || self.keys.last().is_some() || !self.rows.is_empty() {
+            return Err("a lease follows other rows".to_owned());
+        }
+        if self.leases.last().is_some_and(|last| last >= row.lease) {
+            return Err("the leases are not in order".to_owned());
+        }
+        if !is_ttl(row.ttl_s) {
+            return Err(format!("a lease has a time to live of {} s", row.ttl_s));
+        }
+        self.leases.push(row);
+        Ok(())
+    }
+
     /// The next version of the last key; without a value it is a deletion.
-    pub(crate) fn push_version(
-        &mut self,
-        mod_revision: u64,
-        create_revision: u64,
-        version: u64,
-        value: Option<&[u8]>,
-    ) -> Result<(), String> {
+    pub(crate) fn push_version(&mut self, numbers: Numbers, value: Option<&[u8]>) -> Result<(), String> {
+        let Numbers { mod_revision, version, lease, .. } = numbers;
         if mod_revision <= FIRST_REVISION {
             return Err(format!("a version has revision {mod_revision}, which no change has"));
         }
@@ -82,7 +102,10 @@ impl KvBuilder {
                 self.header.revision
             ));
         }
-        let numbers = Numbers { mod_revision, create_revision, version };
+        if version > MAX_VERSION {
+            return Err(format!("a version has the number {version}, which no key reaches"));
+        }
+        self.has_leased |= lease.is_some();
         let new = if let Some(key) = self.key.take() {
             Version::new(&key, numbers, value)
         } else {
@@ -122,10 +145,29 @@ impl KvBuilder {
         Ok(())
     }
 
+    /// Attaches each key to the lease that its latest version names; earlier versions may name leases that are gone.
+    fn attach(&mut self) -> Result<(), String> {
+        if !self.has_leased {
+            return Ok(());
+        }
+        for versions in self.keys.iter() {
+            let lease = versions.latest.lease();
+            if let Some(lease) = lease.filter(|lease| !self.leases.contains(*lease)) {
+                return Err(format!("a key is attached to the lease {lease}, which is not there"));
+            }
+            self.leases.move_key(versions.key(), None, lease);
+        }
+        Ok(())
+    }
+
     /// Returns the state. Refused when the counts or the hash of the rows differ from the header.
     pub(crate) fn finish(mut self) -> Result<Kv, String> {
         if self.key.is_some() {
             return Err("a key has no versions".to_owned());
+        }
+        self.attach()?;
+        if self.leases.has_empty_own() {
+            return Err("a lease that goes with its last key has none".to_owned());
         }
         let (revision, floor) = (self.header.revision, self.header.floor);
         if floor < FIRST_REVISION || floor > revision {
@@ -153,6 +195,7 @@ impl KvBuilder {
             live_bytes: self.live_bytes,
             versions_hash: self.versions_hash,
             version_count: self.version_count,
+            leases: self.leases,
             dedup,
             #[cfg(feature = "next-protocol")]
             touches: self.header.touches.unwrap_or(0),
@@ -206,6 +249,8 @@ impl Kv {
         };
         self.members = Members::new(Some(to.genesis), old, 0, removed);
         self.members.replace(to.membership, to.membership_index);
+        // Nobody could renew while there was no cluster.
+        self.leases.renew_all(self.cluster_time);
         if !to.keeps_idempotency {
             self.dedup = Dedup::default();
         }

@@ -1,3 +1,6 @@
+mod leases;
+mod txn;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -6,7 +9,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::raft::{Genesis, Membership, Payload};
 use crate::store::operations::any_op;
-use crate::store::{Idempotency, request_hash};
+use crate::store::{Idempotency, VERSION_OVERHEAD_BYTES, request_hash};
+use crate::vocabulary::KeyRange;
 #[path = "../../../tests/support/plain_map.rs"]
 #[allow(unreachable_pub)] // It is a file of the integration tests as well.
 mod plain_map;
@@ -16,7 +20,7 @@ use plain_map::{Model, Row, Rules};
 const SECOND: ClusterTime = 1_000_000;
 
 fn put(key: &str, value: &str) -> Op {
-    Op::Put { key: key.into(), value: value.into() }
+    Op::put(key.into(), value.into())
 }
 
 fn delete(key: &str) -> Op {
@@ -39,6 +43,7 @@ fn settings() -> Settings {
         retention_bytes: 1 << 20,
         idempotency_window_s: 10,
         idempotency_rows: 3,
+        idempotency_bytes: 1 << 10,
     }
 }
 
@@ -60,6 +65,13 @@ fn run(kv: &mut Kv, cluster_time: ClusterTime, command: &Command) -> (Outcome, b
 /// Applies a plain write at cluster time 0.
 fn write(kv: &mut Kv, op: Op) -> Outcome {
     run(kv, 0, &command(op, None, None)).0
+}
+
+/// The same without a check of the whole store after it, which would take hours for many writes.
+fn apply(kv: &mut Kv, op: Op) -> Outcome {
+    let position = Position::new(kv.applied().index + 1, 1);
+    let entry = Entry::new(position, 0, &Payload::Command(command(op, None, None).encode()));
+    kv.apply(&entry).expect("a command has an outcome").outcome
 }
 
 fn value(kv: &Kv, key: &str, revision: u64) -> Option<String> {
@@ -103,7 +115,8 @@ fn apply_put_counts_revisions_and_versions() {
     assert_eq!(write(&mut kv, put("b", "")), Outcome::Put { revision: 3, create_revision: 3, version: 1 });
     assert_eq!(write(&mut kv, put("a", "1")), Outcome::Put { revision: 4, create_revision: 2, version: 2 });
     let record = kv.get(b"a", None).unwrap().unwrap();
-    let want = Record { key: b"a", value: b"1", create_revision: 2, mod_revision: 4, version: 2 };
+    let want =
+        Record { key: b"a", value: b"1", create_revision: 2, mod_revision: 4, version: 2, lease: None };
     assert_eq!(record, want);
     assert_eq!(value(&kv, "b", 4), Some(String::new()), "an empty value is a value");
 }
@@ -126,16 +139,16 @@ fn a_change_of_several_keys_makes_one_revision() {
     let mut kv = Kv::new(Settings { retention_revisions: 1, ..settings() });
     write(&mut kv, put("a", "1"));
     write(&mut kv, put("b", "2"));
-    let mut change = Change::open(&kv.keys, kv.revision, &kv.settings);
+    let mut change = kv.open();
     assert_eq!(
-        (change.put(b"a".to_vec(), b"3".to_vec()), change.put(b"c".to_vec(), Vec::new())),
+        (change.put(b"a".to_vec(), b"3".to_vec(), None), change.put(b"c".to_vec(), Vec::new(), None)),
         ((2, 2), (4, 1))
     );
     change.delete(b"b".to_vec());
     assert_eq!((change.base_revision(), change.revision()), (3, 4));
-    assert_eq!(change.current(b"c"), None, "nothing is visible before the change is closed");
-    let writes = change.close();
-    kv.make_revision(writes);
+    assert_eq!(change.before(b"c"), None, "nothing is visible before the change is closed");
+    let (writes, leases) = change.close();
+    kv.make_revision(writes, &leases);
     check_sums(&kv);
     assert_eq!((kv.revision(), kv.floor()), (4, 3));
     let values = |revision| ["a", "b", "c"].map(|key| value(&kv, key, revision));
@@ -148,8 +161,8 @@ fn a_change_of_several_keys_makes_one_revision() {
     assert_eq!((kv.floor(), kv.superseded.len()), (4, 0), "both went with the floor");
     assert!(kv.keys.get(b"b").is_none());
     let before = kv.state_hash();
-    let nothing = Change::open(&kv.keys, kv.revision, &kv.settings).close();
-    kv.make_revision(nothing);
+    let (nothing, leases) = kv.open().close();
+    kv.make_revision(nothing, &leases);
     assert_eq!((kv.revision(), kv.state_hash()), (5, before), "a change of nothing makes no revision");
 }
 
@@ -204,20 +217,12 @@ fn delete_range_refuses_more_than_half_of_the_retained_bytes_and_changes_nothing
 fn delete_range_removes_a_hundred_thousand_keys_and_no_more() {
     let settings = Settings { retention_revisions: 1 << 20, retention_bytes: 1 << 30, ..settings() };
     let mut kv = Kv::new(settings);
-    // Not checked after each one as `write` does: that would take hours.
-    let mut apply = |op: Op| {
-        let position = Position::new(kv.applied().index + 1, 1);
-        let entry = Entry::new(position, 0, &Payload::Command(command(op, None, None).encode()));
-        kv.apply(&entry).expect("a command has an outcome").outcome
-    };
-    for n in 0..=100_000 {
-        apply(put(&format!("{n:06}"), ""));
-    }
+    (0..=100_000).for_each(|n| drop(apply(&mut kv, put(&format!("{n:06}"), ""))));
     let max_bytes = 1 << 29;
     let too_large = Outcome::RangeTooLarge { max_keys: 100_000, max_bytes };
-    assert_eq!(apply(delete_range("", "", "")), too_large);
+    assert_eq!(apply(&mut kv, delete_range("", "", "")), too_large);
     let most = Outcome::Deleted { revision: 100_003, deleted: 100_000 };
-    assert_eq!(apply(delete_range("", "", "100000")), most);
+    assert_eq!(apply(&mut kv, delete_range("", "", "100000")), most);
     assert_eq!(kv.size().keys, 1);
 }
 
@@ -225,8 +230,8 @@ fn delete_range_removes_a_hundred_thousand_keys_and_no_more() {
 #[should_panic(expected = "a change writes a key once")]
 fn a_change_does_not_write_a_key_twice() {
     let kv = Kv::new(settings());
-    let mut change = Change::open(&kv.keys, 0, &kv.settings);
-    change.put(b"a".to_vec(), Vec::new());
+    let mut change = kv.open();
+    change.put(b"a".to_vec(), Vec::new(), None);
     change.delete(b"a".to_vec());
 }
 
@@ -290,14 +295,21 @@ fn floor_with_no_retention_is_the_revision() {
 }
 
 #[test]
-fn conditions_decide_and_report_the_current_mod_revision() {
-    let failed = |revision, mod_revision| Outcome::PreconditionFailed { revision, mod_revision };
+fn conditions_decide_and_report_what_the_key_is() {
+    // The key has version 1 at revision 2, and one more with each later one.
+    let failed = |revision, mod_revision: u64| Outcome::PreconditionFailed {
+        revision,
+        mod_revision,
+        version: mod_revision.saturating_sub(1),
+    };
     let mut kv = Kv::new(settings());
     let mut try_put = |condition| run(&mut kv, 0, &command(put("a", "v"), Some(condition), None)).0;
     assert_eq!(try_put(Condition::Exists), failed(1, 0));
     assert_eq!(try_put(Condition::ModRevision(0)), failed(1, 0), "no key has revision 0");
     assert_eq!(try_put(Condition::Absent), Outcome::Put { revision: 2, create_revision: 2, version: 1 });
     assert_eq!(try_put(Condition::Absent), failed(2, 2));
+    assert_eq!(try_put(Condition::Version(0)), failed(2, 2));
+    assert_eq!(try_put(Condition::Version(2)), failed(2, 2), "it is a version and no revision");
     assert_eq!(try_put(Condition::Exists), Outcome::Put { revision: 3, create_revision: 2, version: 2 });
     assert_eq!(try_put(Condition::ModRevision(2)), failed(3, 3));
     assert_eq!(
@@ -305,11 +317,42 @@ fn conditions_decide_and_report_the_current_mod_revision() {
         Outcome::Put { revision: 4, create_revision: 2, version: 3 }
     );
 
+    assert_eq!(try_put(Condition::Version(2)), failed(4, 4));
+    assert_eq!(try_put(Condition::Version(3)), Outcome::Put { revision: 5, create_revision: 2, version: 4 });
+
     let mut try_delete = |condition| run(&mut kv, 0, &command(delete("a"), Some(condition), None)).0;
-    assert_eq!(try_delete(Condition::ModRevision(3)), failed(4, 4));
-    assert_eq!(try_delete(Condition::ModRevision(4)), Outcome::Deleted { revision: 5, deleted: 1 });
-    assert_eq!(try_delete(Condition::Exists), failed(5, 0), "a deleted key is absent");
-    assert_eq!(try_delete(Condition::Absent), Outcome::Deleted { revision: 5, deleted: 0 });
+    assert_eq!(try_delete(Condition::ModRevision(4)), failed(5, 5));
+    assert_eq!(try_delete(Condition::Version(5)), failed(5, 5));
+    assert_eq!(try_delete(Condition::Version(4)), Outcome::Deleted { revision: 6, deleted: 1 });
+    assert_eq!(try_delete(Condition::Exists), failed(6, 0), "a deleted key is absent");
+    assert_eq!(try_delete(Condition::Version(4)), failed(6, 0));
+    assert_eq!(try_delete(Condition::Version(0)), Outcome::Deleted { revision: 6, deleted: 0 });
+    assert_eq!(try_delete(Condition::Absent), Outcome::Deleted { revision: 6, deleted: 0 });
+}
+
+#[test]
+fn counters_add_and_refuse_what_they_cannot() {
+    let mut kv = Kv::new(settings());
+    let mut try_add =
+        |amount, condition| run(&mut kv, 0, &command(Op::Add { key: "a".into(), amount }, condition, None)).0;
+    let added = |revision, version, value| Outcome::Added { revision, version, value };
+    assert_eq!(try_add(5, Some(Condition::Absent)), added(2, 1, 5));
+    assert_eq!(try_add(-7, None), added(3, 2, -2));
+    assert_eq!(try_add(0, None), added(4, 3, -2), "nothing added is a write all the same");
+    let refused = Outcome::PreconditionFailed { revision: 4, mod_revision: 4, version: 3 };
+    assert_eq!(try_add(1, Some(Condition::Absent)), refused);
+    assert_eq!(try_add(i64::MAX, Some(Condition::Version(3))), added(5, 4, i64::MAX - 2));
+    let full = Outcome::OutOfRange { revision: 5, mod_revision: 5, version: 4, value: i64::MAX - 2 };
+    assert_eq!(try_add(3, None), full);
+    assert_eq!(try_add(2, None), added(6, 5, i64::MAX));
+    assert_eq!(value(&kv, "a", 6), Some(i64::MAX.to_string()), "a counter is text");
+    write(&mut kv, put("a", "07"));
+    let hash = kv.state_hash();
+    let none = Outcome::NotAnInteger { revision: 7, mod_revision: 7, version: 6 };
+    assert_eq!(write(&mut kv, Op::Add { key: "a".into(), amount: 1 }), none);
+    assert_eq!((kv.state_hash(), value(&kv, "a", 7)), (hash, Some("07".into())), "nothing changed");
+    write(&mut kv, delete("a"));
+    assert_eq!(write(&mut kv, Op::Add { key: "a".into(), amount: -3 }), added(9, 1, -3));
 }
 
 #[test]
@@ -329,7 +372,7 @@ fn keyed_write_takes_effect_once_within_the_window() {
 fn keyed_failures_are_remembered_too() {
     let mut kv = Kv::new(settings());
     let guarded = command(put("a", "1"), Some(Condition::Exists), Some("id"));
-    let failed = Outcome::PreconditionFailed { revision: 1, mod_revision: 0 };
+    let failed = Outcome::PreconditionFailed { revision: 1, mod_revision: 0, version: 0 };
     assert_eq!(run(&mut kv, 0, &guarded), (failed.clone(), false));
     write(&mut kv, put("a", "2"));
     assert_eq!(run(&mut kv, 0, &guarded), (failed, true));
@@ -435,7 +478,7 @@ fn try_apply_of_what_a_newer_program_wrote_changes_nothing_and_says_which_progra
         (Payload::Version(PROTOCOL + 1), "run a dkv-server that speaks protocol"),
     ];
     let mut kv = Kv::new(settings());
-    write(&mut kv, Op::Put { key: b"a".to_vec(), value: b"1".to_vec() });
+    write(&mut kv, Op::put(b"a".to_vec(), b"1".to_vec()));
     let before = (kv.state_hash(), kv.applied(), kv.cluster_time());
     for (payload, says) in newer {
         let error = kv.try_apply(&Entry::new(Position::new(2, 1), 9, &payload)).unwrap_err();
@@ -507,6 +550,15 @@ fn wanted(model: &Model, key: &[u8], wanted: u64) -> Result<Option<Row>, ReadErr
     }
 }
 
+/// The kept versions of a key: every change after the floor, and what the key was there. Newest first; None = deleted.
+fn kept_versions(model: &Model, key: &[u8]) -> Vec<(u64, Option<Row>)> {
+    let at = |revision| model.at(revision).get(key).cloned();
+    let floor = model.floor();
+    let changes = (floor + 1..=model.revision()).rev().filter(|revision| at(*revision) != at(revision - 1));
+    let changes = changes.map(|revision| (revision, at(revision)));
+    changes.chain(at(floor).map(|row| (row.mod_revision, Some(row)))).collect()
+}
+
 const KEYS: [&str; 3] = ["a", "b", "long key"];
 
 /// (cluster time step, command). Few keys, values and idempotency keys, so that everything collides.
@@ -514,12 +566,20 @@ fn any_step() -> impl Strategy<Value = (ClusterTime, Command)> {
     let ranges = ("[al]{0,1}", "[ab]{0,1}", "[abz]{0,1}")
         .prop_map(|(prefix, start, end)| KeyRange::new(prefix.as_bytes(), start.as_bytes(), end.as_bytes()));
     let keys = (0..KEYS.len()).prop_map(|key| KEYS[key].into());
-    let op = any_op(keys, "[a-c]{0,30}".prop_map(String::into_bytes), ranges);
+    // So that a counter is often met, and sometimes at the ends of its range.
+    let values = prop_oneof![
+        3 => "[a-c]{0,30}".prop_map(String::into_bytes),
+        1 => "-?[0-9]{1,2}".prop_map(String::into_bytes),
+        1 => any::<i64>().prop_map(|number| number.to_string().into_bytes()),
+    ];
+    let amounts = prop_oneof![2 => -20..20i64, 1 => any::<i64>()];
+    let op = any_op(keys, values, ranges, amounts);
     let condition = prop_oneof![
         6 => Just(None),
         1 => (0..40u64).prop_map(|n| Some(Condition::ModRevision(n))),
         1 => Just(Some(Condition::Exists)),
         1 => Just(Some(Condition::Absent)),
+        1 => (0..5u64).prop_map(|n| Some(Condition::Version(n))),
     ];
     let id = proptest::option::of("[p-t]");
     let step = prop_oneof![3 => Just(0), 1 => 0..12 * SECOND];
@@ -532,14 +592,15 @@ fn any_step() -> impl Strategy<Value = (ClusterTime, Command)> {
 fn any_settings() -> impl Strategy<Value = Settings> {
     let revisions = prop_oneof![0..20u64, Just(1000)];
     let bytes = prop_oneof![0..2000u64, Just(1 << 20)];
-    (revisions, bytes, 0..20u64, 0..6u64).prop_map(|(retention_revisions, retention_bytes, window, rows)| {
-        Settings {
+    (revisions, bytes.clone(), 0..20u64, 0..6u64, bytes).prop_map(
+        |(retention_revisions, retention_bytes, window, rows, outcomes)| Settings {
             retention_revisions,
             retention_bytes,
             idempotency_window_s: window,
             idempotency_rows: rows,
-        }
-    })
+            idempotency_bytes: outcomes,
+        },
+    )
 }
 
 proptest! {
@@ -555,6 +616,7 @@ proptest! {
             retention_bytes: settings.retention_bytes,
             idempotency_window_us: settings.idempotency_window_s * SECOND,
             idempotency_rows: settings.idempotency_rows,
+            idempotency_bytes: settings.idempotency_bytes,
         });
         let mut sent: Vec<Command> = Vec::new();
         let mut now = 0;
@@ -570,8 +632,32 @@ proptest! {
             prop_assert_eq!(&outcome, &run(&mut twin, now, &command));
             prop_assert_eq!(kv.state_hash(), twin.state_hash());
             prop_assert_eq!((kv.revision(), kv.floor()), (model.revision(), model.floor()));
+            let leases: Vec<_> = model.leases().into_iter().map(|lease| LeaseState {
+                lease: lease.id,
+                ttl_s: lease.ttl_s,
+                deadline: lease.deadline_us,
+                is_own: lease.is_own,
+                keys: model.keys_of(lease.id).len() as u64,
+            }).collect();
+            prop_assert_eq!(&kv.leases_after(None).collect::<Vec<_>>(), &leases);
+            for lease in leases {
+                let keys: Vec<Vec<u8>> = kv.lease_keys(lease.lease, None).map(<[u8]>::to_vec).collect();
+                prop_assert_eq!(keys, model.keys_of(lease.lease));
+            }
             sent.push(command);
             for key in KEYS {
+                let whole = kept_versions(&model, key.as_bytes());
+                for before in (1..=whole.len()).map(|n| whole[n - 1].0).chain([u64::MAX]) {
+                    let got: Vec<(u64, Option<Row>)> = kv.history(key.as_bytes(), before).map(|past| {
+                        let PastVersion { mod_revision, create_revision, version, lease, value } = past;
+                        let row = |value: &[u8]| {
+                            Row { value: value.to_vec(), create_revision, mod_revision, version, lease }
+                        };
+                        (mod_revision, value.map(row))
+                    }).collect();
+                    let expected: Vec<_> = whole.iter().filter(|(at, _)| *at < before).cloned().collect();
+                    prop_assert_eq!(got, expected, "{} before {}", key, before);
+                }
                 for revision in 0..=model.revision() + 1 {
                     let got = kv.get(key.as_bytes(), Some(revision)).map(|record| {
                         record.map(|r| Row {
@@ -579,6 +665,7 @@ proptest! {
                             create_revision: r.create_revision,
                             mod_revision: r.mod_revision,
                             version: r.version,
+                            lease: r.lease,
                         })
                     });
                     prop_assert_eq!(got, wanted(&model, key.as_bytes(), revision));
@@ -641,12 +728,8 @@ fn scan_shows_one_revision_in_either_order() {
 fn scan_looks_at_a_bounded_number_of_keys() {
     let mut kv = Kv::new(Settings { retention_revisions: 1 << 20, retention_bytes: 1 << 30, ..settings() });
     let count = SCAN_KEYS + 5;
-    let mut apply = |op: Op| {
-        let position = Position::new(kv.applied().index + 1, 1);
-        kv.apply(&Entry::new(position, 0, &Payload::Command(command(op, None, None).encode())));
-    };
-    (0..count).for_each(|n| apply(put(&format!("{n:05}"), "")));
-    (0..count).for_each(|n| apply(delete(&format!("{n:05}"))));
+    (0..count).for_each(|n| drop(apply(&mut kv, put(&format!("{n:05}"), ""))));
+    (0..count).for_each(|n| drop(apply(&mut kv, delete(&format!("{n:05}")))));
     let all = KeyRange::new(b"", b"", b"");
     let mut seen = 0;
     let next = kv.scan(2 * count as u64 + 1, &all, Order::Ascending, None, |_| {

@@ -169,7 +169,6 @@ impl Tree {
     }
 
     /// All keys, in order.
-    #[cfg(test)]
     pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Versions> {
         self.range(Bound::Unbounded, Bound::Unbounded)
     }
@@ -184,7 +183,7 @@ mod tests {
     use super::*;
     use crate::store::kv::versions::Numbers;
 
-    const NUMBERS: Numbers = Numbers { mod_revision: 2, create_revision: 2, version: 1 };
+    const NUMBERS: Numbers = Numbers { mod_revision: 2, create_revision: 2, version: 1, lease: None };
 
     fn add(tree: &mut Tree, key: &[u8]) -> bool {
         tree.supersede(Version::new(key, NUMBERS, Some(b"")), |_| ()).is_none()

@@ -5,7 +5,8 @@
 //! key
 //! revision  mod_revision
 //! age       mod_revision - create_revision
-//! version
+//! version   times two; plus 1 when a lease follows
+//! lease     if there is one
 //! hash      16 bytes, little-endian, if the tag says so
 //! value     to the end
 //! ```
@@ -15,8 +16,9 @@
 
 use std::collections::VecDeque;
 
-use super::{Record, VERSION_OVERHEAD_BYTES};
 use crate::store::command::{Domain, Fingerprint};
+use crate::store::record::{Record, VERSION_OVERHEAD_BYTES};
+use crate::vocabulary::LeaseId;
 
 /// From this size of key and value on, a version stores its fingerprint: hashing a large value again when the version is
 /// dropped costs more than sixteen bytes of memory, and hashing a small one costs less.
@@ -31,22 +33,27 @@ pub(super) struct Version(Box<[u8]>);
 
 /// The numbers of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Numbers {
+pub(in crate::store) struct Numbers {
     pub mod_revision: u64,
     pub create_revision: u64,
     pub version: u64,
+    /// The lease that the key is attached to.
+    pub lease: Option<LeaseId>,
 }
 
 impl Version {
     pub(super) fn new(key: &[u8], numbers: Numbers, value: Option<&[u8]>) -> Version {
-        let Numbers { mod_revision, create_revision, version } = numbers;
+        let Numbers { mod_revision, create_revision, version, lease } = numbers;
         let value_bytes = value.unwrap_or_default();
         let is_large = key.len() + value_bytes.len() >= STORED_FINGERPRINT_BYTES;
         let flags = HAS_VALUE * u64::from(value.is_some()) + HAS_FINGERPRINT * u64::from(is_large);
         let tag = key.len() as u64 * 4 + flags;
         // A snapshot is checked as a whole: until then its numbers may be anything.
         let age = mod_revision.wrapping_sub(create_revision);
-        let numbers_len = [tag, mod_revision, age, version].map(number_len).iter().sum::<usize>();
+        // No key is put 2^63 times; a snapshot that says so is refused before.
+        let version_and_lease = version.wrapping_mul(2) + u64::from(lease.is_some());
+        let numbers_len = [tag, mod_revision, age, version_and_lease].map(number_len).iter().sum::<usize>()
+            + lease.map_or(0, |lease| number_len(lease.get()));
         let fingerprint_len = if is_large { 16 } else { 0 };
         // The exact size: then the memory is not moved to become a boxed slice.
         let mut bytes = Vec::with_capacity(numbers_len + key.len() + fingerprint_len + value_bytes.len());
@@ -54,7 +61,10 @@ impl Version {
         bytes.extend_from_slice(key);
         put_number(&mut bytes, mod_revision);
         put_number(&mut bytes, age);
-        put_number(&mut bytes, version);
+        put_number(&mut bytes, version_and_lease);
+        if let Some(lease) = lease {
+            put_number(&mut bytes, lease.get());
+        }
         if is_large {
             bytes.extend_from_slice(&hash(key, numbers, value).to_le_bytes());
         }
@@ -73,8 +83,14 @@ impl Version {
     fn numbers_of(rest: &[u8]) -> (Numbers, &[u8]) {
         let (mod_revision, rest) = take_number(rest);
         let (age, rest) = take_number(rest);
-        let (version, rest) = take_number(rest);
-        (Numbers { mod_revision, create_revision: mod_revision.wrapping_sub(age), version }, rest)
+        let (version_and_lease, mut rest) = take_number(rest);
+        let mut lease = None;
+        if version_and_lease % 2 == 1 {
+            let (number, after) = take_number(rest);
+            (lease, rest) = (LeaseId::new(number), after);
+        }
+        let (create_revision, version) = (mod_revision.wrapping_sub(age), version_and_lease / 2);
+        (Numbers { mod_revision, create_revision, version, lease }, rest)
     }
 
     pub(super) fn key(&self) -> &[u8] {
@@ -93,6 +109,11 @@ impl Version {
         take_number(&self.0).0 & HAS_VALUE != 0
     }
 
+    /// The lease that the key is attached to.
+    pub(super) fn lease(&self) -> Option<LeaseId> {
+        self.numbers().lease
+    }
+
     /// The value; `None` = deleted.
     pub(super) fn value(&self) -> Option<&[u8]> {
         self.record().map(|record| record.value)
@@ -106,9 +127,16 @@ impl Version {
     /// The key with its value; `None` = deleted.
     pub(super) fn record(&self) -> Option<Record<'_>> {
         let (flags, key, rest) = self.split();
-        let (Numbers { mod_revision, create_revision, version }, rest) = Version::numbers_of(rest);
+        let (Numbers { mod_revision, create_revision, version, lease }, rest) = Version::numbers_of(rest);
         let value = if flags & HAS_FINGERPRINT != 0 { &rest[16..] } else { rest };
-        (flags & HAS_VALUE != 0).then_some(Record { key, value, create_revision, mod_revision, version })
+        (flags & HAS_VALUE != 0).then_some(Record {
+            key,
+            value,
+            create_revision,
+            mod_revision,
+            version,
+            lease,
+        })
     }
 
     /// The part of the state hash that this version is.
@@ -124,7 +152,7 @@ impl Version {
 
 /// The fingerprint of a version, computed.
 pub(super) fn hash(key: &[u8], numbers: Numbers, value: Option<&[u8]>) -> u128 {
-    let Numbers { mod_revision, create_revision, version } = numbers;
+    let Numbers { mod_revision, create_revision, version, lease } = numbers;
     let mut hash = Fingerprint::new(Domain::Version);
     // The numbers are hashed as one block: hashing them one by one costs as much as all the rest.
     let mut block = [0; 32];
@@ -134,9 +162,10 @@ pub(super) fn hash(key: &[u8], numbers: Numbers, value: Option<&[u8]>) -> u128 {
         into.copy_from_slice(&number.to_le_bytes());
     }
     hash.bytes(&block).bytes(key);
-    match value {
-        Some(value) => hash.bytes(&[1]).sized(value),
-        None => hash.bytes(&[0]),
+    match (value, lease) {
+        (None, _) => hash.bytes(&[0]),
+        (Some(value), None) => hash.bytes(&[1]).sized(value),
+        (Some(value), Some(lease)) => hash.bytes(&[2]).number(lease.get()).sized(value),
     };
     hash.finish()
 }
@@ -202,6 +231,15 @@ impl Versions {
             older.range(older.partition_point(|v| v.mod_revision() <= revision)..)
         });
         older.chain(Some(&self.latest).filter(|v| v.mod_revision() > revision))
+    }
+
+    /// The versions before a revision, newest first.
+    pub(super) fn before(&self, revision: u64) -> impl Iterator<Item = &Version> {
+        let older = self.older.as_deref();
+        let older = older.map_or_else(Default::default, |older| {
+            older.range(..older.partition_point(|v| v.mod_revision() < revision))
+        });
+        Some(&self.latest).filter(|v| v.mod_revision() < revision).into_iter().chain(older.rev())
     }
 
     /// The version that was the latest at `revision`.
@@ -271,7 +309,8 @@ mod tests {
 
     #[test]
     fn a_version_of_a_small_record_adds_six_bytes_to_it() {
-        let numbers = Numbers { mod_revision: 2_000_000, create_revision: 2_000_000, version: 1 };
+        let numbers =
+            Numbers { mod_revision: 2_000_000, create_revision: 2_000_000, version: 1, lease: None };
         assert_eq!(Version::new(&[b'k'; 16], numbers, Some(&[b'v'; 64])).0.len(), 86);
         assert_eq!(size_of::<Versions>(), 24);
     }
@@ -288,13 +327,16 @@ mod tests {
             key in prop::collection::vec(any::<u8>(), 1..40),
             mod_revision in prop_oneof![0..300u64, any::<u64>()],
             create_revision in prop_oneof![0..300u64, any::<u64>()],
-            version in prop_oneof![0..300u64, any::<u64>()],
+            version in prop_oneof![0..300u64, 0..u64::MAX / 2],
+            lease in prop_oneof![0..3u64, any::<u64>()],
             value in value(),
         ) {
-            let numbers = Numbers { mod_revision, create_revision, version };
+            let lease = LeaseId::new(lease);
+            let numbers = Numbers { mod_revision, create_revision, version, lease };
             let made = Version::new(&key, numbers, value.as_deref());
             prop_assert_eq!((made.key(), made.value()), (&key[..], value.as_deref()));
             prop_assert_eq!((made.numbers(), made.mod_revision()), (numbers, mod_revision));
+            prop_assert_eq!(made.lease(), lease);
             prop_assert_eq!(made.has_value(), value.is_some());
             prop_assert_eq!(made.payload_bytes(), value.as_ref().map(|value| (key.len() + value.len()) as u64));
             prop_assert_eq!(made.fingerprint(), hash(&key, numbers, value.as_deref()));

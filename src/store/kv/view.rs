@@ -1,6 +1,6 @@
 //! A read-consistent view: one state of the map that stays unchanged for a snapshot while the applier goes on.
 //!
-//! [`Kv::pin`] notes the position of the state; its cost does not depend on the size of the state. From then on
+//! [`Kv::pin`] notes the position of the state and copies the leases; the number of keys costs it nothing. From then on
 //! everything that leaves the map (versions that the floor passes, idempotency rows that expire) goes to a side table
 //! if it belongs to the pinned state. The map itself answers, counts and hashes as if nothing were pinned.
 //! [`View::next_page`] walks both in key order and skips what was added later, so that all pages together are exactly
@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::versions::{Numbers, Version, Versions};
+use super::leases::LeaseRow;
+use super::versions::{Version, Versions};
 use super::{Kv, Size};
 use crate::raft::SnapshotMeta;
 use crate::store::dedup::KeptRows;
@@ -28,6 +29,8 @@ pub(super) struct Pin {
     /// Versions that have left the map, by key and oldest first: each is older than all versions of that key in the
     /// map.
     versions: BTreeMap<Box<[u8]>, Vec<Version>>,
+    /// The leases of the view: few, compared with keys, and they change all the time.
+    leases: Vec<LeaseRow>,
     pub rows: KeptRows,
 }
 
@@ -56,6 +59,8 @@ pub struct View {
 
 #[derive(Debug)]
 enum Next {
+    /// Leases from this place on.
+    Leases(usize),
     /// Versions of this key after this revision, then the keys after it.
     Versions(Option<(Box<[u8]>, u64)>),
     /// The idempotency row at this place.
@@ -68,8 +73,9 @@ impl Kv {
     pub fn pin(&mut self) -> View {
         assert!(self.pin.is_none(), "one view at a time");
         let header = self.header();
-        self.pin = Some(Pin { revision: self.revision, versions: BTreeMap::new(), rows: self.dedup.pin() });
-        View { header, next: Next::Versions(None), rows: 0 }
+        let (leases, rows) = (self.leases.rows(), self.dedup.pin());
+        self.pin = Some(Pin { revision: self.revision, versions: BTreeMap::new(), leases, rows });
+        View { header, next: Next::Leases(0), rows: 0 }
     }
 
     /// Ends the pinned view, if there is one. Returns what was kept for it, to be dropped outside of the lock.
@@ -104,6 +110,7 @@ impl Kv {
             bytes,
             key_rows: self.keys.len() as u64,
             versions: self.version_count,
+            leases: self.leases.rows_len(),
             idempotency_rows,
             #[cfg(feature = "next-protocol")]
             touches: (self.version >= 2).then_some(self.touches),
@@ -125,18 +132,31 @@ impl View {
     /// Appends the next rows to `buf`, in the form of a snapshot file: until `max_keys` keys were looked at (or as many
     /// idempotency rows) or the page has [`PAGE_BYTES`]. `false` = there is nothing more.
     ///
-    /// Keys come in order, each followed by its versions, oldest first; then idempotency rows, oldest first. Panics when
+    /// Leases come in order; then keys in order, each followed by its versions, oldest first; then idempotency rows, oldest
+    /// first. Panics when
     /// `kv` has no view pinned.
     pub fn next_page(&mut self, kv: &Kv, buf: &mut Vec<u8>, max_keys: usize) -> bool {
         let pin = kv.pin.as_ref().expect("the view is pinned until it was read");
         assert!(max_keys > 0, "a page looks at one key at least");
         let end = buf.len() + PAGE_BYTES;
         self.next = match std::mem::replace(&mut self.next, Next::End) {
+            Next::Leases(from) => self.page_of_leases(pin, from, buf, end, max_keys),
             Next::Versions(from) => self.page_of_versions(kv, pin, from, buf, end, max_keys),
             Next::Rows(place) => self.page_of_rows(kv, pin, place, buf, end, max_keys),
             Next::End => Next::End,
         };
         !matches!(self.next, Next::End)
+    }
+
+    fn page_of_leases(&mut self, pin: &Pin, from: usize, buf: &mut Vec<u8>, end: usize, max: usize) -> Next {
+        for (at, lease) in pin.leases.iter().enumerate().skip(from) {
+            if buf.len() >= end || at == from + max {
+                return Next::Leases(at);
+            }
+            rows::put_lease(buf, lease);
+            self.rows += 1;
+        }
+        Next::Versions(None)
     }
 
     fn page_of_versions(
@@ -192,11 +212,11 @@ impl View {
                 rows::put_key(buf, key);
                 self.rows += 1;
             }
-            let Numbers { mod_revision, create_revision, version: number } = version.numbers();
-            rows::put_version(buf, mod_revision, create_revision, number, version.value());
+            let numbers = version.numbers();
+            rows::put_version(buf, numbers, version.value());
             self.rows += 1;
             if buf.len() >= end {
-                return Some(mod_revision);
+                return Some(numbers.mod_revision);
             }
         }
         None

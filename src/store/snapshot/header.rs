@@ -36,6 +36,8 @@ pub struct SnapshotHeader {
     pub key_rows: u64,
     /// Versions of all keys.
     pub versions: u64,
+    /// Leases.
+    pub leases: u64,
     /// Outcomes in the idempotency table.
     pub idempotency_rows: u64,
     /// How often a key was touched; from version 2 on.
@@ -47,7 +49,9 @@ pub struct SnapshotHeader {
 impl SnapshotHeader {
     /// How many rows the file has.
     pub fn rows(&self) -> u64 {
-        [self.key_rows, self.versions, self.idempotency_rows].into_iter().fold(0, u64::saturating_add)
+        [self.key_rows, self.versions, self.leases, self.idempotency_rows]
+            .into_iter()
+            .fold(0, u64::saturating_add)
     }
 }
 

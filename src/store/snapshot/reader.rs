@@ -85,17 +85,18 @@ fn verify_named(
 ) -> Result<SnapshotStatus, SnapshotError> {
     let mut scan = Scan::open(file, shown)?;
     let header = scan.header(last)?;
-    let mut counts = [0; 3];
+    let mut counts = [0; 4];
     scan.rows(|row| {
         let kind = match row {
             AnyRow::Key(_) => 0,
-            AnyRow::Version { .. } => 1,
+            AnyRow::Version(..) => 1,
             AnyRow::Idempotency(_) => 2,
+            AnyRow::Lease(_) => 3,
         };
         counts[kind] += 1;
         Ok(())
     })?;
-    if counts != [header.key_rows, header.versions, header.idempotency_rows] {
+    if counts != [header.key_rows, header.versions, header.idempotency_rows, header.leases] {
         return Err(scan.corrupt(0, "its header does not describe its rows"));
     }
     Ok(SnapshotStatus { bytes: scan.at, rows: header.rows(), crc: scan.crc, header })
@@ -139,9 +140,8 @@ impl<'a> Scan<'a> {
         let mut builder = Kv::from_snapshot(header.clone());
         self.rows(|row| match row {
             AnyRow::Key(key) => builder.push_key(key),
-            AnyRow::Version { mod_revision, create_revision, version, value } => {
-                builder.push_version(mod_revision, create_revision, version, value)
-            }
+            AnyRow::Lease(row) => builder.push_lease(row),
+            AnyRow::Version(numbers, value) => builder.push_version(numbers, value),
             AnyRow::Idempotency(row) => builder.push_idempotency(row),
         })?;
         let kv = builder.finish().map_err(|what| self.unsound(0, what))?;

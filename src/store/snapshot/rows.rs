@@ -3,11 +3,15 @@
 use std::sync::Arc;
 
 use crate::store::dedup::Row;
+use crate::store::kv::{LeaseRow, Numbers};
+use crate::vocabulary::LeaseId;
 
 const KEY: u8 = 1;
 const VALUE: u8 = 2;
 const DELETION: u8 = 3;
 const IDEMPOTENCY: u8 = 4;
+const LEASE: u8 = 5;
+const LEASED_VALUE: u8 = 6;
 
 /// Maximum length of a key or a value: no command that fits into a frame has a longer one. A length is checked
 /// against this before its bytes are read.
@@ -18,8 +22,10 @@ const MAX_FIELD_BYTES: usize = crate::raft::MAX_PAYLOAD_BYTES;
 pub(in crate::store) enum AnyRow<'a> {
     /// The key of the versions after it.
     Key(&'a [u8]),
+    /// A lease.
+    Lease(LeaseRow),
     /// A version; without a value it is a deletion.
-    Version { mod_revision: u64, create_revision: u64, version: u64, value: Option<&'a [u8]> },
+    Version(Numbers, Option<&'a [u8]>),
     /// An outcome.
     Idempotency(Row),
 }
@@ -29,24 +35,31 @@ pub(in crate::store) fn put_key(buf: &mut Vec<u8>, key: &[u8]) {
     put_sized(buf, key);
 }
 
-pub(in crate::store) fn put_version(
-    buf: &mut Vec<u8>,
-    mod_revision: u64,
-    create_revision: u64,
-    version: u64,
-    value: Option<&[u8]>,
-) {
-    match value {
-        Some(value) => {
+pub(in crate::store) fn put_version(buf: &mut Vec<u8>, numbers: Numbers, value: Option<&[u8]>) {
+    let Numbers { mod_revision, create_revision, version, lease } = numbers;
+    match (value, lease) {
+        (Some(value), None) => {
             buf.push(VALUE);
             put_numbers(buf, &[mod_revision, create_revision, version]);
             put_sized(buf, value);
         }
-        None => {
+        (Some(value), Some(lease)) => {
+            buf.push(LEASED_VALUE);
+            put_numbers(buf, &[mod_revision, create_revision, version, lease.get()]);
+            put_sized(buf, value);
+        }
+        (None, _) => {
             buf.push(DELETION);
             put_numbers(buf, &[mod_revision]);
         }
     }
+}
+
+pub(in crate::store) fn put_lease(buf: &mut Vec<u8>, row: &LeaseRow) {
+    let LeaseRow { lease, ttl_s, deadline, is_own } = *row;
+    buf.push(LEASE);
+    put_numbers(buf, &[lease.get(), ttl_s, deadline]);
+    buf.push(u8::from(is_own));
 }
 
 pub(in crate::store) fn put_idempotency(buf: &mut Vec<u8>, row: &Row) {
@@ -86,15 +99,38 @@ impl<'a> Reader<'a> {
             VALUE => {
                 let Some([mod_revision, create_revision, version]) = self.numbers() else { return Ok(None) };
                 let Some(value) = self.sized()? else { return Ok(None) };
-                Ok(Some(AnyRow::Version { mod_revision, create_revision, version, value: Some(value) }))
+                let numbers = Numbers { mod_revision, create_revision, version, lease: None };
+                Ok(Some(AnyRow::Version(numbers, Some(value))))
             }
+            LEASED_VALUE => {
+                let Some([mod_revision, create_revision, version, lease]) = self.numbers() else {
+                    return Ok(None);
+                };
+                let lease = Some(LeaseId::new(lease).ok_or("a version has a lease that no lease is called")?);
+                let Some(value) = self.sized()? else { return Ok(None) };
+                let numbers = Numbers { mod_revision, create_revision, version, lease };
+                Ok(Some(AnyRow::Version(numbers, Some(value))))
+            }
+            LEASE => self.lease(),
             DELETION => {
                 let Some([mod_revision]) = self.numbers() else { return Ok(None) };
-                Ok(Some(AnyRow::Version { mod_revision, create_revision: 0, version: 0, value: None }))
+                let numbers = Numbers { mod_revision, create_revision: 0, version: 0, lease: None };
+                Ok(Some(AnyRow::Version(numbers, None)))
             }
             IDEMPOTENCY => self.idempotency(),
             kind => Err(format!("unknown row kind {kind}")),
         }
+    }
+
+    fn lease(&mut self) -> Result<Option<AnyRow<'a>>, String> {
+        let Some([lease, ttl_s, deadline]) = self.numbers() else { return Ok(None) };
+        let Some([own]) = self.array() else { return Ok(None) };
+        let lease = LeaseId::new(lease).ok_or("a lease is called 0, or too great a number")?;
+        let is_own = match own {
+            0 | 1 => own == 1,
+            other => return Err(format!("a lease has {other} where 0 or 1 says whether it is a key's own")),
+        };
+        Ok(Some(AnyRow::Lease(LeaseRow { lease, ttl_s, deadline, is_own })))
     }
 
     fn idempotency(&mut self) -> Result<Option<AnyRow<'a>>, String> {

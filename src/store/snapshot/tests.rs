@@ -1,3 +1,5 @@
+use crate::store::snapshot::rows::{self, AnyRow};
+use crate::vocabulary::{LeaseId, PutLease};
 use std::collections::VecDeque;
 
 use proptest::prelude::*;
@@ -42,7 +44,7 @@ fn command(op: Op, idempotency: Option<&str>) -> Payload {
 }
 
 fn put(key: &str, value: &[u8]) -> Payload {
-    command(Op::Put { key: key.into(), value: value.into() }, None)
+    command(Op::put(key.into(), value.into()), None)
 }
 
 /// Applies `payload` as the next entry, a second after the last.
@@ -59,7 +61,7 @@ fn sample() -> Kv {
         next(&mut kv, &put(key, value.as_bytes()));
     }
     next(&mut kv, &command(Op::Delete { key: b"b".into() }, Some("retry-1")));
-    next(&mut kv, &command(Op::Put { key: vec![0, 255], value: vec![7; 40] }, Some("retry-2")));
+    next(&mut kv, &command(Op::put(vec![0, 255], vec![7; 40]), Some("retry-2")));
     next(&mut kv, &Payload::Membership(membership(2..5)));
     kv
 }
@@ -102,11 +104,11 @@ fn same(a: &Kv, b: &Kv) -> Result<(), TestCaseError> {
 
 fn any_payload() -> impl Strategy<Value = Payload> {
     let keys = (0..KEYS.len()).prop_map(|key| KEYS[key].into());
-    let values = "[a-c]{0,30}".prop_map(String::into_bytes);
+    let values = "[a-c]{0,30}|-?[0-9]{1,19}".prop_map(String::into_bytes);
     let ranges = "[ab]{0,2}".prop_map(|prefix| KeyRange::new(prefix.as_bytes(), b"", b""));
     let id = proptest::option::of("[p-t]");
     prop_oneof![
-        19 => (any_op(keys, values, ranges), id).prop_map(|(op, id)| command(op, id.as_deref())),
+        19 => (any_op(keys, values, ranges, any::<i64>()), id).prop_map(|(op, id)| command(op, id.as_deref())),
         1 => Just(Payload::Noop),
         1 => proptest::collection::btree_set(0u64..9, 0..4)
             .prop_map(|ids| Payload::Membership(membership(ids))),
@@ -119,6 +121,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
         retention_bytes: bytes,
         idempotency_window_s: window,
         idempotency_rows: rows,
+        idempotency_bytes: 10 * bytes,
     })
 }
 
@@ -358,7 +361,7 @@ fn load_of_a_later_version_names_the_program_and_is_not_passed_over() {
     // A field that only a later program knows.
     let mut json: serde_json::Value = serde_json::from_slice(&bytes[20..20 + json_len]).unwrap();
     json["meta"]["version"] = (PROTOCOL + 1).into();
-    json["leases"] = 1.into();
+    json["unheard_of"] = 1.into();
     let json = json.to_string();
     let mut unknown = bytes[..12].to_vec();
     unknown.extend_from_slice(&(json.len() as u32).to_le_bytes());
@@ -604,4 +607,71 @@ fn a_backup_is_read_from_anywhere() {
     assert!(verify_file(&path).unwrap_err().to_string().starts_with(path.to_str().unwrap()));
     std::fs::write(&path, "dkv").unwrap();
     assert!(load_file(&path).unwrap_err().to_string().contains("no whole snapshot"));
+}
+
+fn grant(kv: &mut Kv, number: u64) -> LeaseId {
+    let lease = LeaseId::new(number).unwrap();
+    next(kv, &command(Op::LeaseGrant { lease, ttl_s: 60, is_chosen: true }, None));
+    lease
+}
+
+#[test]
+fn load_refuses_a_state_whose_leases_are_others() {
+    let mut kv = sample();
+    let lease = grant(&mut kv, 0x0102_0304_0506_0708);
+    let key = b"leased".to_vec();
+    next(&mut kv, &command(Op::Put { key, value: b"v".to_vec(), lease: PutLease::Attach(lease) }, None));
+    let (mut view, mut bytes) = (kv.pin(), Vec::new());
+    while view.next_page(&kv, &mut bytes, 1_000) {}
+    let header = view.header().clone();
+    let build = |mut bytes: &[u8]| {
+        let mut builder = Kv::from_snapshot(header.clone());
+        while let Some((row, len)) = rows::decode(bytes)? {
+            match row {
+                AnyRow::Lease(row) => builder.push_lease(row)?,
+                AnyRow::Key(key) => builder.push_key(key)?,
+                AnyRow::Version(numbers, value) => builder.push_version(numbers, value)?,
+                AnyRow::Idempotency(row) => builder.push_idempotency(row)?,
+            }
+            bytes = &bytes[len..];
+        }
+        builder.finish()
+    };
+    // The first row: its kind, the lease, its time to live, its deadline, whether it is a key's own.
+    for (at, new, what) in [
+        (17, &[9][..], "state hash"),
+        (25, &[2], "where 0 or 1 says"),
+        (9, &[0; 8], "time to live of 0 s"),
+        (1, &[0; 8], "a lease is called 0"),
+        (1, &[7, 0, 0, 0, 0, 0, 0, 0], "which is not there"),
+    ] {
+        let mut changed = bytes.clone();
+        changed[at..at + new.len()].copy_from_slice(new);
+        let error = build(&changed).unwrap_err();
+        assert!(error.contains(what), "{what}: {error}");
+    }
+    let loaded = build(&bytes).unwrap();
+    assert_eq!(loaded.lease(lease), kv.lease(lease));
+    assert_eq!(loaded.lease_keys(lease, None).collect::<Vec<_>>(), [b"leased"]);
+}
+
+/// Nobody could renew while there was no cluster.
+#[test]
+fn rebase_gives_every_lease_its_whole_time_again() {
+    let mut kv = sample();
+    let lease = grant(&mut kv, 7);
+    (0..30).for_each(|_| next(&mut kv, &put("k", b"v")));
+    let before = kv.lease(lease).unwrap();
+    let Payload::Genesis(new) = genesis(kv.settings().clone()) else { unreachable!() };
+    kv.rebase(Rebase {
+        last: Position::new(1, 1),
+        genesis: Entry::new(Position::new(1, 1), 0, &Payload::Genesis(new.clone())),
+        membership: Arc::new(new.members),
+        membership_index: 1,
+        keeps_idempotency: false,
+        keeps_removed: false,
+    });
+    let after = kv.lease(lease).unwrap();
+    assert_eq!((after.deadline, after.ttl_s), (kv.cluster_time() + 60_000_000, 60));
+    assert_eq!(after.deadline, before.deadline + 30_000_000);
 }

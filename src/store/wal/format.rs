@@ -75,8 +75,8 @@ pub(super) struct BatchHeader {
     pub prev_crc: u32,
     /// CRC of everything after the header, the padding up to the block boundary included.
     pub body_crc: u32,
-    /// Whether a block of zeroes was written after the batch, because old bytes of a reused file may be there.
-    pub terminated: bool,
+    /// Whether bytes of an earlier life of a reused file may follow the batch.
+    pub reused: bool,
 }
 
 impl BatchHeader {
@@ -97,7 +97,7 @@ impl BatchHeader {
         put_u64(into, 56, self.length);
         put_u32(into, 64, self.prev_crc);
         put_u32(into, 68, self.body_crc);
-        put_u32(into, 72, u32::from(self.terminated));
+        put_u32(into, 72, u32::from(self.reused));
         let crc = crc32c::crc32c(&into[..76]);
         put_u32(into, 76, crc);
         crc
@@ -119,7 +119,7 @@ impl BatchHeader {
             1 => Some(MemberId(u64_at(bytes, 40))),
             _ => return None,
         };
-        let terminated = match u32_at(bytes, 72) {
+        let reused = match u32_at(bytes, 72) {
             0 => false,
             1 => true,
             _ => return None,
@@ -133,7 +133,7 @@ impl BatchHeader {
             length: u64_at(bytes, 56),
             prev_crc: u32_at(bytes, 64),
             body_crc: u32_at(bytes, 68),
-            terminated,
+            reused,
         };
         let first_record = records_at(block == 0) as u64;
         (header.length >= first_record && header.synced_through <= block).then_some((header, crc))
@@ -352,7 +352,7 @@ mod tests {
             length,
             prev_crc,
             body_crc,
-            terminated: !first,
+            reused: !first,
         }
     }
 

@@ -2,8 +2,9 @@
 //!
 //! The verdict at the first place without an undamaged batch, block `b` of segment `s`:
 //!
-//! - `s` ends there if the rest is zero. It also ends there if only `b` is zero, the batch before it says that a block
-//!   of zeroes was written after it, and no header of `s` follows: then the rest is old content of a reused file.
+//! - `s` ends there if the rest is zero. In a reused file it also ends there if neither `b` nor a block after it has a
+//!   header of `s`: then the rest is content of an earlier life of the file, and every header in it has another nonce.
+//!   (The first block of such a file is zeroed before it becomes a segment, so there `b` must be zero.)
 //! - `s` has a successor: everything in it was synced before the successor got its name. If `s` ends at `b`, the
 //!   successor's chain confirms it; anything else is corruption.
 //! - a header after `b` says that more than `b` blocks were synced when it was written: corruption.
@@ -131,7 +132,7 @@ pub(super) struct Torn {
 /// The content after the batches of a segment.
 enum Rest {
     Zero,
-    /// One or more blocks of zeroes, then old content of a reused file.
+    /// Content of an earlier life of a reused file.
     Stale,
     Torn(Torn),
 }
@@ -327,7 +328,7 @@ impl SegmentBytes<'_> {
             replay.chain = crc;
             replay.batches += 1;
             synced_through = header.synced_through;
-            may_be_stale = header.terminated;
+            may_be_stale = header.reused;
             replay.synced_mark.block = synced_through;
             block += header.blocks();
         }
@@ -443,9 +444,10 @@ impl SegmentBytes<'_> {
         let rest = &self.bytes[from..];
         let Some(last_byte) = rest.iter().rposition(|&b| b != 0) else { return Ok(Rest::Zero) };
         let end_block = ((from + last_byte) / BLOCK_BYTES + 1) as u64;
-        let headers = || (block + 1..end_block).filter_map(|at| self.header_at(at));
-        let is_terminated = rest[..BLOCK_BYTES].iter().all(|&b| b == 0);
-        if may_be_stale && is_terminated && headers().next().is_none() {
+        let headers = || (block..end_block).filter_map(|at| self.header_at(at));
+        // The first block of a reused file was zeroed.
+        let may_be_stale = may_be_stale && (block > 0 || self.bytes[..BLOCK_BYTES].iter().all(|&b| b == 0));
+        if may_be_stale && headers().next().is_none() {
             return Ok(Rest::Stale);
         }
         if !is_last {

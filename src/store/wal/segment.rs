@@ -34,8 +34,7 @@ pub(super) struct Current {
     pub next_block: u64,
     /// Blocks that are synced: at most `next_block`.
     pub synced_blocks: u64,
-    /// Whether old bytes of a reused file are after `next_block`. Then every batch is written together with a block
-    /// of zeroes after it.
+    /// Whether bytes of an earlier life of the file may be after `next_block`. Every batch says so.
     pub is_reused: bool,
 }
 

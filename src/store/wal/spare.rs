@@ -104,7 +104,7 @@ impl Slot {
 ///
 /// A retired segment leaves the log by a rename to a spare's name or by its removal. This happens one segment at a
 /// time, the oldest first, with a sync of the directory before the next one: after any crash the log has no gap. In a
-/// reused file only the first block is zeroed; `terminated` in a batch header shows that old content may follow.
+/// reused file only the first block is zeroed; `reused` in a batch header shows that old content may follow.
 ///
 /// Waking: after a write or a cut the log writer asks [`Wal::spare_is_due`](super::Wal::spare_is_due) and wakes the
 /// housekeeper when it returns `true`; the housekeeper then calls [`SparePreparer::step`] until there is nothing more

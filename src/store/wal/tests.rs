@@ -673,19 +673,27 @@ fn a_torn_end_in_a_reused_segment_is_cut_off_and_rot_is_refused() {
     let open = |sim: &SimDisk| open_after(&sim.restart(Loss::Nothing), snapshot, 1);
     let whole = open(&sim.fork()).unwrap().1;
     assert_eq!((whole.entries.len(), whole.warnings.len()), (3, 0));
-    // Block 0 and 1 hold the first batch, 2 and 3 the others, 4 is zero, the rest stale.
+    // Block 0 and 1 hold the first batch, 2 and 3 the others, the rest is of the file's earlier life.
     let bytes = sim.contents(&name).unwrap();
-    assert!(bytes[4 * 4096..5 * 4096].iter().all(|&b| b == 0) && bytes[5 * 4096..].iter().any(|&b| b != 0));
-    for (at, entries) in [(3 * 4096 + 300, 2), (4 * 4096 + 9, 3)] {
-        let torn = sim.fork();
-        torn.flip(&name, at, 1);
-        let (mut wal, recovered) = open(&torn).unwrap();
-        assert_eq!((recovered.entries.len(), recovered.warnings.len()), (entries, 1));
-        let next = snapshot + entries as u64 + 1;
-        wal.write(&[super::tests::entries(next..=next, 1)]).unwrap();
-        let bytes = torn.contents(&name).unwrap();
-        assert!(bytes[7 * 4096..].iter().all(|&b| b == 0), "nothing of it is ever read again");
-        assert_eq!(open(&torn).unwrap().1.entries.len(), entries + 1);
+    assert!(bytes[4 * 4096..5 * 4096].iter().any(|&b| b != 0), "there is an earlier life");
+    let torn = sim.fork();
+    torn.flip(&name, 3 * 4096 + 300, 1);
+    let (mut after, recovered) = open(&torn).unwrap();
+    assert_eq!((recovered.entries.len(), recovered.warnings.len()), (2, 1));
+    after.write(&[entries(snapshot + 3..=snapshot + 3, 1)]).unwrap();
+    let bytes = torn.contents(&name).unwrap();
+    assert!(bytes[7 * 4096..].iter().all(|&b| b == 0), "nothing of it is ever read again");
+    assert_eq!(open(&torn).unwrap().1.entries.len(), 3);
+    // A write without its header, and any other bytes, are no more than an earlier life.
+    for at in [3 * 4096 + 9, 4 * 4096 + 9] {
+        let lost = sim.fork();
+        lost.flip(&name, at, 1);
+        let (mut after, recovered) = open(&lost).unwrap();
+        let kept = if at < 4 * 4096 { 2 } else { 3 };
+        assert_eq!((recovered.entries.len(), recovered.warnings.len()), (kept, 0));
+        let next = snapshot + kept as u64 + 1;
+        after.write(&[entries(next..=next, 1)]).unwrap();
+        assert_eq!(open(&lost).unwrap().1.entries.len(), kept + 1);
     }
     wal.seal().unwrap();
     let rotten = sim.fork();

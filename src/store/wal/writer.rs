@@ -296,7 +296,6 @@ impl Wal {
         }
         let current = &self.current;
         let blocks = format::batch_bytes(current.next_block == 0, record_bytes) / BLOCK_BYTES as u64;
-        let terminated = current.is_reused && current.next_block + blocks < current.blocks;
         let segment = (current.next_block == 0).then(|| SegmentHeader {
             ids: self.ids,
             sequence: current.name.sequence,
@@ -315,12 +314,9 @@ impl Wal {
             length: 0,
             prev_crc: self.chain,
             body_crc: 0,
-            terminated,
+            reused: current.is_reused,
         };
         self.chain = format::encode_batch(&mut self.buf, &header, segment.as_ref(), ops);
-        if terminated {
-            self.buf.resize(self.buf.len() + BLOCK_BYTES, 0);
-        }
         let at = current.next_block * BLOCK_BYTES as u64;
         current
             .file

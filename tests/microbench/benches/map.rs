@@ -1,10 +1,11 @@
-//! The map: puts to new keys and to old ones and gets among 100,000 keys, and the deletion of a range.
+//! The map: puts to new keys and to old ones and gets among 100,000 keys, the deletion of a range, and a transaction.
 
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use dkv::raft::{Entry, Payload, Position, Settings};
 use dkv::store::{Command, KeyRange, Kv, Op};
+use dkv::vocabulary::{Txn, TxnOp};
 use dkv_microbench::put;
 
 const KEYS: u64 = 100_000;
@@ -67,5 +68,26 @@ fn delete_range(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, map, delete_range);
+/// A transaction of as many puts as one list has by default, to old keys.
+fn txn(c: &mut Criterion) {
+    const PUTS: u64 = 128;
+    let mut kv = filled(KEYS);
+    let mut index = KEYS;
+    c.bench_function("map/txn/128-puts", |b| {
+        let next = || {
+            index += 1;
+            let first = index * 104_729 % (KEYS - PUTS);
+            let puts = (first..first + PUTS).map(|number| match put(number).op {
+                Op::Put { key, value, lease } => TxnOp::Put { key, value: Some(value), lease, prev: false },
+                other => unreachable!("a put is a put: {other:?}"),
+            });
+            let txn = Txn { then: puts.collect(), ..Txn::default() };
+            let payload = Payload::Command(Command { op: Op::Txn { txn }, ..put(1) }.encode());
+            Entry::new(Position::new(index, 1), index, &payload)
+        };
+        b.iter_batched(next, |entry| kv.apply(&entry), BatchSize::PerIteration);
+    });
+}
+
+criterion_group!(benches, map, delete_range, txn);
 criterion_main!(benches);

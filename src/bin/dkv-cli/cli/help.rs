@@ -11,8 +11,11 @@ pub(super) const MAIN_HELP: &str = concat!(
     heading!("Examples:"),
     "  dkv-cli set greeting hello           store a value
   dkv-cli get greeting                 print it
+  dkv-cli add visits 1                 count
   dkv-cli list                         print every key with its value
   dkv-cli delete greeting              remove it
+  dkv-cli txn --if 'a = 1' --put a=2 --put b=2
+                                       several keys as one step
   dkv-cli status                       see how the nodes are
   dkv-cli member list                  and who they are
   dkv-cli snapshot save dkv.backup     back everything up
@@ -50,8 +53,21 @@ pub(super) const SET_HELP: &str = concat!(
   dkv-cli set lock me --if-absent      only one of many will get it
   dkv-cli set count 8 --if-revision 41
                                        only if nobody wrote it since
+  dkv-cli set count 8 --if-version 3   only if that was its third value
 
   Revisions are what `dkv-cli get -o json` calls mod_revision."
+);
+
+pub(super) const ADD_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli add visits                   one more
+  dkv-cli add stock/apples -12         twelve less
+  dkv-cli add visits 0                 look at it, as a write: one more version
+  dkv-cli add tickets --if-version 41  only if it was changed 41 times
+  dkv-cli set visits 0                 begin again
+
+  A value that is no integer, and a sum beyond 64 bits, are refused with the
+  exit code 1; nothing is changed."
 );
 
 pub(super) const GET_HELP: &str = concat!(
@@ -84,6 +100,29 @@ pub(super) const DELETE_HELP: &str = concat!(
   may hold (retention_bytes), is refused: delete it in parts."
 );
 
+pub(super) const HISTORY_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli history app/color            every version that is kept
+  dkv-cli history app/color --limit 1  the newest one
+  dkv-cli get app/color --revision 41  the value at a revision
+  dkv-cli history app/color -o json | jq -r '.versions[].revision'
+
+  Values are printed as by `dkv-cli list`. `floor` in the JSON says how far back
+  the history is complete."
+);
+
+pub(super) const LEASE_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  lease=$(dkv-cli lease grant 15)
+  dkv-cli set service/a 10.0.0.7:80 --lease $lease
+  dkv-cli lease keep $lease &           renews it until it is killed
+  dkv-cli set session/7 anna --ttl 30   a key with a lease of its own
+  dkv-cli lease list
+
+  When the time of a lease is over, all its keys go at one revision. A lease
+  lives at least its time to live, counted from when a renewal was sent."
+);
+
 pub(super) const LIST_HELP: &str = concat!(
     heading!("Examples:"),
     "  dkv-cli list                         every key
@@ -92,11 +131,45 @@ pub(super) const LIST_HELP: &str = concat!(
   dkv-cli list --prefix logs/ --order desc --limit 1
                                        the last one
   dkv-cli list --revision 41           what there was then
+  dkv-cli ls app/ --separator /        what lies in app/, and not below that
+  dkv-cli ls --sort mod_revision --order desc --limit 5
+                                       what was written last
+  dkv-cli ls --min-mod-revision 41     what was written since
   dkv-cli list -o json | jq -r '.kvs[].key'
 
   A tab, a newline, any other unprintable byte is printed as \\x09, \\x0a, \\xNN,
   and a backslash as \\\\, so that a line is always one key. `-o json` prints one
   document; `cursor` in it says that --limit has left keys out."
+);
+
+pub(super) const TXN_USAGE: &str = "dkv-cli txn [OPTIONS] < TRANSACTION.json
+       dkv-cli txn [--if CONDITION]... [--put KEY=VALUE]... [--delete KEY]...
+           [--get KEY]... [--list PREFIX]... [--else-put KEY=VALUE]...";
+
+pub(super) const TXN_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli txn --if 'job absent' --put job=me --else-get job
+  dkv-cli txn --if 'a = 5' --if 'b = 0' --put a=4 --put b=1
+  dkv-cli txn --if 'config version 3' --put config=new --get config
+  dkv-cli txn --get a --get b            both at one revision
+  echo '{\"then\":[{\"get\":{\"key\":\"a b\"}}]}' | dkv-cli txn -o json
+
+",
+    heading!("Conditions:"),
+    "  KEY exists                  KEY = VALUE          KEY version N
+  KEY absent                  KEY != VALUE         KEY version > N
+  KEY mod_revision N          KEY < VALUE          KEY create_revision < N
+
+  One space stands between the words; the value goes to the end of the text. The
+  operators are = != < >. All conditions must hold, and they look at the store
+  as it was before. What does not exist has 0 as its numbers and no value. Keys
+  with a space, prefixes and ranges are for the JSON.
+
+",
+    heading!("Exit codes:"),
+    "  0  all conditions hold, and the steps are done
+  1  a condition does not hold; what --else options name is done
+  2  refused; nothing was changed"
 );
 
 pub(super) const STATUS_HELP: &str = concat!(
@@ -256,7 +329,7 @@ pub(super) const VERIFY_HELP: &str = concat!(
     heading!("Exit codes:"),
     "  0  linearizable
   3  nothing was done: nothing served
-  5  not linearizable: report it, with the history
+  5  not linearizable, or a lease ended early: report it, with the history
   6  undecided: the check was given up; try fewer clients or more keys"
 );
 

@@ -1,25 +1,33 @@
 //! The command line: what can be written, and the help that says so. The man pages are made from it too.
 
 mod help;
+mod lease;
 mod member;
 mod options;
 mod snapshot;
+pub mod txn;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
+use dkv::vocabulary::{LeaseId, MAX_TTL_S};
 
 use help::{
-    COMPLETION_HELP, DELETE_HELP, DELETE_USAGE, EXPORT_HELP, GET_HELP, IMPORT_HELP, LIST_HELP, MAIN_HELP,
-    MEMBER_HELP, SET_HELP, SNAPSHOT_HELP, STATUS_HELP, TRANSFER_HELP, VERIFY_HELP,
+    ADD_HELP, COMPLETION_HELP, DELETE_HELP, DELETE_USAGE, EXPORT_HELP, GET_HELP, HISTORY_HELP, IMPORT_HELP,
+    LEASE_HELP, LIST_HELP, MAIN_HELP, MEMBER_HELP, SET_HELP, SNAPSHOT_HELP, STATUS_HELP, TRANSFER_HELP,
+    TXN_HELP, TXN_USAGE, VERIFY_HELP,
 };
 use options::{cluster_id, seconds};
 
+pub use lease::Lease;
 pub use member::Member;
-pub use options::{Format, Order, Prefix, Read, SetCondition, Shell, Write};
+pub use options::{
+    Format, Order, Prefix, Read, RevisionFilters, SetCondition, Shell, Sort, Write, condition_of,
+};
 pub use snapshot::Snapshot;
+pub use txn::Steps;
 
 /// The nodes of `make cluster`.
 const DEFAULT_ENDPOINTS: &str = "127.0.0.1:8081,127.0.0.1:8082,127.0.0.1:8083,127.0.0.1:8084,127.0.0.1:8085";
@@ -128,6 +136,34 @@ pub enum Command {
         /// The value; `-`, or nothing, takes it from standard input, byte for byte. An empty value is ''.
         #[arg(allow_negative_numbers = true, value_hint = ValueHint::Other)]
         value: Option<OsString>,
+        /// The key goes when this lease ends.
+        #[arg(long, value_name = "ID", value_hint = ValueHint::Other, conflicts_with = "ttl")]
+        lease: Option<LeaseId>,
+        /// The key goes after so many seconds, unless it is set again.
+        #[arg(long, value_name = "SECONDS", value_hint = ValueHint::Other, value_parser = clap::value_parser!(u64).range(1..=MAX_TTL_S))]
+        ttl: Option<u64>,
+        /// Print the value that was there before, instead of OK.
+        #[arg(long, conflicts_with_all = ["lease", "ttl"])]
+        prev: bool,
+        /// Conditions.
+        #[command(flatten)]
+        condition: SetCondition,
+        /// How the write is named.
+        #[command(flatten)]
+        write: Write,
+    },
+    /// Add a number to a counter; prints the sum.
+    ///
+    /// A counter is a key whose value is an integer; one that is not there is 0. Additions of many clients at once are all
+    /// in the sum.
+    #[command(after_long_help = ADD_HELP)]
+    Add {
+        /// The key.
+        #[arg(value_hint = ValueHint::Other)]
+        key: OsString,
+        /// What to add; less than 0 takes away.
+        #[arg(value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_hint = ValueHint::Other, value_parser = clap::value_parser!(i64).range(-i64::MAX..))]
+        amount: i64,
         /// Conditions.
         #[command(flatten)]
         condition: SetCondition,
@@ -160,8 +196,14 @@ pub enum Command {
         #[command(flatten)]
         range: Range,
         /// Only if the key's modification revision is N.
-        #[arg(long, value_name = "N", value_hint = ValueHint::Other, conflicts_with_all = ["prefix", "start", "end", "all"])]
+        #[arg(long, value_name = "N", value_hint = ValueHint::Other, conflicts_with_all = ["prefix", "start", "end", "all", "if_version"])]
         if_revision: Option<u64>,
+        /// Only if the key's version is N.
+        #[arg(long, value_name = "N", value_hint = ValueHint::Other, conflicts_with_all = ["prefix", "start", "end", "all"])]
+        if_version: Option<u64>,
+        /// Print what was removed, instead of OK: the value of the key, or the keys of the range with their values.
+        #[arg(long)]
+        prev: bool,
         /// How the write is named.
         #[command(flatten)]
         write: Write,
@@ -169,7 +211,7 @@ pub enum Command {
     /// Print keys with their values, one per line, a tab between them.
     ///
     /// In the order of the keys' bytes. All lines show the store at one and the same revision, however many there are.
-    #[command(after_long_help = LIST_HELP)]
+    #[command(after_long_help = LIST_HELP, visible_alias = "ls")]
     List {
         /// Which keys.
         #[command(flatten)]
@@ -183,9 +225,55 @@ pub enum Command {
         /// The first key first, or the last.
         #[arg(long, value_enum, value_name = "ORDER", default_value_t = Order::Asc)]
         order: Order,
+        /// By what; every order but that of the keys shows at most 10,000 keys.
+        #[arg(long, value_enum, value_name = "FIELD", default_value_t = Sort::Key)]
+        sort: Sort,
+        /// Print what keys share up to the next separator after the prefix once.
+        #[arg(long, value_name = "TEXT", value_hint = ValueHint::Other, conflicts_with = "sort")]
+        separator: Option<OsString>,
+        /// Which revisions.
+        #[command(flatten)]
+        filters: RevisionFilters,
         /// When it is read.
         #[command(flatten)]
         read: Read,
+    },
+    /// Print the versions of a key, the newest first.
+    ///
+    /// A line for each: the revision, then put or delete; for a put also the version and the value, a tab between them.
+    /// As far back as the store keeps history; nothing for a key of which there is no trace.
+    #[command(after_long_help = HISTORY_HELP)]
+    History {
+        /// The key.
+        #[arg(value_hint = ValueHint::Other)]
+        key: OsString,
+        /// Print at most N versions.
+        #[arg(long, value_name = "N", value_hint = ValueHint::Other, value_parser = clap::value_parser!(u64).range(1..))]
+        limit: Option<u64>,
+        /// Take what the asked node has at once, which may be old.
+        #[arg(long)]
+        stale: bool,
+    },
+    /// Keys that go by themselves: begin, renew, end and show leases.
+    #[command(after_long_help = LEASE_HELP)]
+    Lease {
+        /// What to do.
+        #[command(subcommand)]
+        command: Lease,
+    },
+    /// Compare, read and write several keys as one step.
+    ///
+    /// All of it at one revision, or nothing. Without an option that names a condition or a step the transaction comes
+    /// as JSON from standard input, in the form of `POST /v1/txn`. When a condition does not hold, what the --else
+    /// options name is done, and the exit code is 1.
+    #[command(after_long_help = TXN_HELP, override_usage = TXN_USAGE)]
+    Txn {
+        /// Conditions and steps.
+        #[command(flatten)]
+        steps: Steps,
+        /// How the write is named.
+        #[command(flatten)]
+        write: Write,
     },
     /// Show each node: role, term, commit, applied, lag, reachable.
     #[command(after_long_help = STATUS_HELP)]

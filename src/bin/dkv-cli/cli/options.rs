@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 use dkv::api::is_cluster_id;
+use dkv::client::{self, Condition};
 
 /// The form of the output.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -22,6 +23,51 @@ pub enum Order {
     Asc,
     /// By descending key.
     Desc,
+}
+
+/// By what a list is sorted.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Sort {
+    /// By the keys' bytes.
+    Key,
+    /// By the revision that created the key.
+    CreateRevision,
+    /// By the revision of the last write.
+    ModRevision,
+    /// By how often the key was written.
+    Version,
+    /// By the values' bytes.
+    Value,
+}
+
+impl From<Sort> for client::Sort {
+    fn from(sort: Sort) -> client::Sort {
+        match sort {
+            Sort::Key => client::Sort::Key,
+            Sort::CreateRevision => client::Sort::CreateRevision,
+            Sort::ModRevision => client::Sort::ModRevision,
+            Sort::Version => client::Sort::Version,
+            Sort::Value => client::Sort::Value,
+        }
+    }
+}
+
+/// Which revisions the keys of a list may have.
+#[derive(Args)]
+pub struct RevisionFilters {
+    /// Only keys last written at revision N or later.
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
+    pub min_mod_revision: Option<u64>,
+    /// Only keys last written at revision N or before.
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
+    pub max_mod_revision: Option<u64>,
+    /// Only keys created at revision N or later.
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
+    pub min_create_revision: Option<u64>,
+    /// Only keys created at revision N or before.
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other)]
+    pub max_create_revision: Option<u64>,
 }
 
 /// Shells whose completion can be made.
@@ -62,11 +108,27 @@ pub struct Read {
 #[derive(Args)]
 pub struct SetCondition {
     /// Only if the key's modification revision is N.
-    #[arg(long, value_name = "N", value_hint = ValueHint::Other, conflicts_with = "if_absent")]
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other, conflicts_with_all = ["if_absent", "if_version"])]
     pub if_revision: Option<u64>,
+    /// Only if the key's version is N; 0: only if there is no such key.
+    #[arg(long, value_name = "N", value_hint = ValueHint::Other, conflicts_with = "if_absent")]
+    pub if_version: Option<u64>,
     /// Only if there is no such key.
     #[arg(long)]
     pub if_absent: bool,
+}
+
+impl SetCondition {
+    /// The condition; clap lets one of the options through.
+    pub fn condition(&self) -> Option<Condition> {
+        let absent = self.if_absent.then_some(Condition::Absent);
+        condition_of(self.if_revision, self.if_version).or(absent)
+    }
+}
+
+/// The condition that one of these numbers names.
+pub fn condition_of(if_revision: Option<u64>, if_version: Option<u64>) -> Option<Condition> {
+    if_revision.map(Condition::ModRevision).or(if_version.map(Condition::Version))
 }
 
 /// How a write is made.
