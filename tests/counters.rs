@@ -1,7 +1,6 @@
 //! Counters, versions and shaped lists on real nodes: the example, the commands, and what is remembered under an idempotency
 //! key.
 
-use std::process::Command;
 use std::time::Duration;
 
 #[path = "support/cluster.rs"]
@@ -13,14 +12,6 @@ mod counter;
 
 use cluster::Cluster;
 use dkv::client::{Client, ClientError, Condition, WriteOptions};
-
-/// The exit code, and everything that was printed.
-fn said(cluster: &Cluster, args: &[&str]) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dkv-cli"));
-    let output = command.env("DKV_ENDPOINTS", cluster.http_addr(0)).args(args).output().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(text).unwrap())
-}
 
 #[test]
 fn the_example_counts_every_addition_once() {
@@ -99,7 +90,7 @@ fn the_client_counts_under_conditions() {
 #[test]
 fn add_prints_the_sum_and_says_why_not() {
     let cluster = Cluster::start(1);
-    let one = |args: &[&str]| said(&cluster, args);
+    let one = |args: &[&str]| cluster.cli(args);
     assert_eq!(one(&["add", "n"]), (Some(0), "1\n".to_owned()));
     assert_eq!(one(&["add", "n", "-42"]), (Some(0), "-41\n".to_owned()));
     assert_eq!(one(&["get", "n"]), (Some(0), "-41".to_owned()));
@@ -122,7 +113,7 @@ fn add_prints_the_sum_and_says_why_not() {
 #[test]
 fn ls_shows_folders_and_sorts() {
     let cluster = Cluster::start(1);
-    let run = |args: &[&str]| said(&cluster, args);
+    let run = |args: &[&str]| cluster.cli(args);
     for key in ["a", "app/1", "app/db/host", "app/db/port", "b"] {
         assert_eq!(run(&["set", key, "v"]).0, Some(0));
     }

@@ -1,7 +1,8 @@
 //! Leases on real nodes: keys that go, renewals that share entries of the log, leaders that die, and the library's lease
 //! that renews itself.
 
-use std::process::Command;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -223,46 +224,69 @@ fn the_example_stays_registered_while_it_lives() {
     assert_eq!(cluster.get(2, "service/a").unwrap().status, 404);
 }
 
-fn said(cluster: &Cluster, args: &[&str]) -> (Option<i32>, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dkv-cli"));
-    let output = command.env("DKV_ENDPOINTS", cluster.http_addr(0)).args(args).output().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8(text).unwrap())
-}
-
 #[test]
 fn dkv_cli_grants_shows_renews_and_revokes() {
     let cluster = Cluster::start(1);
-    let (code, id) = said(&cluster, &["lease", "grant", "600"]);
+    let (code, id) = cluster.cli(&["lease", "grant", "600"]);
     let id = id.trim().to_owned();
     assert_eq!((code, id.len()), (Some(0), 16));
-    assert_eq!(said(&cluster, &["lease", "grant", "600", "--id", &id]).0, Some(1), "it is there already");
-    assert_eq!(said(&cluster, &["set", "a", "1", "--lease", &id]), (Some(0), "OK\n".to_owned()));
-    assert_eq!(said(&cluster, &["set", "b", "1", "--ttl", "600"]).0, Some(0));
-    let (_, shown) = said(&cluster, &["lease", "show", &id]);
+    assert_eq!(cluster.cli(&["lease", "grant", "600", "--id", &id]).0, Some(1), "it is there already");
+    assert_eq!(cluster.cli(&["set", "a", "1", "--lease", &id]), (Some(0), "OK\n".to_owned()));
+    assert_eq!(cluster.cli(&["set", "b", "1", "--ttl", "600"]).0, Some(0));
+    let (_, shown) = cluster.cli(&["lease", "show", &id]);
     assert!(
         shown.starts_with(&format!("{id}\t600 s\t5")) && shown.ends_with(" s left\t1 key\n\ta\n"),
         "{shown:?}"
     );
-    let (_, list) = said(&cluster, &["lease", "list"]);
+    let (_, list) = cluster.cli(&["lease", "list"]);
     assert!(list.lines().count() == 2 && list.contains("\town\n"), "{list}");
-    let (_, json) = said(&cluster, &["lease", "list", "-o", "json"]);
+    let (_, json) = cluster.cli(&["lease", "list", "-o", "json"]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["leases"].as_array().unwrap().len(), 2);
-    assert_eq!(said(&cluster, &["lease", "renew", &id]), (Some(0), format!("{id} lives for 600 s\n")));
-    assert_eq!(
-        said(&cluster, &["lease", "revoke", &id]),
-        (Some(0), format!("{id} is revoked, 1 key gone\n"))
-    );
+    assert_eq!(cluster.cli(&["lease", "renew", &id]), (Some(0), format!("{id} lives for 600 s\n")));
+    assert_eq!(cluster.cli(&["lease", "revoke", &id]), (Some(0), format!("{id} is revoked, 1 key gone\n")));
     for command in ["renew", "revoke", "show", "keep"] {
-        assert_eq!(said(&cluster, &["lease", command, &id]).0, Some(1), "{command}");
+        assert_eq!(cluster.cli(&["lease", command, &id]).0, Some(1), "{command}");
     }
     for bad in [
         &["lease", "grant", "0"][..],
         &["lease", "renew", "xyz"],
         &["set", "a", "1", "--lease", "1", "--ttl", "2"],
     ] {
-        assert_eq!(said(&cluster, bad).0, Some(2), "{bad:?}");
+        assert_eq!(cluster.cli(bad).0, Some(2), "{bad:?}");
     }
-    assert_eq!(said(&cluster, &["set", "a", "1", "--lease", &id]).0, Some(1));
+    assert_eq!(cluster.cli(&["set", "a", "1", "--lease", &id]).0, Some(1));
+}
+
+/// A lease outlives a cluster that cannot be reached for a while, and so does the command that keeps it.
+#[test]
+fn dkv_cli_keeps_a_lease_past_a_node_that_is_gone_for_a_while() {
+    let mut cluster = Cluster::start(1);
+    let id = grant(&cluster, 0, 6);
+    let mut keeper = Command::new(env!("CARGO_BIN_EXE_dkv-cli"))
+        .env("DKV_ENDPOINTS", cluster.http_addr(0))
+        .args(["--timeout", "0.2", "lease", "keep", &id])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("dkv-cli starts");
+    let left = |cluster: &Cluster| {
+        let answer = cluster.request(0, "GET", &format!("/v1/leases/{id}"), &[], b"").ok()?;
+        answer.json()["remaining_ms"].as_u64()
+    };
+    wait_for("its time to pass", || left(&cluster).filter(|&ms| ms < 4_500).map(drop));
+    wait_for("a renewal", || left(&cluster).filter(|&ms| ms > 5_000).map(drop));
+    cluster.kill(0);
+    let mut said = BufReader::new(keeper.stderr.take().expect("a pipe"));
+    let mut line = String::new();
+    said.read_line(&mut line).expect("it says that it is not renewed");
+    assert!(line.starts_with("not renewed, trying again: "), "{line}");
+    cluster.spawn(0);
+    cluster.wait_for_leader();
+    std::thread::sleep(Duration::from_secs(7));
+    assert!(left(&cluster).is_some(), "its time has passed, and it was kept");
+    let revoked = cluster.request(0, "DELETE", &format!("/v1/leases/{id}"), &[], b"").unwrap();
+    assert_eq!(revoked.status, 200, "{}", revoked.text());
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).expect("text");
+    assert_eq!(keeper.wait().expect("it ends").code(), Some(1), "{rest}");
 }

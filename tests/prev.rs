@@ -1,12 +1,10 @@
 //! Writes that show what was there before.
 
-use std::process::Command;
-
 #[path = "support/cluster.rs"]
 #[allow(dead_code)]
 mod cluster;
 
-use cluster::{Answer, Cluster};
+use cluster::{Answer, Cluster, Setup};
 use serde_json::json;
 
 fn ask(
@@ -55,8 +53,13 @@ fn writes_show_the_record_that_they_replace_or_remove() {
 /// As without `prev`, to the last field.
 #[test]
 fn conditions_of_writes_that_show_what_was_there_hold_as_without() {
-    let cluster = Cluster::start(1);
+    let extra = "max_value_bytes: 2000000\n".to_owned();
+    let mut cluster = Cluster::prepare(1, &Setup { extra, ..Setup::default() });
+    cluster.spawn(0);
+    cluster.wait_for_leader();
     cluster.put(0, "a", "1").unwrap();
+    // More than an answer of a transaction may have.
+    cluster.put(0, "large", &"v".repeat(1_900_000)).unwrap();
     let at = cluster.get(0, "a").unwrap().header("ETag").unwrap().to_owned();
     for (header, value) in [
         ("If-None-Match", "*"),
@@ -65,11 +68,11 @@ fn conditions_of_writes_that_show_what_was_there_hold_as_without() {
         ("If-Version", "2"),
         ("If-Version", "0"),
     ] {
-        for (method, body) in [("PUT", "x"), ("DELETE", "")] {
-            let [with, without] = ["/v1/kv/a?prev=true", "/v1/kv/a"]
-                .map(|target| ask(&cluster, 0, method, target, &[(header, value)], body));
-            assert_eq!(with.status, 412, "{method} {header}: {value}: {}", with.text());
-            assert_eq!(with.json(), without.json(), "{method} {header}: {value}");
+        for (method, key) in [("PUT", "a"), ("DELETE", "a"), ("PUT", "large"), ("DELETE", "large")] {
+            let [with, without] = ["?prev=true", ""]
+                .map(|how| ask(&cluster, 0, method, &format!("/v1/kv/{key}{how}"), &[(header, value)], ""));
+            assert_eq!(with.status, 412, "{method} {key} {header}: {value}: {}", with.text());
+            assert_eq!(with.json(), without.json(), "{method} {key} {header}: {value}");
         }
     }
     for (method, header, value) in
@@ -84,6 +87,44 @@ fn conditions_of_writes_that_show_what_was_there_hold_as_without() {
     assert_eq!(put["prev"]["value"], "1");
     let leased = ask(&cluster, 0, "PUT", "/v1/kv/a?prev=true", &[("If-Version", "2")], "3").json();
     assert!(leased["prev"]["lease"].is_string(), "{leased}");
+}
+
+/// The metric tells what clients were told, however their writes are made.
+#[test]
+fn a_condition_that_does_not_hold_is_counted_as_such_with_prev_and_in_a_transaction() {
+    let cluster = Cluster::start(1);
+    cluster.put(0, "a", "1").unwrap();
+    let counted = |outcome: &str| {
+        let name = format!("dkv_writes_total{{outcome=\"{outcome}\"}} ");
+        let text = cluster.request(0, "GET", "/metrics", &[], b"").unwrap().text();
+        text.lines().find_map(|line| line.strip_prefix(&name)?.parse::<u64>().ok()).expect("the metric")
+    };
+    let writes: [(&str, &str, &[_], &str, [u64; 2]); 6] = [
+        ("PUT", "/v1/kv/a", &[("If-Match", "\"99\"")], "x", [0, 1]),
+        ("PUT", "/v1/kv/a?prev=true", &[("If-Match", "\"99\"")], "x", [0, 1]),
+        ("DELETE", "/v1/kv/a?prev=true", &[("If-None-Match", "*")], "", [0, 1]),
+        (
+            "POST",
+            "/v1/txn",
+            &[],
+            r#"{"if":[{"key":"a","version":9}],"then":[{"put":{"key":"a","value":"x"}}]}"#,
+            [0, 1],
+        ),
+        (
+            "POST",
+            "/v1/txn",
+            &[],
+            r#"{"if":[{"key":"a","version":9}],"else":[{"put":{"key":"b","value":"x"}}]}"#,
+            [1, 0],
+        ),
+        ("PUT", "/v1/kv/a?prev=true", &[("If-Version", "1")], "x", [1, 0]),
+    ];
+    for (method, target, headers, body, more) in writes {
+        let before = [counted("done"), counted("precondition_failed")];
+        ask(&cluster, 0, method, target, headers, body);
+        let after = [counted("done"), counted("precondition_failed")];
+        assert_eq!([after[0] - before[0], after[1] - before[1]], more, "{method} {target} {body}");
+    }
 }
 
 #[test]
@@ -141,14 +182,10 @@ fn what_is_too_much_to_show_is_not_removed() {
 #[test]
 fn dkv_cli_prints_what_was_there_before() {
     let cluster = Cluster::start(1);
-    let said = |args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dkv-cli"));
-        let output = command.env("DKV_ENDPOINTS", cluster.http_addr(0)).args(args).output().unwrap();
-        (output.status.code(), String::from_utf8(output.stdout).unwrap())
-    };
+    let said = |args: &[&str]| cluster.cli(args);
     let ok = |text: &str| (Some(0), text.to_owned());
     assert_eq!(said(&["set", "a", "1", "--prev"]), ok(""));
-    assert_eq!(said(&["set", "a", "2", "--prev"]), ok("1"));
+    assert_eq!(said(&["set", "a", "2", "--prev", "--ttl", "600"]), ok("1"));
     assert_eq!(said(&["delete", "a", "--prev"]), ok("2"));
     assert_eq!(said(&["delete", "a", "--prev"]).0, Some(1));
     said(&["set", "r/1", "x"]);

@@ -28,6 +28,15 @@ pub enum KeyLease {
     Own(u64),
 }
 
+impl KeyLease {
+    pub(super) fn parameter(self) -> (&'static str, String) {
+        match self {
+            KeyLease::Attach(lease) => ("lease", lease.to_string()),
+            KeyLease::Own(ttl_s) => ("ttl_s", ttl_s.to_string()),
+        }
+    }
+}
+
 /// A part of the leases, or of the keys of one. By default the first ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeasePage {
@@ -129,11 +138,7 @@ impl Client {
         lease: KeyLease,
         options: &WriteOptions,
     ) -> Result<Written<PutReply>, ClientError> {
-        let parameter = match lease {
-            KeyLease::Attach(lease) => ("lease", lease.to_string()),
-            KeyLease::Own(ttl_s) => ("ttl_s", ttl_s.to_string()),
-        };
-        self.write("PUT", with_query(key_target(key)?, &[parameter]), Some(value), options)
+        self.write("PUT", with_query(key_target(key)?, &[lease.parameter()]), Some(value), options)
     }
 }
 

@@ -285,14 +285,17 @@ impl Client {
         self.write("DELETE", with_query(KEYS.to_owned(), &parameters), None, options)
     }
 
-    /// Stores `value` under `key`, and shows the record before.
+    /// Stores `value` under `key`, under a lease if one is given, and shows the record before.
     pub fn put_prev(
         &self,
         key: &[u8],
         value: &[u8],
+        lease: Option<KeyLease>,
         options: &WriteOptions,
     ) -> Result<Written<PrevReply>, ClientError> {
-        self.write("PUT", with_query(key_target(key)?, &[("prev", "true".to_owned())]), Some(value), options)
+        let parameters: Vec<_> =
+            lease.map(KeyLease::parameter).into_iter().chain([("prev", "true".to_owned())]).collect();
+        self.write("PUT", with_query(key_target(key)?, &parameters), Some(value), options)
     }
 
     /// Removes `key`, and shows the record before.

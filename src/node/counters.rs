@@ -117,7 +117,10 @@ impl WriteOutcomes {
 
     fn count(&self, result: &WriteResult) {
         let at = match result {
-            Ok(applied) => match applied.outcome {
+            Ok(applied) => match &applied.outcome {
+                // A comparison that did not hold, and nothing was written for it.
+                Outcome::Txn(answer) if !answer.succeeded && answer.written() == (0, 0) => 1,
+                Outcome::TxnShort { succeeded: false, puts: 0, deleted: 0, .. } => 1,
                 Outcome::Put { .. }
                 | Outcome::Deleted { .. }
                 | Outcome::Added { .. }

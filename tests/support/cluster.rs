@@ -223,6 +223,14 @@ impl Cluster {
         child.wait().expect("it is gone");
     }
 
+    /// Runs `dkv-cli` with node 0 as its endpoint: the exit code, and everything that it printed.
+    pub fn cli(&self, args: &[&str]) -> (Option<i32>, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dkv-cli"));
+        let output = command.env("DKV_ENDPOINTS", self.http_addr(0)).args(args).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    }
+
     pub fn pid(&self, n: usize) -> u32 {
         self.children[n].as_ref().expect("it runs").id()
     }

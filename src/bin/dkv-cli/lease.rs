@@ -1,16 +1,19 @@
 //! `dkv-cli lease`: granted, renewed, kept, revoked, shown.
 
 use std::fmt::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dkv::api::{KeyName, LeaseInfo, LeaseShown, LeasesReply, MAX_LEASES_LIMIT};
-use dkv::client::{Client, LeasePage, WriteOptions};
+use dkv::client::{Client, ClientError, LeasePage, WriteOptions};
 use dkv::vocabulary::LeaseId;
 
 use crate::cli::Lease;
 use crate::failure::Failure;
 use crate::output::Printer;
 use crate::text::printable;
+
+/// How long `keep` waits after nobody answered.
+const KEEP_RETRY: Duration = Duration::from_millis(200);
 
 /// Runs a `lease` command.
 pub fn run(client: &Client, command: &Lease, printer: &Printer) -> Result<(), Failure> {
@@ -32,10 +35,7 @@ pub fn run(client: &Client, command: &Lease, printer: &Printer) -> Result<(), Fa
                 }
             }
         }
-        Lease::Keep { id } => loop {
-            let renewed = client.renew_lease(*id)?;
-            std::thread::sleep(Duration::from_secs(renewed.ttl_s) / 3);
-        },
+        Lease::Keep { id } => keep(client, *id),
         Lease::Revoke { id } => {
             let revoked = client.revoke_lease(*id, &options)?.reply;
             match printer.is_json() {
@@ -47,6 +47,29 @@ pub fn run(client: &Client, command: &Lease, printer: &Printer) -> Result<(), Fa
         }
         Lease::Show { id } => show(client, *id, printer),
         Lease::List => list(client, printer),
+    }
+}
+
+/// Renews it until it is over, or until nobody has answered for as long as it lives.
+fn keep(client: &Client, id: LeaseId) -> Result<(), Failure> {
+    let mut lives_until = None;
+    loop {
+        let sent = Instant::now();
+        let wait = match client.renew_lease(id) {
+            Ok(renewed) => {
+                let ttl = Duration::from_secs(renewed.ttl_s);
+                lives_until = Some(sent + ttl);
+                ttl / 3
+            }
+            Err(error @ (ClientError::Unavailable(_) | ClientError::Unknown { .. }))
+                if lives_until.is_some_and(|end| Instant::now() < end) =>
+            {
+                eprintln!("not renewed, trying again: {error}");
+                KEEP_RETRY
+            }
+            Err(error) => return Err(error.into()),
+        };
+        std::thread::sleep(wait);
     }
 }
 

@@ -81,11 +81,11 @@ fn ask(cli: &Cli, client: &Client, printer: &Printer) -> Result<(), Failure> {
             let condition = condition.condition();
             let options = WriteOptions { condition, idempotency_key: write.idempotency_key.clone() };
             let value = value_of(key, value.as_deref())?;
+            let lease = lease.map(KeyLease::Attach).or(ttl.map(KeyLease::Own));
             if *prev {
-                let written = client.put_prev(key.as_bytes(), &value, &options)?;
+                let written = client.put_prev(key.as_bytes(), &value, lease, &options)?;
                 return printer.before(&written.reply);
             }
-            let lease = lease.map(KeyLease::Attach).or(ttl.map(KeyLease::Own));
             let written = match lease {
                 Some(lease) => client.put_leased(key.as_bytes(), &value, lease, &options)?,
                 None => client.put(key.as_bytes(), &value, &options)?,

@@ -51,10 +51,25 @@ pub struct Plan {
     pub timeout: Duration,
 }
 
+/// What the history says.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+enum Verdict {
+    #[serde(rename = "linearizable")]
+    Linearizable,
+    #[serde(rename = "not linearizable")]
+    NotLinearizable,
+    #[serde(rename = "a promise about a lease was broken")]
+    LeaseBroken,
+    #[serde(rename = "undecided")]
+    Undecided,
+    #[serde(rename = "nothing was done")]
+    NothingDone,
+}
+
 /// What came out, as `-o json` prints it.
 #[derive(Serialize)]
 struct Report {
-    verdict: &'static str,
+    verdict: Verdict,
     /// What contradicts what, or why it is undecided.
     faults: Vec<String>,
     operations: usize,
@@ -108,8 +123,8 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
     save(output, &path, &history)?;
     let left = clean_up(roaming, &workload.prefix);
     let mut report = judge(&history, seconds, workload.nodes.len(), path);
-    if !broken.is_empty() && report.verdict != "not linearizable" {
-        report.verdict = "a promise about a lease was broken";
+    if !broken.is_empty() && report.verdict != Verdict::NotLinearizable {
+        report.verdict = Verdict::LeaseBroken;
     }
     report.faults.extend(broken);
     if let Err(error) = left {
@@ -124,10 +139,10 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
         eprintln!("dkv-cli: no operation was done; the last one: {reason}");
     }
     match report.verdict {
-        "linearizable" => Ok(()),
-        "not linearizable" | "a promise about a lease was broken" => Err(Failure::Silent(5)),
-        "undecided" => Err(Failure::Silent(6)),
-        _ => Err(Failure::Silent(3)),
+        Verdict::Linearizable => Ok(()),
+        Verdict::NotLinearizable | Verdict::LeaseBroken => Err(Failure::Silent(5)),
+        Verdict::Undecided => Err(Failure::Silent(6)),
+        Verdict::NothingDone => Err(Failure::Silent(3)),
     }
 }
 
@@ -195,10 +210,10 @@ fn judge(history: &[Event], seconds: f64, nodes: usize, path: PathBuf) -> Report
     ];
     let faults: Vec<&check::Fault> = verdicts.iter().filter_map(|verdict| verdict.as_ref().err()).collect();
     let verdict = match &faults[..] {
-        [] if done == 0 => "nothing was done",
-        [] => "linearizable",
-        faults if faults.iter().all(|fault| fault.is_undecided()) => "undecided",
-        _ => "not linearizable",
+        [] if done == 0 => Verdict::NothingDone,
+        [] => Verdict::Linearizable,
+        faults if faults.iter().all(|fault| fault.is_undecided()) => Verdict::Undecided,
+        _ => Verdict::NotLinearizable,
     };
     let mut keys: Vec<&str> = history.iter().flat_map(|event| event.op.keys()).collect();
     keys.sort_unstable();
@@ -221,15 +236,19 @@ fn say(report: &Report, printer: &Printer) -> Result<(), Failure> {
     );
     report.faults.iter().for_each(|fault| text.push_str(&format!("{fault}\n")));
     let (look, sentence) = match report.verdict {
-        "linearizable" => (Look::Good, "linearizable: one order of the operations explains every answer"),
-        "not linearizable" => {
+        Verdict::Linearizable => {
+            (Look::Good, "linearizable: one order of the operations explains every answer")
+        }
+        Verdict::NotLinearizable => {
             (Look::Bad, "NOT linearizable: no order of the operations explains every answer")
         }
-        "a promise about a lease was broken" => (Look::Bad, "BROKEN: a lease did not keep what it promises"),
-        "undecided" => {
+        Verdict::LeaseBroken => (Look::Bad, "BROKEN: a lease did not keep what it promises"),
+        Verdict::Undecided => {
             (Look::Bad, "undecided: the check was given up before it found an order, or that there is none")
         }
-        _ => (Look::Bad, "nothing was done, so nothing was checked: `dkv-cli status` shows what answers"),
+        Verdict::NothingDone => {
+            (Look::Bad, "nothing was done, so nothing was checked: `dkv-cli status` shows what answers")
+        }
     };
     text.push_str(&format!("{}\n", printer.paint(look, sentence)));
     printer.bytes(text.as_bytes())

@@ -5,7 +5,8 @@ use super::txn_answer;
 use super::writes::{self, Done};
 use crate::api::{ErrorBody, ErrorCode, Prev, PrevReply};
 use crate::vocabulary::{
-    Compare, Condition, KeyRange, Keys, Operator, Outcome, PutLease, Target, Txn, TxnAnswer, TxnOp, TxnResult,
+    Compare, Condition, KeyRange, Keys, Operator, Outcome, PutLease, Target, Txn, TxnAnswer, TxnList, TxnOp,
+    TxnResult,
 };
 
 /// A put that shows the record before.
@@ -38,8 +39,21 @@ fn under(key: Vec<u8>, condition: Option<Condition>, step: TxnOp) -> Txn {
         };
         Compare { keys: Keys::One(key.clone()), operator, target }
     });
-    let otherwise = if compare.is_some() { vec![TxnOp::Get { key, revision: None }] } else { Vec::new() };
-    Txn { compares: compare.into_iter().collect(), then: vec![step], otherwise }
+    // Its value is not asked for: the answer is not too large, however large the value is.
+    let why = compare.is_some().then(|| {
+        let end = [&key[..], &[0]].concat();
+        let range = KeyRange::between(key, Some(end));
+        let (limit, is_descending) = (1, false);
+        TxnOp::List(TxnList {
+            range,
+            revision: None,
+            limit,
+            is_descending,
+            keys_only: true,
+            count_only: false,
+        })
+    });
+    Txn { compares: compare.into_iter().collect(), then: vec![step], otherwise: why.into_iter().collect() }
 }
 
 /// What such a write is told. The removal of a range shows many records, a write of a key one or none.
@@ -84,7 +98,9 @@ fn answered(answer: &TxnAnswer, is_range: bool) -> Result<PrevReply, ErrorBody> 
         results => {
             assert!(!succeeded, "a write of one step has one result: {results:?}");
             let (mod_revision, version) = match results {
-                [TxnResult::Get(Some(row))] => (row.mod_revision, row.version),
+                [TxnResult::List { rows, .. }] => {
+                    rows.first().map_or((0, 0), |row| (row.mod_revision, row.version))
+                }
                 _ => (0, 0),
             };
             Err(writes::precondition_failed(*revision, mod_revision, version))

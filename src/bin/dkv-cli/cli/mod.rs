@@ -143,7 +143,7 @@ pub enum Command {
         #[arg(long, value_name = "SECONDS", value_hint = ValueHint::Other, value_parser = clap::value_parser!(u64).range(1..=MAX_TTL_S))]
         ttl: Option<u64>,
         /// Print the value that was there before, instead of OK.
-        #[arg(long, conflicts_with_all = ["lease", "ttl"])]
+        #[arg(long)]
         prev: bool,
         /// Conditions.
         #[command(flatten)]
