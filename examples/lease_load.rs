@@ -23,8 +23,8 @@ use serde_json::Value;
 const TTL_S: u64 = 10;
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 
-/// Connections; a renewal waits a moment for others, so one connection makes a few dozen each second.
-const CONNECTIONS: usize = 250;
+/// Connections; a renewal of dkv waits a tenth of a second for others, so one connection makes at most ten each second.
+const CONNECTIONS: usize = 500;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Store {

@@ -426,6 +426,8 @@ impl Run {
             "next page",
             "counted",
             "range deleted",
+            "shown what was there before",
+            "nothing was there before",
             "transaction then",
             "transaction else",
             "transaction undone",

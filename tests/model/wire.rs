@@ -23,6 +23,8 @@ pub type Bounds = [Vec<u8>; 3];
 pub struct Write {
     pub what: What,
     pub condition: Option<Condition>,
+    /// Whether the answer shows what was there before.
+    pub prev: bool,
 }
 
 /// What a write asks for, as its request says it.
@@ -87,6 +89,10 @@ impl Write {
             What::Op(Op::Touch { key }) => ("POST", format!("/v1/kv/{}", escape(key)), Vec::new()),
             What::DeleteRange(bounds) => ("DELETE", range_target(bounds), Vec::new()),
         };
+        let target = match self.prev {
+            true => format!("{target}{}prev=true", if target.contains('?') { "&" } else { "?" }),
+            false => target,
+        };
         (method, target, headers.into_iter().collect(), body)
     }
 }
@@ -101,6 +107,17 @@ pub struct Model {
 impl Model {
     /// Executes `write`; the status, and the fields its answer must have.
     pub fn write(&mut self, write: &Write) -> (u16, Value) {
+        let before = |belongs: &dyn Fn(&[u8]) -> bool| -> Vec<Value> {
+            let rows = self.map.now().iter().filter(|(key, _)| belongs(key));
+            rows.map(|(key, row)| record(key, row, false)).collect()
+        };
+        let prev = match &write.what {
+            What::Op(Op::Put { key, .. } | Op::Delete { key }) if write.prev => {
+                json!({"prev": before(&|other| other == key).pop()})
+            }
+            What::DeleteRange(bounds) if write.prev => json!({"prev": before(&|key| meets(key, bounds))}),
+            _ => json!({}),
+        };
         let outcome = match &write.what {
             What::Op(op) => self.map.execute(op, write.condition),
             What::DeleteRange(bounds) => self.map.delete_range(|key| meets(key, bounds)),
@@ -109,10 +126,10 @@ impl Model {
             Outcome::Put { revision, create_revision, version } => {
                 let reply =
                     json!({"revision": revision, "create_revision": create_revision, "version": version});
-                (200, reply)
+                (200, joined([reply, prev]))
             }
             Outcome::Deleted { revision, deleted } => {
-                (200, json!({"revision": revision, "deleted": deleted}))
+                (200, joined([json!({"revision": revision, "deleted": deleted}), prev]))
             }
             Outcome::PreconditionFailed { revision, mod_revision, version } => {
                 let code = "precondition_failed";

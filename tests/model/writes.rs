@@ -33,13 +33,14 @@ impl Run {
                 std::mem::swap(start, end);
             }
             self.count("range deleted");
-            return Write { what: What::DeleteRange(bounds), condition: None };
+            return Write { what: What::DeleteRange(bounds), condition: None, prev: self.rng.bool() };
         }
         if kind == OpKind::Txn {
             let drawn = (0..50).map(|_| self.random_txn()).find(Txn::can_write);
             return Write {
                 what: What::Op(Op::Txn { txn: drawn.unwrap_or_else(put_of_nothing) }),
                 condition: None,
+                prev: false,
             };
         }
         let value = match self.rng.u8(..7) {
@@ -61,7 +62,8 @@ impl Run {
         };
         let (range, amount) = (KeyRange::new(b"", b"", b""), draw_amount(&mut self.rng));
         let op = write_of(kind, Parts { other: key.clone(), key, value, range, amount, shape: 0 });
-        Write { what: What::Op(op), condition: condition.filter(|_| kind.takes_condition()) }
+        let prev = matches!(kind, OpKind::Put | OpKind::Delete) && self.rng.bool();
+        Write { what: What::Op(op), condition: condition.filter(|_| kind.takes_condition()), prev }
     }
 
     /// Something about one of few leases, which live for longer than the test.
@@ -73,7 +75,8 @@ impl Run {
             3 => Op::LeaseRenew { leases: vec![lease] },
             _ => Op::Put { key: self.key(), value: b"leased".to_vec(), lease: PutLease::Attach(lease) },
         };
-        Write { what: What::Op(op), condition: None }
+        let prev = matches!(op, Op::Put { .. }) && self.rng.bool();
+        Write { what: What::Op(op), condition: None, prev }
     }
 
     fn random_txn(&mut self) -> Txn {
@@ -99,7 +102,7 @@ impl Run {
         for ops in [&mut txn.then, &mut txn.otherwise] {
             ops.retain(|op| matches!(op, TxnOp::Get { .. } | TxnOp::List(_)));
         }
-        let write = Write { what: What::Op(Op::Txn { txn }), condition: None };
+        let write = Write { what: What::Op(Op::Txn { txn }), condition: None, prev: false };
         let (method, path, _, body) = write.request();
         let (answer, _) = self.ask(method, &path, &[], &body);
         let revision = self.model.map.revision();
@@ -118,6 +121,14 @@ impl Run {
         match status {
             410 => self.check(&format!("want {status} {want}"), answer.status == status),
             _ => self.check_write(answer, status, want),
+        }
+    }
+
+    fn count_prev(&mut self, want: &Value) {
+        match want.get("prev") {
+            Some(Value::Null) => self.count("nothing was there before"),
+            Some(_) => self.count("shown what was there before"),
+            None => {}
         }
     }
 
@@ -160,6 +171,7 @@ impl Run {
                 let (status, want) = self.model.write(&write);
                 self.check_write(&answer, status, &want);
                 self.count_txn(&write, status, &want);
+                self.count_prev(&want);
                 self.count("plain write");
             }
             None => self.resolve_unknown(&write),
@@ -180,7 +192,7 @@ impl Run {
     fn resolve_unknown(&mut self, write: &Write) {
         let before = self.model.map.revision();
         let op = Op::put(KEYS[0].to_vec(), b"next".to_vec());
-        let next = Write { what: What::Op(op), condition: None };
+        let next = Write { what: What::Op(op), condition: None, prev: false };
         let (method, path, _, body) = next.request();
         let name = format!("{:016x}", self.rng.u64(..));
         let (answer, _) = self.ask(method, &path, &[("Idempotency-Key", &name)], &body);
@@ -245,6 +257,7 @@ impl Run {
                     409 => "no counter, or too large",
                     _ => "written",
                 });
+                self.count_prev(&want);
                 self.keys_used.push(idempotency_key.clone());
                 self.model.outcomes.insert(idempotency_key.clone(), (write.clone(), status, want.clone()));
                 (status, want)

@@ -16,7 +16,7 @@ use crate::vocabulary::{LeaseId, MAX_LEASES_PER_COMMAND, Outcome};
 /// How long the first renewal of a client waits for others: each node makes ten commands of them in a second.
 const GATHER: Duration = Duration::from_millis(100);
 
-/// One request: leases, and who wants to know.
+/// One request that was not proposed yet: its leases, and who gets the outcome.
 struct Renewal {
     leases: Vec<LeaseId>,
     origin: Origin,
@@ -37,7 +37,7 @@ pub(super) enum Task {
     End,
 }
 
-/// One command of a batch: its leases, its deadline, where it comes from, and who gets the outcome.
+/// A command that several renewals became: its leases, its deadline, where it comes from, and who gets the outcome.
 pub(super) type BatchCommand = (Vec<LeaseId>, Instant, Origin, Completion<WriteResult>);
 
 /// The renewals that wait, and the thread's sleep.
