@@ -53,7 +53,7 @@ fn writes_show_the_record_that_they_replace_or_remove() {
 /// As without `prev`, to the last field.
 #[test]
 fn conditions_of_writes_that_show_what_was_there_hold_as_without() {
-    let extra = "max_value_bytes: 2000000\n".to_owned();
+    let extra = "limits: { max_value_bytes: 2000000, max_request_bytes: 4000000 }\n".to_owned();
     let mut cluster = Cluster::prepare(1, &Setup { extra, ..Setup::default() });
     cluster.spawn(0);
     cluster.wait_for_leader();

@@ -31,6 +31,7 @@ mod requests;
 mod status;
 mod threads;
 mod transport;
+mod watches;
 
 /// The data directory of a node: what a start finds in it, and why it cannot be used.
 pub mod data_dir {
@@ -67,6 +68,7 @@ pub use transport::{
     ForwardedResult, ForwardedWrite, LeaderCall, PeerError, PeerReply, PeerRequest, PeerTransport, Priority,
     Target,
 };
+pub use watches::{Cursor, Most, RevisionSeen, Seen, Watch, Watches};
 
 use crate::raft::{
     Awaits, ClusterId, Decision, Index, MemberId, Membership, Note, NoteLevel, Protocol, Raft, RaftConfig,
@@ -185,6 +187,7 @@ pub struct Node {
     pieces: Mailbox,
     /// Renewals that wait for each other.
     renewals: Renewals,
+    watches: Arc<Watches>,
     /// When the cluster time of the state was the time of now, as far as this node can tell. Kept while there are leases.
     stamped_at: Mutex<Instant>,
     /// Snapshots of a leader that were received and loaded, by their last index; the applier takes them.
@@ -299,6 +302,7 @@ impl Node {
             disk,
             pieces,
             renewals: Renewals::new(),
+            watches: Arc::default(),
             stamped_at: Mutex::new(Instant::now()),
             received: Mutex::default(),
             pruning: Mutex::default(),
@@ -338,6 +342,7 @@ impl Node {
         self.spawn("applier", applier::run)?;
         self.spawn("timer", timer::run)?;
         self.spawn("lease-keeper", leases::run)?;
+        self.spawn("notifier", watches::run)?;
         self.spawn("forwarder", forwarder::run_forwarder)?;
         self.spawn("read-asker", forwarder::run_read_asker)?;
         self.spawn("snapshotter", snapshotter::run)?;
@@ -379,6 +384,7 @@ impl Node {
         self.wakeups.wake_all();
         self.pieces.stop();
         self.renewals.stop();
+        self.watches.stop();
         for peer in self.wakeups.peers() {
             self.transport.cancel(peer, LeaderCall::Forward);
             self.transport.cancel(peer, LeaderCall::ReadIndex);

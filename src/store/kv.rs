@@ -2,8 +2,9 @@
 //!
 //! The store has one revision, [`FIRST_REVISION`] when it is empty, raised by one by every command that changes
 //! something, however many keys it changes (`super::change`). No change has revision 0 or 1, so a `mod_revision` of 0
-//! means that a key is absent. Each key has its versions: the latest in the map itself, superseded versions in a
-//! queue until the compaction floor passes them. So a read at any revision between the floor and now has an answer.
+//! means that a key is absent. Each key has its versions: the latest, and the superseded ones until the compaction floor
+//! passes them. So a read at any revision between the floor and now has an answer. The index of changes (`changes`)
+//! says which keys each revision above the floor has changed.
 //!
 //! **The floor** depends only on the settings in the log and the applied commands: it is at most `retention_revisions`
 //! below the revision, and less when the superseded versions above it exceed `retention_bytes`. Nothing local (memory,
@@ -15,6 +16,7 @@
 //! **A view** ([`Kv::pin`]) keeps one state for a snapshot: while it is pinned, versions and rows that leave the map
 //! go to a side table. So the map answers as if nothing were pinned, and the view still finds the whole pinned state.
 
+mod changes;
 mod history;
 mod leaf;
 mod leases;
@@ -27,24 +29,25 @@ mod version;
 mod versions;
 mod view;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::change::{Change, LeaseWrite, Surroundings, Write, Writes};
 use super::command::{self, Applied, Command, Domain, Fingerprint};
 use super::dedup::{Dedup, Lookup};
-use super::record::{ReadError, Record};
+use super::record::{ReadError, Record, VERSION_OVERHEAD_BYTES};
 use crate::raft::{
     ClusterId, ClusterTime, Entry, EntryKind, FIRST_PROTOCOL, Index, MemberId, Membership, PROTOCOL,
     Position, Protocol, Settings,
 };
 use crate::vocabulary::{Condition, LeaseId, Op, Outcome, Txn};
+use changes::{Changes, Row};
 use members::Members;
 use tree::Tree;
 pub(in crate::store) use versions::Numbers;
-use versions::{Superseded, Version, Versions};
+use versions::{Version, Versions};
 use view::Pin;
 
+pub use changes::Change as KeyChange;
 pub use history::PastVersion;
 pub(in crate::store) use leases::LeaseRow;
 pub use leases::LeaseState;
@@ -89,8 +92,8 @@ pub struct Kv {
     floor: u64,
     /// Ordered by key, so that a range can be walked.
     keys: Tree,
-    /// Every superseded version above the floor, in the order of `at`.
-    superseded: VecDeque<Superseded>,
+    /// What each revision above the floor has changed.
+    changes: Changes,
     superseded_bytes: u64,
     /// Keys that exist now.
     live_keys: u64,
@@ -123,7 +126,7 @@ impl Kv {
             revision: FIRST_REVISION,
             floor: FIRST_REVISION,
             keys: Tree::default(),
-            superseded: VecDeque::new(),
+            changes: Changes::default(),
             superseded_bytes: 0,
             live_keys: 0,
             live_bytes: 0,
@@ -331,7 +334,8 @@ impl Kv {
             for (key, write) in writes {
                 let Write { create_revision, version, value, lease } = write;
                 let numbers = Numbers { mod_revision: self.revision, create_revision, version, lease };
-                let before = self.supersede(Version::new(&key, numbers, value.as_deref()));
+                let (bytes, before) = self.supersede(Version::new(&key, numbers, value.as_deref()));
+                self.changes.push(Row { at: self.revision, bytes, key: &key });
                 self.leases.move_key(&key, before, lease);
             }
             self.advance_floor();
@@ -339,37 +343,40 @@ impl Kv {
         self.leases.end_all(lease_writes);
     }
 
-    /// Makes `new` the latest version of its key. Returns the lease that the key had.
-    fn supersede(&mut self, new: Version) -> Option<LeaseId> {
+    /// Makes `new` the latest version of its key. Returns what the version before takes from now on as a superseded one,
+    /// and the lease that the key had.
+    fn supersede(&mut self, new: Version) -> (u64, Option<LeaseId>) {
         self.versions_hash = self.versions_hash.wrapping_add(new.fingerprint());
         self.version_count += 1;
         if let Some(payload) = new.payload_bytes() {
             self.live_keys += 1;
             self.live_bytes += payload;
         }
-        let at = self.revision;
-        let (superseded, lease) =
-            self.keys.supersede(new, |old| (Superseded::of(old, at), old.lease())).unwrap_or_default();
-        if let Some((superseded, payload)) = superseded {
+        let (payload, lease) =
+            self.keys.supersede(new, |old| (old.payload_bytes(), old.lease())).unwrap_or_default();
+        let bytes = payload.map_or(0, |payload| payload + VERSION_OVERHEAD_BYTES);
+        if let Some(payload) = payload {
             self.live_keys -= 1;
             self.live_bytes -= payload;
-            self.superseded_bytes += superseded.bytes;
-            self.superseded.push_back(superseded);
+            self.superseded_bytes += bytes;
         }
-        lease
+        (bytes, lease)
     }
 
     /// Raises the floor as far as retention requires and drops the versions that it passes: every key with something
     /// to drop has a superseded version at or below the new floor.
     fn advance_floor(&mut self) {
         self.floor = self.floor.max(self.revision.saturating_sub(self.settings.retention_revisions));
-        while let Some(oldest) = self.superseded.front()
+        while let Some(oldest) = self.changes.front()
             && (oldest.at <= self.floor || self.superseded_bytes > self.settings.retention_bytes)
         {
-            let oldest = self.superseded.pop_front().expect("looked at just now");
             self.superseded_bytes -= oldest.bytes;
             self.floor = self.floor.max(oldest.at);
-            self.trim(&oldest.key);
+            let superseded = (oldest.bytes > 0).then(|| oldest.key.to_vec());
+            self.changes.pop_front();
+            if let Some(key) = superseded {
+                self.trim(&key);
+            }
         }
     }
 

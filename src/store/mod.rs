@@ -22,7 +22,7 @@ mod operations;
 pub use crate::vocabulary::{Condition, KeyRange, Op, Outcome};
 pub use command::{Applied, Command, CommandError, Idempotency, kind_of, needed_protocol, request_hash};
 pub use kv::{
-    FIRST_REVISION, Kept, Kv, LeaseState, MAX_REMOVED, Order, PAGE_BYTES, PastVersion, Rebase, SCAN_KEYS,
-    Size, Unreadable, View,
+    FIRST_REVISION, Kept, KeyChange, Kv, LeaseState, MAX_REMOVED, Order, PAGE_BYTES, PastVersion, Rebase,
+    SCAN_KEYS, Size, Unreadable, View,
 };
 pub use record::{ReadError, Record, VERSION_OVERHEAD_BYTES};

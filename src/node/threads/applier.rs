@@ -53,6 +53,7 @@ pub(in crate::node) fn run(node: &Arc<Node>) {
         if has_leases {
             node.note_leases();
         }
+        node.watches.note_applied();
         node.step(|state, _| state.handle_applied(applied));
         if entries.iter().any(|entry| entry.kind() == EntryKind::Membership) {
             node.look_for_removal();
@@ -71,6 +72,7 @@ fn restore(node: &Arc<Node>, last: Position) {
     if has_leases {
         node.note_leases();
     }
+    node.watches.note_applied();
     node.step(|state, _| state.handle_restored(last));
     node.look_for_removal();
 }

@@ -28,7 +28,7 @@ impl Kv {
     }
 }
 
-fn past(version: &Version) -> PastVersion<'_> {
+pub(super) fn past(version: &Version) -> PastVersion<'_> {
     let Numbers { mod_revision, create_revision, version: number, lease } = version.numbers();
     PastVersion { mod_revision, create_revision, version: number, lease, value: version.value() }
 }

@@ -1,15 +1,17 @@
-//! Builds a state machine from a snapshot's rows. Data that follows from the rows, such as the queue of superseded
-//! versions, the sums and the hash, is computed again and compared with the header of the snapshot.
+//! Builds a state machine from a snapshot's rows. Data that follows from the rows, such as the index of
+//! changes, the sums and the hash, is computed again and compared with the header of the snapshot.
 
 use std::sync::Arc;
 
+use super::changes::{self, Changes};
 use super::leases::{LeaseRow, Leases};
 use super::members::Members;
 use super::tree::Tree;
-use super::versions::{Numbers, Superseded, Version};
+use super::versions::{Numbers, Version};
 use super::{FIRST_REVISION, Kv};
 use crate::raft::{Entry, Index, Membership, PROTOCOL, Position};
 use crate::store::dedup::{Dedup, Row};
+use crate::store::record::VERSION_OVERHEAD_BYTES;
 use crate::store::snapshot::SnapshotHeader;
 use crate::vocabulary::is_ttl;
 
@@ -27,7 +29,6 @@ pub(in crate::store) struct KvBuilder {
     keys: Tree,
     /// The key whose versions are coming, until the first of them is there.
     key: Option<Box<[u8]>>,
-    superseded: Vec<Superseded>,
     superseded_bytes: u64,
     live_keys: u64,
     live_bytes: u64,
@@ -47,7 +48,6 @@ impl Kv {
             rows: Vec::with_capacity(header.idempotency_rows.min(MAX_RESERVED) as usize),
             header,
             key: None,
-            superseded: Vec::new(),
             superseded_bytes: 0,
             live_keys: 0,
             live_bytes: 0,
@@ -123,12 +123,11 @@ impl KvBuilder {
             self.live_keys += 1;
             self.live_bytes += payload;
         }
-        let superseded = self.keys.supersede(new, |old| Superseded::of(old, mod_revision)).flatten();
-        if let Some((superseded, payload)) = superseded {
+        let payload = self.keys.supersede(new, Version::payload_bytes).flatten();
+        if let Some(payload) = payload {
             self.live_keys -= 1;
             self.live_bytes -= payload;
-            self.superseded_bytes += superseded.bytes;
-            self.superseded.push(superseded);
+            self.superseded_bytes += payload + VERSION_OVERHEAD_BYTES;
         }
         Ok(())
     }
@@ -173,9 +172,7 @@ impl KvBuilder {
         if floor < FIRST_REVISION || floor > revision {
             return Err(format!("its revision is {revision} and its floor {floor}, which no state has"));
         }
-        // One revision may have superseded versions of several keys; of one key it supersedes one, as the revisions of
-        // its versions rise. The order is the one in which they were superseded.
-        self.superseded.sort_unstable_by(|a, b| (a.at, &a.key).cmp(&(b.at, &b.key)));
+        let changes = changes_of(&self.keys, floor);
         let dedup = Dedup::from_rows(self.rows).ok_or("the idempotency rows are not in order")?;
         let SnapshotHeader { meta, genesis, settings, removed, .. } = self.header.clone();
         let kv = Kv {
@@ -189,7 +186,7 @@ impl KvBuilder {
             revision: self.header.revision,
             floor: self.header.floor,
             keys: self.keys,
-            superseded: self.superseded.into(),
+            changes,
             superseded_bytes: self.superseded_bytes,
             live_keys: self.live_keys,
             live_bytes: self.live_bytes,
@@ -255,4 +252,22 @@ impl Kv {
             self.dedup = Dedup::default();
         }
     }
+}
+
+/// The index of the changes after the floor. One revision may have changed several keys, each of them once: the order is
+/// the one in which that was done.
+fn changes_of(keys: &Tree, floor: u64) -> Changes {
+    let rows = keys.iter().flat_map(|versions| {
+        versions.changes_after(floor).map(|(version, before)| {
+            let payload = before.and_then(Version::payload_bytes);
+            let bytes = payload.map_or(0, |payload| payload + VERSION_OVERHEAD_BYTES);
+            changes::Row { at: version.mod_revision(), bytes, key: versions.key() }
+        })
+    });
+    let mut rows: Vec<_> = rows.collect();
+    // Stable: the keys are in their order already.
+    rows.sort_by_key(|row| row.at);
+    let mut changes = Changes::default();
+    rows.into_iter().for_each(|row| changes.push(row));
+    changes
 }

@@ -79,10 +79,15 @@ fn value(kv: &Kv, key: &str, revision: u64) -> Option<String> {
     record.map(|r| String::from_utf8(r.value.to_vec()).unwrap())
 }
 
+/// The index of changes.
+fn changed(kv: &Kv) -> Vec<(u64, &str)> {
+    kv.changes.from(0).map(|row| (row.at, std::str::from_utf8(row.key).unwrap())).collect()
+}
+
 /// What is kept in passing must equal what counting again gives.
 fn check_sums(kv: &Kv) {
     let mut hash = 0u128;
-    let mut rows = 0;
+    let mut rows = Vec::new();
     let mut bytes = 0;
     let mut count = 0;
     for versions in kv.keys.iter() {
@@ -94,8 +99,12 @@ fn check_sums(kv: &Kv) {
             let superseded_at = all.get(i + 1).map(|next| next.mod_revision());
             assert!(superseded_at.is_none_or(|at| at > kv.floor), "a version below the floor was kept");
             if let (Some(payload), Some(_)) = (version.payload_bytes(), superseded_at) {
-                rows += 1;
                 bytes += payload + VERSION_OVERHEAD_BYTES;
+            }
+            if version.mod_revision() > kv.floor {
+                let before = (i > 0).then(|| all[i - 1].payload_bytes()).flatten();
+                let bytes = before.map_or(0, |payload| payload + VERSION_OVERHEAD_BYTES);
+                rows.push((version.mod_revision(), version.key().to_vec(), bytes));
             }
         }
         assert!(
@@ -103,7 +112,10 @@ fn check_sums(kv: &Kv) {
             "a deletion below the floor was kept"
         );
     }
-    assert_eq!((hash, rows, bytes), (kv.versions_hash, kv.superseded.len(), kv.superseded_bytes));
+    assert_eq!((hash, bytes), (kv.versions_hash, kv.superseded_bytes));
+    rows.sort_unstable();
+    let indexed: Vec<_> = kv.changes.from(0).map(|row| (row.at, row.key.to_vec(), row.bytes)).collect();
+    assert_eq!(indexed, rows);
     assert_eq!(count, kv.version_count);
 }
 
@@ -154,11 +166,10 @@ fn a_change_of_several_keys_makes_one_revision() {
     let values = |revision| ["a", "b", "c"].map(|key| value(&kv, key, revision));
     assert_eq!(values(3), [Some("1".into()), Some("2".into()), None]);
     assert_eq!(values(4), [Some("3".into()), None, Some(String::new())]);
-    let superseded: Vec<u64> = kv.superseded.iter().map(|superseded| superseded.at).collect();
-    assert_eq!(superseded, [4, 4]);
+    assert_eq!(changed(&kv), [(4, "a"), (4, "b"), (4, "c")]);
     assert_eq!(kv.size().keys, 2);
     write(&mut kv, put("z", ""));
-    assert_eq!((kv.floor(), kv.superseded.len()), (4, 0), "both went with the floor");
+    assert_eq!((kv.floor(), changed(&kv)), (4, vec![(5, "z")]), "all went with the floor");
     assert!(kv.keys.get(b"b").is_none());
     let before = kv.state_hash();
     let (nothing, leases) = kv.open().close();
@@ -291,7 +302,7 @@ fn floor_with_no_retention_is_the_revision() {
     write(&mut kv, put("a", "2"));
     assert_eq!((kv.floor(), value(&kv, "a", 3)), (3, Some("2".into())));
     write(&mut kv, delete("a"));
-    assert!(kv.keys.len() == 0 && kv.superseded.is_empty());
+    assert!(kv.keys.len() == 0 && changed(&kv).is_empty());
 }
 
 #[test]

@@ -17,7 +17,7 @@
 use std::collections::VecDeque;
 
 use crate::store::command::{Domain, Fingerprint};
-use crate::store::record::{Record, VERSION_OVERHEAD_BYTES};
+use crate::store::record::Record;
 use crate::vocabulary::LeaseId;
 
 /// From this size of key and value on, a version stores its fingerprint: hashing a large value again when the version is
@@ -174,7 +174,7 @@ fn number_len(number: u64) -> usize {
     (64 - (number | 1).leading_zeros() as usize).div_ceil(7)
 }
 
-fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
+pub(super) fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         bytes.push(number as u8 | 0x80);
         number >>= 7;
@@ -183,7 +183,7 @@ fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
 }
 
 /// The number at the start of `bytes`, and the bytes after it.
-fn take_number(bytes: &[u8]) -> (u64, &[u8]) {
+pub(super) fn take_number(bytes: &[u8]) -> (u64, &[u8]) {
     let (mut number, mut shift) = (0, 0);
     for (at, byte) in bytes.iter().enumerate() {
         number |= u64::from(byte & 0x7f) << shift;
@@ -192,7 +192,7 @@ fn take_number(bytes: &[u8]) -> (u64, &[u8]) {
         }
         shift += 7;
     }
-    unreachable!("a version is made by Version::new")
+    unreachable!("numbers are made by put_number")
 }
 
 /// The versions of one key.
@@ -231,6 +231,12 @@ impl Versions {
             older.range(older.partition_point(|v| v.mod_revision() <= revision)..)
         });
         older.chain(Some(&self.latest).filter(|v| v.mod_revision() > revision))
+    }
+
+    /// Those after a revision, oldest first, each with the one before it.
+    pub(super) fn changes_after(&self, revision: u64) -> impl Iterator<Item = (&Version, Option<&Version>)> {
+        let before = [self.at(revision)].into_iter().chain(self.after(revision).map(Some));
+        self.after(revision).zip(before)
     }
 
     /// The versions before a revision, newest first.
@@ -279,25 +285,6 @@ impl Versions {
     /// Whether the key is deleted and no read at `floor` or above can see that it existed.
     pub(super) fn is_forgotten(&self, floor: u64) -> bool {
         self.older.is_none() && !self.latest.has_value() && self.latest.mod_revision() <= floor
-    }
-}
-
-/// A version that was replaced or deleted.
-#[derive(Debug)]
-pub(super) struct Superseded {
-    /// The revision that superseded the version: when the floor reaches it, the version is dropped.
-    pub at: u64,
-    pub key: Box<[u8]>,
-    pub bytes: u64,
-}
-
-impl Superseded {
-    /// For a version that was superseded at a revision, and the bytes of its key and value. A deletion is dropped with the
-    /// version before it: there is nothing to remember.
-    pub(super) fn of(old: &Version, at: u64) -> Option<(Superseded, u64)> {
-        let payload = old.payload_bytes()?;
-        let bytes = payload + VERSION_OVERHEAD_BYTES;
-        Some((Superseded { at, key: old.key().into(), bytes }, payload))
     }
 }
 
