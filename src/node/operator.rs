@@ -125,8 +125,10 @@ impl Node {
         }
     }
 
+    /// Names are those of the committed membership. One that is only in force may still be cut off the log: a member
+    /// whose removal is under way is not missing.
     fn find(&self, name: &str) -> Result<MemberId, AdminFailure> {
-        let membership = self.membership();
+        let membership = self.with_kv(|kv| kv.membership().clone());
         match membership.by_name(name) {
             Some(member) => Ok(member.member_id),
             None => {

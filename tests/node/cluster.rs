@@ -33,6 +33,8 @@ pub enum Fault {
     Lost,
     /// The request arrives, its answer is lost.
     Mute,
+    /// Snapshots are refused, and everything else passes.
+    Snapshots,
 }
 
 #[derive(Default)]
@@ -90,7 +92,13 @@ impl PeerTransport for Wire {
         };
         let (sender, answer) = bounded(1);
         let silence = bounded::<PeerReply>(0);
-        let Some(peer) = peer.filter(|_| fault != Some(Fault::Refused)) else {
+        let is_refused = match fault {
+            Some(Fault::Refused) => true,
+            Some(Fault::Snapshots) => matches!(request, PeerRequest::InstallSnapshot(_)),
+            _ => false,
+        };
+        let fault = fault.filter(|&fault| fault != Fault::Snapshots);
+        let Some(peer) = peer.filter(|_| !is_refused) else {
             return Err(PeerError::NotSent("connection refused".to_owned()));
         };
         if fault != Some(Fault::Lost) {

@@ -1,10 +1,13 @@
 //! Members that come and go, and leadership transfers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use dkv::node::{AdminFailureKind, AdminResult, Administered, Administration, FailureKind};
+use dkv::node::{
+    AdminFailure, AdminFailureKind, AdminResult, Administered, Administration, BootstrapReply,
+    BootstrapRequest, BootstrapTransport, FailureKind, OperatorRequest, PeerError,
+};
 use dkv::raft::{
-    Entry, Member, MemberId, Membership, MembershipChange, Payload, Position, RoleKind, Settings,
+    Entry, Member, MemberId, Membership, MembershipChange, Mode, Payload, Position, RoleKind, Settings,
 };
 use dkv::store::Kv;
 use dkv::store::snapshot::SnapshotWriter;
@@ -49,6 +52,52 @@ fn a_new_member_is_brought_up_and_becomes_a_voter() {
     // Two of the old three may die now.
     let again = change(&cluster, MembershipChange::Add(learner(4), Some(1)));
     assert!(matches!(again, Ok(Administered::Changed(_))), "the same again is done already: {again:?}");
+}
+
+/// A leader that had not committed the removal said that there is no such member, and the next leader went on with it.
+/// Such a leader confirms reads: a follower that waits for a snapshot answers it and takes no entries.
+#[test]
+fn a_member_is_not_missing_while_its_removal_is_not_committed() {
+    let mut cluster = Cluster::new(3, Settings::default(), Duration::from_millis(700));
+    cluster.snapshot_log_entries = 50;
+    let cluster = cluster.started().with_leader();
+    let leader = cluster.leader();
+    let node = cluster.node(leader);
+    let (slow, gone) = {
+        let mut others = cluster.all_ids().into_iter().filter(|id| *id != leader);
+        (others.next().unwrap(), others.next().unwrap())
+    };
+    cluster.isolate(slow, Fault::Refused);
+    for i in 0..400 {
+        write(&node, put("k", &i.to_string())).unwrap();
+    }
+    backup(&node).unwrap();
+    cluster.heal();
+    cluster.network.lock().unwrap().faults.insert((leader, slow), Fault::Snapshots);
+    wait_for("a follower that needs a snapshot", || {
+        let peers = node.status().peers;
+        let peer = peers.iter().find(|peer| peer.member_id == slow)?;
+        (peer.mode == Mode::Snapshot && peer.is_reachable == Some(true)).then_some(())
+    });
+    let remove = || {
+        let request = OperatorRequest::Remove(member(gone).node_id);
+        node.execute(&request, &NoCalls, Instant::now() + Duration::from_millis(1_500))
+    };
+    remove().expect_err("one of two voters takes no entries");
+    assert!(node.membership().get(gone).is_none(), "it is in force as soon as it is appended");
+    let again = remove().expect_err("it is not committed");
+    assert_eq!(again.kind, AdminFailureKind::UnderWay, "{again:?}");
+    cluster.heal();
+    let is_gone = |failure: AdminFailure| (failure.kind == AdminFailureKind::NotFound).then_some(());
+    wait_for("the removal", || remove().map_or_else(is_gone, |_| Some(())));
+}
+
+struct NoCalls;
+
+impl BootstrapTransport for NoCalls {
+    fn bootstrap(&self, _: &str, _: &BootstrapRequest) -> Result<BootstrapReply, PeerError> {
+        unreachable!("nobody joins")
+    }
 }
 
 #[test]

@@ -4,32 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::registry::{Bell, Watches};
+use super::watch::Watch;
 use crate::store::{Kv, PastVersion, ReadError, Record};
-use crate::vocabulary::{Keys, Row};
-
-/// What is watched.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Watch {
-    /// Which keys.
-    pub keys: Keys,
-    /// The first revision whose changes are shown.
-    pub from: u64,
-    /// Whether values that are put are shown.
-    pub puts: bool,
-    /// Whether deletions are shown.
-    pub deletes: bool,
-    /// Whether a change shows the record before.
-    pub prev: bool,
-}
-
-impl Watch {
-    fn holds(&self, key: &[u8]) -> bool {
-        match &self.keys {
-            Keys::One(one) => one == key,
-            Keys::Range(range) => range.contains(key),
-        }
-    }
-}
+use crate::vocabulary::Row;
 
 /// One change, as one watch sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,14 +53,17 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    pub(super) fn new(
-        registry: Arc<Watches>,
-        id: u64,
-        bell: Arc<Bell>,
+    /// Begins to watch, each watch from its revision on. `revision` says the store's revision whenever it is called. None
+    /// when there would be more than `most` watches.
+    pub fn open(
+        registry: &Arc<Watches>,
         watches: Vec<Watch>,
-        from: u64,
-    ) -> Cursor {
-        Cursor { registry, id, bell, watches, next: from, first: None }
+        most: usize,
+        revision: impl FnOnce() -> u64,
+    ) -> Option<Cursor> {
+        let (id, bell) = registry.enter(&watches, most, revision)?;
+        let next = watches.iter().map(|watch| watch.from).min().unwrap_or(u64::MAX);
+        Some(Cursor { registry: registry.clone(), id, bell, watches, next, first: None })
     }
 
     /// Where it goes on: every change of its keys before this revision was returned. It never falls.

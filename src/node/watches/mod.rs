@@ -8,18 +8,20 @@ mod ranges;
 mod registry;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::sync::Arc;
 
 use super::Node;
 use crate::store::Kv;
-pub use cursor::{Cursor, Most, RevisionSeen, Seen, Watch};
+pub use cursor::{Cursor, Most, RevisionSeen, Seen};
 pub use registry::Watches;
+pub use watch::Watch;
 
 impl Node {
     /// Begins to watch. None when there would be more than `most` watches on this node.
     pub fn watch(&self, watches: Vec<Watch>, most: usize) -> Option<Cursor> {
-        self.watches.watch(watches, most, || self.with_kv(Kv::revision))
+        Cursor::open(&self.watches, watches, most, || self.with_kv(Kv::revision))
     }
 
     /// How many watches there are on this node.

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
-use super::cursor::{Cursor, Watch};
 use super::ranges::Ranges;
+use super::watch::Watch;
 use crate::node::lock;
 use crate::store::{FIRST_REVISION, Kv};
 use crate::vocabulary::Keys;
@@ -107,14 +107,14 @@ impl Watches {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// Begins to watch; the cursor reads the changes, each watch from its revision on. `revision` says the store's
-    /// revision whenever it is called. None when there would be more than `most` watches.
-    pub fn watch(
-        self: &Arc<Self>,
-        watches: Vec<Watch>,
+    /// A watcher begins: its number and its bell. `revision` says the store's revision whenever it is called. None when
+    /// there would be more than `most` watches.
+    pub(super) fn enter(
+        &self,
+        watches: &[Watch],
         most: usize,
         revision: impl FnOnce() -> u64,
-    ) -> Option<Cursor> {
+    ) -> Option<(u64, Arc<Bell>)> {
         let mut registry = lock(&self.registry);
         let before = self.count.load(Ordering::SeqCst);
         if before + watches.len() > most {
@@ -128,7 +128,7 @@ impl Watches {
         }
         let (bell, id) = (Arc::new(Bell::new()), registry.next_id);
         registry.next_id += 1;
-        for watch in &watches {
+        for watch in watches {
             match &watch.keys {
                 Keys::One(key) => registry.keys.entry(key.clone()).or_default().push((id, bell.clone())),
                 Keys::Range(range) => registry.ranges.insert(range.clone(), id, bell.clone()),
@@ -136,9 +136,10 @@ impl Watches {
         }
         let from = watches.iter().map(|watch| watch.from).min().unwrap_or(UNTOUCHED);
         if from <= self.told.load(Ordering::SeqCst) {
+            // Nobody waits for it yet.
             bell.touch(from);
         }
-        Some(Cursor::new(self.clone(), id, bell, watches, from))
+        Some((id, bell))
     }
 
     /// A cursor is gone.

@@ -34,7 +34,7 @@ fn prefix(prefix: &str) -> Keys {
 }
 
 fn open(watches: &Arc<Watches>, kv: &Kv, keys: Keys, from: u64) -> Cursor {
-    watches.watch(vec![watch(keys, from)], 100, || kv.revision()).expect("there is room")
+    Cursor::open(watches, vec![watch(keys, from)], 100, || kv.revision()).expect("there is room")
 }
 
 fn tell(watches: &Watches, kv: &Kv) {
@@ -153,8 +153,11 @@ fn each_watch_of_a_cursor_has_its_own_keys_kinds_and_start() {
         Watch { puts: false, ..watch(prefix(""), 1) },
         watch(one("a"), 3),
     ];
-    let mut cursor = watches.watch(list, 3, || kv.revision()).expect("there is room for three");
-    assert!(watches.watch(vec![watch(one("a"), 1)], 3, || kv.revision()).is_none(), "and not for four");
+    let mut cursor = Cursor::open(&watches, list, 3, || kv.revision()).expect("there is room for three");
+    assert!(
+        Cursor::open(&watches, vec![watch(one("a"), 1)], 3, || kv.revision()).is_none(),
+        "and not for four"
+    );
     apply(&mut kv, Op::Delete { key: b"a".to_vec() });
     tell(&watches, &kv);
     let mut all = Vec::new();
