@@ -127,6 +127,8 @@ pub struct Limits {
     /// Answers that may be written at the same time to clients that take them slowly; above it they are dropped with
     /// their connections.
     pub max_slow_writers: usize,
+    /// Watches of this node at the same time, each of many on one stream counted.
+    pub max_watches: usize,
     /// Milliseconds a connection may be silent between two requests before it is closed.
     pub idle_timeout_ms: u64,
     /// Milliseconds in which a request's head and body must arrive and its answer be taken.
@@ -238,6 +240,7 @@ impl Default for Limits {
             max_requests_inside: 512,
             max_parked: 384,
             max_slow_writers: 64,
+            max_watches: 10_000,
             idle_timeout_ms: 60_000,
             transfer_timeout_ms: 10_000,
         }

@@ -144,6 +144,7 @@ const BAD_LINES: &[(&str, &str)] = &[
         ("limits: { max_requests_inside: 63 }", "limits.max_requests_inside: 63: at least 64"),
         ("limits: { upstream_connections: 63 }", "limits.max_requests_inside: 63: at least 64"),
         ("limits: { max_slow_writers: 0 }", "limits.max_slow_writers: 0: at least 1"),
+        ("limits: { max_watches: 0 }", "limits.max_watches: 0: at least 1"),
         ("limits: { max_parked: 0 }", "limits.max_parked: 0: at least 1"),
         ("limits: { idle_timeout_ms: 999 }", "limits.idle_timeout_ms: 999: at least 1000"),
         ("limits: { transfer_timeout_ms: 99 }", "limits.transfer_timeout_ms: 99: at least 100"),

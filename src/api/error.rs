@@ -43,6 +43,8 @@ pub enum ErrorCode {
     KeyNotFound,
     /// A write names a lease that does not exist, or not any more.
     LeaseNotFound,
+    /// The client takes none of the forms in which the answer can be given.
+    NotAcceptable,
     /// Key, value or body above its limit: 413; 431 for the head.
     TooLarge,
     /// The idempotency key was used before for another request.
@@ -63,7 +65,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order of the table in the API's documentation.
-    pub const ALL: [ErrorCode; 19] = [
+    pub const ALL: [ErrorCode; 20] = [
         ErrorCode::InvalidRequest,
         ErrorCode::FutureRevision,
         ErrorCode::Forbidden,
@@ -75,6 +77,7 @@ impl ErrorCode {
         ErrorCode::PreconditionFailed,
         ErrorCode::KeyNotFound,
         ErrorCode::LeaseNotFound,
+        ErrorCode::NotAcceptable,
         ErrorCode::TooLarge,
         ErrorCode::IdempotencyMismatch,
         ErrorCode::Unsupported,
@@ -93,6 +96,7 @@ impl ErrorCode {
             ErrorCode::Forbidden => &[403],
             ErrorCode::UnknownRoute | ErrorCode::NotFound | ErrorCode::LeaseNotFound => &[404],
             ErrorCode::MethodNotAllowed => &[405],
+            ErrorCode::NotAcceptable => &[406],
             ErrorCode::Conflict => &[409],
             ErrorCode::Compacted => &[410],
             ErrorCode::PreconditionFailed | ErrorCode::KeyNotFound => &[412],
@@ -132,6 +136,7 @@ impl ErrorCode {
             ErrorCode::PreconditionFailed => "precondition_failed",
             ErrorCode::KeyNotFound => "key_not_found",
             ErrorCode::LeaseNotFound => "lease_not_found",
+            ErrorCode::NotAcceptable => "not_acceptable",
             ErrorCode::TooLarge => "too_large",
             ErrorCode::IdempotencyMismatch => "idempotency_mismatch",
             ErrorCode::Overloaded => "overloaded",

@@ -12,6 +12,7 @@ mod snapshot;
 mod status;
 mod strict;
 mod txn;
+mod watch;
 mod write;
 
 pub use cluster::{
@@ -36,5 +37,9 @@ pub use strict::Strict;
 pub use txn::{
     DEFAULT_MAX_TXN_OPS, TxnCondition, TxnDelete, TxnGet, TxnList, TxnOperation, TxnOrder, TxnPut, TxnReply,
     TxnRequest, TxnResult, Wanted,
+};
+pub use watch::{
+    ChangeKind, DEFAULT_WATCH_LIMIT, DEFAULT_WATCH_WAIT_S, MAX_WATCH_ID_BYTES, MAX_WATCH_LIMIT,
+    MAX_WATCH_WAIT_S, PutChange, WatchChange, WatchReply, WatchRequest, WatchSpec,
 };
 pub use write::{AddReply, DeleteReply, Prev, PrevReply, PutReply};

@@ -36,7 +36,7 @@ pub struct TxnRequest {
 
 /// An object whose first fields are bytes: each is text, or base64 in the field with the same name and `_base64`. Every
 /// field may be missing. (Serde's `flatten` would take unknown fields.)
-macro_rules! object {
+macro_rules! byte_object {
     (
         $(#[$doc:meta])* $name:ident {
             $($get:ident, $set:ident: $text:ident or $base64:ident $what:literal,)*
@@ -79,7 +79,9 @@ macro_rules! object {
     };
 }
 
-object! {
+pub(super) use byte_object;
+
+byte_object! {
     /// One condition: of a key, or of every key of a range, exactly one thing.
     TxnCondition {
         key_bytes, set_key: key or key_base64 "The key.",
@@ -192,7 +194,7 @@ pub struct TxnOperation {
     pub txn: Option<TxnRequest>,
 }
 
-object! {
+byte_object! {
     /// A write of a transaction.
     TxnPut {
         key_bytes, set_key: key or key_base64 "The key.",
@@ -216,7 +218,7 @@ object! {
     }
 }
 
-object! {
+byte_object! {
     /// A removal of a transaction: of a key, or of a range. Keys that are not there do no harm.
     TxnDelete {
         key_bytes, set_key: key or key_base64 "The key.",
@@ -230,7 +232,7 @@ object! {
     }
 }
 
-object! {
+byte_object! {
     /// A read of one key in a transaction.
     TxnGet {
         key_bytes, set_key: key or key_base64 "The key.",
@@ -241,7 +243,7 @@ object! {
     }
 }
 
-object! {
+byte_object! {
     /// A read of a range in a transaction; without bounds of every key.
     TxnList {
         prefix_bytes, set_prefix: prefix or prefix_base64 "Every key that begins so.",
@@ -347,7 +349,11 @@ fn asked_for<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option
     Option::<Record>::deserialize(deserializer).map(Some)
 }
 
-fn either(name: &str, text: Option<&str>, base64: Option<&str>) -> Result<Option<Vec<u8>>, String> {
+pub(super) fn either(
+    name: &str,
+    text: Option<&str>,
+    base64: Option<&str>,
+) -> Result<Option<Vec<u8>>, String> {
     if text.is_none() && base64.is_none() {
         return Ok(None);
     }

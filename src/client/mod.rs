@@ -16,6 +16,7 @@ mod members;
 mod round;
 mod snapshots;
 mod txn;
+mod watch;
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -40,6 +41,7 @@ pub use lease::{KeyLease, Lease, LeasePage};
 pub use list::{Filters, ListOptions};
 pub use snapshots::{BackupTarget, SnapshotSaveError};
 pub use txn::{Condition as TxnCondition, Step, Txn, When};
+pub use watch::{Watch, WatchEvent, WatchKeys, WatchOptions};
 
 /// For how long a write is repeated after its first attempt that ended unknown: well below the shortest idempotency
 /// window a server can be configured with (60 s), so that a repetition can never be executed as a new write.
@@ -401,10 +403,21 @@ impl Client {
         self.call_until(Instant::now() + self.timeout, request, kind, read)
     }
 
-    /// Attempts until there is a final answer or the time is over. `read` takes a 2xx answer apart, and a read's 404 where
-    /// it can make something of it; None = it is not one of dkv's.
     fn call_until<T>(
         &self,
+        deadline: Instant,
+        request: &Request<'_>,
+        kind: Kind<'_>,
+        read: impl Fn(&Answer) -> Option<T>,
+    ) -> Result<T, ClientError> {
+        self.call_in(Round::new(self.timeout), deadline, request, kind, read)
+    }
+
+    /// Attempts until there is a final answer or the time is over. `read` takes a 2xx answer apart, and a read's 404 where
+    /// it can make something of it; None = it is not one of dkv's.
+    fn call_in<T>(
+        &self,
+        mut round: Round,
         mut deadline: Instant,
         request: &Request<'_>,
         kind: Kind<'_>,
@@ -413,7 +426,6 @@ impl Client {
         // The reason of the first attempt that ended unknown: from then on the call is unknown, too.
         let mut in_doubt: Option<String> = None;
         let mut reason: Option<String> = None;
-        let mut round = Round::new(self.timeout);
         // What a node needed to say that it does not serve.
         let mut slowest = Duration::ZERO;
         while let Some(attempt) = round.next(&self.known, deadline) {

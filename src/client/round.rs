@@ -208,7 +208,11 @@ pub(super) struct Round {
 
 impl Round {
     pub(super) fn new(timeout: Duration) -> Round {
-        let attempt_timeout = (timeout / 3).max(timeout.min(LEAST_ATTEMPT));
+        Round::with_attempts_of((timeout / 3).max(timeout.min(LEAST_ATTEMPT)))
+    }
+
+    /// One whose attempts may each take so long.
+    pub(super) fn with_attempts_of(attempt_timeout: Duration) -> Round {
         Round { attempt_timeout, asked: Vec::new(), pause: FIRST_PAUSE, guide: None, members_learned: false }
     }
 

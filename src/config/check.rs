@@ -177,6 +177,7 @@ impl Limits {
         let most = self.max_requests_inside as u64 / 4 * 3;
         check_range("limits.max_parked", self.max_parked as u64, 1, most)?;
         check_range("limits.max_slow_writers", self.max_slow_writers as u64, 1, 4_096)?;
+        check_range("limits.max_watches", self.max_watches as u64, 1, 1_000_000)?;
         check_range("limits.idle_timeout_ms", self.idle_timeout_ms, 1_000, 3_600_000)?;
         check_range("limits.transfer_timeout_ms", self.transfer_timeout_ms, 100, 600_000)
     }

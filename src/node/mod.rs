@@ -361,9 +361,11 @@ impl Node {
         Ok(())
     }
 
-    /// Says that the process is stopping: what its peers do from now on is nothing that its log warns of.
+    /// Says that the process is stopping: what its peers do from now on is nothing that its log warns of, and who watches
+    /// goes on at another node.
     pub fn begin_stop(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
+        self.watches.stop();
     }
 
     fn is_stopping(&self) -> bool {
@@ -384,7 +386,6 @@ impl Node {
         self.wakeups.wake_all();
         self.pieces.stop();
         self.renewals.stop();
-        self.watches.stop();
         for peer in self.wakeups.peers() {
             self.transport.cancel(peer, LeaderCall::Forward);
             self.transport.cancel(peer, LeaderCall::ReadIndex);

@@ -228,6 +228,7 @@ fn client_options(shared: &Arc<Shared>, plan: &fdlimit::Plan, run_dir: Arc<RunDi
     };
     options.lanes[0].waiting_limit = options.lanes[0].waiting_limit.min(limits.max_parked);
     options.headers = routes::headers();
+    options.takes_over = routes::takes_over;
     // Weak, because the shared state also refers to the ports.
     let of_node = Arc::downgrade(shared);
     options.error_headers =

@@ -19,17 +19,21 @@ mod text;
 mod txn;
 mod verify;
 mod verify_leases;
+mod watch;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
+use dkv::api::ChangeKind;
 use dkv::client::{
-    Client, ClientError, Filters, KeyLease, ListOptions, RangeOptions, ReadOptions, WriteOptions,
+    Client, ClientError, Filters, KeyLease, ListOptions, RangeOptions, ReadOptions, WatchKeys, WatchOptions,
+    WriteOptions,
 };
 
 use cli::{Cli, Command, Shell};
@@ -65,17 +69,18 @@ fn run(cli: &Cli, printer: &Printer) -> Result<(), Failure> {
     }
     let client = Client::new(&cli.endpoints, cli.timeout)?.with_notices(output::notice);
     let Some(cluster) = &cli.cluster else {
+        let client = Arc::new(client);
         return thread::scope(|scope| {
             // Beside the command: endpoints of several clusters are a mistake that shows only when it hurts.
             scope.spawn(|| client.compare_endpoints(COMPARE_PATIENCE));
             ask(cli, &client, printer)
         });
     };
-    ask(cli, &client.keep_to(cluster)?, printer)
+    ask(cli, &Arc::new(client.keep_to(cluster)?), printer)
 }
 
 /// Carries out a command that asks the cluster.
-fn ask(cli: &Cli, client: &Client, printer: &Printer) -> Result<(), Failure> {
+fn ask(cli: &Cli, client: &Arc<Client>, printer: &Printer) -> Result<(), Failure> {
     match &cli.command {
         Command::Set { key, value, lease, ttl, prev, condition, write } => {
             let condition = condition.condition();
@@ -153,6 +158,20 @@ fn ask(cli: &Cli, client: &Client, printer: &Printer) -> Result<(), Failure> {
                 ..ListOptions::default()
             };
             list::show(client, &options, *limit, printer)
+        }
+        Command::Watch { prefix, key, start, end, from, filter, prev, keep_going, command } => {
+            let bytes = |bound: &Option<OsString>| bound.as_ref().map(|b| b.as_bytes().to_vec());
+            let keys = match (bytes(key), bytes(start), bytes(end)) {
+                (Some(key), ..) => WatchKeys::Key(key),
+                (None, None, None) => WatchKeys::Prefix(bytes(prefix).unwrap_or_default()),
+                (None, start, end) => WatchKeys::Between(start.unwrap_or_default(), end.unwrap_or_default()),
+            };
+            let filter = filter.map(|kind| match kind {
+                cli::Kind::Put => ChangeKind::Put,
+                cli::Kind::Delete => ChangeKind::Delete,
+            });
+            let options = WatchOptions { from: *from, prev: *prev, filter };
+            watch::run(client, keys, options, &watch::Plan { command, keep_going: *keep_going }, printer)
         }
         Command::Lease { command } => lease::run(client, command, printer),
         Command::History { key, limit, stale } => {

@@ -61,17 +61,19 @@ pub enum RequestHeader {
     IfMatch,
     IfNoneMatch,
     IfVersion,
+    LastEventId,
 }
 
 impl RequestHeader {
     /// All of them.
-    pub const ALL: [RequestHeader; 6] = [
+    pub const ALL: [RequestHeader; 7] = [
         RequestHeader::Accept,
         RequestHeader::DkvCluster,
         RequestHeader::IdempotencyKey,
         RequestHeader::IfMatch,
         RequestHeader::IfNoneMatch,
         RequestHeader::IfVersion,
+        RequestHeader::LastEventId,
     ];
 
     /// In lower case.
@@ -83,6 +85,7 @@ impl RequestHeader {
             RequestHeader::IfMatch => "if-match",
             RequestHeader::IfNoneMatch => "if-none-match",
             RequestHeader::IfVersion => "if-version",
+            RequestHeader::LastEventId => "last-event-id",
         }
     }
 

@@ -34,5 +34,5 @@ pub use port::{HttpServer, LaneOptions, PortOptions};
 pub use reply::{ErrorHeaders, Header, Reply};
 pub use run_dir::RunDir;
 pub use stats::{PortCounters, PortStats};
-pub use takeover::{Connection, Sender, Takeover};
+pub use takeover::{Answering, Connection, Sender, Takeover};
 pub use workers::Handler;

@@ -29,6 +29,21 @@ pub(super) fn render(response: &Response, method: Method, close: bool, bytes: &m
     }
 }
 
+/// Writes the head of an answer that is sent in parts into `bytes`, which is emptied first: in chunks (RFC 9112 §7.1), or up
+/// to the end of the connection.
+pub(super) fn render_stream_head(response: &Response, is_chunked: bool, bytes: &mut Vec<u8>) {
+    bytes.clear();
+    // Writing to memory does not fail.
+    let _ = write!(bytes, "HTTP/1.1 {} {}\r\n", response.status, reason(response.status));
+    with_date(|date| bytes.extend_from_slice(date));
+    bytes.extend_from_slice(b"Server: dkv\r\n");
+    header(bytes, "Content-Type", response.content_type);
+    response.headers.iter().for_each(|(name, value)| header(bytes, name, value));
+    let framing = if is_chunked { ("Transfer-Encoding", "chunked") } else { ("Connection", "close") };
+    header(bytes, framing.0, framing.1);
+    bytes.extend_from_slice(b"\r\n");
+}
+
 fn header(bytes: &mut Vec<u8>, name: &str, value: &str) {
     assert!(value.bytes().all(|byte| matches!(byte, b' '..=b'~')), "header {name} has a bad value");
     for part in [name, ": ", value, "\r\n"] {
@@ -72,6 +87,7 @@ fn reason(status: u16) -> &'static str {
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        406 => "Not Acceptable",
         408 => "Request Timeout",
         409 => "Conflict",
         410 => "Gone",

@@ -1,4 +1,4 @@
-//! Connections that a handler takes over: after a head of its choice, bytes go both ways as the handler wants.
+//! Connections that a handler takes over: it switches to another protocol, or waits and answers on the connection's thread.
 //!
 //! A handler answers with a [`Takeover`] instead of a response. It travels in the slot, and the connection's own edge thread
 //! runs it, for as long as it likes: one thread for each such connection, and neither tiny_http nor a responder is held.
@@ -6,22 +6,40 @@
 //! not read ahead.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
+
+use super::message::{Method, Response};
 use super::outbox::{Outbox, Sent};
-
-type Run = Box<dyn FnOnce(Connection) + Send>;
+use super::render::{render, render_stream_head};
+use super::reply::Answers;
 
 /// Whether the port stops.
 pub(super) type IsStopping = Box<dyn Fn() -> bool + Send>;
 
 /// What a handler does with a connection.
-pub struct Takeover {
-    head: Vec<u8>,
-    run: Run,
+pub struct Takeover(Run);
+
+enum Run {
+    /// After this head both sides send what they like.
+    Switch(Vec<u8>, Box<dyn FnOnce(Connection) + Send>),
+    /// One answer, in HTTP. Whether the connection may go on.
+    Answer(Box<dyn FnOnce(&mut Answering) -> bool + Send>),
+}
+
+/// What the edge thread gives a takeover.
+pub(super) struct Place {
+    pub stream: Arc<TcpStream>,
+    pub outbox: Arc<Outbox>,
+    pub answers: Arc<Answers>,
+    /// The client wants no other answer after this one.
+    pub close: bool,
 }
 
 impl Takeover {
@@ -31,22 +49,114 @@ impl Takeover {
     pub fn switch(protocol: &'static str, run: impl FnOnce(Connection) + Send + 'static) -> Takeover {
         let head =
             format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n");
-        Takeover { head: head.into_bytes(), run: Box::new(run) }
+        Takeover(Run::Switch(head.into_bytes(), Box::new(run)))
     }
 
-    /// Runs it to its end.
-    pub(super) fn run(
-        self,
-        stream: Arc<TcpStream>,
-        already: Vec<u8>,
-        outbox: Arc<Outbox>,
-        is_stopping: IsStopping,
-    ) {
-        let connection = Connection { stream, already, sender: Sender(outbox), is_stopping };
-        if connection.sender.send(&self.head) {
-            (self.run)(connection);
+    /// Answers the request on the connection's thread, which may wait as long as it likes. `run` says whether it has sent
+    /// a whole answer, after which the connection may go on.
+    pub fn answer(run: impl FnOnce(&mut Answering) -> bool + Send + 'static) -> Takeover {
+        Takeover(Run::Answer(Box::new(run)))
+    }
+
+    /// Runs it to its end. `take_input` takes what was read and belongs to no request. Whether the connection goes on.
+    pub(super) fn run(self, place: Place, take_input: impl FnOnce() -> Vec<u8>) -> bool {
+        match self.0 {
+            Run::Switch(head, run) => {
+                let Place { stream, outbox, answers, .. } = place;
+                let is_stopping = Box::new(move || answers.stopping.load(Ordering::SeqCst));
+                let connection =
+                    Connection { stream, already: take_input(), sender: Sender(outbox), is_stopping };
+                if connection.sender.send(&head) {
+                    run(connection);
+                }
+                false
+            }
+            Run::Answer(run) => {
+                let mut answering = Answering { place, is_chunked: false };
+                run(&mut answering) && !answering.closes()
+            }
         }
     }
+}
+
+/// An answer that is given on the connection's thread: one response, or a stream of parts.
+pub struct Answering {
+    place: Place,
+    is_chunked: bool,
+}
+
+impl Answering {
+    /// Sends a whole response. Whether the client took it.
+    pub fn respond(&mut self, response: &Response) -> bool {
+        let mut bytes = Vec::new();
+        render(response, Method::Get, self.closes(), &mut bytes);
+        self.send(&bytes)
+    }
+
+    /// Begins a stream with the head of `response`, whose body is its first part. Whether the client took it.
+    pub fn begin(&mut self, response: &Response) -> bool {
+        // Without chunks the stream ends with the connection: HTTP/1.0 knows no chunks.
+        self.is_chunked = !self.place.close;
+        let mut bytes = Vec::new();
+        render_stream_head(response, self.is_chunked, &mut bytes);
+        self.send(&bytes) && (response.body.is_empty() || self.part(&response.body))
+    }
+
+    /// Sends a part of the stream, which is not empty. Whether the client took it.
+    pub fn part(&mut self, part: &[u8]) -> bool {
+        if !self.is_chunked {
+            return self.send(part);
+        }
+        let mut bytes = Vec::with_capacity(part.len() + 20);
+        // Writing to memory does not fail.
+        let _ = write!(bytes, "{:x}\r\n", part.len());
+        bytes.extend_from_slice(part);
+        bytes.extend_from_slice(b"\r\n");
+        self.send(&bytes)
+    }
+
+    /// Ends the stream in order.
+    pub fn end(&mut self) {
+        if self.is_chunked {
+            self.send(b"0\r\n\r\n");
+        }
+    }
+
+    /// Whether the client has ended its side.
+    pub fn is_gone(&self) -> bool {
+        is_gone(&self.place.stream)
+    }
+
+    /// Whether the connection ends with this answer.
+    fn closes(&self) -> bool {
+        self.place.close || self.place.answers.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Waits for the client as long as for any answer.
+    fn send(&self, bytes: &[u8]) -> bool {
+        let Place { outbox, answers, .. } = &self.place;
+        let is_sent = match outbox.push(bytes) {
+            Sent::Whole => true,
+            Sent::Broken => false,
+            Sent::Part => outbox.drain(Instant::now() + answers.limits.write_deadline(bytes.len())).is_ok(),
+        };
+        if !is_sent {
+            outbox.break_off();
+        }
+        is_sent
+    }
+}
+
+impl fmt::Debug for Answering {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answering").field("close", &self.place.close).finish_non_exhaustive()
+    }
+}
+
+/// Whether the client has ended its side. One that waits for a takeover has nothing else to send.
+pub(super) fn is_gone(stream: &TcpStream) -> bool {
+    let peeked = recv(stream, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    !matches!(peeked, Ok((_, 1..)) | Err(Errno::AGAIN | Errno::INTR))
 }
 
 impl fmt::Debug for Takeover {

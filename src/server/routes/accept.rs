@@ -15,11 +15,19 @@ pub(super) struct Offer {
 /// The index of the offer that the client would rather have: that of the highest weight, then the one that it named most
 /// exactly, then the first. Without the header, and where the client takes none of them, the first one.
 pub(super) fn choose(request: &Request, offers: &[Offer]) -> usize {
+    choose_or_refuse(request, offers).unwrap_or(0)
+}
+
+/// The same; None where the client takes none of them.
+pub(super) fn choose_or_refuse(request: &Request, offers: &[Offer]) -> Option<usize> {
     let ranges: Vec<Range<'_>> = (request.header_values(RequestHeader::Accept))
         .flat_map(|value| split(value, ','))
         .filter_map(Range::parse)
         .collect();
-    let mut best = (0, (0, 0));
+    if ranges.is_empty() {
+        return Some(0);
+    }
+    let mut best = (None, (0, 0));
     for (index, offer) in offers.iter().enumerate() {
         // The most exact range decides, also when it says no.
         let fit = ranges.iter().filter_map(|range| Some((range.fit(offer)?, range.weight))).max();
@@ -27,7 +35,7 @@ pub(super) fn choose(request: &Request, offers: &[Offer]) -> usize {
             && weight > 0
             && (weight, exactness) > best.1
         {
-            best = (index, (weight, exactness));
+            best = (Some(index), (weight, exactness));
         }
     }
     best.0

@@ -89,6 +89,8 @@ impl Collector for Scrape {
             wakeups(&mut out, node.counters())?;
             peers(&mut out, node, &status)?;
             store(&mut out, node)?;
+            let watches = node.watch_count() as u64;
+            out.gauge("dkv_watches", "Watches that this node serves", None, watches)?;
         }
         process_of_ours(&mut out)
     }

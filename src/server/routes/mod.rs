@@ -31,7 +31,8 @@ mod table;
 mod tests;
 mod txn;
 mod txn_answer;
+mod watch;
 mod writes;
 
 pub(super) use dispatch::start;
-pub(super) use table::headers;
+pub(super) use table::{headers, takes_over};

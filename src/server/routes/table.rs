@@ -19,6 +19,8 @@ pub(super) struct Operation {
     pub effect: Effect,
     /// Whether it may wait for the cluster. Such a request takes one of the places for requests that wait.
     pub may_wait: bool,
+    /// Whether it may answer by taking the connection over: its client sends nothing more until it is answered.
+    pub takes_over: bool,
     /// The request headers that it reads. It is given no others.
     pub headers: &'static [RequestHeader],
     /// What a client must be allowed to do. Every client is allowed everything so far.
@@ -79,6 +81,7 @@ const fn look(pattern: &'static str, id: &'static str, handler: Handler) -> Oper
         id,
         effect: Effect::Read,
         may_wait: false,
+        takes_over: false,
         headers: &[],
         permission: Permission::Observe,
         dialect: Dialect::V1,
@@ -172,6 +175,18 @@ pub(super) static OPERATIONS: &[Operation] = &[
         ..key_write("/v1/leases/{id}", DELETE, "revokeLease", ClientApi::revoke_lease)
     },
     key_write("/v1/txn", POST, "txn", ClientApi::txn),
+    Operation {
+        methods: &[Method::Get],
+        takes_over: true,
+        headers: &[RequestHeader::Accept, RequestHeader::LastEventId],
+        ..key_read("/v1/watch", "watch", ClientApi::watch)
+    },
+    Operation {
+        methods: POST,
+        takes_over: true,
+        headers: &[RequestHeader::Accept],
+        ..key_read("/v1/watch", "watchMany", ClientApi::watch_many)
+    },
     flat(Operation { methods: &[Method::Get], headers: &[], ..key_read("/get", "flatGet", flat::get) }),
     flat(key_write("/set", POST, "flatSet", flat::set)),
     flat(key_write("/delete", DELETE, "flatDelete", flat::delete)),
@@ -227,6 +242,11 @@ fn parameter(pattern: &str, path: &str) -> Option<Range<usize>> {
     let after = rest.split_once('}').map_or("", |(_, after)| after);
     let end = path.strip_prefix(before)?.strip_suffix(after)?.len() + before.len();
     Some(before.len()..end)
+}
+
+/// Whether a request may be answered by a takeover.
+pub(in crate::server) fn takes_over(method: Method, path: &str) -> bool {
+    matches!(find(method, path), Matched::Operation(at, _) if OPERATIONS[at].takes_over)
 }
 
 /// The methods of a path, as `Allow` lists them.
@@ -292,6 +312,8 @@ mod tests {
             (Method::Post, "/v1/leases/2a", Err("GET, HEAD, DELETE".to_owned())),
             (Method::Post, "/v1/txn", Ok(("txn", ""))),
             (Method::Get, "/v1/txn", Err("POST".to_owned())),
+            (Method::Post, "/v1/watch", Ok(("watchMany", ""))),
+            (Method::Head, "/v1/watch", Err("GET, POST".to_owned())),
             (Method::Get, "/v1/kvs", Err(String::new())),
             (Method::Head, "/get", Err("GET".to_owned())),
             (Method::Head, "/v1/cluster/members", Ok(("getMembers", ""))),
@@ -340,9 +362,10 @@ mod tests {
                 Effect::Write => assert!(may_write, "{id} changes things with {:?}", operation.permission),
                 Effect::Read => assert!(operation.permission != Permission::Write, "{id} writes nothing"),
             }
-            assert_eq!(
-                operation.effect == Effect::Read && operation.methods.iter().all(|m| m.is_read()),
-                operation.effect == Effect::Read,
+            // The list of what is watched has no room in a query.
+            let is_asked_with_get = operation.methods.iter().all(|m| m.is_read()) || id == "watchMany";
+            assert!(
+                operation.effect == Effect::Write || is_asked_with_get,
                 "{id}: a read is asked for with GET"
             );
             assert!(operation.permission != Permission::None || !operation.may_wait, "{id}: a probe waits");

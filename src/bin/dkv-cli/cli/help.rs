@@ -111,6 +111,17 @@ pub(super) const HISTORY_HELP: &str = concat!(
   the history is complete."
 );
 
+pub(super) const WATCH_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli watch app/                   every change below app/
+  dkv-cli watch --key app/color --from 41
+  dkv-cli watch app/ -o json | jq -c .changes
+  dkv-cli watch app/ -- ./reload.sh    once for each revision
+
+  A command that fails ends the watch with its exit code, unless --keep-going is
+  given. Changes older than the history that is kept end it with exit code 2."
+);
+
 pub(super) const LEASE_HELP: &str = concat!(
     heading!("Examples:"),
     "  lease=$(dkv-cli lease grant 15)

@@ -11,13 +11,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use dkv::vocabulary::{LeaseId, MAX_TTL_S};
 
 use help::{
     ADD_HELP, COMPLETION_HELP, DELETE_HELP, DELETE_USAGE, EXPORT_HELP, GET_HELP, HISTORY_HELP, IMPORT_HELP,
     LEASE_HELP, LIST_HELP, MAIN_HELP, MEMBER_HELP, SET_HELP, SNAPSHOT_HELP, STATUS_HELP, TRANSFER_HELP,
-    TXN_HELP, TXN_USAGE, VERIFY_HELP,
+    TXN_HELP, TXN_USAGE, VERIFY_HELP, WATCH_HELP,
 };
 use options::{cluster_id, seconds};
 
@@ -122,6 +122,15 @@ pub struct Range {
     /// Every key there is.
     #[arg(long, conflicts_with_all = ["key", "prefix", "start", "end"])]
     pub all: bool,
+}
+
+/// What happens to a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// It gets a value.
+    Put,
+    /// It is deleted.
+    Delete,
 }
 
 /// What can be done.
@@ -253,6 +262,41 @@ pub enum Command {
         /// Take what the asked node has at once, which may be old.
         #[arg(long)]
         stale: bool,
+    },
+    /// Print changes as they come, or run a command for each revision.
+    ///
+    /// A line for each change: the revision, put or delete, the key, the value, tabs between them. When a node fails it
+    /// goes on at another one, without a gap and without a change told twice.
+    #[command(after_long_help = WATCH_HELP)]
+    Watch {
+        /// The keys that begin so; by default every key.
+        #[arg(value_hint = ValueHint::Other, conflicts_with_all = ["key", "start", "end"])]
+        prefix: Option<OsString>,
+        /// This key alone.
+        #[arg(long, value_name = "KEY", value_hint = ValueHint::Other, conflicts_with_all = ["start", "end"])]
+        key: Option<OsString>,
+        /// The keys from this one on.
+        #[arg(long, value_name = "KEY", value_hint = ValueHint::Other)]
+        start: Option<OsString>,
+        /// The keys before this one.
+        #[arg(long, value_name = "KEY", value_hint = ValueHint::Other)]
+        end: Option<OsString>,
+        /// Begin with the changes of this revision; by default with what changes from now on.
+        #[arg(long, value_name = "REVISION", value_hint = ValueHint::Other, value_parser = clap::value_parser!(u64).range(1..))]
+        from: Option<u64>,
+        /// Only changes of this kind.
+        #[arg(long, value_name = "KIND", value_enum)]
+        filter: Option<Kind>,
+        /// With -o json and for a command: show the record before each change, too.
+        #[arg(long)]
+        prev: bool,
+        /// Go on when the command fails.
+        #[arg(long, requires = "command")]
+        keep_going: bool,
+        /// Run this once for each revision, one at a time, with the changes as JSON on its standard input and
+        /// DKV_REVISION in its environment.
+        #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+        command: Vec<OsString>,
     },
     /// Keys that go by themselves: begin, renew, end and show leases.
     #[command(after_long_help = LEASE_HELP)]

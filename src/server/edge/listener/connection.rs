@@ -12,9 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
-
 use super::{Lane, Shared};
 use crate::api::{ErrorBody, ErrorCode, ErrorOutcome};
 use crate::server::edge::head::{Head, Refusal};
@@ -23,6 +20,7 @@ use crate::server::edge::message::{Method, Response};
 use crate::server::edge::outbox::Sent;
 use crate::server::edge::render::render;
 use crate::server::edge::slot::{Asked, GivenUp, Slot};
+use crate::server::edge::takeover::{Place, is_gone};
 use reader::Reader;
 
 /// Longest time and most bytes for which a closed connection is read on, so that the answer is not lost to a reset.
@@ -143,15 +141,19 @@ impl<'a> Client<'a> {
     /// Waits for the answer without reading ahead, and looks once a second whether the client is gone. When the handler takes
     /// the connection over, runs that to its end. Whether the connection is over.
     fn hand_over_when_asked(&mut self) -> bool {
-        while let Some(Owed { number, deadline, .. }) = self.owed {
+        while let Some(Owed { number, deadline, close, .. }) = self.owed {
             if let Some(takeover) = self.slot.begin_takeover(number) {
                 self.owed = None;
-                let (stream, outbox) = (Arc::clone(self.stream), Arc::clone(&self.slot.outbox));
-                let answers = Arc::clone(&self.shared.answers);
-                let is_stopping = Box::new(move || answers.stopping.load(Ordering::SeqCst));
-                takeover.run(stream, self.reader.take_input(), outbox, is_stopping);
+                let place = Place {
+                    stream: Arc::clone(self.stream),
+                    outbox: Arc::clone(&self.slot.outbox),
+                    answers: Arc::clone(&self.shared.answers),
+                    close,
+                };
+                let goes_on = takeover.run(place, || self.reader.take_input());
                 self.slot.finish_takeover(number);
-                return true;
+                self.quiet_since = Instant::now();
+                return !goes_on;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || self.shared.forced.load(Ordering::SeqCst) {
@@ -289,12 +291,6 @@ impl Drop for Client<'_> {
         // A handler that still runs holds the slot, and with it the socket: the client sees the end at once.
         self.slot.outbox.break_off();
     }
-}
-
-/// Whether the client has ended its side. One that waits for a takeover has nothing else to send.
-fn is_gone(stream: &TcpStream) -> bool {
-    let peeked = recv(stream, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-    !matches!(peeked, Ok((_, 1..)) | Err(Errno::AGAIN | Errno::INTR))
 }
 
 /// Closes a connection whose client may still be sending: a close with unread input would reset it, and the client
