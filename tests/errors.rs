@@ -114,6 +114,7 @@ fn every_code_of_the_table_can_be_met() {
     let refused = cluster.request(leader, "POST", "/v1/txn", &[], keep).unwrap();
     met.check(&refused, "key_not_found");
     met.check(&ask("PUT", "/v1/kv/k?lease=aa", &[]), "lease_not_found");
+    met.check(&ask("GET", "/v1/watch?key=k", &[("Accept", "text/html")]), "not_acceptable");
     let twin = br#"{"node_id":"node1","member_id":"00000000000000ab","raft_addr":"127.0.0.1:1","http_addr":"127.0.0.1:2"}"#;
     let refused = cluster.request(leader, "POST", "/v1/cluster/members", &[], twin).unwrap();
     met.check(&refused, "conflict");

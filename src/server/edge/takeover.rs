@@ -9,16 +9,15 @@ use std::fmt;
 use std::io::{self, Read, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
+use super::limits::EdgeLimits;
 use super::message::{Method, Response};
 use super::outbox::{Outbox, Sent};
 use super::render::{render, render_stream_head};
-use super::reply::Answers;
 
 /// Whether the port stops.
 pub(super) type IsStopping = Box<dyn Fn() -> bool + Send>;
@@ -37,7 +36,8 @@ enum Run {
 pub(super) struct Place {
     pub stream: Arc<TcpStream>,
     pub outbox: Arc<Outbox>,
-    pub answers: Arc<Answers>,
+    pub limits: EdgeLimits,
+    pub is_stopping: IsStopping,
     /// The client wants no other answer after this one.
     pub close: bool,
 }
@@ -62,8 +62,7 @@ impl Takeover {
     pub(super) fn run(self, place: Place, take_input: impl FnOnce() -> Vec<u8>) -> bool {
         match self.0 {
             Run::Switch(head, run) => {
-                let Place { stream, outbox, answers, .. } = place;
-                let is_stopping = Box::new(move || answers.stopping.load(Ordering::SeqCst));
+                let Place { stream, outbox, is_stopping, .. } = place;
                 let connection =
                     Connection { stream, already: take_input(), sender: Sender(outbox), is_stopping };
                 if connection.sender.send(&head) {
@@ -129,16 +128,16 @@ impl Answering {
 
     /// Whether the connection ends with this answer.
     fn closes(&self) -> bool {
-        self.place.close || self.place.answers.stopping.load(Ordering::SeqCst)
+        self.place.close || (self.place.is_stopping)()
     }
 
     /// Waits for the client as long as for any answer.
     fn send(&self, bytes: &[u8]) -> bool {
-        let Place { outbox, answers, .. } = &self.place;
+        let Place { outbox, limits, .. } = &self.place;
         let is_sent = match outbox.push(bytes) {
             Sent::Whole => true,
             Sent::Broken => false,
-            Sent::Part => outbox.drain(Instant::now() + answers.limits.write_deadline(bytes.len())).is_ok(),
+            Sent::Part => outbox.drain(Instant::now() + limits.write_deadline(bytes.len())).is_ok(),
         };
         if !is_sent {
             outbox.break_off();

@@ -144,10 +144,12 @@ impl<'a> Client<'a> {
         while let Some(Owed { number, deadline, close, .. }) = self.owed {
             if let Some(takeover) = self.slot.begin_takeover(number) {
                 self.owed = None;
+                let answers = Arc::clone(&self.shared.answers);
                 let place = Place {
                     stream: Arc::clone(self.stream),
                     outbox: Arc::clone(&self.slot.outbox),
-                    answers: Arc::clone(&self.shared.answers),
+                    limits: self.limits().clone(),
+                    is_stopping: Box::new(move || answers.stopping.load(Ordering::SeqCst)),
                     close,
                 };
                 let goes_on = takeover.run(place, || self.reader.take_input());
