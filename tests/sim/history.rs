@@ -14,7 +14,7 @@ use crate::client::Asker;
 use crate::report::{Mark, Report};
 
 #[path = "../support/plain_map.rs"]
-mod plain_map;
+pub mod plain_map;
 
 use plain_map::{Model, Rules};
 

@@ -20,6 +20,7 @@
 //! | `peers` | requests of peers, answered when the disk or the log allows |
 //! | `client` | clients with unique values and retries |
 //! | `leases` | holders of leases, and the leader's part in their lives; promise P10 |
+//! | `watchers` | watchers that go on at any member; promise P9 |
 //! | `nemesis` | crashes, cuts, pauses, slow disks |
 //! | `failover` | words of lost links, true and false |
 //! | `oracle` | the invariants of the cluster, after every step |
@@ -59,6 +60,7 @@ mod snapshots;
 mod standing;
 mod swarm;
 mod threads;
+mod watchers;
 #[path = "../support/whole_log.rs"]
 mod whole_log;
 mod world;

@@ -43,6 +43,8 @@ pub enum NodeEvent {
     Applier,
     /// The keeper of leases looks.
     LeaseKeeper,
+    /// The notifier tells watchers what was applied.
+    Notifier,
     /// The entries in its hands are applied.
     Applied,
     /// The replicator for `peer` looks for work.
@@ -305,6 +307,8 @@ impl World {
             seal_at: u64::MAX,
             applier: Thread::Asleep,
             keeper: Keeper::default(),
+            watches: Arc::default(),
+            is_notifier_awake: false,
             snapshotter: Snapshotter::Rung,
             no_snapshot_before: 0,
             receiver,

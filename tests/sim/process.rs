@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use dkv::node::{
     AdminResult, Administration, Completion, LeaseKeeper, PeerRequest, ReadIndexResult, State, Transfer,
-    WriteResult,
+    Watches, WriteResult,
 };
 use dkv::raft::{
     AppendEntriesReply, Apply, Awaits, Index, InstallSnapshotReply, InstallSnapshotRequest, LogRead,
@@ -41,6 +41,9 @@ pub struct Process {
     /// What the applier reads the log with.
     pub applied_log: LogReader,
     pub keeper: Keeper,
+    /// Who watches at this process.
+    pub watches: Arc<Watches>,
+    pub is_notifier_awake: bool,
     pub snapshotter: Snapshotter,
     /// A snapshot that failed is not tried again before.
     pub no_snapshot_before: u64,

@@ -339,6 +339,14 @@ marks! {
     TimeKept,
     /// A leader of a quiet store with leases died.
     LeaderDiedQuiet,
+    /// A watcher was told changes.
+    WatchTold,
+    /// A watcher's connection broke off between two events,
+    WatchBrokenBetween,
+    /// ... or inside one.
+    WatchBrokenInside,
+    /// A watcher missed changes, and was told so.
+    WatchCompacted,
 }
 
 /// What happens to operations of the next program.

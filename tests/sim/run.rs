@@ -75,6 +75,7 @@ fn live(swarm: Swarm, report: Rc<RefCell<Report>>) {
     let mut world = World::new(swarm, report);
     world.start_clients();
     world.start_holders();
+    world.start_watchers();
     world.start_nemesis(true);
     world.run_until(world.swarm.chaos_us, |_| false);
     world.end_nemesis();
@@ -225,6 +226,7 @@ impl World {
                 );
             }
         }
+        self.check_watchers(&replay.model);
         history::check(&replay, &self.clients.history, &self.clients.attempts, &mut self.report.borrow_mut());
         if self.swarm.sabotage == Some(Sabotage::StaleRead) && control::forge(&mut self.clients.history) {
             let is_decided = history::check_linearizable(&replay, &self.clients.history, self.swarm.keys);

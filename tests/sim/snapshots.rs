@@ -443,6 +443,7 @@ impl World {
         self.mark(Mark::SnapshotInstalled);
         self.report.borrow_mut().counters.installs += 1;
         self.see_leases(node);
+        self.note_watchers(node);
         self.step(node, |state, _| state.handle_restored(last));
     }
 }

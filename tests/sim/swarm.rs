@@ -21,6 +21,7 @@ pub enum Stream {
     Words,
     Operations,
     Leases,
+    Watches,
 }
 
 impl Stream {
@@ -226,6 +227,8 @@ pub struct Operations {
     pub version_conditions: bool,
     /// Holders of leases.
     pub leases: bool,
+    /// Watchers.
+    pub watches: bool,
 }
 
 impl Swarm {
@@ -336,6 +339,7 @@ impl Swarm {
                 additions: asked.u8(0..3) == 0,
                 version_conditions: asked.u8(0..3) == 0,
                 leases: asked.u8(0..3) == 0,
+                watches: asked.u8(0..3) == 0,
             },
         }
     }

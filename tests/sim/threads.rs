@@ -55,6 +55,7 @@ impl World {
             NodeEvent::Applier => self.run_applier(node),
             NodeEvent::Applied => self.end_apply(node),
             NodeEvent::LeaseKeeper => self.run_lease_keeper(node),
+            NodeEvent::Notifier => self.run_notifier(node),
             NodeEvent::Replicator { peer, at } => self.run_replicator(node, peer, at),
             NodeEvent::Sender { peer, at } => self.run_sender(node, peer, at),
             NodeEvent::LogRead { peer } => self.end_log_read(node, peer),
@@ -254,6 +255,7 @@ impl World {
             self.oracle.check_applied(node, &process.kv);
         }
         self.see_leases(node);
+        self.note_watchers(node);
         self.step(node, |state, _| state.handle_applied(applied));
         if changes && self.look_for_removal(node) {
             return;

@@ -15,6 +15,7 @@ use crate::node::{Machine, NodeEvent};
 use crate::oracle::Oracle;
 use crate::report::{Mark, Report};
 use crate::swarm::{Stream, Swarm};
+use crate::watchers::Watchers;
 
 /// Index of a member in the world; its identity is one more.
 pub type NodeIndex = usize;
@@ -29,6 +30,8 @@ pub enum Event {
     Client { client: usize, what: ToClient },
     /// A holder of a lease goes on.
     Holder { holder: usize, what: ToHolder },
+    /// A watcher is told, or looks for another member.
+    Watcher { watcher: usize },
     /// The nemesis acts.
     Nemesis(Act),
 }
@@ -77,6 +80,7 @@ pub struct World {
     pub nodes: Vec<Machine>,
     pub clients: Clients,
     pub holders: Holders,
+    pub watchers: Watchers,
     pub nemesis: Nemesis,
     pub oracle: Oracle,
     pub operator: Operator,
@@ -96,6 +100,7 @@ impl World {
             nodes: Vec::new(),
             clients: Clients::new(&swarm),
             holders: Holders::new(&swarm),
+            watchers: Watchers::new(&swarm),
             nemesis: Nemesis::new(&swarm),
             oracle: Oracle::new(swarm.machines()),
             operator: Operator::new(seed),
@@ -148,6 +153,7 @@ impl World {
             Event::Net(event) => self.handle_net_event(event),
             Event::Client { client, what } => self.handle_client_event(client, what),
             Event::Holder { holder, what } => self.handle_holder_event(holder, what),
+            Event::Watcher { watcher } => self.handle_watcher_event(watcher),
             Event::Nemesis(act) => self.handle_act(act),
         }
     }
