@@ -131,6 +131,14 @@ enum Lie {
     TransactionReadsTheOld,
     /// A lease is over long before its time, with its keys.
     EarlyEnd,
+    /// A watch leaves a change out.
+    DroppedChange,
+    /// A watch tells a change twice.
+    RepeatedChange,
+    /// A watch tells two changes in the wrong order.
+    SwappedChanges,
+    /// A watch tells a deletion as a value.
+    OtherChange,
     /// A lease loses its keys, and is renewed all the same.
     LostKey,
     /// A lease is revoked, and its keys stay.
@@ -144,6 +152,8 @@ struct Store {
     cells: BTreeMap<String, Cell>,
     newest: String,
     requests: u64,
+    /// Every change: revision, key, and the value; empty: it was deleted.
+    changes: Vec<(u64, String, String)>,
     /// The keys of each lease.
     leases: BTreeMap<String, Vec<String>>,
 }
@@ -251,6 +261,9 @@ impl Store {
         if let Some(rest) = target.strip_prefix("/v1/leases") {
             return self.lease(method, rest, lie);
         }
+        if let Some(query) = target.strip_prefix("/v1/watch?") {
+            return self.watch(query, lie);
+        }
         if target == "/v1/txn" {
             return self.txn(&serde_json::from_str(body).unwrap(), lie);
         }
@@ -305,6 +318,49 @@ impl Store {
                 answer(200, "", &format!(r#"{{"revision":{},"deleted":{}}}"#, self.revision, keys.len()))
             }
         }
+    }
+
+    /// A long poll that never waits.
+    fn watch(&self, query: &str, lie: Lie) -> String {
+        let parameter = |name: &str| {
+            let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+            value.map(|value| percent_decode_str(value).decode_utf8_lossy().into_owned())
+        };
+        let prefix = parameter("prefix").expect("a prefix");
+        let next = self.revision + 1;
+        let from = parameter("from").map_or(next, |from| from.parse().unwrap());
+        let mut changes: Vec<_> = self
+            .changes
+            .iter()
+            .filter(|(at, key, _)| *at >= from && key.starts_with(&prefix))
+            .cloned()
+            .collect();
+        match lie {
+            Lie::DroppedChange if changes.len() > 1 => drop(changes.remove(0)),
+            Lie::RepeatedChange if changes.len() > 1 => changes.push(changes[0].clone()),
+            Lie::SwappedChanges if changes.len() > 1 => changes.swap(0, 1),
+            Lie::OtherChange => {
+                changes
+                    .iter_mut()
+                    .filter(|change| change.2.is_empty())
+                    .for_each(|change| change.2 = "x".to_owned());
+            }
+            _ => {}
+        }
+        let told: Vec<String> = changes
+            .iter()
+            .map(|(at, key, value)| match &value[..] {
+                "" => format!(r#"{{"type":"delete","revision":{at},"key":"{key}"}}"#),
+                value => format!(
+                    r#"{{"type":"put","revision":{at},"key":"{key}","value":"{value}","create_revision":1,"version":1}}"#
+                ),
+            })
+            .collect();
+        answer(
+            200,
+            "",
+            &format!(r#"{{"revision":{},"next":{next},"changes":[{}]}}"#, self.revision, told.join(",")),
+        )
     }
 
     fn remove(&mut self, keys: &[String]) {
@@ -397,6 +453,7 @@ impl Store {
         let before = self.cells.get(key).cloned().map(|before| Box::new(Cell { before: None, ..before }));
         let value = value.unwrap_or_default().to_owned();
         let cell = Cell { value, mod_revision: revision, version: version + 1, index, before };
+        self.changes.push((revision, key.to_owned(), cell.value.clone()));
         self.cells.insert(key.to_owned(), cell);
         self.newest = key.to_owned();
     }
@@ -580,6 +637,21 @@ fn every_broken_promise_about_leases_is_found_out() {
         let output = verify_fake(lie);
         assert_eq!(output.status.code(), Some(5), "{lie:?}: {}", text(&output));
         assert!(text(&output).contains("\nBROKEN: "), "{lie:?}: {}", text(&output));
+        assert!(text(&output).contains(what), "{lie:?}: {}", text(&output));
+    }
+}
+
+#[test]
+fn every_broken_promise_about_watches_is_found_out() {
+    for (lie, what) in [
+        (Lie::DroppedChange, "was not told by a watch at"),
+        (Lie::RepeatedChange, "was told after revision"),
+        (Lie::SwappedChanges, "was told after revision"),
+        (Lie::OtherChange, "was told as"),
+    ] {
+        let output = verify_fake(lie);
+        assert_eq!(output.status.code(), Some(5), "{lie:?}: {}", text(&output));
+        assert!(text(&output).contains("\nBROKEN: a watch"), "{lie:?}: {}", text(&output));
         assert!(text(&output).contains(what), "{lie:?}: {}", text(&output));
     }
 }

@@ -19,6 +19,7 @@ mod text;
 mod txn;
 mod verify;
 mod verify_leases;
+mod verify_watches;
 mod watch;
 
 use std::ffi::{OsStr, OsString};

@@ -7,7 +7,7 @@ use std::io::{self, BufWriter, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use serde::Serialize;
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::output::{Look, Printer, notice};
-use crate::verify_leases;
+use crate::{verify_leases, verify_watches};
 
 /// Operations per key of a generation.
 const GENERATION_OPERATIONS: u64 = 200;
@@ -60,6 +60,8 @@ enum Verdict {
     NotLinearizable,
     #[serde(rename = "a promise about a lease was broken")]
     LeaseBroken,
+    #[serde(rename = "a promise about a watch was broken")]
+    WatchBroken,
     #[serde(rename = "undecided")]
     Undecided,
     #[serde(rename = "nothing was done")]
@@ -80,6 +82,13 @@ struct Report {
     nodes: usize,
     seconds: f64,
     history: PathBuf,
+}
+
+/// What the clients were told, and which promises about leases and watches were broken.
+struct Seen {
+    history: Vec<Event>,
+    leases: Vec<String>,
+    watches: Vec<String>,
 }
 
 /// Runs the clients, saves and checks the history, and says what came out.
@@ -118,15 +127,18 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
             .as_bytes(),
         )?;
     }
-    let (history, broken) = workload.drive()?;
+    let Seen { history, leases, watches } = workload.drive()?;
     let seconds = workload.started.elapsed().as_secs_f64();
     save(output, &path, &history)?;
     let left = clean_up(roaming, &workload.prefix);
     let mut report = judge(&history, seconds, workload.nodes.len(), path);
-    if !broken.is_empty() && report.verdict != Verdict::NotLinearizable {
-        report.verdict = Verdict::LeaseBroken;
+    if report.verdict != Verdict::NotLinearizable {
+        let broken = [(&leases, Verdict::LeaseBroken), (&watches, Verdict::WatchBroken)];
+        for (_, verdict) in broken.into_iter().filter(|(faults, _)| !faults.is_empty()) {
+            report.verdict = verdict;
+        }
     }
-    report.faults.extend(broken);
+    report.faults.extend(leases.into_iter().chain(watches));
     if let Err(error) = left {
         let prefix = &workload.prefix;
         eprintln!(
@@ -140,7 +152,7 @@ pub fn run(roaming: &Client, plan: &Plan, printer: &Printer) -> Result<(), Failu
     }
     match report.verdict {
         Verdict::Linearizable => Ok(()),
-        Verdict::NotLinearizable | Verdict::LeaseBroken => Err(Failure::Silent(5)),
+        Verdict::NotLinearizable | Verdict::LeaseBroken | Verdict::WatchBroken => Err(Failure::Silent(5)),
         Verdict::Undecided => Err(Failure::Silent(6)),
         Verdict::NothingDone => Err(Failure::Silent(3)),
     }
@@ -243,6 +255,7 @@ fn say(report: &Report, printer: &Printer) -> Result<(), Failure> {
             (Look::Bad, "NOT linearizable: no order of the operations explains every answer")
         }
         Verdict::LeaseBroken => (Look::Bad, "BROKEN: a lease did not keep what it promises"),
+        Verdict::WatchBroken => (Look::Bad, "BROKEN: a watch did not tell what was done"),
         Verdict::Undecided => {
             (Look::Bad, "undecided: the check was given up before it found an order, or that there is none")
         }
@@ -272,20 +285,26 @@ struct Workload {
 }
 
 impl Workload {
-    /// What the clients were told, and which promises about leases were broken.
-    fn drive(&self) -> Result<(Vec<Event>, Vec<String>), ClientError> {
+    /// Lets the clients run, and those who look at leases and watches beside them.
+    fn drive(&self) -> Result<Seen, ClientError> {
         let clients: Vec<Verifier> =
             (0..self.clients).map(|n| Verifier::new(self, n)).collect::<Result<_, _>>()?;
         let nodes = self.at_every_node()?;
-        let (mut history, broken): (Vec<Event>, Vec<String>) = thread::scope(|scope| {
+        let watched: Vec<Arc<Client>> = self.at_every_node()?.into_iter().map(Arc::new).collect();
+        let mut seen = thread::scope(|scope| {
             let leases = scope.spawn(|| verify_leases::watch(&nodes, &self.prefix, self.until));
+            let watches = scope.spawn(|| verify_watches::watch(&watched, &self.prefix, self.until));
             let threads: Vec<_> =
                 clients.into_iter().map(|client| scope.spawn(move || client.run())).collect();
             let told = threads.into_iter().flat_map(|thread| thread.join().expect("no client panics"));
-            (told.collect(), leases.join().expect("nobody who watches leases panics"))
+            Seen {
+                history: told.collect(),
+                leases: leases.join().expect("nobody who looks at leases panics"),
+                watches: watches.join().expect("nobody who watches panics"),
+            }
         });
-        history.sort_by_key(|event| event.call_ns);
-        Ok((history, broken))
+        seen.history.sort_by_key(|event| event.call_ns);
+        Ok(seen)
     }
 
     /// One client for each node.
