@@ -14,6 +14,8 @@ mod leases;
 mod lists;
 #[path = "bad_requests/txn.rs"]
 mod txn;
+#[path = "bad_requests/watches.rs"]
+mod watches;
 
 use cluster::{Answer, Cluster, Connection, Setup};
 use serde_json::{Value, json};

@@ -477,3 +477,41 @@ fn the_example_keeps_a_file_equal_to_a_key() {
     let expected = [Some("first"), Some("second"), None, Some("third")];
     assert_eq!(seen, expected.map(|value| value.map(str::to_owned)));
 }
+
+/// The entries that a follower missed are not in the log any more: it gets a snapshot while a hundred streams wait on it.
+#[test]
+fn a_snapshot_that_is_installed_beneath_watchers_is_told() {
+    let setup = Setup { extra: "snapshot_log_entries: 50\n".to_owned(), ..Setup::default() };
+    let cluster = Cluster::start_with(3, &setup);
+    let leader = cluster.wait_for_leader();
+    let slow = (leader + 1) % 3;
+    cluster.put(slow, "k0", "first").unwrap();
+    let from = poll(&cluster, slow, "prefix=&wait_s=0").next.unwrap();
+    let open = |n: usize| {
+        let target = format!("/v1/watch?key=k{}&from={from}", n % 50);
+        let mut stream = Stream::open(&cluster.http_addr(slow), &target, &[LINES]).unwrap();
+        assert_eq!(stream.line().unwrap().unwrap().next, Some(from));
+        stream
+    };
+    let mut streams: Vec<Stream> = (0..100).map(open).collect();
+    cluster.signal(slow, "STOP");
+    let written: Vec<u64> = (0..400)
+        .map(|n| revision(&cluster.put(leader, &format!("k{}", n % 40), &n.to_string()).unwrap()))
+        .collect();
+    cluster.request(leader, "POST", "/v1/snapshots", &[], b"").unwrap();
+    cluster.signal(slow, "CONT");
+    wait_for("the snapshot", || cluster.log(slow).contains("installed the leader's snapshot").then_some(()));
+    for (n, stream) in streams.iter_mut().enumerate() {
+        let key = n % 50;
+        let expected: Vec<_> = written.iter().enumerate().filter(|(at, _)| at % 40 == key).collect();
+        let mut told = Vec::new();
+        while told.len() < expected.len() {
+            told.extend(stream.line().unwrap().expect("it goes on").changes.iter().map(short));
+        }
+        let expected: Vec<_> = expected
+            .into_iter()
+            .map(|(at, revision)| (*revision, format!("k{key}"), at.to_string()))
+            .collect();
+        assert_eq!(told, expected);
+    }
+}

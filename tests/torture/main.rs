@@ -46,6 +46,7 @@ mod rot;
 mod rounds;
 mod seats;
 mod small_disk;
+mod watches;
 /// What several suites share; each uses its own part of it.
 #[allow(dead_code)]
 #[path = "../support"]

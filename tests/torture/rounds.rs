@@ -19,6 +19,7 @@ use super::network;
 use super::operator::Operator;
 use super::plan::{Plan, RoundPlan};
 use super::report::Report;
+use super::watches;
 
 /// A long run goes on after a failed round, but not for ever.
 const MAX_FAILED_ROUNDS: u64 = 5;
@@ -237,6 +238,7 @@ impl Run<'_> {
                 scope.spawn(move || crowd.run(thread));
             }
             scope.spawn(|| leases::hold(&crowd));
+            scope.spawn(|| watches::watch(&crowd));
             if !plan.network.is_empty() {
                 let (links, addresses, clock, report) = (&links, &addresses, &clock, &self.report);
                 scope.spawn(move || network::run(plan, links, addresses, clock, report));
