@@ -8,8 +8,6 @@
 //! `cargo run --release --example lease_load -- keys` measures what the end of one lease holds up: the time in which one
 //! entry removes the keys of a lease, for 1,000, 10,000 and 100,000 of them.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -17,7 +15,12 @@ use std::time::{Duration, Instant};
 use dkv::raft::{Entry, Payload, Position, Settings};
 use dkv::store::{Command, Kv, Op};
 use dkv::vocabulary::{LeaseId, PutLease};
-use serde_json::Value;
+
+#[path = "support/stores.rs"]
+#[allow(dead_code)]
+mod stores;
+
+use stores::{Http, Store, processor_s};
 
 /// Time to live of each lease, and how often it is renewed.
 const TTL_S: u64 = 10;
@@ -25,63 +28,6 @@ const RENEW_EVERY: Duration = Duration::from_secs(3);
 
 /// Connections; a renewal of dkv waits a tenth of a second for others, so one connection makes at most ten each second.
 const CONNECTIONS: usize = 500;
-
-#[derive(Clone, Copy, PartialEq)]
-enum Store {
-    Dkv,
-    Etcd,
-}
-
-/// A connection that is kept.
-struct Http(BufReader<TcpStream>);
-
-impl Http {
-    fn open(addr: &str) -> Http {
-        let stream = TcpStream::connect(addr).expect("a node listens");
-        stream.set_nodelay(true).expect("a socket takes it");
-        Http(BufReader::new(stream))
-    }
-
-    fn ask(&mut self, method: &str, path: &str, body: &str) -> Value {
-        let head =
-            format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-        self.0.get_mut().write_all(head.as_bytes()).expect("a node reads");
-        let (mut length, mut is_chunked) = (0, false);
-        loop {
-            let line = self.line();
-            let (name, value) = line.split_once(':').unwrap_or((&line, ""));
-            match name.to_ascii_lowercase().as_str() {
-                "" => break,
-                "content-length" => length = value.trim().parse().expect("a length"),
-                "transfer-encoding" => is_chunked = true,
-                _ => {}
-            }
-        }
-        let mut text = Vec::new();
-        if !is_chunked {
-            text = self.bytes(length);
-        }
-        while is_chunked {
-            let size = usize::from_str_radix(self.line().trim(), 16).expect("the size of a chunk");
-            text.extend(self.bytes(size));
-            self.line();
-            is_chunked = size > 0;
-        }
-        serde_json::from_slice(&text).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&text)))
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.0.read_line(&mut line).expect("a node answers");
-        line.trim_end().to_owned()
-    }
-
-    fn bytes(&mut self, len: usize) -> Vec<u8> {
-        let mut bytes = vec![0; len];
-        self.0.read_exact(&mut bytes).expect("a node answers");
-        bytes
-    }
-}
 
 fn grant(store: Store, http: &mut Http, id: u64) {
     let answer = match store {
@@ -114,24 +60,11 @@ fn entries(store: Store, addr: &str) -> u64 {
     }
 }
 
-/// Processor time of all processes with this name, in seconds.
-fn processor_s(name: &str) -> f64 {
-    let stat = |pid: std::fs::DirEntry| std::fs::read_to_string(pid.path().join("stat")).ok();
-    let processes = std::fs::read_dir("/proc").expect("Linux").flatten().filter_map(stat);
-    let ticks = processes.filter_map(|stat| {
-        let (start, end) = (stat.find('(')?, stat.rfind(')')?);
-        let fields: Vec<&str> = stat[end + 2..].split(' ').collect();
-        (&stat[start + 1..end] == name)
-            .then(|| fields[11].parse::<u64>().ok()?.checked_add(fields[12].parse().ok()?))?
-    });
-    ticks.sum::<u64>() as f64 / 100.0
-}
-
 fn load(store: Store, leases: u64, seconds: u64, nodes: &[String]) {
     let ids: Vec<u64> = (1..=leases).collect();
     let chunks: Vec<&[u64]> = ids.chunks(ids.len().div_ceil(CONNECTIONS)).collect();
     let (done, times) = (AtomicU64::new(0), Mutex::new(Vec::new()));
-    let (name, began) = (if store == Store::Dkv { "dkv-server" } else { "etcd" }, Arc::new(Mutex::new(None)));
+    let (name, began) = (store.process(), Arc::new(Mutex::new(None)));
     let barrier = std::sync::Barrier::new(chunks.len() + 1);
     let connections = chunks.len() as u32;
     std::thread::scope(|scope| {
