@@ -1,5 +1,6 @@
 //! Tells the changes, on the connection's own thread: it reads what there is, sends it, and waits.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::super::states::unreadable;
@@ -12,11 +13,12 @@ use crate::server::shared::Shared;
 use crate::store::{Kv, ReadError};
 use crate::vocabulary::Row;
 
-/// A stream on which nothing was told for so long says how far it is.
-const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// A stream on which nothing was told for so long says how far it is. This and the next time vary, so that the threads of
+/// many clients that came together do not wake together.
+const PROGRESS: Range<Duration> = Duration::from_secs(8)..Duration::from_secs(10);
 
 /// How often a thread that waits looks whether its client is gone.
-const CLIENT_LOOK: Duration = Duration::from_secs(1);
+const CLIENT_LOOK: Range<Duration> = Duration::from_secs(3)..Duration::from_secs(6);
 
 /// Bytes of keys and values of one event; what is larger is told in parts.
 const MAX_EVENT_BYTES: usize = 1 << 20;
@@ -72,7 +74,7 @@ impl Teller<'_> {
             } else if self.answering.is_gone() {
                 return false;
             } else {
-                self.cursor.wait(deadline.min(Instant::now() + CLIENT_LOOK));
+                self.cursor.wait(deadline.min(soon(&CLIENT_LOOK)));
             }
         }
         let reply = self.reply(Some(self.cursor.next()), changes);
@@ -86,10 +88,9 @@ impl Teller<'_> {
         let kind = if form == Form::Events { "text/event-stream" } else { "application/x-ndjson" };
         // What is stored on the way would be told late.
         let head = Response::new(200, kind, Vec::new()).with_header("Cache-Control", "no-store");
-        let mut said_at = Instant::now();
+        let mut progress_at = soon(&PROGRESS);
         let mut is_there = self.answering.begin(&self.shared.decorate(head)) && self.progress(form);
         while is_there {
-            let now = Instant::now();
             if self.cursor.is_behind() {
                 let seen = match self.read(most) {
                     Ok(seen) => seen,
@@ -104,18 +105,18 @@ impl Teller<'_> {
                 };
                 if !seen.is_empty() {
                     is_there = seen.into_iter().all(|seen| self.tell(form, seen));
-                    said_at = Instant::now();
+                    progress_at = soon(&PROGRESS);
                 }
             } else if self.cursor.is_stopping() {
                 self.progress(form);
                 return self.answering.end();
-            } else if now.duration_since(said_at) >= PROGRESS_EVERY {
+            } else if Instant::now() >= progress_at {
                 is_there = self.progress(form);
-                said_at = now;
+                progress_at = soon(&PROGRESS);
             } else if self.answering.is_gone() {
                 return;
             } else {
-                self.cursor.wait((said_at + PROGRESS_EVERY).min(now + CLIENT_LOOK));
+                self.cursor.wait(progress_at.min(soon(&CLIENT_LOOK)));
             }
         }
     }
@@ -171,6 +172,11 @@ impl Teller<'_> {
             }
         })
     }
+}
+
+/// A moment in that time from now.
+fn soon(time: &Range<Duration>) -> Instant {
+    Instant::now() + time.start + (time.end - time.start).mul_f64(fastrand::f64())
 }
 
 fn size(change: &Seen) -> usize {
