@@ -259,8 +259,9 @@ fn metric(cluster: &Cluster, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
-fn threads(cluster: &Cluster) -> usize {
-    std::fs::read_dir(format!("/proc/{}/task", cluster.pid(0))).unwrap().count()
+/// Threads and descriptors of node 0.
+fn used(cluster: &Cluster) -> [usize; 2] {
+    ["task", "fd"].map(|what| std::fs::read_dir(format!("/proc/{}/{what}", cluster.pid(0))).unwrap().count())
 }
 
 #[test]
@@ -268,7 +269,7 @@ fn clients_that_vanish_while_they_wait_leave_nothing_behind() {
     let cluster = Cluster::start(1);
     cluster.put(0, "k", "1").unwrap();
     metric(&cluster, "dkv_watches").expect("the metric");
-    let (addr, before) = (cluster.http_addr(0), threads(&cluster));
+    let (addr, before) = (cluster.http_addr(0), used(&cluster));
     let mut waiting = Vec::new();
     for n in 0..100 {
         let mut stream = TcpStream::connect(&addr).unwrap();
@@ -281,7 +282,10 @@ fn clients_that_vanish_while_they_wait_leave_nothing_behind() {
     wait_for("all to wait", || metric(&cluster, "dkv_watches").filter(|&watches| watches == 100));
     drop(waiting);
     wait_for("their end to be noticed", || metric(&cluster, "dkv_watches").filter(|&watches| watches == 0));
-    wait_for("their threads to end", || (threads(&cluster) <= before + 2).then_some(()));
+    wait_for("their threads and descriptors to go", || {
+        let after = used(&cluster);
+        (after[0] <= before[0] + 2 && after[1] <= before[1] + 2).then_some(())
+    });
 }
 
 #[test]
