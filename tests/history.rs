@@ -94,6 +94,38 @@ fn what_the_floor_has_passed_is_forgotten_and_the_reply_says_so() {
 }
 
 #[test]
+fn a_compaction_by_hand_forgets_the_same_on_every_node() {
+    let cluster = Cluster::start(3);
+    let versions = write_some(&cluster, 3);
+    let at = versions[4].0;
+    let compact = |n: usize, revision: u64, key: &str| {
+        let body = format!("{{\"revision\":{revision}}}");
+        let headers = [("Idempotency-Key", key)];
+        cluster.request(n, "POST", "/v1/compact", &headers, body.as_bytes()).expect("an answer")
+    };
+    let first = compact(1, at, "one");
+    assert_eq!((first.status, first.json()), (200, serde_json::json!({ "floor": at })));
+    let again = compact(2, at, "one");
+    assert_eq!((again.header("Dkv-Replayed"), again.json()), (Some("true"), first.json()));
+    assert_eq!(compact(0, 2, "two").json(), first.json(), "what is forgotten stays so");
+    let future = compact(0, 99_999, "three");
+    assert_eq!((future.status, &future.json()["error"]["code"]), (400, &"future_revision".into()));
+    for n in 0..3 {
+        let page = history(&cluster, n, "k");
+        assert_eq!((short(&page.versions), page.floor), (versions[..=4].to_vec(), at));
+        let old = cluster.request(n, "GET", &format!("/v1/kv/k?revision={}", at - 1), &[], b"").unwrap();
+        assert_eq!((old.status, &old.json()["error"]["revision"]), (410, &at.into()));
+        let watch = format!("/v1/watch?prefix=&from={at}");
+        assert_eq!(cluster.request(n, "GET", &watch, &[], b"").unwrap().status, 410);
+    }
+    cluster.wait_for_equal_state();
+    let (_, floor) = cluster.cli(&["compact", &(at + 1).to_string()]);
+    assert_eq!(floor, format!("{}\n", at + 1));
+    assert_eq!(cluster.cli(&["compact", "99999"]).0, Some(2));
+    assert_eq!(cluster.cli(&["compact", "0"]).0, Some(2));
+}
+
+#[test]
 fn the_library_and_the_command_line_show_the_history() {
     let cluster = Cluster::start(1);
     cluster.wait_for_leader();

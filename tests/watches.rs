@@ -403,7 +403,10 @@ fn the_library_goes_on_at_another_node_without_a_gap_or_a_change_told_twice() {
     let mut told = Vec::new();
     while told.len() < written.len() {
         match watch.next().expect("it has no end") {
-            Ok(event) => told.extend(event.changes.iter().map(short)),
+            Ok(event) => {
+                assert!(event.changes.iter().all(|change| change.revision == event.revision));
+                told.extend(event.changes.iter().map(short));
+            }
             Err(ClientError::Unavailable(_)) => {}
             Err(error) => panic!("{error}"),
         }

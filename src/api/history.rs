@@ -28,6 +28,21 @@ pub struct HistoryReply {
     pub cursor: Option<String>,
 }
 
+/// Body of `POST /v1/compact`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompactRequest {
+    /// The oldest revision that is to be readable.
+    pub revision: u64,
+}
+
+/// Answer of `POST /v1/compact`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompactReply {
+    /// The oldest revision that can be read.
+    pub floor: u64,
+}
+
 /// One version of a key. In JSON it has a `type`, `put` or `delete`; a put has its value as text where that is UTF-8,
 /// else as `value_base64`.
 #[derive(Clone, Debug, PartialEq, Eq)]

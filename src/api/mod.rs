@@ -24,7 +24,9 @@ pub use headers::{
     LEASE_HEADER, MAX_IDEMPOTENCY_KEY, NODE_HEADER, REPLAYED_HEADER, REVISION_HEADER, SNAPSHOT_BYTES_HEADER,
     SNAPSHOT_CRC_HEADER, VERSION_HEADER, is_cluster_id, is_idempotency_key,
 };
-pub use history::{DEFAULT_HISTORY_LIMIT, HistoryItem, HistoryReply, MAX_HISTORY_LIMIT};
+pub use history::{
+    CompactReply, CompactRequest, DEFAULT_HISTORY_LIMIT, HistoryItem, HistoryReply, MAX_HISTORY_LIMIT,
+};
 pub use lease::{
     DEFAULT_LEASES_LIMIT, KeyName, LeaseInfo, LeaseReply, LeaseRequest, LeaseShown, LeasesReply,
     MAX_LEASES_LIMIT, RevokeReply,

@@ -23,6 +23,8 @@ fn weight(kind: OpKind) -> u32 {
         OpKind::Txn => 4,
         // A history has no keys that go by themselves.
         OpKind::LeaseGrant | OpKind::LeaseRenew | OpKind::LeaseRevoke | OpKind::LeaseExpire => 0,
+        // Nor revisions that are gone.
+        OpKind::Compact => 0,
         #[cfg(feature = "next-protocol")]
         OpKind::Touch => 1,
     }
@@ -92,6 +94,7 @@ pub fn write_of(kind: OpKind, parts: Parts) -> Write {
         OpKind::LeaseRenew => Write::LeaseRenew { leases: leases_of(shape) },
         OpKind::LeaseRevoke => Write::LeaseRevoke { lease: lease_of(shape) },
         OpKind::LeaseExpire => Write::LeaseExpire { leases: leases_of(shape) },
+        OpKind::Compact => Write::Compact { revision: shape % 50 },
         OpKind::Txn => {
             let mut count = 0u8;
             let values = || {

@@ -104,6 +104,7 @@ impl Op {
             | Write::LeaseRenew { .. }
             | Write::LeaseRevoke { .. }
             | Write::LeaseExpire { .. } => unreachable!("no client of a history asks for leases"),
+            Write::Compact { .. } => unreachable!("no client of a history forgets it"),
             // The checker has no such operation. To it this is a put of a value that no other put of the key has, under
             // the condition that the key is there. The history gives it such a value.
             #[cfg(feature = "next-protocol")]

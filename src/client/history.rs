@@ -2,8 +2,8 @@
 
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
-use super::{Client, ClientError, Kind, ReadOptions, get, json, key_path, with_query};
-use crate::api::HistoryReply;
+use super::{Client, ClientError, Kind, ReadOptions, WriteOptions, Written, get, json, key_path, with_query};
+use crate::api::{CompactReply, CompactRequest, HistoryReply};
 
 /// Which versions of a key to read. By default the newest ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +17,22 @@ pub struct HistoryOptions {
 }
 
 impl Client {
+    /// Forgets the history before `revision`: from then on it is the oldest that can be read, or the newest but one if
+    /// that is older. Returns the oldest.
+    ///
+    /// # Errors
+    /// As for any write; [`ErrorCode::FutureRevision`](crate::api::ErrorCode::FutureRevision) when there is no such
+    /// revision yet.
+    pub fn compact(
+        &self,
+        revision: u64,
+        options: &WriteOptions,
+    ) -> Result<Written<CompactReply>, ClientError> {
+        let body = serde_json::to_vec(&CompactRequest { revision })
+            .map_err(|e| ClientError::Invalid(format!("the request has no JSON: {e}")))?;
+        self.write("POST", "/v1/compact".to_owned(), Some(&body), options)
+    }
+
     /// A page of the kept versions of a key, newest first, deletions included. A cursor in the reply, given back in the
     /// options, brings the older ones, from any node.
     ///

@@ -128,6 +128,7 @@ impl WriteOutcomes {
                 | Outcome::LeaseGranted { .. }
                 | Outcome::LeasesRenewed { .. }
                 | Outcome::LeasesEnded { .. }
+                | Outcome::FloorRaised { .. }
                 | Outcome::TxnShort { .. } => 0,
                 Outcome::PreconditionFailed { .. } | Outcome::KeyNotFound { .. } => 1,
                 Outcome::IdempotencyMismatch => 2,

@@ -60,6 +60,8 @@ pub(super) struct Change<'a> {
     writes: Writes,
     /// What happens to leases, in order.
     lease_writes: Vec<LeaseWrite>,
+    /// Revisions before this one are forgotten.
+    new_floor: u64,
 }
 
 /// What a change reads, apart from keys.
@@ -80,7 +82,7 @@ impl<'a> Change<'a> {
     pub(super) fn open(keys: &'a dyn Keys, around: Surroundings<'a>) -> Change<'a> {
         let Surroundings { revisions: (floor, base), settings, leases, now } = around;
         let (writes, lease_writes) = (Writes::new(), Vec::new());
-        Change { keys, base, floor, settings, leases, now, writes, lease_writes }
+        Change { keys, base, floor, settings, leases, now, writes, lease_writes, new_floor: floor }
     }
 
     /// The settings in force.
@@ -122,6 +124,17 @@ impl<'a> Change<'a> {
         // A key has one version per revision.
         let previous = self.writes.insert(key, write);
         assert!(previous.is_none(), "a change writes a key once");
+    }
+
+    /// Forgets the revisions before this one, if they are not forgotten yet. Returns the oldest that can be read then.
+    pub(super) fn raise_floor(&mut self, floor: u64) -> u64 {
+        self.new_floor = self.new_floor.max(floor);
+        self.new_floor
+    }
+
+    /// The oldest revision that can be read after it, as far as it says.
+    pub(super) fn new_floor(&self) -> u64 {
+        self.new_floor
     }
 
     /// Closes the change; returns what happens to keys and to leases.

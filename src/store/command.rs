@@ -18,6 +18,7 @@
 //! `docs/storage-format.md` draws the bytes. Every command has exactly one byte form, and nothing may follow it.
 
 mod add;
+mod compact;
 mod delete;
 mod delete_range;
 mod envelope;
@@ -157,6 +158,7 @@ pub fn needed_protocol(command: &[u8]) -> Protocol {
         Some(OpKind::Put | OpKind::Delete | OpKind::DeleteRange | OpKind::Txn | OpKind::Add) => {
             FIRST_PROTOCOL
         }
+        Some(OpKind::Compact) => FIRST_PROTOCOL,
         Some(OpKind::LeaseGrant | OpKind::LeaseRenew | OpKind::LeaseRevoke | OpKind::LeaseExpire) => {
             FIRST_PROTOCOL
         }
@@ -179,6 +181,7 @@ impl Command {
             Op::LeaseGrant { .. } => lease::GRANT_LEN,
             Op::LeaseRenew { leases } | Op::LeaseExpire { leases } => lease::many_len(leases),
             Op::LeaseRevoke { .. } => lease::REVOKE_LEN,
+            Op::Compact { .. } => compact::LEN,
             #[cfg(feature = "next-protocol")]
             Op::Touch { key } => touch::encoded_len(key),
         };
@@ -195,6 +198,7 @@ impl Command {
             }
             Op::LeaseRenew { leases } | Op::LeaseExpire { leases } => lease::encode_many(leases, &mut out),
             Op::LeaseRevoke { lease } => lease::encode_revoke(*lease, &mut out),
+            Op::Compact { revision } => compact::encode(*revision, &mut out),
             #[cfg(feature = "next-protocol")]
             Op::Touch { key } => touch::encode(key, &mut out),
         }
@@ -218,6 +222,7 @@ impl Command {
             OpKind::LeaseGrant => lease::decode_grant(&mut reader)?,
             OpKind::LeaseRenew => Op::LeaseRenew { leases: lease::decode_many(&mut reader)? },
             OpKind::LeaseRevoke => lease::decode_revoke(&mut reader)?,
+            OpKind::Compact => compact::decode(&mut reader)?,
             OpKind::LeaseExpire => Op::LeaseExpire { leases: lease::decode_many(&mut reader)? },
             #[cfg(feature = "next-protocol")]
             OpKind::Touch => touch::decode(&mut reader)?,
@@ -247,6 +252,7 @@ pub fn request_hash(op: &Op, condition: Option<Condition>) -> u128 {
         }
         Op::LeaseRenew { leases } | Op::LeaseExpire { leases } => lease::hash_many(leases, &mut hash),
         Op::LeaseRevoke { lease } => lease::hash_many(&[*lease], &mut hash),
+        Op::Compact { revision } => compact::hash(*revision, &mut hash),
         #[cfg(feature = "next-protocol")]
         Op::Touch { key } => touch::hash(key, &mut hash),
     }
@@ -266,6 +272,7 @@ pub(super) fn execute(op: Op, condition: Option<Condition>, change: &mut Change<
         Op::LeaseRenew { leases } => lease::execute_renew(&leases, change),
         Op::LeaseRevoke { lease } => lease::execute_revoke(lease, change),
         Op::LeaseExpire { leases } => lease::execute_expire(&leases, change),
+        Op::Compact { revision } => compact::execute(revision, change),
         #[cfg(feature = "next-protocol")]
         Op::Touch { key } => touch::execute(key, condition, change),
     }

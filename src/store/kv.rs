@@ -7,7 +7,8 @@
 //! says which keys each revision above the floor has changed.
 //!
 //! **The floor** depends only on the settings in the log and the applied commands: it is at most `retention_revisions`
-//! below the revision, and less when the superseded versions above it exceed `retention_bytes`. Nothing local (memory,
+//! below the revision, less when the superseded versions above it exceed `retention_bytes`, and no lower than a command
+//! has set it. Nothing local (memory,
 //! time, readers) moves it, because otherwise members would disagree about which revisions are readable.
 //!
 //! **The state hash** is a sum of one fingerprint per row, kept up to date by every apply, so that asking
@@ -316,7 +317,12 @@ impl Kv {
         let is_touch = matches!(op, Op::Touch { .. });
         let mut change = self.open();
         let outcome = command::execute(op, condition, &mut change);
+        let floor = change.new_floor();
         let (writes, lease_writes) = change.close();
+        if floor > self.floor {
+            self.floor = floor;
+            self.advance_floor();
+        }
         #[cfg(feature = "next-protocol")]
         if is_touch && !writes.is_empty() {
             self.touches += 1;

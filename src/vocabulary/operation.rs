@@ -61,6 +61,12 @@ pub enum Op {
         /// Which ones, at most [`MAX_LEASES_PER_COMMAND`](super::MAX_LEASES_PER_COMMAND).
         leases: Vec<LeaseId>,
     },
+    /// Forget history: from now on the oldest revision that can be read is this one, or the newest but one if that is
+    /// older.
+    Compact {
+        /// The revision.
+        revision: u64,
+    },
     /// Writes the value of `key` once more. The operation of the next protocol, for the tests of upgrades.
     #[cfg(feature = "next-protocol")]
     Touch {
@@ -114,6 +120,8 @@ kinds! {
     LeaseRevoke = 12 "lease_revoke",
     /// [`Op::LeaseExpire`].
     LeaseExpire = 13 "lease_expire",
+    /// [`Op::Compact`].
+    Compact = 14 "compact",
     /// `Op::Touch`.
     Touch = 4 "touch" if "next-protocol",
 }
@@ -130,6 +138,7 @@ impl OpKind {
             OpKind::Put | OpKind::Delete | OpKind::Add => true,
             OpKind::DeleteRange | OpKind::Txn => false,
             OpKind::LeaseGrant | OpKind::LeaseRenew | OpKind::LeaseRevoke | OpKind::LeaseExpire => false,
+            OpKind::Compact => false,
             #[cfg(feature = "next-protocol")]
             OpKind::Touch => true,
         }
@@ -154,6 +163,7 @@ impl Op {
             Op::LeaseRenew { .. } => OpKind::LeaseRenew,
             Op::LeaseRevoke { .. } => OpKind::LeaseRevoke,
             Op::LeaseExpire { .. } => OpKind::LeaseExpire,
+            Op::Compact { .. } => OpKind::Compact,
             #[cfg(feature = "next-protocol")]
             Op::Touch { .. } => OpKind::Touch,
         }

@@ -153,6 +153,11 @@ pub enum Outcome {
         /// How many keys were removed.
         deleted: u64,
     },
+    /// History was forgotten, now or before.
+    FloorRaised {
+        /// The oldest revision that can be read.
+        floor: u64,
+    },
 }
 
 const PUT: u8 = 1;
@@ -176,6 +181,7 @@ const TOO_MANY_LEASES: u8 = 26;
 const LEASE_NOT_FOUND: u8 = 27;
 const LEASES_RENEWED: u8 = 28;
 const LEASES_ENDED: u8 = 29;
+const FLOOR_RAISED: u8 = 32;
 
 impl Outcome {
     /// Its number where it is remembered.
@@ -202,6 +208,7 @@ impl Outcome {
             Outcome::LeaseNotFound { .. } => LEASE_NOT_FOUND,
             Outcome::LeasesRenewed { .. } => LEASES_RENEWED,
             Outcome::LeasesEnded { .. } => LEASES_ENDED,
+            Outcome::FloorRaised { .. } => FLOOR_RAISED,
         }
     }
 
@@ -248,6 +255,7 @@ impl Outcome {
                 put(ttls_s);
             }
             Outcome::LeasesEnded { revision, leases, deleted } => put(&[revision, leases, deleted]),
+            Outcome::FloorRaised { floor } => put(&[floor]),
             Outcome::Put { revision, create_revision, version } => {
                 put(&[revision, create_revision, version]);
             }
@@ -360,6 +368,10 @@ impl Outcome {
                 let [revision, leases, deleted] = numbers(tag, fields)?;
                 Outcome::LeasesEnded { revision, leases, deleted }
             }
+            FLOOR_RAISED => {
+                let [floor] = numbers(tag, fields)?;
+                Outcome::FloorRaised { floor }
+            }
             unknown => return Err(OutcomeError::Unknown(unknown)),
         })
     }
@@ -456,7 +468,8 @@ mod tests {
             Outcome::LeasesRenewed { .. } => {
                 Some(Outcome::LeasesEnded { revision: 23, leases: 24, deleted: 25 })
             }
-            Outcome::LeasesEnded { .. } => None,
+            Outcome::LeasesEnded { .. } => Some(Outcome::FloorRaised { floor: 26 }),
+            Outcome::FloorRaised { .. } => None,
         };
         let first = Outcome::Put { revision: 1, create_revision: 2, version: 3 };
         std::iter::successors(Some(first), next).collect()

@@ -39,6 +39,28 @@ fn client_port_refuses_bad_requests_for_a_history() {
             code,
         ));
     }
+    for (name, body) in [
+        ("no body", ""),
+        ("no JSON", "3"),
+        ("a list", "[3]"),
+        ("no revision", "{}"),
+        ("revision 0", r#"{"revision":0}"#),
+        ("revision below 0", r#"{"revision":-1}"#),
+        ("a revision in a string", r#"{"revision":"3"}"#),
+        ("a revision beyond 64 bits", r#"{"revision":18446744073709551616}"#),
+        ("an unknown field", r#"{"revision":3,"physical":true}"#),
+    ] {
+        let request = request("POST", "/v1/compact", &[], body.as_bytes());
+        cases.push(case(format!("compact, {name}: {body}"), request, INVALID.0, INVALID.1));
+    }
+    for (name, method, target, (status, code)) in [
+        ("a parameter", "POST", "/v1/compact?revision=3", INVALID),
+        ("wrong method", "GET", "/v1/compact", NO_METHOD),
+        ("wrong method", "DELETE", "/v1/compact", NO_METHOD),
+    ] {
+        let request = request(method, target, &[], br#"{"revision":3}"#);
+        cases.push(case(format!("compact, {name}: {method}"), request, status, code));
+    }
     let with = |header, value: &'static [u8]| request("GET", "/v1/history/k", &[(header, value)], b"");
     cases.push(case("history, a condition", with("If-Match", b"\"3\""), INVALID.0, INVALID.1));
     cases.push(case("history, a condition", with("If-Version", b"3"), INVALID.0, INVALID.1));

@@ -77,6 +77,9 @@ impl Write {
                 ("POST", format!("/v1/leases/{}/renew", leases[0]), Vec::new())
             }
             What::Op(Op::LeaseExpire { .. }) => unreachable!("no client asks for it"),
+            What::Op(Op::Compact { revision }) => {
+                ("POST", "/v1/compact".to_owned(), json!({"revision": revision}).to_string().into_bytes())
+            }
             What::Op(Op::Delete { key }) => ("DELETE", format!("/v1/kv/{}", escape(key)), Vec::new()),
             What::Op(Op::Txn { txn }) => {
                 ("POST", "/v1/txn".to_owned(), txn_body(txn).to_string().into_bytes())
@@ -160,6 +163,7 @@ impl Model {
             Outcome::LeasesEnded { revision, deleted, .. } => {
                 (200, json!({"revision": revision, "deleted": deleted}))
             }
+            Outcome::FloorRaised { floor } => (200, json!({"floor": floor})),
             Outcome::LeasesRenewed { ttls_s } if ttls_s[0] > 0 => (200, json!({"ttl_s": ttls_s[0]})),
             Outcome::LeaseNotFound { .. } | Outcome::LeasesRenewed { .. } => {
                 (404, json!({"code": "lease_not_found"}))

@@ -21,6 +21,12 @@ impl Run {
         if self.rng.u8(..6) == 0 {
             return self.random_lease_write();
         }
+        if self.rng.u8(..60) == 0 {
+            // Mostly little of what there is, and sometimes more than there is.
+            let (floor, revision) = (self.model.map.floor(), self.model.map.revision());
+            let op = Op::Compact { revision: self.rng.u64(floor..=(floor + 20).min(revision + 1)) };
+            return Write { what: What::Op(op), condition: None, prev: false };
+        }
         let kind = draw_kind(&mut self.rng);
         let key = self.key();
         if kind == OpKind::DeleteRange {
@@ -145,7 +151,7 @@ impl Run {
     /// A write without an idempotency key: it must not be repeated unless it is surely not done.
     fn plain_write(&mut self) {
         let write = self.random_write();
-        if let What::Op(Op::LeaseGrant { .. } | Op::LeaseRevoke { .. }) = write.what {
+        if let What::Op(Op::LeaseGrant { .. } | Op::LeaseRevoke { .. } | Op::Compact { .. }) = write.what {
             // What became of it no revision tells.
             return;
         }

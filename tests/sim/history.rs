@@ -414,8 +414,9 @@ fn event(replay: &Replay, record: &Record) -> check::Event {
             | Outcome::TooManyLeases { .. }
             | Outcome::LeaseNotFound { .. }
             | Outcome::LeasesRenewed { .. }
-            | Outcome::LeasesEnded { .. } => {
-                unreachable!("clients of a history ask for no leases: {record:?}")
+            | Outcome::LeasesEnded { .. }
+            | Outcome::FloorRaised { .. } => {
+                unreachable!("clients of a history ask for no leases, and forget nothing: {record:?}")
             }
             Outcome::IdempotencyMismatch | Outcome::Overloaded => {
                 panic!("no client was to be told this: {record:?}")

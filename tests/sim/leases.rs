@@ -179,10 +179,17 @@ impl World {
         let done: Completion<WriteResult> = Box::new(move |result| {
             mailbox.lock().expect("one thread").push(Done::Write(WriteFor::Holder(sent), result));
         });
-        self.propose_lease(node, op, Origin::Client, done);
+        self.propose_unheard(node, op, Origin::Client, done);
     }
 
-    fn propose_lease(&mut self, node: NodeIndex, op: Op, origin: Origin, done: Completion<WriteResult>) {
+    /// Proposes what nobody remembers the answer to.
+    pub fn propose_unheard(
+        &mut self,
+        node: NodeIndex,
+        op: Op,
+        origin: Origin,
+        done: Completion<WriteResult>,
+    ) {
         let command = Command { op, condition: None, idempotency: None, wall_ms: 0, actor: String::new() };
         let work = Work::Write { command: Some(Draft::command(&command.encode())), done };
         let patience = Duration::from_micros(20 * self.swarm.election_timeout_us);
@@ -268,7 +275,7 @@ impl World {
             if matches!(&op, Op::LeaseExpire { leases } if leases.is_empty()) {
                 self.mark(Mark::TimeKept);
             }
-            self.propose_lease(node, op, Origin::Forwarded, Box::new(|_| ()));
+            self.propose_unheard(node, op, Origin::Forwarded, Box::new(|_| ()));
         }
     }
 
@@ -312,7 +319,7 @@ impl World {
         let lease = LeaseId::new(1 << 40).expect("a name");
         let leader = self.leader().expect("somebody leads in peace");
         let op = Op::LeaseGrant { lease, ttl_s: LAST_TTL_S, is_chosen: true };
-        self.propose_lease(leader, op, Origin::Forwarded, Box::new(|_| ()));
+        self.propose_unheard(leader, op, Origin::Forwarded, Box::new(|_| ()));
         let has_it = |world: &World| {
             let process = |node: NodeIndex| world.nodes[node].process.as_ref();
             world.members().into_iter().all(|node| process(node).is_some_and(|p| p.kv.lease(lease).is_some()))

@@ -347,6 +347,8 @@ marks! {
     WatchBrokenInside,
     /// A watcher missed changes, and was told so.
     WatchCompacted,
+    /// History was forgotten by a command.
+    CompactedByHand,
 }
 
 /// What happens to operations of the next program.

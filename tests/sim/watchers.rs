@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use dkv::node::{Cursor, Most, RevisionSeen, Watch, Watches};
+use dkv::node::{Cursor, Most, Origin, RevisionSeen, Watch, Watches};
+use dkv::store::Op;
 use dkv::vocabulary::{KeyRange, Keys};
 
 use crate::history::plain_map::Model;
@@ -78,7 +79,22 @@ impl World {
             Some((node, watches, cursor)) => self.be_told(watcher, node, watches, cursor),
             None => self.connect(watcher),
         }
+        if self.watchers.rng.u8(0..50) == 0 {
+            self.forget_history();
+        }
         self.plan_watcher(watcher);
+    }
+
+    /// Somebody compacts by hand, through any member, a part of what there is.
+    fn forget_history(&mut self) {
+        let node = self.watchers.rng.usize(0..self.nodes.len());
+        if self.watches_of(node).is_none() {
+            return;
+        }
+        let kv = &self.nodes[node].process.as_ref().expect("it answers").kv;
+        let revision = self.watchers.rng.u64(kv.floor()..=kv.revision() + 1);
+        self.propose_unheard(node, Op::Compact { revision }, Origin::Client, Box::new(|_| ()));
+        self.mark(Mark::CompactedByHand);
     }
 
     /// The registry of a process that answers.

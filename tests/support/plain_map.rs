@@ -63,6 +63,8 @@ pub struct Model {
     now: u64,
     /// Index = revision; there is no revision 0, and revision 1 is the empty store.
     states: Vec<State>,
+    /// The highest revision below which history was to be forgotten.
+    compacted: u64,
     /// (superseded at, bytes), all that ever were.
     superseded: Vec<(u64, u64)>,
     decided: Vec<Decided>,
@@ -73,7 +75,7 @@ pub struct Model {
 impl Model {
     pub fn new(rules: Rules) -> Model {
         let (superseded, decided, leases) = (Vec::new(), Vec::new(), Leases::new());
-        Model { rules, now: 0, states: vec![State::new(); 2], superseded, decided, leases }
+        Model { rules, now: 0, states: vec![State::new(); 2], compacted: 1, superseded, decided, leases }
     }
 
     pub fn revision(&self) -> u64 {
@@ -91,7 +93,7 @@ impl Model {
             }
             (kept, by_bytes) = (kept - bytes, *at);
         }
-        by_revisions.max(by_bytes).max(1)
+        by_revisions.max(by_bytes).max(self.compacted)
     }
 
     /// The latest state.
@@ -155,6 +157,7 @@ impl Model {
             Op::LeaseRenew { leases } => self.renew(leases),
             Op::LeaseRevoke { lease } => self.revoke(*lease),
             Op::LeaseExpire { leases } => self.expire(leases),
+            Op::Compact { revision } => self.compact(*revision),
             #[cfg(feature = "next-protocol")]
             Op::Touch { key } => match self.now().get(key).map(|row| row.value.clone()) {
                 Some(value) => self.put(key, &value, PutLease::Keep, condition),
@@ -163,6 +166,17 @@ impl Model {
                 }
             },
         }
+    }
+
+    fn compact(&mut self, revision: u64) -> Outcome {
+        let newest = self.revision();
+        if revision > newest {
+            return Outcome::FutureRevision { wanted: revision, revision: newest };
+        }
+        // Versions that are gone count no more, however the floor came to pass them.
+        let below = revision.min(newest - 1);
+        self.compacted = self.compacted.max(below).max(self.floor());
+        Outcome::FloorRaised { floor: self.floor() }
     }
 
     fn put(&mut self, key: &[u8], value: &[u8], lease: PutLease, condition: Option<Condition>) -> Outcome {

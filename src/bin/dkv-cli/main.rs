@@ -178,6 +178,13 @@ fn ask(cli: &Cli, client: &Arc<Client>, printer: &Printer) -> Result<(), Failure
         Command::History { key, limit, stale } => {
             history::show(client, key.as_bytes(), *limit, *stale, printer)
         }
+        Command::Compact { revision } => {
+            let compacted = client.compact(*revision, &WriteOptions::default())?.reply;
+            match printer.is_json() {
+                true => printer.json(&compacted),
+                false => printer.bytes(format!("{}\n", compacted.floor).as_bytes()),
+            }
+        }
         Command::Txn { steps, write } => txn::run(client, steps, write.idempotency_key.as_deref(), printer),
         Command::Verify { seconds, clients, keys, history, force } => {
             let (seconds, clients, keys, history) = (*seconds, *clients, *keys, history.clone());

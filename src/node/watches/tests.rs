@@ -122,6 +122,18 @@ fn a_watcher_from_a_compacted_revision_is_told_so_and_one_from_the_future_waits(
     assert_eq!(read(&mut early, &kv), [shown(kv.revision(), "a", Some("now"))]);
 }
 
+/// The floor has passed what was told last, and nobody has missed anything.
+#[test]
+fn the_first_watcher_is_not_told_what_nobody_watched() {
+    let settings = Settings { retention_revisions: 2, ..Settings::default() };
+    let (watches, mut kv) = (Arc::new(Watches::new()), Kv::new(settings));
+    (0..9).for_each(|n| put(&mut kv, "a", &n.to_string()));
+    let mut cursor = open(&watches, &kv, one("b"), kv.revision() + 1);
+    put(&mut kv, "a", "last");
+    tell(&watches, &kv);
+    assert_eq!((cursor.is_behind(), cursor.next()), (false, kv.revision() + 1));
+}
+
 /// A snapshot took the place of the state: some changes are in its index, and earlier ones are not known here.
 #[test]
 fn an_installed_snapshot_is_told_and_a_watcher_behind_its_floor_says_so() {

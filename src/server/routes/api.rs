@@ -453,6 +453,7 @@ fn written_by(result: WriteResult, decided: fn(&Outcome) -> Result<Done, ErrorBo
         Ok(Done::Txn(reply)) => Response::json(200, &reply),
         Ok(Done::Lease(reply)) => Response::json(200, &reply),
         Ok(Done::Revoked(reply)) => Response::json(200, &reply),
+        Ok(Done::Compacted(reply)) => Response::json(200, &reply),
         Ok(Done::Prev(reply)) => Response::json(200, &reply),
         Err(refused) => Response::error(&refused),
     };

@@ -184,6 +184,7 @@ fn written(result: WriteResult) -> Result<Response, ErrorBody> {
         Done::Deleted(_) => "The key was deleted.\n",
         Done::Added(_) => unreachable!("the flat routes have no counters"),
         Done::Lease(_) | Done::Revoked(_) => unreachable!("no flat route asks for a lease"),
+        Done::Compacted(_) => unreachable!("no flat route forgets history"),
         Done::Prev(_) => unreachable!("no flat route shows what was there before"),
         Done::Txn(_) => unreachable!("no flat route asks for a transaction"),
     };

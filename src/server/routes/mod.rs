@@ -5,6 +5,7 @@ mod accept;
 mod api;
 mod calls;
 mod classic_text;
+mod compact;
 mod cursor;
 mod dispatch;
 mod errors;

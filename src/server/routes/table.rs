@@ -162,6 +162,11 @@ pub(super) static OPERATIONS: &[Operation] = &[
     key_read("/v1/history/{key}", "getHistory", ClientApi::get_history),
     Operation {
         headers: &[RequestHeader::IdempotencyKey],
+        permission: Permission::Operate,
+        ..key_write("/v1/compact", POST, "compact", ClientApi::compact)
+    },
+    Operation {
+        headers: &[RequestHeader::IdempotencyKey],
         ..key_write("/v1/leases", POST, "grantLease", ClientApi::grant_lease)
     },
     Operation { headers: &[], ..key_read("/v1/leases", "listLeases", ClientApi::list_leases) },
@@ -305,6 +310,8 @@ mod tests {
             (Method::Delete, "/v1/kv", Ok(("deleteRange", ""))),
             (Method::Get, "/v1/history/a/b", Ok(("getHistory", "a/b"))),
             (Method::Put, "/v1/history/a", Err("GET, HEAD".to_owned())),
+            (Method::Post, "/v1/compact", Ok(("compact", ""))),
+            (Method::Get, "/v1/compact", Err("POST".to_owned())),
             (Method::Post, "/v1/leases", Ok(("grantLease", ""))),
             (Method::Put, "/v1/leases", Err("POST, GET, HEAD".to_owned())),
             (Method::Post, "/v1/leases/2a/renew", Ok(("renewLease", "2a"))),

@@ -69,6 +69,7 @@ pub(super) fn serve(txn: Txn, node: &Node) -> Response {
             | Done::Added(_)
             | Done::Lease(_)
             | Done::Revoked(_)
+            | Done::Compacted(_)
             | Done::Prev(_),
         ) => {
             unreachable!("a transaction has an outcome of its own")

@@ -6,7 +6,8 @@ use super::lists;
 use super::params::{self, Query, invalid};
 use super::{lease_names, states, txn_answer};
 use crate::api::{
-    AddReply, DeleteReply, ErrorBody, ErrorCode, LeaseReply, PrevReply, PutReply, RevokeReply, TxnReply,
+    AddReply, CompactReply, DeleteReply, ErrorBody, ErrorCode, LeaseReply, PrevReply, PutReply, RevokeReply,
+    TxnReply,
 };
 use crate::server::edge::Request;
 use crate::store::{Command, Idempotency, ReadError, request_hash};
@@ -84,6 +85,8 @@ pub(super) enum Done {
     Revoked(RevokeReply),
     /// The write is done, with what was there before.
     Prev(Box<PrevReply>),
+    /// History is forgotten.
+    Compacted(CompactReply),
 }
 
 /// What a write is told: what is done, or why the state machine refused it.
@@ -106,6 +109,7 @@ pub(super) fn decided(outcome: &Outcome) -> Result<Done, ErrorBody> {
         Outcome::LeasesEnded { revision, deleted, .. } => {
             Ok(Done::Revoked(RevokeReply { revision, deleted }))
         }
+        Outcome::FloorRaised { floor } => Ok(Done::Compacted(CompactReply { floor })),
         Outcome::LeaseNotFound { lease } => Err(lease_names::not_found(lease)),
         Outcome::LeaseExists { lease } => {
             let text = format!("there is a lease {lease} already: take another id, or none");

@@ -80,6 +80,7 @@ fn encode_writes_the_documented_bytes() {
         assert_eq!(of_op(op), [&[1, 0, 0, 0], &two[..]].concat());
     }
     assert_eq!(of_op(Op::LeaseRevoke { lease }), two);
+    assert_eq!(of_op(Op::Compact { revision: 0x0102 }), two);
     let leased = |lease| of_op(Op::Put { key: b"k".to_vec(), value: Vec::new(), lease })[9..].to_vec();
     assert_eq!(leased(PutLease::Attach(lease)), [&[1], &two[..]].concat());
     assert_eq!(leased(PutLease::Own { lease, ttl_s: 9 }), [&[2], &two[..], &ttl].concat());

@@ -296,6 +296,27 @@ fn floor_trails_by_the_retained_bytes() {
 }
 
 #[test]
+fn a_compaction_forgets_what_is_asked_and_never_brings_it_back() {
+    let mut kv = Kv::new(settings());
+    let compact = |kv: &mut Kv, revision| write(kv, Op::Compact { revision });
+    assert_eq!(compact(&mut kv, 1), Outcome::FloorRaised { floor: 1 });
+    for value in ["1", "2", "3", "4"] {
+        write(&mut kv, put("a", value));
+    }
+    write(&mut kv, delete("a"));
+    assert_eq!(compact(&mut kv, 4), Outcome::FloorRaised { floor: 4 });
+    assert_eq!((kv.floor(), kv.revision()), (4, 6), "it makes no revision");
+    assert_eq!(value(&kv, "a", 4), Some("3".into()));
+    assert!(kv.get(b"a", Some(3)).is_err());
+    check_sums(&kv);
+    assert_eq!(compact(&mut kv, 2), Outcome::FloorRaised { floor: 4 });
+    assert_eq!(compact(&mut kv, 7), Outcome::FutureRevision { wanted: 7, revision: 6 });
+    assert_eq!(compact(&mut kv, 6), Outcome::FloorRaised { floor: 5 }, "the newest but one always stays");
+    assert_eq!(value(&kv, "a", 5), Some("4".into()));
+    check_sums(&kv);
+}
+
+#[test]
 fn floor_with_no_retention_is_the_revision() {
     let mut kv = Kv::new(Settings { retention_revisions: 0, ..settings() });
     write(&mut kv, put("a", "1"));

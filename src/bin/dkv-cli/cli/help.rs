@@ -111,6 +111,14 @@ pub(super) const HISTORY_HELP: &str = concat!(
   the history is complete."
 );
 
+pub(super) const COMPACT_HELP: &str = concat!(
+    heading!("Examples:"),
+    "  dkv-cli compact 1200   reads before revision 1200 get 410 from now on
+
+  The store forgets by itself, too: see retention_revisions and retention_bytes
+  in the manual."
+);
+
 pub(super) const WATCH_HELP: &str = concat!(
     heading!("Examples:"),
     "  dkv-cli watch app/                   every change below app/

@@ -15,9 +15,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use dkv::vocabulary::{LeaseId, MAX_TTL_S};
 
 use help::{
-    ADD_HELP, COMPLETION_HELP, DELETE_HELP, DELETE_USAGE, EXPORT_HELP, GET_HELP, HISTORY_HELP, IMPORT_HELP,
-    LEASE_HELP, LIST_HELP, MAIN_HELP, MEMBER_HELP, SET_HELP, SNAPSHOT_HELP, STATUS_HELP, TRANSFER_HELP,
-    TXN_HELP, TXN_USAGE, VERIFY_HELP, WATCH_HELP,
+    ADD_HELP, COMPACT_HELP, COMPLETION_HELP, DELETE_HELP, DELETE_USAGE, EXPORT_HELP, GET_HELP, HISTORY_HELP,
+    IMPORT_HELP, LEASE_HELP, LIST_HELP, MAIN_HELP, MEMBER_HELP, SET_HELP, SNAPSHOT_HELP, STATUS_HELP,
+    TRANSFER_HELP, TXN_HELP, TXN_USAGE, VERIFY_HELP, WATCH_HELP,
 };
 use options::{cluster_id, seconds};
 
@@ -262,6 +262,15 @@ pub enum Command {
         /// Take what the asked node has at once, which may be old.
         #[arg(long)]
         stale: bool,
+    },
+    /// Forget the history before a revision; prints the oldest revision that can be read then.
+    ///
+    /// The newest revision and the one before it always stay.
+    #[command(after_long_help = COMPACT_HELP)]
+    Compact {
+        /// The oldest revision that is to be readable.
+        #[arg(value_hint = ValueHint::Other, value_parser = clap::value_parser!(u64).range(1..))]
+        revision: u64,
     },
     /// Print changes as they come, or run a command for each revision.
     ///
