@@ -42,7 +42,7 @@ fn cannot_write(error: io::Error) -> ClientError {
     ClientError::Invalid(format!("the file cannot be written: {error}"))
 }
 
-/// Whoever reads the file sees the old value or the new one, and never a part.
+/// A program that reads the file meanwhile finds the whole old value or the whole new one.
 fn put_in_place(file: &Path, value: Option<&[u8]>) -> io::Result<()> {
     let Some(value) = value else {
         return match fs::remove_file(file) {

@@ -1,5 +1,5 @@
 //! JSON objects that are objects. A struct of serde is read from a list too, its fields in their order; `[]` is then an
-//! object without fields, and nothing that a client can have meant.
+//! object without fields, and nothing that a client can have meant. And fields of which it matters whether they are there.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -40,6 +40,15 @@ where
 {
     let object = Option::<Strict<T>>::deserialize(deserializer)?;
     Ok(object.map(|Strict(object)| object))
+}
+
+/// A field that is there, although it may be null: a missing one is `None`.
+pub(super) fn said<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    T::deserialize(deserializer).map(Some)
 }
 
 /// A field that is a list of objects.

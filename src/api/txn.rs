@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::cluster::is_false;
 use super::record::{bytes_of, text_or_base64};
-use super::strict::{Strict, object, objects};
+use super::strict::{Strict, object, objects, said};
 use super::{ListedRecord, Record};
 use crate::vocabulary::LeaseId;
 
@@ -312,7 +312,7 @@ pub enum TxnResult {
         /// 1 for the write that created the key, then one more for each.
         version: u64,
         /// The record before, when it was asked for; inside, None: the key did not exist.
-        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "asked_for")]
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "said")]
         prev: Option<Option<Record>>,
     },
     /// The keys are absent.
@@ -342,11 +342,6 @@ pub enum TxnResult {
         /// One for each operation of the list that was done.
         results: Vec<TxnResult>,
     },
-}
-
-/// A field that is there is Some, also when it is null.
-fn asked_for<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Record>>, D::Error> {
-    Option::<Record>::deserialize(deserializer).map(Some)
 }
 
 pub(super) fn either(

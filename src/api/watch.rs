@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Record;
 use super::record::{bytes_of, text_or_base64};
-use super::strict::objects;
+use super::strict::{objects, said};
 use super::txn::{byte_object, either};
 use crate::vocabulary::LeaseId;
 
@@ -143,11 +143,6 @@ struct ChangeJson<'a> {
     lease: Option<LeaseId>,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "said")]
     prev: Option<Option<Record>>,
-}
-
-/// A field that is there, although it may be null.
-fn said<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Record>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
 }
 
 impl Serialize for WatchChange {

@@ -1,9 +1,10 @@
 //! The answers of writes.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::Record;
 use super::cluster::is_false;
+use super::strict::said;
 
 /// Answer of `PUT /v1/kv/{key}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,9 +67,4 @@ pub enum Prev {
     Many(Vec<Record>),
     /// The record of the key; None: there was none.
     One(Option<Record>),
-}
-
-/// A field that is there, although it may be null.
-fn said<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Prev>, D::Error> {
-    Prev::deserialize(deserializer).map(Some)
 }

@@ -51,8 +51,8 @@ pub struct WatchEvent {
     pub changes: Vec<WatchChange>,
 }
 
-/// Changes of some keys, in order of revision, each once. It asks whichever node answers, and goes on at another one when
-/// that fails.
+/// The changes of some keys. Each change is shown once, in the order of the revisions. When a node fails, the watch goes on
+/// at another node.
 ///
 /// As an iterator it waits for each event as long as it takes. It shows an error when for the client's timeout no node
 /// answered; the next event after that is again the one that follows the last event shown.

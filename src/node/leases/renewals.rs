@@ -16,7 +16,7 @@ use crate::vocabulary::{LeaseId, MAX_LEASES_PER_COMMAND, Outcome};
 /// How long the first renewal of a client waits for others: each node makes ten commands of them in a second.
 const GATHER: Duration = Duration::from_millis(100);
 
-/// One request that was not proposed yet: its leases, and who gets the outcome.
+/// A request that was not proposed yet.
 struct Renewal {
     leases: Vec<LeaseId>,
     origin: Origin,

@@ -136,7 +136,8 @@ impl Drop for Cursor {
 }
 
 impl Seen {
-    fn size(&self) -> usize {
+    /// Bytes of its keys and values.
+    pub fn size(&self) -> usize {
         let size = |row: &Row| row.key.len() + row.value.as_ref().map_or(0, Vec::len);
         size(&self.row) + self.prev.iter().flatten().map(size).sum::<usize>()
     }

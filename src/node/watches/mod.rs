@@ -1,4 +1,4 @@
-//! Watches: a node tells those who wait for changes of keys, from its own state machine (design of the API: section 5).
+//! Watches: a node tells those who wait for changes of keys, from its own state machine (`docs/api.md`, "Watch").
 //!
 //! The thread `notifier` goes through what was applied and rings for those whose keys changed ([`registry`], with the ranges
 //! in [`ranges`]). A watcher is a [`Cursor`]: its own thread reads the changes from the store.

@@ -16,12 +16,8 @@ pub(super) fn render(response: &Response, method: Method, close: bool, bytes: &m
     bytes.clear();
     bytes.reserve(256 + response.body.len());
     let length = response.body.len();
+    common_head(response, bytes);
     // Writing to memory does not fail.
-    let _ = write!(bytes, "HTTP/1.1 {} {}\r\n", response.status, reason(response.status));
-    with_date(|date| bytes.extend_from_slice(date));
-    bytes.extend_from_slice(b"Server: dkv\r\n");
-    header(bytes, "Content-Type", response.content_type);
-    response.headers.iter().for_each(|(name, value)| header(bytes, name, value));
     let _ = write!(bytes, "Content-Length: {length}\r\n");
     bytes.extend_from_slice(if close { b"Connection: close\r\n\r\n" } else { b"\r\n" });
     if !method.is_head() && response.status != 204 {
@@ -33,15 +29,20 @@ pub(super) fn render(response: &Response, method: Method, close: bool, bytes: &m
 /// to the end of the connection.
 pub(super) fn render_stream_head(response: &Response, is_chunked: bool, bytes: &mut Vec<u8>) {
     bytes.clear();
+    common_head(response, bytes);
+    let framing = if is_chunked { ("Transfer-Encoding", "chunked") } else { ("Connection", "close") };
+    header(bytes, framing.0, framing.1);
+    bytes.extend_from_slice(b"\r\n");
+}
+
+/// What every head has: all but how the body is framed, and the empty line.
+fn common_head(response: &Response, bytes: &mut Vec<u8>) {
     // Writing to memory does not fail.
     let _ = write!(bytes, "HTTP/1.1 {} {}\r\n", response.status, reason(response.status));
     with_date(|date| bytes.extend_from_slice(date));
     bytes.extend_from_slice(b"Server: dkv\r\n");
     header(bytes, "Content-Type", response.content_type);
     response.headers.iter().for_each(|(name, value)| header(bytes, name, value));
-    let framing = if is_chunked { ("Transfer-Encoding", "chunked") } else { ("Connection", "close") };
-    header(bytes, framing.0, framing.1);
-    bytes.extend_from_slice(b"\r\n");
 }
 
 fn header(bytes: &mut Vec<u8>, name: &str, value: &str) {

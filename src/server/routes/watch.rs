@@ -4,6 +4,7 @@ mod serve;
 
 use super::accept::{self, Offer};
 use super::api::{Call, ClientApi, park};
+use super::errors::failed;
 use super::params::{self, Query, invalid};
 use crate::api::{
     ChangeKind, DEFAULT_WATCH_LIMIT, DEFAULT_WATCH_WAIT_S, ErrorBody, ErrorCode, ErrorOutcome,
@@ -14,8 +15,6 @@ use crate::raft::Index;
 use crate::server::edge::{Reply, Request, RequestHeader, Response, Takeover};
 use crate::store::Kv;
 use crate::vocabulary::{KeyRange, Keys};
-
-use super::errors::failed;
 
 /// Most watches of one request.
 const MAX_WATCHES: usize = 1_000;
@@ -34,10 +33,13 @@ pub(super) enum Form {
     Lines,
 }
 
-const OFFERS: [(Offer, Form); 3] = [
-    (Offer { kind: "application", subtype: "json", parameter: None }, Form::Poll),
-    (Offer { kind: "text", subtype: "event-stream", parameter: None }, Form::Events),
-    (Offer { kind: "application", subtype: "x-ndjson", parameter: None }, Form::Lines),
+const FORMS: [Form; 3] = [Form::Poll, Form::Events, Form::Lines];
+
+/// The media type of each form.
+const OFFERS: [Offer; 3] = [
+    Offer { kind: "application", subtype: "json", parameter: None },
+    Offer { kind: "text", subtype: "event-stream", parameter: None },
+    Offer { kind: "application", subtype: "x-ndjson", parameter: None },
 ];
 
 /// A request, taken apart.
@@ -237,9 +239,7 @@ fn last_event_id(request: &Request) -> Result<Option<u64>, ErrorBody> {
 }
 
 fn form(request: &Request) -> Result<Form, ErrorBody> {
-    let [poll, events, lines] = OFFERS;
-    let forms = [poll.1, events.1, lines.1];
-    accept::choose_or_refuse(request, &[poll.0, events.0, lines.0]).map(|at| forms[at]).ok_or_else(|| {
+    accept::choose_or_refuse(request, &OFFERS).map(|at| FORMS[at]).ok_or_else(|| {
         let text =
             "a watch is told as application/json (a long poll), text/event-stream or application/x-ndjson";
         ErrorBody::new(ErrorCode::NotAcceptable, text)

@@ -41,7 +41,8 @@ pub(super) fn serve(shared: &Shared, node: &Node, wanted: Wanted, answering: &mu
         let text = format!("this node serves {most} watches already (limits.max_watches): try another one");
         return answering.respond(&refusal(shared, ErrorBody::new(ErrorCode::Overloaded, text)));
     };
-    let mut teller = Teller { shared, node, cursor, names, answering };
+    let revision = node.with_kv(Kv::revision);
+    let mut teller = Teller { shared, node, cursor, names, revision, answering };
     match form {
         Form::Poll => teller.poll(limit, deadline),
         Form::Events | Form::Lines => {
@@ -56,6 +57,8 @@ struct Teller<'a> {
     node: &'a Node,
     cursor: Cursor,
     names: Vec<Option<String>>,
+    /// The revision of the store when it was looked at last.
+    revision: u64,
     answering: &'a mut Answering,
 }
 
@@ -76,6 +79,9 @@ impl Teller<'_> {
             } else {
                 self.cursor.wait(deadline.min(soon(&CLIENT_LOOK)));
             }
+        }
+        if changes.is_empty() {
+            self.revision = self.node.with_kv(Kv::revision);
         }
         let reply = self.reply(Some(self.cursor.next()), changes);
         let revision = reply.revision.to_string();
@@ -122,11 +128,15 @@ impl Teller<'_> {
     }
 
     fn read(&mut self, most: Most) -> Result<Vec<RevisionSeen>, ReadError> {
-        self.node.with_kv(|kv| self.cursor.read(kv, most))
+        self.node.with_kv(|kv| {
+            self.revision = kv.revision();
+            self.cursor.read(kv, most)
+        })
     }
 
     /// Says that everything before this position was told.
     fn progress(&mut self, form: Form) -> bool {
+        self.revision = self.node.with_kv(Kv::revision);
         // The position of one that lags does not move.
         self.cursor.is_behind();
         let reply = self.reply(Some(self.cursor.next()), Vec::new());
@@ -140,7 +150,7 @@ impl Teller<'_> {
         let mut parts: Vec<Vec<Seen>> = vec![Vec::new()];
         let mut bytes = 0;
         for change in changes {
-            let size = size(&change);
+            let size = change.size();
             if bytes > 0 && bytes + size > MAX_EVENT_BYTES {
                 parts.push(Vec::new());
                 bytes = 0;
@@ -157,7 +167,7 @@ impl Teller<'_> {
     }
 
     fn reply(&self, next: Option<u64>, changes: Vec<WatchChange>) -> WatchReply {
-        WatchReply { revision: self.node.with_kv(Kv::revision), next, changes }
+        WatchReply { revision: self.revision, next, changes }
     }
 
     fn told(&self, changes: Vec<Seen>) -> impl Iterator<Item = WatchChange> {
@@ -177,11 +187,6 @@ impl Teller<'_> {
 /// A moment in that time from now.
 fn soon(time: &Range<Duration>) -> Instant {
     Instant::now() + time.start + (time.end - time.start).mul_f64(fastrand::f64())
-}
-
-fn size(change: &Seen) -> usize {
-    let size = |row: &Row| row.key.len() + row.value.as_ref().map_or(0, Vec::len);
-    size(&change.row) + change.prev.iter().flatten().map(size).sum::<usize>()
 }
 
 fn refusal(shared: &Shared, error: ErrorBody) -> Response {
